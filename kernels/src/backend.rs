@@ -1,0 +1,132 @@
+//! The one table of backends, and the only dispatch.
+
+use crate::error::Error;
+use crate::isa::{Isa, portable::Portable};
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "aarch64")]
+use crate::isa::neon::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{avx2::Avx2, avx512::Avx512};
+
+/// An operation: a struct of named arguments with its definition and its fast form.
+///
+/// Run it with [`Backend::run`].
+pub trait Kernel: Sized {
+    /// What a run returns, usually `Result<(), Error>`.
+    type Output;
+
+    /// The definition: plain loops, sums in f64, never optimised. It decides what the edges mean.
+    fn reference(self) -> Self::Output;
+
+    /// The same on vectors, once for all instruction sets. Called outside of [`Isa::run`]: it
+    /// checks the arguments, splits the work and enters the instruction set in every task.
+    fn eval<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// Makes the enum, its names and its dispatch from the table's rows, best first.
+macro_rules! backends {
+    ($($(#[$attr:meta])* $variant:ident($isa:ty)),* $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Token { Reference, $($(#[$attr])* $variant($isa)),* }
+
+        /// Every backend that this CPU can run, best first; the reference is last.
+        fn detect() -> Vec<Backend> {
+            let mut found = Vec::new();
+            $($(#[$attr])* found.extend(<$isa>::detect().map(|isa| Backend(Token::$variant(isa))));)*
+            found.push(Backend::REFERENCE);
+            found
+        }
+
+        impl Backend {
+            /// `"reference"`, `"portable"`, `"avx2"`, `"avx512"` or `"neon"`.
+            pub fn name(self) -> &'static str {
+                match self.0 {
+                    Token::Reference => "reference",
+                    $($(#[$attr])* Token::$variant(_) => <$isa as Isa>::NAME,)*
+                }
+            }
+
+            /// Rows and columns of the f32 register tile; (0, 0) for the reference, which has none.
+            pub fn f32_tile(self) -> (usize, usize) {
+                match self.0 {
+                    Token::Reference => (0, 0),
+                    $($(#[$attr])* Token::$variant(_) => (<$isa as Isa>::MR, <$isa as Isa>::NR),)*
+                }
+            }
+
+            /// Runs `kernel` on this backend.
+            #[inline]
+            pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+                match self.0 {
+                    Token::Reference => kernel.reference(),
+                    $($(#[$attr])* Token::$variant(isa) => kernel.eval(isa),)*
+                }
+            }
+        }
+    };
+}
+
+backends! {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    Portable(Portable),
+}
+
+/// A way of computing that this CPU supports.
+///
+/// ```
+/// use tilewright_kernels::Backend;
+/// let best = Backend::best();
+/// assert!(Backend::available().contains(&best));
+/// assert!(Backend::named("avx1024").is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend(Token);
+
+impl Backend {
+    /// The definitions themselves: the oracle of every test, and slow.
+    pub const REFERENCE: Self = Self(Token::Reference);
+
+    /// Vectors of `wide`: runs everywhere.
+    pub const PORTABLE: Self = Self(Token::Portable(Portable));
+
+    /// All that this CPU can run, best first; detected once.
+    pub fn available() -> &'static [Self] {
+        static FOUND: OnceLock<Vec<Backend>> = OnceLock::new();
+        FOUND.get_or_init(detect)
+    }
+
+    /// The fastest available backend.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// The available backend of this name.
+    ///
+    /// # Errors
+    /// [`Error::Backend`], listing what is available.
+    pub fn named(name: &str) -> Result<Self, Error> {
+        let found = Self::available().iter().find(|b| b.name() == name);
+        found.copied().ok_or_else(|| Error::Backend {
+            asked: name.to_owned(),
+            available: Self::available().iter().map(|b| b.name()).collect(),
+        })
+    }
+
+    /// The backend that the environment variable `TILEWRIGHT_ISA` names, or else the best.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the variable names one that cannot be had.
+    pub fn from_env() -> Result<Self, Error> {
+        match std::env::var("TILEWRIGHT_ISA") {
+            Ok(name) => Self::named(&name),
+            Err(std::env::VarError::NotPresent) => Ok(Self::best()),
+            Err(std::env::VarError::NotUnicode(name)) => Self::named(&name.to_string_lossy()),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a kernel call can refuse.
+
+use core::fmt;
+
+/// Why a view could not be made or a kernel not be run; nothing was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument's shape does not fit the others.
+    Shape {
+        /// The argument, as `Kernel.field`.
+        what: &'static str,
+        /// The shape that the other arguments ask for.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// A view reaches past the end of its slice.
+    OutOfBounds {
+        /// The view's shape.
+        shape: Vec<usize>,
+        /// The view's strides, in elements.
+        strides: Vec<usize>,
+        /// Elements in the slice.
+        len: usize,
+    },
+    /// Two indices of a mutable view may name the same element.
+    Overlap {
+        /// The view's shape.
+        shape: Vec<usize>,
+        /// The view's strides, in elements.
+        strides: Vec<usize>,
+    },
+    /// An argument has a value that the kernel does not take.
+    Invalid {
+        /// The argument, as `Kernel.field`.
+        what: &'static str,
+        /// What was expected and what was found.
+        why: String,
+    },
+    /// The named backend does not exist or cannot run here.
+    Backend {
+        /// The name asked for.
+        asked: String,
+        /// The names that can be had.
+        available: Vec<&'static str>,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape { what, expected, found } => {
+                write!(f, "{what}: expected shape {expected:?}, found {found:?}")
+            }
+            Self::OutOfBounds { shape, strides, len } => write!(
+                f,
+                "a view of shape {shape:?} and strides {strides:?} reaches past its slice of {len} elements"
+            ),
+            Self::Overlap { shape, strides } => write!(
+                f,
+                "a mutable view of shape {shape:?} and strides {strides:?} would name an element twice"
+            ),
+            Self::Invalid { what, why } => write!(f, "{what}: {why}"),
+            Self::Backend { asked, available } => {
+                write!(f, "no backend {asked:?} on this CPU; available: {}", available.join(", "))
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Refuses with [`Error::Shape`] unless `found == expected`.
+pub(crate) fn expect_shape(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape { what, expected: expected.to_vec(), found: found.to_vec() })
+}

@@ -1,0 +1,262 @@
+//! The two contracts between algorithms and instruction sets.
+//!
+//! [`Isa`] is a token: a value of it exists only where its instructions may be executed, so whoever
+//! holds one may use them. [`Vector`] is one register of `f32` lanes of that instruction set. An
+//! algorithm is written once, generic over both; a file in `isa/` implements them for one
+//! instruction set, together with the register tiles that only that instruction set can decide.
+//!
+//! Two rules make generic code compile to the instructions it names:
+//!
+//! 1. It runs inside [`Isa::run`], the one function that carries `#[target_feature]`. Threads are
+//!    split outside of it, and every task enters it by itself: a closure handed to another thread
+//!    does not inherit the features, and its intrinsics would become calls.
+//! 2. Everything under it is `#[inline(always)]`, closures included.
+
+use core::fmt::Debug;
+use core::ops::{Add, Div, Mul, Neg, Sub};
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+pub(crate) mod portable;
+mod tile;
+
+pub(crate) mod sealed {
+    /// Implemented only in this crate: an [`Isa`](super::Isa) is a promise about the CPU.
+    pub trait Sealed {}
+}
+
+/// An instruction set whose presence has been detected: a zero-sized proof.
+///
+/// Only this crate implements it; [`Backend`](crate::Backend) is how a program obtains one.
+pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
+    /// One vector register.
+    type V: Vector<Self>;
+
+    /// The name in [`Backend::name`](crate::Backend::name) and in `TILEWRIGHT_ISA`.
+    const NAME: &'static str;
+
+    /// Most rows of C that one register tile holds.
+    const MR: usize;
+
+    /// Columns of C in one register tile, an even number of vectors; the width of a packed panel.
+    const NR: usize;
+
+    /// The token, if this CPU and its operating system support everything that the backend uses.
+    fn detect() -> Option<Self>;
+
+    /// Calls `f` with this instruction set enabled. `f`, and all that it calls and that should use
+    /// the instruction set, must be `#[inline(always)]`.
+    fn run<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// The register tile: multiplies `rows` rows of A with one panel of B.
+    ///
+    /// # Safety
+    /// The bullets under [`Tile`] hold.
+    unsafe fn gemm_tile(self, tile: Tile);
+
+    /// Writes the transpose of the `LANES` x `LANES` block at `src` to `dst`.
+    ///
+    /// # Safety
+    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
+    /// `dst` for writes likewise; they do not overlap.
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
+
+    /// Asks for the cache line at `p` to be brought into L2; any address is allowed.
+    fn prefetch(self, p: *const f32);
+}
+
+/// The distance in floats between rows of A in [`Tile`]: a compile-time constant, so that a tile
+/// addresses all its rows from one pointer. It is [`KC`](crate::gemm::KC) plus one cache line, which
+/// spreads the rows over the L1 sets where a power of two would put them all into one.
+pub const A_STRIDE: usize = crate::gemm::KC + 16;
+
+/// Arguments of [`Isa::gemm_tile`]: C\[i, j\] = (accumulate ? C\[i, j\] : 0) + sum over p of
+/// A\[i, p\] B\[p, j\], for i < rows, j < NR, p < k, each sum one chain of fused multiply-adds with p
+/// ascending, so that no choice of tile, block or path changes a bit of it.
+///
+/// # Safety
+/// - `1 <= rows <= MR`;
+/// - `a + i * A_STRIDE + p` is valid for reads;
+/// - `b + p * b_stride + j` is valid for reads;
+/// - `c + i * c_stride + j` is valid for writes, and for reads of initialised values;
+/// - nothing written overlaps anything read from A or B.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile {
+    /// Rows of A and C.
+    pub rows: usize,
+    /// Length of the sums.
+    pub k: usize,
+    /// A, rows `A_STRIDE` apart, unit stride along k.
+    pub a: *const f32,
+    /// B, k-steps `b_stride` apart, unit stride along n.
+    pub b: *const f32,
+    /// Distance between k-steps of B: `NR` in a packed panel.
+    pub b_stride: usize,
+    /// C, unit stride along n.
+    pub c: *mut f32,
+    /// Distance between rows of C.
+    pub c_stride: usize,
+    /// Whether the sums start from C rather than from zero.
+    pub accumulate: bool,
+    /// Where to prefetch from, one line each four k-steps: the next panel's share of this tile.
+    pub prefetch: *const f32,
+}
+
+/// A register of `LANES` floats.
+///
+/// Methods that make a vector from nothing take the token `I`; the others need none, for a vector
+/// that exists proves that its instructions do. Operations on "bits" treat lanes as `u32`/`i32`.
+pub trait Vector<I: Copy>:
+    Copy
+    + Debug
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+{
+    /// Number of lanes.
+    const LANES: usize;
+
+    /// The result of a lane-wise comparison.
+    type Mask: Copy;
+
+    /// All lanes `x`.
+    fn splat(isa: I, x: f32) -> Self;
+
+    /// All lanes the float with these bits.
+    #[inline(always)]
+    fn splat_bits(isa: I, bits: u32) -> Self {
+        Self::splat(isa, f32::from_bits(bits))
+    }
+
+    /// Loads the `LANES` floats at `p`, of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` floats.
+    unsafe fn load_ptr(isa: I, p: *const f32) -> Self;
+
+    /// Stores all lanes at `p`, of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `LANES` floats.
+    unsafe fn store_ptr(self, p: *mut f32);
+
+    /// The first `LANES` elements of `src`.
+    ///
+    /// # Panics
+    /// If `src` is shorter. (Behind `chunks_exact(LANES)` the check is compiled away.)
+    #[inline(always)]
+    fn load(isa: I, src: &[f32]) -> Self {
+        assert!(src.len() >= Self::LANES);
+        // SAFETY: the length was checked.
+        unsafe { Self::load_ptr(isa, src.as_ptr()) }
+    }
+
+    /// Stores all lanes to the front of `dst`.
+    ///
+    /// # Panics
+    /// If `dst` is shorter than `LANES`.
+    #[inline(always)]
+    fn store(self, dst: &mut [f32]) {
+        assert!(dst.len() >= Self::LANES);
+        // SAFETY: the length was checked.
+        unsafe { self.store_ptr(dst.as_mut_ptr()) }
+    }
+
+    /// The first `min(src.len(), LANES)` elements of `src`; the other lanes are `fill`.
+    fn load_partial(isa: I, src: &[f32], fill: f32) -> Self;
+
+    /// Stores the first `min(dst.len(), LANES)` lanes to `dst`.
+    fn store_partial(self, dst: &mut [f32]);
+
+    /// `self * b + c`, rounded once on every ISA but `portable`, where `FUSED` is false and each
+    /// operation rounds.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+
+    /// Whether [`mul_add`](Self::mul_add) rounds once.
+    const FUSED: bool = true;
+
+    /// `self < b ? self : b`: `b` if either is NaN.
+    fn min(self, b: Self) -> Self;
+
+    /// `self > b ? self : b`: `b` if either is NaN.
+    fn max(self, b: Self) -> Self;
+
+    /// Magnitude.
+    fn abs(self) -> Self;
+
+    /// Square root, correctly rounded.
+    fn sqrt(self) -> Self;
+
+    /// The nearest integral value, ties to even.
+    fn round(self) -> Self;
+
+    /// `self < b`; false if either is NaN.
+    fn lt(self, b: Self) -> Self::Mask;
+
+    /// `self <= b`; false if either is NaN.
+    fn le(self, b: Self) -> Self::Mask;
+
+    /// `self == b`; false if either is NaN, so that `!(x == x)` finds NaN.
+    fn eq(self, b: Self) -> Self::Mask;
+
+    /// Lanes of `self` where the mask is set, of `other` elsewhere.
+    fn select(self, mask: Self::Mask, other: Self) -> Self;
+
+    /// Whether any lane of the mask is set.
+    fn any(mask: Self::Mask) -> bool;
+
+    /// Bitwise and.
+    fn and_bits(self, b: Self) -> Self;
+
+    /// Bitwise or.
+    fn or_bits(self, b: Self) -> Self;
+
+    /// Bitwise exclusive or.
+    fn xor_bits(self, b: Self) -> Self;
+
+    /// Lanes as i32: wrapping sum.
+    fn add_bits(self, b: Self) -> Self;
+
+    /// Lanes as i32: wrapping difference.
+    fn sub_bits(self, b: Self) -> Self;
+
+    /// Lanes as u32: shifted left by `N`.
+    fn shl_bits<const N: u32>(self) -> Self;
+
+    /// Lanes as u32: shifted right by `N`, zeros in.
+    fn shr_bits<const N: u32>(self) -> Self;
+
+    /// The value of each i32 lane as a float, rounded to nearest even.
+    fn int_to_float(self) -> Self;
+
+    /// The nearest i32 of each lane, ties to even, as bits; unspecified out of range.
+    fn float_to_int(self) -> Self;
+
+    /// `self * 2^n` for integral `n` in [-252, 252], rounded once, denormal results included.
+    #[inline(always)]
+    fn scale_by_pow2(self, isa: I, n: Self) -> Self {
+        // Two exact halves of the exponent: each factor 2^(n/2) is a normal number, and only the
+        // second product can round.
+        let bias = Self::splat_bits(isa, 127);
+        let half = (n * Self::splat(isa, 0.5)).round();
+        let factor = |e: Self| e.float_to_int().add_bits(bias).shl_bits::<23>();
+        (self * factor(half)) * factor(n - half)
+    }
+
+    /// Lanes 2i and 2i+1 exchanged.
+    fn swap_pairs(self) -> Self;
+
+    /// Sum of the lanes, in a fixed order.
+    fn sum(self) -> f32;
+
+    /// Largest lane by [`max`](Self::max) in a fixed order.
+    fn maximum(self) -> f32;
+}

@@ -1,0 +1,226 @@
+//! AVX2 with FMA and F16C.
+//!
+//! ```text
+//! f32 tile 6x16: 12 accumulators + 2 of B + 2 broadcasts of A = 16 registers of 8 lanes
+//! per k-step: 12 vfmadd231ps (2/cycle), 2 loads, 6 vbroadcastss: 6 cycles, 8 of 12 load slots
+//! ```
+
+use super::tile::for_rows;
+use super::{Isa, Tile, Vector, sealed::Sealed};
+use core::arch::x86_64::*;
+use core::ops::{Add, Div, Mul, Neg, Sub};
+
+/// Proof that AVX2, FMA and F16C may be used, by the CPU and by the operating system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx2(());
+
+/// Eight floats. The field is private: only a holder of [`Avx2`] can make one.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct F32x8(__m256);
+
+impl Sealed for Avx2 {}
+
+impl Isa for Avx2 {
+    type V = F32x8;
+    const NAME: &'static str = "avx2";
+    const MR: usize = 6;
+    const NR: usize = 16;
+
+    fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        all.then_some(Self(()))
+    }
+
+    #[inline(always)]
+    fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn enabled<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: the token proves the features.
+        unsafe { enabled(f) }
+    }
+
+    #[inline(always)]
+    unsafe fn gemm_tile(self, tile: Tile) {
+        for_rows!(self, tile, 2, [6 5 4 3 2 1])
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's pointers are valid for 8 rows of 8; the token proves the features.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm256_loadu_ps(src.add(i * src_stride));
+            }
+            let mut t = [_mm256_setzero_ps(); 8];
+            for i in (0..8).step_by(2) {
+                t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+                t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+            }
+            for i in (0..8).step_by(4) {
+                r[i] = _mm256_shuffle_ps::<0x44>(t[i], t[i + 2]);
+                r[i + 1] = _mm256_shuffle_ps::<0xee>(t[i], t[i + 2]);
+                r[i + 2] = _mm256_shuffle_ps::<0x44>(t[i + 1], t[i + 3]);
+                r[i + 3] = _mm256_shuffle_ps::<0xee>(t[i + 1], t[i + 3]);
+            }
+            for i in 0..4 {
+                t[i] = _mm256_permute2f128_ps::<0x20>(r[i], r[4 + i]);
+                t[4 + i] = _mm256_permute2f128_ps::<0x31>(r[i], r[4 + i]);
+            }
+            for (i, t) in t.iter().enumerate() {
+                _mm256_storeu_ps(dst.add(i * dst_stride), *t);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+}
+
+/// One operator by one intrinsic.
+macro_rules! operator {
+    ($trait:ident, $method:ident, $intrinsic:ident) => {
+        impl $trait for F32x8 {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, b: Self) -> Self {
+                // SAFETY: a value of this type proves AVX2.
+                Self(unsafe { $intrinsic(self.0, b.0) })
+            }
+        }
+    };
+}
+operator!(Add, add, _mm256_add_ps);
+operator!(Sub, sub, _mm256_sub_ps);
+operator!(Mul, mul, _mm256_mul_ps);
+operator!(Div, div, _mm256_div_ps);
+
+impl Neg for F32x8 {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        // SAFETY: a value of this type proves AVX2.
+        Self(unsafe { _mm256_xor_ps(self.0, _mm256_set1_ps(-0.0)) })
+    }
+}
+
+/// Methods that are one expression over intrinsics; a value or a token of this ISA is at hand.
+macro_rules! intrinsics {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
+        #[inline(always)]
+        fn $name($($arg: $ty),*) -> $ret {
+            // SAFETY: a token or a value of this type proves AVX2.
+            unsafe { $body }
+        }
+    )*};
+}
+
+#[inline(always)]
+fn int(v: F32x8) -> __m256i {
+    // SAFETY: a value of this type proves AVX2.
+    unsafe { _mm256_castps_si256(v.0) }
+}
+
+#[inline(always)]
+fn float(v: __m256i) -> F32x8 {
+    // SAFETY: callers hold a value of `F32x8`.
+    F32x8(unsafe { _mm256_castsi256_ps(v) })
+}
+
+/// The mask of the first `n` lanes, read from a sliding window over ones and zeros.
+#[inline(always)]
+fn first(n: usize) -> __m256i {
+    const WINDOW: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: 8 - min(n, 8) is in 0..=8, so eight entries follow it; callers hold a token.
+    unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n.min(8)).cast()) }
+}
+
+impl Vector<Avx2> for F32x8 {
+    const LANES: usize = 8;
+    type Mask = __m256;
+
+    #[inline(always)]
+    unsafe fn load_ptr(_: Avx2, p: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { _mm256_loadu_ps(p) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_ps(p, self.0) }
+    }
+
+    #[inline(always)]
+    fn load_partial(_: Avx2, src: &[f32], fill: f32) -> Self {
+        let mask = first(src.len());
+        // SAFETY: masked-out lanes are not read; the others lie in `src`.
+        unsafe {
+            let read = _mm256_maskload_ps(src.as_ptr(), mask);
+            Self(_mm256_blendv_ps(_mm256_set1_ps(fill), read, _mm256_castsi256_ps(mask)))
+        }
+    }
+
+    #[inline(always)]
+    fn store_partial(self, dst: &mut [f32]) {
+        // SAFETY: masked-out lanes are not written; the others lie in `dst`.
+        unsafe { _mm256_maskstore_ps(dst.as_mut_ptr(), first(dst.len()), self.0) }
+    }
+
+    #[inline(always)]
+    fn shl_bits<const N: u32>(self) -> Self {
+        // SAFETY: a value of this type proves AVX2.
+        float(unsafe { _mm256_sll_epi32(int(self), _mm_cvtsi32_si128(N as i32)) })
+    }
+
+    #[inline(always)]
+    fn shr_bits<const N: u32>(self) -> Self {
+        // SAFETY: a value of this type proves AVX2.
+        float(unsafe { _mm256_srl_epi32(int(self), _mm_cvtsi32_si128(N as i32)) })
+    }
+
+    intrinsics! {
+        fn splat(_isa: Avx2, x: f32) -> Self { Self(_mm256_set1_ps(x)) }
+        fn mul_add(self: Self, b: Self, c: Self) -> Self { Self(_mm256_fmadd_ps(self.0, b.0, c.0)) }
+        fn min(self: Self, b: Self) -> Self { Self(_mm256_min_ps(self.0, b.0)) }
+        fn max(self: Self, b: Self) -> Self { Self(_mm256_max_ps(self.0, b.0)) }
+        fn abs(self: Self) -> Self { Self(_mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0)) }
+        fn sqrt(self: Self) -> Self { Self(_mm256_sqrt_ps(self.0)) }
+        fn round(self: Self) -> Self { Self(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)) }
+        fn lt(self: Self, b: Self) -> __m256 { _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, b.0) }
+        fn le(self: Self, b: Self) -> __m256 { _mm256_cmp_ps::<_CMP_LE_OQ>(self.0, b.0) }
+        fn eq(self: Self, b: Self) -> __m256 { _mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, b.0) }
+        fn select(self: Self, mask: __m256, other: Self) -> Self { Self(_mm256_blendv_ps(other.0, self.0, mask)) }
+        fn any(mask: __m256) -> bool { _mm256_movemask_ps(mask) != 0 }
+        fn and_bits(self: Self, b: Self) -> Self { Self(_mm256_and_ps(self.0, b.0)) }
+        fn or_bits(self: Self, b: Self) -> Self { Self(_mm256_or_ps(self.0, b.0)) }
+        fn xor_bits(self: Self, b: Self) -> Self { Self(_mm256_xor_ps(self.0, b.0)) }
+        fn add_bits(self: Self, b: Self) -> Self { float(_mm256_add_epi32(int(self), int(b))) }
+        fn sub_bits(self: Self, b: Self) -> Self { float(_mm256_sub_epi32(int(self), int(b))) }
+        fn int_to_float(self: Self) -> Self { Self(_mm256_cvtepi32_ps(int(self))) }
+        fn float_to_int(self: Self) -> Self { float(_mm256_cvtps_epi32(self.0)) }
+        fn swap_pairs(self: Self) -> Self { Self(_mm256_permute_ps::<0b10_11_00_01>(self.0)) }
+        fn sum(self: Self) -> f32 {
+            {
+                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+        fn maximum(self: Self) -> f32 {
+            {
+                let four = _mm_max_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! AVX-512 (F, BW, DQ, VL).
+//!
+//! ```text
+//! f32 tile 14x32: 28 accumulators + 2 of B + 2 broadcasts of A = 32 registers of 16 lanes
+//! per k-step: 28 vfmadd231ps (2/cycle), 2 loads, 14 vbroadcastss: 14 cycles, 16 of 28 load slots
+//! ```
+
+use super::tile::for_rows;
+use super::{Isa, Tile, Vector, sealed::Sealed};
+use core::arch::x86_64::*;
+use core::ops::{Add, Div, Mul, Neg, Sub};
+
+/// Proof that AVX-512 F, BW, DQ and VL may be used, by the CPU and by the operating system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512(());
+
+/// Sixteen floats. The field is private: only a holder of [`Avx512`] can make one.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct F32x16(__m512);
+
+impl Sealed for Avx512 {}
+
+impl Isa for Avx512 {
+    type V = F32x16;
+    const NAME: &'static str = "avx512";
+    const MR: usize = 14;
+    const NR: usize = 32;
+
+    fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        all.then_some(Self(()))
+    }
+
+    #[inline(always)]
+    fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn enabled<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: the token proves the features.
+        unsafe { enabled(f) }
+    }
+
+    #[inline(always)]
+    unsafe fn gemm_tile(self, tile: Tile) {
+        for_rows!(self, tile, 2, [14 13 12 11 10 9 8 7 6 5 4 3 2 1])
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        // SAFETY: the caller's pointers are valid for 16 rows of 16; the token proves the features.
+        unsafe {
+            // Four rounds of 16 shuffles: pairs of floats, pairs of doubles, then 128-bit quarters.
+            let mut r = [_mm512_setzero_ps(); 16];
+            for (i, r) in r.iter_mut().enumerate() {
+                *r = _mm512_loadu_ps(src.add(i * src_stride));
+            }
+            let mut t = [_mm512_setzero_ps(); 16];
+            for i in (0..16).step_by(2) {
+                t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+                t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+            }
+            let pd = |v: __m512| _mm512_castps_pd(v);
+            let ps = |v: __m512d| _mm512_castpd_ps(v);
+            for i in (0..16).step_by(4) {
+                r[i] = ps(_mm512_unpacklo_pd(pd(t[i]), pd(t[i + 2])));
+                r[i + 1] = ps(_mm512_unpackhi_pd(pd(t[i]), pd(t[i + 2])));
+                r[i + 2] = ps(_mm512_unpacklo_pd(pd(t[i + 1]), pd(t[i + 3])));
+                r[i + 3] = ps(_mm512_unpackhi_pd(pd(t[i + 1]), pd(t[i + 3])));
+            }
+            for i in (0..16).step_by(8) {
+                for j in 0..4 {
+                    t[i + j] = _mm512_shuffle_f32x4::<0x88>(r[i + j], r[i + 4 + j]);
+                    t[i + 4 + j] = _mm512_shuffle_f32x4::<0xdd>(r[i + j], r[i + 4 + j]);
+                }
+            }
+            for j in 0..8 {
+                r[j] = _mm512_shuffle_f32x4::<0x88>(t[j], t[8 + j]);
+                r[8 + j] = _mm512_shuffle_f32x4::<0xdd>(t[j], t[8 + j]);
+            }
+            for (i, r) in r.iter().enumerate() {
+                _mm512_storeu_ps(dst.add(i * dst_stride), *r);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+}
+
+/// One operator by one intrinsic.
+macro_rules! operator {
+    ($trait:ident, $method:ident, $intrinsic:ident) => {
+        impl $trait for F32x16 {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, b: Self) -> Self {
+                // SAFETY: a value of this type proves AVX-512.
+                Self(unsafe { $intrinsic(self.0, b.0) })
+            }
+        }
+    };
+}
+operator!(Add, add, _mm512_add_ps);
+operator!(Sub, sub, _mm512_sub_ps);
+operator!(Mul, mul, _mm512_mul_ps);
+operator!(Div, div, _mm512_div_ps);
+
+impl Neg for F32x16 {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        // SAFETY: a value of this type proves AVX-512.
+        Self(unsafe { _mm512_xor_ps(self.0, _mm512_set1_ps(-0.0)) })
+    }
+}
+
+/// Methods that are one expression over intrinsics; a value or a token of this ISA is at hand.
+macro_rules! intrinsics {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
+        #[inline(always)]
+        fn $name($($arg: $ty),*) -> $ret {
+            // SAFETY: a token or a value of this type proves AVX-512.
+            unsafe { $body }
+        }
+    )*};
+}
+
+#[inline(always)]
+fn int(v: F32x16) -> __m512i {
+    // SAFETY: a value of this type proves AVX-512.
+    unsafe { _mm512_castps_si512(v.0) }
+}
+
+#[inline(always)]
+fn float(v: __m512i) -> F32x16 {
+    // SAFETY: callers hold a value of `F32x16`.
+    F32x16(unsafe { _mm512_castsi512_ps(v) })
+}
+
+/// The mask of the first `n` lanes.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    ((1u32 << n.min(16)) - 1) as __mmask16
+}
+
+impl Vector<Avx512> for F32x16 {
+    const LANES: usize = 16;
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    unsafe fn load_ptr(_: Avx512, p: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { _mm512_loadu_ps(p) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { _mm512_storeu_ps(p, self.0) }
+    }
+
+    #[inline(always)]
+    fn load_partial(_: Avx512, src: &[f32], fill: f32) -> Self {
+        // SAFETY: masked-out lanes are not read; the others lie in `src`.
+        Self(unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(src.len()), src.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn store_partial(self, dst: &mut [f32]) {
+        // SAFETY: masked-out lanes are not written; the others lie in `dst`.
+        unsafe { _mm512_mask_storeu_ps(dst.as_mut_ptr(), first(dst.len()), self.0) }
+    }
+
+    #[inline(always)]
+    fn shl_bits<const N: u32>(self) -> Self {
+        // SAFETY: a value of this type proves AVX-512.
+        float(unsafe { _mm512_slli_epi32::<N>(int(self)) })
+    }
+
+    #[inline(always)]
+    fn shr_bits<const N: u32>(self) -> Self {
+        // SAFETY: a value of this type proves AVX-512.
+        float(unsafe { _mm512_srli_epi32::<N>(int(self)) })
+    }
+
+    #[inline(always)]
+    fn any(mask: __mmask16) -> bool {
+        mask != 0
+    }
+
+    intrinsics! {
+        fn splat(_isa: Avx512, x: f32) -> Self { Self(_mm512_set1_ps(x)) }
+        fn mul_add(self: Self, b: Self, c: Self) -> Self { Self(_mm512_fmadd_ps(self.0, b.0, c.0)) }
+        fn min(self: Self, b: Self) -> Self { Self(_mm512_min_ps(self.0, b.0)) }
+        fn max(self: Self, b: Self) -> Self { Self(_mm512_max_ps(self.0, b.0)) }
+        fn abs(self: Self) -> Self { Self(_mm512_abs_ps(self.0)) }
+        fn sqrt(self: Self) -> Self { Self(_mm512_sqrt_ps(self.0)) }
+        fn round(self: Self) -> Self { Self(_mm512_roundscale_ps::<0x08>(self.0)) }
+        fn lt(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0) }
+        fn le(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, b.0) }
+        fn eq(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, b.0) }
+        fn select(self: Self, mask: __mmask16, other: Self) -> Self { Self(_mm512_mask_blend_ps(mask, other.0, self.0)) }
+        fn and_bits(self: Self, b: Self) -> Self { Self(_mm512_and_ps(self.0, b.0)) }
+        fn or_bits(self: Self, b: Self) -> Self { Self(_mm512_or_ps(self.0, b.0)) }
+        fn xor_bits(self: Self, b: Self) -> Self { Self(_mm512_xor_ps(self.0, b.0)) }
+        fn add_bits(self: Self, b: Self) -> Self { float(_mm512_add_epi32(int(self), int(b))) }
+        fn sub_bits(self: Self, b: Self) -> Self { float(_mm512_sub_epi32(int(self), int(b))) }
+        fn int_to_float(self: Self) -> Self { Self(_mm512_cvtepi32_ps(int(self))) }
+        fn float_to_int(self: Self) -> Self { float(_mm512_cvtps_epi32(self.0)) }
+        fn scale_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }
+        fn swap_pairs(self: Self) -> Self { Self(_mm512_permute_ps::<0b10_11_00_01>(self.0)) }
+        fn sum(self: Self) -> f32 { _mm512_reduce_add_ps(self.0) }
+        fn maximum(self: Self) -> f32 { _mm512_reduce_max_ps(self.0) }
+    }
+}

@@ -1,0 +1,250 @@
+//! Any CPU, through the vectors of `wide`: what runs where no other backend does.
+//!
+//! ```text
+//! f32 tile 6x8: 12 accumulators + 2 of B + 1 broadcast of A = 15 of SSE2's 16 registers of 4 lanes
+//! ```
+
+use super::tile::for_rows;
+use super::{Isa, Tile, Vector, sealed::Sealed};
+use core::ops::{Add, Div, Mul, Neg, Sub};
+use wide::{f32x4, i32x4, u32x4};
+
+/// Needs no proof: every CPU that the program was compiled for runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portable;
+
+/// Four floats.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct F32x4(f32x4);
+
+impl Sealed for Portable {}
+
+impl Isa for Portable {
+    type V = F32x4;
+    const NAME: &'static str = "portable";
+    const MR: usize = 6;
+    const NR: usize = 8;
+
+    fn detect() -> Option<Self> {
+        Some(Self)
+    }
+
+    #[inline(always)]
+    fn run<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    #[inline(always)]
+    unsafe fn gemm_tile(self, tile: Tile) {
+        for_rows!(self, tile, 2, [6 5 4 3 2 1])
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
+        let mut rows = [f32x4::ZERO; 4];
+        for (i, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's pointers are valid for 4 rows of 4.
+            *row = unsafe { F32x4::load_ptr(self, src.add(i * src_stride)) }.0;
+        }
+        for (i, row) in f32x4::transpose(rows).into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { F32x4(row).store_ptr(dst.add(i * dst_stride)) }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+}
+
+/// One operator of `wide`.
+macro_rules! operator {
+    ($trait:ident, $method:ident) => {
+        impl $trait for F32x4 {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, b: Self) -> Self {
+                Self($trait::$method(self.0, b.0))
+            }
+        }
+    };
+}
+operator!(Add, add);
+operator!(Sub, sub);
+operator!(Mul, mul);
+operator!(Div, div);
+
+impl Neg for F32x4 {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self(self.0 ^ f32x4::splat(-0.0))
+    }
+}
+
+#[inline(always)]
+fn int(v: F32x4) -> i32x4 {
+    i32x4::new(v.0.to_array().map(|x| x.to_bits().cast_signed()))
+}
+
+#[inline(always)]
+fn float(v: i32x4) -> F32x4 {
+    F32x4(f32x4::new(v.to_array().map(|x| f32::from_bits(x.cast_unsigned()))))
+}
+
+impl Vector<Portable> for F32x4 {
+    const LANES: usize = 4;
+    const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+    type Mask = f32x4;
+
+    #[inline(always)]
+    fn splat(_: Portable, x: f32) -> Self {
+        Self(f32x4::splat(x))
+    }
+
+    #[inline(always)]
+    unsafe fn load_ptr(_: Portable, p: *const f32) -> Self {
+        // SAFETY: the caller's; an array of floats has their alignment.
+        Self(f32x4::new(unsafe { p.cast::<[f32; 4]>().read() }))
+    }
+
+    #[inline(always)]
+    unsafe fn store_ptr(self, p: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[f32; 4]>().write(self.0.to_array()) }
+    }
+
+    #[inline(always)]
+    fn load_partial(_: Portable, src: &[f32], fill: f32) -> Self {
+        let mut lanes = [fill; 4];
+        let n = src.len().min(4);
+        lanes[..n].copy_from_slice(&src[..n]);
+        Self(f32x4::new(lanes))
+    }
+
+    #[inline(always)]
+    fn store_partial(self, dst: &mut [f32]) {
+        let n = dst.len().min(4);
+        dst[..n].copy_from_slice(&self.0.to_array()[..n]);
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        Self(self.0.mul_add(b.0, c.0))
+    }
+
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        self.select(self.lt(b), b)
+    }
+
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        self.select(b.lt(self), b)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Self(self.0.abs())
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(self.0.sqrt())
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        Self(self.0.round_ties_even())
+    }
+
+    #[inline(always)]
+    fn lt(self, b: Self) -> f32x4 {
+        self.0.simd_lt(b.0)
+    }
+
+    #[inline(always)]
+    fn le(self, b: Self) -> f32x4 {
+        self.0.simd_le(b.0)
+    }
+
+    #[inline(always)]
+    fn eq(self, b: Self) -> f32x4 {
+        self.0.simd_eq(b.0)
+    }
+
+    #[inline(always)]
+    fn select(self, mask: f32x4, other: Self) -> Self {
+        Self(mask.bitselect(self.0, other.0))
+    }
+
+    #[inline(always)]
+    fn any(mask: f32x4) -> bool {
+        mask.any()
+    }
+
+    #[inline(always)]
+    fn and_bits(self, b: Self) -> Self {
+        Self(self.0 & b.0)
+    }
+
+    #[inline(always)]
+    fn or_bits(self, b: Self) -> Self {
+        Self(self.0 | b.0)
+    }
+
+    #[inline(always)]
+    fn xor_bits(self, b: Self) -> Self {
+        Self(self.0 ^ b.0)
+    }
+
+    #[inline(always)]
+    fn add_bits(self, b: Self) -> Self {
+        float(int(self) + int(b))
+    }
+
+    #[inline(always)]
+    fn sub_bits(self, b: Self) -> Self {
+        float(int(self) - int(b))
+    }
+
+    #[inline(always)]
+    fn shl_bits<const N: u32>(self) -> Self {
+        float(int(self) << N)
+    }
+
+    #[inline(always)]
+    fn shr_bits<const N: u32>(self) -> Self {
+        let unsigned = u32x4::new(int(self).to_array().map(i32::cast_unsigned)) >> N;
+        float(i32x4::new(unsigned.to_array().map(u32::cast_signed)))
+    }
+
+    #[inline(always)]
+    fn int_to_float(self) -> Self {
+        Self(f32x4::from_i32x4(int(self)))
+    }
+
+    #[inline(always)]
+    fn float_to_int(self) -> Self {
+        float(self.0.fast_round_int())
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self) -> Self {
+        let [a, b, c, d] = self.0.to_array();
+        Self(f32x4::new([b, a, d, c]))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let [a, b, c, d] = self.0.to_array();
+        (a + c) + (b + d)
+    }
+
+    #[inline(always)]
+    fn maximum(self) -> f32 {
+        let [a, b, c, d] = self.0.to_array();
+        let max = |a: f32, b: f32| if a > b { a } else { b };
+        max(max(a, c), max(b, d))
+    }
+}

@@ -1,0 +1,92 @@
+//! The register tile of instruction sets that multiply by a broadcast scalar.
+//!
+//! ```text
+//!              b[p][0..V]  b[p][V..2V]        R x N accumulators, N loads of B and R broadcasts
+//!  a[0][p] --> acc[0][0]   acc[0][1]          of A per step: R*N fused multiply-adds
+//!  a[1][p] --> acc[1][0]   acc[1][1]
+//!    ...                                      registers: R*N + N + 1 or 2 in flight for A
+//!  a[R-1][p]-> acc[R-1][0] acc[R-1][1]
+//! ```
+
+use super::{A_STRIDE, Isa, Tile, Vector};
+
+/// k-steps per iteration: enough to hide the loop's own instructions and to space prefetches.
+const UNROLL: usize = 4;
+
+/// [`Isa::gemm_tile`] for exactly `R` rows of `N` vectors.
+///
+/// # Safety
+/// As [`Tile`], with `rows == R` and `NR == N * LANES`.
+#[inline(always)]
+pub(super) unsafe fn broadcast<I: Isa, const R: usize, const N: usize>(isa: I, t: Tile) {
+    let lanes = I::V::LANES;
+    let mut acc = [[I::V::splat(isa, 0.0); N]; R];
+    if t.accumulate {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: i < rows and j < N, inside C.
+                *v = unsafe { I::V::load_ptr(isa, t.c.add(i * t.c_stride + j * lanes)) };
+            }
+        }
+    }
+    let (mut a, mut b, mut prefetch) = (t.a, t.b, t.prefetch);
+    for _ in 0..t.k / UNROLL {
+        isa.prefetch(prefetch);
+        prefetch = prefetch.wrapping_add(16);
+        for _ in 0..UNROLL {
+            // SAFETY: `a` and `b` stand at a step p < k.
+            unsafe { step(isa, &mut acc, a, b) };
+            a = a.wrapping_add(1);
+            b = b.wrapping_add(t.b_stride);
+        }
+    }
+    for _ in 0..t.k % UNROLL {
+        // SAFETY: as above.
+        unsafe { step(isa, &mut acc, a, b) };
+        a = a.wrapping_add(1);
+        b = b.wrapping_add(t.b_stride);
+    }
+    for (i, row) in acc.iter().enumerate() {
+        for (j, v) in row.iter().enumerate() {
+            // SAFETY: i < rows and j < N, inside C.
+            unsafe { v.store_ptr(t.c.add(i * t.c_stride + j * lanes)) };
+        }
+    }
+}
+
+/// One k-step: `acc` += the column of A at `a` times the row of B at `b`.
+///
+/// # Safety
+/// `R` rows of A, `A_STRIDE` apart, and `N` vectors of B are valid for reads.
+#[inline(always)]
+unsafe fn step<I: Isa, const R: usize, const N: usize>(
+    isa: I,
+    acc: &mut [[I::V; N]; R],
+    a: *const f32,
+    b: *const f32,
+) {
+    let mut bv = [I::V::splat(isa, 0.0); N];
+    for (j, v) in bv.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *v = unsafe { I::V::load_ptr(isa, b.add(j * I::V::LANES)) };
+    }
+    for (i, row) in acc.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        let av = I::V::splat(isa, unsafe { *a.add(i * A_STRIDE) });
+        for (v, bv) in row.iter_mut().zip(bv) {
+            *v = av.mul_add(bv, *v);
+        }
+    }
+}
+
+/// Calls [`broadcast`] with the constant `R` equal to `tile.rows`.
+macro_rules! for_rows {
+    ($isa:expr, $tile:expr, $vectors:literal, [$($rows:literal)*]) => {
+        match $tile.rows {
+            // SAFETY: `rows` is the constant of its arm; the caller keeps the contract of `Tile`.
+            $($rows => unsafe { $crate::isa::tile::broadcast::<_, $rows, $vectors>($isa, $tile) },)*
+            _ => unreachable!("a tile has 1..=MR rows"),
+        }
+    };
+}
+pub(super) use for_rows;

@@ -1,0 +1,13 @@
+//! CPU kernels for transformers, each beside the naive definition that tests hold it to.
+
+mod backend;
+mod error;
+pub mod gemm;
+pub mod isa;
+mod parallel;
+mod scratch;
+mod view;
+
+pub use backend::{Backend, Kernel};
+pub use error::Error;
+pub use view::{View, ViewMut};

@@ -1,0 +1,26 @@
+//! Working memory that a thread keeps between kernel calls, so that a steady state allocates nothing.
+
+use std::cell::RefCell;
+
+/// Bytes of a cache line, and the alignment of scratch memory: full vectors never straddle lines.
+pub(crate) const LINE: usize = 64;
+
+thread_local! {
+    /// Buffers not in use by this thread; kernels nest at most a few deep.
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` floats of unspecified content, aligned to a cache line.
+///
+/// The memory grows to the largest `len` asked for on this thread and stays until the thread ends.
+pub(crate) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let padded = len + LINE / size_of::<f32>();
+    if buffer.len() < padded {
+        buffer = vec![0.0; padded];
+    }
+    let skip = buffer.as_ptr().align_offset(LINE);
+    let result = f(&mut buffer[skip..skip + len]);
+    FREE.with_borrow_mut(|free| free.push(buffer));
+    result
+}

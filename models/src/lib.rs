@@ -1,0 +1,2 @@
+//! Readable reference transformers on `tilewright-kernels`.
+#![forbid(unsafe_code)]

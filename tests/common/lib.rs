@@ -1,0 +1,1 @@
+//! Strategies, error bounds and comparisons that the property tests share.
