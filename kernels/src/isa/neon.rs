@@ -1,138 +1,193 @@
-//! Any CPU, through the vectors of `wide`: what runs where no other backend does.
+//! NEON (AArch64 Advanced SIMD).
 //!
 //! ```text
-//! f32 tile 6x8: 12 accumulators + 2 of B + 1 broadcast of A = 15 of SSE2's 16 registers of 4 lanes
+//! f32 tile 6x16: 24 accumulators + 6 of A + 2 of B = 32 registers of 4 lanes
 //! ```
 
 use super::tile::for_rows;
 use super::{Isa, Tile, Vector, sealed::Sealed};
+use core::arch::aarch64::*;
+use core::arch::asm;
 use core::ops::{Add, Div, Mul, Neg, Sub};
-use wide::{f32x4, i32x4, u32x4};
+use std::arch::is_aarch64_feature_detected;
 
-/// Needs no proof: every CPU that the program was compiled for runs it.
+/// Proof that NEON may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Portable;
+pub struct Neon(());
 
-/// Four floats.
+/// Four floats. The field is private: only a holder of [`Neon`] can make one.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
-pub struct F32x4(f32x4);
+pub struct F32x4(float32x4_t);
 
-impl Sealed for Portable {}
+impl Sealed for Neon {}
 
-impl Isa for Portable {
+impl Isa for Neon {
     type V = F32x4;
-    const NAME: &'static str = "portable";
+    const NAME: &'static str = "neon";
     const MR: usize = 6;
-    const NR: usize = 8;
+    const NR: usize = 16;
 
     fn detect() -> Option<Self> {
-        Some(Self)
+        is_aarch64_feature_detected!("neon").then_some(Self(()))
     }
 
     #[inline(always)]
     fn run<R>(self, f: impl FnOnce() -> R) -> R {
-        f()
+        #[target_feature(enable = "neon")]
+        fn enabled<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        // SAFETY: the token proves the feature.
+        unsafe { enabled(f) }
     }
 
     #[inline(always)]
     unsafe fn gemm_tile(self, tile: Tile) {
-        for_rows!(self, tile, 2, [6 5 4 3 2 1])
+        for_rows!(self, tile, 4, [6 5 4 3 2 1])
     }
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        let mut rows = [f32x4::ZERO; 4];
-        for (i, row) in rows.iter_mut().enumerate() {
-            // SAFETY: the caller's pointers are valid for 4 rows of 4.
-            *row = unsafe { F32x4::load_ptr(self, src.add(i * src_stride)) }.0;
-        }
-        for (i, row) in f32x4::transpose(rows).into_iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { F32x4(row).store_ptr(dst.add(i * dst_stride)) }
+        // SAFETY: the caller's pointers are valid for 4 rows of 4; the token proves the feature.
+        unsafe {
+            let r: [_; 4] = core::array::from_fn(|i| vld1q_f32(src.add(i * src_stride)));
+            // Pairs of floats, then pairs of doubles.
+            let pairs = |v: float32x4_t| vreinterpretq_f64_f32(v);
+            let (even, odd) = (pairs(vtrn1q_f32(r[0], r[1])), pairs(vtrn2q_f32(r[0], r[1])));
+            let (even2, odd2) = (pairs(vtrn1q_f32(r[2], r[3])), pairs(vtrn2q_f32(r[2], r[3])));
+            let columns = [
+                vtrn1q_f64(even, even2),
+                vtrn1q_f64(odd, odd2),
+                vtrn2q_f64(even, even2),
+                vtrn2q_f64(odd, odd2),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                vst1q_f32(dst.add(i * dst_stride), vreinterpretq_f32_f64(column));
+            }
         }
     }
 
     #[inline(always)]
-    fn prefetch(self, _: *const f32) {}
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
 }
 
-/// One operator of `wide`.
+/// One operator by one intrinsic.
 macro_rules! operator {
-    ($trait:ident, $method:ident) => {
+    ($trait:ident, $method:ident, $intrinsic:ident) => {
         impl $trait for F32x4 {
             type Output = Self;
             #[inline(always)]
             fn $method(self, b: Self) -> Self {
-                Self($trait::$method(self.0, b.0))
+                // SAFETY: a value of this type proves NEON.
+                Self(unsafe { $intrinsic(self.0, b.0) })
             }
         }
     };
 }
-operator!(Add, add);
-operator!(Sub, sub);
-operator!(Mul, mul);
-operator!(Div, div);
+operator!(Add, add, vaddq_f32);
+operator!(Sub, sub, vsubq_f32);
+operator!(Mul, mul, vmulq_f32);
+operator!(Div, div, vdivq_f32);
 
 impl Neg for F32x4 {
     type Output = Self;
     #[inline(always)]
     fn neg(self) -> Self {
-        Self(self.0 ^ f32x4::splat(-0.0))
+        // SAFETY: a value of this type proves NEON.
+        Self(unsafe { vnegq_f32(self.0) })
     }
 }
 
-#[inline(always)]
-fn int(v: F32x4) -> i32x4 {
-    i32x4::new(v.0.to_array().map(|x| x.to_bits().cast_signed()))
+/// Methods that are one expression over intrinsics; a value or a token of this ISA is at hand.
+macro_rules! intrinsics {
+    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
+        #[inline(always)]
+        fn $name($($arg: $ty),*) -> $ret {
+            // SAFETY: a token or a value of this type proves NEON.
+            unsafe { $body }
+        }
+    )*};
 }
 
 #[inline(always)]
-fn float(v: i32x4) -> F32x4 {
-    F32x4(f32x4::new(v.to_array().map(|x| f32::from_bits(x.cast_unsigned()))))
+fn int(v: F32x4) -> int32x4_t {
+    // SAFETY: a value of this type proves NEON.
+    unsafe { vreinterpretq_s32_f32(v.0) }
 }
 
-impl Vector<Portable> for F32x4 {
+#[inline(always)]
+fn uint(v: F32x4) -> uint32x4_t {
+    // SAFETY: a value of this type proves NEON.
+    unsafe { vreinterpretq_u32_f32(v.0) }
+}
+
+#[inline(always)]
+fn float(v: int32x4_t) -> F32x4 {
+    // SAFETY: callers hold a value of `F32x4`.
+    F32x4(unsafe { vreinterpretq_f32_s32(v) })
+}
+
+#[inline(always)]
+fn ufloat(v: uint32x4_t) -> F32x4 {
+    // SAFETY: callers hold a value of `F32x4`.
+    F32x4(unsafe { vreinterpretq_f32_u32(v) })
+}
+
+impl Vector<Neon> for F32x4 {
     const LANES: usize = 4;
-    const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
-    type Mask = f32x4;
+    type Mask = uint32x4_t;
 
     #[inline(always)]
-    fn splat(_: Portable, x: f32) -> Self {
-        Self(f32x4::splat(x))
-    }
-
-    #[inline(always)]
-    unsafe fn load_ptr(_: Portable, p: *const f32) -> Self {
-        // SAFETY: the caller's; an array of floats has their alignment.
-        Self(f32x4::new(unsafe { p.cast::<[f32; 4]>().read() }))
+    unsafe fn load_ptr(_: Neon, p: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { vld1q_f32(p) })
     }
 
     #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { p.cast::<[f32; 4]>().write(self.0.to_array()) }
+        unsafe { vst1q_f32(p, self.0) }
     }
 
     #[inline(always)]
-    fn load_partial(_: Portable, src: &[f32], fill: f32) -> Self {
-        let mut lanes = [fill; 4];
-        let n = src.len().min(4);
-        lanes[..n].copy_from_slice(&src[..n]);
-        Self(f32x4::new(lanes))
+    fn load_partial(isa: Neon, src: &[f32], fill: f32) -> Self {
+        if src.len() >= 4 {
+            return Self::load(isa, src);
+        }
+        let lane = |i: usize| src.get(i).copied().unwrap_or(fill);
+        let lanes = [lane(0), lane(1), lane(2), fill];
+        Self::load(isa, &lanes)
     }
 
     #[inline(always)]
     fn store_partial(self, dst: &mut [f32]) {
-        let n = dst.len().min(4);
-        dst[..n].copy_from_slice(&self.0.to_array()[..n]);
+        if dst.len() >= 4 {
+            return self.store(dst);
+        }
+        let mut lanes = [0.0; 4];
+        self.store(&mut lanes);
+        for (to, from) in dst.iter_mut().zip(lanes) {
+            *to = from;
+        }
     }
 
     #[inline(always)]
-    fn mul_add(self, b: Self, c: Self) -> Self {
-        Self(self.0.mul_add(b.0, c.0))
+    fn shl_bits<const N: u32>(self) -> Self {
+        // SAFETY: a value of this type proves NEON.
+        ufloat(unsafe { vshlq_u32(uint(self), vdupq_n_s32(N as i32)) })
     }
 
+    #[inline(always)]
+    fn shr_bits<const N: u32>(self) -> Self {
+        // SAFETY: a value of this type proves NEON.
+        ufloat(unsafe { vshlq_u32(uint(self), vdupq_n_s32(-(N as i32))) })
+    }
+
+    // FMIN and FMAX return NaN where one operand is; the contract is a comparison and a choice.
     #[inline(always)]
     fn min(self, b: Self) -> Self {
         self.select(self.lt(b), b)
@@ -144,107 +199,33 @@ impl Vector<Portable> for F32x4 {
     }
 
     #[inline(always)]
-    fn abs(self) -> Self {
-        Self(self.0.abs())
-    }
-
-    #[inline(always)]
-    fn sqrt(self) -> Self {
-        Self(self.0.sqrt())
-    }
-
-    #[inline(always)]
-    fn round(self) -> Self {
-        Self(self.0.round_ties_even())
-    }
-
-    #[inline(always)]
-    fn lt(self, b: Self) -> f32x4 {
-        self.0.simd_lt(b.0)
-    }
-
-    #[inline(always)]
-    fn le(self, b: Self) -> f32x4 {
-        self.0.simd_le(b.0)
-    }
-
-    #[inline(always)]
-    fn eq(self, b: Self) -> f32x4 {
-        self.0.simd_eq(b.0)
-    }
-
-    #[inline(always)]
-    fn select(self, mask: f32x4, other: Self) -> Self {
-        Self(mask.bitselect(self.0, other.0))
-    }
-
-    #[inline(always)]
-    fn any(mask: f32x4) -> bool {
-        mask.any()
-    }
-
-    #[inline(always)]
-    fn and_bits(self, b: Self) -> Self {
-        Self(self.0 & b.0)
-    }
-
-    #[inline(always)]
-    fn or_bits(self, b: Self) -> Self {
-        Self(self.0 | b.0)
-    }
-
-    #[inline(always)]
-    fn xor_bits(self, b: Self) -> Self {
-        Self(self.0 ^ b.0)
-    }
-
-    #[inline(always)]
-    fn add_bits(self, b: Self) -> Self {
-        float(int(self) + int(b))
-    }
-
-    #[inline(always)]
-    fn sub_bits(self, b: Self) -> Self {
-        float(int(self) - int(b))
-    }
-
-    #[inline(always)]
-    fn shl_bits<const N: u32>(self) -> Self {
-        float(int(self) << N)
-    }
-
-    #[inline(always)]
-    fn shr_bits<const N: u32>(self) -> Self {
-        let unsigned = u32x4::new(int(self).to_array().map(i32::cast_unsigned)) >> N;
-        float(i32x4::new(unsigned.to_array().map(u32::cast_signed)))
-    }
-
-    #[inline(always)]
-    fn int_to_float(self) -> Self {
-        Self(f32x4::from_i32x4(int(self)))
-    }
-
-    #[inline(always)]
-    fn float_to_int(self) -> Self {
-        float(self.0.fast_round_int())
-    }
-
-    #[inline(always)]
-    fn swap_pairs(self) -> Self {
-        let [a, b, c, d] = self.0.to_array();
-        Self(f32x4::new([b, a, d, c]))
-    }
-
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        let [a, b, c, d] = self.0.to_array();
-        (a + c) + (b + d)
-    }
-
-    #[inline(always)]
     fn maximum(self) -> f32 {
-        let [a, b, c, d] = self.0.to_array();
-        let max = |a: f32, b: f32| if a > b { a } else { b };
-        max(max(a, c), max(b, d))
+        // SAFETY: a value of this type proves NEON.
+        let halves = self.max(Self(unsafe { vextq_f32::<2>(self.0, self.0) }));
+        let all = halves.max(halves.swap_pairs());
+        // SAFETY: as above.
+        unsafe { vgetq_lane_f32::<0>(all.0) }
+    }
+
+    intrinsics! {
+        fn splat(_isa: Neon, x: f32) -> Self { Self(vdupq_n_f32(x)) }
+        fn mul_add(self: Self, b: Self, c: Self) -> Self { Self(vfmaq_f32(c.0, self.0, b.0)) }
+        fn abs(self: Self) -> Self { Self(vabsq_f32(self.0)) }
+        fn sqrt(self: Self) -> Self { Self(vsqrtq_f32(self.0)) }
+        fn round(self: Self) -> Self { Self(vrndnq_f32(self.0)) }
+        fn lt(self: Self, b: Self) -> uint32x4_t { vcltq_f32(self.0, b.0) }
+        fn le(self: Self, b: Self) -> uint32x4_t { vcleq_f32(self.0, b.0) }
+        fn eq(self: Self, b: Self) -> uint32x4_t { vceqq_f32(self.0, b.0) }
+        fn select(self: Self, mask: uint32x4_t, other: Self) -> Self { Self(vbslq_f32(mask, self.0, other.0)) }
+        fn any(mask: uint32x4_t) -> bool { vmaxvq_u32(mask) != 0 }
+        fn and_bits(self: Self, b: Self) -> Self { ufloat(vandq_u32(uint(self), uint(b))) }
+        fn or_bits(self: Self, b: Self) -> Self { ufloat(vorrq_u32(uint(self), uint(b))) }
+        fn xor_bits(self: Self, b: Self) -> Self { ufloat(veorq_u32(uint(self), uint(b))) }
+        fn add_bits(self: Self, b: Self) -> Self { float(vaddq_s32(int(self), int(b))) }
+        fn sub_bits(self: Self, b: Self) -> Self { float(vsubq_s32(int(self), int(b))) }
+        fn int_to_float(self: Self) -> Self { Self(vcvtq_f32_s32(int(self))) }
+        fn float_to_int(self: Self) -> Self { float(vcvtnq_s32_f32(self.0)) }
+        fn swap_pairs(self: Self) -> Self { Self(vrev64q_f32(self.0)) }
+        fn sum(self: Self) -> f32 { vpadds_f32(vadd_f32(vget_low_f32(self.0), vget_high_f32(self.0))) }
     }
 }
