@@ -1,0 +1,96 @@
+//! Activation functions, lane by lane.
+//!
+//! ```text
+//! GELU (erf)   x Phi(x) = x/2 erfc(-x / sqrt 2)
+//! GELU (tanh)  x/2 (1 + tanh u) = x / (1 + e^-2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
+//! SiLU         x / (1 + e^-x)
+//! ```
+//! Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415.
+
+use crate::isa::{Isa, Vector};
+use crate::math;
+
+/// A function applied to every element. NaN stays NaN; at -inf a function takes its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// x.
+    Identity,
+    /// x Phi(x), Phi the normal distribution: the exact GELU, written with erf.
+    GeluErf,
+    /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// max(x, 0).
+    Relu,
+    /// x / (1 + e^-x), also called swish.
+    Silu,
+    /// tanh x.
+    Tanh,
+}
+
+impl Activation {
+    /// All of them, for tests and tables.
+    pub const ALL: [Self; 6] =
+        [Self::Identity, Self::GeluErf, Self::GeluTanh, Self::Relu, Self::Silu, Self::Tanh];
+
+    /// The definition, to f64 accuracy.
+    pub fn definition(self, x: f64) -> f64 {
+        // x times a probability p that underflows no later than the product should.
+        let gate = |p: f64| if x == f64::NEG_INFINITY { -0.0 } else { x * p };
+        match self {
+            Self::Identity => x,
+            Self::GeluErf => gate(0.5 * libm::erfc(-x * core::f64::consts::FRAC_1_SQRT_2)),
+            Self::GeluTanh => {
+                let two_u = (8.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                gate(1.0 / (1.0 + (-two_u).exp()))
+            }
+            Self::Relu if x <= 0.0 => 0.0,
+            Self::Relu => x,
+            Self::Silu => gate(1.0 / (1.0 + (-x).exp())),
+            Self::Tanh => x.tanh(),
+        }
+    }
+
+    /// The function of each lane.
+    ///
+    /// The `match` is on a loop invariant: its branch is predicted, or hoisted by the compiler.
+    #[inline(always)]
+    pub fn apply<I: Isa>(self, isa: I, x: I::V) -> I::V {
+        let c = |v: f32| I::V::splat(isa, v);
+        match self {
+            Self::Identity => x,
+            Self::GeluErf => x * c(0.5) * (c(1.0) + math::erf(isa, x * c(core::f32::consts::FRAC_1_SQRT_2))),
+            Self::GeluTanh => {
+                let u = x * (x * x).mul_add(c(0.071_354_81), c(1.595_769));
+                x / (c(1.0) + math::exp(isa, -u))
+            }
+            // `max` returns its argument if either is NaN.
+            Self::Relu => c(0.0).max(x),
+            Self::Silu => x / (c(1.0) + math::exp(isa, -x)),
+            Self::Tanh => math::tanh(isa, x),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::portable::Portable;
+
+    #[test]
+    fn near_the_definition() {
+        for activation in Activation::ALL {
+            for i in -60..=60 {
+                let x = i as f32 / 8.0;
+                type V = <Portable as Isa>::V;
+                let mut y = [0.0; V::LANES];
+                activation.apply(Portable, V::splat(Portable, x)).store(&mut y);
+                let expected = activation.definition(f64::from(x));
+                assert!(
+                    (f64::from(y[0]) - expected).abs() < 1e-5,
+                    "{activation:?}({x}) = {}, expected {expected}",
+                    y[0]
+                );
+            }
+        }
+    }
+}
