@@ -1,6 +1,10 @@
 //! Threads: the caller's rayon pool, or none.
+//!
+//! No result may depend on the order of tasks or on their number: each writes to a place of its own.
 
-/// Threads that [`for_each`] may use: those of the pool it is called in.
+use crate::view::ViewMut;
+
+/// Threads that a kernel may use: those of the pool it is called in.
 #[inline]
 pub(crate) fn threads() -> usize {
     #[cfg(feature = "rayon")]
@@ -9,9 +13,7 @@ pub(crate) fn threads() -> usize {
     1
 }
 
-/// Calls `f(0)`, `f(1)`, .. `f(tasks - 1)`, in any order, on the threads of the pool it is called in.
-///
-/// No result may depend on the order: tasks write to places of their own.
+/// Calls `f(0)`, `f(1)`, .. `f(tasks - 1)` on the threads of the pool.
 #[inline]
 pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     #[cfg(feature = "rayon")]
@@ -21,4 +23,39 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
         return;
     }
     (0..tasks).for_each(f);
+}
+
+/// Cuts `view` along its first dimension into blocks of `grain` (the last may be shorter) and calls
+/// `f(start, block)` for each on the threads of the pool.
+pub(crate) fn for_each_block<const D: usize, T: Send>(
+    view: ViewMut<'_, D, T>,
+    grain: usize,
+    f: &(impl Fn(usize, ViewMut<'_, D, T>) + Sync),
+) {
+    split(0, view, grain.max(1), f);
+}
+
+/// Halves the blocks until one is left.
+fn split<const D: usize, T: Send>(
+    start: usize,
+    view: ViewMut<'_, D, T>,
+    grain: usize,
+    f: &(impl Fn(usize, ViewMut<'_, D, T>) + Sync),
+) {
+    let n = view.shape()[0];
+    if n <= grain {
+        if n > 0 {
+            f(start, view);
+        }
+        return;
+    }
+    let mid = n.div_ceil(grain) / 2 * grain;
+    let (low, high) = view.split_at(0, mid);
+    #[cfg(feature = "rayon")]
+    if threads() > 1 {
+        rayon::join(|| split(start, low, grain, f), || split(start + mid, high, grain, f));
+        return;
+    }
+    split(start, low, grain, f);
+    split(start + mid, high, grain, f);
 }

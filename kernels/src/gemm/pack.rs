@@ -1,0 +1,276 @@
+//! Packing: rows of A and panels of B, laid out for the register tile.
+//!
+//! ```text
+//! packed B (k x n), NR columns to a panel        packed A (rows x k), KC steps to a slab
+//!
+//!   panel 0         panel 1                        slab 0             slab 1
+//!   +-----------+   +-----------+                  +---- KC ----+pad  +---- KC ----+pad
+//!   | p=0: NR   |   | p=0: NR   |  ..              | row 0      |     | row 0      |   ..
+//!   | p=1: NR   |   | p=1: NR   |                  | row 1      |     | row 1      |
+//!   |  ..       |   |  ..       |                  |  ..        |     |  ..        |
+//!   | p=k-1: NR |   | p=k-1: NR |                  rows A_STRIDE apart, in both
+//!   +-----------+   +-----------+
+//!   zeros where n is not a multiple of NR
+//! ```
+//!
+//! A panel is one contiguous stream for every M: the tile reads it KC steps at a time, a product
+//! with one row reads it whole. A is copied, not interleaved: the tile broadcasts single elements,
+//! for which rows at a fixed distance are as good, and a copy is cheaper than a transposition.
+//!
+//! A *gated* panel holds NR/2 columns of the gate and then the same NR/2 columns of the up matrix,
+//! so that act(gate) * up is computed on one tile.
+
+use super::KC;
+use crate::backend::{Backend, Kernel};
+use crate::error::{Error, expect_shape};
+use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::parallel;
+use crate::scratch::LINE;
+use crate::view::{View, ViewMut};
+
+/// Columns to a panel where the backend has no tile (the reference): any number would do.
+const REFERENCE_NR: usize = 16;
+
+/// A weight matrix B (k x n) packed once for one backend, for products with any number of rows.
+///
+/// Memory: `k * n * 4` bytes, with n rounded up to the tile's width.
+///
+/// ```
+/// use tilewright_kernels::{Backend, View, gemm::PackedB};
+/// // A linear layer's weight is stored [out, in]; y = x W^T multiplies with its transpose.
+/// let weight = [1., 2., 3., 4., 5., 6.];
+/// let b = PackedB::new(Backend::best(), View::new(&weight, [2, 3])?.transpose());
+/// assert_eq!((b.k(), b.n()), (3, 2));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PackedB {
+    panels: Vec<Line>,
+    k: usize,
+    n: usize,
+    nr: usize,
+    gated: bool,
+}
+
+/// A cache line: panels start on one, and so does each of their k-steps where NR fills lines.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; LINE / size_of::<f32>()]);
+
+impl PackedB {
+    /// Packs `b`, of shape \[k, n\], for `backend`.
+    pub fn new(backend: Backend, b: View<'_, 2>) -> Self {
+        Self::pack(backend, b, None)
+    }
+
+    /// Packs a pair of matrices, both \[k, n\], for act(x gate) * (x up).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if their shapes differ.
+    pub fn gated(backend: Backend, gate: View<'_, 2>, up: View<'_, 2>) -> Result<Self, Error> {
+        expect_shape("PackedB.up", &up.shape(), &gate.shape())?;
+        Ok(Self::pack(backend, gate, Some(up)))
+    }
+
+    fn pack(backend: Backend, b: View<'_, 2>, up: Option<View<'_, 2>>) -> Self {
+        let [k, n] = b.shape();
+        let nr = match backend.f32_tile().1 {
+            0 => REFERENCE_NR,
+            nr => nr,
+        };
+        let width = if up.is_some() { nr / 2 } else { nr };
+        let lines = (n.div_ceil(width) * nr * k).div_ceil(LINE / size_of::<f32>());
+        let mut packed = Self { panels: vec![Line([0.0; _]); lines], k, n, nr, gated: up.is_some() };
+        if k > 0 && n > 0 {
+            backend.run(Pack { b, up, nr, panels: as_floats_mut(&mut packed.panels) });
+        }
+        packed
+    }
+
+    /// Length of the sums.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns (of the product, so of each matrix of a gated pair).
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Whether this is a gated pair.
+    pub fn is_gated(&self) -> bool {
+        self.gated
+    }
+
+    /// Columns to a panel.
+    #[inline(always)]
+    pub(crate) fn nr(&self) -> usize {
+        self.nr
+    }
+
+    /// All panels, aligned to a cache line.
+    #[inline(always)]
+    pub(crate) fn panels(&self) -> &[f32] {
+        // SAFETY: lines are arrays of floats without padding.
+        unsafe {
+            core::slice::from_raw_parts(
+                self.panels.as_ptr().cast(),
+                self.panels.len() * LINE / size_of::<f32>(),
+            )
+        }
+    }
+
+    /// B\[p, j\]; of the up matrix if `up`.
+    pub(crate) fn get(&self, up: bool, p: usize, j: usize) -> f32 {
+        let width = if self.gated { self.nr / 2 } else { self.nr };
+        let column = j % width + if up { width } else { 0 };
+        self.panels()[(j / width * self.k + p) * self.nr + column]
+    }
+}
+
+fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: lines are arrays of floats without padding.
+    unsafe {
+        core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE / size_of::<f32>())
+    }
+}
+
+/// Fills `panels`, zeroed, with `b` or with the pair `b`, `up`, for tiles `nr` wide.
+struct Pack<'a> {
+    b: View<'a, 2>,
+    up: Option<View<'a, 2>>,
+    nr: usize,
+    panels: &'a mut [f32],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+
+    fn reference(self) {
+        let [k, n] = self.b.shape();
+        let halves = if self.up.is_some() { 2 } else { 1 };
+        let width = self.nr / halves;
+        for (half, b) in [Some(self.b), self.up].into_iter().flatten().enumerate() {
+            for j in 0..n {
+                for p in 0..k {
+                    self.panels[(j / width * k + p) * self.nr + half * width + j % width] = b.get([p, j]);
+                }
+            }
+        }
+    }
+
+    fn eval<I: Isa>(self, isa: I) {
+        let [k, n] = self.b.shape();
+        let halves = if self.up.is_some() { 2 } else { 1 };
+        let width = I::NR / halves;
+        let panels = n.div_ceil(width);
+        let all = ViewMut::new(self.panels, [panels, k * I::NR]).expect("allocated for these panels");
+        parallel::for_each_block(all, 1, &|panel, mut out| {
+            let out = out.row_mut([0, 0]);
+            let columns = panel * width..n.min((panel + 1) * width);
+            for (half, b) in [Some(self.b), self.up].into_iter().flatten().enumerate() {
+                let b = b.slice(1, columns.clone());
+                let out = &mut out[half * width..];
+                // SAFETY: `out` ends with its last k-step's half; a panel's columns are at most `width`.
+                isa.run(
+                    #[inline(always)]
+                    || unsafe { copy_block(isa, b, out.as_mut_ptr(), I::NR) },
+                );
+            }
+        });
+    }
+}
+
+/// Copies `src` to `dst`, rows `dst_stride` apart: the one packing routine, for A (rows are rows)
+/// and for B (rows are k-steps).
+///
+/// # Safety
+/// `dst` is valid for writes of `src.shape()[1]` floats at each of `src.shape()[0]` rows.
+#[inline(always)]
+pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32, dst_stride: usize) {
+    let [rows, columns] = src.shape();
+    let [row_stride, column_stride] = src.strides();
+    let from = src.as_ptr();
+    let lanes = I::V::LANES;
+    if column_stride == 1 {
+        for r in 0..rows {
+            // SAFETY: row r of both, `columns` long.
+            unsafe { copy_row(isa, from.add(r * row_stride), dst.add(r * dst_stride), columns) };
+        }
+        return;
+    }
+    let whole = |n: usize| if row_stride == 1 { n - n % lanes } else { 0 };
+    for c in (0..whole(columns)).step_by(lanes) {
+        for r in (0..whole(rows)).step_by(lanes) {
+            // SAFETY: a block of LANES x LANES inside both.
+            unsafe {
+                let to = dst.add(r * dst_stride + c);
+                isa.transpose(from.add(r + c * column_stride), column_stride, to, dst_stride);
+            }
+        }
+    }
+    for r in 0..rows {
+        let done = if r < whole(rows) { whole(columns) } else { 0 };
+        for c in done..columns {
+            // SAFETY: [r, c] lies in both.
+            unsafe { *dst.add(r * dst_stride + c) = *from.add(r * row_stride + c * column_stride) };
+        }
+    }
+}
+
+/// Copies `n` floats.
+///
+/// # Safety
+/// Both pointers are valid for `n` floats, which do not overlap.
+#[inline(always)]
+unsafe fn copy_row<I: Isa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
+    let lanes = I::V::LANES;
+    let whole = n - n % lanes;
+    for i in (0..whole).step_by(lanes) {
+        // SAFETY: i + LANES <= n.
+        unsafe { I::V::load_ptr(isa, from.add(i)).store_ptr(to.add(i)) };
+    }
+    for i in whole..n {
+        // SAFETY: i < n.
+        unsafe { *to.add(i) = *from.add(i) };
+    }
+}
+
+/// Packs at most `width` columns of `b` to `dst`, `NR` floats a k-step, with zeros up to `width`.
+///
+/// # Safety
+/// `dst` is valid for writes of `width` floats at each k-step, and `b` has at most `width` columns.
+#[inline(always)]
+pub(crate) unsafe fn pack_panel<I: Isa>(isa: I, b: View<'_, 2>, dst: *mut f32, width: usize) {
+    let [k, n] = b.shape();
+    // SAFETY: n <= width.
+    unsafe { copy_block(isa, b, dst, I::NR) };
+    if n < width {
+        for p in 0..k {
+            for j in n..width {
+                // SAFETY: j < width.
+                unsafe { *dst.add(p * I::NR + j) = 0.0 };
+            }
+        }
+    }
+}
+
+/// Packs rows of A (rows x k) to slabs of `KC` k-steps, each `rows * A_STRIDE` floats.
+///
+/// # Safety
+/// `dst` is valid for writes of [`packed_a_len`] floats.
+#[inline(always)]
+pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: View<'_, 2>, dst: *mut f32) {
+    let [rows, k] = a.shape();
+    for (slab, p) in (0..k).step_by(KC).enumerate() {
+        let block = a.slice(1, p..k.min(p + KC));
+        // SAFETY: slab by slab inside `dst`.
+        unsafe { copy_block(isa, block, dst.add(slab * rows * A_STRIDE), A_STRIDE) };
+    }
+}
+
+/// Floats that [`pack_a`] writes, and the gaps between them.
+#[inline(always)]
+pub(crate) fn packed_a_len(rows: usize, k: usize) -> usize {
+    k.div_ceil(KC) * rows * A_STRIDE
+}
