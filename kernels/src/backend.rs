@@ -39,6 +39,9 @@ macro_rules! backends {
         }
 
         impl Backend {
+            /// The names of all backends of this architecture, best first, available or not.
+            pub const NAMES: &[&str] = &[$($(#[$attr])* <$isa as Isa>::NAME,)* "reference"];
+
             /// `"reference"`, `"portable"`, `"avx2"`, `"avx512"` or `"neon"`.
             pub fn name(self) -> &'static str {
                 match self.0 {

@@ -1,1 +1,53 @@
-//! Strategies, error bounds and comparisons that the property tests share.
+//! How the tests run a kernel's checks: on every backend, and honest about those that it cannot run.
+
+use std::io::Write;
+use tilewright::verify;
+use tilewright_kernels::Backend;
+
+/// Cases per kernel and backend; `TILEWRIGHT_CASES` sets another number.
+const CASES: u64 = 150;
+
+/// Seed of the first case; `TILEWRIGHT_SEED` sets another.
+const SEED: u64 = 0;
+
+/// Runs all checks of `kernel` on every backend but the reference.
+///
+/// # Panics
+/// If there is no such check, if a case fails, or as [`backends`] does.
+pub fn conforms(kernel: &str) {
+    let (seed, cases) = (number("TILEWRIGHT_SEED", SEED), number("TILEWRIGHT_CASES", CASES));
+    assert!(verify::checks(Some(kernel)).next().is_some(), "no check of a kernel {kernel:?}");
+    for backend in backends() {
+        for check in verify::checks(Some(kernel)) {
+            if let Err(failure) = check.run(backend, seed, cases, || ()) {
+                panic!("{failure}");
+            }
+        }
+    }
+}
+
+/// Every available backend but the reference. Says on standard error which ones this CPU lacks.
+///
+/// # Panics
+/// If one that `TILEWRIGHT_REQUIRE` (names, separated by commas) asks for is not among them.
+pub fn backends() -> Vec<Backend> {
+    let all = Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE);
+    let found: Vec<Backend> = all.collect();
+    let has = |name: &str| name == "reference" || found.iter().any(|b| b.name() == name);
+    for name in Backend::NAMES.iter().filter(|name| !has(name)) {
+        // Not `eprintln`, which the test harness keeps to itself while tests pass.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: not on this CPU");
+    }
+    let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        assert!(has(name), "TILEWRIGHT_REQUIRE asks for {name}, which this CPU cannot run");
+    }
+    found
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => default,
+    }
+}

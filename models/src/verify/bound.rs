@@ -1,0 +1,133 @@
+//! Error bounds, and the comparison that every check ends in.
+//!
+//! Each rounding multiplies a result by 1 + d, |d| <= u, and k of them in a row by 1 + t,
+//! |t| <= gamma_k = k u / (1 - k u) (N. Higham, *Accuracy and Stability of Numerical Algorithms*,
+//! 2nd ed., lemma 3.1). A sum of n products, in any order and fused or not, is therefore off by at most
+//! gamma_n sum|a||b| (ibid., section 3.1). Below the normal range a rounding adds at most [`ETA`] instead.
+
+use super::Failure;
+
+/// Unit roundoff of f32: a rounding to nearest errs by at most `U` relatively.
+pub const U: f64 = 0.5 * f32::EPSILON as f64;
+
+/// Half of the smallest denormal, 2^-150: the most that a rounding to a denormal errs.
+pub const ETA: f64 = 0.5 * 1.401_298_464_324_817e-45;
+
+/// The relative error that `k` roundings can add up to.
+pub fn gamma(k: usize) -> f64 {
+    let ku = k as f64 * U;
+    ku / (1.0 - ku)
+}
+
+/// Distance of `found` from `exact` in units of the last place of f32 at `exact`.
+pub fn ulps(found: f32, exact: f64) -> f64 {
+    let error = (f64::from(found) - exact).abs();
+    if error == 0.0 {
+        return 0.0;
+    }
+    // 2^(e-23) for 2^e <= |exact| < 2^(e+1); denormals share the spacing of the smallest normals.
+    let exponent = exact.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor();
+    error / (exponent - 23.0).exp2()
+}
+
+/// The worst errors among the elements that a check compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worst {
+    /// Largest error as a share of its bound: 1 would just be allowed.
+    pub share: f64,
+    /// Largest error in units of the last place. Where terms cancel this may be large and yet right.
+    pub ulp: f64,
+}
+
+impl Worst {
+    /// The worse of two, figure by figure.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { share: self.share.max(other.share), ulp: self.ulp.max(other.ulp) }
+    }
+}
+
+/// Holds every element of `found` to within `bound(i)` of `expected`, which the reference rounded from
+/// f64 (its rounding is added to the bound here).
+///
+/// NaN answers NaN, and an infinity the same infinity. An infinite bound makes no claim: it is for
+/// elements whose finite result may overflow on the way.
+///
+/// # Errors
+/// A [`Failure`] that names the worst element.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn compare(found: &[f32], expected: &[f32], bound: impl Fn(usize) -> f64) -> Result<Worst, Failure> {
+    assert_eq!(found.len(), expected.len(), "results of different sizes");
+    let mut worst = Worst::default();
+    let mut failure = None;
+    for (i, (&f, &e)) in found.iter().zip(expected).enumerate() {
+        let allowed = bound(i) + U * f64::from(e.abs()) + ETA;
+        let same = f == e || (f.is_nan() && e.is_nan());
+        let no_claim = e.is_finite() && allowed == f64::INFINITY;
+        let (share, ulp) = if same || no_claim {
+            (0.0, 0.0)
+        } else if f.is_finite() && e.is_finite() && !allowed.is_nan() {
+            ((f64::from(f) - f64::from(e)).abs() / allowed, ulps(f, f64::from(e)))
+        } else {
+            (f64::INFINITY, f64::INFINITY)
+        };
+        if share > 1.0 && share > worst.share {
+            failure = Some(Failure::new(format!(
+                "element {i}: found {f:e}, expected {e:e} within {allowed:.2e}: {share:.2} of the bound, {ulp:.1} ULP"
+            )));
+        }
+        worst = worst.max(Worst { share, ulp });
+    }
+    failure.map_or(Ok(worst), Err)
+}
+
+/// Asks for the same bits.
+///
+/// # Errors
+/// A [`Failure`] that names the first element that differs.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn identical(found: &[f32], expected: &[f32]) -> Result<(), Failure> {
+    assert_eq!(found.len(), expected.len(), "results of different sizes");
+    match found.iter().zip(expected).position(|(f, e)| f.to_bits() != e.to_bits()) {
+        None => Ok(()),
+        Some(i) => Err(Failure::new(format!(
+            "element {i}: found {:e} ({:#010x}), expected exactly {:e} ({:#010x})",
+            found[i],
+            found[i].to_bits(),
+            expected[i],
+            expected[i].to_bits()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ulps_count_spacings() {
+        assert_eq!(ulps(1.0 + f32::EPSILON, 1.0), 1.0);
+        assert_eq!(ulps(1.0 - f32::EPSILON / 2.0, 1.0), 0.5);
+        assert_eq!(ulps(f32::from_bits(3), f64::from(f32::from_bits(1))), 2.0);
+        assert_eq!(ulps(0.0, 0.0), 0.0);
+    }
+
+    #[test]
+    fn comparison_keeps_its_rules() {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        let next = 1.0 + f32::EPSILON;
+        assert!(compare(&[nan, inf, -0.0], &[nan, inf, 0.0], |_| 0.0).is_ok());
+        assert!(compare(&[0.0], &[nan], |_| f64::INFINITY).is_err());
+        assert!(compare(&[-inf], &[inf], |_| f64::INFINITY).is_err());
+        assert!(compare(&[inf], &[1.0], |_| 1.0).is_err());
+        assert!(compare(&[inf], &[1.0], |_| f64::INFINITY).is_ok());
+        assert!(compare(&[next], &[1.0], |_| 0.0).is_err());
+        assert_eq!(compare(&[next], &[1.0], |_| 3.0 * U), Ok(Worst { share: 0.5, ulp: 1.0 }));
+        assert!(identical(&[0.0], &[-0.0]).is_err());
+        assert!(identical(&[nan], &[nan]).is_ok());
+    }
+}
