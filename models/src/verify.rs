@@ -6,6 +6,7 @@
 //! consecutive seeds, so that `--seed S --cases 1` repeats the one that failed.
 
 pub mod bound;
+pub mod gemm;
 pub mod tensor;
 
 pub use bound::Worst;
@@ -60,7 +61,7 @@ impl From<Error> for Failure {
 }
 
 /// All checks, in the order of the kernels' dependence on each other.
-pub static CHECKS: &[Entry] = &[];
+pub static CHECKS: &[Entry] = &[Entry::of::<gemm::Gemm>()];
 
 /// A row of [`CHECKS`].
 #[derive(Debug)]

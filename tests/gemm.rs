@@ -1,0 +1,6 @@
+//! The matrix product.
+
+#[test]
+fn conforms() {
+    tilewright_suite::conforms("gemm");
+}
