@@ -1,0 +1,133 @@
+//! One file for each subcommand, and what they share: `--isa`, `--threads`, `--json`, the header and
+//! the exit status.
+//!
+//! A new subcommand is a file with a [`clap::Args`] struct and its `run`, a `mod` line, and one
+//! variant of [`Command`] with its arm.
+
+mod embed;
+mod fill_mask;
+mod forward;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+use tilewright_kernels::Backend;
+
+/// CPU kernels for transformers and reference models on them.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Tilewright {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Embed(embed::Embed),
+    FillMask(fill_mask::FillMask),
+    Forward(forward::Forward),
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Embed(args) => args.run(),
+            Self::FillMask(args) => args.run(),
+            Self::Forward(args) => args.run(),
+        }
+    }
+}
+
+/// Options that every subcommand takes; flatten it into its arguments.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
+    /// does the same
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Compute on this many threads instead of one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Write JSON to stdout; the header then goes to stderr
+    #[arg(long)]
+    json: bool,
+}
+
+/// What [`Common`] decided: a subcommand computes on this backend, in the global rayon pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    /// The backend in effect.
+    pub backend: Backend,
+    /// Threads of the global pool.
+    pub threads: usize,
+    /// Whether stdout is for JSON alone.
+    pub json: bool,
+}
+
+impl Common {
+    /// Chooses the backend, makes the thread pool and prints the header.
+    pub fn start(&self) -> Result<Session> {
+        let backend = match self.isa.as_deref() {
+            Some(name) => Backend::named(name).context("--isa")?,
+            None => Backend::from_env().context("TILEWRIGHT_ISA")?,
+        };
+        let mut pool = rayon::ThreadPoolBuilder::new();
+        if let Some(threads) = self.threads {
+            pool = pool.num_threads(threads.into());
+        }
+        pool.build_global().context("cannot start the threads")?;
+        let session = Session { backend, threads: rayon::current_num_threads(), json: self.json };
+        session.say(&session.header());
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// Prints a line for a human: to stderr where stdout is for JSON.
+    pub fn say(&self, line: &str) {
+        if self.json {
+            eprintln!("{line}");
+        } else {
+            println!("{line}");
+        }
+    }
+
+    /// The line above every table: version, CPU, backend in effect, threads.
+    pub fn header(&self) -> String {
+        format!(
+            "tilewright {} | {} | isa {} | {} thread{}",
+            env!("CARGO_PKG_VERSION"),
+            cpu_name(),
+            self.backend.name(),
+            self.threads,
+            if self.threads == 1 { "" } else { "s" },
+        )
+    }
+}
+
+/// The CPU's name as the operating system tells it, or else its architecture.
+pub fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// Parses the arguments, runs the subcommand, prints its error.
+pub fn main() -> ExitCode {
+    match Tilewright::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output (`| head`) has had enough of it.
+        Err(e)
+            if e.downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
