@@ -22,6 +22,8 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod portable;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 pub(crate) mod sealed {
@@ -195,7 +197,7 @@ pub trait Vector<I: Copy>:
     /// Square root, correctly rounded.
     fn sqrt(self) -> Self;
 
-    /// The nearest integral value, ties to even.
+    /// The nearest integral value of the same sign, ties to even.
     fn round(self) -> Self;
 
     /// `self < b`; false if either is NaN.
@@ -240,11 +242,12 @@ pub trait Vector<I: Copy>:
     /// The nearest i32 of each lane, ties to even, as bits; unspecified out of range.
     fn float_to_int(self) -> Self;
 
-    /// `self * 2^n` for integral `n` in [-252, 252], rounded once, denormal results included.
+    /// `self * 2^n` for integral `n` in [-252, 252], rounded once, denormal results included, where
+    /// `n >= 0` or `|self| >= 1`; a smaller value may round twice on its way into the denormals.
     #[inline(always)]
     fn scale_by_pow2(self, isa: I, n: Self) -> Self {
-        // Two exact halves of the exponent: each factor 2^(n/2) is a normal number, and only the
-        // second product can round.
+        // Two halves of the exponent: each factor 2^(n/2) is a normal number, and under the condition
+        // so is the first product, so that only the second can round.
         let bias = Self::splat_bits(isa, 127);
         let half = (n * Self::splat(isa, 0.5)).round();
         let factor = |e: Self| e.float_to_int().add_bits(bias).shl_bits::<23>();

@@ -2,10 +2,20 @@
 //!
 //! ```text
 //! f32 tile 6x16: 24 accumulators + 6 of A + 2 of B = 32 registers of 4 lanes
+//! per 4 k-steps: 96 fmla by lane, 6 ldr of A (4 k-steps of a row each), 8 ldp of B, 9 others
+//!
+//! cycles for them by llvm-mca 22    FMA-port bound    found
+//!   neoverse-v2 (4 ports)           24                24.0
+//!   neoverse-v1 (4 ports)           24                24.0
+//!   neoverse-n1 (2 ports)           48                51.0, of 3-wide dispatch in its model
 //! ```
+//!
+//! A row of A is read four k-steps at a time and multiplied by lane, as KleidiAI does, which takes a
+//! quarter of the loads of a broadcast. 24 sums are 6 cycles of work for four ports, more than the 4
+//! of an fmla's latency; 8x8 would have just 4, and 7x12 an odd number of vectors, which a gated
+//! panel could not halve. `.ci/neon-tile` repeats the figures on what the compiler made.
 
-use super::tile::for_rows;
-use super::{Isa, Tile, Vector, sealed::Sealed};
+use super::{A_STRIDE, Isa, Tile, Vector, sealed::Sealed};
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::{Add, Div, Mul, Neg, Sub};
@@ -44,7 +54,18 @@ impl Isa for Neon {
 
     #[inline(always)]
     unsafe fn gemm_tile(self, tile: Tile) {
-        for_rows!(self, tile, 4, [6 5 4 3 2 1])
+        // SAFETY: `rows` is the constant of its arm; the caller keeps the contract of `Tile`.
+        unsafe {
+            match tile.rows {
+                6 => gemm_f32_6x16::<6>(self, tile),
+                5 => gemm_f32_6x16::<5>(self, tile),
+                4 => gemm_f32_6x16::<4>(self, tile),
+                3 => gemm_f32_6x16::<3>(self, tile),
+                2 => gemm_f32_6x16::<2>(self, tile),
+                1 => gemm_f32_6x16::<1>(self, tile),
+                _ => unreachable!("a tile has 1..=MR rows"),
+            }
+        }
     }
 
     #[inline(always)]
@@ -72,6 +93,79 @@ impl Isa for Neon {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
+}
+
+/// [`Isa::gemm_tile`] for exactly `R` rows.
+///
+/// # Safety
+/// As [`Tile`], with `rows == R`; NEON may be used.
+#[inline(always)]
+unsafe fn gemm_f32_6x16<const R: usize>(isa: Neon, t: Tile) {
+    let mut acc = [[F32x4::splat(isa, 0.0); 4]; R];
+    if t.accumulate {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: i < rows and j < NR / 4, inside C.
+                *v = unsafe { F32x4::load_ptr(isa, t.c.add(i * t.c_stride + 4 * j)) };
+            }
+        }
+    }
+    let (mut a, mut b, mut prefetch) = (t.a, t.b, t.prefetch);
+    let mut av = [F32x4::splat(isa, 0.0); R];
+    for _ in 0..t.k / 4 {
+        isa.prefetch(prefetch);
+        prefetch = prefetch.wrapping_add(16);
+        for (i, v) in av.iter_mut().enumerate() {
+            // SAFETY: four k-steps of row i.
+            *v = unsafe { F32x4::load_ptr(isa, a.add(i * A_STRIDE)) };
+        }
+        // SAFETY: `b` stands at the first of four k-steps.
+        unsafe {
+            step::<R, 0>(isa, &mut acc, &av, b);
+            step::<R, 1>(isa, &mut acc, &av, b.add(t.b_stride));
+            step::<R, 2>(isa, &mut acc, &av, b.add(2 * t.b_stride));
+            step::<R, 3>(isa, &mut acc, &av, b.add(3 * t.b_stride));
+        }
+        a = a.wrapping_add(4);
+        b = b.wrapping_add(4 * t.b_stride);
+    }
+    for _ in 0..t.k % 4 {
+        for (i, v) in av.iter_mut().enumerate() {
+            // SAFETY: one k-step of row i.
+            *v = F32x4::splat(isa, unsafe { *a.add(i * A_STRIDE) });
+        }
+        // SAFETY: `b` stands at a k-step.
+        unsafe { step::<R, 0>(isa, &mut acc, &av, b) };
+        a = a.wrapping_add(1);
+        b = b.wrapping_add(t.b_stride);
+    }
+    for (i, row) in acc.iter().enumerate() {
+        for (j, v) in row.iter().enumerate() {
+            // SAFETY: i < rows and j < NR / 4, inside C.
+            unsafe { v.store_ptr(t.c.add(i * t.c_stride + 4 * j)) };
+        }
+    }
+}
+
+/// One k-step: `acc` += lane `P` of each row of A times the row of B at `b`.
+///
+/// # Safety
+/// NR floats at `b` are valid for reads.
+#[inline(always)]
+unsafe fn step<const R: usize, const P: i32>(
+    isa: Neon,
+    acc: &mut [[F32x4; 4]; R],
+    a: &[F32x4; R],
+    b: *const f32,
+) {
+    for j in 0..4 {
+        // SAFETY: vector j of NR / 4.
+        let b = unsafe { F32x4::load_ptr(isa, b.add(4 * j)) };
+        for (row, a) in acc.iter_mut().zip(a) {
+            // SAFETY: the token proves NEON.
+            row[j] = F32x4(unsafe { vfmaq_laneq_f32::<P>(row[j].0, b.0, a.0) });
+        }
     }
 }
 

@@ -155,7 +155,8 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     fn round(self) -> Self {
-        Self(self.0.round_ties_even())
+        // Through integers on SSE2, which have no -0: the sign is put back.
+        Self(self.0.round_ties_even() | (self.0 & f32x4::splat(-0.0)))
     }
 
     #[inline(always)]

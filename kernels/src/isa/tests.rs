@@ -1,0 +1,309 @@
+//! The contract of [`Isa`] and [`Vector`], one body per clause, run on every backend of this CPU and
+//! compared bit by bit with scalar arithmetic.
+
+use super::{A_STRIDE, Isa, Tile, Vector};
+use crate::{Backend, Kernel};
+
+/// Makes a test of a body generic over the instruction set: a kernel, so that the table of backends
+/// runs it on each of them.
+macro_rules! on_every_backend {
+    ($(fn $name:ident<$I:ident>($isa:ident) $body:block)*) => {$(
+        #[test]
+        fn $name() {
+            struct Body;
+            impl Kernel for Body {
+                type Output = ();
+                fn reference(self) {}
+                fn eval<$I: Isa>(self, $isa: $I) {
+                    $isa.run(#[inline(always)] || $body)
+                }
+            }
+            assert!(Backend::available().contains(&Backend::PORTABLE));
+            for backend in Backend::available() {
+                backend.run(Body);
+            }
+        }
+    )*};
+}
+
+/// Every kind of float: zeros, denormals, ties, the ends of the i32 and f32 ranges, infinities, NaN.
+const SPECIAL: [f32; 32] = [
+    0.0,
+    -0.0,
+    f32::from_bits(1),
+    -f32::from_bits(0x007f_ffff),
+    f32::MIN_POSITIVE,
+    -1.5e-30,
+    0.25,
+    -0.5,
+    0.500_000_06,
+    1.0,
+    -1.0,
+    1.5,
+    -1.5,
+    2.5,
+    -3.5,
+    7.123_456,
+    -100.0,
+    12_345.678,
+    8_388_607.5,
+    -8_388_608.0,
+    16_777_217.0,
+    1e9,
+    2_147_483_500.0,
+    -2_147_483_600.0,
+    3e9,
+    -1e20,
+    1e38,
+    f32::MAX,
+    -f32::MAX,
+    f32::INFINITY,
+    -f32::INFINITY,
+    f32::NAN,
+];
+
+/// The `i`-th of a fixed sequence without pattern, in [-1, 1).
+fn noise(i: usize) -> f32 {
+    let hash = (i as u32 ^ 0x9e37_79b9).wrapping_mul(0x85eb_ca6b);
+    let hash = (hash ^ (hash >> 15)).wrapping_mul(0xc2b2_ae35);
+    ((hash ^ (hash >> 13)) >> 8) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// All pairs of [`SPECIAL`] with another or with noise, one vector at a time.
+fn pairs(lanes: usize) -> impl Iterator<Item = (Vec<f32>, Vec<f32>)> {
+    let firsts: Vec<f32> = SPECIAL.into_iter().chain((0..32).map(noise)).collect();
+    (0..firsts.len()).flat_map(move |shift| {
+        let seconds: Vec<f32> = (0..firsts.len()).map(|i| firsts[(i + shift) % firsts.len()]).collect();
+        let vectors = firsts.chunks_exact(lanes).zip(seconds.chunks_exact(lanes));
+        vectors.map(|(a, b)| (a.to_vec(), b.to_vec())).collect::<Vec<_>>()
+    })
+}
+
+fn lanes<I: Isa>(v: I::V) -> Vec<f32> {
+    let mut out = vec![0.0; I::V::LANES];
+    v.store(&mut out);
+    out
+}
+
+/// Asserts that `got` is `want` bit by bit, where any NaN is as good as another if `any_nan`.
+#[track_caller]
+fn assert_lanes<I: Isa>(got: I::V, want: impl Iterator<Item = f32>, any_nan: bool, case: &str) {
+    let (got, want) = (lanes::<I>(got), want.collect::<Vec<_>>());
+    assert_eq!(got.len(), want.len());
+    let same = |g: f32, w: f32| g.to_bits() == w.to_bits() || any_nan && g.is_nan() && w.is_nan();
+    let all = got.iter().zip(&want).all(|(&g, &w)| same(g, w));
+    assert!(all, "{} {case}: got {got:?}, expected {want:?}", I::NAME);
+}
+
+/// Compares an expression over vectors with the same over their lanes, for all [`pairs`].
+macro_rules! compare {
+    ($I:ident, $isa:ident, $any_nan:literal, |$a:ident, $b:ident| $vector:expr, $scalar:expr) => {
+        for (x, y) in pairs($I::V::LANES) {
+            let got = {
+                let ($a, $b) = ($I::V::load($isa, &x), $I::V::load($isa, &y));
+                $vector
+            };
+            let want = x.iter().zip(&y).map(|(&$a, &$b)| $scalar);
+            assert_lanes::<$I>(got, want, $any_nan, &format!("{} of {x:?}, {y:?}", stringify!($vector)));
+        }
+    };
+}
+
+/// The float whose bits are `f` of the bits of `a` and `b`.
+fn bits(a: f32, b: f32, f: impl Fn(u32, u32) -> u32) -> f32 {
+    f32::from_bits(f(a.to_bits(), b.to_bits()))
+}
+
+/// `a * b + c` as [`Vector::mul_add`] rounds it.
+fn mul_add<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
+    if I::V::FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+on_every_backend! {
+    fn the_tile_fits_the_vectors<I>(isa) {
+        assert_eq!(I::detect().map(|_| isa.run(|| I::NAME)), Some(I::NAME));
+        assert!(I::MR >= 1 && I::NR % (2 * I::V::LANES) == 0);
+    }
+
+    fn arithmetic<I>(isa) {
+        compare!(I, isa, true, |a, b| a + b, a + b);
+        compare!(I, isa, true, |a, b| a - b, a - b);
+        compare!(I, isa, true, |a, b| a * b, a * b);
+        compare!(I, isa, true, |a, b| a / b, a / b);
+        compare!(I, isa, true, |a, b| a.mul_add(b, a), mul_add::<I>(a, b, a));
+        compare!(I, isa, true, |a, b| b.mul_add(b, a), mul_add::<I>(b, b, a));
+        compare!(I, isa, true, |a, _b| a.sqrt(), a.sqrt());
+        compare!(I, isa, true, |a, _b| a.round(), a.round_ties_even());
+        compare!(I, isa, false, |a, _b| -a, bits(a, a, |a, _| a ^ 0x8000_0000));
+        compare!(I, isa, false, |a, _b| a.abs(), bits(a, a, |a, _| a & 0x7fff_ffff));
+    }
+
+    fn a_fused_product_rounds_once<I>(isa) {
+        // (1 + e)^2 - (1 + 2e) = e^2, which a rounded product loses.
+        let x = 1.0 + f32::EPSILON;
+        let c = -(1.0 + 2.0 * f32::EPSILON);
+        let got = I::V::splat(isa, x).mul_add(I::V::splat(isa, x), I::V::splat(isa, c));
+        let want = if I::V::FUSED { f32::EPSILON * f32::EPSILON } else { 0.0 };
+        assert_eq!(lanes::<I>(got), vec![want; I::V::LANES], "{}", I::NAME);
+    }
+
+    fn comparisons_and_choices<I>(isa) {
+        let (yes, no) = (I::V::splat(isa, 1.0), I::V::splat(isa, -0.0));
+        let choice = |c: bool| if c { 1.0 } else { -0.0 };
+        compare!(I, isa, false, |a, b| yes.select(a.lt(b), no), choice(a < b));
+        compare!(I, isa, false, |a, b| yes.select(a.le(b), no), choice(a <= b));
+        compare!(I, isa, false, |a, b| yes.select(a.eq(b), no), choice(a == b));
+        compare!(I, isa, false, |a, b| a.select(a.lt(b), b), if a < b { a } else { b });
+        compare!(I, isa, false, |a, b| a.min(b), if a < b { a } else { b });
+        compare!(I, isa, false, |a, b| a.max(b), if a > b { a } else { b });
+        for lane in 0..I::V::LANES {
+            let mut x = vec![0.0; I::V::LANES];
+            assert!(!I::V::any(I::V::load(isa, &x).lt(no)), "{}", I::NAME);
+            x[lane] = -1.0;
+            assert!(I::V::any(I::V::load(isa, &x).lt(no)), "{} lane {lane}", I::NAME);
+        }
+    }
+
+    fn bit_operations<I>(isa) {
+        compare!(I, isa, false, |a, b| a.and_bits(b), bits(a, b, |a, b| a & b));
+        compare!(I, isa, false, |a, b| a.or_bits(b), bits(a, b, |a, b| a | b));
+        compare!(I, isa, false, |a, b| a.xor_bits(b), bits(a, b, |a, b| a ^ b));
+        compare!(I, isa, false, |a, b| a.add_bits(b), bits(a, b, u32::wrapping_add));
+        compare!(I, isa, false, |a, b| a.sub_bits(b), bits(a, b, u32::wrapping_sub));
+        compare!(I, isa, false, |a, _b| a.shl_bits::<1>(), bits(a, a, |a, _| a << 1));
+        compare!(I, isa, false, |a, _b| a.shl_bits::<23>(), bits(a, a, |a, _| a << 23));
+        compare!(I, isa, false, |a, _b| a.shr_bits::<1>(), bits(a, a, |a, _| a >> 1));
+        compare!(I, isa, false, |a, _b| a.shr_bits::<23>(), bits(a, a, |a, _| a >> 23));
+        compare!(I, isa, false, |a, b| b.select(a.eq(a), I::V::splat_bits(isa, 0x1234_5678)),
+            if a.is_nan() { f32::from_bits(0x1234_5678) } else { b });
+    }
+
+    fn conversions<I>(isa) {
+        compare!(I, isa, false, |a, _b| a.int_to_float(), a.to_bits().cast_signed() as f32);
+        // Out of range is unspecified: let those lanes be zero.
+        let bound = I::V::splat(isa, 2_147_483_600.0);
+        let zero = I::V::splat(isa, 0.0);
+        compare!(I, isa, false, |a, _b| a.select(a.abs().lt(bound), zero).float_to_int(), {
+            let inside = if a.abs() < 2_147_483_600.0 { a } else { 0.0 };
+            f32::from_bits((inside.round_ties_even() as i32).cast_unsigned())
+        });
+    }
+
+    fn scaling_by_powers_of_two<I>(isa) {
+        // From 1 up every result rounds once; below, the products with n >= 0 are exact until they
+        // overflow.
+        let values = [1.0, -1.999_999_9, 1.5, 1.000_000_1, 3.0e10, f32::MAX, 0.0, -0.0, f32::INFINITY, f32::NAN];
+        let small = [f32::from_bits(1), -f32::from_bits(0x007f_fff1), f32::MIN_POSITIVE, -0.3];
+        for n in -252..=252 {
+            for &x in values.iter().chain(small.iter().filter(|_| n >= 0)) {
+                let got = I::V::splat(isa, x).scale_by_pow2(isa, I::V::splat(isa, n as f32));
+                let want = (f64::from(x) * 2f64.powi(n)) as f32;
+                let want = core::iter::repeat_n(want, I::V::LANES);
+                assert_lanes::<I>(got, want, true, &format!("{x:e} * 2^{n}"));
+            }
+        }
+    }
+
+    fn lanes_exchanged_and_reduced<I>(isa) {
+        for start in 0..50 {
+            let x: Vec<f32> = (0..I::V::LANES).map(|i| (noise(start + i) * 64.0).round()).collect();
+            let v = I::V::load(isa, &x);
+            let swapped = (0..x.len()).map(|i| x[i ^ 1]);
+            assert_lanes::<I>(v.swap_pairs(), swapped, false, "swap_pairs");
+            assert_eq!(v.sum(), x.iter().sum::<f32>(), "{} sum of {x:?}", I::NAME);
+            let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(v.maximum(), largest, "{} maximum of {x:?}", I::NAME);
+        }
+    }
+
+    fn whole_and_partial_loads_and_stores<I>(isa) {
+        let lanes = I::V::LANES;
+        let data: Vec<f32> = (0..3 * lanes).map(noise).collect();
+        for start in 0..lanes {
+            let at = &data[start..];
+            assert_lanes::<I>(I::V::load(isa, at), at[..lanes].iter().copied(), false, "load");
+            for n in 0..=lanes + 1 {
+                let read = I::V::load_partial(isa, &at[..n], 7.0);
+                let want = (0..lanes).map(|i| if i < n { at[i] } else { 7.0 });
+                assert_lanes::<I>(read, want, false, &format!("load_partial of {n}"));
+
+                let mut out = vec![9.0; 3 * lanes];
+                read.store_partial(&mut out[start..start + n]);
+                for (i, &x) in out.iter().enumerate() {
+                    let stored = (start..start + n.min(lanes)).contains(&i);
+                    let want = if stored { at[i - start] } else { 9.0 };
+                    assert_eq!(x, want, "{} store_partial of {n} at {start}, element {i}", I::NAME);
+                }
+            }
+        }
+    }
+
+    fn transposition<I>(isa) {
+        let lanes = I::V::LANES;
+        let (from, to) = (lanes + 3, lanes + 1);
+        let src: Vec<f32> = (0..lanes * from).map(noise).collect();
+        let mut dst = vec![9.0; lanes * to];
+        // SAFETY: both hold `lanes` rows of at least `lanes` floats at these strides.
+        unsafe { isa.transpose(src.as_ptr(), from, dst.as_mut_ptr(), to) };
+        for (i, row) in dst.chunks(to).enumerate() {
+            assert_eq!(row[lanes], 9.0, "{} wrote past row {i}", I::NAME);
+            for j in 0..lanes {
+                assert_eq!(row[j], src[j * from + i], "{} row {i} column {j}", I::NAME);
+            }
+        }
+    }
+
+    fn every_tile_is_one_chain_of_multiply_adds<I>(isa) {
+        for rows in 1..=I::MR {
+            for k in (0..=20).chain(255..=257) {
+                for packed in [true, false] {
+                    for accumulate in [true, false] {
+                        check_tile(isa, rows, k, if packed { I::NR } else { I::NR + 3 }, accumulate);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Compares a tile with the chains of its contract. Everything that it must not use is NaN.
+#[inline(always)]
+fn check_tile<I: Isa>(isa: I, rows: usize, k: usize, b_stride: usize, accumulate: bool) {
+    let c_stride = I::NR + 5;
+    let mut a = vec![f32::NAN; (rows - 1) * A_STRIDE + k];
+    for i in 0..rows {
+        for p in 0..k {
+            a[i * A_STRIDE + p] = noise(i * 1000 + p);
+        }
+    }
+    let mut b = vec![f32::NAN; k * b_stride];
+    let mut c = vec![f32::NAN; rows * c_stride];
+    for (p, row) in b.chunks_mut(b_stride).enumerate() {
+        row[..I::NR].iter_mut().enumerate().for_each(|(j, x)| *x = noise(7777 + p * 100 + j));
+    }
+    if accumulate {
+        for (i, row) in c.chunks_mut(c_stride).enumerate() {
+            row[..I::NR].iter_mut().enumerate().for_each(|(j, x)| *x = noise(i * 50 + j));
+        }
+    }
+    let before = c.clone();
+    let (a_at, b_at, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+    let prefetch = core::ptr::null(); // any address may be asked for
+    let tile = Tile { rows, k, a: a_at, b: b_at, b_stride, c: c_at, c_stride, accumulate, prefetch };
+    // SAFETY: A has `rows` rows of `k`, B `k` rows and C `rows` rows of at least NR, at these strides.
+    unsafe { isa.gemm_tile(tile) };
+    for i in 0..rows {
+        for j in 0..c_stride {
+            let (at, mut want) = (i * c_stride + j, f32::NAN);
+            if j < I::NR {
+                let start = if accumulate { before[at] } else { 0.0 };
+                want =
+                    (0..k).fold(start, |sum, p| mul_add::<I>(a[i * A_STRIDE + p], b[p * b_stride + j], sum));
+            }
+            let same = c[at].to_bits() == want.to_bits();
+            let case =
+                format!("{} rows {rows}, k {k}, b_stride {b_stride}, accumulate {accumulate}", I::NAME);
+            assert!(same, "{case}: C[{i}, {j}] is {}, expected {want}", c[at]);
+        }
+    }
+}
