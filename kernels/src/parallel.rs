@@ -51,11 +51,17 @@ fn split<const D: usize, T: Send>(
     }
     let mid = n.div_ceil(grain) / 2 * grain;
     let (low, high) = view.split_at(0, mid);
+    join(|| split(start, low, grain, f), || split(start + mid, high, grain, f));
+}
+
+/// Calls both, at the same time if a thread of the pool is idle.
+#[inline]
+pub(crate) fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     #[cfg(feature = "rayon")]
     if threads() > 1 {
-        rayon::join(|| split(start, low, grain, f), || split(start + mid, high, grain, f));
+        rayon::join(a, b);
         return;
     }
-    split(start, low, grain, f);
-    split(start + mid, high, grain, f);
+    a();
+    b();
 }

@@ -352,3 +352,36 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
         unsafe { *self.ptr.add(offset) = value }
     }
 }
+
+impl<'a, T> View<'a, 2, T> {
+    /// The rows, from the first on.
+    ///
+    /// # Panics
+    /// If [`has_unit_rows`](Self::has_unit_rows) is false.
+    #[inline(always)]
+    pub fn rows(self) -> impl Iterator<Item = &'a [T]> {
+        (0..self.shape[0]).map(
+            #[inline(always)]
+            move |i| self.row([i, 0]),
+        )
+    }
+}
+
+impl<'a, T> ViewMut<'a, 2, T> {
+    /// The rows, from the first on.
+    ///
+    /// # Panics
+    /// If [`has_unit_rows`](Self::has_unit_rows) is false.
+    #[inline(always)]
+    pub fn into_rows(self) -> impl Iterator<Item = &'a mut [T]> {
+        (0..self.shape[0]).map(
+            #[inline(always)]
+            move |i| {
+                let (start, n) = self.row_span([i, 0]);
+                // SAFETY: as in `View::row`; the view is given up, each row is named once, and rows
+                // share no element.
+                unsafe { core::slice::from_raw_parts_mut(self.ptr.wrapping_add(start), n) }
+            },
+        )
+    }
+}

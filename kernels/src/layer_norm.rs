@@ -1,0 +1,291 @@
+//! Layer normalisation of rows (Ba, Kiros, Hinton 2016, arXiv:1607.06450).
+//!
+//! ```text
+//! y = (x - mean) / sqrt(var + eps) * weight + bias,  mean = sum(x) / n,  var = sum((x - mean)^2) / n
+//! ```
+//!
+//! `sum(x^2) / n - mean^2` loses all digits where the mean is large against sigma, so the row is
+//! centred first; but on a pivot, the mean of its first elements, which then needs no pass of its own:
+//!
+//! ```text
+//! p = mean of the first 64 elements
+//! pass 1   d = sum(x - p) / n,  s = sum((x - p)^2) / n         mean = p + d, var = s - d^2
+//!          if d^2 > s / 4: p += d, and pass 1 again            first elements unlike the others
+//! pass 2   y = ((x - p) r - d r) weight + bias,  r = 1 / sqrt(s - d^2 + eps)
+//! ```
+//!
+//! This is the corrected two-pass algorithm of Chan, Golub and LeVeque (The American Statistician
+//! 37, 1983), whose d removes what the pivot is off by. With d^2 <= s / 4 the difference s - d^2
+//! loses at most a factor of 4/3, so the error does not grow with mean / sigma.
+//!
+//! Pass 1 of each row runs within pass 2 of the row before: pass 2 waits for stores and pass 1 for
+//! its sums, and together they take hardly longer than pass 2 alone.
+
+use crate::backend::Kernel;
+use crate::error::Error;
+use crate::isa::lanes::{GROUPS, Row, accumulators, map, read, sum, total};
+use crate::isa::{Isa, Vector};
+use crate::residual::{IN_RANGE, Input};
+use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
+use crate::scratch;
+use crate::view::ViewMut;
+
+/// y = (x - mean) / sqrt(variance + eps) * weight + bias, for each row.
+///
+/// With a `residual`, first residual += x, rounded once and written back, and y is of the
+/// residual's row.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is
+/// negative or NaN.
+///
+/// # Numerics
+/// With u = 2^-24 and z = y before weight and bias, the error of y is at most
+/// u ((n / 10 + 24) (1 + |z|) |weight| + 2 |y| + 2 |bias|), whatever the ratio of mean to sigma.
+/// A row with NaN or Inf in it is NaN.
+///
+/// ```
+/// use tilewright_kernels::{Backend, LayerNorm, Rows, View, ViewMut};
+/// let (x, mut y) = ([1., 3., 10., 30.], [0.; 4]);
+/// let rows = Rows::Into(View::new(&x, [2, 2])?, ViewMut::new(&mut y, [2, 2])?);
+/// Backend::best().run(LayerNorm { rows, residual: None, weight: None, bias: Some(&[0., 5.]), eps: 0. })?;
+/// assert_eq!(y, [-1., 6., -1., 6.]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LayerNorm<'a> {
+    /// x and y, \[rows, n\].
+    pub rows: Rows<'a>,
+    /// Added to x before it is normalised, and replaced by that sum, \[rows, n\].
+    pub residual: Option<ViewMut<'a, 2>>,
+    /// \[n\]; none is ones.
+    pub weight: Option<&'a [f32]>,
+    /// \[n\]; none is zeros.
+    pub bias: Option<&'a [f32]>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// Elements whose mean is the pivot: one step of the widest vectors, so that it comes cheaply, and
+/// enough that outliers among them seldom move it by half a sigma.
+const PIVOT: usize = 64;
+
+impl Kernel for LayerNorm<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(self) -> Self::Output {
+        let Self { rows, residual, weight, bias, eps } = self;
+        let input = Input { rows, residual };
+        check(&input, weight, bias, eps)?;
+        for mut row in input.into_iter() {
+            define(&mut row, weight, bias, eps);
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        let Self { rows, residual, weight, bias, eps } = self;
+        let input = Input { rows, residual };
+        let [_, n] = check(&input, weight, bias, eps)?;
+        // Weights of 1 and biases of 0 stand in for absent ones: the loads are free beside the stores.
+        scratch::with(2 * n, |spare| {
+            let (ones, zeros) = spare.split_at_mut(n);
+            let weight = weight.unwrap_or_else(|| {
+                ones.fill(1.0);
+                ones
+            });
+            let bias = bias.unwrap_or_else(|| {
+                zeros.fill(0.0);
+                zeros
+            });
+            rows::run(isa, Affine { input, weight, bias, eps });
+        });
+        Ok(())
+    }
+}
+
+fn check(
+    input: &Input<'_>,
+    weight: Option<&[f32]>,
+    bias: Option<&[f32]>,
+    eps: f32,
+) -> Result<[usize; 2], Error> {
+    let shape = input.check("LayerNorm.rows", "LayerNorm.residual")?;
+    expect_columns("LayerNorm.weight", weight, shape[1])?;
+    expect_columns("LayerNorm.bias", bias, shape[1])?;
+    expect_eps("LayerNorm.eps", eps)?;
+    Ok(shape)
+}
+
+/// The definition, of one row.
+#[cold]
+#[inline(never)]
+fn define(row: &mut Row<'_>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
+    let n = row.input().len() as f64;
+    let mean = row.input().iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let variance = row.input().iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    let sigma = (variance + f64::from(eps)).sqrt();
+    for j in 0..row.input().len() {
+        let z = (f64::from(row.input()[j]) - mean) / sigma;
+        let weight = weight.map_or(1.0, |w| f64::from(w[j]));
+        let bias = bias.map_or(0.0, |b| f64::from(b[j]));
+        row.output()[j] = (z * weight + bias) as f32;
+    }
+}
+
+/// A checked layer norm with all its parameters.
+struct Affine<'a> {
+    input: Input<'a>,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+}
+
+impl RowKernel for Affine<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.input.rows.shape()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let Self { input, weight, bias, eps } = self;
+        let (low, high) = input.split_at(mid);
+        (Self { input: low, weight, bias, eps }, Self { input: high, weight, bias, eps })
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { input, weight, bias, eps } = self;
+        let mut rows = input.into_iter();
+        let Some(mut row) = rows.next() else { return };
+        let mut moments = Moments::of(isa, row.input(), pivot(isa, row.input()));
+        loop {
+            let next = rows.next();
+            // After the last row, the weight is taken for a row: it has the right length.
+            let next_input = next.as_ref().map_or(weight, Row::input);
+            moments = moments.centred(isa, row.input());
+            let square = moments.variance() + eps;
+            moments = if IN_RANGE.contains(&square) {
+                write(isa, &mut row, weight, bias, moments, 1.0 / square.sqrt(), next_input)
+            } else {
+                define(&mut row, Some(weight), Some(bias), eps);
+                Moments::of(isa, next_input, pivot(isa, next_input))
+            };
+            match next {
+                Some(next) => row = next,
+                None => return,
+            }
+        }
+    }
+}
+
+/// The mean of the first elements.
+#[inline(always)]
+fn pivot<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let first = &x[..x.len().min(PIVOT)];
+    let sum = sum(
+        isa,
+        first,
+        0.0,
+        #[inline(always)]
+        |x| x,
+    );
+    sum / first.len() as f32
+}
+
+/// Of a row: p, d and s.
+#[derive(Clone, Copy)]
+struct Moments {
+    pivot: f32,
+    mean: f32,
+    square: f32,
+}
+
+impl Moments {
+    /// Pass 1 by itself.
+    #[inline(always)]
+    fn of<I: Isa>(isa: I, x: &[f32], pivot: f32) -> Self {
+        let mut sums = Sums::new(isa, pivot);
+        read(
+            isa,
+            [x],
+            pivot,
+            #[inline(always)]
+            |g, [x]| sums.add(g, x),
+        );
+        sums.moments(x.len())
+    }
+
+    /// These, if the pivot was near enough to the mean, or else those around the mean.
+    #[inline(always)]
+    fn centred<I: Isa>(self, isa: I, x: &[f32]) -> Self {
+        if 4.0 * self.mean * self.mean <= self.square {
+            return self;
+        }
+        Self::of(isa, x, self.pivot + self.mean)
+    }
+
+    /// s - d^2, which rounding could leave below 0 where all elements are equal.
+    #[inline(always)]
+    fn variance(self) -> f32 {
+        (self.square - self.mean * self.mean).max(0.0)
+    }
+}
+
+/// The sums of pass 1 under way.
+struct Sums<I: Isa> {
+    pivot: f32,
+    center: I::V,
+    sums: [I::V; GROUPS],
+    squares: [I::V; GROUPS],
+}
+
+impl<I: Isa> Sums<I> {
+    #[inline(always)]
+    fn new(isa: I, pivot: f32) -> Self {
+        let zero = accumulators(isa, 0.0);
+        Self { pivot, center: I::V::splat(isa, pivot), sums: zero, squares: zero }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, group: usize, x: I::V) {
+        let c = x - self.center;
+        self.sums[group] = self.sums[group] + c;
+        self.squares[group] = c.mul_add(c, self.squares[group]);
+    }
+
+    #[inline(always)]
+    fn moments(self, n: usize) -> Moments {
+        let n = n as f32;
+        Moments { pivot: self.pivot, mean: total::<I>(self.sums) / n, square: total::<I>(self.squares) / n }
+    }
+}
+
+/// Pass 2 of `row`, whose moments are known, and pass 1 of `next`.
+#[inline(always)]
+fn write<I: Isa>(
+    isa: I,
+    row: &mut Row<'_>,
+    weight: &[f32],
+    bias: &[f32],
+    moments: Moments,
+    r: f32,
+    next: &[f32],
+) -> Moments {
+    let center = I::V::splat(isa, moments.pivot);
+    let (scale, shift) = (I::V::splat(isa, r), I::V::splat(isa, -moments.mean * r));
+    let pivot = pivot(isa, next);
+    let mut sums = Sums::new(isa, pivot);
+    map(
+        isa,
+        row,
+        [weight, bias, next],
+        // Past the end, only the sums count: there, the next row's elements are its pivot.
+        pivot,
+        #[inline(always)]
+        |g, x, [weight, bias, next]| {
+            sums.add(g, next);
+            (x - center).mul_add(scale, shift).mul_add(weight, bias)
+        },
+    );
+    sums.moments(next.len())
+}

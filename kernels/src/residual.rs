@@ -1,0 +1,56 @@
+//! The input of a norm: rows, or rows added to a residual.
+
+use crate::error::{Error, expect_shape};
+use crate::isa::lanes::Row;
+use crate::rows::{Rows, expect_unit_rows};
+use crate::view::ViewMut;
+use core::ops::RangeInclusive;
+
+/// Where the square of a norm's divisor must lie for f32 to have carried it: sums overflow above
+/// (elements beyond 1e18; Inf, NaN), and below, squares are denormal before their sum is. A row
+/// outside is computed by the definition.
+pub(crate) const IN_RANGE: RangeInclusive<f32> = 1e-28..=f32::MAX;
+
+/// Rows and, if there is one, the residual that gains them.
+#[derive(Debug)]
+pub(crate) struct Input<'a> {
+    pub(crate) rows: Rows<'a>,
+    pub(crate) residual: Option<ViewMut<'a, 2>>,
+}
+
+impl<'a> Input<'a> {
+    /// Refuses what [`Rows::check`] does, and a residual of another shape or with rows that are not
+    /// contiguous; returns the shape.
+    pub(crate) fn check(&self, rows: &'static str, residual: &'static str) -> Result<[usize; 2], Error> {
+        let shape = self.rows.check(rows)?;
+        if let Some(view) = &self.residual {
+            expect_unit_rows(residual, view.has_unit_rows(), view.strides())?;
+            expect_shape(residual, &view.shape(), &shape)?;
+        }
+        Ok(shape)
+    }
+
+    /// The rows before `mid` and those from it on.
+    pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.rows.split_at(mid);
+        let (low_residual, high_residual) = self.residual.map(|view| view.split_at(0, mid)).unzip();
+        (Self { rows: low, residual: low_residual }, Self { rows: high, residual: high_residual })
+    }
+
+    /// What the norm reads and writes, one row after the other: each is added to the residual when
+    /// it is taken.
+    #[inline(always)]
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = Row<'a>> {
+        let mut residual = self.residual.map(ViewMut::into_rows);
+        self.rows.into_iter().map(
+            #[inline(always)]
+            move |row| {
+                let Some(sum) = residual.as_mut().and_then(Iterator::next) else { return row };
+                for (h, &x) in sum.iter_mut().zip(row.input()) {
+                    *h += x;
+                }
+                Row::Into(sum, row.into_output())
+            },
+        )
+    }
+}

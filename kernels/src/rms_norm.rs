@@ -1,0 +1,177 @@
+//! Root-mean-square normalisation of rows (Zhang, Sennrich 2019, arXiv:1910.07467).
+//!
+//! ```text
+//! y = x r weight,  r = 1 / sqrt(sum(x^2) / n + eps)
+//! ```
+//!
+//! Each row's sum of squares is formed while the row before it is written: writing waits for stores
+//! and the sum for its additions, and together they take hardly longer than the writing alone.
+
+use crate::backend::Kernel;
+use crate::error::Error;
+use crate::isa::lanes::{Row, accumulators, map, read, total};
+use crate::isa::{Isa, Vector};
+use crate::residual::{IN_RANGE, Input};
+use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
+use crate::scratch;
+use crate::view::ViewMut;
+
+/// y = x / sqrt(mean of x^2 + eps) * weight, for each row.
+///
+/// With a `residual`, first residual += x, rounded once and written back, and y is of the
+/// residual's row.
+///
+/// # Errors
+/// As [`LayerNorm`].
+///
+/// # Numerics
+/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row with NaN in it is NaN; in a row
+/// with Inf in it, Inf becomes NaN and what is finite 0.
+///
+/// ```
+/// use tilewright_kernels::{Backend, RmsNorm, Rows, ViewMut};
+/// let (mut x, mut residual) = ([1., 3.], [1., -1.]);
+/// Backend::best().run(RmsNorm {
+///     rows: Rows::InPlace(ViewMut::new(&mut x, [1, 2])?),
+///     residual: Some(ViewMut::new(&mut residual, [1, 2])?),
+///     weight: Some(&[10., 20.]),
+///     eps: 0.,
+/// })?;
+/// assert_eq!((x, residual), ([10., 20.], [2., 2.]));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct RmsNorm<'a> {
+    /// x and y, \[rows, n\].
+    pub rows: Rows<'a>,
+    /// Added to x before it is normalised, and replaced by that sum, \[rows, n\].
+    pub residual: Option<ViewMut<'a, 2>>,
+    /// \[n\]; none is ones.
+    pub weight: Option<&'a [f32]>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
+impl Kernel for RmsNorm<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(self) -> Self::Output {
+        let Self { rows, residual, weight, eps } = self;
+        let input = Input { rows, residual };
+        check(&input, weight, eps)?;
+        for mut row in input.into_iter() {
+            define(&mut row, weight, eps);
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        let Self { rows, residual, weight, eps } = self;
+        let input = Input { rows, residual };
+        let [_, n] = check(&input, weight, eps)?;
+        // Weights of 1 stand in for absent ones: their load is free beside the store.
+        scratch::with(n, |ones| {
+            let weight = weight.unwrap_or_else(|| {
+                ones.fill(1.0);
+                ones
+            });
+            rows::run(isa, Weighted { input, weight, eps });
+        });
+        Ok(())
+    }
+}
+
+fn check(input: &Input<'_>, weight: Option<&[f32]>, eps: f32) -> Result<[usize; 2], Error> {
+    let shape = input.check("RmsNorm.rows", "RmsNorm.residual")?;
+    expect_columns("RmsNorm.weight", weight, shape[1])?;
+    expect_eps("RmsNorm.eps", eps)?;
+    Ok(shape)
+}
+
+/// The definition, of one row.
+#[cold]
+#[inline(never)]
+fn define(row: &mut Row<'_>, weight: Option<&[f32]>, eps: f32) {
+    let n = row.input().len() as f64;
+    let square = row.input().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
+    let r = 1.0 / (square + f64::from(eps)).sqrt();
+    for j in 0..row.input().len() {
+        let weight = weight.map_or(1.0, |w| f64::from(w[j]));
+        row.output()[j] = (f64::from(row.input()[j]) * r * weight) as f32;
+    }
+}
+
+/// A checked RMS norm with its weight.
+struct Weighted<'a> {
+    input: Input<'a>,
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl RowKernel for Weighted<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.input.rows.shape()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let Self { input, weight, eps } = self;
+        let (low, high) = input.split_at(mid);
+        (Self { input: low, weight, eps }, Self { input: high, weight, eps })
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { input, weight, eps } = self;
+        let mut rows = input.into_iter();
+        let Some(mut row) = rows.next() else { return };
+        let mut squares = sum_of_squares(isa, row.input());
+        loop {
+            let next = rows.next();
+            // After the last row, the weight is taken for a row: it has the right length.
+            let next_input = next.as_ref().map_or(weight, Row::input);
+            let square = squares / weight.len() as f32 + eps;
+            squares = if IN_RANGE.contains(&square) {
+                write(isa, &mut row, weight, 1.0 / square.sqrt(), next_input)
+            } else {
+                define(&mut row, Some(weight), eps);
+                sum_of_squares(isa, next_input)
+            };
+            match next {
+                Some(next) => row = next,
+                None => return,
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let mut acc = accumulators(isa, 0.0);
+    read(
+        isa,
+        [x],
+        0.0,
+        #[inline(always)]
+        |g, [x]| acc[g] = x.mul_add(x, acc[g]),
+    );
+    total::<I>(acc)
+}
+
+/// Writes `row`, and returns the sum of squares of `next`.
+#[inline(always)]
+fn write<I: Isa>(isa: I, row: &mut Row<'_>, weight: &[f32], r: f32, next: &[f32]) -> f32 {
+    let scale = I::V::splat(isa, r);
+    let mut acc = accumulators(isa, 0.0);
+    map(
+        isa,
+        row,
+        [weight, next],
+        0.0,
+        #[inline(always)]
+        |g, x, [weight, next]| {
+            acc[g] = next.mul_add(next, acc[g]);
+            x * scale * weight
+        },
+    );
+    total::<I>(acc)
+}

@@ -1,0 +1,136 @@
+//! What the row kernels share: where rows come from and go to, and how they are split among threads.
+
+use crate::error::{Error, expect_shape};
+use crate::isa::Isa;
+use crate::isa::lanes::Row;
+use crate::parallel;
+use crate::view::{View, ViewMut};
+
+/// The rows that a kernel reads and writes: \[rows, columns\], each row contiguous, any distance
+/// between rows.
+///
+/// ```
+/// use tilewright_kernels::{Activate, Activation, Backend, Rows, View, ViewMut};
+/// let mut x = [-1., 0., 1., 2.];
+/// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 2])?);
+/// Backend::best().run(Activate { rows, activation: Activation::Relu })?;
+/// assert_eq!(x, [0., 0., 1., 2.]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub enum Rows<'a> {
+    /// Each row is replaced by its result.
+    InPlace(ViewMut<'a, 2>),
+    /// Rows of the first are read, the same rows of the second written.
+    Into(View<'a, 2>, ViewMut<'a, 2>),
+}
+
+impl<'a> Rows<'a> {
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        match self {
+            Rows::InPlace(x) => x.shape(),
+            Rows::Into(x, _) => x.shape(),
+        }
+    }
+
+    /// The rows before `mid` and those from it on.
+    ///
+    /// # Panics
+    /// If there are fewer than `mid` rows.
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        match self {
+            Rows::InPlace(x) => {
+                let (low, high) = x.split_at(0, mid);
+                (Rows::InPlace(low), Rows::InPlace(high))
+            }
+            Rows::Into(x, out) => {
+                let (low, high) = out.split_at(0, mid);
+                (Rows::Into(x.slice(0, 0..mid), low), Rows::Into(x.slice(0, mid..x.shape()[0]), high))
+            }
+        }
+    }
+
+    /// Refuses rows that are not contiguous, and outputs of another shape; returns the shape.
+    pub(crate) fn check(&self, what: &'static str) -> Result<[usize; 2], Error> {
+        match self {
+            Rows::InPlace(x) => expect_unit_rows(what, x.has_unit_rows(), x.strides())?,
+            Rows::Into(x, out) => {
+                expect_unit_rows(what, x.has_unit_rows(), x.strides())?;
+                expect_unit_rows(what, out.has_unit_rows(), out.strides())?;
+                expect_shape(what, &out.shape(), &x.shape())?;
+            }
+        }
+        Ok(self.shape())
+    }
+
+    /// The rows, one after the other.
+    #[inline(always)]
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = Row<'a>> {
+        let (x, out) = match self {
+            Rows::InPlace(x) => (None, x),
+            Rows::Into(x, out) => (Some(x), out),
+        };
+        out.into_rows().enumerate().map(
+            #[inline(always)]
+            move |(i, out)| match x {
+                Some(x) => Row::Into(x.row([i, 0]), out),
+                None => Row::InPlace(out),
+            },
+        )
+    }
+}
+
+/// Refuses rows whose elements are not neighbours in memory.
+pub(crate) fn expect_unit_rows(what: &'static str, unit: bool, strides: [usize; 2]) -> Result<(), Error> {
+    if unit {
+        return Ok(());
+    }
+    Err(Error::Invalid { what, why: format!("expected rows with unit stride, found strides {strides:?}") })
+}
+
+/// Refuses a vector over columns that has another length.
+pub(crate) fn expect_columns(what: &'static str, vector: Option<&[f32]>, cols: usize) -> Result<(), Error> {
+    match vector {
+        Some(v) => expect_shape(what, &[v.len()], &[cols]),
+        None => Ok(()),
+    }
+}
+
+/// Refuses an epsilon that is not a number from 0 up.
+pub(crate) fn expect_eps(what: &'static str, eps: f32) -> Result<(), Error> {
+    if eps >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Invalid { what, why: format!("expected a number from 0 up, found {eps}") })
+}
+
+/// A kernel whose rows do not depend on each other.
+pub(crate) trait RowKernel: Sized + Send {
+    /// Rows and columns, the measure of the work.
+    fn shape(&self) -> [usize; 2];
+
+    /// The same kernel on the rows before `mid`, and on those from it on.
+    fn split_at(self, mid: usize) -> (Self, Self);
+
+    /// All rows, one after the other; called inside [`Isa::run`], so `#[inline(always)]`.
+    fn run<I: Isa>(self, isa: I);
+}
+
+/// Elements below which a second thread costs more than it takes over: waking one takes several
+/// microseconds, in which one core normalises about this much.
+const GRAIN: usize = 1 << 16;
+
+/// Runs a checked kernel on the threads of the pool, in pieces of whole rows of at most [`GRAIN`]
+/// elements.
+pub(crate) fn run<I: Isa, K: RowKernel>(isa: I, kernel: K) {
+    let [rows, cols] = kernel.shape();
+    if rows < 2 || rows * cols <= GRAIN || parallel::threads() == 1 {
+        return isa.run(
+            #[inline(always)]
+            || kernel.run(isa),
+        );
+    }
+    let (low, high) = kernel.split_at(rows / 2);
+    parallel::join(|| run(isa, low), || run(isa, high));
+}
