@@ -277,14 +277,14 @@ fn write<I: Isa>(
     let mut sums = Sums::new(isa, pivot);
     map(
         isa,
-        row,
+        [row],
         [weight, bias, next],
         // Past the end, only the sums count: there, the next row's elements are its pivot.
         pivot,
         #[inline(always)]
-        |g, x, [weight, bias, next]| {
+        |g, [x], [weight, bias, next]| {
             sums.add(g, next);
-            (x - center).mul_add(scale, shift).mul_add(weight, bias)
+            [(x - center).mul_add(scale, shift).mul_add(weight, bias)]
         },
     );
     sums.moments(next.len())

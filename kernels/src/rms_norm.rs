@@ -164,13 +164,13 @@ fn write<I: Isa>(isa: I, row: &mut Row<'_>, weight: &[f32], r: f32, next: &[f32]
     let mut acc = accumulators(isa, 0.0);
     map(
         isa,
-        row,
+        [row],
         [weight, next],
         0.0,
         #[inline(always)]
-        |g, x, [weight, next]| {
+        |g, [x], [weight, next]| {
             acc[g] = next.mul_add(next, acc[g]);
-            x * scale * weight
+            [x * scale * weight]
         },
     );
     total::<I>(acc)

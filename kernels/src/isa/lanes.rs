@@ -10,6 +10,7 @@
 //! enters which chain depends only on the row's length: not on threads, rows or alignment.
 
 use super::{Isa, Vector};
+use core::ops::Range;
 
 /// Chains that a reduction keeps apart.
 pub(crate) const GROUPS: usize = 4;
@@ -66,14 +67,31 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Where reading and writing start, and how many elements follow.
+    /// Some of the columns.
     #[inline(always)]
-    fn pointers(&mut self) -> (*const f32, *mut f32, usize) {
+    pub(crate) fn slice(&mut self, range: Range<usize>) -> Row<'_> {
         match self {
-            Row::InPlace(x) => (x.as_mut_ptr().cast_const(), x.as_mut_ptr(), x.len()),
+            Row::InPlace(x) => Row::InPlace(&mut x[range]),
+            Row::Into(x, out) => Row::Into(&x[range.clone()], &mut out[range]),
+        }
+    }
+
+    /// Writes what is read.
+    #[inline(always)]
+    pub(crate) fn copy(&mut self) {
+        if let Row::Into(x, out) = self {
+            out.copy_from_slice(x);
+        }
+    }
+
+    /// Where reading and writing start.
+    #[inline(always)]
+    fn pointers(&mut self) -> (*const f32, *mut f32) {
+        match self {
+            Row::InPlace(x) => (x.as_mut_ptr().cast_const(), x.as_mut_ptr()),
             Row::Into(x, out) => {
-                assert_eq!(x.len(), out.len());
-                (x.as_ptr(), out.as_mut_ptr(), x.len())
+                assert!(x.len() == out.len(), "input and output differ in length");
+                (x.as_ptr(), out.as_mut_ptr())
             }
         }
     }
@@ -149,36 +167,52 @@ pub(crate) fn read<I: Isa, const P: usize>(
     );
 }
 
-/// Replaces or writes each vector of `row` by `f(group, vector, [inputs[0][i..], ..])`; lanes past the
-/// end are `fill` in the row's vector and in those of the inputs, and are not written.
+/// Writes `f(group, [rows[0][i..], ..], [inputs[0][i..], ..])` to the rows, for all vectors; lanes past
+/// the end are `fill` in what `f` sees, and are not written.
 ///
 /// # Panics
-/// If the inputs differ in length from the row.
+/// If the rows and inputs differ in length.
 #[inline(always)]
-pub(crate) fn map<I: Isa, const P: usize>(
+pub(crate) fn map<I: Isa, const R: usize, const P: usize>(
     isa: I,
-    row: &mut Row<'_>,
+    mut rows: [&mut Row<'_>; R],
     inputs: [&[f32]; P],
     fill: f32,
-    mut f: impl FnMut(usize, I::V, [I::V; P]) -> I::V,
+    mut f: impl FnMut(usize, [I::V; R], [I::V; P]) -> [I::V; R],
 ) {
-    let (src, dst, n) = row.pointers();
-    assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the row");
+    let n = rows[0].input().len();
+    let mut pointers = [(core::ptr::null(), core::ptr::null_mut()); R];
+    for (pointers, row) in pointers.iter_mut().zip(&mut rows) {
+        assert!(row.input().len() == n, "rows differ in length");
+        *pointers = row.pointers();
+    }
+    assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the rows");
     walk::<I>(
         n,
         #[inline(always)]
         |group, i, whole| {
             // SAFETY: `walk` says `whole` where i + LANES <= n, the length of every input.
             let inputs = unsafe { load(isa, &inputs, i, whole, fill) };
-            // SAFETY: src and dst are valid for n elements, i + LANES <= n if `whole`, i < n always;
-            // no reference to either lives beyond its expression.
-            unsafe {
-                if whole {
-                    f(group, I::V::load_ptr(isa, src.add(i)), inputs).store_ptr(dst.add(i));
-                } else {
-                    let x = I::V::load_partial(isa, core::slice::from_raw_parts(src.add(i), n - i), fill);
-                    let y = f(group, x, inputs);
-                    y.store_partial(core::slice::from_raw_parts_mut(dst.add(i), n - i));
+            let mut vectors = [I::V::splat(isa, fill); R];
+            for (v, &(src, _)) in vectors.iter_mut().zip(&pointers) {
+                // SAFETY: valid for n elements, i + LANES <= n if `whole`, i < n always; no reference
+                // lives beyond its expression.
+                *v = unsafe {
+                    if whole {
+                        I::V::load_ptr(isa, src.add(i))
+                    } else {
+                        I::V::load_partial(isa, core::slice::from_raw_parts(src.add(i), n - i), fill)
+                    }
+                };
+            }
+            for (v, &(_, dst)) in f(group, vectors, inputs).into_iter().zip(&pointers) {
+                // SAFETY: as above.
+                unsafe {
+                    if whole {
+                        v.store_ptr(dst.add(i));
+                    } else {
+                        v.store_partial(core::slice::from_raw_parts_mut(dst.add(i), n - i));
+                    }
                 }
             }
         },

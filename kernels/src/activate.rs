@@ -1,0 +1,195 @@
+//! Activation functions over rows, and their gated products.
+//!
+//! ```text
+//! Activate  y = f(x)                  f: GELU, SiLU, ReLU, tanh
+//! Gated     y = f(gate) * up          f = SiLU: SwiGLU, f = GELU: GEGLU (Shazeer 2020, arXiv:2002.05202)
+//! ```
+//!
+//! The functions themselves, lane by lane, are those of [`Activation`].
+
+use crate::activation::Activation;
+use crate::backend::Kernel;
+use crate::error::{Error, expect_shape};
+use crate::isa::Isa;
+use crate::isa::lanes::map;
+use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
+use crate::view::{View, ViewMut};
+
+/// y = f(x), for each element.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
+///
+/// # Numerics
+/// Those of the [`Activation`]; an element's result depends on nothing but the element.
+///
+/// ```
+/// use tilewright_kernels::{Activate, Activation, Backend, Rows, ViewMut};
+/// let mut x = [-1., 0., 1.];
+/// let rows = Rows::InPlace(ViewMut::new(&mut x, [1, 3])?);
+/// Backend::best().run(Activate { rows, activation: Activation::Relu })?;
+/// assert_eq!(x, [0., 0., 1.]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Activate<'a> {
+    /// x and y, \[rows, n\].
+    pub rows: Rows<'a>,
+    /// f.
+    pub activation: Activation,
+}
+
+/// y = f(gate) * up, for each element.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
+///
+/// # Numerics
+/// Those of the [`Activation`] and one rounding.
+///
+/// ```
+/// use tilewright_kernels::{Activation, Backend, Gated, View, ViewMut};
+/// let halves = [-1., 2., 10., 20.]; // [gate | up] of one row
+/// let mut y = [0.; 2];
+/// let gated = Gated::halves(View::new(&halves, [1, 4])?, ViewMut::new(&mut y, [1, 2])?, Activation::Relu)?;
+/// Backend::best().run(gated)?;
+/// assert_eq!(y, [0., 40.]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Gated<'a> {
+    /// The gate and y, \[rows, n\].
+    pub gate: Rows<'a>,
+    /// \[rows, n\].
+    pub up: View<'a, 2>,
+    /// f.
+    pub activation: Activation,
+}
+
+impl<'a> Gated<'a> {
+    /// Of rows that hold \[gate | up\], \[rows, 2 n\], into `out`, \[rows, n\].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `x` does not have twice the columns of `out`.
+    pub fn halves(x: View<'a, 2>, out: ViewMut<'a, 2>, activation: Activation) -> Result<Self, Error> {
+        let [rows, n] = out.shape();
+        expect_shape("Gated.x", &x.shape(), &[rows, 2 * n])?;
+        let gate = Rows::Into(x.slice(1, 0..n), out);
+        Ok(Self { gate, up: x.slice(1, n..2 * n), activation })
+    }
+}
+
+impl Kernel for Activate<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(self) -> Self::Output {
+        self.rows.check("Activate.rows")?;
+        for mut row in self.rows.into_iter() {
+            for j in 0..row.input().len() {
+                row.output()[j] = self.activation.definition(f64::from(row.input()[j])) as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        self.rows.check("Activate.rows")?;
+        rows::run(isa, self);
+        Ok(())
+    }
+}
+
+impl Gated<'_> {
+    fn check(&self) -> Result<(), Error> {
+        let shape = self.gate.check("Gated.gate")?;
+        expect_unit_rows("Gated.up", self.up.has_unit_rows(), self.up.strides())?;
+        expect_shape("Gated.up", &self.up.shape(), &shape)
+    }
+}
+
+impl Kernel for Gated<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(self) -> Self::Output {
+        self.check()?;
+        for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
+            for (j, &up) in up.iter().enumerate() {
+                let gate = self.activation.definition(f64::from(row.input()[j]));
+                row.output()[j] = (gate * f64::from(up)) as f32;
+            }
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        self.check()?;
+        rows::run(isa, self);
+        Ok(())
+    }
+}
+
+/// Runs `$body` with `$f` a constant: the choice of function is made outside of the loops.
+macro_rules! for_activation {
+    ($activation:expr, $f:ident => $body:expr) => {
+        for_activation!(@arms $activation, $f => $body, Identity GeluErf GeluTanh Relu Silu Tanh)
+    };
+    (@arms $activation:expr, $f:ident => $body:expr, $($name:ident)*) => {
+        match $activation {
+            $(Activation::$name => {
+                const $f: Activation = Activation::$name;
+                $body
+            })*
+        }
+    };
+}
+
+impl RowKernel for Activate<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.rows.shape()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.rows.split_at(mid);
+        (Self { rows: low, ..self }, Self { rows: high, ..self })
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for_activation!(self.activation, F => for mut row in self.rows.into_iter() {
+            map(
+                isa,
+                [&mut row],
+                [],
+                0.0,
+                #[inline(always)]
+                |_, [x], []| [F.apply(isa, x)],
+            );
+        });
+    }
+}
+
+impl RowKernel for Gated<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.gate.shape()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.gate.split_at(mid);
+        let (low_up, high_up) = (self.up.slice(0, 0..mid), self.up.slice(0, mid..self.up.shape()[0]));
+        (Self { gate: low, up: low_up, ..self }, Self { gate: high, up: high_up, ..self })
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for_activation!(self.activation, F => for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
+            map(
+                isa,
+                [&mut row],
+                [up],
+                0.0,
+                #[inline(always)]
+                |_, [gate], [up]| [F.apply(isa, gate) * up],
+            );
+        });
+    }
+}

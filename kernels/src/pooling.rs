@@ -1,0 +1,253 @@
+//! Sentence embeddings from token states: pooling over ragged sequences, and L2 normalisation.
+//!
+//! ```text
+//! Pool         y[s] = mean of x[offsets[s]..offsets[s + 1]], or its first row (CLS)
+//! L2Normalize  y = x / max(sqrt(sum(x^2)), eps)
+//! ```
+
+use crate::backend::Kernel;
+use crate::error::{Error, expect_shape};
+use crate::isa::lanes::{Row, accumulators, map, read, total};
+use crate::isa::{Isa, Vector};
+use crate::residual::IN_RANGE;
+use crate::rows::{self, RowKernel, Rows, expect_eps, expect_unit_rows};
+use crate::view::{View, ViewMut};
+
+/// What stands for a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The mean of its rows.
+    Mean,
+    /// Its first row, where BERT has \[CLS\].
+    Cls,
+}
+
+/// Pools each sequence of packed rows into one; an empty sequence is zeros.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ or there are not sequences + 1 offsets; [`Error::Invalid`] if
+/// a row is not contiguous, or the offsets do not rise from 0 to the number of tokens.
+///
+/// # Numerics
+/// `Cls` copies. Each column of `Mean` is summed from the first row on: the error is at most
+/// gamma_{length + 1} of the mean magnitude.
+///
+/// ```
+/// use tilewright_kernels::{Backend, Pool, Pooling, View, ViewMut};
+/// let x = [1., 2., 3., 4., 5., 6.]; // two tokens, then one
+/// let mut y = [0.; 4];
+/// Backend::best().run(Pool {
+///     x: View::new(&x, [3, 2])?,
+///     offsets: &[0, 2, 3],
+///     pooling: Pooling::Mean,
+///     out: ViewMut::new(&mut y, [2, 2])?,
+/// })?;
+/// assert_eq!(y, [2., 3., 5., 6.]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Pool<'a> {
+    /// \[tokens, n\], the sequences one after the other.
+    pub x: View<'a, 2>,
+    /// \[sequences + 1\]: where each sequence starts, and where the last one ends.
+    pub offsets: &'a [usize],
+    /// What stands for a sequence.
+    pub pooling: Pooling,
+    /// \[sequences, n\].
+    pub out: ViewMut<'a, 2>,
+}
+
+/// y = x / max(|x|, eps) with the Euclidean norm |x|, for each row.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is
+/// negative or NaN.
+///
+/// # Numerics
+/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row of zeros is zeros if eps > 0. A
+/// row with NaN in it is NaN; in a row with Inf in it, Inf becomes NaN and what is finite 0.
+///
+/// ```
+/// use tilewright_kernels::{Backend, L2Normalize, Rows, ViewMut};
+/// let mut x = [3., 4.];
+/// Backend::best().run(L2Normalize { rows: Rows::InPlace(ViewMut::new(&mut x, [1, 2])?), eps: 1e-12 })?;
+/// assert_eq!(x, [0.6, 0.8]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct L2Normalize<'a> {
+    /// x and y, \[rows, n\].
+    pub rows: Rows<'a>,
+    /// The least divisor.
+    pub eps: f32,
+}
+
+impl Pool<'_> {
+    fn check(&self) -> Result<(), Error> {
+        let ([tokens, n], [sequences, _]) = (self.x.shape(), self.out.shape());
+        expect_unit_rows("Pool.x", self.x.has_unit_rows(), self.x.strides())?;
+        expect_unit_rows("Pool.out", self.out.has_unit_rows(), self.out.strides())?;
+        expect_shape("Pool.out", &self.out.shape(), &[sequences, n])?;
+        expect_shape("Pool.offsets", &[self.offsets.len()], &[sequences + 1])?;
+        let rising = self.offsets.is_sorted();
+        if rising && self.offsets[0] == 0 && self.offsets[sequences] == tokens {
+            return Ok(());
+        }
+        let why = format!("expected offsets that rise from 0 to {tokens}, found {:?}", self.offsets);
+        Err(Error::Invalid { what: "Pool.offsets", why })
+    }
+}
+
+impl Kernel for Pool<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(mut self) -> Self::Output {
+        self.check()?;
+        for (s, pair) in self.offsets.windows(2).enumerate() {
+            for j in 0..self.x.shape()[1] {
+                let column = (pair[0]..pair[1]).map(|t| self.x.get([t, j]));
+                let y = match self.pooling {
+                    _ if pair[0] == pair[1] => 0.0,
+                    Pooling::Mean => (column.map(f64::from).sum::<f64>() / (pair[1] - pair[0]) as f64) as f32,
+                    Pooling::Cls => self.x.get([pair[0], j]),
+                };
+                self.out.set([s, j], y);
+            }
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        self.check()?;
+        rows::run(isa, self);
+        Ok(())
+    }
+}
+
+impl RowKernel for Pool<'_> {
+    /// The rows read, rather than those written, are the work.
+    fn shape(&self) -> [usize; 2] {
+        let [sequences, n] = self.out.shape();
+        let tokens = match self.pooling {
+            Pooling::Mean => self.offsets[sequences] - self.offsets[0],
+            Pooling::Cls => sequences,
+        };
+        [sequences, n * tokens.div_ceil(sequences.max(1))]
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.out.split_at(0, mid);
+        let (low_offsets, high_offsets) = (&self.offsets[..=mid], &self.offsets[mid..]);
+        (Self { offsets: low_offsets, out: low, ..self }, Self { offsets: high_offsets, out: high, ..self })
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for (pair, out) in self.offsets.windows(2).zip(self.out.into_rows()) {
+            if pair[0] == pair[1] {
+                out.fill(0.0);
+                continue;
+            }
+            out.copy_from_slice(self.x.row([pair[0], 0]));
+            if self.pooling == Pooling::Cls {
+                continue;
+            }
+            let out = &mut Row::InPlace(out);
+            for t in pair[0] + 1..pair[1] {
+                map(
+                    isa,
+                    [&mut *out],
+                    [self.x.row([t, 0])],
+                    0.0,
+                    #[inline(always)]
+                    |_, [sum], [x]| [sum + x],
+                );
+            }
+            let length = I::V::splat(isa, (pair[1] - pair[0]) as f32);
+            map(
+                isa,
+                [out],
+                [],
+                0.0,
+                #[inline(always)]
+                |_, [sum], []| [sum / length],
+            );
+        }
+    }
+}
+
+impl L2Normalize<'_> {
+    fn check(&self) -> Result<(), Error> {
+        self.rows.check("L2Normalize.rows")?;
+        expect_eps("L2Normalize.eps", self.eps)
+    }
+}
+
+impl Kernel for L2Normalize<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(self) -> Self::Output {
+        self.check()?;
+        for mut row in self.rows.into_iter() {
+            define(&mut row, self.eps);
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        self.check()?;
+        rows::run(isa, self);
+        Ok(())
+    }
+}
+
+/// The definition, of one row.
+#[cold]
+#[inline(never)]
+fn define(row: &mut Row<'_>, eps: f32) {
+    let norm = row.input().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    // Not `max`, which would ignore a norm of NaN.
+    let divisor = if norm < f64::from(eps) { f64::from(eps) } else { norm };
+    for j in 0..row.input().len() {
+        row.output()[j] = (f64::from(row.input()[j]) / divisor) as f32;
+    }
+}
+
+impl RowKernel for L2Normalize<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.rows.shape()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.rows.split_at(mid);
+        (Self { rows: low, ..self }, Self { rows: high, ..self })
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for mut row in self.rows.into_iter() {
+            let mut acc = accumulators(isa, 0.0);
+            read(
+                isa,
+                [row.input()],
+                0.0,
+                #[inline(always)]
+                |g, [x]| acc[g] = x.mul_add(x, acc[g]),
+            );
+            let square = total::<I>(acc);
+            if !IN_RANGE.contains(&square) {
+                define(&mut row, self.eps);
+                continue;
+            }
+            let factor = I::V::splat(isa, 1.0 / square.sqrt().max(self.eps));
+            map(
+                isa,
+                [&mut row],
+                [],
+                0.0,
+                #[inline(always)]
+                |_, [x], []| [x * factor],
+            );
+        }
+    }
+}

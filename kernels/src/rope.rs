@@ -1,0 +1,241 @@
+//! Rotary position embedding (Su et al. 2021, RoFormer, arXiv:2104.09864).
+//!
+//! ```text
+//! (a, b) -> (a cos - b sin, b cos + a sin),  angle = position * base^(-2i / d),  i = 0 .. d/2
+//!
+//! half split    a = x[i], b = x[i + d/2]     Hugging Face's rotate_half, NeoX
+//! interleaved   a = x[2i], b = x[2i + 1]     the paper, GPT-J, GGUF
+//! ```
+//!
+//! The first d columns of each head are rotated, the others stay. Cosines and sines come from a
+//! table made once, in f64 until they are rounded.
+
+use crate::backend::Kernel;
+use crate::error::{Error, expect_shape};
+use crate::isa::lanes::map;
+use crate::isa::{Isa, Vector};
+use crate::rows::{self, RowKernel, Rows};
+
+/// Which columns are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// Column i with i + d/2.
+    HalfSplit,
+    /// Column 2i with 2i + 1.
+    Interleaved,
+}
+
+/// The cosines and sines of all positions.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    layout: RopeLayout,
+    /// d/2.
+    pairs: usize,
+    positions: usize,
+    /// \[positions, width\], width being d/2 for half split. Interleaved, each factor stands beside
+    /// each column it multiplies, d of them, with the sign in the sine.
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// The table of positions `0..positions` for `dims` rotated columns (an odd last one is not
+    /// rotated) with frequencies base^(-2i / dims).
+    pub fn new(layout: RopeLayout, positions: usize, dims: usize, base: f64) -> Self {
+        let frequencies: Vec<f64> =
+            (0..dims / 2).map(|i| base.powf(-((2 * i) as f64) / dims as f64)).collect();
+        Self::with_frequencies(layout, positions, &frequencies, 1.0)
+    }
+
+    /// The table of any frequencies, one per pair of columns, in radians per position, with all
+    /// factors multiplied by `magnitude`: what the ways of scaling to longer contexts come down to.
+    pub fn with_frequencies(
+        layout: RopeLayout,
+        positions: usize,
+        frequencies: &[f64],
+        magnitude: f64,
+    ) -> Self {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in 0..positions {
+            for frequency in frequencies {
+                let (s, c) = (position as f64 * frequency).sin_cos();
+                let (s, c) = ((s * magnitude) as f32, (c * magnitude) as f32);
+                match layout {
+                    RopeLayout::HalfSplit => {
+                        cos.push(c);
+                        sin.push(s);
+                    }
+                    RopeLayout::Interleaved => {
+                        cos.extend([c, c]);
+                        sin.extend([-s, s]);
+                    }
+                }
+            }
+        }
+        Self { layout, pairs: frequencies.len(), positions, cos, sin }
+    }
+
+    /// How many columns of a head are rotated.
+    pub fn dims(&self) -> usize {
+        2 * self.pairs
+    }
+
+    /// How many positions there are.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Which columns are rotated together.
+    pub fn layout(&self) -> RopeLayout {
+        self.layout
+    }
+
+    /// The factors of a position.
+    #[inline(always)]
+    fn factors(&self, position: u32) -> (&[f32], &[f32]) {
+        let width = match self.layout {
+            RopeLayout::HalfSplit => self.pairs,
+            RopeLayout::Interleaved => 2 * self.pairs,
+        };
+        let range = position as usize * width..(position as usize + 1) * width;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+/// Rotates the columns of each head by the angles of the row's position.
+///
+/// # Errors
+/// [`Error::Shape`] if there is not one position per row; [`Error::Invalid`] if a row is not
+/// contiguous, is not made of whole heads, a head has fewer columns than the table rotates, or a
+/// position is not in the table.
+///
+/// # Numerics
+/// The error of a cos - b sin is at most 2 u (|a cos| + |b sin|), u = 2^-24, with the table's factors.
+///
+/// ```
+/// use tilewright_kernels::{Backend, Rope, RopeLayout, RopeTable, Rows, ViewMut};
+/// let table = RopeTable::with_frequencies(RopeLayout::HalfSplit, 2, &[core::f64::consts::FRAC_PI_2], 1.);
+/// let mut x = [3., 4., 3., 4.]; // two tokens, one head of two columns
+/// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 2])?);
+/// Backend::best().run(Rope { rows, head_dim: 2, positions: &[0, 1], table: &table })?;
+/// assert_eq!(x, [3., 4., -4., 3.]); // by a quarter turn at position 1
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Rope<'a> {
+    /// x and y, \[tokens, heads * head_dim\].
+    pub rows: Rows<'a>,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// \[tokens\].
+    pub positions: &'a [u32],
+    /// Cosines and sines.
+    pub table: &'a RopeTable,
+}
+
+impl Rope<'_> {
+    fn check(&self) -> Result<(), Error> {
+        let [rows, cols] = self.rows.check("Rope.rows")?;
+        let invalid = |what, why| Err(Error::Invalid { what, why });
+        if self.head_dim < self.table.dims() {
+            let (d, found) = (self.table.dims(), self.head_dim);
+            return invalid("Rope.head_dim", format!("the table rotates {d} columns of heads of {found}"));
+        }
+        if cols > 0 && cols.checked_rem(self.head_dim) != Some(0) {
+            return invalid("Rope.rows", format!("{cols} columns are not whole heads of {}", self.head_dim));
+        }
+        expect_shape("Rope.positions", &[self.positions.len()], &[rows])?;
+        match self.positions.iter().position(|&p| p as usize >= self.table.positions) {
+            None => Ok(()),
+            Some(row) => {
+                let (position, end) = (self.positions[row], self.table.positions);
+                let why = format!("position {position} of row {row} is outside a table of {end}");
+                invalid("Rope.positions", why)
+            }
+        }
+    }
+}
+
+impl Kernel for Rope<'_> {
+    type Output = Result<(), Error>;
+
+    fn reference(self) -> Self::Output {
+        self.check()?;
+        let Self { rows, head_dim, positions, table } = self;
+        for (mut row, &position) in rows.into_iter().zip(positions) {
+            let (cos, sin) = table.factors(position);
+            for head in (0..row.input().len()).step_by(head_dim.max(1)) {
+                for i in 0..table.pairs {
+                    let (a, b, f) = match table.layout {
+                        RopeLayout::HalfSplit => (head + i, head + i + table.pairs, i),
+                        RopeLayout::Interleaved => (head + 2 * i, head + 2 * i + 1, 2 * i + 1),
+                    };
+                    let (cos, sin) = (f64::from(cos[f]), f64::from(sin[f]));
+                    let (x_a, x_b) = (f64::from(row.input()[a]), f64::from(row.input()[b]));
+                    row.output()[a] = (x_a * cos - x_b * sin) as f32;
+                    row.output()[b] = (x_b * cos + x_a * sin) as f32;
+                }
+                for j in head + 2 * table.pairs..head + head_dim {
+                    let x = row.input()[j];
+                    row.output()[j] = x;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        self.check()?;
+        rows::run(isa, self);
+        Ok(())
+    }
+}
+
+impl RowKernel for Rope<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.rows.shape()
+    }
+
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.rows.split_at(mid);
+        let (low_positions, high_positions) = self.positions.split_at(mid);
+        (
+            Self { rows: low, positions: low_positions, ..self },
+            Self { rows: high, positions: high_positions, ..self },
+        )
+    }
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { rows, head_dim, positions, table } = self;
+        for (mut row, &position) in rows.into_iter().zip(positions) {
+            let (cos, sin) = table.factors(position);
+            for head in (0..row.input().len()).step_by(head_dim.max(1)) {
+                let mut head = row.slice(head..head + head_dim);
+                let (mut rotated, mut rest) = head.split_at(table.dims());
+                match table.layout {
+                    RopeLayout::HalfSplit => {
+                        let (mut a, mut b) = rotated.split_at(table.pairs);
+                        map(
+                            isa,
+                            [&mut a, &mut b],
+                            [cos, sin],
+                            0.0,
+                            #[inline(always)]
+                            |_, [a, b], [cos, sin]| [a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin)],
+                        );
+                    }
+                    RopeLayout::Interleaved => map(
+                        isa,
+                        [&mut rotated],
+                        [cos, sin],
+                        0.0,
+                        #[inline(always)]
+                        |_, [x], [cos, sin]| [x.mul_add(cos, x.swap_pairs() * sin)],
+                    ),
+                }
+                rest.copy();
+            }
+        }
+    }
+}
