@@ -5,20 +5,23 @@
 //! departures:
 //!
 //! ```text
-//! for batch, ic in MC      one task: its rows of A, all of k, packed once, stay in L2
-//!   for jr in NR           a panel of B streams by, once per block of rows
-//!     for pc in KC         KC x NR of it stay in L1 ..
-//!       for ir in MR       .. while the rows of A pass: one register tile each
-//!         for p in KC      MR x NR sums += column of A * row of B
+//! for jc in NC             only where an unpacked B serves several blocks of rows: the first of them
+//!                          packs NC columns for all; elsewhere a task packs the panel it is at
+//!   for batch, ic in MC    one task: its rows of A, all of k, packed once, stay in L2
+//!     for jr in NR         a panel of B streams by, once per block of rows
+//!       for pc in KC       KC x NR of it stay in L1 ..
+//!         for ir in MR     .. while the rows of A pass: one register tile each
+//!           for p in KC    MR x NR sums += column of A * row of B
 //! ```
 //!
 //! 1. The loop over pc stands inside the loop over jr, so that unfinished sums are only ever MC x NR
-//!    floats, in cache, and C is written once, by the epilogue. A packed panel needs no NC.
+//!    floats, in cache, and C is written once, by the epilogue.
 //! 2. A tile starts from the sums of the block before it: every element is one chain of fused
 //!    multiply-adds with p ascending, whatever MC, KC, the tile's rows, the number of threads or the
 //!    packing. That is what makes a row's bits independent of all of them.
 
 mod epilogue;
+mod loops;
 mod pack;
 
 pub use epilogue::Epilogue;
@@ -26,25 +29,15 @@ pub use pack::PackedB;
 
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
-use crate::isa::{Isa, Tile};
+use crate::isa::Isa;
 use crate::view::{View, ViewMut};
-use crate::{parallel, scratch};
-use core::ops::Range;
-use epilogue::Finish;
+use loops::Product;
 pub(crate) use pack::pack_panel;
 
 /// k-steps of one block: KC x NR floats of B (32 KiB for the widest tile) and MR rows of A share L1.
 /// Measured on 2048^3: 256 and 384 alike, 128 2% slower; it also fixes
 /// [`A_STRIDE`](crate::isa::A_STRIDE).
 pub const KC: usize = 256;
-
-/// Bytes of A that a task packs: half of the smallest L2 (1 MiB) of the servers this is for, which
-/// leaves the other half to B, C and prefetches.
-const A_BLOCK_BYTES: usize = 512 << 10;
-
-/// Multiply-adds, or elements of B times 16 (which then comes from L3 or memory), below which a
-/// second thread costs more than it brings: about 20 us on one core, twice a wake-up of the pool.
-const PARALLEL_WORK: usize = 2 << 20;
 
 /// B of a [`Gemm`].
 #[derive(Clone, Copy, Debug)]
@@ -201,218 +194,19 @@ impl Kernel for Gemm<'_> {
         if self.c.is_empty() {
             return Ok(());
         }
-        let plan = Plan::new::<I>(self.c.shape(), k, self.b.is_gated());
-        let operands = Operands {
+        let product = Product {
             alpha: self.alpha,
             a: self.a,
-            b: self.b,
+            k,
+            gated: self.b.is_gated(),
             beta: self.beta,
             epilogue: self.epilogue,
+            shape: self.c.shape(),
             c: self.c.as_mut_ptr(),
             c_strides: self.c.strides(),
         };
-        parallel::for_each(plan.tasks(), |task| {
-            let task = plan.task(task);
-            let floats = task.scratch::<I>(k);
-            scratch::with(floats, |memory| {
-                // SAFETY: tasks are disjoint blocks of C, which is borrowed mutably; `check` proved
-                // the operands' shapes, and the memory is as long as the task asks for.
-                isa.run(
-                    #[inline(always)]
-                    || unsafe { operands.block(isa, &task, memory) },
-                );
-            });
-        });
+        // SAFETY: the operands fit each other, as checked, and C is borrowed mutably.
+        unsafe { product.run(isa, self.b) };
         Ok(())
-    }
-}
-
-/// How C is cut into tasks: blocks of rows of about [`A_BLOCK_BYTES`] of A, and where these are
-/// fewer than the threads, groups of panels as well (each group packs the same rows of A again).
-struct Plan {
-    shape: [usize; 3],
-    row_blocks: usize,
-    groups: usize,
-    panels: usize,
-    /// Columns of C that a panel makes.
-    width: usize,
-}
-
-/// One block of C: rows and panels of one product of the batch.
-struct Task {
-    batch: usize,
-    rows: Range<usize>,
-    panels: Range<usize>,
-    width: usize,
-}
-
-/// Part `i` of `n` cut into `parts` that differ by at most one.
-#[inline(always)]
-fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
-    i * n / parts..(i + 1) * n / parts
-}
-
-impl Plan {
-    fn new<I: Isa>(shape: [usize; 3], k: usize, gated: bool) -> Self {
-        let [batch, m, n] = shape;
-        let width = if gated { I::NR / 2 } else { I::NR };
-        let panels = n.div_ceil(width);
-        let most_rows = (A_BLOCK_BYTES / size_of::<f32>() / pack::packed_a_len(1, k).max(1)).max(4 * I::MR);
-        let row_blocks = m.div_ceil(most_rows);
-        let threads = parallel::threads();
-        let work = batch * m.max(16) * panels * I::NR * k;
-        let groups = if threads == 1 || work < PARALLEL_WORK {
-            1
-        } else {
-            // Twice as many tasks as threads evens out threads that are not equally fast.
-            (2 * threads).div_ceil(batch * row_blocks).min(panels)
-        };
-        Self { shape, row_blocks, groups, panels, width }
-    }
-
-    fn tasks(&self) -> usize {
-        self.shape[0] * self.row_blocks * self.groups
-    }
-
-    fn task(&self, i: usize) -> Task {
-        let (i, group) = (i / self.groups, i % self.groups);
-        let (batch, block) = (i / self.row_blocks, i % self.row_blocks);
-        Task {
-            batch,
-            rows: part(self.shape[1], self.row_blocks, block),
-            panels: part(self.panels, self.groups, group),
-            width: self.width,
-        }
-    }
-}
-
-impl Task {
-    /// Floats of working memory: packed A, one unpacked panel's block, unfinished sums.
-    fn scratch<I: Isa>(&self, k: usize) -> usize {
-        pack::packed_a_len(self.rows.len(), k) + KC * I::NR + self.rows.len() * I::NR
-    }
-}
-
-/// A checked [`Gemm`] that tasks share.
-struct Operands<'a> {
-    alpha: f32,
-    a: View<'a, 3>,
-    b: Rhs<'a>,
-    beta: f32,
-    epilogue: Epilogue<'a>,
-    c: *mut f32,
-    c_strides: [usize; 3],
-}
-
-// SAFETY: tasks write disjoint blocks through `c`.
-unsafe impl Sync for Operands<'_> {}
-
-impl Operands<'_> {
-    /// Computes one block of C.
-    ///
-    /// # Safety
-    /// The operands were checked; no one else touches the block; `memory` has the task's length.
-    #[inline(always)]
-    unsafe fn block<I: Isa>(&self, isa: I, task: &Task, memory: &mut [f32]) {
-        let a = of_batch(self.a, task.batch).slice(0, task.rows.clone());
-        let [m, k] = a.shape();
-        let n = self.n();
-        let gated = self.b.is_gated();
-        let (packed_a, rest) = memory.split_at_mut(pack::packed_a_len(m, k));
-        let (unpacked, sums) = rest.split_at_mut(KC * I::NR);
-        // SAFETY: `packed_a` is that long.
-        unsafe { pack::pack_a(isa, a, packed_a.as_mut_ptr()) };
-
-        // SAFETY: the batch's product and the task's first row lie in C.
-        let c = unsafe { self.c.add(task.batch * self.c_strides[0]) };
-        let c_strides = [self.c_strides[1], self.c_strides[2]];
-        let plain = self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !gated;
-        // Strips of equal height: a last one of two rows would run at a fraction of the speed.
-        let strips = m.div_ceil(I::MR);
-
-        for panel in task.panels.clone() {
-            let column = panel * task.width;
-            let columns = task.width.min(n - column);
-            let finish = Finish {
-                alpha: self.alpha,
-                beta: self.beta,
-                epilogue: self.epilogue,
-                residual: self.epilogue.residual.map(|r| of_batch(r, task.batch)),
-                column,
-                columns,
-                n,
-                gated,
-                c,
-                c_strides,
-            };
-            let direct = plain && columns == I::NR && c_strides[1] == 1;
-            let (sums, sums_stride) = if direct {
-                // SAFETY: the first element of the block in C.
-                (unsafe { c.add(task.rows.start * c_strides[0] + column) }, c_strides[0])
-            } else {
-                (sums.as_mut_ptr(), I::NR)
-            };
-            // The sums over no k-steps at all are still to be stored.
-            for pc in (0..k.max(1)).step_by(KC) {
-                let kc = KC.min(k - pc);
-                let b = match self.b {
-                    // SAFETY: the panel's k-step pc, or the end if there is none.
-                    Rhs::Packed(b) => unsafe { b.panels().as_ptr().add((panel * k + pc) * I::NR) },
-                    Rhs::Matrix(b) => {
-                        let b =
-                            of_batch(b, task.batch).slice(0, pc..pc + kc).slice(1, column..column + columns);
-                        // SAFETY: KC x NR floats of memory.
-                        unsafe { pack_panel(isa, b, unpacked.as_mut_ptr(), I::NR) };
-                        unpacked.as_ptr()
-                    }
-                    Rhs::Gated { gate, up } => {
-                        for (half, b) in [gate, up].into_iter().enumerate() {
-                            let b = of_batch(b, task.batch)
-                                .slice(0, pc..pc + kc)
-                                .slice(1, column..column + columns);
-                            let to = unpacked[half * I::NR / 2..].as_mut_ptr();
-                            // SAFETY: NR/2 floats of each of KC rows of NR floats of memory.
-                            unsafe { pack_panel(isa, b, to, I::NR / 2) };
-                        }
-                        unpacked.as_ptr()
-                    }
-                };
-                let last = pc + KC >= k;
-                let slab = packed_a[pc / KC * m * crate::isa::A_STRIDE..].as_ptr();
-                // Together, the strips prefetch the block of B that comes after this one.
-                let lines = (kc * I::NR).div_ceil(16 * strips);
-                for strip in 0..strips {
-                    let rows = part(m, strips, strip);
-                    // SAFETY: rows of the slab, KC x NR floats of B, and rows of the sums, which
-                    // `direct` lets be C itself.
-                    unsafe {
-                        let c = sums.add(rows.start * sums_stride);
-                        isa.gemm_tile(Tile {
-                            rows: rows.len(),
-                            k: kc,
-                            a: slab.add(rows.start * crate::isa::A_STRIDE),
-                            b,
-                            b_stride: I::NR,
-                            c,
-                            c_stride: sums_stride,
-                            accumulate: pc > 0,
-                            prefetch: b.wrapping_add(kc * I::NR + strip * lines * 16),
-                        });
-                        if last && !direct {
-                            finish.rows(isa, c, task.rows.start + rows.start, rows.len());
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Columns of C.
-    #[inline(always)]
-    fn n(&self) -> usize {
-        match self.b {
-            Rhs::Matrix(b) | Rhs::Gated { gate: b, .. } => b.shape()[2],
-            Rhs::Packed(b) => b.n(),
-        }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) mod neon;
 pub(crate) mod portable;
 #[cfg(test)]
 mod tests;
-mod tile;
+pub(crate) mod tile;
 
 pub(crate) mod sealed {
     /// Implemented only in this crate: an [`Isa`](super::Isa) is a promise about the CPU.
@@ -105,8 +105,10 @@ pub struct Tile {
     pub c_stride: usize,
     /// Whether the sums start from C rather than from zero.
     pub accumulate: bool,
-    /// Where to prefetch from, one line each four k-steps: the next panel's share of this tile.
+    /// Where to prefetch from while the sums are made: what the next tiles read of B.
     pub prefetch: *const f32,
+    /// Cache lines to prefetch in each four k-steps.
+    pub prefetch_lines: usize,
 }
 
 /// A register of `LANES` floats.

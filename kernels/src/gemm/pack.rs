@@ -135,12 +135,12 @@ fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
     }
 }
 
-/// Fills `panels`, zeroed, with `b` or with the pair `b`, `up`, for tiles `nr` wide.
-struct Pack<'a> {
-    b: View<'a, 2>,
-    up: Option<View<'a, 2>>,
-    nr: usize,
-    panels: &'a mut [f32],
+/// Fills `panels` with `b` or with the pair `b`, `up`, for tiles `nr` wide.
+pub(super) struct Pack<'a> {
+    pub b: View<'a, 2>,
+    pub up: Option<View<'a, 2>>,
+    pub nr: usize,
+    pub panels: &'a mut [f32],
 }
 
 impl Kernel for Pack<'_> {

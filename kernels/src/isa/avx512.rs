@@ -5,6 +5,7 @@
 //! per k-step: 28 vfmadd231ps (2/cycle), 2 loads, 14 vbroadcastss: 14 cycles, 16 of 28 load slots
 //! ```
 
+use super::avx2::transpose_8x8;
 use super::tile::for_rows;
 use super::{Isa, Tile, Vector, sealed::Sealed};
 use core::arch::x86_64::*;
@@ -57,36 +58,16 @@ impl Isa for Avx512 {
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         // SAFETY: the caller's pointers are valid for 16 rows of 16; the token proves the features.
         unsafe {
-            // Four rounds of 16 shuffles: pairs of floats, pairs of doubles, then 128-bit quarters.
-            let mut r = [_mm512_setzero_ps(); 16];
-            for (i, r) in r.iter_mut().enumerate() {
-                *r = _mm512_loadu_ps(src.add(i * src_stride));
-            }
-            let mut t = [_mm512_setzero_ps(); 16];
-            for i in (0..16).step_by(2) {
-                t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-                t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-            }
-            let pd = |v: __m512| _mm512_castps_pd(v);
-            let ps = |v: __m512d| _mm512_castpd_ps(v);
-            for i in (0..16).step_by(4) {
-                r[i] = ps(_mm512_unpacklo_pd(pd(t[i]), pd(t[i + 2])));
-                r[i + 1] = ps(_mm512_unpackhi_pd(pd(t[i]), pd(t[i + 2])));
-                r[i + 2] = ps(_mm512_unpacklo_pd(pd(t[i + 1]), pd(t[i + 3])));
-                r[i + 3] = ps(_mm512_unpackhi_pd(pd(t[i + 1]), pd(t[i + 3])));
-            }
-            for i in (0..16).step_by(8) {
-                for j in 0..4 {
-                    t[i + j] = _mm512_shuffle_f32x4::<0x88>(r[i + j], r[i + 4 + j]);
-                    t[i + 4 + j] = _mm512_shuffle_f32x4::<0xdd>(r[i + j], r[i + 4 + j]);
-                }
-            }
-            for j in 0..8 {
-                r[j] = _mm512_shuffle_f32x4::<0x88>(t[j], t[8 + j]);
-                r[8 + j] = _mm512_shuffle_f32x4::<0xdd>(t[j], t[8 + j]);
-            }
-            for (i, r) in r.iter().enumerate() {
-                _mm512_storeu_ps(dst.add(i * dst_stride), *r);
+            // As blocks of 8 x 8: shuffles of 256 bits have two ports, those of 512 one; and eight
+            // cache lines at a time fit the ways of an L1 set, which all lines share if the stride is
+            // a multiple of 4 KiB.
+            for (r, c) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                transpose_8x8(
+                    src.add(r * src_stride + c),
+                    src_stride,
+                    dst.add(c * dst_stride + r),
+                    dst_stride,
+                );
             }
         }
     }

@@ -1,0 +1,302 @@
+//! The loops around the register tile; see the head of [`gemm`](super) for their order.
+
+use super::epilogue::{Epilogue, Finish};
+use super::pack::{Pack, pack_a, pack_panel, packed_a_len};
+use super::{KC, Rhs, of_batch};
+use crate::backend::Kernel;
+use crate::isa::tile::{STREAMS, row_times_panels};
+use crate::isa::{A_STRIDE, Isa, Tile};
+use crate::view::View;
+use crate::{parallel, scratch};
+use core::ops::Range;
+
+/// Bytes of A that a task packs: half of the smallest L2 (1 MiB) of the servers this is for, which
+/// leaves the other half to B, C and prefetches.
+const A_BLOCK_BYTES: usize = 512 << 10;
+
+/// Bytes of B that are packed at a time where an unpacked B serves several blocks of rows: far more
+/// than a block's A, so that packing A again for each of them is cheap, and well inside an L3.
+const B_BLOCK_BYTES: usize = 8 << 20;
+
+/// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core,
+/// twice a wake-up of the pool. Fewer than 16 rows count as 16: their time goes into reading B.
+const PARALLEL_WORK: usize = 2 << 20;
+
+/// A checked product: C = epilogue(alpha A B + beta C).
+pub(super) struct Product<'a> {
+    pub alpha: f32,
+    pub a: View<'a, 3>,
+    pub k: usize,
+    pub gated: bool,
+    pub beta: f32,
+    pub epilogue: Epilogue<'a>,
+    /// \[batch, m, n\] of C.
+    pub shape: [usize; 3],
+    pub c: *mut f32,
+    pub c_strides: [usize; 3],
+}
+
+// SAFETY: tasks write disjoint blocks through `c`.
+unsafe impl Sync for Product<'_> {}
+
+/// Where a task finds its panels of B.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// Packed panels, the first of which has this index.
+    Panels(&'a [f32], usize),
+    /// A matrix, or a gated pair, to be packed on the way; and the memory of packed panels, the first
+    /// of which has this index, if other tasks will want them.
+    Unpacked(View<'a, 3>, Option<View<'a, 3>>, Option<(Memory, usize)>),
+}
+
+/// Memory that tasks write disjoint parts of.
+#[derive(Clone, Copy)]
+struct Memory(*mut f32);
+
+// SAFETY: see above; whoever makes one sees to it.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+/// One block of C: rows and panels of one product of the batch.
+struct Task {
+    batch: usize,
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+/// Part `i` of `n` cut into `parts` that differ by at most one.
+#[inline(always)]
+fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
+    i * n / parts..(i + 1) * n / parts
+}
+
+impl<'a> Product<'a> {
+    /// Columns of C that a panel makes.
+    #[inline(always)]
+    fn width<I: Isa>(&self) -> usize {
+        if self.gated { I::NR / 2 } else { I::NR }
+    }
+
+    /// Blocks of rows, each of about [`A_BLOCK_BYTES`] of A.
+    fn row_blocks<I: Isa>(&self) -> usize {
+        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, self.k).max(1);
+        self.shape[1].div_ceil(most_rows.max(4 * I::MR))
+    }
+
+    /// Computes C.
+    ///
+    /// # Safety
+    /// The operands' shapes fit each other; `b` is packed for `I` if it is packed; C is not empty,
+    /// valid for writes (for reads if `beta` is not 0), and no one else's.
+    pub(super) unsafe fn run<I: Isa>(&self, isa: I, b: Rhs<'_>) {
+        let [batch, _, n] = self.shape;
+        let panels = n.div_ceil(self.width::<I>());
+        let blocks = 0..self.row_blocks::<I>();
+        let (b, up) = match b {
+            Rhs::Packed(b) => {
+                return self.tasks(isa, Source::Panels(b.panels(), 0), 0..batch, blocks, 0..panels);
+            }
+            Rhs::Matrix(b) => (b, None),
+            Rhs::Gated { gate, up } => (gate, Some(up)),
+        };
+        let shared = b.shape()[0] == 1 && up.is_none_or(|up| up.shape()[0] == 1);
+        if self.k == 0 || (blocks.end == 1 && (batch == 1 || !shared)) {
+            return self.tasks(isa, Source::Unpacked(b, up, None), 0..batch, blocks, 0..panels);
+        }
+        // The first block of rows packs the panels for all others.
+        let at_once = (B_BLOCK_BYTES / size_of::<f32>() / (self.k * I::NR)).clamp(1, panels);
+        for s in 0..if shared { 1 } else { batch } {
+            for jc in (0..panels).step_by(at_once) {
+                let chunk = jc..panels.min(jc + at_once);
+                scratch::with(chunk.len() * self.k * I::NR, |memory| {
+                    let keep = Some((Memory(memory.as_mut_ptr()), jc));
+                    self.tasks(isa, Source::Unpacked(b, up, keep), s..s + 1, 0..1, chunk.clone());
+                    let packed = Source::Panels(memory, jc);
+                    self.tasks(isa, packed, s..s + 1, 1..blocks.end, chunk.clone());
+                    if shared {
+                        self.tasks(isa, packed, 1..batch, blocks.clone(), chunk.clone());
+                    }
+                });
+            }
+        }
+    }
+
+    /// Computes the blocks of C that these products and panels make, on the threads of the pool.
+    fn tasks<I: Isa>(
+        &self,
+        isa: I,
+        b: Source<'_>,
+        batches: Range<usize>,
+        blocks: Range<usize>,
+        panels: Range<usize>,
+    ) {
+        let (m, row_blocks) = (self.shape[1], self.row_blocks::<I>());
+        let cells = batches.len() * blocks.len();
+        if cells == 0 {
+            return;
+        }
+        let threads = parallel::threads();
+        let work = cells * (m / row_blocks).max(16) * panels.len() * I::NR * self.k;
+        // Where blocks of rows are too few, groups of panels, each of which packs its rows again;
+        // twice as many tasks as threads even out threads that are not equally fast.
+        let groups = if threads == 1 || work < PARALLEL_WORK {
+            1
+        } else {
+            (2 * threads).div_ceil(cells).min(panels.len())
+        };
+        let task = |i: usize| {
+            let (i, group) = (i / groups, part(panels.len(), groups, i % groups));
+            let task = Task {
+                batch: batches.start + i / blocks.len(),
+                rows: part(m, row_blocks, blocks.start + i % blocks.len()),
+                panels: panels.start + group.start..panels.start + group.end,
+            };
+            let rows = task.rows.len();
+            let panel = if matches!(b, Source::Unpacked(.., None)) { self.k * I::NR } else { 0 };
+            let floats = [packed_a_len(rows, self.k), panel, rows.max(STREAMS) * I::NR];
+            scratch::with(floats.iter().sum(), |memory| {
+                let (a, memory) = memory.split_at_mut(floats[0]);
+                let (unpacked, sums) = memory.split_at_mut(floats[1]);
+                // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
+                isa.run(
+                    #[inline(always)]
+                    || unsafe { self.block(isa, b, &task, a, unpacked, sums) },
+                );
+            });
+        };
+        if work < PARALLEL_WORK {
+            (0..cells).for_each(task);
+        } else {
+            parallel::for_each(cells * groups, task);
+        }
+    }
+
+    /// Computes one block of C.
+    ///
+    /// # Safety
+    /// The operands' shapes fit each other; no one else touches the block; the memory has room for
+    /// the task's packed A, an unpacked panel (if it has no place of its own), and a tile's width of sums for each of
+    /// its rows, or `STREAMS` rows.
+    #[inline(always)]
+    unsafe fn block<I: Isa>(
+        &self,
+        isa: I,
+        b: Source<'_>,
+        task: &Task,
+        packed_a: &mut [f32],
+        unpacked: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let a = of_batch(self.a, task.batch).slice(0, task.rows.clone());
+        let ([m, k], n, width) = (a.shape(), self.shape[2], self.width::<I>());
+        // SAFETY: `packed_a` is that long.
+        unsafe { pack_a(isa, a, packed_a.as_mut_ptr()) };
+        // SAFETY: the batch's product lies in C.
+        let c = unsafe { self.c.add(task.batch * self.c_strides[0]) };
+        let c_strides = [self.c_strides[1], self.c_strides[2]];
+        let plain = self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated;
+        // Strips of equal height: a last one of two rows would run at a fraction of the speed.
+        let strips = m.div_ceil(I::MR);
+
+        let mut panel = task.panels.start;
+        while panel < task.panels.end {
+            let column = panel * width;
+            // One row reads several packed panels side by side.
+            let streams = match b {
+                Source::Panels(..) if m == 1 && panel + STREAMS <= task.panels.end => STREAMS,
+                _ => 1,
+            };
+            let columns = (streams * width).min(n - column);
+            // Sums that need nothing more are made in C itself.
+            let direct = plain && columns == streams * I::NR && c_strides[1] == 1;
+            let (out, out_stride) = if !direct {
+                (sums.as_mut_ptr(), I::NR)
+            } else {
+                // SAFETY: the first element of the block in C.
+                (
+                    unsafe { c.add(task.rows.start * c_strides[0] + column) },
+                    if streams > 1 { I::NR } else { c_strides[0] },
+                )
+            };
+            let (panel_b, next_b) = match b {
+                Source::Panels(floats, first) => {
+                    let panel_b = floats[(panel - first) * k * I::NR..].as_ptr();
+                    (panel_b, panel_b.wrapping_add(k * I::NR))
+                }
+                Source::Unpacked(b, up, keep) => {
+                    let to = match keep {
+                        // SAFETY: the place of this panel, which is this task's alone.
+                        Some((memory, first)) => unsafe { memory.0.add((panel - first) * k * I::NR) },
+                        None => unpacked.as_mut_ptr(),
+                    };
+                    for (half, b) in [Some(b), up].into_iter().flatten().enumerate() {
+                        let b = of_batch(b, task.batch).slice(1, column..column + columns);
+                        // SAFETY: this half of k rows of NR floats of memory.
+                        unsafe { pack_panel(isa, b, to.wrapping_add(half * width), width) };
+                    }
+                    let b = of_batch(b, task.batch);
+                    (to.cast_const(), b.as_ptr().wrapping_add((column + columns) * b.strides()[1]))
+                }
+            };
+            // The sums over no k-steps at all are still to be stored.
+            for pc in (0..k.max(1)).step_by(KC) {
+                let kc = KC.min(k - pc);
+                let slab = packed_a[pc / KC * m * A_STRIDE..].as_ptr();
+                // Together, the tiles of a panel prefetch the next one, packed or not (exactly, where
+                // its columns follow each other in memory).
+                let steps = (kc / 4).max(1);
+                let lines = (kc * I::NR / 16).div_ceil(strips * steps);
+                for strip in 0..strips {
+                    let rows = part(m, strips, strip);
+                    // SAFETY: rows of the slab, KC x NR floats of B, and rows of the sums, or of C.
+                    let tile = unsafe {
+                        Tile {
+                            rows: rows.len(),
+                            k: kc,
+                            a: slab.add(rows.start * A_STRIDE),
+                            b: panel_b.add(pc * I::NR),
+                            b_stride: I::NR,
+                            c: out.add(rows.start * out_stride),
+                            c_stride: out_stride,
+                            accumulate: pc > 0,
+                            prefetch: next_b.wrapping_add(pc * I::NR + strip * steps * lines * 16),
+                            prefetch_lines: lines,
+                        }
+                    };
+                    // SAFETY: as above; one row has `STREAMS` panels, k * NR apart.
+                    unsafe {
+                        if streams > 1 {
+                            row_times_panels(isa, tile, k * I::NR);
+                        } else {
+                            isa.gemm_tile(tile);
+                        }
+                    }
+                    if pc + KC < k || direct {
+                        continue;
+                    }
+                    for q in 0..streams {
+                        let column = column + q * width;
+                        let finish = Finish {
+                            alpha: self.alpha,
+                            beta: self.beta,
+                            epilogue: self.epilogue,
+                            residual: self.epilogue.residual.map(|r| of_batch(r, task.batch)),
+                            column,
+                            columns: width.min(n - column),
+                            n,
+                            gated: self.gated,
+                            c,
+                            c_strides,
+                        };
+                        // SAFETY: the strip's sums, of each panel, and its rows and columns of C.
+                        unsafe {
+                            finish.rows(isa, tile.c.add(q * I::NR), task.rows.start + rows.start, rows.len());
+                        }
+                    }
+                }
+            }
+            panel += streams;
+        }
+    }
+}
