@@ -32,7 +32,6 @@ use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::view::{View, ViewMut};
 use loops::Product;
-pub(crate) use pack::pack_panel;
 
 /// k-steps of one block: KC x NR floats of B (32 KiB for the widest tile) and MR rows of A share L1.
 /// Measured on 2048^3: 256 and 384 alike, 128 2% slower; it also fixes

@@ -1,9 +1,8 @@
 //! The loops around the register tile; see the head of [`gemm`](super) for their order.
 
 use super::epilogue::{Epilogue, Finish};
-use super::pack::{Pack, pack_a, pack_panel, packed_a_len};
+use super::pack::{pack_a, pack_panel, packed_a_len};
 use super::{KC, Rhs, of_batch};
-use crate::backend::Kernel;
 use crate::isa::tile::{STREAMS, row_times_panels};
 use crate::isa::{A_STRIDE, Isa, Tile};
 use crate::view::View;
