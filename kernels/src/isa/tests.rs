@@ -289,7 +289,18 @@ fn check_tile<I: Isa>(isa: I, rows: usize, k: usize, b_stride: usize, accumulate
     let before = c.clone();
     let (a_at, b_at, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
     let prefetch = core::ptr::null(); // any address may be asked for
-    let tile = Tile { rows, k, a: a_at, b: b_at, b_stride, c: c_at, c_stride, accumulate, prefetch };
+    let tile = Tile {
+        rows,
+        k,
+        a: a_at,
+        b: b_at,
+        b_stride,
+        c: c_at,
+        c_stride,
+        accumulate,
+        prefetch,
+        prefetch_lines: 1,
+    };
     // SAFETY: A has `rows` rows of `k`, B `k` rows and C `rows` rows of at least NR, at these strides.
     unsafe { isa.gemm_tile(tile) };
     for i in 0..rows {
