@@ -1,6 +1,117 @@
 //! The matrix product.
 
+use tilewright::verify::bound::{U, gamma};
+use tilewright::verify::gemm::product;
+use tilewright::verify::tensor::Random;
+use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::{Activation, Backend, Error, View, ViewMut};
+use tilewright_suite::{backends, conforms, peer};
+
 #[test]
-fn conforms() {
-    tilewright_suite::conforms("gemm");
+fn conforms_to_its_definition() {
+    conforms("gemm");
+}
+
+/// At sizes for which the definition is too slow: against the `gemm` crate in f64.
+#[test]
+fn agrees_with_another_library_at_large_sizes() {
+    for (m, k, n) in [(512, 768, 1000), (1, 4096, 4096), (1000, 1000, 257), (37, 5000, 300)] {
+        let mut random = Random::new(1);
+        let a: Vec<f32> = (0..m * k).map(|_| random.unit()).collect();
+        let b: Vec<f32> = (0..k * n).map(|_| random.unit()).collect();
+        let wide = |v: &[f32], f: fn(f64) -> f64| v.iter().map(|&x| f(f64::from(x))).collect::<Vec<_>>();
+        let exact = f64_product(&wide(&a, |x| x), &wide(&b, |x| x), m, k, n);
+        let magnitude = f64_product(&wide(&a, f64::abs), &wide(&b, f64::abs), m, k, n);
+        let (a, b) = (View::new(&a, [m, k]).unwrap(), View::new(&b, [k, n]).unwrap());
+        for backend in backends() {
+            let packed = PackedB::new(backend, b);
+            for rhs in [Rhs::Packed(&packed), Rhs::Matrix(b.into())] {
+                let c = product(backend, a, rhs, n).unwrap();
+                for (i, &c) in c.iter().enumerate() {
+                    // f64's own error is 2^-29 of the first term.
+                    let bound = gamma(k + 1) * magnitude[i] + U * exact[i].abs();
+                    let error = (f64::from(c) - exact[i]).abs();
+                    assert!(
+                        error <= bound,
+                        "{} {m}x{k}x{n} element {i}: found {c:e}, expected {:e} within {bound:.2e}",
+                        backend.name(),
+                        exact[i]
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// C = A B in f64, row-major.
+fn f64_product(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
+    let mut c = vec![0.0; m * n];
+    peer::product([m, k, n], a, b, peer::Order::RowMajor, &mut c);
+    c
+}
+
+/// Operands that do not fit are refused by every backend, and the definition, with the same error.
+#[test]
+fn refuses_what_does_not_fit() {
+    let data = vec![1.0; 1000];
+    let (two, four) = ([0.0; 2], [0.0; 4]);
+    let view = |shape| View::new(&data, shape).unwrap();
+    let (a, b) = (view([1, 2, 3]), view([1, 3, 4]));
+    let none = Epilogue::default();
+    let gated = Rhs::Gated { gate: b, up: b };
+    let cases: [(&str, View<'_, 3>, Rhs<'_>, f32, Epilogue<'_>); 10] = [
+        ("Gemm.a", view([1, 3, 3]), Rhs::Matrix(b), 0.0, none),
+        ("Gemm.a", view([2, 2, 3]), Rhs::Matrix(b), 0.0, none),
+        ("Gemm.b", a, Rhs::Matrix(view([1, 4, 4])), 0.0, none),
+        ("Gemm.b", a, Rhs::Matrix(view([3, 3, 4])), 0.0, none),
+        ("Gemm.b.up", a, Rhs::Gated { gate: b, up: view([1, 3, 5]) }, 0.0, none),
+        ("Gemm.b.gate", a, Rhs::Gated { gate: view([1, 2, 4]), up: b }, 0.0, none),
+        ("Gemm.beta", a, gated, 1.0, none),
+        ("Epilogue.row_bias", a, Rhs::Matrix(b), 0.0, Epilogue { row_bias: Some(&four), ..none }),
+        ("Epilogue.column_bias", a, gated, 0.0, Epilogue { column_bias: Some(&four), ..none }),
+        ("Epilogue.residual", a, Rhs::Matrix(b), 0.0, Epilogue { residual: Some(a), ..none }),
+    ];
+    for &backend in Backend::available() {
+        for (what, a, b, beta, epilogue) in cases {
+            let mut c = [7.0; 8];
+            let view = ViewMut::new(&mut c, [1, 2, 4]).unwrap();
+            let error = backend.run(Gemm { alpha: 1.0, a, b, beta, c: view, epilogue }).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{what}: expected")), "{what}: {error}");
+            assert_eq!(c, [7.0; 8], "{what}: refused, and yet written");
+        }
+        let mut c = [0.0; 8];
+        let c = ViewMut::new(&mut c, [1, 2, 4]).unwrap();
+        let fits = Epilogue {
+            row_bias: Some(&two),
+            column_bias: Some(&four),
+            activation: Some(Activation::Relu),
+            residual: Some(view([1, 2, 4])),
+        };
+        let b = Rhs::Matrix(b);
+        assert_eq!(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: fits }), Ok(()));
+    }
+}
+
+#[test]
+fn refuses_weights_packed_for_another_tile() {
+    let data = [1.0; 16];
+    let b = View::new(&data, [4, 4]).unwrap();
+    let tiles = |b: &Backend| b.f32_tile().1;
+    for backend in backends() {
+        for other in backends().iter().filter(|other| tiles(other) != tiles(&backend)) {
+            let packed = PackedB::new(*other, b);
+            let error = product(backend, b, Rhs::Packed(&packed), 4).unwrap_err();
+            assert!(error.to_string().contains("Gemm.b: expected panels"), "{error}");
+        }
+    }
+}
+
+/// Outputs that name an element twice cannot be made.
+#[test]
+fn refuses_overlapping_outputs() {
+    let mut data = [0.0; 100];
+    for strides in [[0, 4, 1], [16, 0, 1], [16, 4, 0], [16, 3, 1], [4, 4, 1]] {
+        let refused = ViewMut::with_strides(&mut data, [2, 4, 4], strides);
+        assert!(matches!(refused, Err(Error::Overlap { .. })), "{strides:?}");
+    }
 }

@@ -11,6 +11,7 @@ mod layer_norm;
 pub mod math;
 mod parallel;
 mod pooling;
+pub mod probe;
 mod residual;
 mod rms_norm;
 mod rope;

@@ -1,5 +1,7 @@
 //! How the tests run a kernel's checks: on every backend, and honest about those that it cannot run.
 
+pub mod peer;
+
 use std::io::Write;
 use tilewright::verify;
 use tilewright_kernels::Backend;

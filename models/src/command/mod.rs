@@ -7,6 +7,8 @@
 mod embed;
 mod fill_mask;
 mod forward;
+mod isa;
+mod verify;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +28,8 @@ enum Command {
     Embed(embed::Embed),
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
+    Isa(isa::Isa),
+    Verify(verify::Verify),
 }
 
 impl Command {
@@ -34,6 +38,8 @@ impl Command {
             Self::Embed(args) => args.run(),
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
+            Self::Isa(args) => args.run(),
+            Self::Verify(args) => args.run(),
         }
     }
 }
@@ -67,6 +73,20 @@ pub struct Session {
 }
 
 impl Common {
+    /// Why the backend in effect is the one.
+    pub fn why(&self) -> &'static str {
+        match (&self.isa, std::env::var_os("TILEWRIGHT_ISA")) {
+            (Some(_), _) => "--isa asks for it",
+            (None, Some(_)) => "TILEWRIGHT_ISA asks for it",
+            (None, None) => "the best of this CPU",
+        }
+    }
+
+    /// Whether the user chose the backend.
+    pub fn forced(&self) -> bool {
+        self.isa.is_some() || std::env::var_os("TILEWRIGHT_ISA").is_some()
+    }
+
     /// Chooses the backend, makes the thread pool and prints the header.
     pub fn start(&self) -> Result<Session> {
         let backend = match self.isa.as_deref() {
@@ -92,6 +112,16 @@ impl Session {
         } else {
             println!("{line}");
         }
+    }
+
+    /// The same for machines.
+    pub fn facts(&self) -> serde_json::Value {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cpu": cpu_name(),
+            "isa": self.backend.name(),
+            "threads": self.threads,
+        })
     }
 
     /// The line above every table: version, CPU, backend in effect, threads.

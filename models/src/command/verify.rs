@@ -1,0 +1,154 @@
+//! `tilewright verify`.
+
+use super::{Common, Session};
+use anyhow::{Result, bail};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tilewright::verify::{self, Counterexample, Worst};
+use tilewright_kernels::Backend;
+
+/// Check every kernel on every backend of this CPU against its definition
+///
+/// Arguments are random: extents that straddle vectors, tiles and blocks, strides, misalignment,
+/// NaN, infinities, denormals. The table shows the worst error of each kernel as a share of its
+/// derived bound, and in units of the last place. Exit status 1 if anything is out of bounds.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tilewright verify
+  tilewright verify --kernel gemm --isa avx2 --cases 10000
+  tilewright verify --kernel gemm --isa avx2 --seed 17 --cases 1    repeats one case")]
+pub struct Verify {
+    /// Check only this kernel
+    #[arg(long, value_name = "NAME", value_parser = kernels())]
+    kernel: Option<String>,
+
+    /// Seed of the first case; the others follow
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Cases for each kernel on each backend
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    cases: u64,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The names that `--kernel` takes.
+fn kernels() -> Vec<&'static str> {
+    let mut names: Vec<_> = verify::checks(None).map(|check| check.kernel).collect();
+    names.dedup();
+    names
+}
+
+/// What became of the checks of one kernel on one backend.
+pub struct Row {
+    kernel: &'static str,
+    backend: Backend,
+    result: Result<Worst, Counterexample>,
+}
+
+impl Verify {
+    pub fn run(self) -> Result<()> {
+        let session = self.common.start()?;
+        let backends = if self.common.forced() { vec![session.backend] } else { all() };
+        let rows = check(self.kernel.as_deref(), &backends, self.seed, self.cases);
+        if session.json {
+            let results: Vec<_> = rows.iter().map(Row::json).collect();
+            let all =
+                json!({ "run": session.facts(), "seed": self.seed, "cases": self.cases, "results": results });
+            println!("{all:#}");
+        } else {
+            println!("{} cases of each kernel on each backend, seeds from {}", self.cases, self.seed);
+            println!("worst error as a share of its bound, and in ULP\n");
+            println!("{}", table(&rows, &backends));
+        }
+        report_failures(&rows, &session)
+    }
+}
+
+/// Every backend that can be checked against the reference.
+pub fn all() -> Vec<Backend> {
+    Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE).collect()
+}
+
+/// Runs the checks of `kernel`, or all, behind a progress bar.
+pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) -> Vec<Row> {
+    let checks: Vec<_> = verify::checks(kernel).collect();
+    let bar = ProgressBar::new(cases * (checks.len() * backends.len()) as u64).with_style(style());
+    let mut rows = Vec::new();
+    for check in checks {
+        for &backend in backends {
+            bar.set_message(format!("{} on {}", check.kernel, backend.name()));
+            let before = bar.position();
+            let result = check.run(backend, seed, cases, || bar.inc(1));
+            bar.set_position(before + cases);
+            rows.push(Row { kernel: check.kernel, backend, result });
+        }
+    }
+    bar.finish_and_clear();
+    rows
+}
+
+/// The progress bar of long work.
+pub fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{bar:30} {percent:>3}% {msg} (about {eta} left)").expect("a valid template")
+}
+
+/// A row for each kernel, a column for each backend.
+pub fn table(rows: &[Row], backends: &[Backend]) -> Table {
+    let mut table = Table::new();
+    let names = backends.iter().map(|b| b.name());
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(std::iter::once("kernel").chain(names));
+    for kernel in rows.chunks(backends.len()) {
+        let results = kernel.iter().map(|row| match &row.result {
+            Ok(worst) => format!("{:.2}  {:.1} ULP", worst.share, worst.ulp),
+            Err(_) => "FAILED".to_owned(),
+        });
+        table.add_row(std::iter::once(kernel[0].kernel.to_owned()).chain(results));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Prints each failure with the command that repeats it.
+///
+/// # Errors
+/// If there are any.
+pub fn report_failures(rows: &[Row], session: &Session) -> Result<()> {
+    let failures: Vec<_> = rows.iter().filter_map(|row| row.result.as_ref().err()).collect();
+    for failure in &failures {
+        session.say(&format!("\n{failure}"));
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{} of {} checks failed", failures.len(), rows.len())
+}
+
+impl Row {
+    pub fn json(&self) -> Value {
+        let mut row =
+            json!({ "kernel": self.kernel, "isa": self.backend.name(), "passed": self.result.is_ok() });
+        match &self.result {
+            Ok(worst) => {
+                row["worst_share_of_bound"] = json!(worst.share);
+                row["worst_ulp"] = json!(worst.ulp);
+            }
+            Err(failure) => {
+                row["failure"] = json!({
+                    "seed": failure.seed,
+                    "arguments": failure.params,
+                    "why": failure.why,
+                    "command": failure.command(),
+                });
+            }
+        }
+        row
+    }
+}

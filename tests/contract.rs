@@ -1,0 +1,157 @@
+//! The numerics contract, clause by clause, on every backend. (Clause 1, error bounds, and the special
+//! values of clause 4 are what the checks of `tilewright verify` hold each kernel to.)
+
+use tilewright::verify::bound::identical;
+use tilewright::verify::gemm::product;
+use tilewright::verify::tensor::Random;
+use tilewright_kernels::gemm::{PackedB, Rhs};
+use tilewright_kernels::{Backend, View};
+use tilewright_suite::backends;
+
+/// `n` numbers in [-1, 1).
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    (0..n).map(|_| random.unit()).collect()
+}
+
+/// Runs `f` in pools of 1 to 4 threads and asks for the same bits from all.
+fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
+    let in_pool = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(&f)
+    };
+    let one = in_pool(1);
+    for threads in 2..=4 {
+        if let Err(difference) = identical(&in_pool(threads), &one) {
+            panic!("{what} on {threads} threads instead of one: {difference}");
+        }
+    }
+}
+
+/// Shapes (m, k, n) that are cut in every way: by rows, by panels, by neither.
+const GEMMS: [(usize, usize, usize); 5] =
+    [(1, 1024, 777), (5, 300, 2000), (130, 513, 515), (700, 768, 100), (31, 100, 33)];
+
+#[test]
+fn gemm_does_not_depend_on_threads() {
+    for backend in backends() {
+        for (m, k, n) in GEMMS {
+            let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
+            let a = View::new(&a, [m, k]).unwrap();
+            let b = View::new(&b, [n, k]).unwrap().transpose();
+            let packed = PackedB::new(backend, b);
+            let what = format!("{}: gemm {m}x{k}x{n}", backend.name());
+            same_on_any_threads(&what, || product(backend, a, Rhs::Packed(&packed), n).unwrap());
+            same_on_any_threads(&what, || product(backend, a, Rhs::Matrix(b.into()), n).unwrap());
+        }
+    }
+}
+
+#[test]
+fn gemm_packs_alike_on_any_threads_and_either_way() {
+    for backend in backends() {
+        for (m, k, n) in GEMMS {
+            let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
+            let a = View::new(&a, [m, k]).unwrap();
+            let b = View::new(&b, [n, k]).unwrap().transpose();
+            let unpacked = product(backend, a, Rhs::Matrix(b.into()), n).unwrap();
+            let what = format!("{}: packing {k}x{n}", backend.name());
+            same_on_any_threads(&what, || {
+                let packed = PackedB::new(backend, b);
+                let result = product(backend, a, Rhs::Packed(&packed), n).unwrap();
+                identical(&result, &unpacked).unwrap_or_else(|e| panic!("{what} beforehand: {e}"));
+                result
+            });
+        }
+    }
+}
+
+/// A row alone, and in products of any number of rows, at any place in them.
+#[test]
+fn gemm_rows_do_not_depend_on_their_neighbours() {
+    let (k, n) = (600, 130);
+    let b = numbers(k * n, 3);
+    let b = View::new(&b, [k, n]).unwrap();
+    let most = 70;
+    let a = numbers(most * k, 4);
+    for backend in backends() {
+        let packed = PackedB::new(backend, b);
+        let row = |i: usize| {
+            let a = View::new(&a[i * k..], [1, k]).unwrap();
+            product(backend, a, Rhs::Packed(&packed), n).unwrap()
+        };
+        let alone: Vec<f32> = (0..most).flat_map(row).collect();
+        for m in (1..=34).chain([47, most]) {
+            let a = View::new(&a, [m, k]).unwrap();
+            for rhs in [Rhs::Packed(&packed), Rhs::Matrix(b.into())] {
+                let together = product(backend, a, rhs, n).unwrap();
+                identical(&together, &alone[..m * n])
+                    .unwrap_or_else(|e| panic!("{}: {m} rows instead of one: {e}", backend.name()));
+            }
+        }
+    }
+}
+
+/// k is cut into blocks; a sum over more of them must be the same chain, as zeros appended to it show.
+#[test]
+fn gemm_blocks_of_k_do_not_show() {
+    let (m, n) = (20, 40);
+    for backend in backends() {
+        for k in [255, 256, 257, 511, 512, 513] {
+            let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
+            let padded = k + 300;
+            let mut wide = vec![0.0; m * padded];
+            for (row, from) in wide.chunks_mut(padded).zip(a.chunks(k)) {
+                row[..k].copy_from_slice(from);
+            }
+            let mut tall = b.clone();
+            tall.resize(padded * n, 1.0);
+            let run = |a: &[f32], b: &[f32], k: usize| {
+                let (a, b) = (View::new(a, [m, k]).unwrap(), View::new(b, [k, n]).unwrap());
+                product(backend, a, Rhs::Matrix(b.into()), n).unwrap()
+            };
+            identical(&run(&wide, &tall, padded), &run(&a, &b, k))
+                .unwrap_or_else(|e| panic!("{}: k = {k}, then zeros: {e}", backend.name()));
+        }
+    }
+}
+
+/// Every product of a batch is the product alone, whichever operands are shared.
+#[test]
+fn gemm_batches_are_single_products() {
+    use tilewright_kernels::ViewMut;
+    use tilewright_kernels::gemm::{Epilogue, Gemm};
+    let (batch, m, k, n) = (3, 17, 130, 50);
+    let (a, b) = (numbers(batch * m * k, 7), numbers(batch * k * n, 8));
+    for backend in backends() {
+        for (a_batch, b_batch) in [(batch, batch), (1, batch), (batch, 1)] {
+            let mut c = vec![f32::NAN; batch * m * n];
+            backend
+                .run(Gemm {
+                    alpha: 1.0,
+                    a: View::new(&a, [a_batch, m, k]).unwrap(),
+                    b: Rhs::Matrix(View::new(&b, [b_batch, k, n]).unwrap()),
+                    beta: 0.0,
+                    c: ViewMut::new(&mut c, [batch, m, n]).unwrap(),
+                    epilogue: Epilogue::default(),
+                })
+                .unwrap();
+            for (i, c) in c.chunks(m * n).enumerate() {
+                let a = View::new(&a[i % a_batch * m * k..], [m, k]).unwrap();
+                let b = View::new(&b[i % b_batch * k * n..], [k, n]).unwrap();
+                let alone = product(backend, a, Rhs::Matrix(b.into()), n).unwrap();
+                identical(c, &alone).unwrap_or_else(|e| panic!("{}: product {i}: {e}", backend.name()));
+            }
+        }
+    }
+}
+
+/// Clause 6 begins with this: what is asked for is what runs.
+#[test]
+fn a_backend_is_had_by_its_name_or_not_at_all() {
+    for backend in backends() {
+        assert_eq!(Backend::named(backend.name()), Ok(backend));
+    }
+    let refusal = Backend::named("mmx").unwrap_err().to_string();
+    assert!(Backend::available().iter().all(|b| refusal.contains(b.name())), "{refusal}");
+}
