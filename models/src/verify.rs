@@ -68,7 +68,7 @@ pub static CHECKS: &[Entry] = &[Entry::of::<gemm::Gemm>()];
 pub struct Entry {
     /// The kernel, as `--kernel` names it.
     pub kernel: &'static str,
-    case: fn(Backend, u64) -> Result<Worst, Counterexample>,
+    case: fn(Backend, u64, &[u8]) -> Result<Worst, Found>,
 }
 
 impl Entry {
@@ -82,7 +82,29 @@ impl Entry {
     /// # Errors
     /// The smallest arguments found that fail as well.
     pub fn case(&self, backend: Backend, seed: u64) -> Result<Worst, Counterexample> {
-        (self.case)(backend, seed)
+        let kernel = self.kernel;
+        (self.case)(backend, seed, &[]).map_err(|Found { why, params }| Counterexample {
+            kernel,
+            backend,
+            seed,
+            params,
+            why,
+        })
+    }
+
+    /// Runs a case that `bytes` choose, so that a fuzzer reaches every one: the first eight are a seed,
+    /// and each of the others a step from its arguments towards simpler ones.
+    ///
+    /// # Errors
+    /// What is wrong, and with which arguments.
+    pub fn case_of_bytes(&self, backend: Backend, bytes: &[u8]) -> Result<Worst, Failure> {
+        let (seed, steps) = bytes.split_at(bytes.len().min(8));
+        let mut key = [0; 8];
+        key[..seed.len()].copy_from_slice(seed);
+        let seed = u64::from_le_bytes(key);
+        (self.case)(backend, seed, steps).map_err(|Found { why, params }| {
+            Failure(format!("{} on {}: {why}\n  with {params}", self.kernel, backend.name()))
+        })
     }
 
     /// Runs the cases of seeds `seed`, `seed + 1`, .. and calls `progress` after each.
@@ -146,8 +168,15 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// Draws the arguments of `seed`, runs them, and shrinks them if they fail. A panic is a failure too.
-fn case<C: Check>(backend: Backend, seed: u64) -> Result<Worst, Counterexample> {
+/// Arguments that fail, and how.
+struct Found {
+    why: String,
+    params: String,
+}
+
+/// Draws the arguments of `seed`, takes `steps` from there, runs them, and shrinks them if they fail. A
+/// panic is a failure too.
+fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Found> {
     // What proptest wants as a seed: 32 bytes.
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -156,11 +185,19 @@ fn case<C: Check>(backend: Backend, seed: u64) -> Result<Worst, Counterexample> 
     let config = Config { failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, rng);
 
-    let found =
-        |why: String, params: String| Counterexample { kernel: C::KERNEL, backend, seed, params, why };
-    let tree = C::strategy()
+    let found = |why: String, params: String| Found { why, params };
+    let mut tree = C::strategy()
         .new_tree(&mut runner)
         .map_err(|reason| found(format!("no arguments could be drawn: {reason}"), String::new()))?;
+    for step in steps {
+        // Simpler in one argument; an odd byte takes half of it back.
+        if !tree.simplify() {
+            break;
+        }
+        if step % 2 == 1 {
+            tree.complicate();
+        }
+    }
     let worst = Cell::new(Worst::default());
     let result = runner.run_one(tree, |params| {
         worst.set(C::run(&params, backend).map_err(|failure| TestCaseError::fail(failure.0))?);
@@ -205,5 +242,16 @@ mod tests {
         assert_eq!(again.to_string(), failure.to_string());
         let command = format!("--kernel wrong --isa portable --seed {} --cases 1", failure.seed);
         assert!(failure.to_string().contains(&command), "{failure}");
+    }
+
+    #[test]
+    fn bytes_choose_a_case() {
+        let entry = Entry::of::<Wrong>();
+        let seed = (0..).find(|&seed| entry.case(Backend::PORTABLE, seed).is_err()).unwrap();
+        let mut bytes = u64::to_le_bytes(seed).to_vec();
+        let failure = entry.case_of_bytes(Backend::PORTABLE, &bytes).unwrap_err();
+        assert!(failure.to_string().starts_with("wrong on portable: "), "{failure}");
+        bytes.extend([0; 64]);
+        assert!(entry.case_of_bytes(Backend::PORTABLE, &bytes).is_ok(), "all the way down to 0");
     }
 }
