@@ -7,6 +7,8 @@
 //! ```
 //! Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415.
 
+mod gate;
+
 use crate::isa::{Isa, Vector};
 use crate::math;
 
@@ -58,11 +60,8 @@ impl Activation {
         let c = |v: f32| I::V::splat(isa, v);
         match self {
             Self::Identity => x,
-            Self::GeluErf => x * c(0.5) * (c(1.0) + math::erf(isa, x * c(core::f32::consts::FRAC_1_SQRT_2))),
-            Self::GeluTanh => {
-                let u = x * (x * x).mul_add(c(0.071_354_81), c(1.595_769));
-                x / (c(1.0) + math::exp(isa, -u))
-            }
+            Self::GeluErf => gate::NORMAL.apply(isa, x),
+            Self::GeluTanh => gate::LOGISTIC.apply(isa, x),
             // `max` returns its argument if either is NaN.
             Self::Relu => c(0.0).max(x),
             Self::Silu => x / (c(1.0) + math::exp(isa, -x)),

@@ -215,6 +215,9 @@ pub trait Vector<I: Copy>:
     /// Lanes of `self` where the mask is set, of `other` elsewhere.
     fn select(self, mask: Self::Mask, other: Self) -> Self;
 
+    /// Lanes of `self` where the mask is set, 0 elsewhere.
+    fn keep(self, mask: Self::Mask) -> Self;
+
     /// Whether any lane of the mask is set.
     fn any(mask: Self::Mask) -> bool;
 
@@ -245,16 +248,31 @@ pub trait Vector<I: Copy>:
     /// The nearest i32 of each lane, ties to even, as bits; unspecified out of range.
     fn float_to_int(self) -> Self;
 
-    /// `self * 2^n` for integral `n` in [-252, 252], rounded once, denormal results included, where
-    /// `n >= 0` or `|self| >= 1`; a smaller value may round twice on its way into the denormals.
+    /// `self * 2^n` for integral `n` in [-252, 252] and `self` in [1/4, 4], rounded once, denormal
+    /// results included.
     #[inline(always)]
     fn scale_by_pow2(self, isa: I, n: Self) -> Self {
-        // Two halves of the exponent: each factor 2^(n/2) is a normal number, and under the condition
-        // so is the first product, so that only the second can round.
-        let bias = Self::splat_bits(isa, 127);
-        let half = (n * Self::splat(isa, 0.5)).round();
-        let factor = |e: Self| e.float_to_int().add_bits(bias).shl_bits::<23>();
-        (self * factor(half)) * factor(n - half)
+        // Two factors of half the exponent each: both are normal numbers, and only the second product
+        // can round. Adding 1.5 * 2^23 leaves an integer, rounded, in the low bits of the sum: with
+        // the bias of the exponent there, a shift makes it a power of two.
+        let integer = 12_582_912.0;
+        let half = n.mul_add(Self::splat(isa, 0.5), Self::splat(isa, integer + 127.0));
+        let whole = n + Self::splat(isa, integer + 254.0);
+        self * half.shl_bits::<23>() * whole.sub_bits(half).shl_bits::<23>()
+    }
+
+    /// Entries of a table for [`lookup`](Self::lookup): 8 or 32.
+    const TABLE: usize = 8;
+
+    /// `table[i % TABLE]`, for the bits i of each lane.
+    ///
+    /// # Panics
+    /// If the table is shorter than `TABLE`.
+    #[inline(always)]
+    fn lookup(self, isa: I, table: &[f32]) -> Self {
+        let mut lanes = [0.0; 4];
+        self.store(&mut lanes);
+        Self::load(isa, &lanes.map(|i| table[i.to_bits() as usize % 8]))
     }
 
     /// Lanes 2i and 2i+1 exchanged.

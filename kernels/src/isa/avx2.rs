@@ -191,6 +191,13 @@ impl Vector<Avx2> for F32x8 {
         float(unsafe { _mm256_srl_epi32(int(self), _mm_cvtsi32_si128(N as i32)) })
     }
 
+    #[inline(always)]
+    fn lookup(self, _: Avx2, table: &[f32]) -> Self {
+        assert!(table.len() >= Self::TABLE);
+        // SAFETY: the length was checked; a value of this type proves AVX2.
+        unsafe { Self(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), int(self))) }
+    }
+
     intrinsics! {
         fn splat(_isa: Avx2, x: f32) -> Self { Self(_mm256_set1_ps(x)) }
         fn mul_add(self: Self, b: Self, c: Self) -> Self { Self(_mm256_fmadd_ps(self.0, b.0, c.0)) }
@@ -204,6 +211,7 @@ impl Vector<Avx2> for F32x8 {
         fn eq(self: Self, b: Self) -> __m256 { _mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, b.0) }
         fn select(self: Self, mask: __m256, other: Self) -> Self { Self(_mm256_blendv_ps(other.0, self.0, mask)) }
         fn any(mask: __m256) -> bool { _mm256_movemask_ps(mask) != 0 }
+        fn keep(self: Self, mask: __m256) -> Self { Self(_mm256_and_ps(mask, self.0)) }
         fn and_bits(self: Self, b: Self) -> Self { Self(_mm256_and_ps(self.0, b.0)) }
         fn or_bits(self: Self, b: Self) -> Self { Self(_mm256_or_ps(self.0, b.0)) }
         fn xor_bits(self: Self, b: Self) -> Self { Self(_mm256_xor_ps(self.0, b.0)) }

@@ -180,6 +180,18 @@ impl Vector<Avx512> for F32x16 {
         mask != 0
     }
 
+    const TABLE: usize = 32;
+
+    #[inline(always)]
+    fn lookup(self, _: Avx512, table: &[f32]) -> Self {
+        assert!(table.len() >= Self::TABLE);
+        // SAFETY: the length was checked; a value of this type proves AVX-512.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(16)));
+            Self(_mm512_permutex2var_ps(low, int(self), high))
+        }
+    }
+
     intrinsics! {
         fn splat(_isa: Avx512, x: f32) -> Self { Self(_mm512_set1_ps(x)) }
         fn mul_add(self: Self, b: Self, c: Self) -> Self { Self(_mm512_fmadd_ps(self.0, b.0, c.0)) }
@@ -192,6 +204,7 @@ impl Vector<Avx512> for F32x16 {
         fn le(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, b.0) }
         fn eq(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, b.0) }
         fn select(self: Self, mask: __mmask16, other: Self) -> Self { Self(_mm512_mask_blend_ps(mask, other.0, self.0)) }
+        fn keep(self: Self, mask: __mmask16) -> Self { Self(_mm512_maskz_mov_ps(mask, self.0)) }
         fn and_bits(self: Self, b: Self) -> Self { Self(_mm512_and_ps(self.0, b.0)) }
         fn or_bits(self: Self, b: Self) -> Self { Self(_mm512_or_ps(self.0, b.0)) }
         fn xor_bits(self: Self, b: Self) -> Self { Self(_mm512_xor_ps(self.0, b.0)) }

@@ -303,6 +303,22 @@ impl Vector<Neon> for F32x4 {
         unsafe { vgetq_lane_f32::<0>(all.0) }
     }
 
+    #[inline(always)]
+    fn lookup(self, _: Neon, table: &[f32]) -> Self {
+        assert!(table.len() >= Self::TABLE);
+        // SAFETY: the length was checked; a value of this type proves NEON.
+        unsafe {
+            let bytes = uint8x16x2_t(
+                vreinterpretq_u8_f32(vld1q_f32(table.as_ptr())),
+                vreinterpretq_u8_f32(vld1q_f32(table.as_ptr().add(4))),
+            );
+            // Entry i is bytes 4i to 4i + 3.
+            let first = vmulq_n_u32(vandq_u32(uint(self), vdupq_n_u32(7)), 0x0404_0404);
+            let index = vaddq_u32(first, vdupq_n_u32(0x0302_0100));
+            Self(vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_u32(index))))
+        }
+    }
+
     intrinsics! {
         fn splat(_isa: Neon, x: f32) -> Self { Self(vdupq_n_f32(x)) }
         fn mul_add(self: Self, b: Self, c: Self) -> Self { Self(vfmaq_f32(c.0, self.0, b.0)) }
@@ -314,6 +330,7 @@ impl Vector<Neon> for F32x4 {
         fn eq(self: Self, b: Self) -> uint32x4_t { vceqq_f32(self.0, b.0) }
         fn select(self: Self, mask: uint32x4_t, other: Self) -> Self { Self(vbslq_f32(mask, self.0, other.0)) }
         fn any(mask: uint32x4_t) -> bool { vmaxvq_u32(mask) != 0 }
+        fn keep(self: Self, mask: uint32x4_t) -> Self { ufloat(vandq_u32(uint(self), mask)) }
         fn and_bits(self: Self, b: Self) -> Self { ufloat(vandq_u32(uint(self), uint(b))) }
         fn or_bits(self: Self, b: Self) -> Self { ufloat(vorrq_u32(uint(self), uint(b))) }
         fn xor_bits(self: Self, b: Self) -> Self { ufloat(veorq_u32(uint(self), uint(b))) }

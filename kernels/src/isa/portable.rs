@@ -185,6 +185,11 @@ impl Vector<Portable> for F32x4 {
     }
 
     #[inline(always)]
+    fn keep(self, mask: f32x4) -> Self {
+        Self(self.0 & mask)
+    }
+
+    #[inline(always)]
     fn and_bits(self, b: Self) -> Self {
         Self(self.0 & b.0)
     }

@@ -1,0 +1,201 @@
+//! x g(x), for a gate g with g(-x) = 1 - g(x): both forms of GELU.
+//!
+//! ```text
+//! x g(x) = max(x, 0) - |x| g(-|x|)
+//!
+//! |x|   0     1 step    2 steps         (N - 1) steps
+//!       |--|-----|-----|-----|--  ...  --|-----|-----|
+//!     i = 0      i = 1       i = 2             i = N - 1
+//!
+//! g(-|x|) ~ c0 + d (c1 + d (c2 + ..)): d the distance from the nearest whole step i, in steps,
+//! and c the column i of a table; 0 behind the last column
+//! ```
+//! Only the small side of the gate is approximated, so nothing cancels on either side of 0, and the
+//! relative error of the result is that of the polynomial.
+//!
+//! A permute instruction takes a row of the table for all lanes, which together costs less than an
+//! exponential and a division: P. T. P. Tang, "Table lookup algorithms for elementary functions and
+//! their error analysis", ARITH 1991. The coefficients are not written down but computed by the
+//! compiler, by interpolation at Chebyshev points (N. Trefethen, *Approximation Theory and
+//! Approximation Practice*, chapter 2) of the two gates below.
+
+use crate::isa::{Isa, Vector};
+
+/// Phi(-t) of the normal distribution: the gate of GELU by its definition.
+pub(super) static NORMAL: Gate = Gate::new(Shape::Normal);
+
+/// 1 / (1 + e^2u) with u = sqrt(2/pi) (t + 0.044715 t^3): the gate of GELU's tanh approximation.
+pub(super) static LOGISTIC: Gate = Gate::new(Shape::Logistic);
+
+/// The tables of one gate, for the two sizes of [`Vector::TABLE`].
+///
+/// Steps and degrees are such that the interpolation errs less than f32 rounds up to |x| = 3. Further
+/// out the gate falls ever more steeply and the relative error grows; the absolute one does not.
+pub(super) struct Gate {
+    wide: Table<32, 6>,
+    narrow: Table<8, 8>,
+}
+
+impl Gate {
+    const fn new(shape: Shape) -> Self {
+        Self { wide: Table::new(shape, 4.0), narrow: Table::new(shape, 1.25) }
+    }
+
+    /// x g(x).
+    #[inline(always)]
+    pub(super) fn apply<I: Isa>(&self, isa: I, x: I::V) -> I::V {
+        if I::V::TABLE == 32 { self.wide.apply(isa, x) } else { self.narrow.apply(isa, x) }
+    }
+}
+
+/// Polynomials of `D` coefficients around `N` whole steps.
+struct Table<const N: usize, const D: usize> {
+    steps_per_unit: f32,
+    /// `coefficients[k][i]` belongs to d^k around step i: of -g, for the gate is only ever subtracted.
+    coefficients: [[f32; N]; D],
+}
+
+impl<const N: usize, const D: usize> Table<N, D> {
+    #[inline(always)]
+    fn apply<I: Isa>(&self, isa: I, x: I::V) -> I::V {
+        let c = |v: f32| I::V::splat(isa, v);
+        let steps = c(self.steps_per_unit);
+        // 0 in place of what lies behind the table, and of NaN: max(x, 0) brings it back.
+        let t = x.abs();
+        let t = t.keep(t.lt(c((N as f32 - 0.5) / self.steps_per_unit)));
+        // The sum is rounded to whole steps, which its low bits then number.
+        let integer = c(1.5 * (1 << 23) as f32);
+        let i = t.mul_add(steps, integer);
+        let d = t.mul_add(steps, integer - i);
+        let mut gate = i.lookup(isa, &self.coefficients[D - 1]);
+        for k in (0..D - 1).rev() {
+            gate = gate.mul_add(d, i.lookup(isa, &self.coefficients[k]));
+        }
+        t.mul_add(gate, c(0.0).max(x))
+    }
+
+    /// Interpolates in each step.
+    const fn new(shape: Shape, steps_per_unit: f64) -> Self {
+        let mut coefficients = [[0.0; N]; D];
+        let mut i = 0;
+        while i < N {
+            // Newton's divided differences over d = cos(pi (j + 1/2) / D) / 2.
+            let (mut node, mut p) = ([0.0; D], [0.0; D]);
+            let mut j = 0;
+            while j < D {
+                node[j] = cos(core::f64::consts::PI * (j as f64 + 0.5) / D as f64) / 2.0;
+                p[j] = shape.gate((i as f64 + node[j]) / steps_per_unit);
+                j += 1;
+            }
+            let mut order = 1;
+            while order < D {
+                let mut j = D - 1;
+                while j >= order {
+                    p[j] = (p[j] - p[j - 1]) / (node[j] - node[j - order]);
+                    j -= 1;
+                }
+                order += 1;
+            }
+            // From the Newton basis to powers of d: Horner's scheme, from inside out.
+            let mut j = D - 1;
+            while j > 0 {
+                j -= 1;
+                let mut k = j;
+                while k < D - 1 {
+                    p[k] -= node[j] * p[k + 1];
+                    k += 1;
+                }
+            }
+            let mut k = 0;
+            while k < D {
+                coefficients[k][i] = -p[k] as f32;
+                k += 1;
+            }
+            i += 1;
+        }
+        Self { steps_per_unit: steps_per_unit as f32, coefficients }
+    }
+}
+
+/// What a table is made of, to a relative 1e-12 or so.
+#[derive(Clone, Copy)]
+enum Shape {
+    Normal,
+    Logistic,
+}
+
+impl Shape {
+    /// g(-t).
+    const fn gate(self, t: f64) -> f64 {
+        // sqrt(2/pi) is no constant of the standard library, 1/sqrt(pi) will be: 2/sqrt(pi) / sqrt(2).
+        let sqrt_2_over_pi = core::f64::consts::FRAC_2_SQRT_PI / core::f64::consts::SQRT_2;
+        match self {
+            Self::Logistic => 1.0 / (1.0 + exp(2.0 * sqrt_2_over_pi * (t + 0.044715 * t * t * t))),
+            Self::Normal => {
+                let density = 0.5 * sqrt_2_over_pi * exp(-0.5 * t * t);
+                if t < 2.0 {
+                    // 1/2 - density (t + t^3/3 + t^5/15 + ..)
+                    let (mut term, mut sum, mut k) = (t, t, 3.0);
+                    while k < 80.0 {
+                        term *= t * t / k;
+                        sum += term;
+                        k += 2.0;
+                    }
+                    0.5 - density * sum
+                } else {
+                    // density / (t + 1/(t + 2/(t + 3/(t + ..))))
+                    let (mut tail, mut k) = (t, 80.0);
+                    while k > 0.0 {
+                        tail = t + k / tail;
+                        k -= 1.0;
+                    }
+                    density / tail
+                }
+            }
+        }
+    }
+}
+
+/// e^x: the Taylor series at x/1024, squared ten times.
+const fn exp(x: f64) -> f64 {
+    let (mut term, mut sum, mut k) = (1.0, 1.0, 1.0);
+    while k < 12.0 {
+        term *= x / 1024.0 / k;
+        sum += term;
+        k += 1.0;
+    }
+    let mut squarings = 0;
+    while squarings < 10 {
+        sum *= sum;
+        squarings += 1;
+    }
+    sum
+}
+
+/// cos x by its Taylor series, for x in [0, pi].
+const fn cos(x: f64) -> f64 {
+    let (mut term, mut sum, mut k) = (1.0, 1.0, 1.0);
+    while k < 40.0 {
+        term *= -x * x / (k * (k + 1.0));
+        sum += term;
+        k += 2.0;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_what_libm_says() {
+        for i in -10..800 {
+            let t = f64::from(i) / 100.0;
+            let normal = 0.5 * libm::erfc(t * core::f64::consts::FRAC_1_SQRT_2);
+            assert!((Shape::Normal.gate(t) / normal - 1.0).abs() < 1e-11, "normal at {t}");
+            let u = (2.0 / core::f64::consts::PI).sqrt() * (t + 0.044715 * t.powi(3));
+            let logistic = 1.0 / (1.0 + (2.0 * u).exp());
+            assert!((Shape::Logistic.gate(t) / logistic - 1.0).abs() < 1e-11, "logistic at {t}");
+        }
+    }
+}
