@@ -33,9 +33,8 @@ use crate::isa::Isa;
 use crate::view::{View, ViewMut};
 use loops::Product;
 
-/// k-steps of one block: KC x NR floats of B (32 KiB for the widest tile) and MR rows of A share L1.
-/// Measured on 2048^3: 256 and 384 alike, 128 2% slower; it also fixes
-/// [`A_STRIDE`](crate::isa::A_STRIDE).
+/// k-steps of one block: KC x NR floats of B (32 KiB for the widest tile) and MR rows of A (15 KiB)
+/// share an L1 of 48 KiB. It also fixes [`A_STRIDE`](crate::isa::A_STRIDE).
 pub const KC: usize = 256;
 
 /// B of a [`Gemm`].

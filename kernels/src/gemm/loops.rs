@@ -17,6 +17,10 @@ const A_BLOCK_BYTES: usize = 512 << 10;
 /// than a block's A, so that packing A again for each of them is cheap, and well inside an L3.
 const B_BLOCK_BYTES: usize = 8 << 20;
 
+/// k-steps that are packed at a time for a single strip of rows: at most 8 KiB, which stay in L1 from
+/// the packing to their only use.
+const ONCE_KC: usize = 64;
+
 /// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core,
 /// twice a wake-up of the pool. Fewer than 16 rows count as 16: their time goes into reading B.
 const PARALLEL_WORK: usize = 2 << 20;
@@ -175,8 +179,8 @@ impl<'a> Product<'a> {
     ///
     /// # Safety
     /// The operands' shapes fit each other; no one else touches the block; the memory has room for
-    /// the task's packed A, an unpacked panel (if it has no place of its own), and a tile's width of sums for each of
-    /// its rows, or `STREAMS` rows.
+    /// the task's packed A, an unpacked panel (if it has no place of its own), and a tile's width of
+    /// sums for each of its rows, or `STREAMS` rows.
     #[inline(always)]
     unsafe fn block<I: Isa>(
         &self,
@@ -197,6 +201,9 @@ impl<'a> Product<'a> {
         let plain = self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated;
         // Strips of equal height: a last one of two rows would run at a fraction of the speed.
         let strips = m.div_ceil(I::MR);
+        // What a single strip packs it uses only once.
+        let once = strips == 1 && matches!(b, Source::Unpacked(.., None));
+        let step = if once { ONCE_KC } else { KC };
 
         let mut panel = task.panels.start;
         while panel < task.panels.end {
@@ -206,17 +213,15 @@ impl<'a> Product<'a> {
                 Source::Panels(..) if m == 1 && panel + STREAMS <= task.panels.end => STREAMS,
                 _ => 1,
             };
-            let columns = (streams * width).min(n - column);
+            let columns = column..n.min(column + streams * width);
             // Sums that need nothing more are made in C itself.
-            let direct = plain && columns == streams * I::NR && c_strides[1] == 1;
-            let (out, out_stride) = if !direct {
-                (sums.as_mut_ptr(), I::NR)
-            } else {
+            let direct = plain && columns.len() == streams * I::NR && c_strides[1] == 1;
+            let (out, out_stride) = if direct {
                 // SAFETY: the first element of the block in C.
-                (
-                    unsafe { c.add(task.rows.start * c_strides[0] + column) },
-                    if streams > 1 { I::NR } else { c_strides[0] },
-                )
+                let first = unsafe { c.add(task.rows.start * c_strides[0] + column) };
+                (first, if streams > 1 { I::NR } else { c_strides[0] })
+            } else {
+                (sums.as_mut_ptr(), I::NR)
             };
             let (panel_b, next_b) = match b {
                 Source::Panels(floats, first) => {
@@ -229,32 +234,42 @@ impl<'a> Product<'a> {
                         Some((memory, first)) => unsafe { memory.0.add((panel - first) * k * I::NR) },
                         None => unpacked.as_mut_ptr(),
                     };
-                    for (half, b) in [Some(b), up].into_iter().flatten().enumerate() {
-                        let b = of_batch(b, task.batch).slice(1, column..column + columns);
-                        // SAFETY: this half of k rows of NR floats of memory.
-                        unsafe { pack_panel(isa, b, to.wrapping_add(half * width), width) };
+                    if !once {
+                        // SAFETY: k rows of NR floats of memory.
+                        unsafe { self.pack(isa, [Some(b), up], task.batch, 0..k, columns.clone(), to) };
                     }
                     let b = of_batch(b, task.batch);
-                    (to.cast_const(), b.as_ptr().wrapping_add((column + columns) * b.strides()[1]))
+                    (to.cast_const(), b.as_ptr().wrapping_add(columns.end * b.strides()[1]))
                 }
             };
             // The sums over no k-steps at all are still to be stored.
-            for pc in (0..k.max(1)).step_by(KC) {
-                let kc = KC.min(k - pc);
-                let slab = packed_a[pc / KC * m * A_STRIDE..].as_ptr();
+            for pc in (0..k.max(1)).step_by(step) {
+                let kc = step.min(k - pc);
+                let b_at = match b {
+                    Source::Unpacked(b, up, _) if once => {
+                        // SAFETY: ONCE_KC rows of NR floats of memory.
+                        unsafe {
+                            let to = unpacked.as_mut_ptr();
+                            self.pack(isa, [Some(b), up], task.batch, pc..pc + kc, columns.clone(), to);
+                        }
+                        panel_b
+                    }
+                    _ => panel_b.wrapping_add(pc * I::NR),
+                };
+                let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
                 // Together, the tiles of a panel prefetch the next one, packed or not (exactly, where
                 // its columns follow each other in memory).
                 let steps = (kc / 4).max(1);
-                let lines = (kc * I::NR / 16).div_ceil(strips * steps);
+                let lines = if once { 0 } else { (kc * I::NR / 16).div_ceil(strips * steps) };
                 for strip in 0..strips {
                     let rows = part(m, strips, strip);
-                    // SAFETY: rows of the slab, KC x NR floats of B, and rows of the sums, or of C.
+                    // SAFETY: rows of the slab, and rows of the sums, or of C.
                     let tile = unsafe {
                         Tile {
                             rows: rows.len(),
                             k: kc,
                             a: slab.add(rows.start * A_STRIDE),
-                            b: panel_b.add(pc * I::NR),
+                            b: b_at,
                             b_stride: I::NR,
                             c: out.add(rows.start * out_stride),
                             c_stride: out_stride,
@@ -263,7 +278,7 @@ impl<'a> Product<'a> {
                             prefetch_lines: lines,
                         }
                     };
-                    // SAFETY: as above; one row has `STREAMS` panels, k * NR apart.
+                    // SAFETY: kc x NR floats of B; one row has `STREAMS` panels, k * NR apart.
                     unsafe {
                         if streams > 1 {
                             row_times_panels(isa, tile, k * I::NR);
@@ -271,7 +286,7 @@ impl<'a> Product<'a> {
                             isa.gemm_tile(tile);
                         }
                     }
-                    if pc + KC < k || direct {
+                    if pc + step < k || direct {
                         continue;
                     }
                     for q in 0..streams {
@@ -296,6 +311,28 @@ impl<'a> Product<'a> {
                 }
             }
             panel += streams;
+        }
+    }
+
+    /// Packs these k-steps and columns of a matrix or a gated pair to `to`, `NR` floats a step.
+    ///
+    /// # Safety
+    /// `to` is valid for writes of `NR` floats for each k-step; the columns are at most a panel's.
+    #[inline(always)]
+    unsafe fn pack<I: Isa>(
+        &self,
+        isa: I,
+        pair: [Option<View<'_, 3>>; 2],
+        batch: usize,
+        steps: Range<usize>,
+        columns: Range<usize>,
+        to: *mut f32,
+    ) {
+        let width = self.width::<I>();
+        for (half, b) in pair.into_iter().flatten().enumerate() {
+            let b = of_batch(b, batch).slice(0, steps.clone()).slice(1, columns.clone());
+            // SAFETY: this half of the rows.
+            unsafe { pack_panel(isa, b, to.add(half * width), width) };
         }
     }
 }
