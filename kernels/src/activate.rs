@@ -82,6 +82,8 @@ impl<'a> Gated<'a> {
 impl Kernel for Activate<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(self) -> Self::Output {
         self.rows.check("Activate.rows")?;
         for mut row in self.rows.into_iter() {
@@ -109,6 +111,8 @@ impl Gated<'_> {
 
 impl Kernel for Gated<'_> {
     type Output = Result<(), Error>;
+
+    crate::backend::compile_here!();
 
     fn reference(self) -> Self::Output {
         self.check()?;

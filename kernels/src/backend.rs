@@ -22,7 +22,26 @@ pub trait Kernel: Sized {
     /// The same on vectors, once for all instruction sets. Called outside of [`Isa::run`]: it
     /// checks the arguments, splits the work and enters the instruction set in every task.
     fn eval<I: Isa>(self, isa: I) -> Self::Output;
+
+    /// Runs this kernel on `backend`, as [`Backend::run`] does.
+    ///
+    /// This crate's kernels repeat the default body, which makes it a function
+    /// of this crate: they are compiled for each instruction set here, and not again in every crate
+    /// that runs them.
+    fn run_on(self, backend: Backend) -> Self::Output {
+        backend.dispatch(self)
+    }
 }
+
+/// In an `impl Kernel`: [`Kernel::run_on`], compiled in this crate.
+macro_rules! compile_here {
+    () => {
+        fn run_on(self, backend: $crate::Backend) -> Self::Output {
+            backend.dispatch(self)
+        }
+    };
+}
+pub(crate) use compile_here;
 
 /// Makes the enum, its names and its dispatch from the table's rows, best first.
 macro_rules! backends {
@@ -58,9 +77,9 @@ macro_rules! backends {
                 }
             }
 
-            /// Runs `kernel` on this backend.
-            #[inline]
-            pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+            /// The one `match` between a call and its instruction set.
+            #[inline(always)]
+            pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
                 match self.0 {
                     Token::Reference => kernel.reference(),
                     $($(#[$attr])* Token::$variant(isa) => kernel.eval(isa),)*
@@ -92,6 +111,12 @@ backends! {
 pub struct Backend(Token);
 
 impl Backend {
+    /// Runs `kernel` on this backend.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run_on(self)
+    }
+
     /// The definitions themselves: the oracle of every test, and slow.
     pub const REFERENCE: Self = Self(Token::Reference);
 

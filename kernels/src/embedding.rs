@@ -82,6 +82,8 @@ impl Embedding<'_> {
 impl Kernel for Embedding<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(mut self) -> Self::Output {
         self.check()?;
         let [tokens, n] = self.out.shape();

@@ -138,6 +138,8 @@ impl Rhs<'_> {
 impl Kernel for Gemm<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(mut self) -> Result<(), Error> {
         let k = self.check()?;
         let [batch, m, n] = self.c.shape();

@@ -73,6 +73,8 @@ const PIVOT: usize = 64;
 impl Kernel for LayerNorm<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(self) -> Self::Output {
         let Self { rows, residual, weight, bias, eps } = self;
         let input = Input { rows, residual };

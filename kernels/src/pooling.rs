@@ -101,6 +101,8 @@ impl Pool<'_> {
 impl Kernel for Pool<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(mut self) -> Self::Output {
         self.check()?;
         for (s, pair) in self.offsets.windows(2).enumerate() {
@@ -185,6 +187,8 @@ impl L2Normalize<'_> {
 
 impl Kernel for L2Normalize<'_> {
     type Output = Result<(), Error>;
+
+    crate::backend::compile_here!();
 
     fn reference(self) -> Self::Output {
         self.check()?;

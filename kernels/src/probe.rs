@@ -23,6 +23,8 @@ pub struct Peak {
 impl Kernel for Peak {
     type Output = u64;
 
+    crate::backend::compile_here!();
+
     fn reference(self) -> u64 {
         let (factor, term) = black_box((0.5f64, 1.0));
         let mut chain = black_box(1.0);
@@ -87,6 +89,8 @@ impl Read<'_> {
 
 impl Kernel for Read<'_> {
     type Output = u64;
+
+    crate::backend::compile_here!();
 
     fn reference(self) -> u64 {
         for _ in 0..self.passes {

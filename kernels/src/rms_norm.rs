@@ -55,6 +55,8 @@ pub struct RmsNorm<'a> {
 impl Kernel for RmsNorm<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(self) -> Self::Output {
         let Self { rows, residual, weight, eps } = self;
         let input = Input { rows, residual };

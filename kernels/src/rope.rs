@@ -159,6 +159,8 @@ impl Rope<'_> {
 impl Kernel for Rope<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(self) -> Self::Output {
         self.check()?;
         let Self { rows, head_dim, positions, table } = self;

@@ -131,6 +131,8 @@ impl<'a> Mask<'a> {
 impl Kernel for Softmax<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(self) -> Self::Output {
         self.check()?;
         let Self { rows, scale, mask, log } = self;

@@ -146,6 +146,8 @@ pub(super) struct Pack<'a> {
 impl Kernel for Pack<'_> {
     type Output = ();
 
+    crate::backend::compile_here!();
+
     fn reference(self) {
         let [k, n] = self.b.shape();
         let halves = if self.up.is_some() { 2 } else { 1 };
