@@ -23,9 +23,11 @@
 mod epilogue;
 mod loops;
 mod pack;
+mod panel;
 
 pub use epilogue::Epilogue;
 pub use pack::PackedB;
+pub(crate) use panel::{multiply_panel, pack_panels};
 
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};

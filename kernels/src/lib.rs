@@ -2,6 +2,7 @@
 
 mod activate;
 mod activation;
+mod attention;
 mod backend;
 mod embedding;
 mod error;
@@ -22,6 +23,7 @@ mod view;
 
 pub use activate::{Activate, Gated};
 pub use activation::Activation;
+pub use attention::{Attention, DistanceBias, Sequences, Start, Window};
 pub use backend::{Backend, Kernel};
 pub use embedding::{Embedding, Lookup};
 pub use error::Error;

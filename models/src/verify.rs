@@ -5,6 +5,7 @@
 //! bound derived from [`Backend::REFERENCE`] and the arguments. [`CHECKS`] lists them all. Cases have
 //! consecutive seeds, so that `--seed S --cases 1` repeats the one that failed.
 
+pub mod attention;
 pub mod bound;
 pub mod gemm;
 pub mod tensor;
@@ -61,7 +62,11 @@ impl From<Error> for Failure {
 }
 
 /// All checks, in the order of the kernels' dependence on each other.
-pub static CHECKS: &[Entry] = &[Entry::of::<gemm::Gemm>()];
+pub static CHECKS: &[Entry] = &[
+    Entry::of::<gemm::Gemm>(),
+    Entry::of::<attention::Attention>(),
+    Entry::of::<attention::AttentionRows>(),
+];
 
 /// A row of [`CHECKS`].
 #[derive(Debug)]

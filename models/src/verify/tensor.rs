@@ -171,6 +171,13 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
+    /// Row-major with gaps and misalignment, and any dimension may have stride 0: for biases.
+    pub fn repeated_rows() -> BoxedStrategy<Self> {
+        (Self::rows(), uniform(prop::bool::weighted(0.3)))
+            .prop_map(|(layout, repeat)| Self { repeat, ..layout })
+            .boxed()
+    }
+
     /// The strides for `shape`.
     pub fn strides(&self, shape: [usize; D]) -> [usize; D] {
         let mut strides = [0; D];

@@ -1,0 +1,430 @@
+//! One block of keys: scores, weights and weighted sums of the rows that see it.
+//!
+//! ```text
+//!            K^T panels (dk x NR each)         V panels (block x NR each)
+//!            +------+------+--- .. -+          +------+------+
+//!            |      |      |        |          |      |      |
+//!            +------+------+--- .. -+          |      |      |
+//!  scale Q   scores, then weights              +------+------+
+//!  strip 0   |  MR x NR tiles       |    -->   sums of strip 0
+//!  strip 1   |                      |    -->   sums of strip 1
+//! ```
+
+use super::keys::{Layout, Sequence};
+use super::row::{Adjustment, Bias, all_finite, exponentials, largest, scale};
+use crate::gemm::{KC, multiply_panel, pack_panels};
+use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::view::View;
+use core::ops::Range;
+
+/// Keys of one block. The weights of a strip are the A of the second product, so they have to fit
+/// its rows.
+pub(super) const KEYS: usize = 256;
+const _: () = assert!(KEYS <= KC);
+
+/// Rows that pass a panel of keys or values while it is in L1, in whole strips of up to MR rows.
+const GROUP_ROWS: usize = 28;
+
+/// Strips that [`GROUP_ROWS`] may be.
+const MOST_STRIPS: usize = 8;
+
+/// The arguments of a call that tasks share.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub q: View<'a, 4>,
+    pub k: View<'a, 4>,
+    pub v: View<'a, 4>,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    pub bias: Option<View<'a, 4>>,
+    pub distances: Option<Distances<'a>>,
+    pub layout: Layout<'a>,
+}
+
+/// The biases of all distances from `first` on, `stride` floats for each head.
+#[derive(Clone, Copy)]
+pub(super) struct Distances<'a> {
+    pub tables: &'a [f32],
+    pub stride: usize,
+    pub first: isize,
+}
+
+impl Inputs<'_> {
+    /// Whether anything but their scale and the window is done to scores.
+    #[inline(always)]
+    fn adjusts(&self) -> bool {
+        self.softcap.is_some() || self.bias.is_some() || self.distances.is_some()
+    }
+
+    /// Query heads that share a head of k and v.
+    #[inline(always)]
+    pub fn group(&self) -> usize {
+        self.q.shape()[1] / self.k.shape()[1]
+    }
+}
+
+/// The queries of one sequence that one task computes, for all query heads of one kv head.
+///
+/// Rows are numbered query by query and head by head within a query, so that neighbours see nearly
+/// the same keys.
+pub(super) struct Rows<'a> {
+    pub sequence: Sequence,
+    pub kv_head: usize,
+    /// Counted from the first of the sequence.
+    pub queries: Range<usize>,
+    pub inputs: &'a Inputs<'a>,
+}
+
+/// One strip's share of a block: for each of its rows the largest score, the sum of weights and,
+/// `stride` floats apart, the weighted sums of values.
+pub(super) struct Share<'m> {
+    pub rows: Range<usize>,
+    pub max: &'m [f32],
+    pub sum: &'m [f32],
+    pub values: &'m [f32],
+    pub stride: usize,
+}
+
+/// Part `i` of `n` cut into `parts` that differ by at most one.
+#[inline(always)]
+fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
+    i * n / parts..(i + 1) * n / parts
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `queries` queries from `[batch, head, query]` on, sequence by sequence.
+    pub fn of_queries(
+        inputs: &'a Inputs<'a>,
+        [batch, head, query]: [usize; 3],
+        queries: usize,
+    ) -> impl Iterator<Item = Self> {
+        let kv_head = head / inputs.group();
+        let all = query..query + queries;
+        inputs.layout.of_rows(batch, &all).map(move |index| inputs.layout.get(index)).filter_map(
+            move |sequence| {
+                let Range { start, end } = sequence.queries;
+                let queries = all.start.max(start)..all.end.min(end);
+                if queries.is_empty() {
+                    return None;
+                }
+                let queries = queries.start - start..queries.end - start;
+                Some(Self { sequence, kv_head, queries, inputs })
+            },
+        )
+    }
+
+    /// Its first query, counted from the first of the batch row.
+    pub fn first_query(&self) -> usize {
+        self.sequence.queries.start + self.queries.start
+    }
+
+    /// Number of rows.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.queries.len() * self.inputs.group()
+    }
+
+    /// Query (counted from the first of the sequence) and head of a row.
+    #[inline(always)]
+    pub fn place(&self, row: usize) -> (usize, usize) {
+        let group = self.inputs.group();
+        (self.queries.start + row / group, self.kv_head * group + row % group)
+    }
+
+    /// Keys from the first to the last that any of `rows` sees: neither end decreases from row to
+    /// row.
+    #[inline(always)]
+    pub fn visible(&self, rows: &Range<usize>) -> Range<usize> {
+        let first = self.sequence.visible(self.place(rows.start).0);
+        let last = self.sequence.visible(self.place(rows.end - 1).0);
+        first.start..last.end
+    }
+
+    /// The bias of `row`, from key `key` on.
+    #[inline(always)]
+    fn bias(&self, row: usize, key: usize) -> Bias<'_> {
+        let (query, head) = self.place(row);
+        let at = [self.sequence.index, head, query, 0];
+        match self.inputs.bias {
+            None => Bias::None,
+            Some(bias) if bias.has_unit_rows() => Bias::Each(&bias.row(at)[key..]),
+            Some(bias) => Bias::Same(bias.get(at)),
+        }
+    }
+
+    /// Whether `row` sees any key.
+    pub fn sees_any(&self, row: usize) -> bool {
+        let bias = self.bias(row, 0);
+        self.visible(&(row..row + 1)).any(|key| !bias.hides(key))
+    }
+
+    /// What is done to the scores of `row`, from key `key` on.
+    #[inline(always)]
+    fn adjustment(&self, row: usize, key: usize) -> Adjustment<'_> {
+        let (query, head) = self.place(row);
+        let inputs = self.inputs;
+        let distance = inputs.distances.map(|distances| {
+            let position = self.sequence.start + query as isize;
+            let entry = (key as isize - position - distances.first) as usize;
+            &distances.tables[head * distances.stride..][..distances.stride][entry..]
+        });
+        Adjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
+    }
+
+    /// The blocks that any row sees.
+    #[inline(always)]
+    pub fn blocks(&self) -> Range<usize> {
+        let keys = self.visible(&(0..self.len()));
+        if keys.is_empty() { 0..0 } else { keys.start / KEYS..keys.end.div_ceil(KEYS) }
+    }
+
+    /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
+    /// without those that see nothing of it. `memory` has [`memory_len`] floats.
+    #[inline(always)]
+    pub fn block<I: Isa>(&self, isa: I, block: usize, memory: &mut [f32], mut take: impl FnMut(Share<'_>)) {
+        let mut block = Block::pack(isa, self, block, memory);
+        let strips = self.len().div_ceil(I::MR);
+        for first in (0..strips).step_by(strips_at_once::<I>()) {
+            let first_row = part(self.len(), strips, first).start;
+            let group: [Strip; MOST_STRIPS] = core::array::from_fn(|i| {
+                let strip = first + i;
+                if i >= strips_at_once::<I>() || strip >= strips {
+                    return Strip::default();
+                }
+                let rows = part(self.len(), strips, strip);
+                Strip { keys: block.keys_of(&rows), place: rows.start - first_row, rows }
+            });
+            block.score(isa, &group);
+            block.weigh(isa, &group);
+            block.sum_values(isa, &group);
+            for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
+                take(block.share::<I>(strip));
+            }
+        }
+    }
+}
+
+/// Rows of one register tile.
+#[derive(Clone, Debug, Default)]
+struct Strip {
+    /// Rows of the task.
+    rows: Range<usize>,
+    /// The first row's number in the group.
+    place: usize,
+    /// Keys of the block from the first to the last that any of the rows sees.
+    keys: Range<usize>,
+}
+
+/// Strips of a group: those of [`GROUP_ROWS`].
+const fn strips_at_once<I: Isa>() -> usize {
+    let n = GROUP_ROWS / I::MR;
+    assert!(0 < n && n <= MOST_STRIPS);
+    n
+}
+
+/// Floats between the rows of weighted sums: dv in whole panels.
+fn value_stride<I: Isa>(inputs: &Inputs<'_>) -> usize {
+    inputs.v.shape()[3].next_multiple_of(I::NR)
+}
+
+/// The parts of a block's memory, in the order of their lengths here.
+fn memory_parts<I: Isa>(inputs: &Inputs<'_>) -> [usize; 5] {
+    let [_, _, _, dk] = inputs.k.shape();
+    let queries = dk.div_ceil(KC).max(1) * GROUP_ROWS * A_STRIDE;
+    let values = value_stride::<I>(inputs);
+    [queries, GROUP_ROWS * A_STRIDE, GROUP_ROWS * values, KEYS * dk, KEYS * values]
+}
+
+/// Floats of working memory for one block.
+pub(super) fn memory_len<I: Isa>(inputs: &Inputs<'_>) -> usize {
+    memory_parts::<I>(inputs).iter().sum()
+}
+
+/// One block of keys at work.
+struct Block<'a> {
+    rows: &'a Rows<'a>,
+    /// Its first key.
+    start: usize,
+    /// Its keys that any row sees, counted from `start`, as are all ranges of keys below.
+    keys: Range<usize>,
+    /// K^T in panels of NR keys from the one of `keys.start` on, dk * NR floats each.
+    packed_keys: &'a mut [f32],
+    /// V in panels of NR columns, a row for each of `keys`, KEYS * NR floats each.
+    packed_values: &'a mut [f32],
+    /// Whether these are all finite, once that has been asked.
+    finite: Option<bool>,
+    /// Keys that each row of the group sees.
+    seen: [(usize, usize); GROUP_ROWS],
+    /// Scaled queries of the group, in slabs of KC dimensions, rows A_STRIDE apart.
+    queries: &'a mut [f32],
+    /// Scores, then weights of the group, rows A_STRIDE apart.
+    scores: &'a mut [f32],
+    /// Weighted sums of values of the group, rows `value_stride` apart.
+    values: &'a mut [f32],
+    /// Largest score of each row of the group.
+    max: [f32; GROUP_ROWS],
+    /// Sum of weights of each row of the group.
+    sum: [f32; GROUP_ROWS],
+}
+
+impl<'a> Block<'a> {
+    /// Packs the keys and values that any row sees.
+    #[inline(always)]
+    fn pack<I: Isa>(isa: I, rows: &'a Rows<'a>, block: usize, memory: &'a mut [f32]) -> Self {
+        let inputs = rows.inputs;
+        let [queries, scores, values, packed_keys, _] = memory_parts::<I>(inputs);
+        let (queries, memory) = memory.split_at_mut(queries);
+        let (scores, memory) = memory.split_at_mut(scores);
+        let (values, memory) = memory.split_at_mut(values);
+        let (packed_keys, packed_values) = memory.split_at_mut(packed_keys);
+        let mut block = Self {
+            rows,
+            start: block * KEYS,
+            keys: 0..0,
+            packed_keys,
+            packed_values,
+            finite: None,
+            seen: [(0, 0); GROUP_ROWS],
+            queries,
+            scores,
+            values,
+            max: [0.0; GROUP_ROWS],
+            sum: [0.0; GROUP_ROWS],
+        };
+        block.keys = block.keys_of(&(0..rows.len()));
+        let Range { start, end } = block.keys;
+        let first = rows.sequence.keys.start + block.start;
+        let head = |view: View<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
+        let k = head(inputs.k).slice(0, first + start / I::NR * I::NR..first + end);
+        pack_panels(isa, k.transpose(), block.packed_keys, k.shape()[1] * I::NR);
+        let v = head(inputs.v).slice(0, first + start..first + end);
+        pack_panels(isa, v, block.packed_values, KEYS * I::NR);
+        block
+    }
+
+    /// Keys from the first to the last that any of `rows` sees of this block.
+    #[inline(always)]
+    fn keys_of(&self, rows: &Range<usize>) -> Range<usize> {
+        let visible = self.rows.visible(rows);
+        let inside = |key: usize| key.clamp(self.start, self.start + KEYS) - self.start;
+        inside(visible.start)..inside(visible.end)
+    }
+
+    /// Scores of a group's strips, each with the panels of keys that it sees something of.
+    #[inline(always)]
+    fn score<I: Isa>(&mut self, isa: I, group: &[Strip]) {
+        let inputs = self.rows.inputs;
+        let sequence = &self.rows.sequence;
+        let dk = inputs.k.shape()[3];
+        for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
+            for row in strip.rows.clone() {
+                let (query, head) = self.rows.place(row);
+                let q = inputs.q.row([sequence.batch, head, sequence.queries.start + query, 0]);
+                let place = strip.place + row - strip.rows.start;
+                for (slab, q) in q.chunks(KC).enumerate() {
+                    let at = (slab * GROUP_ROWS + place) * A_STRIDE;
+                    scale(isa, q, inputs.scale, &mut self.queries[at..][..q.len()]);
+                }
+            }
+        }
+        let first_panel = self.keys.start / I::NR;
+        for panel in first_panel..self.keys.end.div_ceil(I::NR) {
+            let keys = &self.packed_keys[(panel - first_panel) * dk * I::NR..];
+            let columns = panel * I::NR..(panel + 1) * I::NR;
+            let sees_some = |s: &&Strip| s.keys.start < columns.end && columns.start < s.keys.end;
+            for strip in group.iter().filter(sees_some) {
+                for slab in 0..dk.div_ceil(KC).max(1) {
+                    multiply_panel(
+                        isa,
+                        [strip.rows.len(), KC.min(dk - slab * KC)],
+                        &self.queries[(slab * GROUP_ROWS + strip.place) * A_STRIDE..],
+                        &keys[slab * KC * I::NR..],
+                        (&mut self.scores[strip.place * A_STRIDE + columns.start..], A_STRIDE),
+                        slab > 0,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Turns the scores of a group into weights, 0 where a row does not see.
+    #[inline(always)]
+    fn weigh<I: Isa>(&mut self, isa: I, group: &[Strip]) {
+        let lanes = I::V::LANES;
+        for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
+            for (place, row) in (strip.place..).zip(strip.rows.clone()) {
+                let seen = self.keys_of(&(row..row + 1));
+                self.seen[place] = (seen.start, seen.end);
+                let mut whole = seen.start / lanes * lanes..seen.end.next_multiple_of(lanes);
+                if seen.is_empty() {
+                    whole = seen.clone();
+                }
+                let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
+                let cells = &mut scores[whole.clone()];
+                let max = if seen.is_empty() || whole == seen && !self.rows.inputs.adjusts() {
+                    largest(isa, cells)
+                } else {
+                    let adjustment = self.rows.adjustment(row, self.start + whole.start);
+                    adjustment.apply(isa, cells, (seen.start - whole.start, seen.end - whole.start))
+                };
+                self.max[place] = max;
+                self.sum[place] = exponentials(isa, cells, max);
+                // The product with V spans the keys of the whole strip.
+                scores[strip.keys.start.min(whole.start)..whole.start].fill(0.0);
+                scores[whole.end..strip.keys.end.max(whole.end)].fill(0.0);
+            }
+        }
+    }
+
+    /// Multiplies the weights of a group with the values.
+    #[inline(always)]
+    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip]) {
+        let stride = value_stride::<I>(self.rows.inputs);
+        let packed = &*self.packed_values;
+        for (panel, values) in packed.chunks_exact(KEYS * I::NR).enumerate() {
+            for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
+                let mut multiply = |[place, rows]: [usize; 2], keys: Range<usize>, accumulate: bool| {
+                    multiply_panel(
+                        isa,
+                        [rows, keys.len()],
+                        &self.scores[place * A_STRIDE + keys.start..],
+                        &values[(keys.start - self.keys.start) * I::NR..],
+                        (&mut self.values[place * stride + panel * I::NR..], stride),
+                        accumulate,
+                    );
+                };
+                // A weight of 0 drops what a row does not see of the strip's keys, unless its value
+                // is not finite: 0 * NaN is NaN.
+                let seen = &self.seen[strip.place..][..strip.rows.len()];
+                let all = self.rows.inputs.bias.is_none()
+                    && seen.iter().all(|&seen| seen == (strip.keys.start, strip.keys.end));
+                if all || *self.finite.get_or_insert_with(|| all_finite(isa, packed, self.keys.len())) {
+                    multiply([strip.place, strip.rows.len()], strip.keys.clone(), false);
+                    continue;
+                }
+                // Then each row takes the keys that it does see, which gives the same bits.
+                for (i, row) in strip.rows.clone().enumerate() {
+                    let (place, bias) = (strip.place + i, self.rows.bias(row, self.start));
+                    multiply([place, 1], strip.keys.start..strip.keys.start, false);
+                    for key in (seen[i].0..seen[i].1).filter(|&key| !bias.hides(key)) {
+                        multiply([place, 1], key..key + 1, true);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a strip has to hand over.
+    #[inline(always)]
+    fn share<I: Isa>(&self, strip: &Strip) -> Share<'_> {
+        let places = strip.place..strip.place + strip.rows.len();
+        let stride = value_stride::<I>(self.rows.inputs);
+        Share {
+            rows: strip.rows.clone(),
+            max: &self.max[places.clone()],
+            sum: &self.sum[places],
+            values: &self.values[strip.place * stride..],
+            stride,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Biases that depend on nothing but the head and the distance from query to key.
+//!
+//! They are a function of one number, so S x S scores need a table of only about 2 S entries per
+//! head: entry `key - position` is what is added to the score of that key for a query at that
+//! position. A row of scores, whose keys follow each other, reads a contiguous piece of it.
+
+use crate::error::{Error, expect_shape};
+use crate::view::View;
+use core::ops::Range;
+
+/// What [`Attention`](super::Attention) adds to a score for the distance between query and key.
+#[derive(Clone, Copy, Debug)]
+pub enum DistanceBias<'a> {
+    /// `-slopes[head] * |key - position|`: Press et al., "Train Short, Test Long" (ALiBi, 2022).
+    Alibi {
+        /// \[heads\]
+        slopes: &'a [f32],
+    },
+    /// `table[bucket(key - position), head]`: Raffel et al., "Exploring the Limits of Transfer
+    /// Learning" (T5, 2020). Half of a direction's buckets are single distances, the other half
+    /// grow logarithmically up to `max_distance`, beyond which all share the last.
+    T5 {
+        /// \[buckets, heads\], as in a checkpoint's `relative_attention_bias.weight`.
+        table: View<'a, 2>,
+        /// Whether keys after the query have half of the buckets (encoders) or share bucket 0.
+        bidirectional: bool,
+        /// The distance from which on the last bucket is used.
+        max_distance: usize,
+    },
+}
+
+impl DistanceBias<'_> {
+    /// Refuses what does not fit `heads` or defines no buckets.
+    pub(super) fn check(&self, heads: usize) -> Result<(), Error> {
+        match *self {
+            Self::Alibi { slopes } => expect_shape("Attention.distance.slopes", &[slopes.len()], &[heads]),
+            Self::T5 { table, bidirectional, max_distance } => {
+                let buckets = table.shape()[0];
+                expect_shape("Attention.distance.table", &table.shape(), &[buckets, heads])?;
+                let least = if bidirectional { 4 } else { 2 };
+                if buckets < least || max_distance <= exact(buckets, bidirectional) {
+                    let why = format!(
+                        "expected at least {least} buckets, and half of a direction's buckets below \
+                         max_distance; found {buckets} and {max_distance}"
+                    );
+                    return Err(Error::Invalid { what: "Attention.distance", why });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The bias of one distance, `key - position`.
+    pub(super) fn get(&self, head: usize, distance: isize) -> f32 {
+        match *self {
+            Self::Alibi { slopes } => -slopes[head] * distance.unsigned_abs() as f32,
+            Self::T5 { table, bidirectional, max_distance } => {
+                table.get([bucket(distance, table.shape()[0], bidirectional, max_distance), head])
+            }
+        }
+    }
+
+    /// Writes the biases of all `distances` to `out`.
+    pub(super) fn fill(&self, head: usize, distances: Range<isize>, out: &mut [f32]) {
+        // Beyond its last bucket, T5's bias is constant on either side.
+        let varies = match *self {
+            Self::Alibi { .. } => distances.clone(),
+            Self::T5 { max_distance, .. } => {
+                let most = max_distance as isize;
+                let start = distances.start.max(-most).min(distances.end);
+                start..distances.end.min(most + 1).max(start)
+            }
+        };
+        let (before, rest) = out.split_at_mut((varies.start - distances.start) as usize);
+        let (varying, after) = rest.split_at_mut(varies.len());
+        before.fill(self.get(head, distances.start));
+        for (x, distance) in varying.iter_mut().zip(varies) {
+            *x = self.get(head, distance);
+        }
+        after.fill(self.get(head, distances.end - 1));
+    }
+}
+
+/// Buckets of one direction that hold a single distance.
+fn exact(buckets: usize, bidirectional: bool) -> usize {
+    if bidirectional { buckets / 4 } else { buckets / 2 }
+}
+
+/// T5's bucket of a distance: `_relative_position_bucket` of the models' original code, whose
+/// logarithm is in f32, as here: on a boundary between buckets its rounding decides.
+fn bucket(distance: isize, buckets: usize, bidirectional: bool, max_distance: usize) -> usize {
+    let (first, direction, magnitude) = if bidirectional {
+        let half = buckets / 2;
+        (if distance > 0 { half } else { 0 }, half, distance.unsigned_abs())
+    } else {
+        (0, buckets, distance.min(0).unsigned_abs())
+    };
+    let exact = exact(buckets, bidirectional);
+    if magnitude < exact {
+        return first + magnitude;
+    }
+    let octaves = (max_distance as f64 / exact as f64).ln() as f32;
+    let steps = (magnitude as f32 / exact as f32).ln() / octaves * (direction - exact) as f32;
+    first + (exact + steps as usize).min(direction - 1)
+}

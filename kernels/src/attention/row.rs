@@ -1,0 +1,200 @@
+//! What is done to single rows of scores, weights and sums, on vectors.
+
+use crate::isa::{Isa, Vector};
+use crate::math;
+
+/// `out` = `factor` * `x`.
+#[inline(always)]
+pub(super) fn scale<I: Isa>(isa: I, x: &[f32], factor: f32, out: &mut [f32]) {
+    let factor = I::V::splat(isa, factor);
+    let mut from = x.chunks_exact(I::V::LANES);
+    let mut to = out.chunks_exact_mut(I::V::LANES);
+    for (to, from) in to.by_ref().zip(from.by_ref()) {
+        (I::V::load(isa, from) * factor).store(to);
+    }
+    let rest = from.remainder();
+    (I::V::load_partial(isa, rest, 0.0) * factor).store_partial(to.into_remainder());
+}
+
+/// The largest of whole vectors of scores, NaN aside.
+#[inline(always)]
+pub(super) fn largest<I: Isa>(isa: I, scores: &[f32]) -> f32 {
+    let mut max = I::V::splat(isa, f32::NEG_INFINITY);
+    for cells in scores.chunks_exact(I::V::LANES) {
+        max = I::V::load(isa, cells).max(max);
+    }
+    max.maximum()
+}
+
+/// Turns whole vectors of scores into exp(score - max), and returns their sum.
+#[inline(always)]
+pub(super) fn exponentials<I: Isa>(isa: I, scores: &mut [f32], max: f32) -> f32 {
+    // With only scores of -inf all weights are 0, where -inf - -inf would make them NaN.
+    let shift = I::V::splat(isa, finite_shift(max));
+    let mut sum = I::V::splat(isa, 0.0);
+    for cells in scores.chunks_exact_mut(I::V::LANES) {
+        let weight = math::exp_fast(isa, I::V::load(isa, cells) - shift);
+        sum = sum + weight;
+        weight.store(cells);
+    }
+    sum.sum()
+}
+
+/// `max`, or 0 for -inf.
+#[inline(always)]
+fn finite_shift(max: f32) -> f32 {
+    if max == f32::NEG_INFINITY { 0.0 } else { max }
+}
+
+/// An additive bias along a row; -inf hides a key.
+#[derive(Clone, Copy)]
+pub(super) enum Bias<'a> {
+    None,
+    /// One number for all keys.
+    Same(f32),
+    /// One number each.
+    Each(&'a [f32]),
+}
+
+/// What is done to the scores of a row before their maximum is taken.
+pub(super) struct Adjustment<'a> {
+    pub softcap: Option<f32>,
+    pub bias: Bias<'a>,
+    /// Biases by distance.
+    pub distance: Option<&'a [f32]>,
+}
+
+impl Bias<'_> {
+    /// Whether it hides the key at `at`.
+    #[inline(always)]
+    pub fn hides(&self, at: usize) -> bool {
+        match self {
+            Bias::None => false,
+            Bias::Same(bias) => *bias == f32::NEG_INFINITY,
+            Bias::Each(bias) => bias[at] == f32::NEG_INFINITY,
+        }
+    }
+}
+
+impl Adjustment<'_> {
+    /// Adjusts whole vectors of scores, sets those outside of `seen` to -inf, and returns the
+    /// largest.
+    #[inline(always)]
+    pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32], seen: (usize, usize)) -> f32 {
+        let lanes = I::V::LANES;
+        let hidden = I::V::splat(isa, f32::NEG_INFINITY);
+        let (from, to) = (I::V::splat(isa, seen.0 as f32), I::V::splat(isa, seen.1 as f32));
+        let lane = I::V::load(isa, &LANE_NUMBERS);
+        let mut max = hidden;
+        for (at, cells) in (0..).step_by(lanes).zip(scores.chunks_exact_mut(lanes)) {
+            let mut score = I::V::load(isa, cells);
+            if let Some(cap) = self.softcap {
+                score = math::tanh(isa, score / I::V::splat(isa, cap)) * I::V::splat(isa, cap);
+            }
+            match self.bias {
+                Bias::None => {}
+                Bias::Same(bias) => score = biased(score, I::V::splat(isa, bias), hidden),
+                Bias::Each(bias) => {
+                    let bias = I::V::load_partial(isa, bias.get(at..).unwrap_or(&[]), 0.0);
+                    score = biased(score, bias, hidden);
+                }
+            }
+            if let Some(distance) = self.distance {
+                score = score + I::V::load_partial(isa, distance.get(at..).unwrap_or(&[]), 0.0);
+            }
+            if at < seen.0 || seen.1 < at + lanes {
+                let key = lane + I::V::splat(isa, at as f32);
+                score = score.select(from.le(key), hidden).select(key.lt(to), hidden);
+            }
+            max = score.max(max);
+            score.store(cells);
+        }
+        max.maximum()
+    }
+}
+
+/// `score` + `bias`, or -inf, whatever the score, where that is the bias.
+#[inline(always)]
+fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
+    hidden.select(bias.eq(hidden), score + bias)
+}
+
+/// The numbers of the lanes of the widest vector.
+const LANE_NUMBERS: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+
+/// Whether the first `rows` rows of packed panels of `KEYS` rows hold neither NaN nor infinity.
+#[inline(always)]
+pub(super) fn all_finite<I: Isa>(isa: I, panels: &[f32], rows: usize) -> bool {
+    let zero = I::V::splat(isa, 0.0);
+    let mut sum = zero;
+    for panel in panels.chunks_exact(super::block::KEYS * I::NR) {
+        for cells in panel[..rows * I::NR].chunks_exact(I::V::LANES) {
+            // 0 times a finite number is 0; times NaN or infinity, NaN.
+            sum = I::V::load(isa, cells).mul_add(zero, sum);
+        }
+    }
+    sum.sum() == 0.0
+}
+
+/// The factors of two weighted sums whose weights are relative to different maxima, and what
+/// becomes of both together: elementwise over the rows of two shares.
+pub(super) struct Merged<V> {
+    pub max: V,
+    pub sum: V,
+    pub old: V,
+    pub new: V,
+}
+
+/// Merges maxima and sums of weights of as many rows as a vector has lanes.
+#[inline(always)]
+pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> Merged<I::V> {
+    let none = I::V::splat(isa, f32::NEG_INFINITY);
+    let max = old.0.max(new.0);
+    // As in `exponentials`.
+    let shift = I::V::splat(isa, 0.0).select(max.eq(none), max);
+    let old_factor = math::exp_fast(isa, old.0 - shift);
+    let new_factor = math::exp_fast(isa, new.0 - shift);
+    let sum = old.1.mul_add(old_factor, new.1 * new_factor);
+    Merged { max, sum, old: old_factor, new: new_factor }
+}
+
+/// `out` = (`old` * `out` + `new` * `values`) * `factor`, where `out` is not read if `old` is
+/// `None`. Never -0, so that merging in a block of which a row sees nothing leaves no trace.
+#[inline(always)]
+pub(super) fn combine<I: Isa>(
+    isa: I,
+    out: &mut [f32],
+    old: Option<f32>,
+    (values, new): (&[f32], f32),
+    factor: Option<f32>,
+) {
+    let values = &values[..out.len()];
+    let mut to = out.chunks_exact_mut(I::V::LANES);
+    let mut from = values.chunks_exact(I::V::LANES);
+    for (to, from) in to.by_ref().zip(from.by_ref()) {
+        combine_vector(isa, I::V::load(isa, to), old, (I::V::load(isa, from), new), factor).store(to);
+    }
+    let (to, from) = (to.into_remainder(), from.remainder());
+    let (sum, values) = (I::V::load_partial(isa, to, 0.0), I::V::load_partial(isa, from, 0.0));
+    combine_vector(isa, sum, old, (values, new), factor).store_partial(to);
+}
+
+/// The arithmetic of [`combine`].
+#[inline(always)]
+fn combine_vector<I: Isa>(
+    isa: I,
+    sum: I::V,
+    old: Option<f32>,
+    (values, new): (I::V, f32),
+    factor: Option<f32>,
+) -> I::V {
+    let values = values * I::V::splat(isa, new);
+    let sum = match old {
+        Some(old) => sum.mul_add(I::V::splat(isa, old), values),
+        None => values,
+    };
+    match factor {
+        Some(factor) => sum.mul_add(I::V::splat(isa, factor), I::V::splat(isa, 0.0)),
+        None => sum,
+    }
+}

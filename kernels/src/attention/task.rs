@@ -1,0 +1,272 @@
+//! Tasks: which rows and which blocks of keys a thread computes, and how blocks come together.
+
+use super::block::{Inputs, KEYS, Rows, Share, memory_len};
+use super::row::{combine, merge};
+use crate::isa::{Isa, Vector};
+use crate::view::{View, ViewMut};
+use crate::{math, parallel, scratch};
+
+/// Rows of a kv head up to which its blocks of keys are shared out among threads: with so few,
+/// packing is most of the work, and sharing out the rows would not divide it.
+const FEW_ROWS: usize = 64;
+
+/// Rows that a task should have at least, if others share its keys: packing a block is then less
+/// than 5% of the work on it.
+const ENOUGH_ROWS: usize = 128;
+
+/// Multiply-adds below which a second thread costs more than it brings, as for matrix products.
+const PARALLEL_WORK: usize = 2 << 20;
+
+/// Computes `outputs`, which has rows.
+pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
+    let [batch, kv_heads, _, dk] = inputs.k.shape();
+    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group());
+    let keys = inputs.layout.longest()[1];
+    let work = batch * kv_heads * (queries * group).max(16) * keys * (dk + dv);
+    // Twice as many tasks as threads evens out tasks that are not equally long.
+    let tasks = match parallel::threads() {
+        1 => 1,
+        _ if work < PARALLEL_WORK => 1,
+        threads => 2 * threads,
+    };
+    let parts = tasks.div_ceil(batch * kv_heads);
+    if parts > 1 && keys > KEYS && queries * group <= FEW_ROWS {
+        return share_out_keys(isa, inputs, outputs, keys.div_ceil(KEYS));
+    }
+    // Packed sequences share no keys.
+    let sequence = queries.div_ceil((inputs.layout.len() / batch).max(1));
+    let grain = queries.div_ceil(parts).max(sequence.min(ENOUGH_ROWS / group)).max(1);
+    outputs.for_each_block([0; 3], [1, group, grain], tasks > 1, &|origin, mut outputs| {
+        let rows = outputs.out.shape()[2] * group;
+        scratch::with(2 * rows + memory_len::<I>(inputs), |memory| {
+            isa.run(
+                #[inline(always)]
+                || {
+                    let (state, memory) = memory.split_at_mut(2 * rows);
+                    for rows in Rows::of_queries(inputs, origin, outputs.out.shape()[2]) {
+                        let mut merging = Merging::new(&rows, origin[2], &mut outputs, state);
+                        for block in rows.blocks() {
+                            let end = (block + 1) * KEYS;
+                            rows.block(
+                                isa,
+                                block,
+                                memory,
+                                #[inline(always)]
+                                |share| {
+                                    let last = rows.visible(&share.rows).end <= end;
+                                    merging.take(isa, share, last);
+                                },
+                            );
+                        }
+                    }
+                },
+            );
+        });
+    });
+}
+
+/// Computes `outputs` in two passes over memory that all tasks see: blocks of keys, each for all
+/// rows, and then their merging, in the same order as by a single task.
+fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blocks: usize) {
+    let [batch, kv_heads, _, _] = inputs.k.shape();
+    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group());
+    let rows = queries * group;
+    let shape = [batch * kv_heads * blocks, rows * (2 + dv)];
+    scratch::with(shape[0] * shape[1], |shares| {
+        let all = ViewMut::new(shares, shape).expect("as long as its shape");
+        parallel::for_each_block(all, 1, &|task, mut shares| {
+            let (head, block) = (task / blocks, task % blocks);
+            let shares = shares.row_mut([0, 0]);
+            scratch::with(memory_len::<I>(inputs), |memory| {
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        let (max, rest) = shares.split_at_mut(rows);
+                        let (sum, values) = rest.split_at_mut(rows);
+                        max.fill(f32::NEG_INFINITY);
+                        sum.fill(0.0);
+                        values.fill(0.0);
+                        for part in
+                            Rows::of_queries(inputs, [head / kv_heads, head % kv_heads * group, 0], queries)
+                        {
+                            if !part.blocks().contains(&block) {
+                                continue;
+                            }
+                            let first = part.first_query() * group;
+                            part.block(
+                                isa,
+                                block,
+                                memory,
+                                #[inline(always)]
+                                |share| {
+                                    let to = first + share.rows.start..first + share.rows.end;
+                                    max[to.clone()].copy_from_slice(share.max);
+                                    sum[to.clone()].copy_from_slice(share.sum);
+                                    for (i, row) in to.enumerate() {
+                                        values[row * dv..][..dv]
+                                            .copy_from_slice(&share.values[i * share.stride..][..dv]);
+                                    }
+                                },
+                            );
+                        }
+                    },
+                );
+            });
+        });
+        let shares = View::new(shares, shape).expect("as long as its shape");
+        outputs.for_each_block([0; 3], [1, group, queries], true, &|origin, mut outputs| {
+            let head = origin[0] * kv_heads + origin[1] / group;
+            scratch::with(2 * rows, |state| {
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        for part in Rows::of_queries(inputs, origin, queries) {
+                            let mut merging = Merging::new(&part, 0, &mut outputs, state);
+                            let first = part.first_query() * group;
+                            for block in part.blocks() {
+                                let (max, rest) = shares.row([head * blocks + block, 0]).split_at(rows);
+                                let (sum, values) = rest.split_at(rows);
+                                let all = first..first + part.len();
+                                let share = Share {
+                                    rows: 0..part.len(),
+                                    max: &max[all.clone()],
+                                    sum: &sum[all.clone()],
+                                    values: &values[first * dv..],
+                                    stride: dv,
+                                };
+                                merging.take(isa, share, block + 1 == part.blocks().end);
+                            }
+                        }
+                    },
+                );
+            });
+        });
+    });
+}
+
+/// Where results go: out \[batch, heads, queries, dv\] and its log-sum-exps
+/// \[batch, heads, queries, 1, or 0 if not wanted\]; or a block of both.
+pub(super) struct Outputs<'a> {
+    pub out: ViewMut<'a, 4>,
+    pub lse: ViewMut<'a, 4>,
+}
+
+impl Outputs<'_> {
+    /// Cuts the first three dimensions into blocks of `grain` and calls `f` for each, with the
+    /// index of its first element, on the threads of the pool if `parallel`.
+    fn for_each_block(
+        self,
+        origin: [usize; 3],
+        grain: [usize; 3],
+        parallel: bool,
+        f: &(impl Fn([usize; 3], Outputs<'_>) + Sync),
+    ) {
+        let shape = self.out.shape();
+        let Some(dim) = (0..3).find(|&d| shape[d] > grain[d]) else {
+            return f(origin, self);
+        };
+        let mid = shape[dim].div_ceil(grain[dim]) / 2 * grain[dim];
+        let (low, high) = self.out.split_at(dim, mid);
+        let (low_lse, high_lse) = self.lse.split_at(dim, mid);
+        let mut beyond = origin;
+        beyond[dim] += mid;
+        let low = || Outputs { out: low, lse: low_lse }.for_each_block(origin, grain, parallel, f);
+        let high = || Outputs { out: high, lse: high_lse }.for_each_block(beyond, grain, parallel, f);
+        if parallel {
+            parallel::join(low, high);
+        } else {
+            low();
+            high();
+        }
+    }
+}
+
+/// Rows whose blocks of keys are being merged.
+struct Merging<'a, 'o> {
+    rows: &'a Rows<'a>,
+    /// Their place among the queries of `outputs`.
+    query: usize,
+    outputs: &'a mut Outputs<'o>,
+    /// The largest score of each row so far.
+    max: &'a mut [f32],
+    /// The sum of weights of each row so far, relative to its largest score. 0 if it has not seen
+    /// any key: then its output is still unwritten.
+    sum: &'a mut [f32],
+}
+
+impl<'a, 'o> Merging<'a, 'o> {
+    /// Before the first block; rows that see no block at all are finished here. `first` is the query
+    /// that the outputs begin with, and `state` has at least two floats for each row.
+    fn new(rows: &'a Rows<'a>, first: usize, outputs: &'a mut Outputs<'o>, state: &'a mut [f32]) -> Self {
+        let (max, sum) = state.split_at_mut(state.len() / 2);
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        let mut merging = Self { rows, query: rows.first_query() - first, outputs, max, sum };
+        for row in 0..rows.len() {
+            if rows.visible(&(row..row + 1)).is_empty() {
+                merging.finish_without_weights(row);
+            }
+        }
+        merging
+    }
+
+    /// The output of a row.
+    #[inline(always)]
+    fn out(&mut self, row: usize) -> &mut [f32] {
+        let group = self.rows.inputs.group();
+        self.outputs.out.row_mut([0, row % group, self.query + row / group, 0])
+    }
+
+    /// Finishes a row whose weights are all 0: it sees nothing, or nothing but scores of -inf.
+    fn finish_without_weights(&mut self, row: usize) {
+        let (out, lse) =
+            if self.rows.sees_any(row) { (f32::NAN, f32::NAN) } else { (0.0, f32::NEG_INFINITY) };
+        self.out(row).fill(out);
+        self.set_lse(row, lse);
+    }
+
+    /// Stores the log-sum-exp of a row, if it is wanted.
+    #[inline(always)]
+    fn set_lse(&mut self, row: usize, lse: f32) {
+        let group = self.rows.inputs.group();
+        if !self.outputs.lse.is_empty() {
+            self.outputs.lse.set([0, row % group, self.query + row / group, 0], lse);
+        }
+    }
+
+    /// Merges a share of the next block, and finishes its rows if this is the last that they see.
+    #[inline(always)]
+    fn take<I: Isa>(&mut self, isa: I, share: Share<'_>, last: bool) {
+        let lanes = I::V::LANES;
+        for at in (0..share.rows.len()).step_by(lanes) {
+            let part = at..share.rows.len().min(at + lanes);
+            let rows = share.rows.start + part.start..share.rows.start + part.end;
+            let load = |x: &[f32]| I::V::load_partial(isa, x, 0.0);
+            let old = (load(&self.max[rows.clone()]), load(&self.sum[rows.clone()]));
+            let merged = merge(isa, old, (load(&share.max[part.clone()]), load(&share.sum[part.clone()])));
+            let (mut old, mut new, mut lse) = ([0.0; 16], [0.0; 16], [0.0; 16]);
+            merged.old.store_partial(&mut old);
+            merged.new.store_partial(&mut new);
+            if last {
+                (merged.max + math::log(isa, merged.sum)).store_partial(&mut lse);
+            }
+            let fresh: [bool; 16] =
+                core::array::from_fn(|i| i < rows.len() && self.sum[rows.start + i] == 0.0);
+            merged.max.store_partial(&mut self.max[rows.clone()]);
+            merged.sum.store_partial(&mut self.sum[rows.clone()]);
+            for (i, row) in rows.enumerate() {
+                let values = &share.values[(at + i) * share.stride..];
+                let sum = self.sum[row];
+                if last && sum == 0.0 {
+                    self.finish_without_weights(row);
+                    continue;
+                }
+                let old = (!fresh[i]).then_some(old[i]);
+                combine(isa, self.out(row), old, (values, new[i]), last.then(|| 1.0 / sum));
+                if last {
+                    self.set_lse(row, lse[i]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Panels and register tiles behind slices, for kernels that multiply inside a larger algorithm.
+
+use super::pack::pack_panel;
+use crate::isa::{A_STRIDE, Isa, Tile};
+use crate::view::View;
+
+/// Packs `b` (k x n) as panels of `NR` columns, `panel_len` floats apart, zeros where the last is
+/// not full.
+///
+/// # Panics
+/// If `k * NR > panel_len`, or `panels` is too short.
+#[inline(always)]
+pub(crate) fn pack_panels<I: Isa>(isa: I, b: View<'_, 2>, panels: &mut [f32], panel_len: usize) {
+    let [k, n] = b.shape();
+    assert!(k * I::NR <= panel_len);
+    for (panel, column) in (0..n).step_by(I::NR).enumerate() {
+        let to = &mut panels[panel * panel_len..][..k * I::NR];
+        let columns = b.slice(1, column..n.min(column + I::NR));
+        // SAFETY: `to` holds k steps of NR floats, and at most NR columns are packed.
+        unsafe { pack_panel(isa, columns, to.as_mut_ptr(), I::NR) };
+    }
+}
+
+/// C = A B, or C += A B, for `rows` rows of A, `A_STRIDE` apart, and one packed panel of B: the
+/// register tile of [`Isa::gemm_tile`] with its bounds checked. Enters the instruction set by
+/// itself, so that the tiles of all heights exist once in the program and not once per caller.
+///
+/// # Panics
+/// If `rows` is not in `1..=MR` or a slice is too short.
+#[inline(never)]
+pub(crate) fn multiply_panel<I: Isa>(
+    isa: I,
+    [rows, k]: [usize; 2],
+    a: &[f32],
+    b: &[f32],
+    (c, c_stride): (&mut [f32], usize),
+    accumulate: bool,
+) {
+    assert!((1..=I::MR).contains(&rows));
+    assert!(k == 0 || a.len() >= (rows - 1) * A_STRIDE + k);
+    assert!(b.len() >= k * I::NR);
+    assert!(c.len() >= (rows - 1) * c_stride + I::NR);
+    let tile = Tile {
+        rows,
+        k,
+        a: a.as_ptr(),
+        b: b.as_ptr(),
+        b_stride: I::NR,
+        c: c.as_mut_ptr(),
+        c_stride,
+        accumulate,
+        prefetch: b.as_ptr().wrapping_add(k * I::NR),
+        prefetch_lines: 0,
+    };
+    // SAFETY: `rows` and the slices' lengths were checked; C is borrowed mutably, so it overlaps
+    // neither A nor B.
+    isa.run(
+        #[inline(always)]
+        || unsafe { isa.gemm_tile(tile) },
+    );
+}

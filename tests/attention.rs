@@ -1,0 +1,6 @@
+//! Fused attention.
+
+#[test]
+fn conforms() {
+    tilewright_suite::conforms("attention");
+}
