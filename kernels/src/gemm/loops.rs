@@ -156,8 +156,9 @@ impl<'a> Product<'a> {
                 panels: panels.start + group.start..panels.start + group.end,
             };
             let rows = task.rows.len();
-            let panel = if matches!(b, Source::Unpacked(.., None)) { self.k * I::NR } else { 0 };
-            let floats = [packed_a_len(rows, self.k), panel, rows.max(STREAMS) * I::NR];
+            let steps =
+                if matches!(b, Source::Unpacked(.., None)) { self.k.max(STREAMS * ONCE_KC) } else { 0 };
+            let floats = [packed_a_len(rows, self.k), steps * I::NR, rows.max(STREAMS) * I::NR];
             scratch::with(floats.iter().sum(), |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
                 let (unpacked, sums) = memory.split_at_mut(floats[1]);

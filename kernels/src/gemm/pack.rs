@@ -211,6 +211,9 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
             }
         }
     }
+    if (whole(rows), whole(columns)) == (rows, columns) {
+        return;
+    }
     for r in 0..rows {
         let done = if r < whole(rows) { whole(columns) } else { 0 };
         for c in done..columns {

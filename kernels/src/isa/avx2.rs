@@ -51,41 +51,31 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: the caller's; the token proves the features.
-        unsafe { transpose_8x8(src, src_stride, dst, dst_stride) }
+        // SAFETY: the caller's pointers are valid for 8 rows of 8; the token proves the features.
+        unsafe {
+            // Four rows of the result at a time. Its halves are put into place by inserts from memory,
+            // which need no shuffle; a 4 x 4 transposition within the halves remains.
+            let half = |row: usize, column: usize| _mm_loadu_ps(src.add(row * src_stride + column));
+            let row = |i: usize, column: usize| {
+                _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(i, column)), half(4 + i, column))
+            };
+            let store = |i: usize, v: __m256| _mm256_storeu_ps(dst.add(i * dst_stride), v);
+            for c in [0, 4] {
+                let r = [row(0, c), row(1, c), row(2, c), row(3, c)];
+                let low = [_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])];
+                let high = [_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])];
+                store(c, _mm256_shuffle_ps::<0x44>(low[0], low[1]));
+                store(c + 1, _mm256_shuffle_ps::<0xee>(low[0], low[1]));
+                store(c + 2, _mm256_shuffle_ps::<0x44>(high[0], high[1]));
+                store(c + 3, _mm256_shuffle_ps::<0xee>(high[0], high[1]));
+            }
+        }
     }
 
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-}
-
-/// Writes the transpose of the 8 x 8 block at `src` to `dst`.
-///
-/// # Safety
-/// As [`Isa::transpose`]; AVX2 may be used.
-#[inline(always)]
-pub(super) unsafe fn transpose_8x8(src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        // Four rows of the result at a time. Its halves are put into place by inserts from memory,
-        // which need no shuffle; a 4 x 4 transposition within the halves remains.
-        let half = |row: usize, column: usize| _mm_loadu_ps(src.add(row * src_stride + column));
-        let row = |i: usize, column: usize| {
-            _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(i, column)), half(4 + i, column))
-        };
-        let store = |i: usize, v: __m256| _mm256_storeu_ps(dst.add(i * dst_stride), v);
-        for c in [0, 4] {
-            let r = [row(0, c), row(1, c), row(2, c), row(3, c)];
-            let low = [_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])];
-            let high = [_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])];
-            store(c, _mm256_shuffle_ps::<0x44>(low[0], low[1]));
-            store(c + 1, _mm256_shuffle_ps::<0xee>(low[0], low[1]));
-            store(c + 2, _mm256_shuffle_ps::<0x44>(high[0], high[1]));
-            store(c + 3, _mm256_shuffle_ps::<0xee>(high[0], high[1]));
-        }
     }
 }
 

@@ -5,7 +5,6 @@
 //! per k-step: 28 vfmadd231ps (2/cycle), 2 loads, 14 vbroadcastss: 14 cycles, 16 of 28 load slots
 //! ```
 
-use super::avx2::transpose_8x8;
 use super::tile::for_rows;
 use super::{Isa, Tile, Vector, sealed::Sealed};
 use core::arch::x86_64::*;
@@ -58,16 +57,29 @@ impl Isa for Avx512 {
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         // SAFETY: the caller's pointers are valid for 16 rows of 16; the token proves the features.
         unsafe {
-            // As blocks of 8 x 8: shuffles of 256 bits have two ports, those of 512 one; and eight
-            // cache lines at a time fit the ways of an L1 set, which all lines share if the stride is
-            // a multiple of 4 KiB.
-            for (r, c) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
-                transpose_8x8(
-                    src.add(r * src_stride + c),
-                    src_stride,
-                    dst.add(c * dst_stride + r),
-                    dst_stride,
-                );
+            // Whole rows in, whole rows out: 64 shuffles, but no cache line is touched twice, which
+            // measured faster than fewer shuffles behind narrower loads.
+            let r = [
+                four_rows(src, src_stride),
+                four_rows(src.add(4 * src_stride), src_stride),
+                four_rows(src.add(8 * src_stride), src_stride),
+                four_rows(src.add(12 * src_stride), src_stride),
+            ];
+            // Then the quarters themselves, as a 4 x 4 block.
+            let store = |i: usize, v: __m512d| _mm512_storeu_ps(dst.add(i * dst_stride), _mm512_castpd_ps(v));
+            for i in [0, 1, 2, 3] {
+                let first = [
+                    _mm512_shuffle_f64x2::<0x88>(r[0][i], r[1][i]),
+                    _mm512_shuffle_f64x2::<0x88>(r[2][i], r[3][i]),
+                ];
+                let second = [
+                    _mm512_shuffle_f64x2::<0xdd>(r[0][i], r[1][i]),
+                    _mm512_shuffle_f64x2::<0xdd>(r[2][i], r[3][i]),
+                ];
+                store(i, _mm512_shuffle_f64x2::<0x88>(first[0], first[1]));
+                store(i + 8, _mm512_shuffle_f64x2::<0xdd>(first[0], first[1]));
+                store(i + 4, _mm512_shuffle_f64x2::<0x88>(second[0], second[1]));
+                store(i + 12, _mm512_shuffle_f64x2::<0xdd>(second[0], second[1]));
             }
         }
     }
@@ -76,6 +88,29 @@ impl Isa for Avx512 {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+}
+
+/// Four rows of 16 floats, with the 4 x 4 block in each 128-bit quarter transposed.
+///
+/// # Safety
+/// The rows, `stride` apart, are valid for reads; AVX-512 may be used.
+#[inline(always)]
+unsafe fn four_rows(src: *const f32, stride: usize) -> [__m512d; 4] {
+    // SAFETY: the caller's.
+    unsafe {
+        let (a, b) = (_mm512_loadu_ps(src), _mm512_loadu_ps(src.add(stride)));
+        let (c, d) = (_mm512_loadu_ps(src.add(2 * stride)), _mm512_loadu_ps(src.add(3 * stride)));
+        let low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+        let high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+        let next_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+        let next_high = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+        [
+            _mm512_unpacklo_pd(low, next_low),
+            _mm512_unpackhi_pd(low, next_low),
+            _mm512_unpacklo_pd(high, next_high),
+            _mm512_unpackhi_pd(high, next_high),
+        ]
     }
 }
 
