@@ -172,6 +172,8 @@ impl<'a> Attention<'a> {
 impl Kernel for Attention<'_> {
     type Output = Result<(), Error>;
 
+    crate::backend::compile_here!();
+
     fn reference(mut self) -> Result<(), Error> {
         let layout = self.check()?;
         let [_, heads, _, _] = self.q.shape();
