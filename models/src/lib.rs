@@ -1,9 +1,31 @@
 //! Readable reference transformers on `tilewright-kernels`.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`model`] | the table of architectures, and what they have in common |
+//! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
+//! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
+//! | [`Batch`] | sequences of ids, packed without padding |
 #![forbid(unsafe_code)]
 
+mod batch;
+pub mod bert;
+pub mod config;
 #[cfg(feature = "command")]
 pub mod cpu;
+mod error;
+pub mod exchange;
+pub mod layers;
+pub mod model;
 #[cfg(feature = "command")]
 pub mod probe;
+pub mod random;
+pub mod sentence;
+pub mod tokenizer;
 #[cfg(feature = "verify")]
 pub mod verify;
+pub mod weights;
+
+pub use batch::Batch;
+pub use error::Error;

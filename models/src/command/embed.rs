@@ -1,24 +1,79 @@
-//! `tilewright embed`.
+//! `tilewright embed`: one vector for each text.
 
 use super::Common;
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use serde_json::json;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use tilewright::sentence::Embedder;
 
-/// Runs a model
+/// Turns texts into vectors, whose cosine says how alike the texts are
+///
+/// Pooling, normalisation and the longest text are what the sentence-transformers files in the
+/// directory say (modules.json, 1_Pooling/config.json, sentence_bert_config.json).
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tilewright embed --model all-minilm-l6-v2 'A cat sits on a mat.' 'A feline rests.'
+  tilewright embed --model all-minilm-l6-v2 --json < sentences.txt | jq '.embeddings[].embedding'")]
 pub struct Embed {
     /// Directory with config.json, tokenizer.json and model.safetensors
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
+    /// Texts; without any, each line of stdin is one
+    #[arg(value_name = "TEXT")]
+    texts: Vec<String>,
+
     #[command(flatten)]
     common: Common,
 }
 
+/// Texts that are computed at once: enough to feed all threads, few enough to stay in cache.
+const TEXTS: usize = 32;
+
+/// Components of a vector that a table shows.
+const SHOWN: usize = 4;
+
 impl Embed {
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
         let session = self.common.start()?;
-        anyhow::bail!("{}: no model runs on {} yet", self.model.display(), session.backend.name())
+        let mut embedder = Embedder::open(&self.model, session.backend)?;
+        if self.texts.is_empty() {
+            if std::io::stdin().is_terminal() {
+                bail!("no texts: give some as arguments, or lines on stdin");
+            }
+            self.texts = std::io::stdin().lines().collect::<Result<_, _>>().context("stdin")?;
+        }
+        let about = embedder.sentence();
+        session.say(&format!(
+            "{} pooling, {}normalised, texts of up to {} tokens",
+            format!("{:?}", about.pooling).to_lowercase(),
+            if about.normalize { "" } else { "not " },
+            embedder.max_length(),
+        ))?;
+
+        let mut found = Vec::new();
+        for texts in self.texts.chunks(TEXTS) {
+            let (batch, width, vectors) = embedder.embed(texts)?;
+            for (i, (text, vector)) in texts.iter().zip(vectors.chunks_exact(width)).enumerate() {
+                let tokens = batch.starts()[i + 1] - batch.starts()[i];
+                if session.json {
+                    found.push(json!({ "text": text, "tokens": tokens, "embedding": vector }));
+                } else {
+                    let shown: String = vector.iter().take(SHOWN).map(|v| format!("{v:8.4}")).collect();
+                    session
+                        .say(&format!("[{shown} .. {} values]  {tokens:3} tokens  {text}", vector.len()))?;
+                }
+            }
+        }
+        if session.json {
+            session.print_json(json!({
+                "pooling": format!("{:?}", about.pooling).to_lowercase(),
+                "normalized": about.normalize,
+                "embeddings": found,
+            }))?;
+        }
+        Ok(())
     }
 }

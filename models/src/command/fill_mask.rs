@@ -1,16 +1,29 @@
-//! `tilewright fill-mask`.
+//! `tilewright fill-mask`: what a masked language model expects at a mask.
 
 use super::Common;
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use serde_json::json;
 use std::path::PathBuf;
+use tilewright::model::{Architecture, Each, Output};
+use tilewright::tokenizer::Tokenizer;
 
-/// Runs a model
+/// Fills the mask in a text with the most probable words
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'")]
 pub struct FillMask {
-    /// Directory with config.json, tokenizer.json and model.safetensors
+    /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+
+    /// Text with one or more masks, written as the tokenizer writes them: [MASK]
+    #[arg(value_name = "TEXT")]
+    text: String,
+
+    /// How many words to show for each mask
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    top_k: usize,
 
     #[command(flatten)]
     common: Common,
@@ -19,6 +32,69 @@ pub struct FillMask {
 impl FillMask {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
-        anyhow::bail!("{}: no model runs on {} yet", self.model.display(), session.backend.name())
+        let tokenizer = Tokenizer::open(&self.model)?;
+        let mask = tokenizer.mask();
+        let mask_id = tokenizer.id(mask).with_context(|| format!("the vocabulary has no {mask}"))?;
+        let batch = tokenizer.encode(&[&self.text])?;
+        let masks: Vec<usize> = (0..batch.tokens()).filter(|&i| batch.ids()[i] == mask_id).collect();
+        if masks.is_empty() {
+            bail!("no {mask} in the text {:?}", self.text);
+        }
+        let architecture = Architecture::of(&self.model)?;
+        let mut model = architecture.load(&self.model, session.backend)?;
+        let outputs = model.forward(&batch)?;
+        let is_scores =
+            |o: &&Output| o.each == Each::Token && ["logits", "prediction_logits"].contains(&o.name);
+        let Some(scores) = outputs.iter().find(is_scores) else {
+            bail!("{} in {} has no head that predicts words", architecture.class, self.model.display());
+        };
+
+        let mut found = Vec::new();
+        for (nth, &at) in masks.iter().enumerate() {
+            let scores = &scores.values[at * scores.width..][..scores.width];
+            let mut best = Vec::new();
+            for (id, probability) in most_probable(scores, self.top_k) {
+                let mut ids = batch.ids().to_vec();
+                ids[at] = id;
+                let token = tokenizer.token(id).unwrap_or_else(|| format!("id {id}"));
+                best.push((probability, token, tokenizer.decode(&ids)?));
+            }
+            if session.json {
+                found.push(json!({
+                    "mask": nth,
+                    "position": at,
+                    "words": best.iter().map(|(probability, token, text)| {
+                        json!({ "probability": probability, "token": token, "text": text })
+                    }).collect::<Vec<_>>(),
+                }));
+                continue;
+            }
+            session.say(&format!(
+                "\nmask {} of {}\n{:>11}  {:16}  text",
+                nth + 1,
+                masks.len(),
+                "probability",
+                "token"
+            ))?;
+            for (probability, token, text) in best {
+                session.say(&format!("{probability:11.4}  {token:16}  {text}"))?;
+            }
+        }
+        if session.json {
+            session.print_json(
+                json!({ "architecture": architecture.class, "text": self.text, "masks": found }),
+            )?;
+        }
+        Ok(())
     }
+}
+
+/// The `n` largest of softmax(scores) with their places, largest first.
+fn most_probable(scores: &[f32], n: usize) -> Vec<(u32, f64)> {
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |score: f32| f64::from(score - most).exp();
+    let total: f64 = scores.iter().map(|&score| weight(score)).sum();
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order.into_iter().take(n).map(|i| (i as u32, weight(scores[i]) / total)).collect()
 }

@@ -1,16 +1,39 @@
-//! `tilewright forward`.
+//! `tilewright forward`: the parity door, tensors in and tensors out.
 
 use super::Common;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
+use serde_json::json;
 use std::path::PathBuf;
+use std::time::Instant;
+use tilewright::exchange::Inputs;
+use tilewright::model::Architecture;
 
-/// Runs a model
+/// Runs a checkpoint on tensors, for comparison with other frameworks
+///
+/// IN.safetensors holds input_ids and, if needed, attention_mask and token_type_ids: int64, [rows,
+/// columns]. OUT.safetensors gets the outputs of the class that `architectures` in config.json names,
+/// as float32 under Hugging Face's names (last_hidden_state, pooler_output, logits, prediction_logits,
+/// seq_relationship_logits), with zeros at padding.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:
+  tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors")]
 pub struct Forward {
-    /// Directory with config.json, tokenizer.json and model.safetensors
+    /// Directory with config.json and model.safetensors
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+
+    /// File of the inputs
+    #[arg(long, value_name = "IN.safetensors")]
+    inputs: PathBuf,
+
+    /// File to write the outputs to
+    #[arg(long, value_name = "OUT.safetensors")]
+    out: PathBuf,
+
+    /// Type to compute in: f32, the only one so far
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: String,
 
     #[command(flatten)]
     common: Common,
@@ -18,7 +41,35 @@ pub struct Forward {
 
 impl Forward {
     pub fn run(self) -> Result<()> {
+        if self.dtype != "f32" {
+            bail!("--dtype {}: this version computes in f32 only", self.dtype);
+        }
         let session = self.common.start()?;
-        anyhow::bail!("{}: no model runs on {} yet", self.model.display(), session.backend.name())
+        let inputs = Inputs::open(&self.inputs)?;
+        let architecture = Architecture::of(&self.model)?;
+        let mut model = architecture.load(&self.model, session.backend)?;
+        let start = Instant::now();
+        let outputs = model.forward(&inputs.batch)?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        inputs.write(&self.out, &outputs)?;
+
+        if session.json {
+            let outputs: serde_json::Map<_, _> =
+                outputs.iter().map(|o| (o.name.to_owned(), json!(inputs.padded_shape(o)))).collect();
+            return session.print_json(json!({
+                "architecture": architecture.class,
+                "milliseconds": milliseconds,
+                "outputs": outputs,
+            }));
+        }
+        session.say(&format!(
+            "{}: {} tokens in {milliseconds:.1} ms",
+            architecture.class,
+            inputs.batch.tokens()
+        ))?;
+        for output in &outputs {
+            session.say(&format!("{:24} {:?}", output.name, inputs.padded_shape(output)))?;
+        }
+        Ok(())
     }
 }

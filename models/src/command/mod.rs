@@ -12,6 +12,8 @@ mod verify;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
+use std::io::Write as _;
 use std::process::ExitCode;
 use tilewright_kernels::Backend;
 
@@ -99,29 +101,35 @@ impl Common {
         }
         pool.build_global().context("cannot start the threads")?;
         let session = Session { backend, threads: rayon::current_num_threads(), json: self.json };
-        session.say(&session.header());
+        session.say(&session.header())?;
         Ok(session)
     }
 }
 
 impl Session {
     /// Prints a line for a human: to stderr where stdout is for JSON.
-    pub fn say(&self, line: &str) {
-        if self.json {
-            eprintln!("{line}");
-        } else {
-            println!("{line}");
+    pub fn say(&self, line: &str) -> Result<()> {
+        match self.json {
+            true => writeln!(std::io::stderr(), "{line}")?,
+            false => writeln!(std::io::stdout(), "{line}")?,
         }
+        Ok(())
     }
 
     /// The same for machines.
-    pub fn facts(&self) -> serde_json::Value {
-        serde_json::json!({
+    pub fn facts(&self) -> Value {
+        json!({
             "version": env!("CARGO_PKG_VERSION"),
             "cpu": cpu_name(),
             "isa": self.backend.name(),
             "threads": self.threads,
         })
+    }
+
+    /// Prints `result`, an object, and the facts of this run among its fields.
+    pub fn print_json(&self, mut result: Value) -> Result<()> {
+        result["run"] = self.facts();
+        Ok(writeln!(std::io::stdout(), "{result}")?)
     }
 
     /// The line above every table: version, CPU, backend in effect, threads.

@@ -123,7 +123,7 @@ pub fn table(rows: &[Row], backends: &[Backend]) -> Table {
 pub fn report_failures(rows: &[Row], session: &Session) -> Result<()> {
     let failures: Vec<_> = rows.iter().filter_map(|row| row.result.as_ref().err()).collect();
     for failure in &failures {
-        session.say(&format!("\n{failure}"));
+        session.say(&format!("\n{failure}"))?;
     }
     if failures.is_empty() {
         return Ok(());

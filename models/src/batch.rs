@@ -1,0 +1,155 @@
+//! Sequences of token ids, packed without padding.
+
+use crate::error::Error;
+
+/// Sequences of ids one after the other, of any lengths but 0.
+///
+/// Padding is left out, not computed and masked: a padded batch becomes this by dropping what the
+/// mask hides, and each token keeps the position that it had.
+///
+/// ```
+/// use tilewright::Batch;
+/// let mut batch = Batch::default();
+/// batch.push(&[101, 7592, 102], &[0, 0, 0])?;
+/// let padded = Batch::from_padded([1, 5], &[101, 7592, 102, 0, 0], Some(&[1, 1, 1, 0, 0]), None)?;
+/// assert_eq!(batch, padded);
+/// # Ok::<(), tilewright::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// \[tokens\].
+    pub(crate) ids: Vec<u32>,
+    /// \[tokens\]: 0 for the first of two texts, 1 for the second.
+    pub(crate) types: Vec<u32>,
+    /// \[tokens\]: place in the sequence, counted from 0.
+    pub(crate) positions: Vec<u32>,
+    /// Where each sequence starts, and the end of the last: \[sequences + 1\].
+    pub(crate) starts: Vec<usize>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { ids: Vec::new(), types: Vec::new(), positions: Vec::new(), starts: vec![0] }
+    }
+}
+
+impl Batch {
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Whether there is no sequence.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of tokens of all sequences.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// All ids, one sequence after the other.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Where each sequence starts among the tokens, and where the last one ends: one more than
+    /// there are sequences.
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    /// Adds a sequence.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is empty, or the types are not as many as the ids.
+    pub fn push(&mut self, ids: &[u32], types: &[u32]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Err(input("input_ids", format!("sequence {} has no tokens", self.len())));
+        }
+        if types.len() != ids.len() {
+            return Err(input(
+                "token_type_ids",
+                format!("expected {} values, found {}", ids.len(), types.len()),
+            ));
+        }
+        self.ids.extend_from_slice(ids);
+        self.types.extend_from_slice(types);
+        self.positions.extend((0..ids.len()).map(|i| i as u32));
+        self.starts.push(self.ids.len());
+        Ok(())
+    }
+
+    /// The tokens that `attention_mask` (ones and zeros; all if there is none) shows of `rows`
+    /// sequences padded to `columns` tokens. Token types are 0 if not given.
+    ///
+    /// # Errors
+    /// [`Error::Input`], naming the input, if a length does not fit, a value cannot be an id, a
+    /// mask is not 0 or 1, or it hides a whole sequence.
+    pub fn from_padded(
+        [rows, columns]: [usize; 2],
+        input_ids: &[i64],
+        attention_mask: Option<&[i64]>,
+        token_type_ids: Option<&[i64]>,
+    ) -> Result<Self, Error> {
+        let all = [
+            ("input_ids", Some(input_ids)),
+            ("attention_mask", attention_mask),
+            ("token_type_ids", token_type_ids),
+        ];
+        for (name, values) in all {
+            if let Some(values) = values
+                && rows.checked_mul(columns) != Some(values.len())
+            {
+                return Err(input(
+                    name,
+                    format!("expected shape [{rows}, {columns}], found {} values", values.len()),
+                ));
+            }
+        }
+        let id = |name, at: usize, value: i64| {
+            u32::try_from(value)
+                .map_err(|_| input(name, format!("[{}, {}] is {value}", at / columns, at % columns)))
+        };
+        let mut batch = Self::default();
+        for row in 0..rows {
+            for column in 0..columns {
+                let at = row * columns + column;
+                match attention_mask.map_or(1, |mask| mask[at]) {
+                    0 => continue,
+                    1 => {}
+                    other => {
+                        return Err(input(
+                            "attention_mask",
+                            format!("[{row}, {column}] is {other}, not 0 or 1"),
+                        ));
+                    }
+                }
+                batch.ids.push(id("input_ids", at, input_ids[at])?);
+                batch.types.push(token_type_ids.map_or(Ok(0), |types| id("token_type_ids", at, types[at]))?);
+                batch.positions.push(column as u32);
+            }
+            if batch.starts.last() == Some(&batch.ids.len()) {
+                return Err(input("attention_mask", format!("hides all of sequence {row}")));
+            }
+            batch.starts.push(batch.ids.len());
+        }
+        Ok(batch)
+    }
+
+    /// Refuses ids, types or positions that their tables do not hold.
+    pub(crate) fn check(&self, vocabulary: usize, types: usize, positions: usize) -> Result<(), Error> {
+        let below = |name, values: &[u32], n: usize| match values.iter().max() {
+            Some(&most) if most as usize >= n => Err(input(name, format!("{most} is not below {n}"))),
+            _ => Ok(()),
+        };
+        below("input_ids", &self.ids, vocabulary)?;
+        below("token_type_ids", &self.types, types)?;
+        below("position", &self.positions, positions)
+    }
+}
+
+fn input(name: &'static str, why: String) -> Error {
+    Error::Input { name, why }
+}

@@ -1,0 +1,132 @@
+//! What every model has in common for a program that does not know which one it runs.
+
+use crate::batch::Batch;
+use crate::bert::{self, Head};
+use crate::config::{self, Kind};
+use crate::error::Error;
+use crate::weights::Weights;
+use std::path::{Path, PathBuf};
+use tilewright_kernels::Backend;
+
+/// A loaded model.
+pub trait Model: std::fmt::Debug + Send {
+    /// Runs the model. `&mut` for its working memory, which it keeps.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if ids or positions lie outside of the model's tables.
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error>;
+
+    /// The most tokens that a sequence may have.
+    fn max_length(&self) -> usize;
+}
+
+/// One result of a model, under the name that Hugging Face's class gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// `last_hidden_state`, `logits` ..
+    pub name: &'static str,
+    /// What the rows stand for.
+    pub each: Each,
+    /// Length of a row.
+    pub width: usize,
+    /// \[tokens or sequences, width\].
+    pub values: Vec<f32>,
+}
+
+impl Output {
+    /// An output of `rows` rows.
+    pub(crate) fn new(name: &'static str, each: Each, rows: usize, values: Vec<f32>) -> Self {
+        Self { name, each, width: values.len() / rows.max(1), values }
+    }
+}
+
+/// What an output has a row for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Each {
+    /// Every token of the batch.
+    Token,
+    /// Every sequence of the batch.
+    Sequence,
+}
+
+/// Reads a checkpoint's directory.
+type Load = fn(&Path, Backend) -> Result<Box<dyn Model>, Error>;
+
+/// A class of transformers that this crate implements.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    /// The class, as `architectures` in config.json names it.
+    pub class: &'static str,
+    /// The family, as `model_type` in config.json names it.
+    pub model_type: &'static str,
+    load: Load,
+}
+
+/// The one table of architectures. A family's first row is its bare model, without a head.
+pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture { class: "BertModel", model_type: "bert", load: |dir, on| bert(dir, on, Head::bare) },
+    Architecture {
+        class: "BertForMaskedLM",
+        model_type: "bert",
+        load: |dir, on| bert(dir, on, Head::masked_lm),
+    },
+    Architecture {
+        class: "BertForPreTraining",
+        model_type: "bert",
+        load: |dir, on| bert(dir, on, Head::pre_training),
+    },
+    Architecture {
+        class: "BertForSequenceClassification",
+        model_type: "bert",
+        load: |dir, on| bert(dir, on, Head::sequence_classification),
+    },
+];
+
+fn bert(dir: &Path, backend: Backend, head: bert::OpenHead) -> Result<Box<dyn Model>, Error> {
+    let path = dir.join("config.json");
+    let config = bert::Config::from_bytes(&path, &config::bytes(&path)?)?;
+    Ok(Box::new(bert::WithHead::open(config, Weights::open(dir)?, backend, head)?))
+}
+
+impl Architecture {
+    /// The architecture that `architectures` in `dir/config.json` asks for; where the field is
+    /// missing, the bare model of the family `model_type`.
+    ///
+    /// # Errors
+    /// If config.json is missing or damaged, or asks for an architecture that is not in the table.
+    pub fn of(dir: &Path) -> Result<Self, Error> {
+        let (path, kind) = Kind::read(dir)?;
+        match kind.architectures.as_deref() {
+            Some([class, ..]) => find(path, class, |a| a.class == class),
+            _ => Self::bare(dir),
+        }
+    }
+
+    /// The bare model of the family that `dir/config.json` is for, whatever head the checkpoint has.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn bare(dir: &Path) -> Result<Self, Error> {
+        let (path, kind) = Kind::read(dir)?;
+        match &kind.model_type {
+            Some(family) => find(path, family, |a| a.model_type == family),
+            None => find(path, "without model_type", |_| false),
+        }
+    }
+
+    /// Reads the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or a tensor missing or misshapen.
+    pub fn load(self, dir: &Path, backend: Backend) -> Result<Box<dyn Model>, Error> {
+        (self.load)(dir, backend)
+    }
+}
+
+fn find(path: PathBuf, asked: &str, which: impl Fn(&Architecture) -> bool) -> Result<Architecture, Error> {
+    ARCHITECTURES.iter().copied().find(which).ok_or_else(|| {
+        let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.class).collect();
+        let why = format!("architecture {asked} is not supported; expected one of {}", known.join(", "));
+        Error::File { path, why }
+    })
+}

@@ -1,0 +1,34 @@
+//! Random numbers that are the same on every machine and for ever: for weights before training.
+
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// The sequence of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// An integer below `n`, which is not 0; the bias of at most n / 2^64 does not matter here.
+    pub fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
+    }
+
+    /// Nearly normal, mean 0, deviation 1: the sum of four uniform numbers, which no platform's
+    /// logarithm or cosine can change.
+    pub fn normal(&mut self) -> f32 {
+        let bits = self.bits();
+        let sum: f32 = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as f32).sum();
+        // A uniform number over [0, 65535] has deviation 65536 / sqrt(12).
+        (sum - 2.0 * 65535.0) * (3f32.sqrt() / 65536.0)
+    }
+}

@@ -1,0 +1,160 @@
+//! From token states to one vector for a text, as sentence-transformers files say (Reimers and
+//! Gurevych, "Sentence-BERT", 2019, arXiv:1908.10084).
+//!
+//! ```text
+//! modules.json                 [Transformer, Pooling in 1_Pooling, Normalize, ..]
+//! 1_Pooling/config.json        pooling_mode_mean_tokens, ..
+//! sentence_bert_config.json    max_seq_length
+//! ```
+
+use crate::batch::Batch;
+use crate::config;
+use crate::error::Error;
+use crate::model::{Architecture, Model, Output};
+use crate::tokenizer::Tokenizer;
+use std::path::Path;
+use tilewright_kernels::{Backend, L2Normalize, Pool, Pooling, Rows, View, ViewMut};
+
+/// What follows the encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sentence {
+    /// How states are pooled.
+    pub pooling: Pooling,
+    /// Whether the result is divided by its L2 norm.
+    pub normalize: bool,
+    /// The most tokens of a text that are read.
+    pub max_length: Option<usize>,
+}
+
+/// An entry of modules.json.
+#[derive(Debug, serde::Deserialize)]
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    class: String,
+}
+
+/// sentence_bert_config.json.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Settings {
+    max_seq_length: Option<usize>,
+}
+
+impl Sentence {
+    /// Reads the files in `dir`. Without modules.json it is the mean without normalisation, as
+    /// sentence-transformers does it.
+    ///
+    /// # Errors
+    /// If a file is damaged, or asks for a module or a pooling that is not supported.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let settings: Settings =
+            config::read_optional(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
+        let mut sentence =
+            Self { pooling: Pooling::Mean, normalize: false, max_length: settings.max_seq_length };
+        let path = dir.join("modules.json");
+        let Some(modules) = config::read_optional::<Vec<Module>>(&path)? else { return Ok(sentence) };
+        for module in &modules {
+            match module.class.rsplit('.').next() {
+                Some("Transformer") => {}
+                Some("Pooling") => {
+                    let path = dir.join(&module.path).join("config.json");
+                    sentence.pooling = pooling(&path, &config::read(&path)?)?;
+                }
+                Some("Normalize") => sentence.normalize = true,
+                _ => {
+                    let why = format!(
+                        "module {} is not supported; expected Transformer, Pooling or Normalize",
+                        module.class
+                    );
+                    return Err(Error::File { path, why });
+                }
+            }
+        }
+        Ok(sentence)
+    }
+}
+
+/// A model that makes one vector of each text.
+#[derive(Debug)]
+pub struct Embedder {
+    backend: Backend,
+    model: Box<dyn Model>,
+    tokenizer: Tokenizer,
+    sentence: Sentence,
+    max_length: usize,
+}
+
+impl Embedder {
+    /// Reads the bare model in `dir`, its tokenizer and its sentence-transformers files.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or asks for what is not supported.
+    pub fn open(dir: &Path, backend: Backend) -> Result<Self, Error> {
+        let sentence = Sentence::open(dir)?;
+        let model = Architecture::bare(dir)?.load(dir, backend)?;
+        let mut tokenizer = Tokenizer::open(dir)?;
+        let max_length = sentence.max_length.or(tokenizer.max_length()).unwrap_or(usize::MAX);
+        let max_length = max_length.min(model.max_length());
+        tokenizer.truncate(max_length)?;
+        Ok(Self { backend, model, tokenizer, sentence, max_length })
+    }
+
+    /// What follows the encoder.
+    pub fn sentence(&self) -> Sentence {
+        self.sentence
+    }
+
+    /// The most tokens of a text that are read.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The tokens of the texts, and one vector for each: its width, and \[texts, width\].
+    ///
+    /// # Errors
+    /// If the tokenizer refuses a text.
+    pub fn embed<T: AsRef<str>>(&mut self, texts: &[T]) -> Result<(Batch, usize, Vec<f32>), Error> {
+        let batch = self.tokenizer.encode(texts)?;
+        let outputs = self.model.forward(&batch)?;
+        let states = outputs.into_iter().find(|o| o.name == "last_hidden_state");
+        let Output { width, values, .. } = states.expect("a bare model has this output");
+        let mut vectors = vec![0.0; batch.len() * width];
+        self.backend.run(Pool {
+            x: View::new(&values, [batch.tokens(), width])?,
+            offsets: batch.starts(),
+            pooling: self.sentence.pooling,
+            out: ViewMut::new(&mut vectors, [batch.len(), width])?,
+        })?;
+        if self.sentence.normalize {
+            let rows = Rows::InPlace(ViewMut::new(&mut vectors, [batch.len(), width])?);
+            self.backend.run(L2Normalize { rows, eps: NORM_EPS })?;
+        }
+        Ok((batch, width, vectors))
+    }
+}
+
+/// The smallest norm divided by, that of torch.nn.functional.normalize.
+const NORM_EPS: f32 = 1e-12;
+
+/// The pooling that `1_Pooling/config.json` asks for: `"pooling_mode": "mean"` or
+/// `"pooling_mode_mean_tokens": true`.
+fn pooling(path: &Path, fields: &serde_json::Map<String, serde_json::Value>) -> Result<Pooling, Error> {
+    let on = |(name, value): (&String, &serde_json::Value)| {
+        let mode = name.strip_prefix("pooling_mode_")?;
+        (value == true).then(|| mode.to_owned())
+    };
+    let modes: Vec<String> = match fields.get("pooling_mode").and_then(|v| v.as_str()) {
+        Some(mode) => vec![mode.to_owned()],
+        None => fields.iter().filter_map(on).collect(),
+    };
+    match modes.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["mean" | "mean_tokens"] => Ok(Pooling::Mean),
+        ["cls" | "cls_token"] => Ok(Pooling::Cls),
+        _ => {
+            let why =
+                format!("pooling {modes:?} is not supported; expected one of mean_tokens and cls_token");
+            Err(Error::File { path: path.to_owned(), why })
+        }
+    }
+}

@@ -1,0 +1,138 @@
+"""Makes the golden fixtures: tiny checkpoints, their inputs, and what transformers makes of them.
+
+    pip install torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 numpy==2.4.6
+    python tests/golden/generate.py
+
+Where TILEWRIGHT_MODELS names a directory with all-minilm-l6-v2 (sentence-transformers/all-MiniLM-L6-v2),
+its embeddings of SENTENCES are made as well; without it that fixture stays as it is.
+
+Every parameter is random, those of norms and biases included, so that none can be left out unnoticed.
+Sizes are odd: 12 columns to a head, 36 to a state, 52 between. Outputs are computed in f64 from the
+f32 parameters: what differs from them is our error alone.
+"""
+
+import json
+import os
+import pathlib
+import string
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+HERE = pathlib.Path(__file__).parent
+WORDS = "the cat sat on mat a dog is in house ran big red sun sea and or not we they was word play ##ing ##ed ##s".split()
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *string.ascii_lowercase, *".,?!'-",
+              *("##" + c for c in string.ascii_lowercase)]
+SIZES = dict(vocab_size=len(VOCABULARY), hidden_size=36, num_hidden_layers=2, num_attention_heads=3,
+             intermediate_size=52, max_position_embeddings=40, type_vocab_size=2)
+# One token, one past 16, the longest of all, and a few.
+LENGTHS, COLUMNS = [17, 1, 23, 5], 23
+TEXTS = ["The cat sat on the mat.", "A dog ran!", "we play and they played, is it not a big red house?"]
+
+SENTENCES = [
+    "", "a", "Hello, world!", "The quick brown fox jumps over the lazy dog.", "A man is eating food.",
+    "Someone is having a meal.", "The girl is carrying a baby.", "Der Hund läuft schnell durch den Wald.",
+    "La tour Eiffel a été construite en 1889.", "今日は天気がいいですね。", "我喜欢学习机器学习。", "Привет, как дела?",
+    "مرحبا بالعالم", "Emoji 🎉🚀 and ﬁligature, naïve café, ½ ⅔", "UPPER lower MiXeD CaSe 123-456.789e-10",
+    "fn main() { println!(\"{}\", vec![1, 2, 3].iter().sum::<i32>()); }",
+    "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis", "tabs\tand\nnew lines   and spaces",
+    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness.",
+    "Every sentence is longer than the one before it. " * 40,
+]
+
+
+def randomise(model, seed):
+    """Weights with deviation 0.3 give attention that prefers some tokens and GELUs that bend."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+        p.data = mean + 0.3 * torch.randn(p.shape, generator=generator)
+
+
+def inputs(seed):
+    """A padded batch of texts of two types; the last is padded on the left and has a hole."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, SIZES["vocab_size"], (len(LENGTHS), COLUMNS), generator=generator)
+    mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
+    for row, n in enumerate(LENGTHS):
+        mask[row, :n] = 1
+        types[row, n // 2 : n] = 1
+    mask[-1] = 0
+    mask[-1, [0, 8, 9, 11, 22]] = 1
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": types}
+
+
+def checkpoint(name, cls, seed, **changes):
+    folder = HERE / name
+    config = transformers.BertConfig(**SIZES, **changes)
+    config.architectures = [cls.__name__]
+    model = cls(config).eval()
+    randomise(model, seed)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    batch = inputs(seed)
+    save_file(batch, folder / "inputs.safetensors")
+    with torch.no_grad():
+        outputs = model.double()(**batch)
+    visible = batch["attention_mask"].bool()
+    # Padding is zero in ours, and of no meaning in theirs.
+    save_file({k: torch.where(visible[..., None], v, 0.0).float() if v.dim() == 3 else v.float().contiguous()
+               for k, v in outputs.items()}, folder / "outputs.safetensors")
+    return model
+
+
+def tokenizer():
+    t = Tokenizer(models.WordPiece({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    t.normalizer, t.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    t.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    t.add_special_tokens(VOCABULARY[:5])
+    t.enable_padding(length=32)  # as many files do: a ragged batch must not have it
+    return t
+
+
+def sentences(model, folder):
+    """The same as a sentence-transformers directory: mean pooling, normalised, 16 tokens at most."""
+    module = lambda i, path, kind: {"idx": i, "name": str(i), "path": path, "type": "sentence_transformers.models." + kind}
+    files = {
+        "modules.json": [module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Normalize", "Normalize")],
+        "1_Pooling/config.json": {"word_embedding_dimension": 36, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
+        "sentence_bert_config.json": {"max_seq_length": 16, "do_lower_case": False},
+        "tokenizer_config.json": {"mask_token": "[MASK]", "model_max_length": 40},
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+    t = tokenizer()
+    t.save(str(folder / "tokenizer.json"))
+    t.no_padding()
+    t.enable_truncation(16)
+    vectors = []
+    for text in TEXTS:
+        ids = torch.tensor([t.encode(text).ids])
+        with torch.no_grad():
+            vectors.append(torch.nn.functional.normalize(model(input_ids=ids).last_hidden_state.mean(1)[0], dim=0))
+    (folder / "texts.json").write_text(json.dumps(TEXTS, indent=1) + "\n")
+    save_file({"embeddings": torch.stack(vectors).float()}, folder / "embeddings.safetensors")
+
+
+bare = checkpoint("bert-model", transformers.BertModel, 1)
+sentences(bare, HERE / "bert-model")
+checkpoint("bert-masked-lm", transformers.BertForMaskedLM, 2, hidden_act="gelu_new", layer_norm_eps=1e-3)
+tokenizer().save(str(HERE / "bert-masked-lm" / "tokenizer.json"))
+checkpoint("bert-pre-training", transformers.BertForPreTraining, 3)
+checkpoint("bert-sequence-classification", transformers.BertForSequenceClassification, 4, num_labels=3, hidden_act="relu")
+
+if "TILEWRIGHT_MODELS" in os.environ:
+    source, folder = pathlib.Path(os.environ["TILEWRIGHT_MODELS"]) / "all-minilm-l6-v2", HERE / "all-minilm-l6-v2"
+    folder.mkdir(exist_ok=True)
+    real, t = transformers.AutoModel.from_pretrained(source).eval(), transformers.AutoTokenizer.from_pretrained(source)
+    with torch.no_grad():
+        batch = t(SENTENCES, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        weight = batch["attention_mask"][..., None].float()
+        mean = (real(**batch).last_hidden_state * weight).sum(1) / weight.sum(1)
+    save_file({"embeddings": torch.nn.functional.normalize(mean)}, folder / "embeddings.safetensors")
+    (folder / "texts.json").write_text(json.dumps(SENTENCES, indent=1, ensure_ascii=False) + "\n")
