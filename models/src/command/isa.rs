@@ -1,9 +1,9 @@
 //! `tilewright isa`.
 
-use super::Common;
+use super::{Common, verify::TABLE};
 use anyhow::Result;
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 use serde_json::json;
 use tilewright::cpu::Cpu;
 use tilewright_kernels::Backend;
@@ -75,7 +75,7 @@ pub fn caches(cpu: &Cpu) -> String {
 /// A row for each backend of this architecture.
 fn backends() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["backend", "here", "f32 tile"]);
+    table.load_style(TABLE).set_header(["backend", "here", "f32 tile"]);
     for name in Backend::NAMES {
         let (here, tile) = match Backend::named(name).map(Backend::f32_tile) {
             Ok((0, 0)) => ("yes", "none: the definitions".to_owned()),

@@ -8,6 +8,7 @@ mod embed;
 mod fill_mask;
 mod forward;
 mod isa;
+mod report;
 mod verify;
 
 use anyhow::{Context as _, Result};
@@ -31,6 +32,7 @@ enum Command {
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
     Isa(isa::Isa),
+    Report(report::Report),
     Verify(verify::Verify),
 }
 
@@ -41,6 +43,7 @@ impl Command {
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Isa(args) => args.run(),
+            Self::Report(args) => args.run(),
             Self::Verify(args) => args.run(),
         }
     }

@@ -3,7 +3,7 @@
 use super::{Common, Session};
 use anyhow::{Result, bail};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tilewright::verify::{self, Counterexample, Worst};
@@ -75,23 +75,29 @@ pub fn all() -> Vec<Backend> {
     Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE).collect()
 }
 
-/// Runs the checks of `kernel`, or all, behind a progress bar.
+/// Runs the checks of `kernel`, or all, behind a progress bar: a row for each kernel and backend.
 pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) -> Vec<Row> {
     let checks: Vec<_> = verify::checks(kernel).collect();
     let bar = ProgressBar::new(cases * (checks.len() * backends.len()) as u64).with_style(style());
     let mut rows = Vec::new();
-    for check in checks {
+    for checks in checks.chunk_by(|a, b| a.kernel == b.kernel) {
+        let kernel = checks[0].kernel;
         for &backend in backends {
-            bar.set_message(format!("{} on {}", check.kernel, backend.name()));
-            let before = bar.position();
-            let result = check.run(backend, seed, cases, || bar.inc(1));
-            bar.set_position(before + cases);
-            rows.push(Row { kernel: check.kernel, backend, result });
+            bar.set_message(format!("{kernel} on {}", backend.name()));
+            let done = bar.position() + cases * checks.len() as u64;
+            let all = checks.iter().map(|check| check.run(backend, seed, cases, || bar.inc(1)));
+            let result = all.reduce(|a, b| Ok(a?.max(b?))).expect("a kernel has a check");
+            bar.set_position(done);
+            rows.push(Row { kernel, backend, result });
         }
     }
     bar.finish_and_clear();
     rows
 }
+
+/// Tables with a line under the head, and none between rows.
+pub const TABLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('\u{2500}').junction('\u{2500}'));
 
 /// The progress bar of long work.
 pub fn style() -> ProgressStyle {
@@ -102,7 +108,7 @@ pub fn style() -> ProgressStyle {
 pub fn table(rows: &[Row], backends: &[Backend]) -> Table {
     let mut table = Table::new();
     let names = backends.iter().map(|b| b.name());
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(std::iter::once("kernel").chain(names));
+    table.load_style(TABLE).set_header(std::iter::once("kernel").chain(names));
     for kernel in rows.chunks(backends.len()) {
         let results = kernel.iter().map(|row| match &row.result {
             Ok(worst) => format!("{:.2}  {:.1} ULP", worst.share, worst.ulp),

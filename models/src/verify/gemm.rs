@@ -53,7 +53,7 @@ impl Check for Gemm {
         let extents = (prop_oneof![5 => Just(1), 1 => 0..4usize], extent(150), extent(150), extent(800))
             .prop_map(|(batch, m, n, k)| [batch, m, n, k])
             .prop_filter("takes too long", |e| e.iter().product::<usize>() <= MOST_WORK);
-        let activation = prop_oneof![1 => Just(None), 1 => select(vec![Activation::Identity, Activation::Relu]).prop_map(Some)];
+        let activation = prop_oneof![1 => Just(None), 1 => select(vec![Activation::Identity, Activation::Relu, Activation::GeluErf, Activation::GeluTanh]).prop_map(Some)];
         let layouts = (Layout::any(), Layout::any(), Layout::any(), Layout::distinct());
         let epilogue = (prop::option::weighted(0.3, Layout::any()), any::<bool>(), any::<bool>(), activation);
         let factors = (select(vec![1.0, 1.0, -1.5, 0.37, 0.0]), select(vec![0.0, 0.0, 1.0, -0.5]));

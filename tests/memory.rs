@@ -1,0 +1,100 @@
+//! The performance contract on memory: none is allocated in a steady state, and attention needs no more
+//! than its inputs grow.
+
+use allocation_counter::{AllocationInfo, measure};
+use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::{
+    Activate, Activation, Attention, Backend, LayerNorm, Mask, RmsNorm, Rows, Softmax, View, ViewMut,
+};
+use tilewright_suite::backends;
+
+/// What `f` allocates on this thread, which does all the work.
+fn allocations(f: impl FnOnce() + Send) -> AllocationInfo {
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+    let mut found = AllocationInfo::default();
+    one.install(|| found = measure(f));
+    found
+}
+
+/// The third of three runs.
+fn steady(backend: Backend, kernel: &str, mut run: impl FnMut(Backend) + Send) {
+    let found = allocations(|| {
+        run(backend);
+        run(backend);
+        let steady = measure(|| run(backend));
+        assert_eq!(steady.count_total, 0, "{kernel} on {}: {steady:?}", backend.name());
+    });
+    assert!(found.count_total > 0, "{kernel} on {}: the counter counts nothing", backend.name());
+}
+
+/// Runs one of the kernels on rows.
+type RowKernel = fn(Backend, Rows<'_>);
+
+#[test]
+fn a_steady_state_allocates_nothing() {
+    const N: usize = 100;
+    let x = vec![0.5; N * N];
+    let matrix = View::new(&x, [N, N]).unwrap();
+    for backend in backends() {
+        let packed = PackedB::new(backend, matrix);
+        for rhs in [Rhs::Packed(&packed), Rhs::Matrix(matrix.into())] {
+            let mut y = Vec::new();
+            steady(backend, "gemm", |backend| {
+                y.resize(N * N, 0.0);
+                let c = ViewMut::new(&mut y, [1, N, N]).unwrap();
+                let (a, epilogue) = (matrix.into(), Epilogue::default());
+                backend.run(Gemm { alpha: 1.0, a, b: rhs, beta: 0.0, c, epilogue }).unwrap();
+            });
+        }
+        let mut y = Vec::new();
+        steady(backend, "attention", |backend| {
+            y.resize(N * N, 0.0);
+            let heads = View::new(&x, [1, 2, N, N / 2]).unwrap();
+            let out = ViewMut::new(&mut y, [1, 2, N, N / 2]).unwrap();
+            backend.run(Attention::new(heads, heads, heads, out)).unwrap();
+        });
+        let row_kernels: [(&str, RowKernel); 4] = [
+            ("layer norm", |backend, rows| {
+                backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 }).unwrap();
+            }),
+            ("RMS norm", |backend, rows| {
+                backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-5 }).unwrap();
+            }),
+            ("softmax", |backend, rows| {
+                backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: false }).unwrap();
+            }),
+            ("GELU", |backend, rows| {
+                backend.run(Activate { rows, activation: Activation::GeluErf }).unwrap();
+            }),
+        ];
+        for (name, run) in row_kernels {
+            let mut y = Vec::new();
+            steady(backend, name, |backend| {
+                y.resize(N * N, 0.0);
+                run(backend, Rows::Into(matrix, ViewMut::new(&mut y, [N, N]).unwrap()));
+            });
+        }
+    }
+}
+
+/// What a call of attention over a new thread's first `length` tokens allocates at most, in bytes.
+fn attention_peak(backend: Backend, length: usize) -> u64 {
+    let shape = [1, 1, length, 16];
+    let (x, mut y) = (vec![0.5; length * 16], vec![0.0; length * 16]);
+    let peak = allocations(|| {
+        let x = View::new(&x, shape).unwrap();
+        backend.run(Attention::new(x, x, x, ViewMut::new(&mut y, shape).unwrap())).unwrap();
+    });
+    assert!(y.iter().all(|x| (x - 0.5).abs() < 1e-5));
+    peak.bytes_max
+}
+
+#[test]
+fn attention_takes_memory_linear_in_the_length() {
+    let backend = Backend::best();
+    let [short, long] = [1024, 8192].map(|length| attention_peak(backend, length));
+    println!("attention on {}: {short} bytes at 1024 tokens, {long} at 8192", backend.name());
+    // The scores themselves would be 256 MiB, and 64 times those of the shorter sequence.
+    assert!(long <= 8 * short.max(1 << 10), "{short} bytes at 1024 tokens, {long} at 8192");
+    assert!(long < 4 << 20, "{long} bytes at 8192 tokens");
+}
