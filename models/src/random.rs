@@ -1,10 +1,11 @@
-//! Random numbers that are the same on every machine and for ever: for weights before training.
+//! Random numbers that are the same on every machine and for ever: for weights before training,
+//! and for the arguments of checks.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Random(u64);
 
-impl Rng {
+impl Random {
     /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
@@ -18,9 +19,15 @@ impl Rng {
         x ^ (x >> 31)
     }
 
-    /// An integer below `n`, which is not 0; the bias of at most n / 2^64 does not matter here.
-    pub fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
+    /// Uniform in [-1, 1).
+    pub fn unit(&mut self) -> f32 {
+        // 24 bits: all that a float of this range tells apart.
+        (self.bits() >> 40) as f32 * 2f32.powi(-23) - 1.0
+    }
+
+    /// One of `0..n`, which is not empty; the bias of at most n / 2^64 does not matter here.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
     /// Nearly normal, mean 0, deviation 1: the sum of four uniform numbers, which no platform's

@@ -15,7 +15,7 @@
 
 use crate::config;
 use crate::error::Error;
-use crate::random::Rng;
+use crate::random::Random;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -231,7 +231,7 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let mut rng = Rng::new(seed ^ hash);
+    let mut rng = Random::new(seed ^ hash);
     let mean = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
     (0..shape.iter().product()).map(|_| mean + 0.02 * rng.normal()).collect()
 }

@@ -36,21 +36,17 @@ impl Isa {
                 })
                 .collect();
             let all = json!({
-                "version": env!("CARGO_PKG_VERSION"),
                 "cpu": cpu,
                 "backends": backends,
                 "in_effect": { "name": in_effect.name(), "why": why },
-                "threads": session.threads,
             });
-            println!("{all:#}");
-            return Ok(());
+            return session.print_json(all);
         }
-        println!("features   {}", cpu.features.join(" "));
-        println!("caches     {}", caches(&cpu));
-        println!("cores      {}, threads in use {}", cpu.cores, session.threads);
-        println!("in effect  {}: {why}", in_effect.name());
-        println!("\n{}", backends());
-        Ok(())
+        session.say(&format!("features   {}", cpu.features.join(" ")))?;
+        session.say(&format!("caches     {}", caches(&cpu)))?;
+        session.say(&format!("cores      {}, threads in use {}", cpu.cores, session.threads))?;
+        session.say(&format!("in effect  {}: {why}\n", in_effect.name()))?;
+        session.say(&backends().to_string())
     }
 }
 

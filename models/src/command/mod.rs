@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::process::ExitCode;
+use tilewright::cpu::Cpu;
 use tilewright_kernels::Backend;
 
 /// CPU kernels for transformers and reference models on them.
@@ -123,7 +124,7 @@ impl Session {
     pub fn facts(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "cpu": cpu_name(),
+            "cpu": Cpu::detect().name,
             "isa": self.backend.name(),
             "threads": self.threads,
         })
@@ -140,19 +141,12 @@ impl Session {
         format!(
             "tilewright {} | {} | isa {} | {} thread{}",
             env!("CARGO_PKG_VERSION"),
-            cpu_name(),
+            Cpu::detect().name,
             self.backend.name(),
             self.threads,
             if self.threads == 1 { "" } else { "s" },
         )
     }
-}
-
-/// The CPU's name as the operating system tells it, or else its architecture.
-pub fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
 /// Parses the arguments, runs the subcommand, prints its error.

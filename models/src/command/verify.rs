@@ -58,13 +58,12 @@ impl Verify {
         let rows = check(self.kernel.as_deref(), &backends, self.seed, self.cases);
         if session.json {
             let results: Vec<_> = rows.iter().map(Row::json).collect();
-            let all =
-                json!({ "run": session.facts(), "seed": self.seed, "cases": self.cases, "results": results });
-            println!("{all:#}");
+            session.print_json(json!({ "seed": self.seed, "cases": self.cases, "results": results }))?;
         } else {
-            println!("{} cases of each kernel on each backend, seeds from {}", self.cases, self.seed);
-            println!("worst error as a share of its bound, and in ULP\n");
-            println!("{}", table(&rows, &backends));
+            let Self { cases, seed, .. } = self;
+            session.say(&format!("{cases} cases of each kernel on each backend, seeds from {seed}"))?;
+            session.say("worst error as a share of its bound, and in ULP\n")?;
+            session.say(&table(&rows, &backends).to_string())?;
         }
         report_failures(&rows, &session)
     }

@@ -4,6 +4,8 @@
 //! and layout are drawn, and shrink, independently. What lies between the elements is [`GAP`]: a NaN
 //! that shows up in any result that read it, and whose bits tell whether it was written.
 
+pub use crate::random::Random;
+
 use super::Failure;
 use core::fmt;
 use proptest::array::uniform;
@@ -64,7 +66,7 @@ impl Values {
 
     /// The next number of this kind.
     pub fn draw(self, random: &mut Random) -> f32 {
-        let sign = |x: f32, random: &mut Random| if random.next() & 1 == 0 { x } else { -x };
+        let sign = |x: f32, random: &mut Random| if random.bits() & 1 == 0 { x } else { -x };
         match self {
             Self::Unit => random.unit(),
             Self::Wide => sign((random.unit() * 12.0).exp2(), random),
@@ -75,38 +77,6 @@ impl Values {
             }
             Self::Special => random.unit(),
         }
-    }
-}
-
-/// A small seeded generator (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    /// The stream of this seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    #[expect(clippy::should_implement_trait, reason = "an endless stream is no iterator here")]
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [-1, 1).
-    pub fn unit(&mut self) -> f32 {
-        // 24 bits: all that a float of this range tells apart.
-        (self.next() >> 40) as f32 * 2f32.powi(-23) - 1.0
-    }
-
-    /// One of `0..n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
     }
 }
 
