@@ -155,3 +155,84 @@ fn a_backend_is_had_by_its_name_or_not_at_all() {
     let refusal = Backend::named("mmx").unwrap_err().to_string();
     assert!(Backend::available().iter().all(|b| refusal.contains(b.name())), "{refusal}");
 }
+
+mod attention {
+    use super::*;
+    use tilewright_kernels::{Attention, Sequences, Start, ViewMut, Window};
+
+    /// Batch, kv heads, query heads for each, queries, keys: cut by heads, by rows, and by keys.
+    const ATTENTIONS: [[usize; 5]; 5] = [
+        [1, 1, 1, 700, 700],
+        [2, 3, 1, 65, 300],
+        [1, 1, 4, 1, 3000],
+        [1, 2, 2, 5, 1500],
+        [1, 12, 1, 128, 128],
+    ];
+
+    /// Attention over 64 dimensions with random inputs; log-sum-exps follow the outputs.
+    fn run(
+        backend: Backend,
+        [batch, kv_heads, group, queries, keys]: [usize; 5],
+        window: Window,
+    ) -> Vec<f32> {
+        const D: usize = 64;
+        let heads = kv_heads * group;
+        let q = numbers(batch * heads * queries * D, 9);
+        let (k, v) = (numbers(batch * kv_heads * keys * D, 10), numbers(batch * kv_heads * keys * D, 11));
+        let shape = [batch, heads, queries, D];
+        let mut out = vec![f32::NAN; q.len() + q.len() / D];
+        let (rows, lse) = out.split_at_mut(q.len());
+        backend
+            .run(Attention {
+                window,
+                start: Start::End,
+                lse: Some(ViewMut::new(lse, [batch, heads, queries]).unwrap()),
+                ..Attention::new(
+                    View::new(&q, shape).unwrap(),
+                    View::new(&k, [batch, kv_heads, keys, D]).unwrap(),
+                    View::new(&v, [batch, kv_heads, keys, D]).unwrap(),
+                    ViewMut::new(rows, shape).unwrap(),
+                )
+            })
+            .unwrap();
+        out
+    }
+
+    #[test]
+    fn does_not_depend_on_threads() {
+        for backend in backends() {
+            for shape in ATTENTIONS {
+                for window in [Window::ALL, Window::CAUSAL, Window { before: Some(100), after: Some(7) }] {
+                    let what = format!("{}: attention {shape:?} {window:?}", backend.name());
+                    same_on_any_threads(&what, || run(backend, shape, window));
+                }
+            }
+        }
+    }
+
+    /// A row that may see nothing is zero, and its log-sum-exp -inf, whatever the keys hold.
+    #[test]
+    fn to_nothing_is_zero() {
+        let [queries, keys, dim] = [20, 300, 16];
+        let q = numbers(queries * dim, 12);
+        let poison = vec![f32::NAN; keys * dim];
+        for &backend in Backend::available() {
+            let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; queries]);
+            let k = View::new(&poison, [1, 1, keys, dim]).unwrap();
+            backend
+                .run(Attention {
+                    sequences: Sequences::KeyLengths(&[0]),
+                    lse: Some(ViewMut::new(&mut lse, [1, 1, queries]).unwrap()),
+                    ..Attention::new(
+                        View::new(&q, [1, 1, queries, dim]).unwrap(),
+                        k,
+                        k,
+                        ViewMut::new(&mut out, [1, 1, queries, dim]).unwrap(),
+                    )
+                })
+                .unwrap();
+            assert!(out.iter().all(|&x| x == 0.0), "{}: {out:?}", backend.name());
+            assert!(lse.iter().all(|&x| x == f32::NEG_INFINITY), "{}: {lse:?}", backend.name());
+        }
+    }
+}
