@@ -91,6 +91,12 @@ fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
     i * n / parts..(i + 1) * n / parts
 }
 
+/// The least whole vectors that hold all of `keys`; none for none.
+#[inline(always)]
+fn whole_vectors(keys: &Range<usize>, lanes: usize) -> Range<usize> {
+    if keys.is_empty() { keys.clone() } else { keys.start / lanes * lanes..keys.end.next_multiple_of(lanes) }
+}
+
 impl<'a> Rows<'a> {
     /// The rows of `queries` queries from `[batch, head, query]` on, sequence by sequence.
     pub fn of_queries(
@@ -152,6 +158,14 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// The same, of the block that starts at key `start`, and counted from there.
+    #[inline(always)]
+    fn visible_in(&self, start: usize, rows: &Range<usize>) -> Range<usize> {
+        let visible = self.visible(rows);
+        let inside = |key: usize| key.clamp(start, start + KEYS) - start;
+        inside(visible.start)..inside(visible.end)
+    }
+
     /// Whether `row` sees any key.
     pub fn sees_any(&self, row: usize) -> bool {
         let bias = self.bias(row, 0);
@@ -192,7 +206,10 @@ impl<'a> Rows<'a> {
                     return Strip::default();
                 }
                 let rows = part(self.len(), strips, strip);
-                Strip { keys: block.keys_of(&rows), place: rows.start - first_row, rows }
+                let keys = self.visible_in(block.start, &rows);
+                let same = self.visible_in(block.start, &(rows.start..rows.start + 1)) == keys
+                    && self.visible_in(block.start, &(rows.end - 1..rows.end)) == keys;
+                Strip { place: rows.start - first_row, rows, keys, same }
             });
             block.score(isa, &group);
             block.weigh(isa, &group);
@@ -213,6 +230,16 @@ struct Strip {
     place: usize,
     /// Keys of the block from the first to the last that any of the rows sees.
     keys: Range<usize>,
+    /// Whether each of the rows sees all of these.
+    same: bool,
+}
+
+impl Strip {
+    /// Numbers of the rows in the group.
+    #[inline(always)]
+    fn places(&self) -> Range<usize> {
+        self.place..self.place + self.rows.len()
+    }
 }
 
 /// Strips of a group: those of [`GROUP_ROWS`].
@@ -253,8 +280,6 @@ struct Block<'a> {
     packed_values: &'a mut [f32],
     /// Whether these are all finite, once that has been asked.
     finite: Option<bool>,
-    /// Keys that each row of the group sees.
-    seen: [(usize, usize); GROUP_ROWS],
     /// Scaled queries of the group, in slabs of KC dimensions, rows A_STRIDE apart.
     queries: &'a mut [f32],
     /// Scores, then weights of the group, rows A_STRIDE apart.
@@ -284,14 +309,13 @@ impl<'a> Block<'a> {
             packed_keys,
             packed_values,
             finite: None,
-            seen: [(0, 0); GROUP_ROWS],
             queries,
             scores,
             values,
             max: [0.0; GROUP_ROWS],
             sum: [0.0; GROUP_ROWS],
         };
-        block.keys = block.keys_of(&(0..rows.len()));
+        block.keys = rows.visible_in(block.start, &(0..rows.len()));
         let Range { start, end } = block.keys;
         let first = rows.sequence.keys.start + block.start;
         let head = |view: View<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
@@ -300,14 +324,6 @@ impl<'a> Block<'a> {
         let v = head(inputs.v).slice(0, first + start..first + end);
         pack_panels(isa, v, block.packed_values, KEYS * I::NR);
         block
-    }
-
-    /// Keys from the first to the last that any of `rows` sees of this block.
-    #[inline(always)]
-    fn keys_of(&self, rows: &Range<usize>) -> Range<usize> {
-        let visible = self.rows.visible(rows);
-        let inside = |key: usize| key.clamp(self.start, self.start + KEYS) - self.start;
-        inside(visible.start)..inside(visible.end)
     }
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
@@ -351,24 +367,24 @@ impl<'a> Block<'a> {
     #[inline(always)]
     fn weigh<I: Isa>(&mut self, isa: I, group: &[Strip]) {
         let lanes = I::V::LANES;
+        let adjusts = self.rows.inputs.adjusts();
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
-            for (place, row) in (strip.place..).zip(strip.rows.clone()) {
-                let seen = self.keys_of(&(row..row + 1));
-                self.seen[place] = (seen.start, seen.end);
-                let mut whole = seen.start / lanes * lanes..seen.end.next_multiple_of(lanes);
-                if seen.is_empty() {
-                    whole = seen.clone();
+            // All maxima before all weights: some rows are summed up while others are reduced.
+            for (place, row) in strip.places().zip(strip.rows.clone()) {
+                let seen = self.seen(strip, row);
+                let whole = whole_vectors(&seen, lanes);
+                let cells = &mut self.scores[place * A_STRIDE..][whole.clone()];
+                if adjusts {
+                    self.rows.adjustment(row, self.start + whole.start).apply(isa, cells);
                 }
+                cells[..seen.start - whole.start].fill(f32::NEG_INFINITY);
+                cells[seen.end - whole.start..].fill(f32::NEG_INFINITY);
+                self.max[place] = largest(isa, cells);
+            }
+            for (place, row) in strip.places().zip(strip.rows.clone()) {
+                let whole = whole_vectors(&self.seen(strip, row), lanes);
                 let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
-                let cells = &mut scores[whole.clone()];
-                let max = if seen.is_empty() || whole == seen && !self.rows.inputs.adjusts() {
-                    largest(isa, cells)
-                } else {
-                    let adjustment = self.rows.adjustment(row, self.start + whole.start);
-                    adjustment.apply(isa, cells, (seen.start - whole.start, seen.end - whole.start))
-                };
-                self.max[place] = max;
-                self.sum[place] = exponentials(isa, cells, max);
+                self.sum[place] = exponentials(isa, &mut scores[whole.clone()], self.max[place]);
                 // The product with V spans the keys of the whole strip.
                 scores[strip.keys.start.min(whole.start)..whole.start].fill(0.0);
                 scores[whole.end..strip.keys.end.max(whole.end)].fill(0.0);
@@ -376,11 +392,18 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Keys of the block that a row of a strip sees.
+    #[inline(always)]
+    fn seen(&self, strip: &Strip, row: usize) -> Range<usize> {
+        if strip.same { strip.keys.clone() } else { self.rows.visible_in(self.start, &(row..row + 1)) }
+    }
+
     /// Multiplies the weights of a group with the values.
     #[inline(always)]
     fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip]) {
         let stride = value_stride::<I>(self.rows.inputs);
         let packed = &*self.packed_values;
+        let (task, start) = (self.rows, self.start);
         for (panel, values) in packed.chunks_exact(KEYS * I::NR).enumerate() {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 let mut multiply = |[place, rows]: [usize; 2], keys: Range<usize>, accumulate: bool| {
@@ -395,18 +418,16 @@ impl<'a> Block<'a> {
                 };
                 // A weight of 0 drops what a row does not see of the strip's keys, unless its value
                 // is not finite: 0 * NaN is NaN.
-                let seen = &self.seen[strip.place..][..strip.rows.len()];
-                let all = self.rows.inputs.bias.is_none()
-                    && seen.iter().all(|&seen| seen == (strip.keys.start, strip.keys.end));
+                let all = strip.same && self.rows.inputs.bias.is_none();
                 if all || *self.finite.get_or_insert_with(|| all_finite(isa, packed, self.keys.len())) {
                     multiply([strip.place, strip.rows.len()], strip.keys.clone(), false);
                     continue;
                 }
                 // Then each row takes the keys that it does see, which gives the same bits.
-                for (i, row) in strip.rows.clone().enumerate() {
-                    let (place, bias) = (strip.place + i, self.rows.bias(row, self.start));
+                for (place, row) in strip.places().zip(strip.rows.clone()) {
+                    let bias = task.bias(row, start);
                     multiply([place, 1], strip.keys.start..strip.keys.start, false);
-                    for key in (seen[i].0..seen[i].1).filter(|&key| !bias.hides(key)) {
+                    for key in task.visible_in(start, &(row..row + 1)).filter(|&key| !bias.hides(key)) {
                         multiply([place, 1], key..key + 1, true);
                     }
                 }
@@ -417,7 +438,7 @@ impl<'a> Block<'a> {
     /// What a strip has to hand over.
     #[inline(always)]
     fn share<I: Isa>(&self, strip: &Strip) -> Share<'_> {
-        let places = strip.place..strip.place + strip.rows.len();
+        let places = strip.places();
         let stride = value_stride::<I>(self.rows.inputs);
         Share {
             rows: strip.rows.clone(),

@@ -77,15 +77,11 @@ impl Bias<'_> {
 }
 
 impl Adjustment<'_> {
-    /// Adjusts whole vectors of scores, sets those outside of `seen` to -inf, and returns the
-    /// largest.
+    /// Adjusts whole vectors of scores.
     #[inline(always)]
-    pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32], seen: (usize, usize)) -> f32 {
+    pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32]) {
         let lanes = I::V::LANES;
         let hidden = I::V::splat(isa, f32::NEG_INFINITY);
-        let (from, to) = (I::V::splat(isa, seen.0 as f32), I::V::splat(isa, seen.1 as f32));
-        let lane = I::V::load(isa, &LANE_NUMBERS);
-        let mut max = hidden;
         for (at, cells) in (0..).step_by(lanes).zip(scores.chunks_exact_mut(lanes)) {
             let mut score = I::V::load(isa, cells);
             if let Some(cap) = self.softcap {
@@ -102,14 +98,8 @@ impl Adjustment<'_> {
             if let Some(distance) = self.distance {
                 score = score + I::V::load_partial(isa, distance.get(at..).unwrap_or(&[]), 0.0);
             }
-            if at < seen.0 || seen.1 < at + lanes {
-                let key = lane + I::V::splat(isa, at as f32);
-                score = score.select(from.le(key), hidden).select(key.lt(to), hidden);
-            }
-            max = score.max(max);
             score.store(cells);
         }
-        max.maximum()
     }
 }
 
@@ -118,9 +108,6 @@ impl Adjustment<'_> {
 fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
     hidden.select(bias.eq(hidden), score + bias)
 }
-
-/// The numbers of the lanes of the widest vector.
-const LANE_NUMBERS: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// Whether the first `rows` rows of packed panels of `KEYS` rows hold neither NaN nor infinity.
 #[inline(always)]
@@ -158,8 +145,9 @@ pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> Mer
     Merged { max, sum, old: old_factor, new: new_factor }
 }
 
-/// `out` = (`old` * `out` + `new` * `values`) * `factor`, where `out` is not read if `old` is
-/// `None`. Never -0, so that merging in a block of which a row sees nothing leaves no trace.
+/// `out` = (`old` * `out` + `new` * `values`) * `factor`; without `old`, `out` is not read. With a
+/// factor the result is never -0, so that merging in a block of which a row sees nothing leaves no
+/// trace.
 #[inline(always)]
 pub(super) fn combine<I: Isa>(
     isa: I,
@@ -168,33 +156,59 @@ pub(super) fn combine<I: Isa>(
     (values, new): (&[f32], f32),
     factor: Option<f32>,
 ) {
-    let values = &values[..out.len()];
-    let mut to = out.chunks_exact_mut(I::V::LANES);
-    let mut from = values.chunks_exact(I::V::LANES);
-    for (to, from) in to.by_ref().zip(from.by_ref()) {
-        combine_vector(isa, I::V::load(isa, to), old, (I::V::load(isa, from), new), factor).store(to);
+    let (new, zero) = (I::V::splat(isa, new), I::V::splat(isa, 0.0));
+    let merge = |out: I::V, values: I::V, old: f32| out.mul_add(I::V::splat(isa, old), values * new);
+    let finish = |sum: I::V, factor: f32| sum.mul_add(I::V::splat(isa, factor), zero);
+    // Four loops without branches rather than one with two.
+    match (old, factor) {
+        (None, None) => each(
+            isa,
+            out,
+            values,
+            #[inline(always)]
+            |_, values| values * new,
+        ),
+        (None, Some(factor)) => {
+            each(
+                isa,
+                out,
+                values,
+                #[inline(always)]
+                |_, values| finish(values * new, factor),
+            );
+        }
+        (Some(old), None) => {
+            each(
+                isa,
+                out,
+                values,
+                #[inline(always)]
+                |out, values| merge(out, values, old),
+            );
+        }
+        (Some(old), Some(factor)) => {
+            each(
+                isa,
+                out,
+                values,
+                #[inline(always)]
+                |out, values| finish(merge(out, values, old), factor),
+            );
+        }
     }
-    let (to, from) = (to.into_remainder(), from.remainder());
-    let (sum, values) = (I::V::load_partial(isa, to, 0.0), I::V::load_partial(isa, from, 0.0));
-    combine_vector(isa, sum, old, (values, new), factor).store_partial(to);
 }
 
-/// The arithmetic of [`combine`].
+/// `out[i] = f(out[i], x[i])`, vector by vector.
 #[inline(always)]
-fn combine_vector<I: Isa>(
-    isa: I,
-    sum: I::V,
-    old: Option<f32>,
-    (values, new): (I::V, f32),
-    factor: Option<f32>,
-) -> I::V {
-    let values = values * I::V::splat(isa, new);
-    let sum = match old {
-        Some(old) => sum.mul_add(I::V::splat(isa, old), values),
-        None => values,
-    };
-    match factor {
-        Some(factor) => sum.mul_add(I::V::splat(isa, factor), I::V::splat(isa, 0.0)),
-        None => sum,
+fn each<I: Isa>(isa: I, out: &mut [f32], x: &[f32], f: impl Fn(I::V, I::V) -> I::V) {
+    let x = &x[..out.len()];
+    let mut to = out.chunks_exact_mut(I::V::LANES);
+    let mut from = x.chunks_exact(I::V::LANES);
+    for (to, from) in to.by_ref().zip(from.by_ref()) {
+        f(I::V::load(isa, to), I::V::load(isa, from)).store(to);
+    }
+    let (to, from) = (to.into_remainder(), from.remainder());
+    if !to.is_empty() {
+        f(I::V::load_partial(isa, to, 0.0), I::V::load_partial(isa, from, 0.0)).store_partial(to);
     }
 }
