@@ -5,9 +5,15 @@
 //! bound derived from [`Backend::REFERENCE`] and the arguments. [`CHECKS`] lists them all. Cases have
 //! consecutive seeds, so that `--seed S --cases 1` repeats the one that failed.
 
+pub mod activate;
 pub mod attention;
 pub mod bound;
+pub mod embedding;
 pub mod gemm;
+pub mod norm;
+pub mod rope;
+pub mod rows;
+pub mod softmax;
 pub mod tensor;
 
 pub use bound::Worst;
@@ -66,6 +72,15 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<gemm::Gemm>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),
+    Entry::of::<norm::LayerNorm>(),
+    Entry::of::<norm::RmsNorm>(),
+    Entry::of::<norm::L2Normalize>(),
+    Entry::of::<softmax::Softmax>(),
+    Entry::of::<activate::Activate>(),
+    Entry::of::<activate::Gated>(),
+    Entry::of::<rope::Rope>(),
+    Entry::of::<embedding::Embedding>(),
+    Entry::of::<embedding::Pool>(),
 ];
 
 /// A row of [`CHECKS`].

@@ -1,0 +1,110 @@
+//! Activations and gated products against their definitions.
+
+use super::bound::{ETA, U, compare};
+use super::rows::RowsParams;
+use super::tensor::{Layout, Random, Tensor, Values, seed};
+use super::{Check, Failure, Worst};
+use proptest::prelude::*;
+use proptest::sample::select;
+use tilewright_kernels::{Activate as ActivateKernel, Activation, Backend, Gated as GatedKernel, ViewMut};
+
+/// Every function, over magnitudes from denormals to where it saturates.
+pub struct Activate;
+
+/// Two inputs, or the halves of one.
+pub struct Gated;
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Params {
+    rows: RowsParams,
+    activation: Activation,
+    /// Brings values to where the functions bend.
+    scale: f32,
+    values: Values,
+    up: Layout<2>,
+    halves: bool,
+    seed: u64,
+}
+
+fn strategy() -> BoxedStrategy<Params> {
+    let scale = select(vec![1.0, 5.0, 20.0]);
+    let up = (Layout::rows(), prop::bool::weighted(0.3));
+    (RowsParams::any(600), select(Activation::ALL.to_vec()), scale, Values::any(), up, seed())
+        .prop_map(|(rows, activation, scale, values, (up, halves), seed)| Params {
+            rows,
+            activation,
+            scale,
+            values,
+            up,
+            halves,
+            seed,
+        })
+        .boxed()
+}
+
+/// What an activation of x is off by: nothing, or less than 6 u |x|, which is a division, a product,
+/// two sums and an elementary function of less than 1 ULP.
+fn error(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Identity | Activation::Relu => 0.0,
+        _ if x.is_finite() => 6.0 * U * x.abs() + 2.0 * ETA,
+        _ => 0.0,
+    }
+}
+
+impl Check for Activate {
+    const KERNEL: &'static str = "activate";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        strategy()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let random = &mut Random::new(p.seed);
+        let x = p.rows.input_with(|_| p.scale * p.values.draw(random));
+        let run = |backend: Backend| {
+            p.rows.run(&x, |rows| backend.run(ActivateKernel { rows, activation: p.activation }))
+        };
+        let elements = x.elements();
+        compare(&run(backend)?, &run(Backend::REFERENCE)?, |i| error(p.activation, f64::from(elements[i])))
+    }
+}
+
+impl Check for Gated {
+    const KERNEL: &'static str = "gated";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        strategy()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let random = &mut Random::new(p.seed);
+        let [rows, n] = p.rows.shape;
+        let gate = p.rows.input_with(|_| p.scale * p.values.draw(random));
+        let up = Tensor::random([rows, n], &p.up, p.values, random);
+        let run = |backend: Backend| {
+            if !p.halves {
+                return p.rows.run(&gate, |rows| {
+                    backend.run(GatedKernel { gate: rows, up: up.view(), activation: p.activation })
+                });
+            }
+            let both = Tensor::new([rows, 2 * n], &p.up, |[i, j]| {
+                if j < n { gate.view().get([i, j]) } else { up.view().get([i, j - n]) }
+            });
+            let mut out = vec![f32::NAN; rows * n];
+            let out_view = ViewMut::new(&mut out, [rows, n])?;
+            backend.run(GatedKernel::halves(both.view(), out_view, p.activation)?)?;
+            Ok(out)
+        };
+        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        let (gate, up) = (gate.elements(), up.elements());
+        compare(&found, &expected, |i| {
+            let bound = error(p.activation, f64::from(gate[i])) * f64::from(up[i].abs());
+            let bound = bound + U * f64::from(expected[i].abs()) + ETA;
+            if bound.is_finite() { bound } else { 0.0 }
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! Layer norm, RMS norm and L2 normalisation against their definitions.
+
+use super::bound::{ETA, U, compare, identical};
+use super::rows::{RowsParams, parameter};
+use super::tensor::{Layout, Random, Tensor, Values, seed};
+use super::{Check, Failure, Worst};
+use proptest::prelude::*;
+use proptest::sample::select;
+use tilewright_kernels::{Backend, L2Normalize as L2Kernel, LayerNorm as LayerKernel, RmsNorm as RmsKernel};
+
+/// Means far from 0 against sigma, outliers among the first elements, a residual or none.
+pub struct LayerNorm;
+
+/// With and without weight and residual.
+pub struct RmsNorm;
+
+/// In place or not.
+pub struct L2Normalize;
+
+/// One norm.
+#[derive(Clone, Debug)]
+pub struct Params {
+    rows: RowsParams,
+    residual: Option<Layout<2>>,
+    weight: bool,
+    bias: bool,
+    eps: f32,
+    values: Values,
+    /// Added to all elements, and to the first 64 of a row.
+    offsets: [f32; 2],
+    seed: u64,
+}
+
+fn strategy() -> BoxedStrategy<Params> {
+    let residual = prop::option::weighted(0.3, Layout::rows());
+    let offsets = (select(vec![0.0, 0.0, 100.0, -3e4]), select(vec![0.0, 0.0, 0.0, 40.0]));
+    let eps = select(vec![0.0, 1e-12, 1e-6, 1e-5, 0.5]);
+    let given = any::<[bool; 2]>();
+    (RowsParams::any(1100), residual, given, eps, Values::any(), offsets, seed())
+        .prop_map(|(rows, residual, [weight, bias], eps, values, offsets, seed)| {
+            let offsets = [offsets.0, offsets.1];
+            Params { rows, residual, weight, bias, eps, values, offsets, seed }
+        })
+        .boxed()
+}
+
+/// The arguments of one norm.
+struct Data {
+    x: Tensor<2>,
+    residual: Option<Tensor<2>>,
+    weight: Option<Vec<f32>>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Data {
+    fn new(p: &Params) -> Self {
+        let random = &mut Random::new(p.seed);
+        let n = p.rows.shape[1];
+        // Parameters within reach of f32, whatever x is.
+        let values = if p.values == Values::Special { Values::Special } else { Values::Unit };
+        Self {
+            x: p.rows.input_with(|[_, j]| {
+                let head = if j < 64 { p.offsets[1] } else { 0.0 };
+                p.values.draw(random) + p.offsets[0] + head
+            }),
+            residual: (p.residual.as_ref())
+                .map(|layout| Tensor::random(p.rows.shape, layout, p.values, random)),
+            weight: parameter(p.weight, n, values, random),
+            bias: parameter(p.bias, n, values, random),
+        }
+    }
+
+    /// What is normalised: x, or the sum that a residual becomes.
+    fn input(&self) -> Vec<f32> {
+        let x = self.x.elements();
+        match &self.residual {
+            None => x,
+            Some(residual) => residual.elements().iter().zip(x).map(|(r, x)| r + x).collect(),
+        }
+    }
+
+    /// Column `j` of the weight and the bias.
+    fn affine(&self, j: usize) -> (f64, f64) {
+        let at = |v: &Option<Vec<f32>>, none| v.as_ref().map_or(none, |v| f64::from(v[j]));
+        (at(&self.weight, 1.0), at(&self.bias, 0.0))
+    }
+
+    /// Asks that the residual is exactly the sum.
+    fn check_residual(&self, residual: Option<&Tensor<2>>) -> Result<(), Failure> {
+        let Some(residual) = residual else { return Ok(()) };
+        residual.gaps_intact()?;
+        identical(&residual.elements(), &self.input())
+    }
+}
+
+impl Check for LayerNorm {
+    const KERNEL: &'static str = "layer_norm";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        strategy()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let data = Data::new(p);
+        let run = |backend: Backend| {
+            let mut residual = data.residual.clone();
+            let y = p.rows.run(&data.x, |rows| {
+                backend.run(LayerKernel {
+                    rows,
+                    residual: residual.as_mut().map(Tensor::view_mut),
+                    weight: data.weight.as_deref(),
+                    bias: data.bias.as_deref(),
+                    eps: p.eps,
+                })
+            })?;
+            data.check_residual(residual.as_ref())?;
+            Ok::<_, Failure>(y)
+        };
+        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        let n = p.rows.shape[1];
+        compare(&found, &expected, |i| {
+            // |z weight| <= |y| + |bias|.
+            let (weight, bias) = data.affine(i % n);
+            let (y, bias) = (f64::from(expected[i].abs()), bias.abs());
+            U * ((n as f64 / 10.0 + 24.0) * (weight.abs() + y + bias) + 2.0 * (y + bias))
+                + ETA * (2.0 + weight.abs())
+        })
+    }
+}
+
+impl Check for RmsNorm {
+    const KERNEL: &'static str = "rms_norm";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        strategy()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let data = Data::new(p);
+        let run = |backend: Backend| {
+            let mut residual = data.residual.clone();
+            let y = p.rows.run(&data.x, |rows| {
+                backend.run(RmsKernel {
+                    rows,
+                    residual: residual.as_mut().map(Tensor::view_mut),
+                    weight: data.weight.as_deref(),
+                    eps: p.eps,
+                })
+            })?;
+            data.check_residual(residual.as_ref())?;
+            Ok::<_, Failure>(y)
+        };
+        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        let n = p.rows.shape[1];
+        compare(&found, &expected, |i| {
+            relative(n) * f64::from(expected[i].abs()) + ETA * (2.0 + data.affine(i % n).0.abs())
+        })
+    }
+}
+
+impl Check for L2Normalize {
+    const KERNEL: &'static str = "l2_normalize";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        strategy()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let data = Data::new(p);
+        let run = |backend: Backend| p.rows.run(&data.x, |rows| backend.run(L2Kernel { rows, eps: p.eps }));
+        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        let n = p.rows.shape[1];
+        compare(&found, &expected, |i| relative(n) * f64::from(expected[i].abs()) + ETA)
+    }
+}
+
+/// The relative error of x over a root of a sum of n squares. On the narrowest vectors, 4 lanes in 4
+/// groups, n / 16 + 5 roundings enter the sum of squares, of which the root takes half; a division and
+/// an addition before the root, itself, a reciprocal and two products follow.
+fn relative(n: usize) -> f64 {
+    (n as f64 / 32.0 + 10.0) * U
+}

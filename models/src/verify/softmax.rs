@@ -1,0 +1,119 @@
+//! Softmax and its logarithm against their definition.
+
+use super::bound::{ETA, U, compare};
+use super::rows::RowsParams;
+use super::tensor::{Layout, Random, Tensor, Values, seed};
+use super::{Check, Failure, Worst};
+use proptest::prelude::*;
+use proptest::sample::select;
+use tilewright_kernels::{Backend, Mask, Softmax as Kernel, View};
+
+/// Scales, every kind of mask, rows of which nothing is left.
+pub struct Softmax;
+
+/// One softmax.
+#[derive(Clone, Debug)]
+pub struct Params {
+    rows: RowsParams,
+    mask: Kind,
+    scale: f32,
+    log: bool,
+    values: Values,
+    seed: u64,
+}
+
+/// The kind of mask.
+#[derive(Clone, Debug)]
+enum Kind {
+    None,
+    Lengths,
+    Keep,
+    Bias(Layout<2>),
+}
+
+impl Check for Softmax {
+    const KERNEL: &'static str = "softmax";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        let mask = prop_oneof![
+            3 => Just(Kind::None),
+            1 => Just(Kind::Lengths),
+            1 => Just(Kind::Keep),
+            2 => Layout::rows().prop_map(Kind::Bias),
+        ];
+        let scale = select(vec![1.0, 1.0, 0.125, -0.3]);
+        (RowsParams::any(1100), mask, scale, any::<bool>(), Values::any(), seed())
+            .prop_map(|(rows, mask, scale, log, values, seed)| {
+                // Rounded scores of 2^50 are off by more than there is between them.
+                let exact = scale == 1.0 && !matches!(mask, Kind::Bias(_));
+                let values = if values == Values::Large && !exact { Values::Wide } else { values };
+                Params { rows, mask, scale, log, values, seed }
+            })
+            .boxed()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let random = &mut Random::new(p.seed);
+        let [rows, n] = p.rows.shape;
+        let x = p.rows.input(p.values, random);
+        let lengths: Vec<usize> = (0..rows).map(|_| random.below(n + 1)).collect();
+        // One row in four keeps nothing.
+        let nothing: Vec<bool> = (0..rows).map(|_| random.below(4) == 0).collect();
+        let keep: Vec<bool> = (0..rows * n).map(|i| !nothing[i / n] && random.below(4) > 0).collect();
+        let bias = match &p.mask {
+            Kind::Bias(layout) => layout.clone(),
+            _ => Layout::row_major(),
+        };
+        let bias = Tensor::new([rows, n], &bias, |[i, j]| {
+            if keep[i * n + j] { p.values.draw(random) } else { f32::NEG_INFINITY }
+        });
+        let mask = match &p.mask {
+            Kind::None => Mask::None,
+            Kind::Lengths => Mask::Lengths(&lengths),
+            Kind::Keep => Mask::Keep(View::new(&keep, [rows, n])?),
+            Kind::Bias(_) => Mask::Bias(bias.view()),
+        };
+        let run = |backend: Backend| {
+            p.rows.run(&x, |rows| backend.run(Kernel { rows, scale: p.scale, mask, log: p.log }))
+        };
+        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+
+        // The scores that count, what they are off by, and the largest, in f64.
+        let counts = |i: usize, j: usize| match p.mask {
+            Kind::None => true,
+            Kind::Lengths => j < lengths[i],
+            Kind::Keep | Kind::Bias(_) => keep[i * n + j],
+        };
+        let score = |i: usize, j: usize| {
+            let product = f64::from(p.scale) * f64::from(x.view().get([i, j]));
+            match p.mask {
+                Kind::Bias(_) => {
+                    let s = product + f64::from(bias.view().get([i, j]));
+                    (s, U * (product.abs() + s.abs()))
+                }
+                _ if p.scale != 1.0 => (product, U * product.abs()),
+                _ => (product, 0.0),
+            }
+        };
+        let of_row = |i: usize| {
+            let scores = (0..n).filter(|&j| counts(i, j)).map(|j| score(i, j));
+            let finite = scores.filter(|(s, _)| s.is_finite());
+            finite.fold((f64::NEG_INFINITY, 0f64), |(max, off), (s, e)| (max.max(s), off.max(e)))
+        };
+        let maxima: Vec<(f64, f64)> = (0..rows).map(of_row).collect();
+        compare(&found, &expected, |index| {
+            let (i, j) = (index / n, index % n);
+            let ((max, off), y) = (maxima[i], f64::from(expected[index].abs()));
+            let distance = (score(i, j).0 - max).abs();
+            let roundings = U * (n as f64 / 16.0 + 24.0 + distance);
+            let bound = if p.log {
+                2.0 * off + roundings + 2.0 * U * y
+            } else {
+                // The exponential and the product may each round to a denormal.
+                (2.0 * off + roundings).exp_m1() * y + 4.0 * ETA
+            };
+            if bound.is_finite() { bound } else { 0.0 }
+        })
+    }
+}
