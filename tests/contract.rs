@@ -1,11 +1,14 @@
 //! The numerics contract, clause by clause, on every backend. (Clause 1, error bounds, and the special
 //! values of clause 4 are what the checks of `tilewright verify` hold each kernel to.)
 
-use tilewright::verify::bound::identical;
+use tilewright::verify::bound::{U, compare, identical};
 use tilewright::verify::gemm::product;
 use tilewright::verify::tensor::Random;
 use tilewright_kernels::gemm::{PackedB, Rhs};
-use tilewright_kernels::{Backend, View};
+use tilewright_kernels::{
+    Activate, Activation, Backend, Error, Gated, L2Normalize, LayerNorm, Mask, RmsNorm, Rope, RopeLayout,
+    RopeTable, Rows, Softmax, View, ViewMut,
+};
 use tilewright_suite::backends;
 
 /// `n` numbers in [-1, 1).
@@ -119,7 +122,6 @@ fn gemm_blocks_of_k_do_not_show() {
 /// Every product of a batch is the product alone, whichever operands are shared.
 #[test]
 fn gemm_batches_are_single_products() {
-    use tilewright_kernels::ViewMut;
     use tilewright_kernels::gemm::{Epilogue, Gemm};
     let (batch, m, k, n) = (3, 17, 130, 50);
     let (a, b) = (numbers(batch * m * k, 7), numbers(batch * k * n, 8));
@@ -141,6 +143,140 @@ fn gemm_batches_are_single_products() {
                 let b = View::new(&b[i % b_batch * k * n..], [k, n]).unwrap();
                 let alone = product(backend, a, Rhs::Matrix(b.into()), n).unwrap();
                 identical(c, &alone).unwrap_or_else(|e| panic!("{}: product {i}: {e}", backend.name()));
+            }
+        }
+    }
+}
+
+/// Runs a kernel on rows, with a vector over the columns to make parameters of.
+type RunRows = fn(Backend, Rows<'_>, &[f32]) -> Result<(), Error>;
+
+const ROW_KERNELS: [(&str, RunRows); 8] = [
+    ("layer norm", |backend, rows, p| {
+        backend.run(LayerNorm { rows, residual: None, weight: Some(p), bias: Some(p), eps: 1e-12 })
+    }),
+    ("RMS norm", |backend, rows, p| {
+        backend.run(RmsNorm { rows, residual: None, weight: Some(p), eps: 1e-6 })
+    }),
+    ("L2 norm", |backend, rows, _| backend.run(L2Normalize { rows, eps: 1e-12 })),
+    ("softmax", |backend, rows, p| {
+        let bias = View::with_strides(p, rows.shape(), [0, 1])?;
+        backend.run(Softmax { rows, scale: 0.125, mask: Mask::Bias(bias), log: false })
+    }),
+    ("log-softmax", |backend, rows, _| {
+        backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: true })
+    }),
+    ("GELU", |backend, rows, _| backend.run(Activate { rows, activation: Activation::GeluErf })),
+    ("SwiGLU", |backend, gate, p| {
+        let up = View::with_strides(p, gate.shape(), [0, 1])?;
+        backend.run(Gated { gate, up, activation: Activation::Silu })
+    }),
+    ("RoPE", |backend, rows, _| {
+        let [tokens, head_dim] = rows.shape();
+        let table = RopeTable::new(RopeLayout::HalfSplit, 8, head_dim, 1e4);
+        backend.run(Rope { rows, head_dim, positions: &vec![7; tokens], table: &table })
+    }),
+];
+
+/// Rows and columns: below and above what a thread takes alone, columns that fill no vector.
+const ROWS: [[usize; 2]; 4] = [[1, 100], [9, 33], [300, 768], [4001, 129]];
+
+#[test]
+fn rows_do_not_depend_on_threads() {
+    for backend in backends() {
+        for [rows, n] in ROWS {
+            let (x, p) = (numbers(rows * n, 9), numbers(n, 10));
+            for (kernel, run) in ROW_KERNELS {
+                let what = format!("{}: {kernel} {rows}x{n}", backend.name());
+                same_on_any_threads(&what, || {
+                    let mut y = x.clone();
+                    run(backend, Rows::InPlace(ViewMut::new(&mut y, [rows, n]).unwrap()), &p).unwrap();
+                    y
+                });
+            }
+        }
+    }
+}
+
+/// A row alone and among others, in place and not, at any alignment.
+#[test]
+fn rows_do_not_depend_on_their_neighbours() {
+    for backend in backends() {
+        for n in [1, 3, 31, 100, 777] {
+            let (rows, stride) = (5, n + 3);
+            let (x, p) = (numbers(rows * stride, 11), numbers(n, 12));
+            for (kernel, run) in ROW_KERNELS {
+                let mut together = x.clone();
+                let view = ViewMut::with_strides(&mut together, [rows, n], [stride, 1]).unwrap();
+                run(backend, Rows::InPlace(view), &p).unwrap();
+                for i in 0..rows {
+                    let (row, mut alone) = (&x[i * stride..][..n], vec![f32::NAN; n]);
+                    let (x, y) = (View::new(row, [1, n]).unwrap(), ViewMut::new(&mut alone, [1, n]).unwrap());
+                    run(backend, Rows::Into(x, y), &p).unwrap();
+                    identical(&together[i * stride..][..n], &alone)
+                        .unwrap_or_else(|e| panic!("{}: {kernel} of {n}, row {i}: {e}", backend.name()));
+                }
+            }
+        }
+    }
+}
+
+/// Clause 5. The bound does not contain the mean.
+#[test]
+fn layer_norm_centres_first() {
+    let (rows, n) = (16, 768);
+    let normal = |j: usize, random: &mut Random| {
+        // Uniform numbers have a variance of 1/3.
+        let z = random.unit() * 3f32.sqrt();
+        [100.0 + 0.1 * z, 1e4 + 0.1 * z, if j < 64 { 1e4 } else { 0.1 * z }]
+    };
+    for case in 0..3 {
+        let mut random = Random::new(13);
+        let x: Vec<f32> = (0..rows * n).map(|i| normal(i % n, &mut random)[case]).collect();
+        let run = |backend: Backend| {
+            let mut y = vec![f32::NAN; rows * n];
+            let (x, out) = (View::new(&x, [rows, n]).unwrap(), ViewMut::new(&mut y, [rows, n]).unwrap());
+            let rows = Rows::Into(x, out);
+            backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-12 }).unwrap();
+            y
+        };
+        let exact = run(Backend::REFERENCE);
+        for backend in backends() {
+            let bound = |i: usize| U * (n as f64 / 10.0 + 24.0) * (1.0 + f64::from(exact[i].abs()));
+            compare(&run(backend), &exact, bound)
+                .unwrap_or_else(|e| panic!("{}, case {case}: {e}", backend.name()));
+        }
+    }
+}
+
+/// Clause 4. Only a mask makes zero rows; NaN and infinities in what it leaves show.
+#[test]
+fn masks_decide_zero_rows() {
+    let (nan, inf) = (f32::NAN, f32::INFINITY);
+    let all = [-inf; 3];
+    let keep = [false; 3];
+    let last = [false, false, true];
+    let bias = View::new(&all, [1, 3]).unwrap();
+    let (keep, last) = (View::new(&keep, [1, 3]).unwrap(), View::new(&last, [1, 3]).unwrap());
+    // x, mask, softmax, its logarithm.
+    let cases = [
+        ([1.0, nan, inf], Mask::Lengths(&[0]), [0.0; 3], [-inf; 3]),
+        ([1.0, nan, inf], Mask::Bias(bias), [0.0; 3], [-inf; 3]),
+        ([1.0, nan, inf], Mask::Keep(keep), [0.0; 3], [-inf; 3]),
+        ([nan, inf, -5.0], Mask::Keep(last), [0.0, 0.0, 1.0], [-inf, -inf, 0.0]),
+        ([2.0, nan, 5.0], Mask::Lengths(&[1]), [1.0, 0.0, 0.0], [0.0, -inf, -inf]),
+        ([2.0, nan, 5.0], Mask::Lengths(&[2]), [nan, nan, 0.0], [nan, nan, -inf]),
+        ([3.0, -inf, 3.0], Mask::None, [0.5, 0.0, 0.5], [0.5f32.ln(), -inf, 0.5f32.ln()]),
+        ([-inf; 3], Mask::None, [nan; 3], [nan; 3]),
+        ([1.0, inf, 2.0], Mask::None, [nan; 3], [nan; 3]),
+    ];
+    for &backend in Backend::available() {
+        for (i, (x, mask, y, logarithm)) in cases.into_iter().enumerate() {
+            for (log, expected) in [(false, y), (true, logarithm)] {
+                let mut x = x;
+                let rows = Rows::InPlace(ViewMut::new(&mut x, [1, 3]).unwrap());
+                backend.run(Softmax { rows, scale: 1.0, mask, log }).unwrap();
+                compare(&x, &expected, |_| U).unwrap_or_else(|e| panic!("{}, case {i}: {e}", backend.name()));
             }
         }
     }

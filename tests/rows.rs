@@ -1,4 +1,10 @@
-//! The row kernels: their checks, and the promises of the numerics contract.
+//! The row kernels: norms, softmax, activations, RoPE, embeddings, pooling.
+
+use tilewright_kernels::{Activate, Activation};
+use tilewright_kernels::{
+    Backend, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Mask, Pool, Pooling, RmsNorm, Rope,
+    RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
+};
 
 /// One test per kernel, so that each is named and they run side by side.
 macro_rules! conforms {
@@ -10,3 +16,119 @@ macro_rules! conforms {
     )*};
 }
 conforms!(layer_norm rms_norm l2_normalize softmax activate gated rope embedding pool);
+
+/// Asks every backend, and the definition, for an error that starts like this, and for an output that
+/// was not touched.
+fn refused(expected: &str, run: impl Fn(Backend, ViewMut<'_, 2>) -> Result<(), Error>) {
+    for &backend in Backend::available() {
+        let mut out = [7.0; 8];
+        let error = run(backend, ViewMut::new(&mut out, [2, 4]).unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{}: {error}, not {expected}", backend.name());
+        assert_eq!(out, [7.0; 8], "{expected}: refused, and yet written");
+    }
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_refused() {
+    let data = [1.0; 64];
+    let view = |shape| View::new(&data, shape).unwrap();
+    let tall = View::new(&data, [4, 2]).unwrap().transpose();
+    let activation = Activation::Silu;
+    refused("Activate.rows: expected shape [3, 4], found [2, 4]", |backend, out| {
+        backend.run(Activate { rows: Rows::Into(view([3, 4]), out), activation })
+    });
+    refused("Activate.rows: expected rows with unit stride, found strides [1, 2]", |backend, out| {
+        backend.run(Activate { rows: Rows::Into(tall, out), activation })
+    });
+    refused("Gated.up: expected shape [2, 4], found [2, 3]", |backend, out| {
+        backend.run(Gated { gate: Rows::InPlace(out), up: view([2, 3]), activation })
+    });
+    refused("Gated.x: expected shape [2, 8], found [2, 7]", |backend, out| {
+        backend.run(Gated::halves(view([2, 7]), out, activation)?)
+    });
+    refused("LayerNorm.weight: expected shape [4], found [5]", |backend, out| {
+        let (rows, weight) = (Rows::InPlace(out), Some(&data[..5]));
+        backend.run(LayerNorm { rows, residual: None, weight, bias: None, eps: 0.0 })
+    });
+    refused("LayerNorm.residual: expected shape [2, 4], found [1, 4]", |backend, out| {
+        let (mut residual, rows) = ([0.0; 4], Rows::InPlace(out));
+        let residual = Some(ViewMut::new(&mut residual, [1, 4])?);
+        backend.run(LayerNorm { rows, residual, weight: None, bias: None, eps: 0.0 })
+    });
+    refused("RmsNorm.eps: expected a number from 0 up, found -1", |backend, out| {
+        backend.run(RmsNorm { rows: Rows::InPlace(out), residual: None, weight: None, eps: -1.0 })
+    });
+    refused("L2Normalize.eps: expected a number from 0 up, found NaN", |backend, out| {
+        backend.run(L2Normalize { rows: Rows::InPlace(out), eps: f32::NAN })
+    });
+    refused("Softmax.mask: length 5 of row 1 exceeds its 4 columns", |backend, out| {
+        let (rows, mask) = (Rows::InPlace(out), Mask::Lengths(&[4, 5]));
+        backend.run(Softmax { rows, scale: 1.0, mask, log: false })
+    });
+    let table = RopeTable::new(RopeLayout::HalfSplit, 8, 4, 1e4);
+    let rope = |head_dim: usize, positions: &[u32], backend: Backend, out: ViewMut<'_, 2>| {
+        backend.run(Rope { rows: Rows::InPlace(out), head_dim, positions, table: &table })
+    };
+    refused("Rope.positions: position 8 of row 1 is outside a table of 8", |backend, out| {
+        rope(4, &[7, 8], backend, out)
+    });
+    refused("Rope.positions: expected shape [2], found [1]", |backend, out| rope(4, &[7], backend, out));
+    refused("Rope.head_dim: the table rotates 4 columns of heads of 2", |backend, out| {
+        rope(2, &[0, 0], backend, out)
+    });
+    refused("Rope.rows: 4 columns are not whole heads of 5", |backend, out| rope(5, &[0, 0], backend, out));
+}
+
+/// The error names the id and the table's size, and nothing was written, not even the rows before.
+#[test]
+fn ids_outside_their_table_are_refused() {
+    let data = [1.0; 64];
+    let table = View::new(&data, [3, 4]).unwrap();
+    let fine = Lookup { table, ids: &[0, 2] };
+    refused("Lookup.ids: id 3 of token 1 is outside a table of 3 entries", |backend, out| {
+        backend.run(Embedding { lookups: &[fine, Lookup { table, ids: &[1, 3] }], out })
+    });
+    refused("Lookup.ids: expected shape [2], found [1]", |backend, out| {
+        backend.run(Embedding { lookups: &[fine, Lookup { table, ids: &[1] }], out })
+    });
+    refused("Lookup.table: expected shape [3, 4], found [3, 5]", |backend, out| {
+        let wide = View::new(&data, [3, 5])?;
+        backend.run(Embedding { lookups: &[Lookup { table: wide, ids: &[0, 0] }], out })
+    });
+}
+
+#[test]
+fn offsets_that_do_not_cut_the_tokens_are_refused() {
+    let data = [1.0; 64];
+    let x = View::new(&data, [5, 4]).unwrap();
+    for offsets in [[0, 3, 4], [1, 3, 5], [0, 6, 5]] {
+        refused("Pool.offsets: expected offsets that rise from 0 to 5", |backend, out| {
+            backend.run(Pool { x, offsets: &offsets, pooling: Pooling::Mean, out })
+        });
+    }
+    refused("Pool.offsets: expected shape [3], found [2]", |backend, out| {
+        backend.run(Pool { x, offsets: &[0, 5], pooling: Pooling::Cls, out })
+    });
+}
+
+/// Squares of these leave f32, the result does not.
+#[test]
+fn extreme_magnitudes_are_normalised() {
+    for &backend in Backend::available() {
+        for magnitude in [3e38f32, 1e30, 1e-30, 1e-44] {
+            let x: Vec<f32> = (0..100).map(|i| if i % 2 == 0 { magnitude } else { -magnitude }).collect();
+            let run = |kernel: fn(Backend, Rows<'_>) -> Result<(), Error>| {
+                let mut y = x.clone();
+                kernel(backend, Rows::InPlace(ViewMut::new(&mut y, [1, 100]).unwrap())).unwrap();
+                y[0]
+            };
+            let layer = run(|backend, rows| {
+                backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 0.0 })
+            });
+            let rms =
+                run(|backend, rows| backend.run(RmsNorm { rows, residual: None, weight: None, eps: 0.0 }));
+            let l2 = run(|backend, rows| backend.run(L2Normalize { rows, eps: 0.0 }));
+            assert_eq!((layer, rms, l2), (1.0, 1.0, 0.1), "{} at {magnitude:e}", backend.name());
+        }
+    }
+}

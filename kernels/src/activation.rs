@@ -64,7 +64,11 @@ impl Activation {
             Self::GeluTanh => gate::LOGISTIC.apply(isa, x),
             // `max` returns its argument if either is NaN.
             Self::Relu => c(0.0).max(x),
-            Self::Silu => x / (c(1.0) + math::exp(isa, -x)),
+            Self::Silu => {
+                // -inf over infinity would be NaN.
+                let x = c(-f32::MAX).max(x);
+                x / (c(1.0) + math::exp(isa, -x))
+            }
             Self::Tanh => math::tanh(isa, x),
         }
     }
