@@ -45,7 +45,8 @@ pub struct Activate<'a> {
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
 ///
 /// # Numerics
-/// Those of the [`Activation`] and one rounding.
+/// Those of the [`Activation`], rounded to f32, and one more rounding: a gate that underflows is a
+/// zero, and makes NaN of an infinite `up`.
 ///
 /// ```
 /// use tilewright_kernels::{Activation, Backend, Gated, View, ViewMut};
@@ -118,8 +119,8 @@ impl Kernel for Gated<'_> {
         self.check()?;
         for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
             for (j, &up) in up.iter().enumerate() {
-                let gate = self.activation.definition(f64::from(row.input()[j]));
-                row.output()[j] = (gate * f64::from(up)) as f32;
+                let gate = self.activation.definition(f64::from(row.input()[j])) as f32;
+                row.output()[j] = gate * up;
             }
         }
         Ok(())
