@@ -84,7 +84,8 @@ impl Check for Gated {
         let random = &mut Random::new(p.seed);
         let [rows, n] = p.rows.shape;
         let gate = p.rows.input_with(|_| p.scale * p.values.draw(random));
-        let up = Tensor::random([rows, n], &p.up, p.values, random);
+        // No infinities: they make NaN of a gate of 0, and an infinity of one that is barely not 0.
+        let up = Tensor::new([rows, n], &p.up, |_| p.values.draw(random).clamp(-f32::MAX, f32::MAX));
         let run = |backend: Backend| {
             if !p.halves {
                 return p.rows.run(&gate, |rows| {
