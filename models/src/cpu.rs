@@ -103,7 +103,7 @@ mod arch {
     pub fn features() -> Vec<&'static str> {
         #[cfg(target_arch = "aarch64")]
         return detected! {
-            is_aarch64_feature_detected: "neon" "fp16" "dotprod" "bf16" "i8mm" "sve" "sve2" "sme"
+            is_aarch64_feature_detected: "neon" "fp16" "dotprod" "bf16" "i8mm" "sve" "sve2"
         };
         #[cfg(not(target_arch = "aarch64"))]
         Vec::new()

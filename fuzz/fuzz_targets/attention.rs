@@ -1,0 +1,11 @@
+//! Fused attention against its definition: masks, biases, heads, sequences, strides.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tilewright::verify;
+
+fuzz_target!(|bytes: &[u8]| {
+    for check in verify::checks(Some("attention")) {
+        tilewright_fuzz::run(check, bytes);
+    }
+});

@@ -1,0 +1,134 @@
+//! The matrix product of operands that may not fit: views of any shape, strides and length.
+//!
+//! Every element is a small integer, so that all sums are exact and every backend must agree with the
+//! definition bit for bit, on the result as on the refusal. Panics and, by the sanitizer, accesses
+//! outside the slices are failures too.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::{Activation, Backend, Error, View, ViewMut};
+
+/// The largest batch, m, n and k: past a block of k and a tile, within a few milliseconds.
+const MOST: [u16; 4] = [2, 20, 40, 300];
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Operand {
+    /// Where an extent differs from what the others ask for, and by how much.
+    wrong: Option<(u8, i8)>,
+    /// Strides, or row-major.
+    strides: Option<[u16; 3]>,
+    /// Elements missing from the slice.
+    missing: u8,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Matrix,
+    Packed,
+    Gated,
+    PackedGated,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Case {
+    /// batch, m, n, k.
+    extents: [u16; 4],
+    kind: Kind,
+    a: Operand,
+    b: Operand,
+    up: Operand,
+    c: Operand,
+    residual: Option<Operand>,
+    biases: [Option<u8>; 2],
+    negative: bool,
+    accumulate: bool,
+    relu: bool,
+}
+
+/// Shape, strides and length of a slice: whether they fit is for the view to say.
+struct Place {
+    shape: [usize; 3],
+    strides: [usize; 3],
+    len: usize,
+}
+
+impl Operand {
+    fn place(self, mut shape: [usize; 3]) -> Place {
+        if let Some((dim, by)) = self.wrong {
+            let extent = &mut shape[usize::from(dim) % 3];
+            *extent = extent.saturating_add_signed(by.into());
+        }
+        let row_major = [shape[1] * shape[2], shape[2], 1];
+        let strides = self.strides.map_or(row_major, |s| s.map(usize::from));
+        let reach: usize = shape.iter().zip(strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
+        // A megabyte holds all that fits together.
+        let len = (reach + 1).min(1 << 18).saturating_sub(self.missing.into());
+        Place { shape, strides, len }
+    }
+}
+
+/// Integers in -2..=2 without pattern.
+fn integers(len: usize) -> Vec<f32> {
+    (0..len as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) % 5).map(|x| x as f32 - 2.0).collect()
+}
+
+fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
+    let [batch, m, n, k]: [usize; 4] = std::array::from_fn(|i| usize::from(case.extents[i] % (MOST[i] + 1)));
+    let place = |operand: Operand, shape| {
+        let place = operand.place(shape);
+        (integers(place.len), place)
+    };
+    let (a, at) = place(case.a, [batch, m, k]);
+    let a = View::with_strides(&a, at.shape, at.strides)?;
+    let (b, at) = place(case.b, [batch, k, n]);
+    let b = View::with_strides(&b, at.shape, at.strides)?;
+    let (up, at) = place(case.up, [batch, k, n]);
+    let up = View::with_strides(&up, at.shape, at.strides)?;
+    let packed = match case.kind {
+        Kind::Packed if b.shape()[0] > 0 => Some(PackedB::new(backend, b.at(0))),
+        Kind::PackedGated if b.shape()[0] > 0 && up.shape()[0] > 0 => {
+            Some(PackedB::gated(backend, b.at(0), up.at(0))?)
+        }
+        _ => None,
+    };
+    let gated = matches!(case.kind, Kind::Gated | Kind::PackedGated);
+    let residual = case.residual.map(|operand| place(operand, [batch, m, n]));
+    let residual = match &residual {
+        Some((data, at)) => Some(View::with_strides(data, at.shape, at.strides)?),
+        None => None,
+    };
+    let [row_bias, column_bias] = case.biases;
+    let bias = |missing: u8, len: usize| integers(len.saturating_sub((missing / 128).into()));
+    let row_bias = row_bias.map(|missing| bias(missing, m));
+    let column_bias = column_bias.map(|missing| bias(missing, if gated { 2 * n } else { n }));
+    let (mut c, at) = place(case.c, [batch, m, n]);
+    let rhs = match &packed {
+        Some(packed) => Rhs::Packed(packed),
+        None if gated => Rhs::Gated { gate: b, up },
+        None => Rhs::Matrix(b),
+    };
+    backend.run(Gemm {
+        alpha: if case.negative { -1.0 } else { 1.0 },
+        a,
+        b: rhs,
+        beta: if case.accumulate { -2.0 } else { 0.0 },
+        c: ViewMut::with_strides(&mut c, at.shape, at.strides)?,
+        epilogue: Epilogue {
+            row_bias: row_bias.as_deref(),
+            column_bias: column_bias.as_deref(),
+            activation: case.relu.then_some(Activation::Relu),
+            residual,
+        },
+    })?;
+    Ok(c)
+}
+
+fuzz_target!(|case: Case| {
+    let expected = run(&case, Backend::REFERENCE);
+    for &backend in Backend::available() {
+        // Zeros of either sign are equal: a sum of nothing has none of its own.
+        assert_eq!(run(&case, backend), expected, "{} of {case:?}", backend.name());
+    }
+});
