@@ -162,8 +162,7 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     fn visible_in(&self, start: usize, rows: &Range<usize>) -> Range<usize> {
         let visible = self.visible(rows);
-        let inside = |key: usize| key.clamp(start, start + KEYS) - start;
-        inside(visible.start)..inside(visible.end)
+        visible.start.max(start).min(start + KEYS) - start..visible.end.max(start).min(start + KEYS) - start
     }
 
     /// Whether `row` sees any key.
@@ -177,11 +176,14 @@ impl<'a> Rows<'a> {
     fn adjustment(&self, row: usize, key: usize) -> Adjustment<'_> {
         let (query, head) = self.place(row);
         let inputs = self.inputs;
-        let distance = inputs.distances.map(|distances| {
-            let position = self.sequence.start + query as isize;
-            let entry = (key as isize - position - distances.first) as usize;
-            &distances.tables[head * distances.stride..][..distances.stride][entry..]
-        });
+        let position = self.sequence.start + query as isize;
+        let distance = match inputs.distances {
+            None => None,
+            Some(Distances { tables, stride, first }) => {
+                let entry = (key as isize - position - first) as usize;
+                Some(&tables[head * stride..][..stride][entry..])
+            }
+        };
         Adjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
     }
 
@@ -377,17 +379,21 @@ impl<'a> Block<'a> {
                 if adjusts {
                     self.rows.adjustment(row, self.start + whole.start).apply(isa, cells);
                 }
-                cells[..seen.start - whole.start].fill(f32::NEG_INFINITY);
-                cells[seen.end - whole.start..].fill(f32::NEG_INFINITY);
+                if whole != seen {
+                    cells[..seen.start - whole.start].fill(f32::NEG_INFINITY);
+                    cells[seen.end - whole.start..].fill(f32::NEG_INFINITY);
+                }
                 self.max[place] = largest(isa, cells);
             }
             for (place, row) in strip.places().zip(strip.rows.clone()) {
                 let whole = whole_vectors(&self.seen(strip, row), lanes);
                 let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
                 self.sum[place] = exponentials(isa, &mut scores[whole.clone()], self.max[place]);
-                // The product with V spans the keys of the whole strip.
-                scores[strip.keys.start.min(whole.start)..whole.start].fill(0.0);
-                scores[whole.end..strip.keys.end.max(whole.end)].fill(0.0);
+                if !strip.same {
+                    // The product with V spans the keys of the whole strip.
+                    scores[strip.keys.start.min(whole.start)..whole.start].fill(0.0);
+                    scores[whole.end..strip.keys.end.max(whole.end)].fill(0.0);
+                }
             }
         }
     }
@@ -403,32 +409,33 @@ impl<'a> Block<'a> {
     fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip]) {
         let stride = value_stride::<I>(self.rows.inputs);
         let packed = &*self.packed_values;
-        let (task, start) = (self.rows, self.start);
         for (panel, values) in packed.chunks_exact(KEYS * I::NR).enumerate() {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
-                let mut multiply = |[place, rows]: [usize; 2], keys: Range<usize>, accumulate: bool| {
-                    multiply_panel(
-                        isa,
-                        [rows, keys.len()],
-                        &self.scores[place * A_STRIDE + keys.start..],
-                        &values[(keys.start - self.keys.start) * I::NR..],
-                        (&mut self.values[place * stride + panel * I::NR..], stride),
-                        accumulate,
-                    );
-                };
+                let scores = &self.scores[strip.place * A_STRIDE..];
+                let sums = &mut self.values[strip.place * stride + panel * I::NR..];
+                let first = self.keys.start;
                 // A weight of 0 drops what a row does not see of the strip's keys, unless its value
                 // is not finite: 0 * NaN is NaN.
                 let all = strip.same && self.rows.inputs.bias.is_none();
-                if all || *self.finite.get_or_insert_with(|| all_finite(isa, packed, self.keys.len())) {
-                    multiply([strip.place, strip.rows.len()], strip.keys.clone(), false);
+                if !all && self.finite.is_none() {
+                    self.finite = Some(all_finite(isa, packed, self.keys.len()));
+                }
+                if all || self.finite == Some(true) {
+                    let Range { start, end } = strip.keys;
+                    let values = &values[(start - first) * I::NR..];
+                    let shape = [strip.rows.len(), end - start];
+                    multiply_panel(isa, shape, &scores[start..], values, (sums, stride), false);
                     continue;
                 }
                 // Then each row takes the keys that it does see, which gives the same bits.
-                for (place, row) in strip.places().zip(strip.rows.clone()) {
-                    let bias = task.bias(row, start);
-                    multiply([place, 1], strip.keys.start..strip.keys.start, false);
-                    for key in task.visible_in(start, &(row..row + 1)).filter(|&key| !bias.hides(key)) {
-                        multiply([place, 1], key..key + 1, true);
+                for (i, row) in strip.rows.clone().enumerate() {
+                    let (scores, sums) = (&scores[i * A_STRIDE..], &mut sums[i * stride..]);
+                    multiply_panel(isa, [1, 0], scores, values, (sums, stride), false);
+                    let bias = self.rows.bias(row, self.start);
+                    let seen = self.rows.visible_in(self.start, &(row..row + 1));
+                    for key in seen.filter(|&key| !bias.hides(key)) {
+                        let values = &values[(key - first) * I::NR..];
+                        multiply_panel(isa, [1, 1], &scores[key..], values, (sums, stride), true);
                     }
                 }
             }

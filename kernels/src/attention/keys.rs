@@ -72,9 +72,15 @@ impl Sequence {
     pub fn visible(&self, i: usize) -> Range<usize> {
         let n = self.keys.len() as isize;
         let position = self.start + i as isize;
-        let from = self.window.before.map_or(0, |k| position.saturating_sub_unsigned(k)).clamp(0, n);
-        let to = self.window.after.map_or(n, |k| position.saturating_add_unsigned(k).saturating_add(1));
-        let to = to.clamp(0, n);
+        // Not `clamp`, which is not always inlined.
+        let from = match self.window.before {
+            None => 0,
+            Some(before) => position.saturating_sub_unsigned(before).max(0).min(n),
+        };
+        let to = match self.window.after {
+            None => n,
+            Some(after) => position.saturating_add_unsigned(after).saturating_add(1).max(0).min(n),
+        };
         from as usize..from.max(to) as usize
     }
 }

@@ -156,10 +156,8 @@ pub(super) fn combine<I: Isa>(
     (values, new): (&[f32], f32),
     factor: Option<f32>,
 ) {
-    let (new, zero) = (I::V::splat(isa, new), I::V::splat(isa, 0.0));
-    let merge = |out: I::V, values: I::V, old: f32| out.mul_add(I::V::splat(isa, old), values * new);
-    let finish = |sum: I::V, factor: f32| sum.mul_add(I::V::splat(isa, factor), zero);
     // Four loops without branches rather than one with two.
+    let (new, zero) = (I::V::splat(isa, new), I::V::splat(isa, 0.0));
     match (old, factor) {
         (None, None) => each(
             isa,
@@ -169,30 +167,33 @@ pub(super) fn combine<I: Isa>(
             |_, values| values * new,
         ),
         (None, Some(factor)) => {
+            let factor = I::V::splat(isa, factor);
             each(
                 isa,
                 out,
                 values,
                 #[inline(always)]
-                |_, values| finish(values * new, factor),
+                |_, values| (values * new).mul_add(factor, zero),
             );
         }
         (Some(old), None) => {
+            let old = I::V::splat(isa, old);
             each(
                 isa,
                 out,
                 values,
                 #[inline(always)]
-                |out, values| merge(out, values, old),
+                |out, values| out.mul_add(old, values * new),
             );
         }
         (Some(old), Some(factor)) => {
+            let (old, factor) = (I::V::splat(isa, old), I::V::splat(isa, factor));
             each(
                 isa,
                 out,
                 values,
                 #[inline(always)]
-                |out, values| finish(merge(out, values, old), factor),
+                |out, values| out.mul_add(old, values * new).mul_add(factor, zero),
             );
         }
     }

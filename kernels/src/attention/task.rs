@@ -237,23 +237,25 @@ impl<'a, 'o> Merging<'a, 'o> {
     /// Merges a share of the next block, and finishes its rows if this is the last that they see.
     #[inline(always)]
     fn take<I: Isa>(&mut self, isa: I, share: Share<'_>, last: bool) {
-        let lanes = I::V::LANES;
-        for at in (0..share.rows.len()).step_by(lanes) {
-            let part = at..share.rows.len().min(at + lanes);
+        for at in (0..share.rows.len()).step_by(I::V::LANES) {
+            let part = at..share.rows.len().min(at + I::V::LANES);
             let rows = share.rows.start + part.start..share.rows.start + part.end;
-            let load = |x: &[f32]| I::V::load_partial(isa, x, 0.0);
-            let old = (load(&self.max[rows.clone()]), load(&self.sum[rows.clone()]));
-            let merged = merge(isa, old, (load(&share.max[part.clone()]), load(&share.sum[part.clone()])));
-            let (mut old, mut new, mut lse) = ([0.0; 16], [0.0; 16], [0.0; 16]);
+            let (max, sum) = (&mut self.max[rows.clone()], &mut self.sum[rows.clone()]);
+            let old = (I::V::load_partial(isa, max, 0.0), I::V::load_partial(isa, sum, 0.0));
+            let new = (
+                I::V::load_partial(isa, &share.max[part.clone()], 0.0),
+                I::V::load_partial(isa, &share.sum[part], 0.0),
+            );
+            let merged = merge(isa, old, new);
+            let (mut old, mut new, mut before, mut lse) = ([0.0; 16], [0.0; 16], [0.0; 16], [0.0; 16]);
+            before[..sum.len()].copy_from_slice(sum);
             merged.old.store_partial(&mut old);
             merged.new.store_partial(&mut new);
+            merged.max.store_partial(max);
+            merged.sum.store_partial(sum);
             if last {
                 (merged.max + math::log(isa, merged.sum)).store_partial(&mut lse);
             }
-            let fresh: [bool; 16] =
-                core::array::from_fn(|i| i < rows.len() && self.sum[rows.start + i] == 0.0);
-            merged.max.store_partial(&mut self.max[rows.clone()]);
-            merged.sum.store_partial(&mut self.sum[rows.clone()]);
             for (i, row) in rows.enumerate() {
                 let values = &share.values[(at + i) * share.stride..];
                 let sum = self.sum[row];
@@ -261,8 +263,9 @@ impl<'a, 'o> Merging<'a, 'o> {
                     self.finish_without_weights(row);
                     continue;
                 }
-                let old = (!fresh[i]).then_some(old[i]);
-                combine(isa, self.out(row), old, (values, new[i]), last.then(|| 1.0 / sum));
+                let old = if before[i] == 0.0 { None } else { Some(old[i]) };
+                let factor = if last { Some(1.0 / sum) } else { None };
+                combine(isa, self.out(row), old, (values, new[i]), factor);
                 if last {
                     self.set_lse(row, lse[i]);
                 }
