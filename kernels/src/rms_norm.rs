@@ -22,7 +22,7 @@ use crate::view::ViewMut;
 /// residual's row.
 ///
 /// # Errors
-/// As [`LayerNorm`].
+/// As [`LayerNorm`](crate::LayerNorm).
 ///
 /// # Numerics
 /// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row with NaN in it is NaN; in a row
