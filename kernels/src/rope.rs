@@ -213,7 +213,7 @@ impl RowKernel for Rope<'_> {
         for (mut row, &position) in rows.into_iter().zip(positions) {
             let (cos, sin) = table.factors(position);
             for head in (0..row.input().len()).step_by(head_dim.max(1)) {
-                let mut head = row.slice(head..head + head_dim);
+                let head = row.slice(head..head + head_dim);
                 let (mut rotated, mut rest) = head.split_at(table.dims());
                 match table.layout {
                     RopeLayout::HalfSplit => {

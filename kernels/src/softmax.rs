@@ -16,7 +16,7 @@
 
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
-use crate::isa::lanes::{Row, accumulators, map, maximum, read, total};
+use crate::isa::lanes::{Row, accumulators, largest, map, maximum, read, total};
 use crate::isa::{Isa, Vector};
 use crate::math;
 use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
@@ -46,8 +46,8 @@ pub enum Mask<'a> {
 ///
 /// # Numerics
 /// With u = 2^-24 and e = u max_k (|scale x_k| + 2 |s_k|) what the scores are off by, which is 0
-/// without scale and bias, the error of y is at most (2 e + (n / 16 + 16 + |s - m|) u) y + 2^-126,
-/// and that of its logarithm 2 e + u (n / 16 + 16 + 2 |y| + |s - m|).
+/// without scale and bias, the error of y is at most (2 e + (n / 16 + 24 + |s - m|) u) y + 2^-148,
+/// and that of its logarithm 2 e + u (n / 16 + 24 + 2 |y| + |s - m|).
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Mask, Rows, Softmax, ViewMut};
@@ -176,22 +176,39 @@ impl RowKernel for Softmax<'_> {
         (Self { rows: low, mask: low_mask, ..self }, Self { rows: high, mask: high_mask, ..self })
     }
 
+    /// The largest score of each row is found while the row before it is written, as the statistics
+    /// of norms are.
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Self { rows, scale, mask, log } = self;
-        for (i, mut row) in rows.into_iter().enumerate() {
-            let n = row.input().len();
-            let live = if let Mask::Lengths(lengths) = mask { lengths[i] } else { n };
-            let (mut row, mut masked) = row.split_at(live);
-            masked.output().fill(if log { f32::NEG_INFINITY } else { 0.0 });
-            if scale == 1.0 && matches!(mask, Mask::None | Mask::Lengths(_)) {
-                softmax(isa, &mut row, mask, i, log);
-            } else {
-                score(isa, &mut row, scale, mask, i);
-                softmax(isa, &mut Row::InPlace(row.output()), mask, i, log);
-            }
+        let mut rows = rows.into_iter().enumerate();
+        let Some((mut i, first)) = rows.next() else { return };
+        let mut row = scored(isa, first, scale, mask, i, log);
+        let mut max = maximum(isa, row.input());
+        loop {
+            let Some((next_i, next)) = rows.next() else {
+                softmax(isa, &mut row, max, &[], mask, i, log);
+                return;
+            };
+            let next = scored(isa, next, scale, mask, next_i, log);
+            max = softmax(isa, &mut row, max, next.input(), mask, i, log);
+            (i, row) = (next_i, next);
         }
     }
+}
+
+/// Row `i` with its columns cut to the mask's length, and scores in place of x where they differ.
+#[inline(always)]
+fn scored<'a, I: Isa>(isa: I, row: Row<'a>, scale: f32, mask: Mask<'_>, i: usize, log: bool) -> Row<'a> {
+    let n = row.input().len();
+    let live = if let Mask::Lengths(lengths) = mask { lengths[i] } else { n };
+    let (mut row, mut masked) = row.split_at(live);
+    masked.output().fill(if log { f32::NEG_INFINITY } else { 0.0 });
+    if scale == 1.0 && matches!(mask, Mask::None | Mask::Lengths(_)) {
+        return row;
+    }
+    score(isa, &mut row, scale, mask, i);
+    Row::InPlace(row.into_output())
 }
 
 /// Replaces x by s, -inf where masked.
@@ -223,10 +240,17 @@ fn score<I: Isa>(isa: I, row: &mut Row<'_>, scale: f32, mask: Mask<'_>, i: usize
     }
 }
 
-/// The softmax of a row of scores.
+/// The softmax of a row of scores, the largest of which is `max`; returns the largest of `next`.
 #[inline(always)]
-fn softmax<I: Isa>(isa: I, row: &mut Row<'_>, mask: Mask<'_>, i: usize, log: bool) {
-    let max = maximum(isa, row.input());
+fn softmax<I: Isa>(
+    isa: I,
+    row: &mut Row<'_>,
+    max: f32,
+    next: &[f32],
+    mask: Mask<'_>,
+    i: usize,
+    log: bool,
+) -> f32 {
     let center = I::V::splat(isa, max);
     let mut sums = accumulators(isa, 0.0);
     if log {
@@ -254,31 +278,59 @@ fn softmax<I: Isa>(isa: I, row: &mut Row<'_>, mask: Mask<'_>, i: usize, log: boo
     let sum = total::<I>(sums);
     // The largest score alone contributes e^0, unless there is none or it is not finite.
     if !(0.5..=f32::MAX).contains(&sum) {
-        return undefined(row.output(), mask, i, log);
+        undefined(row.output(), mask, i, log);
+        return maximum(isa, next);
     }
     if log {
         let mut lanes = [0.0];
         math::log(isa, I::V::splat(isa, sum)).store_partial(&mut lanes);
         let logarithm = I::V::splat(isa, lanes[0]);
+        write(
+            isa,
+            row,
+            next,
+            #[inline(always)]
+            |s| (s - center) - logarithm,
+        )
+    } else {
+        let factor = I::V::splat(isa, 1.0 / sum);
+        write(
+            isa,
+            &mut Row::InPlace(row.output()),
+            next,
+            #[inline(always)]
+            |e| e * factor,
+        )
+    }
+}
+
+/// Applies `f` to the row; returns the largest of `next`.
+#[inline(always)]
+fn write<I: Isa>(isa: I, row: &mut Row<'_>, next: &[f32], f: impl Fn(I::V) -> I::V) -> f32 {
+    if next.len() != row.input().len() {
         map(
             isa,
             [row],
             [],
             0.0,
             #[inline(always)]
-            |_, [s], []| [(s - center) - logarithm],
+            |_, [x], []| [f(x)],
         );
-    } else {
-        let factor = I::V::splat(isa, 1.0 / sum);
-        map(
-            isa,
-            [&mut Row::InPlace(row.output())],
-            [],
-            0.0,
-            #[inline(always)]
-            |_, [e], []| [e * factor],
-        );
+        return maximum(isa, next);
     }
+    let mut acc = accumulators(isa, f32::NEG_INFINITY);
+    map(
+        isa,
+        [row],
+        [next],
+        f32::NEG_INFINITY,
+        #[inline(always)]
+        |g, [x], [s]| {
+            acc[g] = acc[g].max(s);
+            [f(x)]
+        },
+    );
+    largest::<I>(acc)
 }
 
 /// A row without a finite largest score: NaN, but for what is masked.

@@ -54,7 +54,7 @@ impl<'a> Row<'a> {
 
     /// The columns before `mid` and those from it on.
     #[inline(always)]
-    pub(crate) fn split_at(&mut self, mid: usize) -> (Row<'_>, Row<'_>) {
+    pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
         match self {
             Row::InPlace(x) => {
                 let (low, high) = x.split_at_mut(mid);
@@ -245,6 +245,12 @@ pub(crate) fn sum<I: Isa>(isa: I, x: &[f32], fill: f32, f: impl Fn(I::V) -> I::V
     total::<I>(acc)
 }
 
+/// The largest over all groups and lanes, in a fixed order.
+#[inline(always)]
+pub(crate) fn largest<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
+    a.max(b).max(c.max(d)).maximum()
+}
+
 /// The largest element of `x`, -inf if it is empty; elements that are NaN may or may not be skipped.
 #[inline(always)]
 pub(crate) fn maximum<I: Isa>(isa: I, x: &[f32]) -> f32 {
@@ -256,6 +262,5 @@ pub(crate) fn maximum<I: Isa>(isa: I, x: &[f32]) -> f32 {
         #[inline(always)]
         |g, [x]| acc[g] = acc[g].max(x),
     );
-    let [a, b, c, d] = acc;
-    a.max(b).max(c.max(d)).maximum()
+    largest::<I>(acc)
 }
