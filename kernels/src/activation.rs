@@ -13,6 +13,21 @@ use crate::isa::{Isa, Vector};
 use crate::math;
 
 /// A function applied to every element. NaN stays NaN; at -inf a function takes its limit.
+///
+/// # Numerics
+/// Identity and ReLU are exact, tanh is [`math::tanh`] and within 1 ULP, SiLU within 4 ULP down to -88.7,
+/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27 everywhere. Their worst errors in ULP
+/// alone, over all arguments of a range:
+///
+/// | GELU          | x > 0 | -1 to 0 | -3 to -1 | -4 to -3 | -5 to -4 | 0 from |
+/// |---------------|-------|---------|----------|----------|----------|--------|
+/// | erf, avx512   | @     | @       | @        | @        | @        | -7.875 |
+/// | erf, others   | @     | @       | @        | @        | @        | -6     |
+/// | tanh, avx512  | @     | @       | @        | @        | @        | -7.875 |
+/// | tanh, others  | @     | @       | @        | @        | @        | -6     |
+///
+/// A single rounding of erf(x / sqrt 2), as in 1 + erf, is worth 2^-26 |x|, so that the usual formula has
+/// no correct digit left below -5.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// x.

@@ -10,6 +10,7 @@ pub mod attention;
 pub mod bound;
 pub mod embedding;
 pub mod gemm;
+pub mod math;
 pub mod norm;
 pub mod rope;
 pub mod rows;
@@ -69,6 +70,7 @@ impl From<Error> for Failure {
 
 /// All checks, in the order of the kernels' dependence on each other.
 pub static CHECKS: &[Entry] = &[
+    Entry::of::<math::Math>(),
     Entry::of::<gemm::Gemm>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),

@@ -25,9 +25,14 @@ pub fn ulps(found: f32, exact: f64) -> f64 {
     if error == 0.0 {
         return 0.0;
     }
-    // 2^(e-23) for 2^e <= |exact| < 2^(e+1); denormals share the spacing of the smallest normals.
-    let exponent = exact.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor();
-    error / (exponent - 23.0).exp2()
+    error / spacing(exact)
+}
+
+/// The unit of the last place of f32 at `exact`: 2^(e-23) for 2^e <= |exact| < 2^(e+1). Denormals share
+/// the spacing of the smallest normal numbers.
+pub fn spacing(exact: f64) -> f64 {
+    let power = f64::from_bits(exact.abs().max(f64::from(f32::MIN_POSITIVE)).to_bits() & (0x7ff << 52));
+    power * f64::from(f32::EPSILON)
 }
 
 /// The worst errors among the elements that a check compared.

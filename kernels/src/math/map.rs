@@ -1,0 +1,125 @@
+//! A function of every element: how tests, and programs, reach the functions on any backend.
+
+use super::{erf, exp, exp_fast, log, tanh};
+use crate::activation::Activation;
+use crate::backend::Kernel;
+use crate::error::{Error, expect_shape};
+use crate::isa::Isa;
+use crate::isa::lanes::{self, Row};
+
+/// What [`Map`] applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Function {
+    /// [`exp`].
+    Exp,
+    /// [`exp_fast`], defined as [`exp`] is.
+    ExpFast,
+    /// [`log`].
+    Log,
+    /// [`erf`].
+    Erf,
+    /// [`tanh`].
+    Tanh,
+    /// An activation.
+    Activation(Activation),
+}
+
+impl Function {
+    /// All of them, for tests and tables; of the activations those that round more than once.
+    pub const ALL: [Self; 8] = [
+        Self::Exp,
+        Self::ExpFast,
+        Self::Log,
+        Self::Erf,
+        Self::Tanh,
+        Self::Activation(Activation::GeluErf),
+        Self::Activation(Activation::GeluTanh),
+        Self::Activation(Activation::Silu),
+    ];
+
+    /// The definition, to f64 accuracy.
+    pub fn definition(self, x: f64) -> f64 {
+        match self {
+            Self::Exp | Self::ExpFast => x.exp(),
+            Self::Log => x.ln(),
+            Self::Erf => libm::erf(x),
+            Self::Tanh => x.tanh(),
+            Self::Activation(activation) => activation.definition(x),
+        }
+    }
+
+    /// The function of each lane.
+    #[inline(always)]
+    pub fn apply<I: Isa>(self, isa: I, x: I::V) -> I::V {
+        match self {
+            Self::Exp => exp(isa, x),
+            Self::ExpFast => exp_fast(isa, x),
+            Self::Log => log(isa, x),
+            Self::Erf => erf(isa, x),
+            Self::Tanh => tanh(isa, x),
+            Self::Activation(activation) => activation.apply(isa, x),
+        }
+    }
+}
+
+/// out\[i\] = function(x\[i\]), on the calling thread.
+///
+/// # Errors
+/// [`Error::Shape`] if the lengths differ.
+///
+/// ```
+/// use tilewright_kernels::Backend;
+/// use tilewright_kernels::math::{Function, Map};
+/// let mut out = [0.0; 3];
+/// Backend::best().run(Map { function: Function::Exp, x: &[f32::NEG_INFINITY, 0.0, 1.0], out: &mut out })?;
+/// assert_eq!(out, [0.0, 1.0, core::f32::consts::E]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Map<'a> {
+    /// What is applied.
+    pub function: Function,
+    /// \[n\].
+    pub x: &'a [f32],
+    /// \[n\].
+    pub out: &'a mut [f32],
+}
+
+impl Map<'_> {
+    fn check(&self) -> Result<(), Error> {
+        expect_shape("Map.x", &[self.x.len()], &[self.out.len()])
+    }
+}
+
+impl Kernel for Map<'_> {
+    type Output = Result<(), Error>;
+
+    crate::backend::compile_here!();
+
+    fn reference(self) -> Self::Output {
+        self.check()?;
+        for (out, &x) in self.out.iter_mut().zip(self.x) {
+            *out = self.function.definition(f64::from(x)) as f32;
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Self::Output {
+        self.check()?;
+        let Self { function, x, out } = self;
+        isa.run(
+            #[inline(always)]
+            || {
+                lanes::map(
+                    isa,
+                    [&mut Row::Into(x, out)],
+                    [],
+                    0.0,
+                    #[inline(always)]
+                    |_, [x], []| [function.apply(isa, x)],
+                );
+            },
+        );
+        Ok(())
+    }
+}

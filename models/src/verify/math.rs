@@ -1,0 +1,188 @@
+//! The elementary functions and activations against their definitions: at random arguments, and at
+//! every one there is.
+
+use super::tensor::{Random, extent, seed};
+use super::{Check, Failure, Worst, bound};
+use core::cmp::Reverse;
+use proptest::prelude::*;
+use proptest::sample::select;
+use rayon::prelude::*;
+use tilewright_kernels::math::{Function, Map};
+use tilewright_kernels::{Activation, Backend};
+
+/// What is promised of a function.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Claim {
+    /// Largest argument that the promise is about.
+    pub up_to: f32,
+    /// Most units in the last place of the exact result that it errs,
+    pub ulp: f64,
+    /// beyond this absolute error.
+    pub absolute: f64,
+}
+
+impl Claim {
+    /// The promise for `function`.
+    pub fn of(function: Function) -> Self {
+        let all = f32::INFINITY;
+        match function {
+            Function::Exp | Function::Log | Function::Erf | Function::Tanh => {
+                Self { up_to: all, ulp: 1.0, absolute: 0.0 }
+            }
+            Function::Activation(Activation::Tanh) => Self { up_to: all, ulp: 1.0, absolute: 0.0 },
+            // Results below the normal range are flushed.
+            Function::ExpFast => Self { up_to: 88.0, ulp: 6.0, absolute: f64::from(f32::MIN_POSITIVE) },
+            // From -6 on, where |x| Phi(x) = 5.9e-9, the result may be 0.
+            Function::Activation(Activation::GeluErf | Activation::GeluTanh) => {
+                Self { up_to: all, ulp: 2.0, absolute: 2.0f64.powi(-27) }
+            }
+            // From -88.7 on, where e^-x overflows, the result is 0.
+            Function::Activation(Activation::Silu) => {
+                Self { up_to: all, ulp: 4.0, absolute: 2.0f64.powi(-121) }
+            }
+            Function::Activation(Activation::Identity | Activation::Relu) => {
+                Self { up_to: all, ulp: 0.0, absolute: 0.0 }
+            }
+        }
+    }
+
+    /// Error of `found` in ULP, less what is allowed absolutely; infinite if a NaN or an infinity is
+    /// missing or out of place.
+    fn ulps(self, found: f32, exact: f64) -> f64 {
+        if exact.is_nan() || found.is_nan() || exact.is_infinite() {
+            let same = f64::from(found) == exact || (exact.is_nan() && found.is_nan());
+            return if same { 0.0 } else { f64::INFINITY };
+        }
+        // An infinity that a finite result is rounded to counts as the first power of two not in f32.
+        let overflow = 2.0f64.powi(128);
+        let value = if found.is_infinite() { overflow.copysign(f64::from(found)) } else { f64::from(found) };
+        if exact.abs() >= overflow && value.abs() == overflow && (value < 0.0) == (exact < 0.0) {
+            return 0.0;
+        }
+        let beyond = ((value - exact).abs() - self.absolute).max(0.0);
+        beyond / bound::spacing(exact)
+    }
+}
+
+/// The worst error of a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Extreme {
+    /// In units of the last place, beyond the absolute error of the [`Claim`].
+    pub ulp: f64,
+    /// The argument.
+    pub x: f32,
+}
+
+impl Extreme {
+    /// The larger error; of equal ones that of the smaller bits, so that threads do not matter.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        let key = |e: &Self| (e.ulp, Reverse(e.x.to_bits()));
+        if key(&other) > key(&self) { other } else { self }
+    }
+}
+
+/// Arguments of one task: they fit the first-level cache, and make a smooth progress bar.
+const CHUNK: u64 = 1 << 12;
+
+/// The worst error of `function` on `backend` over every `stride`-th of the 2^32 floats, and all next
+/// to a power of two: those on which formulas change. On the threads of the current pool; `progress`
+/// is told how many arguments were done, of [`arguments`] in all.
+///
+/// # Panics
+/// If `stride` is 0.
+pub fn walk(function: Function, backend: Backend, stride: u32, progress: impl Fn(u64) + Sync) -> Extreme {
+    let strided = arguments(stride);
+    let near_powers = if stride == 1 { Extreme::default() } else { edges(function, backend) };
+    let chunks = (0..strided.div_ceil(CHUNK)).into_par_iter().map(|chunk| {
+        let numbers = chunk * CHUNK..((chunk + 1) * CHUNK).min(strided);
+        let count = numbers.end - numbers.start;
+        let worst = worst_of(function, backend, numbers.map(|i| (i * u64::from(stride)) as u32));
+        progress(count);
+        worst
+    });
+    chunks.reduce(Extreme::default, Extreme::max).max(near_powers)
+}
+
+/// How many arguments [`walk`] takes at this stride, not counting those next to powers of two.
+pub fn arguments(stride: u32) -> u64 {
+    (1u64 << 32).div_ceil(u64::from(stride))
+}
+
+/// The worst error next to powers of two, zeros, infinities and NaNs.
+fn edges(function: Function, backend: Backend) -> Extreme {
+    let near = |power: u32| (0..128u32).map(move |i| (power << 23).wrapping_add(i).wrapping_sub(64));
+    worst_of(function, backend, (0..512u32).flat_map(near))
+}
+
+/// The worst error at the floats with these bits.
+fn worst_of(function: Function, backend: Backend, bits: impl Iterator<Item = u32>) -> Extreme {
+    let claim = Claim::of(function);
+    let x: Vec<f32> = bits.map(f32::from_bits).filter(|x| x.is_nan() || *x <= claim.up_to).collect();
+    let mut out = vec![0.0; x.len()];
+    backend.run(Map { function, x: &x, out: &mut out }).expect("x and out have one length");
+    let errors = x
+        .iter()
+        .zip(&out)
+        .map(|(&x, &found)| Extreme { ulp: claim.ulps(found, function.definition(f64::from(x))), x });
+    errors.fold(Extreme::default(), Extreme::max)
+}
+
+/// Every function at random arguments: within its [`Claim`], and with the same bits wherever in a
+/// vector an element stands.
+pub struct Math;
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Params {
+    function: Function,
+    n: usize,
+    /// Elements left out in front the second time.
+    skip: usize,
+    seed: u64,
+}
+
+impl Check for Math {
+    const KERNEL: &'static str = "math";
+    type Params = Params;
+
+    fn strategy() -> BoxedStrategy<Params> {
+        (select(&Function::ALL[..]), extent(300), 0..20usize, seed())
+            .prop_map(|(function, n, skip, seed)| Params { function, n, skip, seed })
+            .boxed()
+    }
+
+    fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
+        let claim = Claim::of(p.function);
+        let mut random = Random::new(p.seed);
+        let x: Vec<f32> = (0..p.n)
+            .map(|i| match i % 3 {
+                0 => random.unit(),
+                1 => 20.0 * random.unit(),
+                _ => f32::from_bits(random.bits() as u32),
+            })
+            .map(|x| if x > claim.up_to { -x } else { x })
+            .collect();
+        let run = |x: &[f32]| -> Result<Vec<f32>, Failure> {
+            let mut out = vec![0.0; x.len()];
+            backend.run(Map { function: p.function, x, out: &mut out })?;
+            Ok(out)
+        };
+        let out = run(&x)?;
+        let mut worst = Worst::default();
+        for (&x, &found) in x.iter().zip(&out) {
+            let exact = p.function.definition(f64::from(x));
+            let ulp = claim.ulps(found, exact);
+            if ulp > claim.ulp {
+                return Err(Failure::new(format!(
+                    "{:?}({x:e}): found {found:e}, expected {exact:e}: {ulp:.2} ULP off, {} allowed",
+                    p.function, claim.ulp
+                )));
+            }
+            worst = worst.max(Worst { share: ulp / claim.ulp.max(f64::MIN_POSITIVE), ulp });
+        }
+        let skip = p.skip.min(p.n);
+        bound::identical(&run(&x[skip..])?, &out[skip..])?;
+        Ok(worst)
+    }
+}
