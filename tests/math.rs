@@ -1,0 +1,59 @@
+//! The elementary functions and activations.
+
+use tilewright::verify::math::{Claim, walk};
+use tilewright_kernels::math::{Function, Map};
+use tilewright_kernels::{Backend, Error};
+use tilewright_suite::{backends, conforms};
+
+#[test]
+fn conforms_to_its_definition() {
+    conforms("math");
+}
+
+/// Every 4099th float and those near powers of two; `tilewright verify --exhaustive` takes them all.
+#[test]
+fn claims_hold_over_the_whole_range() {
+    for backend in backends() {
+        for function in Function::ALL {
+            let worst = walk(function, backend, 4099, |_| ());
+            let allowed = Claim::of(function).ulp;
+            assert!(
+                worst.ulp <= allowed,
+                "{function:?} on {}: {:.3} ULP at {:e}, {allowed} allowed",
+                backend.name(),
+                worst.ulp,
+                worst.x
+            );
+        }
+    }
+}
+
+#[test]
+fn edges_are_exact() {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    for backend in backends() {
+        let check = |function, cases: &[(f32, f32)]| {
+            for &(x, expected) in cases {
+                let mut out = [7.0];
+                backend.run(Map { function, x: &[x], out: &mut out }).unwrap();
+                let same = out[0].to_bits() == expected.to_bits() || (out[0].is_nan() && expected.is_nan());
+                assert!(same, "{function:?}({x:e}) on {}: {:e}, not {expected:e}", backend.name(), out[0]);
+            }
+        };
+        check(Function::Exp, &[(0.0, 1.0), (-0.0, 1.0), (inf, inf), (-inf, 0.0), (89.0, inf), (nan, nan)]);
+        check(Function::ExpFast, &[(0.0, 1.0), (-0.0, 1.0), (-inf, 0.0), (-88.0, 0.0), (nan, nan)]);
+        check(Function::Log, &[(1.0, 0.0), (0.0, -inf), (-0.0, -inf), (inf, inf), (-1.0, nan), (nan, nan)]);
+        for function in [Function::Erf, Function::Tanh] {
+            check(function, &[(0.0, 0.0), (-0.0, -0.0), (inf, 1.0), (-inf, -1.0), (nan, nan)]);
+            check(function, &[(20.0, 1.0), (-20.0, -1.0)]);
+        }
+    }
+}
+
+#[test]
+fn lengths_must_agree() {
+    for backend in backends().into_iter().chain([Backend::REFERENCE]) {
+        let refused = backend.run(Map { function: Function::Exp, x: &[0.0; 3], out: &mut [0.0; 2] });
+        assert!(matches!(refused, Err(Error::Shape { .. })));
+    }
+}
