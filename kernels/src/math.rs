@@ -220,5 +220,6 @@ pub fn tanh<I: Isa>(isa: I, x: I::V) -> I::V {
     let biased = t.mul_add(c(2.0 * LOG2_E), integer);
     let power = exp_reduced(isa, t + t, biased - integer);
     let far = c(1.0) - c(2.0) / power.mul_add(biased.shl_bits::<23>(), c(1.0));
-    plus_share(isa, x, x2 * near).select(t.lt(c(1.0)), far.or_bits(x.and_bits(c(-0.0))))
+    // The sign is set in both cases: -0 plus its share would be +0.
+    plus_share(isa, x, x2 * near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }
