@@ -1,5 +1,7 @@
 //! `tilewright verify`.
 
+mod exhaustive;
+
 use super::{Common, Session};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -19,7 +21,8 @@ use tilewright_kernels::Backend;
 Examples:
   tilewright verify
   tilewright verify --kernel gemm --isa avx2 --cases 10000
-  tilewright verify --kernel gemm --isa avx2 --seed 17 --cases 1    repeats one case")]
+  tilewright verify --kernel gemm --isa avx2 --seed 17 --cases 1    repeats one case
+  tilewright verify --exhaustive --isa avx512")]
 pub struct Verify {
     /// Check only this kernel
     #[arg(long, value_name = "NAME", value_parser = kernels())]
@@ -32,6 +35,10 @@ pub struct Verify {
     /// Cases for each kernel on each backend
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     cases: u64,
+
+    /// Instead, walk all 2^32 arguments of exp, log, erf, tanh, GELU and SiLU: takes minutes for each
+    #[arg(long, conflicts_with_all = ["kernel", "seed", "cases"])]
+    exhaustive: bool,
 
     #[command(flatten)]
     common: Common,
@@ -55,6 +62,9 @@ impl Verify {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
         let backends = if self.common.forced() { vec![session.backend] } else { all() };
+        if self.exhaustive {
+            return exhaustive::run(&session, &backends);
+        }
         let rows = check(self.kernel.as_deref(), &backends, self.seed, self.cases);
         if session.json {
             let results: Vec<_> = rows.iter().map(Row::json).collect();
