@@ -16,7 +16,8 @@ use crate::math;
 ///
 /// # Numerics
 /// Identity and ReLU are exact, tanh is [`math::tanh`] and within 1 ULP, SiLU within 4 ULP down to -88.7,
-/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27 everywhere. Their worst errors in ULP
+/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27 where
+/// multiply-adds are fused, within 4 ULP plus 2^-27 on `portable`. Their worst errors in ULP
 /// alone, over all arguments of a range:
 ///
 /// | GELU          | x > 0 | -1 to 0 | -3 to -1 | -4 to -3 | -5 to -4 | 0 from |
