@@ -195,7 +195,8 @@ pub fn erf<I: Isa>(isa: I, x: I::V) -> I::V {
         [0.000_133_325_7, 0.001_338_792_8, 0.009_625_445, 0.055_503_663, 0.240_225_94, LN_2, 1.0],
     );
     let far = c(1.0) - power * biased.shl_bits::<23>();
-    plus_share(isa, x, near).select(t.lt(c(1.0)), far.or_bits(x.and_bits(c(-0.0))))
+    // The sign is set in both cases: -0 plus its share may be +0.
+    plus_share(isa, x, near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }
 
 /// The hyperbolic tangent.
@@ -220,6 +221,6 @@ pub fn tanh<I: Isa>(isa: I, x: I::V) -> I::V {
     let biased = t.mul_add(c(2.0 * LOG2_E), integer);
     let power = exp_reduced(isa, t + t, biased - integer);
     let far = c(1.0) - c(2.0) / power.mul_add(biased.shl_bits::<23>(), c(1.0));
-    // The sign is set in both cases: -0 plus its share would be +0.
+    // As in erf, the sign is set in both cases.
     plus_share(isa, x, x2 * near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }
