@@ -17,15 +17,8 @@ use crate::math;
 /// # Numerics
 /// Identity and ReLU are exact, tanh is [`math::tanh`] and within 1 ULP, SiLU within 4 ULP down to -88.7,
 /// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27 where
-/// multiply-adds are fused, within 4 ULP plus 2^-27 on `portable`. Their worst errors in ULP
-/// alone, over all arguments of a range:
-///
-/// | GELU          | x > 0 | -1 to 0 | -3 to -1 | -4 to -3 | -5 to -4 | 0 from |
-/// |---------------|-------|---------|----------|----------|----------|--------|
-/// | erf, avx512   | @     | @       | @        | @        | @        | -7.875 |
-/// | erf, others   | @     | @       | @        | @        | @        | -6     |
-/// | tanh, avx512  | @     | @       | @        | @        | @        | -7.875 |
-/// | tanh, others  | @     | @       | @        | @        | @        | -6     |
+/// multiply-adds are fused, within 4 ULP plus 2^-27 on `portable`. From -7.875 on with
+/// AVX-512, from -6 on elsewhere, GELU is 0.
 ///
 /// A single rounding of erf(x / sqrt 2), as in 1 + erf, is worth 2^-26 |x|, so that the usual formula has
 /// no correct digit left below -5.5.
