@@ -117,9 +117,9 @@ pub(crate) trait RowKernel: Sized + Send {
     fn run<I: Isa>(self, isa: I);
 }
 
-/// Elements below which a second thread costs more than it takes over: waking one takes several
-/// microseconds, in which one core normalises about this much.
-const GRAIN: usize = 1 << 16;
+/// Elements that one thread takes alone. A layer norm of this many runs for 15 us, and waking another
+/// thread takes several: of 128 rows of 768, two threads normalised hardly faster than one, or slower.
+const GRAIN: usize = 1 << 17;
 
 /// Runs a checked kernel on the threads of the pool, in pieces of whole rows of at most [`GRAIN`]
 /// elements.
