@@ -20,6 +20,17 @@ use crate::math;
 /// multiply-adds are fused, within 4 ULP plus 2^-27 on `portable`. From -7.875 on with
 /// AVX-512, from -6 on elsewhere, GELU is 0.
 ///
+/// Worst errors of GELU in ULP alone, over every 101st argument of a range:
+///
+/// |                | x > 0 | -1 to 0 | -3 to -1 | -4 to -3 | -5 to -4 |
+/// |----------------|-------|---------|----------|----------|----------|
+/// | erf, avx512    | 1.2   | 1.6     | 2.1      | 5.7      | 26       |
+/// | erf, avx2      | 1.1   | 1.6     | 3.1      | 12       | 349      |
+/// | erf, portable  | 1.4   | 2.1     | 8.3      | 22       | 364      |
+/// | tanh, avx512   | 1.3   | 1.9     | 1.8      | 7.3      | 135      |
+/// | tanh, avx2     | 1.1   | 1.7     | 4.8      | 21       | 2114     |
+/// | tanh, portable | 1.4   | 1.9     | 9.6      | 34       | 2120     |
+///
 /// A single rounding of erf(x / sqrt 2), as in 1 + erf, is worth 2^-26 |x|, so that the usual formula has
 /// no correct digit left below -5.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
