@@ -7,7 +7,7 @@
 //!
 //! The functions themselves, lane by lane, are those of [`Activation`].
 
-use crate::activation::Activation;
+use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
@@ -131,21 +131,6 @@ impl Kernel for Gated<'_> {
         rows::run(isa, self);
         Ok(())
     }
-}
-
-/// Runs `$body` with `$f` a constant: the choice of function is made outside of the loops.
-macro_rules! for_activation {
-    ($activation:expr, $f:ident => $body:expr) => {
-        for_activation!(@arms $activation, $f => $body, Identity GeluErf GeluTanh Relu Silu Tanh)
-    };
-    (@arms $activation:expr, $f:ident => $body:expr, $($name:ident)*) => {
-        match $activation {
-            $(Activation::$name => {
-                const $f: Activation = Activation::$name;
-                $body
-            })*
-        }
-    };
 }
 
 impl RowKernel for Activate<'_> {

@@ -94,6 +94,22 @@ impl Activation {
     }
 }
 
+/// Runs `$body` with `$f` a constant: the choice of function is made outside of the loops.
+macro_rules! for_activation {
+    ($activation:expr, $f:ident => $body:expr) => {
+        $crate::activation::for_activation!(@arms $activation, $f => $body, Identity GeluErf GeluTanh Relu Silu Tanh)
+    };
+    (@arms $activation:expr, $f:ident => $body:expr, $($name:ident)*) => {
+        match $activation {
+            $($crate::activation::Activation::$name => {
+                const $f: $crate::activation::Activation = $crate::activation::Activation::$name;
+                $body
+            })*
+        }
+    };
+}
+pub(crate) use for_activation;
+
 #[cfg(test)]
 mod tests {
     use super::*;

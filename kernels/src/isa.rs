@@ -105,11 +105,58 @@ pub struct Tile {
     pub c_stride: usize,
     /// Whether the sums start from C rather than from zero.
     pub accumulate: bool,
-    /// Where to prefetch from while the sums are made: what the next tiles read of B.
-    pub prefetch: *const f32,
-    /// Cache lines to prefetch in each four k-steps.
-    pub prefetch_lines: usize,
+    /// What to prefetch meanwhile.
+    pub prefetch: Prefetch,
 }
+
+/// Memory that is prefetched while a [`Tile`] is computed, in several streams, because the hardware's
+/// own prefetchers do not cross pages and so run ahead in several (12 GB/s from memory, not 10).
+#[derive(Clone, Copy, Debug)]
+pub struct Prefetch {
+    /// The first line of the first stream; any address is allowed.
+    pub from: *const f32,
+    /// Floats from stream to stream.
+    pub stride: usize,
+    /// Floats by which all streams advance in four k-steps.
+    pub step: usize,
+}
+
+impl Prefetch {
+    /// Streams for tiles of `rows` rows, one line of each of which is prefetched in four k-steps. Few
+    /// rows leave little time, but their tile has slots to spare: they can prefetch all that they
+    /// read; the others, that have to be at least three to a panel then, half of it.
+    #[inline(always)]
+    const fn streams<I: Isa>(rows: usize) -> usize {
+        let lines = 4 * I::NR / LINE_FLOATS;
+        if rows <= I::MR * 4 / 7 { lines } else { lines.div_ceil(2) }
+    }
+
+    /// The share of one of `tiles` tiles of `rows` rows of the next `k` k-steps, which begin at `from`.
+    #[inline(always)]
+    pub fn share<I: Isa>(from: *const f32, k: usize, rows: usize, tile: usize, tiles: usize) -> Self {
+        let stride = k * I::NR / Self::streams::<I>(rows);
+        let step = stride.div_ceil(tiles * (k / 4).max(1)).min(LINE_FLOATS);
+        Self { from: from.wrapping_add(tile * (k / 4) * step), stride, step }
+    }
+
+    /// Nothing but a line that is in use anyway.
+    pub fn none(line: *const f32) -> Self {
+        Self { from: line, stride: 0, step: 0 }
+    }
+
+    /// Prefetches the next line of each stream, for a tile of `R` rows: without a branch, which would
+    /// cost as much as the prefetches.
+    #[inline(always)]
+    pub fn advance<I: Isa, const R: usize>(&mut self, isa: I) {
+        for stream in 0..Self::streams::<I>(R) {
+            isa.prefetch(self.from.wrapping_add(stream * self.stride));
+        }
+        self.from = self.from.wrapping_add(self.step);
+    }
+}
+
+/// Floats of a cache line.
+pub const LINE_FLOATS: usize = crate::scratch::LINE / size_of::<f32>();
 
 /// A register of `LANES` floats.
 ///

@@ -1,6 +1,7 @@
 //! What happens to a tile between its sums and C.
 
-use crate::activation::Activation;
+use super::pack::copy_row;
+use crate::activation::{Activation, for_activation};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::view::View;
@@ -70,111 +71,186 @@ pub(super) struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    /// Finishes rows `first..first + rows` of C from their sums, `NR` floats a row.
+    /// Finishes rows of C, from row `first` on, from their sums, `NR` floats a row.
+    ///
+    /// Step by step over all rows, which are in L1: choosing between steps vector by vector took as
+    /// long as a tenth of the product. Enters the instruction set by itself, to exist only once.
     ///
     /// # Safety
-    /// `sums` is valid for reads of `rows` rows; the rows and columns lie in C, of which no one
-    /// else touches them.
+    /// The rows and columns lie in C, of which no one else touches them.
+    #[inline(never)]
+    pub(super) unsafe fn rows<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
+        isa.run(
+            #[inline(always)]
+            || {
+                // SAFETY: the caller's.
+                unsafe { self.scale(isa, sums, first) };
+                self.add_biases(isa, sums, first);
+                let width = if self.gated { I::NR / 2 } else { I::NR };
+                if let Some(activation) = self.epilogue.activation {
+                    for_activation!(activation, F => each(
+                        isa,
+                        sums,
+                        width,
+                        #[inline(always)]
+                        |_, _, sum| F.apply(isa, sum),
+                    ));
+                }
+                if self.gated {
+                    for row in sums.chunks_exact_mut(I::NR) {
+                        let (gate, up) = row.split_at_mut(width);
+                        for (gate, up) in gate.chunks_exact_mut(I::V::LANES).zip(up.chunks_exact(I::V::LANES))
+                        {
+                            (I::V::load(isa, gate) * I::V::load(isa, up)).store(gate);
+                        }
+                    }
+                }
+                // SAFETY: the caller's.
+                unsafe { self.store(isa, sums, first) };
+            },
+        );
+    }
+
+    /// alpha * sum + beta * C.
+    ///
+    /// # Safety
+    /// As [`rows`](Self::rows).
     #[inline(always)]
-    pub(super) unsafe fn rows<I: Isa>(&self, isa: I, sums: *const f32, first: usize, rows: usize) {
-        for r in 0..rows {
-            for j in (0..self.columns).step_by(I::V::LANES) {
-                // SAFETY: row r of the sums holds NR floats, and `j` + LANES stays within the half
-                // (NR is an even number of vectors) that `columns` is at most.
-                unsafe { self.vector(isa, sums.add(r * I::NR + j), first + r, j) };
-            }
+    unsafe fn scale<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
+        if self.alpha != 1.0 {
+            let alpha = I::V::splat(isa, self.alpha);
+            each(
+                isa,
+                sums,
+                I::NR,
+                #[inline(always)]
+                |_, _, sum| alpha * sum,
+            );
+        }
+        if self.beta != 0.0 {
+            let beta = I::V::splat(isa, self.beta);
+            each(
+                isa,
+                sums,
+                self.columns,
+                #[inline(always)]
+                |r, j, sum| {
+                    // SAFETY: `live` elements of C.
+                    let old = unsafe {
+                        load_strided(isa, self.c_at(first + r, j), self.c_strides[1], self.live::<I>(j))
+                    };
+                    beta.mul_add(old, sum)
+                },
+            );
         }
     }
 
-    /// Finishes up to `LANES` columns from `j` on.
+    /// Adds the biases of the rows and of the columns, of both halves of a gated pair.
+    #[inline(always)]
+    fn add_biases<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
+        if let Some(bias) = self.epilogue.row_bias {
+            each(
+                isa,
+                sums,
+                I::NR,
+                #[inline(always)]
+                |r, _, sum| sum + I::V::splat(isa, bias[first + r]),
+            );
+        }
+        if let Some(bias) = self.epilogue.column_bias {
+            let mut of_panel = [0.0; MAX_NR];
+            let columns = self.column..self.column + self.columns;
+            of_panel[..self.columns].copy_from_slice(&bias[columns.clone()]);
+            if self.gated {
+                of_panel[I::NR / 2..][..self.columns]
+                    .copy_from_slice(&bias[self.n + columns.start..self.n + columns.end]);
+            }
+            each(
+                isa,
+                sums,
+                I::NR,
+                #[inline(always)]
+                |_, j, sum| sum + I::V::load(isa, &of_panel[j..]),
+            );
+        }
+    }
+
+    /// Adds the residual and stores to C.
     ///
     /// # Safety
-    /// As [`rows`](Self::rows), for one row and `LANES` sums at `sums`.
+    /// As [`rows`](Self::rows).
     #[inline(always)]
-    unsafe fn vector<I: Isa>(&self, isa: I, sums: *const f32, row: usize, j: usize) {
-        let lanes = I::V::LANES;
-        let live = (self.columns - j).min(lanes);
-        let column = self.column + j;
-        let [row_stride, column_stride] = self.c_strides;
-        // SAFETY: element [row, column] lies in C.
-        let c = unsafe { self.c.add(row * row_stride + column * column_stride) };
-
-        let alpha = I::V::splat(isa, self.alpha);
-        // SAFETY: LANES sums at `sums`.
-        let mut v = alpha * unsafe { I::V::load_ptr(isa, sums) };
-        if self.beta != 0.0 {
-            // SAFETY: `live` elements of C.
-            let old = unsafe { load_strided(isa, c, column_stride, live) };
-            v = I::V::splat(isa, self.beta).mul_add(old, v);
-        }
-        v = self.biased(isa, v, row, column, live);
-        if let Some(activation) = self.epilogue.activation {
-            v = activation.apply(isa, v);
-        }
-        if self.gated {
-            // SAFETY: the up half of the panel follows the gate's.
-            let up = alpha * unsafe { I::V::load_ptr(isa, sums.add(I::NR / 2)) };
-            v = v * self.biased(isa, up, row, self.n + column, live);
-        }
+    unsafe fn store<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
         if let Some(residual) = self.residual {
             let [row_stride, column_stride] = residual.strides();
-            // SAFETY: the check proved that the residual has C's shape.
-            v = v + unsafe {
-                let at = residual.as_ptr().add(row * row_stride + column * column_stride);
-                load_strided(isa, at, column_stride, live)
-            };
+            each(
+                isa,
+                sums,
+                self.columns,
+                #[inline(always)]
+                |r, j, sum| {
+                    let at = (first + r) * row_stride + (self.column + j) * column_stride;
+                    // SAFETY: the check proved that the residual has C's shape.
+                    sum + unsafe {
+                        load_strided(isa, residual.as_ptr().add(at), column_stride, self.live::<I>(j))
+                    }
+                },
+            );
         }
-        if column_stride == 1 {
-            if live == lanes {
-                // SAFETY: LANES elements of C.
-                unsafe { v.store_ptr(c) };
-            } else {
-                // SAFETY: `live` elements of C, which no one else touches.
-                v.store_partial(unsafe { core::slice::from_raw_parts_mut(c, live) });
-            }
-        } else {
-            let mut buffer = [0.0; MAX_LANES];
-            v.store(&mut buffer);
-            for (i, x) in buffer[..live].iter().enumerate() {
-                // SAFETY: `live` elements of C.
-                unsafe { *c.add(i * column_stride) = *x };
+        for (r, row) in sums.chunks_exact(I::NR).enumerate() {
+            let row = &row[..self.columns];
+            // SAFETY: `columns` elements of C, which no one else touches.
+            unsafe {
+                let c = self.c_at(first + r, 0);
+                if self.c_strides[1] == 1 {
+                    copy_row(isa, row.as_ptr(), c, row.len());
+                } else {
+                    for (j, sum) in row.iter().enumerate() {
+                        *c.add(j * self.c_strides[1]) = *sum;
+                    }
+                }
             }
         }
     }
 
-    /// `v` plus the biases of `row` and of the `live` columns whose first bias is at `bias`.
+    /// The element of C in this row and this column of the panel.
     #[inline(always)]
-    fn biased<I: Isa>(&self, isa: I, mut v: I::V, row: usize, bias: usize, live: usize) -> I::V {
-        if let Some(row_bias) = self.epilogue.row_bias {
-            v = v + I::V::splat(isa, row_bias[row]);
-        }
-        if let Some(column_bias) = self.epilogue.column_bias {
-            v = v + load_live(isa, &column_bias[bias..bias + live]);
-        }
-        v
+    fn c_at(&self, row: usize, j: usize) -> *mut f32 {
+        self.c.wrapping_add(row * self.c_strides[0] + (self.column + j) * self.c_strides[1])
+    }
+
+    /// Columns of C in the vector that starts at this column of the panel.
+    #[inline(always)]
+    fn live<I: Isa>(&self, j: usize) -> usize {
+        (self.columns - j).min(I::V::LANES)
     }
 }
 
-/// More lanes than any vector has.
-const MAX_LANES: usize = 16;
+/// More columns than any panel has.
+const MAX_NR: usize = 64;
 
-/// A whole slice of at most `LANES` elements.
+/// `sum = f(row, column, sum)` for each vector of the first `columns` columns of rows of sums.
 #[inline(always)]
-fn load_live<I: Isa>(isa: I, src: &[f32]) -> I::V {
-    if src.len() == I::V::LANES { I::V::load(isa, src) } else { I::V::load_partial(isa, src, 0.0) }
+fn each<I: Isa>(isa: I, sums: &mut [f32], columns: usize, f: impl Fn(usize, usize, I::V) -> I::V) {
+    for (r, row) in sums.chunks_exact_mut(I::NR).enumerate() {
+        for j in (0..columns).step_by(I::V::LANES) {
+            let sum = &mut row[j..][..I::V::LANES];
+            f(r, j, I::V::load(isa, sum)).store(sum);
+        }
+    }
 }
 
-/// `live` elements, `stride` apart.
+/// `live` elements, `stride` apart, and zeros.
 ///
 /// # Safety
-/// They are valid for reads.
+/// They are valid for reads, and no more than `LANES`.
 #[inline(always)]
 unsafe fn load_strided<I: Isa>(isa: I, from: *const f32, stride: usize, live: usize) -> I::V {
-    if stride == 1 {
+    if stride == 1 && live == I::V::LANES {
         // SAFETY: the caller's.
-        return load_live(isa, unsafe { core::slice::from_raw_parts(from, live) });
+        return unsafe { I::V::load_ptr(isa, from) };
     }
-    let mut buffer = [0.0; MAX_LANES];
+    let mut buffer = [0.0; MAX_NR];
     for (i, x) in buffer[..live].iter_mut().enumerate() {
         // SAFETY: the caller's.
         *x = unsafe { *from.add(i * stride) };

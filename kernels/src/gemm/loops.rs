@@ -4,7 +4,7 @@ use super::epilogue::{Epilogue, Finish};
 use super::pack::{pack_a, pack_panel, packed_a_len};
 use super::{KC, Rhs, of_batch};
 use crate::isa::tile::{STREAMS, row_times_panels};
-use crate::isa::{A_STRIDE, Isa, Tile};
+use crate::isa::{A_STRIDE, Isa, LINE_FLOATS, Prefetch, Tile};
 use crate::view::View;
 use crate::{parallel, scratch};
 use core::ops::Range;
@@ -258,10 +258,6 @@ impl<'a> Product<'a> {
                     _ => panel_b.wrapping_add(pc * I::NR),
                 };
                 let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
-                // Together, the tiles of a panel prefetch the next one, packed or not (exactly, where
-                // its columns follow each other in memory).
-                let steps = (kc / 4).max(1);
-                let lines = if once { 0 } else { (kc * I::NR / 16).div_ceil(strips * steps) };
                 for strip in 0..strips {
                     let rows = part(m, strips, strip);
                     // SAFETY: rows of the slab, and rows of the sums, or of C.
@@ -275,10 +271,31 @@ impl<'a> Product<'a> {
                             c: out.add(rows.start * out_stride),
                             c_stride: out_stride,
                             accumulate: pc > 0,
-                            prefetch: next_b.wrapping_add(pc * I::NR + strip * steps * lines * 16),
-                            prefetch_lines: lines,
+                            prefetch: if once {
+                                Prefetch::none(b_at)
+                            } else {
+                                // Together, the tiles of a panel prefetch the next one, packed or not
+                                // (exactly, where its columns follow each other in memory).
+                                Prefetch::share::<I>(
+                                    next_b.wrapping_add(pc * I::NR),
+                                    kc,
+                                    rows.len(),
+                                    strip,
+                                    strips,
+                                )
+                            },
                         }
                     };
+                    // Finished rows go to C in a burst: stores that had to wait for their lines took up
+                    // to a tenth of the time of a product whose C is larger than L2.
+                    if pc + step >= k && !direct && c_strides[1] == 1 {
+                        let first = c.wrapping_add((task.rows.start + rows.start) * c_strides[0] + column);
+                        for row in 0..rows.len() {
+                            for at in (0..width).step_by(LINE_FLOATS).chain([width - 1]) {
+                                isa.prefetch(first.wrapping_add(row * c_strides[0] + at));
+                            }
+                        }
+                    }
                     // SAFETY: kc x NR floats of B; one row has `STREAMS` panels, k * NR apart.
                     unsafe {
                         if streams > 1 {
@@ -306,7 +323,9 @@ impl<'a> Product<'a> {
                         };
                         // SAFETY: the strip's sums, of each panel, and its rows and columns of C.
                         unsafe {
-                            finish.rows(isa, tile.c.add(q * I::NR), task.rows.start + rows.start, rows.len());
+                            let sums = tile.c.add(q * I::NR);
+                            let sums = core::slice::from_raw_parts_mut(sums, rows.len() * I::NR);
+                            finish.rows(isa, sums, task.rows.start + rows.start);
                         }
                     }
                 }

@@ -228,7 +228,7 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
 /// # Safety
 /// Both pointers are valid for `n` floats, which do not overlap.
 #[inline(always)]
-unsafe fn copy_row<I: Isa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
+pub(super) unsafe fn copy_row<I: Isa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
     let lanes = I::V::LANES;
     let whole = n - n % lanes;
     for i in (0..whole).step_by(lanes) {

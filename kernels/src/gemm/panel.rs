@@ -1,7 +1,7 @@
 //! Panels and register tiles behind slices, for kernels that multiply inside a larger algorithm.
 
 use super::pack::pack_panel;
-use crate::isa::{A_STRIDE, Isa, Tile};
+use crate::isa::{A_STRIDE, Isa, Prefetch, Tile};
 use crate::view::View;
 
 /// Packs `b` (k x n) as panels of `NR` columns, `panel_len` floats apart, zeros where the last is
@@ -49,8 +49,7 @@ pub(crate) fn multiply_panel<I: Isa>(
         c: c.as_mut_ptr(),
         c_stride,
         accumulate,
-        prefetch: b.as_ptr().wrapping_add(k * I::NR),
-        prefetch_lines: 0,
+        prefetch: Prefetch::none(b.as_ptr()),
     };
     // SAFETY: `rows` and the slices' lengths were checked; C is borrowed mutably, so it overlaps
     // neither A nor B.

@@ -114,10 +114,7 @@ unsafe fn gemm_f32_6x16<const R: usize>(isa: Neon, t: Tile) {
     let (mut a, mut b, mut prefetch) = (t.a, t.b, t.prefetch);
     let mut av = [F32x4::splat(isa, 0.0); R];
     for _ in 0..t.k / 4 {
-        for _ in 0..t.prefetch_lines {
-            isa.prefetch(prefetch);
-            prefetch = prefetch.wrapping_add(16);
-        }
+        prefetch.advance::<_, R>(isa);
         for (i, v) in av.iter_mut().enumerate() {
             // SAFETY: four k-steps of row i.
             *v = unsafe { F32x4::load_ptr(isa, a.add(i * A_STRIDE)) };

@@ -1,7 +1,7 @@
 //! The contract of [`Isa`] and [`Vector`], one body per clause, run on every backend of this CPU and
 //! compared bit by bit with scalar arithmetic.
 
-use super::{A_STRIDE, Isa, Tile, Vector};
+use super::{A_STRIDE, Isa, Prefetch, Tile, Vector};
 use crate::{Backend, Kernel};
 
 /// Makes a test of a body generic over the instruction set: a kernel, so that the table of backends
@@ -288,19 +288,8 @@ fn check_tile<I: Isa>(isa: I, rows: usize, k: usize, b_stride: usize, accumulate
     }
     let before = c.clone();
     let (a_at, b_at, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-    let prefetch = core::ptr::null(); // any address may be asked for
-    let tile = Tile {
-        rows,
-        k,
-        a: a_at,
-        b: b_at,
-        b_stride,
-        c: c_at,
-        c_stride,
-        accumulate,
-        prefetch,
-        prefetch_lines: 1,
-    };
+    let prefetch = Prefetch { from: core::ptr::null(), stride: 4096, step: 16 }; // any address is allowed
+    let tile = Tile { rows, k, a: a_at, b: b_at, b_stride, c: c_at, c_stride, accumulate, prefetch };
     // SAFETY: A has `rows` rows of `k`, B `k` rows and C `rows` rows of at least NR, at these strides.
     unsafe { isa.gemm_tile(tile) };
     for i in 0..rows {

@@ -31,10 +31,7 @@ pub(super) unsafe fn broadcast<I: Isa, const R: usize, const N: usize>(isa: I, t
     }
     let (mut a, mut b, mut prefetch) = (t.a, t.b, t.prefetch);
     for _ in 0..t.k / UNROLL {
-        for _ in 0..t.prefetch_lines {
-            isa.prefetch(prefetch);
-            prefetch = prefetch.wrapping_add(16);
-        }
+        prefetch.advance::<_, R>(isa);
         for _ in 0..UNROLL {
             // SAFETY: `a` and `b` stand at a step p < k.
             unsafe { step(isa, &mut acc, a, b) };
