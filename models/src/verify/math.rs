@@ -83,26 +83,33 @@ impl Extreme {
     }
 }
 
-/// Arguments of one task: they fit the first-level cache, and make a smooth progress bar.
+/// Arguments of one task: few enough for the caches and a smooth progress bar.
 const CHUNK: u64 = 1 << 12;
 
-/// The worst error of `function` on `backend` over every `stride`-th of the 2^32 floats, and all next
-/// to a power of two: those on which formulas change. On the threads of the current pool; `progress`
-/// is told how many arguments were done, of [`arguments`] in all.
+/// The worst error of `function` on each of `backends` over every `stride`-th of the 2^32 floats, and
+/// all next to a power of two: those on which formulas change. On the threads of the current pool;
+/// `progress` is told how many arguments were done, of [`arguments`] in all.
 ///
 /// # Panics
 /// If `stride` is 0.
-pub fn walk(function: Function, backend: Backend, stride: u32, progress: impl Fn(u64) + Sync) -> Extreme {
+pub fn walk(
+    function: Function,
+    backends: &[Backend],
+    stride: u32,
+    progress: impl Fn(u64) + Sync,
+) -> Vec<Extreme> {
     let strided = arguments(stride);
-    let near_powers = if stride == 1 { Extreme::default() } else { edges(function, backend) };
+    let none = || vec![Extreme::default(); backends.len()];
+    let near_powers = if stride == 1 { none() } else { edges(function, backends) };
     let chunks = (0..strided.div_ceil(CHUNK)).into_par_iter().map(|chunk| {
         let numbers = chunk * CHUNK..((chunk + 1) * CHUNK).min(strided);
         let count = numbers.end - numbers.start;
-        let worst = worst_of(function, backend, numbers.map(|i| (i * u64::from(stride)) as u32));
+        let worst = worst_of(function, backends, numbers.map(|i| (i * u64::from(stride)) as u32));
         progress(count);
         worst
     });
-    chunks.reduce(Extreme::default, Extreme::max).max(near_powers)
+    let max = |a: Vec<Extreme>, b: Vec<Extreme>| a.into_iter().zip(b).map(|(a, b)| a.max(b)).collect();
+    max(chunks.reduce(none, max), near_powers)
 }
 
 /// How many arguments [`walk`] takes at this stride, not counting those next to powers of two.
@@ -111,22 +118,26 @@ pub fn arguments(stride: u32) -> u64 {
 }
 
 /// The worst error next to powers of two, zeros, infinities and NaNs.
-fn edges(function: Function, backend: Backend) -> Extreme {
+fn edges(function: Function, backends: &[Backend]) -> Vec<Extreme> {
     let near = |power: u32| (0..128u32).map(move |i| (power << 23).wrapping_add(i).wrapping_sub(64));
-    worst_of(function, backend, (0..512u32).flat_map(near))
+    worst_of(function, backends, (0..512u32).flat_map(near))
 }
 
-/// The worst error at the floats with these bits.
-fn worst_of(function: Function, backend: Backend, bits: impl Iterator<Item = u32>) -> Extreme {
+/// The worst error at the floats with these bits. Most of the time goes into the definition, which is
+/// therefore computed once for all backends.
+fn worst_of(function: Function, backends: &[Backend], bits: impl Iterator<Item = u32>) -> Vec<Extreme> {
     let claim = Claim::of(function);
     let x: Vec<f32> = bits.map(f32::from_bits).filter(|x| x.is_nan() || *x <= claim.up_to).collect();
+    let exact: Vec<f64> = x.iter().map(|&x| function.definition(f64::from(x))).collect();
     let mut out = vec![0.0; x.len()];
-    backend.run(Map { function, x: &x, out: &mut out }).expect("x and out have one length");
-    let errors = x
-        .iter()
-        .zip(&out)
-        .map(|(&x, &found)| Extreme { ulp: claim.ulps(found, function.definition(f64::from(x))), x });
-    errors.fold(Extreme::default(), Extreme::max)
+    let on = |&backend: &Backend| {
+        backend.run(Map { function, x: &x, out: &mut out }).expect("x and out have one length");
+        let errors = x.iter().zip(&out).zip(&exact);
+        errors
+            .map(|((&x, &found), &exact)| Extreme { ulp: claim.ulps(found, exact), x })
+            .fold(Extreme::default(), Extreme::max)
+    };
+    backends.iter().map(on).collect()
 }
 
 /// Every function at random arguments: within its [`Claim`], and with the same bits wherever in a

@@ -15,14 +15,12 @@ use tilewright_kernels::{Backend, math::Function};
 /// If one exceeds what is promised.
 pub fn run(session: &Session, backends: &[Backend]) -> Result<()> {
     let all = arguments(1);
-    let walks = (Function::ALL.len() * backends.len()) as u64;
-    let bar = ProgressBar::new(all * walks).with_style(style());
+    let bar = ProgressBar::new(all * Function::ALL.len() as u64).with_style(style());
     let mut rows = Vec::new();
     for function in Function::ALL {
-        for &backend in backends {
-            bar.set_message(format!("{} on {}", name(function), backend.name()));
-            rows.push((function, backend, walk(function, backend, 1, |done| bar.inc(done))));
-        }
+        bar.set_message(name(function));
+        let worst = walk(function, backends, 1, |done| bar.inc(done));
+        rows.extend(backends.iter().zip(worst).map(|(&backend, worst)| (function, backend, worst)));
     }
     bar.finish_and_clear();
     if session.json {
