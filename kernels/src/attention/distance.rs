@@ -103,3 +103,46 @@ fn bucket(distance: isize, buckets: usize, bidirectional: bool, max_distance: us
     let steps = (magnitude as f32 / exact as f32).ln() / octaves * (direction - exact) as f32;
     first + (exact + steps as usize).min(direction - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The distances at which the buckets of a direction begin, of 32 up to 128, are those of
+    /// `T5Attention._relative_position_bucket` in `transformers` 5.23.
+    #[test]
+    fn buckets_are_those_of_t5() {
+        let both = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91];
+        let (exact, growing) = (0..16, [16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]);
+        let backward: Vec<usize> = exact.chain(growing).collect();
+        let find = |begins: &[usize], magnitude| begins.partition_point(|&begin| begin <= magnitude) - 1;
+        for magnitude in 0..=150 {
+            let distance = magnitude as isize;
+            assert_eq!(bucket(-distance, 32, true, 128), find(&both, magnitude), "{distance} back");
+            assert_eq!(bucket(-distance, 32, false, 128), find(&backward, magnitude), "{distance} back");
+            if magnitude > 0 {
+                assert_eq!(bucket(distance, 32, true, 128), 16 + find(&both, magnitude), "{distance} on");
+            }
+            assert_eq!(bucket(distance, 32, false, 128), 0, "{distance} on");
+        }
+    }
+
+    /// The table that tasks read is the definition, entry by entry, wherever it begins and ends.
+    #[test]
+    fn tables_are_the_definition() {
+        let table: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let table = View::new(&table, [32, 2]).unwrap();
+        for bidirectional in [true, false] {
+            let t5 = DistanceBias::T5 { table, bidirectional, max_distance: 128 };
+            for bias in [t5, DistanceBias::Alibi { slopes: &[0.5, 0.25] }] {
+                for distances in [-300..301, -5..3, -400..-200, 129..300, -128..1, 7..7] {
+                    let mut out = vec![f32::NAN; distances.len()];
+                    bias.fill(1, distances.clone(), &mut out);
+                    for (x, distance) in out.iter().zip(distances) {
+                        assert_eq!(*x, bias.get(1, distance), "{bias:?} {distance}");
+                    }
+                }
+            }
+        }
+    }
+}
