@@ -14,12 +14,14 @@ use core::ops::Range;
 const A_BLOCK_BYTES: usize = 512 << 10;
 
 /// Bytes of B that are packed at a time where an unpacked B serves several blocks of rows: far more
-/// than a block's A, so that packing A again for each of them is cheap, and well inside an L3.
-const B_BLOCK_BYTES: usize = 8 << 20;
+/// than a block's A, so that packing A again for each of them is cheap, and well inside an L3 (and if
+/// not, each of the blocks of rows needs only about 5 GB/s of it).
+const B_BLOCK_BYTES: usize = 16 << 20;
 
-/// k-steps that are packed at a time for a single strip of rows: at most 8 KiB, which stay in L1 from
-/// the packing to their only use.
-const ONCE_KC: usize = 64;
+/// k-steps that are packed at a time for a single strip of rows: at most 16 KiB, which stay in L1 from
+/// the packing to their only use, and stretches of B long enough for the hardware's prefetchers.
+const ONCE_KC: usize = 128;
+const _: () = assert!(KC.is_multiple_of(ONCE_KC)); // A is packed in slabs of KC
 
 /// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core,
 /// twice a wake-up of the pool. Fewer than 16 rows count as 16: their time goes into reading B.
@@ -215,8 +217,9 @@ impl<'a> Product<'a> {
                 _ => 1,
             };
             let columns = column..n.min(column + streams * width);
-            // Sums that need nothing more are made in C itself.
-            let direct = plain && columns.len() == streams * I::NR && c_strides[1] == 1;
+            // Sums that need nothing more are made in C itself; not those of several K blocks, which
+            // would go to and fro between registers and a C that may straddle cache lines.
+            let direct = plain && k <= KC && columns.len() == streams * I::NR && c_strides[1] == 1;
             let (out, out_stride) = if direct {
                 // SAFETY: the first element of the block in C.
                 let first = unsafe { c.add(task.rows.start * c_strides[0] + column) };

@@ -202,8 +202,9 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
         return;
     }
     let whole = |n: usize| if row_stride == 1 { n - n % lanes } else { 0 };
-    for r in (0..whole(rows)).step_by(lanes) {
-        for c in (0..whole(columns)).step_by(lanes) {
+    // Columns outside: as many streams of reads as lanes, no more than hardware prefetchers follow.
+    for c in (0..whole(columns)).step_by(lanes) {
+        for r in (0..whole(rows)).step_by(lanes) {
             // SAFETY: a block of LANES x LANES inside both.
             unsafe {
                 let to = dst.add(r * dst_stride + c);

@@ -147,8 +147,8 @@ impl Check for AttentionRows {
 
 fn strategy() -> BoxedStrategy<Params> {
     let heads = (prop_oneof![3 => Just(1), 1 => 0..4usize], 1..4usize, 1..4usize);
-    // Widths beyond a slab of 256 dimensions are rare.
-    let width = || prop_oneof![8 => extent(70), 1 => extent(300)];
+    // Widths beyond a slab of 384 dimensions are rare.
+    let width = || prop_oneof![8 => extent(70), 1 => extent(450)];
     let extents = (heads, extent(100), extent(800), width(), width())
         .prop_map(|((batch, kv_heads, group), queries, keys, dk, dv)| {
             [batch, kv_heads, group, queries, keys, dk, dv]

@@ -19,7 +19,7 @@ pub const GAP: f32 = f32::from_bits(0x7fc0_9a9a);
 /// Extents up to `max`, most of them within one of a multiple of some lane count, tile or block.
 pub fn extent(max: usize) -> BoxedStrategy<usize> {
     // Lanes 4, 8, 16; tile sides 6, 12, 14, 24, 32, 48; key and k blocks from 64 up.
-    let edges = [4, 6, 8, 12, 14, 16, 24, 28, 32, 48, 64, 96, 128, 256, 512, 768, 1024];
+    let edges = [4, 6, 8, 12, 14, 16, 24, 28, 32, 48, 64, 96, 128, 256, 384, 512, 768, 1024];
     let edges: Vec<usize> = edges.into_iter().filter(|&e| e <= max).collect();
     let near = if edges.is_empty() { Just(max).boxed() } else { select(edges).boxed() };
     prop_oneof![
