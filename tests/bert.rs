@@ -166,8 +166,7 @@ fn all_minilm_l6_v2_embeds_as_in_transformers() {
     let dir = Path::new(&models).join("all-minilm-l6-v2");
     for &backend in Backend::available().iter().filter(|&&b| b != Backend::REFERENCE) {
         let (_, _, vectors) = Embedder::open(&dir, backend).unwrap().embed(&texts).unwrap();
-        let worst = vectors.iter().zip(&expected).fold(0.0, |most: f32, (v, e)| most.max((v - e).abs()));
-        assert!(worst <= 1e-5, "{}: differs by {worst:e}", backend.name());
+        assert_close(backend.name(), &vectors, &expected, TOLERANCE);
     }
 }
 
