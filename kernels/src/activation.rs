@@ -16,9 +16,8 @@ use crate::math;
 ///
 /// # Numerics
 /// Identity and ReLU are exact, tanh is [`math::tanh`] and within 1 ULP, SiLU within 4 ULP down to -88.7,
-/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27 where
-/// multiply-adds are fused, within 4 ULP plus 2^-27 on `portable`. From -7.875 on with
-/// AVX-512, from -6 on elsewhere, GELU is 0.
+/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27; from -7.875 on with AVX-512, from -6
+/// on elsewhere, they are 0.
 ///
 /// Worst errors of GELU in ULP alone, over every 101st argument of a range:
 ///
