@@ -247,6 +247,7 @@ impl Kernel for Attention<'_> {
                 bias: self.bias,
                 distances: self.distance.map(|_| tables),
                 layout,
+                group: heads / self.k.shape()[1],
             };
             let mut unwanted = [];
             let lse = match self.lse {

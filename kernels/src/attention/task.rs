@@ -25,7 +25,7 @@ const PARALLEL_WORK: usize = 2 << 20;
 /// Computes `outputs`, which has rows.
 pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
     let [batch, kv_heads, _, dk] = inputs.k.shape();
-    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group());
+    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group);
     let keys = inputs.layout.longest()[1];
     let work = batch * kv_heads * (queries * group).max(16) * keys * (dk + dv);
     // Twice as many tasks as threads evens out tasks that are not equally long.
@@ -74,7 +74,7 @@ pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
 /// rows, and then their merging, in the same order as by a single task.
 fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blocks: usize) {
     let [batch, kv_heads, _, _] = inputs.k.shape();
-    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group());
+    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group);
     let rows = queries * group;
     let shape = [batch * kv_heads * blocks, rows * (2 + dv)];
     scratch::with(shape[0] * shape[1], |shares| {
@@ -221,8 +221,8 @@ impl<'a, 'o> Merging<'a, 'o> {
     /// The output of a row.
     #[inline(always)]
     fn out(&mut self, row: usize) -> &mut [f32] {
-        let group = self.rows.inputs.group();
-        self.outputs.out.row_mut([0, row % group, self.query + row / group, 0])
+        let (query, head) = self.rows.inputs.query_and_head(row);
+        self.outputs.out.row_mut([0, head, self.query + query, 0])
     }
 
     /// Finishes a row whose weights are all 0: it sees nothing, or nothing but scores of -inf.
@@ -236,9 +236,9 @@ impl<'a, 'o> Merging<'a, 'o> {
     /// Stores the log-sum-exp of a row, if it is wanted.
     #[inline(always)]
     fn set_lse(&mut self, row: usize, lse: f32) {
-        let group = self.rows.inputs.group();
         if !self.outputs.lse.is_empty() {
-            self.outputs.lse.set([0, row % group, self.query + row / group, 0], lse);
+            let (query, head) = self.rows.inputs.query_and_head(row);
+            self.outputs.lse.set([0, head, self.query + query, 0], lse);
         }
     }
 
