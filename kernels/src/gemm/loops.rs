@@ -83,10 +83,16 @@ impl<'a> Product<'a> {
         if self.gated { I::NR / 2 } else { I::NR }
     }
 
-    /// Blocks of rows, each of about [`A_BLOCK_BYTES`] of A.
-    fn row_blocks<I: Isa>(&self) -> usize {
+    /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
+    /// but the `first`, which are computed before, are a multiple of the threads if they are more: no
+    /// thread is idle while others compute the last.
+    fn row_blocks<I: Isa>(&self, first: usize) -> usize {
         let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, self.k).max(1);
-        self.shape[1].div_ceil(most_rows.max(4 * I::MR))
+        let blocks = self.shape[1].div_ceil(most_rows.max(4 * I::MR));
+        match parallel::threads() {
+            threads if blocks > first + threads => first + (blocks - first).next_multiple_of(threads),
+            _ => blocks,
+        }
     }
 
     /// Computes C.
@@ -97,17 +103,18 @@ impl<'a> Product<'a> {
     pub(super) unsafe fn run<I: Isa>(&self, isa: I, b: Rhs<'_>) {
         let [batch, _, n] = self.shape;
         let panels = n.div_ceil(self.width::<I>());
-        let blocks = 0..self.row_blocks::<I>();
         let (b, up) = match b {
             Rhs::Packed(b) => {
-                return self.tasks(isa, Source::Panels(b.panels(), 0), 0..batch, blocks, 0..panels);
+                let all = self.row_blocks::<I>(0);
+                return self.tasks(isa, Source::Panels(b.panels(), 0), 0..batch, 0..all, all, 0..panels);
             }
             Rhs::Matrix(b) => (b, None),
             Rhs::Gated { gate, up } => (gate, Some(up)),
         };
+        let blocks = self.row_blocks::<I>(1);
         let shared = b.shape()[0] == 1 && up.is_none_or(|up| up.shape()[0] == 1);
-        if self.k == 0 || (blocks.end == 1 && (batch == 1 || !shared)) {
-            return self.tasks(isa, Source::Unpacked(b, up, None), 0..batch, blocks, 0..panels);
+        if self.k == 0 || (blocks == 1 && (batch == 1 || !shared)) {
+            return self.tasks(isa, Source::Unpacked(b, up, None), 0..batch, 0..blocks, blocks, 0..panels);
         }
         // The first block of rows packs the panels for all others.
         let at_once = (B_BLOCK_BYTES / size_of::<f32>() / (self.k * I::NR)).clamp(1, panels);
@@ -116,27 +123,29 @@ impl<'a> Product<'a> {
                 let chunk = jc..panels.min(jc + at_once);
                 scratch::with(chunk.len() * self.k * I::NR, |memory| {
                     let keep = Some((Memory(memory.as_mut_ptr()), jc));
-                    self.tasks(isa, Source::Unpacked(b, up, keep), s..s + 1, 0..1, chunk.clone());
+                    self.tasks(isa, Source::Unpacked(b, up, keep), s..s + 1, 0..1, blocks, chunk.clone());
                     let packed = Source::Panels(memory, jc);
-                    self.tasks(isa, packed, s..s + 1, 1..blocks.end, chunk.clone());
+                    self.tasks(isa, packed, s..s + 1, 1..blocks, blocks, chunk.clone());
                     if shared {
-                        self.tasks(isa, packed, 1..batch, blocks.clone(), chunk.clone());
+                        self.tasks(isa, packed, 1..batch, 0..blocks, blocks, chunk.clone());
                     }
                 });
             }
         }
     }
 
-    /// Computes the blocks of C that these products and panels make, on the threads of the pool.
+    /// Computes the blocks of C that these products, blocks of rows (of `row_blocks`) and panels make, on
+    /// the threads of the pool.
     fn tasks<I: Isa>(
         &self,
         isa: I,
         b: Source<'_>,
         batches: Range<usize>,
         blocks: Range<usize>,
+        row_blocks: usize,
         panels: Range<usize>,
     ) {
-        let (m, row_blocks) = (self.shape[1], self.row_blocks::<I>());
+        let m = self.shape[1];
         let cells = batches.len() * blocks.len();
         if cells == 0 {
             return;
