@@ -152,13 +152,11 @@ impl<'a> Product<'a> {
         }
         let threads = parallel::threads();
         let work = cells * (m / row_blocks).max(16) * panels.len() * I::NR * self.k;
-        // Where blocks of rows are too few, groups of panels, each of which packs its rows again;
-        // twice as many tasks as threads even out threads that are not equally fast.
-        let groups = if threads == 1 || work < PARALLEL_WORK {
-            1
-        } else {
-            (2 * threads).div_ceil(cells).min(panels.len())
-        };
+        // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
+        // would even out threads that are not equally fast, but each packs its rows again, which for
+        // 128 rows and 768 columns is 2% of the product.
+        let groups =
+            if threads == 1 || work < PARALLEL_WORK { 1 } else { threads.div_ceil(cells).min(panels.len()) };
         let task = |i: usize| {
             let (i, group) = (i / groups, part(panels.len(), groups, i % groups));
             let task = Task {
