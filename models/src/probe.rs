@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tilewright_kernels::Backend;
 use tilewright_kernels::probe::{Peak, Read};
 
-/// Steps of one run of the peak probe: about 100 us at 4 cycles a step and 3 GHz, long against a
-/// wake-up of the pool, short against the time slices of a scheduler.
+/// Steps of one run of the peak probe: about 100 us at 4 cycles a step and 3 GHz, short
+/// against the time slices of a scheduler, so that some run finds all of its cores free.
 const PEAK_STEPS: usize = 60_000;
 
 /// Floating-point operations per second of one run on all threads of the pool.
@@ -17,7 +17,8 @@ pub fn peak_once(backend: Backend) -> f64 {
     if rayon::current_num_threads() == 1 {
         return rate(|| backend.run(probe));
     }
-    rate(|| rayon::broadcast(|_| backend.run(probe)).iter().sum())
+    // Each thread by its own clock: what the pool takes to wake up is no part of the peak.
+    rayon::broadcast(|_| rate(|| backend.run(probe))).iter().sum()
 }
 
 /// The f32 peak of `backend` on all threads of the pool, in operations per second.

@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tilewright::bert::{Bert, Config, Workspace};
+use tilewright::layers::Buffer;
 use tilewright::{Batch, probe};
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{
@@ -138,21 +139,26 @@ impl Bench<'_> {
 }
 
 /// `n` numbers of either sign around 0, none of them denormal.
-fn numbers(n: usize) -> Vec<f32> {
-    (0..n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.01).collect()
+fn numbers(buffer: &mut Buffer, n: usize) -> &mut [f32] {
+    let numbers = buffer.get(n);
+    for (i, x) in numbers.iter_mut().enumerate() {
+        *x = (i * 37 % 101) as f32 / 50.0 - 1.01;
+    }
+    numbers
 }
 
 /// y = x W^T.
 fn linear(bench: &mut Bench<'_>, [m, k, n]: [usize; 3]) -> Result<()> {
-    let (x, weight, mut y) = (numbers(m * k), numbers(n * k), vec![0.0; m * n]);
-    let a = View::new(&x, [1, m, k])?;
-    let b = View::new(&weight, [n, k])?.transpose();
+    let [mut x, mut weight, mut y] = [(); 3].map(|()| Buffer::default());
+    let a = View::new(numbers(&mut x, m * k), [1, m, k])?;
+    let b = View::new(numbers(&mut weight, n * k), [n, k])?.transpose();
+    let y = y.get(m * n);
     let packed = PackedB::new(bench.backend, b);
     let work = Work::Flops(2.0 * (m * k * n) as f64);
     let backend = bench.backend;
     for (kernel, rhs) in [("linear", Rhs::Packed(&packed)), ("linear, unpacked", Rhs::Matrix(b.into()))] {
         bench.time(kernel, format!("{m}x{k}x{n}"), work, || {
-            let c = ViewMut::new(&mut y, [1, m, n])?;
+            let c = ViewMut::new(&mut *y, [1, m, n])?;
             backend.run(Gemm { alpha: 1.0, a, b: rhs, beta: 0.0, c, epilogue: Epilogue::default() })
         })?;
     }
@@ -162,29 +168,30 @@ fn linear(bench: &mut Bench<'_>, [m, k, n]: [usize; 3]) -> Result<()> {
 fn attention(bench: &mut Bench<'_>, (batch, length, causal): (usize, usize, bool)) -> Result<()> {
     let shape = [batch, 12, length, 64];
     let elements = shape.iter().product();
-    let (q, mut out) = (numbers(elements), vec![0.0; elements]);
-    let q = View::new(&q, shape)?;
+    let [mut q, mut k, mut v, mut out] = [(); 4].map(|()| Buffer::default());
+    let [q, k, v] = [&mut q, &mut k, &mut v].map(|x| View::new(numbers(x, elements), shape));
+    let (q, k, v, out) = (q?, k?, v?, out.get(elements));
     let window = if causal { Window::CAUSAL } else { Window::ALL };
     // Two products; half of the scores are never needed under a causal mask.
     let flops = 4.0 * (elements * length) as f64 * if causal { 0.5 } else { 1.0 };
     let case = format!("B{batch} S{length}{}", if causal { " causal" } else { "" });
     let backend = bench.backend;
     bench.time("attention", case, Work::Flops(flops), || {
-        backend.run(Attention { window, ..Attention::new(q, q, q, ViewMut::new(&mut out, shape)?) })
+        backend.run(Attention { window, ..Attention::new(q, k, v, ViewMut::new(&mut *out, shape)?) })
     })
 }
 
 fn row_kernels(bench: &mut Bench<'_>, rows: usize) -> Result<()> {
     const N: usize = 768;
-    let (x, mut y) = (numbers(rows * N), vec![0.0; rows * N]);
-    let x = View::new(&x, [rows, N])?;
-    let (weight, bias) = (numbers(N), numbers(N));
-    let (weight, bias) = (Some(&weight[..]), Some(&bias[..]));
+    let [mut x, mut y, mut weight, mut bias] = [(); 4].map(|()| Buffer::default());
+    let x = View::new(numbers(&mut x, rows * N), [rows, N])?;
+    let (weight, bias) = (Some(&*numbers(&mut weight, N)), Some(&*numbers(&mut bias, N)));
+    let y = y.get(rows * N);
     let backend = bench.backend;
     let mut time = |kernel, run: &dyn Fn(Rows<'_>) -> Result<(), Error>| {
         let work = Work::Bytes((2 * rows * N * size_of::<f32>()) as f64);
         bench.time(kernel, format!("{rows}x{N}"), work, || {
-            run(Rows::Into(x, ViewMut::new(&mut y, [rows, N])?))
+            run(Rows::Into(x, ViewMut::new(&mut *y, [rows, N])?))
         })
     };
     time("layernorm", &|rows| backend.run(LayerNorm { rows, residual: None, weight, bias, eps: 1e-12 }))?;
