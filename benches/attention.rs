@@ -1,4 +1,5 @@
-//! Attention on every backend, on one thread and on all, beside the FMA peak.
+//! Attention on every backend, on one thread and on all. (`cargo bench --bench gemm -- peak` is what the
+//! machine allows.)
 //!
 //! ```text
 //! cargo bench --bench attention                                 all
@@ -9,9 +10,10 @@
 //! without those that a causal mask makes needless.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use std::time::{Duration, Instant};
-use tilewright_kernels::{Attention, Start, View, ViewMut, Window, probe::Peak};
+use std::time::Duration;
+use tilewright_kernels::{Attention, Start, View, ViewMut, Window};
 use tilewright_suite::backends;
+use tilewright_suite::timing::{Aligned, Threads};
 
 /// Batch, heads, kv heads, queries, keys, head dimension, window: BERT-base's layers at 128, 512 and
 /// 2048 tokens, a prompt, and one token after 2048 others.
@@ -25,26 +27,17 @@ const CASES: [([usize; 6], Window); 7] = [
     ([1, 32, 8, 1, 2048, 128], Window::CAUSAL),
 ];
 
-/// Steps of the peak probe: some 10 us.
-const PEAK_STEPS: usize = 10_000;
-
 fn attention(criterion: &mut Criterion) {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut pools = vec![1, all];
-    pools.dedup();
-    for threads in pools {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    for threads in Threads::one_and_all() {
         for ([batch, heads, kv_heads, queries, keys, dim], window) in CASES {
-            let q = vec![0.1; batch * heads * queries * dim];
-            let (k, v) = (vec![0.2; batch * kv_heads * keys * dim], vec![0.3; batch * kv_heads * keys * dim]);
-            let mut out = vec![0.0; q.len()];
+            let [q, mut out] = [(); 2].map(|()| Aligned::new(batch * heads * queries * dim));
+            let [k, v] = [(); 2].map(|()| Aligned::new(batch * kv_heads * keys * dim));
             let causal = if window == Window::CAUSAL { ", causal" } else { "" };
-            let plural = if threads == 1 { "" } else { "s" };
             let shape = match (queries == keys, heads == kv_heads) {
                 (true, true) => format!("{batch}x{heads}x{keys}x{dim}"),
                 _ => format!("{batch}x{heads}/{kv_heads}x{queries}:{keys}x{dim}"),
             };
-            let mut group = criterion.benchmark_group(format!("{shape}{causal}/{threads} thread{plural}"));
+            let mut group = criterion.benchmark_group(format!("{shape}{causal}/{}", threads.name));
             // What a causal mask leaves of the scores of the last `queries` of `keys` tokens.
             let seen =
                 if causal.is_empty() { queries * keys } else { queries * (2 * keys - queries + 1) / 2 };
@@ -55,16 +48,12 @@ fn attention(criterion: &mut Criterion) {
             for backend in backends() {
                 group.bench_function(backend.name(), |bencher| {
                     bencher.iter_custom(|runs| {
-                        pool.install(|| {
-                            let started = Instant::now();
-                            for _ in 0..runs {
-                                let to = ViewMut::new(&mut out, [batch, heads, queries, dim]);
-                                let to = to.expect("a whole tensor");
-                                let attention =
-                                    Attention { window, start: Start::End, ..Attention::new(q, k, v, to) };
-                                backend.run(attention).expect("shapes fit");
-                            }
-                            started.elapsed()
+                        threads.time(runs, || {
+                            let to = ViewMut::new(&mut out, [batch, heads, queries, dim]);
+                            let to = to.expect("a whole tensor");
+                            let attention =
+                                Attention { window, start: Start::End, ..Attention::new(q, k, v, to) };
+                            backend.run(attention).expect("shapes fit");
                         })
                     });
                 });
@@ -74,16 +63,6 @@ fn attention(criterion: &mut Criterion) {
     }
 }
 
-fn peak(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("peak/1 thread");
-    for backend in backends() {
-        let probe = Peak { steps: PEAK_STEPS };
-        group.throughput(Throughput::Elements(backend.run(probe)));
-        group.bench_function(backend.name(), |bencher| bencher.iter(|| backend.run(probe)));
-    }
-    group.finish();
-}
-
 criterion_group! {
     name = benches;
     config = Criterion::default()
@@ -91,6 +70,6 @@ criterion_group! {
         .measurement_time(Duration::from_secs(1))
         .sample_size(10)
         .without_plots();
-    targets = peak, attention
+    targets = attention
 }
 criterion_main!(benches);

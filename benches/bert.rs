@@ -7,19 +7,18 @@
 //! Throughput is in tokens (criterion's "elem/s").
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tilewright::Batch;
 use tilewright::bert::{Bert, Config, Workspace};
 use tilewright_kernels::Backend;
 use tilewright_suite::backends;
+use tilewright_suite::timing::Threads;
 
 /// Sequences and their length.
 const CASES: [[usize; 2]; 4] = [[1, 16], [1, 128], [8, 128], [1, 512]];
 
 fn forward(criterion: &mut Criterion) {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut pools = vec![1, all];
-    pools.dedup();
+    let pools = Threads::one_and_all();
     for backend in backends().into_iter().filter(|&b| b != Backend::PORTABLE) {
         let bert = Bert::random(Config::default(), 0, backend).expect("the default config");
         for [sequences, length] in CASES {
@@ -29,22 +28,16 @@ fn forward(criterion: &mut Criterion) {
                     (0..length).map(|i| (1000 + (s * length + i) * 7919 % 29000) as u32).collect();
                 batch.push(&ids, &vec![0; length]).expect("ids and types");
             }
-            for &threads in &pools {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-                let plural = if threads == 1 { "" } else { "s" };
-                let name = format!("BERT-base B{sequences} S{length}/{threads} thread{plural}");
+            for threads in &pools {
+                let name = format!("BERT-base B{sequences} S{length}/{}", threads.name);
                 let mut group = criterion.benchmark_group(name);
                 group.throughput(Throughput::Elements(batch.tokens() as u64));
                 group.sample_size(10).warm_up_time(Duration::from_secs(1));
                 group.bench_function(BenchmarkId::from_parameter(backend.name()), |bencher| {
                     let mut work = Workspace::default();
                     bencher.iter_custom(|runs| {
-                        pool.install(|| {
-                            let start = Instant::now();
-                            for _ in 0..runs {
-                                bert.forward(&batch, &mut work).expect("ids are in the table");
-                            }
-                            start.elapsed()
+                        threads.time(runs, || {
+                            bert.forward(&batch, &mut work).expect("ids are in the table");
                         })
                     });
                 });

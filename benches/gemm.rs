@@ -10,10 +10,10 @@
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use rayon::ThreadPool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{View, ViewMut, probe::Peak};
+use tilewright_suite::timing::{Aligned, Threads};
 use tilewright_suite::{backends, peer};
 
 /// (m, k, n): BERT-base's layers at 128 and 512 tokens, squares, MiniLM's at 32, decoding.
@@ -33,27 +33,20 @@ const SHAPES: [[usize; 3]; 9] = [
 const PEAK_STEPS: usize = 10_000;
 
 fn linear(criterion: &mut Criterion) {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut pools = vec![1, all];
-    pools.dedup();
-    for threads in pools {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    for threads in Threads::one_and_all() {
         for shape in SHAPES {
             let [m, k, n] = shape;
-            let plural = if threads == 1 { "" } else { "s" };
-            let mut group = criterion.benchmark_group(format!("{m}x{k}x{n}/{threads} thread{plural}"));
+            let mut group = criterion.benchmark_group(format!("{m}x{k}x{n}/{}", threads.name));
             group.throughput(Throughput::Elements(2 * (m * k * n) as u64));
-            products(&mut group, &pool, shape);
+            products(&mut group, &threads, shape);
             group.finish();
         }
     }
 }
 
 /// All ways to compute one product.
-fn products(group: &mut BenchmarkGroup<'_, WallTime>, pool: &ThreadPool, [m, k, n]: [usize; 3]) {
-    let x: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 - 8.0).collect();
-    let weight: Vec<f32> = (0..n * k).map(|i| (i % 13) as f32 - 6.0).collect();
-    let mut y = vec![0.0; m * n];
+fn products(group: &mut BenchmarkGroup<'_, WallTime>, threads: &Threads, [m, k, n]: [usize; 3]) {
+    let [x, weight, mut y] = [m * k, n * k, m * n].map(Aligned::new);
     let a = View::new(&x, [1, m, k]).expect("a whole matrix");
     let b = View::new(&weight, [n, k]).expect("a whole matrix").transpose();
     for backend in backends() {
@@ -61,7 +54,7 @@ fn products(group: &mut BenchmarkGroup<'_, WallTime>, pool: &ThreadPool, [m, k, 
         for (kind, rhs) in [("packed", Rhs::Packed(&packed)), ("unpacked", Rhs::Matrix(b.into()))] {
             group.bench_function(format!("{}, {kind}", backend.name()), |bencher| {
                 bencher.iter_custom(|runs| {
-                    repeat(pool, runs, || {
+                    threads.time(runs, || {
                         let c = ViewMut::new(&mut y, [1, m, n]).expect("a whole matrix");
                         let epilogue = Epilogue::default();
                         let product = Gemm { alpha: 1.0, a, b: rhs, beta: 0.0, c, epilogue };
@@ -73,18 +66,9 @@ fn products(group: &mut BenchmarkGroup<'_, WallTime>, pool: &ThreadPool, [m, k, 
     }
     group.bench_function("gemm crate, unpacked", |bencher| {
         bencher.iter_custom(|runs| {
-            repeat(pool, runs, || peer::product([m, k, n], &x, &weight, peer::Order::Transposed, &mut y))
+            threads.time(runs, || peer::product([m, k, n], &x, &weight, peer::Order::Transposed, &mut y))
         });
     });
-}
-
-/// The time of `runs` calls of `f` in `pool`.
-fn repeat(pool: &ThreadPool, runs: u64, mut f: impl FnMut() + Send) -> Duration {
-    pool.install(|| {
-        let started = Instant::now();
-        (0..runs).for_each(|_| f());
-        started.elapsed()
-    })
 }
 
 fn peak(criterion: &mut Criterion) {

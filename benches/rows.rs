@@ -7,12 +7,13 @@
 //! Throughput is in bytes of x and y; a copy, which is what memory allows, stands beside the kernels.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tilewright_kernels::{
     Activate, Activation, Backend, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Mask, Pool,
     Pooling, RmsNorm, Rope, RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
+use tilewright_suite::timing::{Aligned, Threads};
 
 /// Rows and columns: BERT-base's states at 128 tokens, in L2, and at 4096, beyond it; its gates.
 const SHAPES: [[usize; 2]; 3] = [[128, 768], [4096, 768], [128, 4096]];
@@ -83,39 +84,12 @@ fn softmax(
     backend.run(Softmax { rows: Rows::Into(d.x, out), scale: 1.0, mask, log })
 }
 
-/// A buffer that begins with a page, as an allocator of tensors would hand it out: vectors that
-/// straddle cache lines cost up to twice the time.
-struct Aligned {
-    data: Vec<f32>,
-    start: usize,
-    len: usize,
-}
-
-impl Aligned {
-    /// Sums of sines: neither sorted nor periodic.
-    fn new(n: usize) -> Self {
-        const PAGE: usize = 4096;
-        let mut data = vec![0.0; n + PAGE / size_of::<f32>()];
-        let start = data.as_ptr().align_offset(PAGE);
-        for (i, x) in data[start..][..n].iter_mut().enumerate() {
-            *x = (i as f32).sin() + (i as f32 * 0.017).cos();
-        }
-        Self { data, start, len: n }
-    }
-
-    fn slice(&mut self) -> &mut [f32] {
-        &mut self.data[self.start..][..self.len]
-    }
-}
-
 fn rows(criterion: &mut Criterion) {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut pools = vec![1, all];
-    pools.dedup();
+    let pools = Threads::one_and_all();
     let table = RopeTable::new(RopeLayout::HalfSplit, 4096, 64, 1e4);
     for shape @ [rows, n] in SHAPES {
         let mut buffers = [rows * n, rows * n, n, n, rows * n].map(Aligned::new);
-        let [x, up, weight, bias, out] = buffers.each_mut().map(Aligned::slice);
+        let [x, up, weight, bias, out] = buffers.each_mut().map(|x| &mut x[..]);
         let ids: Vec<u32> = (0..rows).map(|i| (i * 7919 % rows) as u32).collect();
         let data = Data {
             x: View::new(x, shape).expect("a whole matrix"),
@@ -127,22 +101,15 @@ fn rows(criterion: &mut Criterion) {
             table: &table,
         };
         for (kernel, run) in KERNELS {
-            for &threads in &pools {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-                let plural = if threads == 1 { "" } else { "s" };
-                let mut group =
-                    criterion.benchmark_group(format!("{kernel}/{rows}x{n}/{threads} thread{plural}"));
+            for threads in &pools {
+                let mut group = criterion.benchmark_group(format!("{kernel}/{rows}x{n}/{}", threads.name));
                 group.throughput(Throughput::Bytes((2 * rows * n * size_of::<f32>()) as u64));
                 for backend in backends() {
                     group.bench_function(BenchmarkId::from_parameter(backend.name()), |bencher| {
                         bencher.iter_custom(|runs| {
-                            pool.install(|| {
-                                let started = Instant::now();
-                                for _ in 0..runs {
-                                    let out = ViewMut::new(&mut *out, shape).expect("a whole matrix");
-                                    run(backend, &data, out).expect("shapes fit");
-                                }
-                                started.elapsed()
+                            threads.time(runs, || {
+                                let out = ViewMut::new(&mut *out, shape).expect("a whole matrix");
+                                run(backend, &data, out).expect("shapes fit");
                             })
                         });
                     });
