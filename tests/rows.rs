@@ -132,3 +132,40 @@ fn extreme_magnitudes_are_normalised() {
         }
     }
 }
+
+/// One NaN or infinity, wherever it stands, becomes what the definition makes of it in every element.
+#[test]
+fn special_values_propagate_from_any_column() {
+    const N: usize = 150;
+    for &backend in Backend::available() {
+        for special in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for column in 0..N {
+                let mut x: Vec<f32> = (0..N).map(|i| (i as f32).sin()).collect();
+                x[column] = special;
+                let run = |backend: Backend, kernel: fn(Backend, Rows<'_>) -> Result<(), Error>| {
+                    let mut y = x.clone();
+                    kernel(backend, Rows::InPlace(ViewMut::new(&mut y, [1, N]).unwrap())).unwrap();
+                    y.iter().map(|y| if y.is_finite() { 0.0 } else { *y }).collect::<Vec<_>>()
+                };
+                type Case = (&'static str, fn(Backend, Rows<'_>) -> Result<(), Error>);
+                let kernels: [Case; 4] = [
+                    ("layer norm", |backend, rows| {
+                        backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-12 })
+                    }),
+                    ("RMS norm", |backend, rows| {
+                        backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-6 })
+                    }),
+                    ("L2 norm", |backend, rows| backend.run(L2Normalize { rows, eps: 1e-12 })),
+                    ("softmax", |backend, rows| {
+                        backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: false })
+                    }),
+                ];
+                for (name, kernel) in kernels {
+                    let (found, expected) = (run(backend, kernel), run(Backend::REFERENCE, kernel));
+                    let same = found.iter().zip(&expected).all(|(f, e)| f == e || (f.is_nan() && e.is_nan()));
+                    assert!(same, "{name}, {}: {special} in column {column}", backend.name());
+                }
+            }
+        }
+    }
+}

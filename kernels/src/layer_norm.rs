@@ -226,10 +226,12 @@ impl Moments {
         Self::of(isa, x, self.pivot + self.mean)
     }
 
-    /// s - d^2, which rounding could leave below 0 where all elements are equal.
+    /// s - d^2, which rounding could leave below 0 where all elements are equal; NaN if one is infinite.
     #[inline(always)]
     fn variance(self) -> f32 {
-        (self.square - self.mean * self.mean).max(0.0)
+        let variance = self.square - self.mean * self.mean;
+        // Not `max`, which would make 0 of NaN.
+        if variance < 0.0 { 0.0 } else { variance }
     }
 }
 
