@@ -61,3 +61,31 @@ fn misfits_are_refused() {
     refused("Attention.sequences.q", packed(&[0, 2], &[0, 5]));
     refused("Attention.sequences.k", packed(&[0, 2, 3], &[0, 6, 5]));
 }
+
+/// A score of -inf weighs 0, and 0 times an infinite value is NaN, also across blocks of keys.
+#[test]
+fn infinite_values_under_scores_of_minus_infinity_are_nan() {
+    const KEYS: usize = 300;
+    for &backend in Backend::available() {
+        for key in [0, 100, KEYS - 1] {
+            let (mut k, mut v) = (vec![0.5; KEYS], vec![1.0; KEYS]);
+            // All of the first block's keys, or some, or none: the others keep finite scores.
+            for (i, k) in k.iter_mut().enumerate() {
+                if i / 256 == key / 256 {
+                    *k = f32::NEG_INFINITY;
+                }
+            }
+            v[key] = f32::INFINITY;
+            let [q, k, v] = [
+                View::new(&[1.0], [1, 1, 1, 1]),
+                View::new(&k, [1, 1, KEYS, 1]),
+                View::new(&v, [1, 1, KEYS, 1]),
+            ]
+            .map(Result::unwrap);
+            let mut out = [7.0];
+            let to = ViewMut::new(&mut out, [1, 1, 1, 1]).unwrap();
+            backend.run(Attention { start: Start::End, ..Attention::new(q, k, v, to) }).unwrap();
+            assert!(out[0].is_nan(), "{}: key {key}: {}", backend.name(), out[0]);
+        }
+    }
+}

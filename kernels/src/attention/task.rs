@@ -186,6 +186,10 @@ impl Outputs<'_> {
     }
 }
 
+/// The sum of weights of a row whose output is still unwritten. One of no weights is -0 once it is
+/// written: scores of -inf weigh 0, but 0 times an infinite value is NaN and stays.
+const UNWRITTEN: f32 = 0.0;
+
 /// Rows whose blocks of keys are being merged.
 struct Merging<'a, 'o> {
     rows: &'a Rows<'a>,
@@ -194,8 +198,7 @@ struct Merging<'a, 'o> {
     outputs: &'a mut Outputs<'o>,
     /// The largest score of each row so far.
     max: &'a mut [f32],
-    /// The sum of weights of each row so far, relative to its largest score. 0 if it has not seen
-    /// any key: then its output is still unwritten.
+    /// The sum of weights of each row so far, relative to its largest score, or [`UNWRITTEN`].
     sum: &'a mut [f32],
 }
 
@@ -205,7 +208,7 @@ impl<'a, 'o> Merging<'a, 'o> {
     fn new(rows: &'a Rows<'a>, first: usize, outputs: &'a mut Outputs<'o>, state: &'a mut [f32]) -> Self {
         let (max, sum) = state.split_at_mut(state.len() / 2);
         max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
+        sum.fill(UNWRITTEN);
         let mut merging = Self { rows, query: rows.first_query() - first, outputs, max, sum };
         // The window moves on with the queries, so that only a sequence's first and last ones can
         // stand too far from all keys.
@@ -267,11 +270,14 @@ impl<'a, 'o> Merging<'a, 'o> {
             for (i, row) in rows.enumerate() {
                 let values = &share.values[(at + i) * share.stride..];
                 let sum = self.sum[row];
+                if sum == 0.0 {
+                    self.sum[row] = -0.0;
+                }
                 if last && sum == 0.0 {
                     self.finish_without_weights(row);
                     continue;
                 }
-                let old = if before[i] == 0.0 { None } else { Some(old[i]) };
+                let old = if before[i].to_bits() == UNWRITTEN.to_bits() { None } else { Some(old[i]) };
                 let factor = if last { Some(1.0 / sum) } else { None };
                 combine(isa, self.out(row), old, (values, new[i]), factor);
                 if last {
