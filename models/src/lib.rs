@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod bert;
 pub mod config;
 #[cfg(feature = "command")]

@@ -1,0 +1,120 @@
+//! Other libraries' kernels behind one interface, so that a benchmark can run them beside its own.
+//!
+//! [`built_in`] lists the crates that were compiled in; [`load`] opens MKL, OpenBLAS or oneDNN from a
+//! shared library that the user names.
+
+/// The type that a product is computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// f32 inputs, sums and outputs.
+    F32,
+    /// bf16 inputs, f32 sums, f32 or bf16 outputs.
+    Bf16,
+    /// f16 inputs, f32 sums, f32 or f16 outputs.
+    F16,
+    /// s8 (or u8) inputs, i32 sums and outputs. The numbers given are whole, x in 0..=127 and weights
+    /// in -127..=127, so that results are exact.
+    Int8,
+}
+
+/// An operation and its inputs, row-major and dense.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation<'a> {
+    /// y = x Wᵀ, \[m, n\].
+    Linear {
+        /// m, k, n.
+        shape: [usize; 3],
+        /// \[m, k\].
+        x: &'a [f32],
+        /// \[n, k\].
+        weight: &'a [f32],
+        /// What it is computed in.
+        dtype: Dtype,
+        /// Whether weights are brought into the library's own layout before the first run.
+        packed: bool,
+    },
+    /// (x - mean) / sqrt(variance + eps) * weight + bias, row by row.
+    LayerNorm {
+        /// Rows, columns.
+        shape: [usize; 2],
+        /// \[rows, columns\].
+        x: &'a [f32],
+        /// \[columns\].
+        weight: &'a [f32],
+        /// \[columns\].
+        bias: &'a [f32],
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// exp(x) / sum of exp(x), row by row.
+    Softmax {
+        /// Rows, columns.
+        shape: [usize; 2],
+        /// \[rows, columns\].
+        x: &'a [f32],
+    },
+    /// GELU, with erf or with its tanh approximation.
+    Gelu {
+        /// Rows, columns.
+        shape: [usize; 2],
+        /// \[rows, columns\].
+        x: &'a [f32],
+        /// Whether it is the approximation.
+        tanh: bool,
+    },
+}
+
+/// A library.
+pub trait Library {
+    /// What it is called: `mkl`, `openblas`, `onednn`, `gemm`, `matrixmultiply`.
+    fn name(&self) -> &'static str;
+
+    /// Its version, and the instruction set it chose if it says so.
+    fn version(&self) -> String;
+
+    /// Makes this operation ready to be run on `threads` threads of the library's own: converts,
+    /// packs and allocates all that its runs do not have to. `None`: the library has no such
+    /// operation, or not on so many threads.
+    ///
+    /// # Errors
+    /// What the library said.
+    fn prepare<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        threads: usize,
+    ) -> Result<Option<Box<dyn Call + 'a>>, Error>;
+}
+
+/// An operation made ready.
+pub trait Call {
+    /// Computes it once.
+    fn run(&mut self);
+
+    /// The result of the last run, as f32.
+    fn output(&self) -> Vec<f32>;
+}
+
+/// Why a library cannot be had, or refused an operation.
+#[derive(Clone, Debug)]
+pub struct Error(pub String);
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The crates that were compiled in.
+pub fn built_in() -> Vec<Box<dyn Library>> {
+    Vec::new()
+}
+
+/// Opens the library `name` at `path`.
+///
+/// # Errors
+/// If there is no such name, if the file cannot be loaded, or if it lacks a function.
+pub fn load(name: &str, path: &std::path::Path) -> Result<Box<dyn Library>, Error> {
+    Err(Error(format!("{name}={}: unknown", path.display())))
+}

@@ -1,0 +1,176 @@
+//! The result of a run: what `--json`, `--html`, `--save` and `--compare` share.
+//!
+//! As JSON a row is one object; times are seconds, rates 10^9 per second, ratios above 1 mean that
+//! this project is faster. Fields may be added; those that are here keep their names and meaning.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The machine and the build that a run was made on: its fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// As the CPU names itself.
+    pub cpu: String,
+    /// Its features that kernels are written for.
+    pub features: Vec<String>,
+    /// Cores that the process may use.
+    pub cores: usize,
+    /// Bytes of L1, L2 and L3 as reported.
+    pub caches: [usize; 3],
+    /// `x86_64-linux`.
+    pub target: String,
+    /// Version of this package.
+    pub version: String,
+    /// The compiler that built it.
+    pub rustc: String,
+    /// The revision that it was built from, `-dirty` behind it if files had changed; or `unknown`.
+    pub revision: String,
+}
+
+/// What the machine can do at best on one number of threads, measured in the same run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Threads of all that follows.
+    pub threads: usize,
+    /// Multiply-add peaks, 10^9 operations per second, by the name of the probe: `f32 avx512`,
+    /// `int8 vnni`, ..
+    pub peaks: BTreeMap<String, f64>,
+    /// 10^9 bytes per second read from L1, L2, L3 and memory.
+    pub read: [f64; 4],
+}
+
+/// Where a working set lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// First-level cache.
+    L1,
+    /// Second-level cache.
+    L2,
+    /// Third-level cache.
+    L3,
+    /// Memory.
+    Memory,
+}
+
+/// One case, measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// `linear`, `attention`, `layernorm`, .., `model/bert-base`.
+    pub kernel: String,
+    /// `f32`, `bf16`, `f16` or `int8`.
+    pub dtype: String,
+    /// `128x768x3072` (M, K, N), `B1 H12 S512 D64 causal`, `128x768`.
+    pub shape: String,
+    /// The backend.
+    pub isa: String,
+    /// Threads of this project and of every peer.
+    pub threads: usize,
+    /// Whether weights were packed before; `null` where there are none.
+    pub packed: Option<bool>,
+    /// Median of the samples; `null` where this project has no such kernel yet.
+    pub median_s: Option<f64>,
+    /// All samples, in the order they were taken.
+    pub samples_s: Vec<f64>,
+    /// Floating-point operations of a call, 0 for kernels that are all about memory.
+    pub flops: f64,
+    /// Bytes that a call has to read and write at least.
+    pub bytes: f64,
+    /// 10^9 operations per second, where `flops` is not 0.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gflops: Option<f64>,
+    /// 10^9 bytes per second, where `flops` is 0.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gbps: Option<f64>,
+    /// Tokens per second, of models.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tokens_per_s: Option<f64>,
+    /// Where the working set (the bytes above, or a thread's share of them) lives.
+    pub level: Level,
+    /// The roofline's bound: max(flops / peak, bytes / bandwidth of the level).
+    pub bound_s: f64,
+    /// `bound_s / median_s`.
+    pub bound_fraction: Option<f64>,
+    /// Multiply-add peak, 10^9 operations per second, of the probes between this row's samples.
+    pub peak_gflops: f64,
+    /// Whether those probes varied, or fell short of the run's, by more than the tool allows.
+    pub unstable: bool,
+    /// Peak bytes that a call allocates, with `--memory`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak_bytes: Option<usize>,
+    /// Other libraries, by name.
+    pub peers: BTreeMap<String, Peer>,
+    /// What a reader of this row has to know: `mkl: cannot be loaded: ..`, `gemm: no such operation`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
+}
+
+/// Another library on the same case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Median of its samples.
+    pub median_s: f64,
+    /// Median of its time over ours, pair by pair: above 1 we are faster. `null` without ours.
+    pub ratio: Option<f64>,
+    /// 95% bootstrap confidence interval of `ratio`.
+    pub ratio_interval: Option<[f64; 2]>,
+}
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Where.
+    pub machine: Machine,
+    /// When it started, seconds since 1970.
+    pub unix_time: u64,
+    /// Versions of the peers, by name.
+    pub peers: BTreeMap<String, String>,
+    /// Limits, by threads.
+    pub limits: Vec<Limit>,
+    /// The rows, in the registry's order.
+    pub rows: Vec<Row>,
+}
+
+impl Row {
+    /// What tells rows apart: `linear/f32/128x768x768/packed/avx512/1t`.
+    pub fn name(&self) -> String {
+        let packed = match self.packed {
+            Some(true) => "/packed",
+            Some(false) => "/unpacked",
+            None => "",
+        };
+        let Self { kernel, dtype, shape, isa, threads, .. } = self;
+        format!("{kernel}/{dtype}/{shape}{packed}/{isa}/{threads}t")
+    }
+}
+
+/// The outcome of a comparison with a baseline, for one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Slower, beyond noise and threshold.
+    Slower,
+    /// Faster, beyond noise and threshold.
+    Faster,
+    /// Neither.
+    Same,
+}
+
+/// One row beside its baseline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// [`Row::name`].
+    pub name: String,
+    /// Seconds then.
+    pub then_s: f64,
+    /// Seconds now.
+    pub now_s: f64,
+    /// Then over now: above 1 it became faster.
+    pub ratio: f64,
+    /// 95% bootstrap confidence interval of `ratio`.
+    pub ratio_interval: [f64; 2],
+    /// Probability of such a difference by chance, corrected for the number of rows.
+    pub p: f64,
+    /// Slower, faster or the same.
+    pub verdict: Verdict,
+}
