@@ -2,13 +2,22 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `case` | a case: a kernel, its type, its shape; its inputs, its work and how to run it |
-//! | `registry` | all cases: shapes of the models, squares, skinny and tiny ones |
-//! | `limit` | what the machine can do at best, and the bound that it sets for a case |
-//! | `measure` | samples of a case and of its peers, in turns |
-//! | `statistics` | medians, their confidence intervals, the test for a difference |
-//! | [`record`] | the result: rows, machine, as JSON |
-//! | `baseline` | results kept and compared with |
-//! | `html` | results as a page |
+//! | [`case`](mod@case) | a case: an operation, its type and shape, its inputs, its work, how it is run |
+//! | [`models`] | models as cases |
+//! | [`registry`] | all cases: shapes of the models, squares, skinny and tiny ones |
+//! | [`limit`] | what the machine can do at best, and the bound that it sets |
+//! | [`measure`] | samples of a case and of other libraries, in turns |
+//! | [`bencher`] | what turns a case into a row |
+//! | [`statistics`] | medians, how sure they are, whether two differ |
+//! | [`record`] | the result, as JSON |
+//! | [`baseline`] | results that are kept, and compared with |
 
+pub mod baseline;
+pub mod bencher;
+pub mod case;
+pub mod limit;
+pub mod measure;
+pub mod models;
 pub mod record;
+pub mod registry;
+pub mod statistics;

@@ -5,8 +5,9 @@ use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
 use crate::model::{Each, Output};
+use crate::whole_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A padded batch, \[rows, columns\], of which only the tokens that its mask shows are computed.
 #[derive(Clone, Debug)]
@@ -97,16 +98,11 @@ impl Inputs {
         padded
     }
 
-    /// Writes `outputs`, padded, to a safetensors file: beside it first, then renamed, so that
-    /// `path` never holds half a file.
+    /// Writes `outputs`, padded, to a safetensors file, whole or not at all.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path, outputs: &[Output]) -> Result<(), Error> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { path, source }
-        };
         let data: Vec<Vec<u8>> =
             outputs.iter().map(|o| self.pad(o).iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
         let tensors = outputs.iter().zip(&data).map(|(output, data)| {
@@ -115,14 +111,6 @@ impl Inputs {
         });
         let bytes = safetensors::serialize(tensors, None)
             .map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })?;
-        let beside = unfinished(path);
-        std::fs::write(&beside, bytes).map_err(io(&beside))?;
-        std::fs::rename(&beside, path).map_err(io(path))
+        whole_file::write(path, &bytes)
     }
-}
-
-/// A hidden neighbour of `path` that no other process writes.
-fn unfinished(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}", std::process::id()))
 }

@@ -14,13 +14,13 @@ mod batch;
 pub mod bench;
 pub mod bert;
 pub mod config;
-#[cfg(feature = "command")]
+#[cfg(feature = "bench")]
 pub mod cpu;
 mod error;
 pub mod exchange;
 pub mod layers;
 pub mod model;
-#[cfg(feature = "command")]
+#[cfg(feature = "bench")]
 pub mod probe;
 pub mod random;
 pub mod sentence;
@@ -28,6 +28,7 @@ pub mod tokenizer;
 #[cfg(feature = "verify")]
 pub mod verify;
 pub mod weights;
+pub mod whole_file;
 
 pub use batch::Batch;
 pub use error::Error;

@@ -3,6 +3,10 @@
 
 mod command;
 
+/// Counts what is allocated, for `bench --memory`; kernels allocate nothing in a steady state.
+#[global_allocator]
+static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
+
 fn main() -> std::process::ExitCode {
     command::main()
 }

@@ -2,7 +2,6 @@
 //! about those that it cannot run.
 
 pub mod peer;
-pub mod timing;
 
 use std::io::Write;
 use tilewright::verify;

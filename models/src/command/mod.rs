@@ -4,6 +4,7 @@
 //! A new subcommand is a file with a [`clap::Args`] struct and its `run`, a `mod` line, and one
 //! variant of [`Command`] with its arm.
 
+mod bench;
 mod embed;
 mod fill_mask;
 mod forward;
@@ -29,6 +30,7 @@ struct Tilewright {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(Box<bench::Bench>),
     Embed(embed::Embed),
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
@@ -40,6 +42,7 @@ enum Command {
 impl Command {
     fn run(self) -> Result<()> {
         match self {
+            Self::Bench(args) => args.run(),
             Self::Embed(args) => args.run(),
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
@@ -95,10 +98,7 @@ impl Common {
 
     /// Chooses the backend, makes the thread pool and prints the header.
     pub fn start(&self) -> Result<Session> {
-        let backend = match self.isa.as_deref() {
-            Some(name) => Backend::named(name).context("--isa")?,
-            None => Backend::from_env().context("TILEWRIGHT_ISA")?,
-        };
+        let backend = backend(self.isa.as_deref())?;
         let mut pool = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             pool = pool.num_threads(threads.into());
@@ -107,6 +107,14 @@ impl Common {
         let session = Session { backend, threads: rayon::current_num_threads(), json: self.json };
         session.say(&session.header())?;
         Ok(session)
+    }
+}
+
+/// The backend that `--isa` names, or else TILEWRIGHT_ISA, or else the best.
+fn backend(isa: Option<&str>) -> Result<Backend> {
+    match isa {
+        Some(name) => Backend::named(name).context("--isa"),
+        None => Backend::from_env().context("TILEWRIGHT_ISA"),
     }
 }
 

@@ -1,0 +1,102 @@
+//! All cases of `tilewright bench` under criterion: on every backend, on one thread and on all, beside the
+//! crates `gemm` and `matrixmultiply`.
+//!
+//! ```text
+//! cargo bench --bench kernels -- 'linear/128x768x3072'             one shape, all that compute it
+//! cargo bench --bench kernels -- 'avx512, 1 thread$' --quick       one backend, on one thread
+//! cargo bench --bench kernels -- attention --save-baseline main    for critcmp
+//! ```
+//! Names are `kernel/shape/who, threads`: what is compared stands side by side, for the clock drifts.
+//! Throughput is in floating-point operations (criterion's "elem/s"), in bytes for kernels over rows, in
+//! tokens for models. Shares of the machine's limit are what `tilewright bench` shows.
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput};
+use std::time::{Duration, Instant};
+use tilewright::bench::case::{Case, Operation};
+use tilewright::bench::models::Models;
+use tilewright::bench::registry;
+use tilewright_peers::{Dtype, Library};
+use tilewright_suite::backends;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(500))
+        .sample_size(20)
+        .without_plots()
+        .configure_from_args();
+    let (libraries, models) = (tilewright_peers::built_in(), Models::default());
+    // Packed and unpacked weights belong into one group.
+    for cases in registry::cases(Dtype::F32).chunk_by(|a, b| group(a) == group(b)) {
+        let mut group = criterion.benchmark_group(group(&cases[0]));
+        let work = cases[0].work();
+        group.throughput(match work.tokens {
+            Some(tokens) => Throughput::Elements(tokens as u64),
+            None if work.flops > 0.0 => Throughput::Elements(work.flops as u64),
+            None => Throughput::Bytes(work.bytes as u64),
+        });
+        if matches!(cases[0].operation, Operation::Model { .. }) {
+            group.sample_size(10);
+        }
+        for case in cases {
+            for threads in thread_counts() {
+                run(&mut group, case, threads, &libraries, &models);
+            }
+        }
+        group.finish();
+    }
+    criterion.final_summary();
+}
+
+fn group(case: &Case) -> String {
+    format!("{}/{}", case.kernel(), case.shape())
+}
+
+/// One; and as many as there are cores, if there are several.
+fn thread_counts() -> Vec<usize> {
+    let mut counts = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
+    counts.dedup();
+    counts
+}
+
+/// All who compute a case on so many threads. Nothing is prepared for those that the filter leaves out.
+fn run(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    case: &Case,
+    threads: usize,
+    libraries: &[Box<dyn Library>],
+    models: &Models,
+) {
+    let on = format!("{threads} thread{}", if threads == 1 { "" } else { "s" });
+    let weights = match case.packed() {
+        Some(true) => ", packed",
+        Some(false) => ", unpacked",
+        None => "",
+    };
+    for backend in backends() {
+        group.bench_function(format!("{}{weights}, {on}", backend.name()), |bencher| {
+            let inputs = case.inputs();
+            let mut prepared =
+                case.prepare(&inputs, backend, models).expect("shapes fit").expect("f32 kernels are here");
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            bencher.iter_custom(|runs| pool.install(|| timed(runs, || prepared.run().expect("shapes fit"))));
+        });
+    }
+    // Neither crate packs weights beforehand.
+    for library in libraries.iter().filter(|_| case.packed() != Some(true)) {
+        let inputs = case.inputs();
+        let Some(operation) = case.for_peers(&inputs) else { continue };
+        if let Some(mut call) = library.prepare(operation, threads).expect("shapes fit") {
+            group.bench_function(format!("{}{weights}, {on}", library.name()), |bencher| {
+                bencher.iter_custom(|runs| timed(runs, || call.run()));
+            });
+        }
+    }
+}
+
+fn timed(runs: u64, mut f: impl FnMut()) -> Duration {
+    let started = Instant::now();
+    (0..runs).for_each(|_| f());
+    started.elapsed()
+}

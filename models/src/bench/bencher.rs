@@ -1,0 +1,340 @@
+//! One machine, its limits, the libraries to compare with: what turns a case into a row.
+
+use super::case::{Case, Prepared, dtype_name};
+use super::limit;
+use super::measure::{Contestant, Effort, Samples, samples};
+use super::models::Models;
+use super::record::{Limit, Machine, Row};
+use super::statistics::median;
+use crate::cpu::Cpu;
+use crate::error::Error;
+use crate::probe;
+use rayon::ThreadPool;
+use std::fmt;
+use std::time::Instant;
+use tilewright_kernels::Backend;
+use tilewright_peers::{Call, Library};
+
+/// Measures the bytes that a call allocates at most; see [`Bencher::memory`].
+pub type PeakBytes = fn(&mut dyn FnMut()) -> usize;
+
+/// Measures cases on a backend and beside other libraries.
+pub struct Bencher {
+    /// Our backend.
+    pub backend: Backend,
+    /// Other libraries.
+    pub libraries: Vec<Box<dyn Library>>,
+    /// What became of those that could not be had: a note on every row they would have been on.
+    pub absent: Vec<String>,
+    /// How much to measure.
+    pub effort: Effort,
+    /// Calls its argument and returns the most bytes that were allocated at a time meanwhile, if the
+    /// program's allocator counts.
+    pub memory: Option<PeakBytes>,
+    cpu: Cpu,
+    pools: Vec<ThreadPool>,
+    limits: Vec<Limit>,
+    models: Models,
+}
+
+impl fmt::Debug for Bencher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let libraries: Vec<_> = self.libraries.iter().map(|library| library.name()).collect();
+        f.debug_struct("Bencher")
+            .field("backend", &self.backend)
+            .field("libraries", &libraries)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The samples of a case, and who took them: the first may be ours.
+#[derive(Debug, Default)]
+pub struct Measured {
+    samples: Samples,
+    ours: bool,
+    peers: Vec<&'static str>,
+    notes: Vec<String>,
+    peak_bytes: Option<usize>,
+}
+
+impl Bencher {
+    /// Starts pools of these numbers of threads, without libraries beside. Limits are not measured yet.
+    ///
+    /// # Errors
+    /// If threads cannot be started.
+    pub fn new(
+        backend: Backend,
+        threads: &[usize],
+        effort: Effort,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let pools = threads.iter().map(|&n| rayon::ThreadPoolBuilder::new().num_threads(n).build());
+        Ok(Self {
+            backend,
+            libraries: Vec::new(),
+            absent: Vec::new(),
+            effort,
+            memory: None,
+            cpu: Cpu::detect(),
+            pools: pools.collect::<Result<_, _>>()?,
+            limits: Vec::new(),
+            models: Models::default(),
+        })
+    }
+
+    /// Measures what the machine can do, on each number of threads.
+    pub fn measure_limits(&mut self) {
+        let backends: Vec<_> =
+            Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE).collect();
+        self.limits =
+            self.pools.iter().map(|pool| pool.install(|| limit::measure(&backends, &self.cpu))).collect();
+    }
+
+    /// The limits as measured last.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// Pools, by their index in the list of threads.
+    pub fn pools(&self) -> &[ThreadPool] {
+        &self.pools
+    }
+
+    /// Takes the samples of one visit.
+    ///
+    /// # Errors
+    /// Those of the kernel or the model.
+    pub fn measure(&self, case: &Case, pool: usize) -> Result<Measured, Error> {
+        let pool = &self.pools[pool];
+        let threads = pool.current_num_threads();
+        let inputs = case.inputs();
+        let mut found = Measured { notes: self.absent.clone(), ..Measured::default() };
+
+        let mut ours = case.prepare(&inputs, self.backend, &self.models)?;
+        found.ours = ours.is_some();
+        if ours.is_none() {
+            found.notes.push(format!("this project has no {} kernels yet", dtype_name(case.dtype)));
+        }
+        let mut calls: Vec<Box<dyn Call + '_>> = Vec::new();
+        for library in &self.libraries {
+            let name = library.name();
+            let prepared = match case.for_peers(&inputs) {
+                Some(operation) => library.prepare(operation, threads),
+                None => Ok(None),
+            };
+            match prepared {
+                Ok(Some(mut call)) => {
+                    call.run();
+                    match case.check(&inputs, &call.output()) {
+                        Ok(()) => {
+                            found.peers.push(name);
+                            calls.push(call);
+                        }
+                        Err(why) => found.notes.push(format!("{name}: wrong, not timed: {why}")),
+                    }
+                }
+                Ok(None) => found.notes.push(format!("{name}: no such operation")),
+                Err(why) => found.notes.push(format!("{name}: {why}")),
+            }
+        }
+        if let (Some(memory), Some(ours)) = (self.memory, &mut ours) {
+            found.peak_bytes = Some(peak_bytes(memory, ours, threads)?);
+        }
+
+        let mut failed = None;
+        let mut our_turn = ours.as_mut().map(|ours| {
+            let failed = &mut failed;
+            move |calls: usize| pool.install(|| timed(calls, || *failed = ours.run().err().or(failed.take())))
+        });
+        let mut their_turns: Vec<_> =
+            calls.iter_mut().map(|call| |calls: usize| timed(calls, || call.run())).collect();
+        let mut contestants: Vec<&mut dyn Contestant> = Vec::new();
+        contestants.extend(our_turn.as_mut().map(|turn| turn as &mut dyn Contestant));
+        contestants.extend(their_turns.iter_mut().map(|turn| turn as &mut dyn Contestant));
+        let backend = self.backend;
+        let peak = || pool.install(|| probe::peak_once(backend));
+        found.samples = samples(&mut contestants, threads, &self.effort, peak);
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(found),
+        }
+    }
+
+    /// The record of a case's samples.
+    ///
+    /// # Panics
+    /// If the limits of the pool have not been measured.
+    pub fn row(&self, case: &Case, pool: usize, found: &Measured) -> Row {
+        let limit = &self.limits[pool];
+        let work = case.work();
+        let level = limit::level(work.bytes, limit.threads, &self.cpu);
+        let seconds = if found.ours { found.samples.seconds[0].clone() } else { Vec::new() };
+        let median_s = (!seconds.is_empty()).then(|| median(&seconds));
+        let peak_gflops = median(&found.samples.peaks) / 1e9;
+        // By the probes of the row where they are of its type, for the clock may have changed since.
+        let peak = match found.ours {
+            true => peak_gflops,
+            false => limit::peak(limit, case, self.backend),
+        };
+        let bound_s = limit::bound(&work, peak, limit.read(level));
+        let rate = |amount: f64| median_s.map(|s| amount / s);
+        let ours = found.ours.then_some(0);
+        let first_peer = usize::from(found.ours);
+        let best_peak = limit.peaks.get(&limit::peak_name(self.backend)).copied().unwrap_or(peak_gflops);
+        Row {
+            kernel: case.kernel().to_owned(),
+            dtype: dtype_name(case.dtype).to_owned(),
+            shape: case.shape(),
+            isa: self.backend.name().to_owned(),
+            threads: limit.threads,
+            packed: case.packed(),
+            median_s,
+            flops: work.flops,
+            bytes: work.bytes,
+            gflops: rate(work.flops / 1e9).filter(|_| work.flops > 0.0),
+            gbps: rate(work.bytes / 1e9).filter(|_| work.flops == 0.0),
+            tokens_per_s: work.tokens.and_then(rate),
+            level,
+            bound_s,
+            bound_fraction: median_s.map(|s| bound_s / s),
+            peak_gflops,
+            unstable: found.samples.unstable(best_peak * 1e9),
+            peak_bytes: found.peak_bytes,
+            peers: found
+                .peers
+                .iter()
+                .enumerate()
+                .map(|(i, name)| ((*name).to_owned(), found.samples.peer(first_peer + i, ours)))
+                .collect(),
+            notes: found.notes.clone(),
+            samples_s: seconds,
+        }
+    }
+}
+
+impl Measured {
+    /// Adds the samples of another visit.
+    pub fn extend(&mut self, other: Self) {
+        if self.samples.seconds.is_empty() {
+            *self = other;
+        } else if self.peers == other.peers {
+            self.samples.extend(other.samples);
+        }
+    }
+}
+
+/// Seconds of `calls` calls.
+fn timed(calls: usize, mut call: impl FnMut()) -> f64 {
+    let started = Instant::now();
+    (0..calls).for_each(|_| call());
+    started.elapsed().as_secs_f64()
+}
+
+/// The most bytes that the second call of a thread pool's life allocates and the first one keeps: what a
+/// caller needs beside its own tensors. The pool is new, for threads keep their working memory.
+fn peak_bytes(memory: PeakBytes, ours: &mut Prepared<'_>, threads: usize) -> Result<usize, Error> {
+    let mut result = Ok(());
+    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else { return Ok(0) };
+    pool.install(|| ()); // its threads have started
+    let bytes = memory(&mut || result = pool.install(|| ours.run()));
+    result.map(|()| bytes)
+}
+
+impl Machine {
+    /// This machine, and this build.
+    pub fn detect() -> Self {
+        let cpu = Cpu::detect();
+        Self {
+            cpu: cpu.name,
+            features: cpu.features.iter().map(|&name| name.to_owned()).collect(),
+            cores: cpu.cores,
+            caches: cpu.caches.map(|cache| cache.reported),
+            target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            rustc: env!("TILEWRIGHT_RUSTC").to_owned(),
+            revision: env!("TILEWRIGHT_REVISION").to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::registry;
+    use tilewright_peers::{Dtype, Operation};
+
+    /// A library that multiplies, and is wrong in the last element if asked to be.
+    struct Fake {
+        wrong: bool,
+    }
+
+    struct FakeCall<'a> {
+        operation: Operation<'a>,
+        wrong: bool,
+        y: Vec<f32>,
+    }
+
+    impl Library for Fake {
+        fn name(&self) -> &'static str {
+            if self.wrong { "wrong" } else { "right" }
+        }
+
+        fn version(&self) -> String {
+            "1".into()
+        }
+
+        fn prepare<'a>(
+            &'a self,
+            operation: Operation<'a>,
+            threads: usize,
+        ) -> Result<Option<Box<dyn Call + 'a>>, tilewright_peers::Error> {
+            match operation {
+                Operation::Linear { .. } if threads == 1 => {
+                    Ok(Some(Box::new(FakeCall { operation, wrong: self.wrong, y: Vec::new() })))
+                }
+                _ => Ok(None),
+            }
+        }
+    }
+
+    impl Call for FakeCall<'_> {
+        fn run(&mut self) {
+            let Operation::Linear { shape: [m, k, n], x, weight, .. } = self.operation else {
+                unreachable!()
+            };
+            let dot = |i: usize, j: usize| (0..k).map(|p| x[i * k + p] * weight[j * k + p]).sum::<f32>();
+            self.y = (0..m * n).map(|at| dot(at / n, at % n)).collect();
+            self.y[m * n - 1] += if self.wrong { 1.0 } else { 0.0 };
+        }
+
+        fn output(&self) -> Vec<f32> {
+            self.y.clone()
+        }
+    }
+
+    #[test]
+    fn peers_are_measured_or_named() {
+        let effort = Effort { rounds: [3, 3], ..Effort::QUICK };
+        let mut bencher = Bencher::new(Backend::best(), &[1, 2], effort).unwrap();
+        bencher.libraries = vec![Box::new(Fake { wrong: false }), Box::new(Fake { wrong: true })];
+        bencher.absent = vec!["mkl: cannot be loaded".into()];
+        bencher.measure_limits();
+        let case = registry::linear(&[[4, 8, 16]], Dtype::F32)[0];
+        let found = bencher.measure(&case, 0).unwrap();
+        let row = bencher.row(&case, 0, &found);
+        assert_eq!(row.name(), format!("linear/f32/4x8x16/packed/{}/1t", Backend::best().name()));
+        assert_eq!(row.samples_s.len(), 3);
+        assert!(row.peers["right"].ratio.unwrap() > 0.0 && row.bound_fraction.unwrap() > 0.0, "{row:?}");
+        assert!(!row.peers.contains_key("wrong"));
+        assert_eq!(row.notes[0], "mkl: cannot be loaded");
+        assert!(row.notes[1].starts_with("wrong: wrong, not timed: element 63"), "{:?}", row.notes);
+
+        let on_two = bencher.row(&case, 1, &bencher.measure(&case, 1).unwrap());
+        assert!(on_two.peers.is_empty() && on_two.threads == 2);
+        assert!(on_two.notes.contains(&"right: no such operation".into()), "{:?}", on_two.notes);
+
+        let bf16 = Case { dtype: Dtype::Bf16, ..case };
+        let row = bencher.row(&bf16, 0, &bencher.measure(&bf16, 0).unwrap());
+        assert_eq!((row.median_s, row.peers["right"].ratio), (None, None));
+    }
+}

@@ -1,0 +1,384 @@
+//! A case: an operation, its type and shape, its inputs, the work it does and how it is run.
+
+mod inputs;
+mod rows;
+
+pub use inputs::{Aligned, Inputs};
+pub use rows::{ROW_KERNELS, RowKernel};
+
+use super::models::{MODELS, Models};
+use crate::error::Error;
+use crate::verify::bound::gamma;
+use core::fmt;
+use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::{Attention, Backend, Start, View, ViewMut, Window};
+use tilewright_peers::{Dtype, Operation as PeerOperation};
+
+/// What is computed.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    /// y = x W^T.
+    Linear {
+        /// m, k, n.
+        shape: [usize; 3],
+        /// Whether W is packed beforehand.
+        packed: bool,
+    },
+    /// Fused attention.
+    Attention(AttentionShape),
+    /// A kernel over rows.
+    Rows {
+        /// Which.
+        kernel: &'static RowKernel,
+        /// Rows, columns.
+        shape: [usize; 2],
+    },
+    /// A model's forward pass with random weights.
+    Model {
+        /// Index into [`MODELS`].
+        model: usize,
+        /// Sequences, and the length of each.
+        shape: [usize; 2],
+    },
+}
+
+/// Extents of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Sequences.
+    pub batch: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Queries of each sequence, the last of its keys.
+    pub queries: usize,
+    /// Keys of each sequence.
+    pub keys: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// Whether a query sees only keys up to its own position.
+    pub causal: bool,
+}
+
+impl fmt::Display for AttentionShape {
+    /// `B1 H12 S512 D64 causal`; grouped heads as `H9/3`, fewer queries than keys as `S1:512`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { batch, heads, kv_heads, queries, keys, dim, causal } = self;
+        write!(f, "B{batch} H{heads}")?;
+        if kv_heads != heads {
+            write!(f, "/{kv_heads}")?;
+        }
+        write!(f, " S{queries}")?;
+        if keys != queries {
+            write!(f, ":{keys}")?;
+        }
+        write!(f, " D{dim}{}", if *causal { " causal" } else { "" })
+    }
+}
+
+/// An operation in a type.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What inputs and weights are stored as.
+    pub dtype: Dtype,
+    /// What is computed.
+    pub operation: Operation,
+}
+
+/// What one run does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Floating-point operations: those of the matrix products, two to a multiply-add. 0 for kernels over
+    /// rows, whose limit is memory.
+    pub flops: f64,
+    /// Bytes that have to be read and written at least: inputs and weights once, outputs once.
+    pub bytes: f64,
+    /// Tokens that go through, of a model.
+    pub tokens: Option<f64>,
+}
+
+/// A case made ready to run on one backend.
+pub struct Prepared<'a> {
+    run: Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send + 'a>,
+    out: Aligned,
+}
+
+impl Prepared<'_> {
+    /// Computes it once, in the pool that it is called in.
+    ///
+    /// # Errors
+    /// Those of the kernel: none, for the shapes of a case fit each other.
+    pub fn run(&mut self) -> Result<(), Error> {
+        (self.run)(&mut self.out)
+    }
+
+    /// The result of the last run.
+    pub fn output(&self) -> &[f32] {
+        &self.out
+    }
+}
+
+impl fmt::Debug for Prepared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("outputs", &self.out.len()).finish_non_exhaustive()
+    }
+}
+
+/// The name of a type in rows and on the command line.
+pub fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+        Dtype::F16 => "f16",
+        Dtype::Int8 => "int8",
+    }
+}
+
+/// Bytes of a number of this type.
+fn bytes_of(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => 4,
+        Dtype::Bf16 | Dtype::F16 => 2,
+        Dtype::Int8 => 1,
+    }
+}
+
+impl Case {
+    /// The kernel's name: `linear`, `attention`, `layernorm`, .. or `model/bert-base`, ..
+    pub fn kernel(&self) -> &'static str {
+        match self.operation {
+            Operation::Linear { .. } => "linear",
+            Operation::Attention(_) => "attention",
+            Operation::Rows { kernel, .. } => kernel.name,
+            Operation::Model { model, .. } => MODELS[model].name,
+        }
+    }
+
+    /// The shape as rows show it.
+    pub fn shape(&self) -> String {
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => format!("{m}x{k}x{n}"),
+            Operation::Attention(shape) => shape.to_string(),
+            Operation::Rows { shape: [rows, columns], .. } => format!("{rows}x{columns}"),
+            Operation::Model { shape: [batch, length], .. } => format!("B{batch} S{length}"),
+        }
+    }
+
+    /// Whether weights are packed beforehand; `None` where there are none to pack.
+    pub fn packed(&self) -> Option<bool> {
+        match self.operation {
+            Operation::Linear { packed, .. } => Some(packed),
+            _ => None,
+        }
+    }
+
+    /// What filters are matched with: `linear/f32/128x768x768/packed`.
+    pub fn name(&self) -> String {
+        let packed = match self.packed() {
+            Some(true) => "/packed",
+            Some(false) => "/unpacked",
+            None => "",
+        };
+        format!("{}/{}/{}{packed}", self.kernel(), dtype_name(self.dtype), self.shape())
+    }
+
+    /// What one run does.
+    pub fn work(&self) -> Work {
+        let size = bytes_of(self.dtype) as f64;
+        let product = |numbers: &[usize]| numbers.iter().map(|&n| n as f64).product::<f64>();
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => Work {
+                flops: 2.0 * product(&[m, k, n]),
+                // Sums are 32 bits wide, whatever goes in.
+                bytes: size * (product(&[m, k]) + product(&[k, n])) + 4.0 * product(&[m, n]),
+                tokens: None,
+            },
+            Operation::Attention(s) => {
+                // The last query sees all keys; under a causal mask the one before it sees one less, ..
+                let seen = match s.causal {
+                    true => (2 * s.keys + 1 - s.queries) as f64 / 2.0,
+                    false => s.keys as f64,
+                };
+                let ends = product(&[s.batch, s.heads, s.queries, s.dim]);
+                let keys = product(&[s.batch, s.kv_heads, s.keys, s.dim]);
+                Work { flops: 4.0 * ends * seen, bytes: 2.0 * size * (ends + keys), tokens: None }
+            }
+            Operation::Rows { kernel, shape } => {
+                Work { flops: 0.0, bytes: size * kernel.streams * product(&shape), tokens: None }
+            }
+            Operation::Model { model, shape } => MODELS[model].work(shape),
+        }
+    }
+
+    /// Random inputs: for products such that every type holds them exactly.
+    pub fn inputs(&self) -> Inputs {
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => Inputs::linear([m, k, n], self.dtype),
+            Operation::Attention(s) => Inputs::attention(
+                s.batch * s.heads * s.queries * s.dim,
+                s.batch * s.kv_heads * s.keys * s.dim,
+            ),
+            Operation::Rows { shape, .. } => Inputs::rows(shape),
+            Operation::Model { .. } => Inputs::default(),
+        }
+    }
+
+    /// Makes it ready on `backend`: `None` if there is no such kernel in this type yet.
+    ///
+    /// # Errors
+    /// Those of the model's config; none for kernels.
+    pub fn prepare<'a>(
+        &self,
+        inputs: &'a Inputs,
+        backend: Backend,
+        models: &'a Models,
+    ) -> Result<Option<Prepared<'a>>, Error> {
+        if self.dtype != Dtype::F32 {
+            return Ok(None);
+        }
+        let Inputs { x, y, .. } = inputs;
+        Ok(Some(match self.operation {
+            Operation::Linear { shape: [m, k, n], packed } => {
+                let a = View::new(&x[..], [1, m, k])?;
+                let w = View::new(&y[..], [n, k])?.transpose();
+                let packed = packed.then(|| PackedB::new(backend, w));
+                let run = move |out: &mut [f32]| {
+                    let b = packed.as_ref().map_or(Rhs::Matrix(w.into()), Rhs::Packed);
+                    let c = ViewMut::new(out, [1, m, n])?;
+                    Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
+                };
+                Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0) }
+            }
+            Operation::Attention(s) => {
+                let shape = [s.batch, s.heads, s.queries, s.dim];
+                let kv = [s.batch, s.kv_heads, s.keys, s.dim];
+                let q = View::new(&x[..], shape)?;
+                let (k, v) = (View::new(&y[..], kv)?, View::new(&inputs.z[..], kv)?);
+                let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+                let run = move |out: &mut [f32]| {
+                    let out = ViewMut::new(out, shape)?;
+                    let start = Start::At(s.keys - s.queries);
+                    Ok(backend.run(Attention { window, start, ..Attention::new(q, k, v, out) })?)
+                };
+                Prepared { run: Box::new(run), out: Aligned::new(x.len(), |_| 0.0) }
+            }
+            Operation::Rows { kernel, shape } => {
+                let run = move |out: &mut [f32]| Ok((kernel.run)(backend, shape, inputs, out)?);
+                Prepared { run: Box::new(run), out: Aligned::new(shape[0] * shape[1], |_| 0.0) }
+            }
+            Operation::Model { model, shape } => {
+                let run = models.forward(model, shape, backend)?;
+                Prepared { run, out: Aligned::default() }
+            }
+        }))
+    }
+
+    /// The same for other libraries, if they may have it.
+    pub fn for_peers<'a>(&self, inputs: &'a Inputs) -> Option<PeerOperation<'a>> {
+        match self.operation {
+            Operation::Linear { shape, packed } => Some(PeerOperation::Linear {
+                shape,
+                x: &inputs.x,
+                weight: &inputs.y,
+                dtype: self.dtype,
+                packed,
+            }),
+            Operation::Rows { kernel, shape } => kernel.peer.map(|peer| peer(shape, inputs)),
+            _ => None,
+        }
+    }
+
+    /// Holds a peer's output to the definition: not to judge its accuracy, but to see that it computed
+    /// the same thing.
+    ///
+    /// # Errors
+    /// The first element that is off, and by how much.
+    pub fn check(&self, inputs: &Inputs, output: &[f32]) -> Result<(), String> {
+        let wrong = |i: usize, found: f32, expected: f64| {
+            Err(format!("element {i} is {found:e}, by the definition {expected:e}"))
+        };
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => {
+                if output.len() != m * n {
+                    return Err(format!("{} elements, expected {}", output.len(), m * n));
+                }
+                // Some of the elements, in all rows and columns in turn, first and last among them.
+                let step = (m * n / 1000).max(1) | 1;
+                for i in (0..m * n).step_by(step).chain([m * n - 1]) {
+                    let (row, column) = (&inputs.x[i / n * k..][..k], &inputs.y[i % n * k..][..k]);
+                    let terms = || row.iter().zip(column).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                    let (sum, magnitude) = terms().fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
+                    // The inputs are exact in every type; an output may have been rounded to 8 bits.
+                    let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f64.powi(-8) * sum.abs() };
+                    if !((f64::from(output[i]) - sum).abs() <= gamma(k) * magnitude + rounding) {
+                        return wrong(i, output[i], sum);
+                    }
+                }
+            }
+            Operation::Rows { kernel, shape } => {
+                let mut expected = vec![0.0; shape[0] * shape[1]];
+                (kernel.run)(Backend::REFERENCE, shape, inputs, &mut expected).map_err(|e| e.to_string())?;
+                if output.len() != expected.len() {
+                    return Err(format!("{} elements, expected {}", output.len(), expected.len()));
+                }
+                let scale = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                for (i, (&found, &exact)) in output.iter().zip(&expected).enumerate() {
+                    if !((found - exact).abs() <= 1e-4 * scale) {
+                        return wrong(i, found, exact.into());
+                    }
+                }
+            }
+            Operation::Attention(_) | Operation::Model { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_shapes() {
+        let shape =
+            AttentionShape { batch: 1, heads: 9, kv_heads: 3, queries: 1, keys: 512, dim: 64, causal: true };
+        let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
+        assert_eq!(case.name(), "attention/f32/B1 H9/3 S1:512 D64 causal");
+        // One query sees all 512 keys: two products of 512 x 64 for each of 9 heads.
+        assert_eq!(case.work().flops, 4.0 * 9.0 * 512.0 * 64.0);
+        let operation = Operation::Linear { shape: [2, 3, 4], packed: false };
+        assert_eq!(Case { dtype: Dtype::Bf16, operation }.name(), "linear/bf16/2x3x4/unpacked");
+        assert_eq!(Case { dtype: Dtype::Bf16, operation }.work().bytes, 2.0 * (6.0 + 12.0) + 4.0 * 8.0);
+    }
+
+    #[test]
+    fn a_causal_square_sees_its_lower_half() {
+        let shape =
+            AttentionShape { batch: 1, heads: 1, kv_heads: 1, queries: 3, keys: 3, dim: 1, causal: true };
+        // 1 + 2 + 3 of 9 scores.
+        let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
+        assert_eq!(case.work().flops, 4.0 * 6.0);
+    }
+
+    /// Every kernel's fast form passes the check, and a result that is off does not.
+    #[test]
+    fn wrong_results_are_seen() {
+        let models = Models::default();
+        let linear = [true, false].map(|packed| Operation::Linear { shape: [5, 40, 33], packed });
+        let rows = ROW_KERNELS.iter().map(|kernel| Operation::Rows { kernel, shape: [4, 128] });
+        for operation in linear.into_iter().chain(rows) {
+            let case = Case { dtype: Dtype::F32, operation };
+            let inputs = case.inputs();
+            let mut prepared = case.prepare(&inputs, Backend::best(), &models).unwrap().unwrap();
+            prepared.run().unwrap();
+            case.check(&inputs, prepared.output()).unwrap_or_else(|e| panic!("{}: {e}", case.name()));
+            let mut output = prepared.output().to_vec();
+            output[0] += 1.0;
+            assert!(case.check(&inputs, &output).is_err(), "{}", case.name());
+            output[0] = f32::NAN;
+            assert!(case.check(&inputs, &output).is_err(), "{}", case.name());
+            assert!(case.check(&inputs, &output[1..]).is_err(), "{}", case.name());
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the machine can do at best, and the bound that it sets.
+//!
+//! The bound is the roofline's (Williams, Waterman and Patterson, "Roofline", 2009): no run is shorter
+//! than its multiply-adds take at their peak, nor than its bytes take at the read bandwidth of the level
+//! that they live in. Both are measured in the same run, on as many threads. It does not count what is
+//! neither: exponentials, transposition, a pool's wake-up.
+
+use super::case::{Case, Work, dtype_name};
+use super::record::{Level, Limit};
+use crate::cpu::Cpu;
+use crate::probe;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tilewright_kernels::Backend;
+
+/// Time for each figure.
+const PROBE: Duration = Duration::from_millis(100);
+
+/// The name of a backend's own multiply-add peak in [`Limit::peaks`].
+pub fn peak_name(backend: Backend) -> String {
+    format!("f32 {}", backend.name())
+}
+
+/// Measures the limits in the pool that it is called in.
+pub fn measure(backends: &[Backend], cpu: &Cpu) -> Limit {
+    let best = backends.first().copied().unwrap_or(Backend::best());
+    let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
+    // Half of a cache leaves room for others; twice an L3 that is believable is beyond it, and a
+    // virtual machine gets no larger part of a larger one.
+    let sizes = [l1 / 2, l2 / 2, (l3 / 2).min(8 * l2), 4 * l3];
+    let peaks = backends.iter().map(|&b| (peak_name(b), probe::peak(b, PROBE) / 1e9));
+    Limit {
+        threads: rayon::current_num_threads(),
+        peaks: peaks.collect(),
+        read: sizes.map(|bytes| probe::bandwidth(best, bytes, PROBE) / 1e9),
+    }
+}
+
+/// Where `bytes` live that `threads` threads work on: each has its part in its own L1 and L2.
+pub fn level(bytes: f64, threads: usize, cpu: &Cpu) -> Level {
+    let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped as f64);
+    let part = bytes / threads as f64;
+    match () {
+        () if part <= l1 => Level::L1,
+        () if part <= l2 => Level::L2,
+        () if bytes <= l3 => Level::L3,
+        () => Level::Memory,
+    }
+}
+
+/// The peak, 10^9 operations per second, that bounds a case: the backend's own for f32, the best of the
+/// type for others, which belong to no backend yet.
+pub fn peak(limit: &Limit, case: &Case, backend: Backend) -> f64 {
+    let dtype = dtype_name(case.dtype);
+    match limit.peaks.get(&peak_name(backend)) {
+        Some(&peak) if dtype == "f32" => peak,
+        _ => best_peak(&limit.peaks, dtype),
+    }
+}
+
+/// The best peak of a type; infinite, which bounds nothing, if there is none.
+fn best_peak(peaks: &BTreeMap<String, f64>, dtype: &str) -> f64 {
+    let of_type = peaks.iter().filter(|(name, _)| name.split(' ').next() == Some(dtype));
+    of_type.map(|(_, &peak)| peak).reduce(f64::max).unwrap_or(f64::INFINITY)
+}
+
+/// Seconds that no run of this work can beat.
+pub fn bound(work: &Work, peak_gflops: f64, read_gbps: f64) -> f64 {
+    (work.flops / peak_gflops).max(work.bytes / read_gbps) / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_of_the_two_bounds() {
+        let work = Work { flops: 200e9, bytes: 10e9, tokens: None };
+        assert_eq!(bound(&work, 100.0, 10.0), 2.0);
+        assert_eq!(bound(&work, 100.0, 1.0), 10.0);
+        assert_eq!(bound(&work, f64::INFINITY, 10.0), 1.0);
+    }
+
+    #[test]
+    fn working_sets_live_where_they_fit() {
+        let cpu = Cpu::detect();
+        let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped as f64);
+        assert_eq!(level(l1, 1, &cpu), Level::L1);
+        assert_eq!(level(l1 + 4.0, 1, &cpu), Level::L2);
+        assert_eq!(level(2.0 * l2, 2, &cpu), Level::L2);
+        assert_eq!(level(l3, 1, &cpu), Level::L3);
+        assert_eq!(level(l3 + 4.0, 64, &cpu), if l3 / 64.0 < l2 { Level::L2 } else { Level::Memory });
+    }
+}

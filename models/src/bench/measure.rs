@@ -1,0 +1,239 @@
+//! Samples of a case and of other libraries on it, in turns.
+//!
+//! A sample is the mean time of enough calls to last some milliseconds. Ours and every peer's alternate
+//! in rounds, A B C A B C, with the multiply-add probe between rounds, so that all see the same clock and the
+//! same neighbours; ratios are taken within a round.
+//!
+//! Pools of threads of other libraries spin for a while after a call (Intel's for 200 ms) and would take
+//! cores from whoever comes next. On more than one thread a contestant therefore begins only when the
+//! process has gone idle, and takes a few samples at a time.
+
+use super::record::Peer;
+use super::statistics::{median, median_interval, quantile};
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Least and most rounds.
+    pub rounds: [usize; 2],
+    /// Least duration of a sample.
+    pub sample: Duration,
+    /// Time for the samples of one contestant, between least and most rounds.
+    pub budget: Duration,
+    /// How often all cases are visited; noise that lasts for seconds then shows in the samples.
+    pub visits: usize,
+}
+
+impl Effort {
+    /// For figures to quote.
+    pub const FULL: Self = Self {
+        rounds: [7, 21],
+        sample: Duration::from_millis(4),
+        budget: Duration::from_millis(400),
+        visits: 1,
+    };
+
+    /// For a look.
+    pub const QUICK: Self = Self {
+        rounds: [3, 7],
+        sample: Duration::from_millis(1),
+        budget: Duration::from_millis(50),
+        visits: 1,
+    };
+
+    /// The same in several visits, for baselines.
+    #[must_use]
+    pub fn in_visits(self, visits: usize) -> Self {
+        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits));
+        Self { rounds: [least, most], budget: self.budget / visits as u32, visits, ..self }
+    }
+}
+
+/// Samples that a contestant takes before the next one's turn, where pools have to go idle between.
+const BLOCK: usize = 3;
+
+/// Whoever computes a case: calls `calls` times, in its own threads, and returns the seconds they took.
+pub trait Contestant {
+    /// Runs it.
+    fn seconds(&mut self, calls: usize) -> f64;
+}
+
+impl<F: FnMut(usize) -> f64> Contestant for F {
+    fn seconds(&mut self, calls: usize) -> f64 {
+        self(calls)
+    }
+}
+
+/// Samples of one case.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    /// Seconds of a call, by contestant, sample by sample.
+    pub seconds: Vec<Vec<f64>>,
+    /// Operations per second of the probes between the rounds.
+    pub peaks: Vec<f64>,
+}
+
+/// Measures `contestants` in turns.
+pub fn samples(
+    contestants: &mut [&mut dyn Contestant],
+    threads: usize,
+    effort: &Effort,
+    mut peak: impl FnMut() -> f64,
+) -> Samples {
+    let mut found = Samples { seconds: vec![Vec::new(); contestants.len()], peaks: Vec::new() };
+    // Alone there is nobody to wait for.
+    let wait = threads > 1 && contestants.len() > 1;
+    let block = if wait { BLOCK } else { 1 };
+    let calls: Vec<usize> = contestants
+        .iter_mut()
+        .map(|contestant| {
+            if wait {
+                until_idle();
+            }
+            contestant.seconds(1); // pages, caches, scratch memory, threads
+            let seconds = contestant.seconds(1).max(1e-9);
+            (effort.sample.as_secs_f64() / seconds).ceil().clamp(1.0, 1e7) as usize
+        })
+        .collect();
+    let [least, most] = effort.rounds;
+    let mut spent = Duration::ZERO;
+    let budget = effort.budget * contestants.len() as u32;
+    while found.peaks.len() < least || (found.peaks.len() < most && spent < budget) {
+        if wait {
+            until_idle();
+        }
+        found.peaks.push(peak());
+        for ((contestant, &calls), seconds) in contestants.iter_mut().zip(&calls).zip(&mut found.seconds) {
+            if wait {
+                until_idle();
+            }
+            let started = Instant::now();
+            if calls > 1 {
+                contestant.seconds(1); // what the others displaced from the caches
+            }
+            for _ in 0..block {
+                seconds.push(contestant.seconds(calls) / calls as f64);
+            }
+            spent += started.elapsed();
+        }
+    }
+    found
+}
+
+/// Waits until no thread of this process computes any more; a second at most.
+fn until_idle() {
+    const LOOK: Duration = Duration::from_millis(1);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
+        let (wall, cpu) = (Instant::now(), cpu_time());
+        std::thread::sleep(LOOK);
+        // A spinning thread would have used all of the time, and waking up costs some of it.
+        if cpu_time().saturating_sub(cpu) < wall.elapsed() / 4 {
+            return;
+        }
+    }
+}
+
+/// Time that all threads of this process have computed.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+impl Samples {
+    /// Adds those of another visit.
+    pub fn extend(&mut self, other: Self) {
+        self.seconds.resize(other.seconds.len(), Vec::new());
+        for (mine, others) in self.seconds.iter_mut().zip(other.seconds) {
+            mine.extend(others);
+        }
+        self.peaks.extend(other.peaks);
+    }
+
+    /// The record of contestant `i` beside `ours`, pair by pair.
+    pub fn peer(&self, i: usize, ours: Option<usize>) -> Peer {
+        let ratios = ours.map(|ours| -> Vec<f64> {
+            self.seconds[i].iter().zip(&self.seconds[ours]).map(|(peer, ours)| peer / ours).collect()
+        });
+        Peer {
+            median_s: median(&self.seconds[i]),
+            ratio: ratios.as_deref().map(median),
+            ratio_interval: ratios.as_deref().map(median_interval),
+        }
+    }
+
+    /// Whether the probes say that the machine changed meanwhile: half of them spread over more than
+    /// [`DRIFT`], or they fell short of the run's best by more than that.
+    pub fn unstable(&self, best_peak: f64) -> bool {
+        let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&self.peaks, share));
+        high - low > DRIFT * middle || middle < (1.0 - DRIFT) * best_peak
+    }
+}
+
+/// Change of the multiply-add peak beyond which a row is marked.
+pub const DRIFT: f64 = 0.05;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contestants_take_turns() {
+        let log = std::cell::RefCell::new(String::new());
+        let fake = |name: char, seconds: f64| {
+            let log = &log;
+            move |calls: usize| {
+                log.borrow_mut().push(name);
+                seconds * calls as f64
+            }
+        };
+        let (mut a, mut b) = (fake('a', 0.5), fake('b', 1.0));
+        let effort = Effort { rounds: [3, 3], ..Effort::QUICK };
+        let found = samples(&mut [&mut a, &mut b], 1, &effort, || 7.0);
+        assert_eq!(*log.borrow(), "aabbababab");
+        assert_eq!(found.seconds, [[0.5; 3], [1.0; 3]]);
+        assert_eq!(found.peaks, [7.0; 3]);
+        let peer = found.peer(1, Some(0));
+        assert_eq!((peer.median_s, peer.ratio, peer.ratio_interval), (1.0, Some(2.0), Some([2.0; 2])));
+        assert_eq!(found.peer(1, None).ratio, None);
+    }
+
+    #[test]
+    fn short_calls_are_repeated_to_fill_a_sample() {
+        let mut most = 0;
+        let mut short = |calls: usize| {
+            most = most.max(calls);
+            1e-5 * calls as f64
+        };
+        let effort = Effort { rounds: [1, 1], sample: Duration::from_millis(1), ..Effort::QUICK };
+        let found = samples(&mut [&mut short], 1, &effort, || 1.0);
+        assert_eq!(most, 100);
+        assert!((found.seconds[0][0] - 1e-5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn drift_marks_a_row() {
+        let peaks = |peaks: &[f64]| Samples { seconds: Vec::new(), peaks: peaks.to_vec() };
+        assert!(!peaks(&[100.0, 99.0, 101.0, 60.0, 100.0]).unstable(100.0), "one of five was disturbed");
+        assert!(peaks(&[100.0, 80.0, 100.0, 80.0]).unstable(100.0));
+        assert!(peaks(&[90.0, 90.0, 90.0]).unstable(100.0));
+    }
+
+    #[test]
+    fn waiting_ends_when_spinning_does() {
+        let started = Instant::now();
+        let spinner = std::thread::spawn(|| {
+            let spun = Instant::now();
+            while spun.elapsed() < Duration::from_millis(60) {
+                std::hint::spin_loop();
+            }
+        });
+        std::thread::sleep(Duration::from_millis(5)); // until it has begun
+        until_idle();
+        let waited = started.elapsed();
+        spinner.join().unwrap();
+        assert!(waited >= Duration::from_millis(30) && waited < Duration::from_secs(5), "{waited:?}");
+    }
+}

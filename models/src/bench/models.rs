@@ -1,0 +1,107 @@
+//! Models as cases: architectures with random weights.
+
+use super::case::Work;
+use crate::Batch;
+use crate::bert::{Bert, Config, Workspace};
+use crate::error::Error;
+use std::cell::RefCell;
+use std::sync::Arc;
+use tilewright_kernels::Backend;
+
+/// A model of known sizes.
+#[derive(Debug)]
+pub struct ModelCase {
+    /// Its name in rows and filters.
+    pub name: &'static str,
+    config: fn() -> Config,
+    /// Sequences, and their length, of the registry's cases.
+    pub shapes: &'static [[usize; 2]],
+}
+
+/// All of them.
+pub static MODELS: &[ModelCase] = &[
+    ModelCase {
+        name: "model/bert-base",
+        config: Config::default,
+        shapes: &[[1, 16], [1, 128], [8, 128], [1, 512]],
+    },
+    ModelCase {
+        name: "model/bert-large",
+        config: || Config {
+            hidden_size: 1024,
+            num_hidden_layers: 24,
+            num_attention_heads: 16,
+            intermediate_size: 4096,
+            ..Config::default()
+        },
+        shapes: &[[1, 128]],
+    },
+    ModelCase {
+        name: "model/minilm-l6",
+        config: || Config {
+            hidden_size: 384,
+            num_hidden_layers: 6,
+            num_attention_heads: 12,
+            intermediate_size: 1536,
+            ..Config::default()
+        },
+        shapes: &[[1, 16], [1, 128], [32, 32]],
+    },
+];
+
+impl ModelCase {
+    /// What a forward pass over `[batch, length]` does.
+    pub fn work(&self, [batch, length]: [usize; 2]) -> Work {
+        let config = (self.config)();
+        let [h, i, layers] = [config.hidden_size, config.intermediate_size, config.num_hidden_layers];
+        let tokens = (batch * length) as f64;
+        // Four products with H x H, two with H x I; scores and sums over `length` keys.
+        let weights = (layers * (4 * h * h + 2 * h * i)) as f64;
+        let scores = (layers * 2 * length * h) as f64;
+        Work {
+            flops: 2.0 * tokens * (weights + scores),
+            // States come and go in cache.
+            bytes: 4.0 * weights,
+            tokens: Some(tokens),
+        }
+    }
+}
+
+/// The model made last, so that cases of one model do not each draw its weights.
+#[derive(Debug, Default)]
+pub struct Models {
+    last: RefCell<Option<(usize, Backend, Arc<Bert>)>>,
+}
+
+/// A forward pass; its argument is not used, for its states stay inside.
+type Forward = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send>;
+
+impl Models {
+    pub(super) fn forward(
+        &self,
+        model: usize,
+        [batch, length]: [usize; 2],
+        backend: Backend,
+    ) -> Result<Forward, Error> {
+        let mut last = self.last.borrow_mut();
+        let bert = match &*last {
+            Some((of, on, bert)) if (*of, *on) == (model, backend) => Arc::clone(bert),
+            _ => {
+                *last = None; // before the next one needs its memory
+                let bert = Arc::new(Bert::random((MODELS[model].config)(), 0, backend)?);
+                *last = Some((model, backend, Arc::clone(&bert)));
+                bert
+            }
+        };
+        let vocabulary = bert.config().vocab_size;
+        let mut sequences = Batch::default();
+        for s in 0..batch {
+            // All over the table, as words are.
+            let ids: Vec<u32> =
+                (0..length).map(|i| ((s * length + i + 1) * 7919 % vocabulary) as u32).collect();
+            sequences.push(&ids, &vec![0; length])?;
+        }
+        let mut work = Workspace::default();
+        Ok(Box::new(move |_| bert.forward(&sequences, &mut work).map(drop)))
+    }
+}

@@ -1,0 +1,127 @@
+//! What samples of a noisy machine say: medians, how sure they are, and whether two differ.
+
+use crate::random::Random;
+use statrs::stats_tests::Alternative;
+use statrs::stats_tests::mannwhitneyu::{MannWhitneyUMethod, mannwhitneyu};
+
+/// Resamples of a bootstrap: the ends of a 95% interval then vary by about a percent of its width.
+const RESAMPLES: usize = 2000;
+
+/// The value below which a share of the samples lies, between neighbours by interpolation; NaN if there
+/// are none.
+pub fn quantile(samples: &[f64], share: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = share.clamp(0.0, 1.0) * last as f64;
+    let (low, high) = (sorted[at as usize], sorted[(at as usize + 1).min(last)]);
+    low + (high - low) * at.fract()
+}
+
+/// The middle of the samples; NaN if there are none.
+pub fn median(samples: &[f64]) -> f64 {
+    quantile(samples, 0.5)
+}
+
+/// 95% percentile bootstrap (Efron, "Bootstrap methods", 1979) of a statistic of resampled `samples`.
+/// The same samples always give the same interval.
+fn bootstrap(resamples: impl Fn(&mut Random) -> f64) -> [f64; 2] {
+    let mut random = Random::new(0);
+    let values: Vec<f64> = (0..RESAMPLES).map(|_| resamples(&mut random)).collect();
+    [quantile(&values, 0.025), quantile(&values, 0.975)]
+}
+
+fn resample(samples: &[f64], random: &mut Random) -> f64 {
+    let drawn: Vec<f64> = samples.iter().map(|_| samples[random.below(samples.len())]).collect();
+    median(&drawn)
+}
+
+/// The 95% confidence interval of the samples' median.
+pub fn median_interval(samples: &[f64]) -> [f64; 2] {
+    if samples.is_empty() {
+        return [f64::NAN; 2];
+    }
+    bootstrap(|random| resample(samples, random))
+}
+
+/// The 95% confidence interval of the ratio of the medians of samples that are not paired.
+pub fn ratio_interval(above: &[f64], below: &[f64]) -> [f64; 2] {
+    if above.is_empty() || below.is_empty() {
+        return [f64::NAN; 2];
+    }
+    bootstrap(|random| resample(above, random) / resample(below, random))
+}
+
+/// The probability that samples of one distribution come out so that `a` looks larger than `b`: the
+/// one-sided test of Mann and Whitney (1947), which asks nothing of the distribution. 1 if there are
+/// too few to say.
+pub fn p_larger(a: &[f64], b: &[f64]) -> f64 {
+    let test = mannwhitneyu(a, b, MannWhitneyUMethod::Automatic, Alternative::Greater);
+    test.map_or(1.0, |(_, p)| p)
+}
+
+/// Probabilities corrected for their number by Holm's method ("A simple sequentially rejective multiple
+/// test procedure", 1979): whoever believes all below alpha errs in any with probability alpha at most.
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let mut corrected = vec![1.0; p.len()];
+    let mut least = 0.0f64;
+    for (rank, &i) in order.iter().enumerate() {
+        least = least.max(p[i] * (p.len() - rank) as f64).min(1.0);
+        corrected[i] = least;
+    }
+    corrected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `n` samples around `center` with some percent of noise, and slow outliers as machines have them.
+    fn noisy(center: f64, n: usize, seed: u64) -> Vec<f64> {
+        let mut random = Random::new(seed);
+        (0..n)
+            .map(|_| {
+                let slow = if random.below(10) == 0 { 1.5 } else { 1.0 };
+                center * slow * (1.0 + 0.02 * f64::from(random.normal()))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn quantiles_interpolate() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(quantile(&[0.0, 10.0], 0.25), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn intervals_hold_what_was_sampled() {
+        let covered = |seed: u64| {
+            let [low, high] = ratio_interval(&noisy(1.2, 21, 2 * seed), &noisy(1.0, 21, 2 * seed + 1));
+            assert!(low < high && high - low < 0.2, "{low} {high}");
+            low <= 1.2 && 1.2 <= high
+        };
+        let hits = (0..100).filter(|&seed| covered(seed)).count();
+        assert!(hits >= 85, "95% expected, {hits} of 100 found");
+    }
+
+    #[test]
+    fn differences_beyond_noise_are_told_from_noise() {
+        assert!(p_larger(&noisy(1.1, 21, 1), &noisy(1.0, 21, 2)) < 1e-4);
+        let false_alarms =
+            (0..200).filter(|s| p_larger(&noisy(1.0, 21, 2 * s), &noisy(1.0, 21, 2 * s + 1)) < 0.01).count();
+        assert!(false_alarms <= 8, "2 expected, {false_alarms} of 200 found");
+        assert_eq!(p_larger(&[], &[1.0]), 1.0);
+    }
+
+    #[test]
+    fn many_rows_are_corrected_for() {
+        // The smallest of three times 3, the next times 2, the last as it is; never falling.
+        assert_eq!(holm(&[0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
+        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+        assert!(holm(&[]).is_empty());
+    }
+}

@@ -1,0 +1,323 @@
+//! `tilewright bench`.
+
+mod compare;
+pub mod tables;
+
+use super::{Session, verify::style};
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tilewright::bench::baseline;
+use tilewright::bench::bencher::{Bencher, Measured};
+use tilewright::bench::case::Case;
+use tilewright::bench::measure::Effort;
+use tilewright::bench::record::{Machine, Row, Run};
+use tilewright::bench::registry;
+use tilewright::whole_file;
+use tilewright_peers::Dtype;
+
+/// Measure kernels and models against the machine's limit and against other libraries
+///
+/// Every case is measured in turns with the same case in other libraries, and with probes of the
+/// machine's multiply-add peak. A row shows the median time, the rate, and the share of the roofline's bound:
+/// what the peak, or the read bandwidth of the cache or memory that the data fit in, allows at best; and
+/// for each other library how many times as fast we are, with a 95% confidence interval. Rows measured
+/// while the machine's clock moved by more than 5% are marked with ~.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tilewright bench --quick                                everything, briefly
+  tilewright bench linear/f32/128x768 attention           cases whose names contain one of these
+  tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.2
+  tilewright bench --save main; git switch topic; cargo run --release -- bench --compare main
+  tilewright bench model/bert-base --batch 4 --seq 64
+  tilewright bench --json - --quick > rows.jsonl          one JSON object a row
+  tilewright bench --html report.html
+
+Other libraries: mkl (libmkl_rt.so; PyPI's wheel `mkl`), openblas (libopenblas.so; Debian's
+libopenblas0-pthread, PyPI's `scipy-openblas32`), onednn (libdnnl.so; PyPI's `onednn`). The crates `gemm`
+and `matrixmultiply` are built in with --features peers.")]
+pub struct Bench {
+    /// Measure only cases whose name contains one of these (--list shows names)
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+
+    /// Show the names of the cases instead of measuring them
+    #[arg(long)]
+    list: bool,
+
+    /// Type of inputs and weights
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16", "f16", "int8"])]
+    dtype: String,
+
+    /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
+    /// does the same
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Numbers of threads [default: 1 and one for each core]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Vec<u16>,
+
+    /// Measure linear layers of the shapes in this file instead: MxK:KxN, one to a line, as benchdnn
+    /// writes them
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    /// Sequences of the models' inputs instead of the usual ones
+    #[arg(long, value_name = "N", requires = "seq", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: Option<u16>,
+
+    /// Tokens of each of these sequences
+    #[arg(long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u16).range(1..=512))]
+    seq: Option<u16>,
+
+    /// Another library to compare with, from a shared library: mkl, openblas or onednn
+    #[arg(long = "peer", value_name = "NAME=PATH")]
+    peers: Vec<PeerPath>,
+
+    /// Write the rows as JSON, one object a line, to this file, or to stdout if it is -
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write one self-contained page: limits, roofline, ratios, table, comparison
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Keep the result as a baseline of this name
+    #[arg(long, value_name = "NAME")]
+    save: Option<String>,
+
+    /// Compare with the baseline of this name; exit status 1 if a row is slower beyond noise
+    #[arg(long, value_name = "NAME")]
+    compare: Option<String>,
+
+    /// Difference below which a row counts as the same, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    threshold: f64,
+
+    /// Compare even with a baseline of another machine
+    #[arg(long, requires = "compare")]
+    any_machine: bool,
+
+    /// Where baselines are
+    #[arg(long, value_name = "DIR", default_value = "target/tilewright-baselines")]
+    baselines: PathBuf,
+
+    /// Measure briefly: a look, not figures to quote
+    #[arg(long)]
+    quick: bool,
+
+    /// Show the most bytes that a call allocates on new threads
+    #[arg(long)]
+    memory: bool,
+}
+
+/// `NAME=PATH`.
+#[derive(Clone, Debug)]
+struct PeerPath {
+    name: String,
+    path: PathBuf,
+}
+
+impl FromStr for PeerPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_owned(), path: path.into() })
+            }
+            _ => Err("expected NAME=PATH, such as mkl=/opt/intel/lib/libmkl_rt.so.2".into()),
+        }
+    }
+}
+
+/// A difference of some percent.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(percent) if (0.0..=1000.0).contains(&percent) => Ok(percent),
+        _ => Err("expected a number from 0 to 1000".into()),
+    }
+}
+
+/// How often the cases are visited where noise has to be told from differences.
+const VISITS: usize = 3;
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        let cases = self.cases()?;
+        if self.list {
+            let names: String = cases.iter().map(|case| case.name() + "\n").collect();
+            return Ok(write!(std::io::stdout(), "{names}")?);
+        }
+        // What is wrong with the arguments should be known before minutes of measuring.
+        let baseline = |name: &String| baseline::path(&self.baselines, name).map_err(|e| anyhow!(e));
+        let save = self.save.as_ref().map(baseline).transpose().context("--save")?;
+        let machine = Machine::detect();
+        let then = match &self.compare {
+            Some(name) => {
+                Some(compare::load(&baseline(name).context("--compare")?, &machine, self.any_machine)?)
+            }
+            None => None,
+        };
+        for path in [&self.json, &self.html].into_iter().flatten().filter(|path| *path != Path::new("-")) {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
+                bail!("{}: no file can be written there", path.display());
+            }
+        }
+
+        let threads = self.threads();
+        let backend = super::backend(self.isa.as_deref())?;
+        let json = self.json.as_deref() == Some(Path::new("-"));
+        let session = Session { backend, threads: threads.iter().copied().max().unwrap_or(1), json };
+        session.say(&session.header())?;
+        let mut bencher = self.bencher(&session, &threads)?;
+        let unix_time = unix_time();
+        bencher.measure_limits();
+        session.say(&tables::limits(bencher.limits()))?;
+
+        let jobs = jobs(&cases, threads.len());
+        let rows = measure(&bencher, &jobs)?;
+        let peers = bencher.libraries.iter().map(|library| (library.name().to_owned(), library.version()));
+        let run = Run { machine, unix_time, peers: peers.collect(), limits: bencher.limits().to_vec(), rows };
+        for table in tables::rows(&run, self.memory) {
+            session.say(&table)?;
+        }
+        session.say(&tables::notes(&run))?;
+
+        let comparisons = match &then {
+            Some(then) => Some(compare::compare(&mut bencher, then, &run, &jobs, self.threshold / 100.0)?),
+            None => None,
+        };
+        if let Some(comparisons) = &comparisons {
+            session.say(&compare::table(comparisons))?;
+        }
+        self.write(&run, comparisons.as_deref())?;
+        if let Some(path) = &save {
+            baseline::save(path, &run)?;
+            session.say(&format!("saved {}", path.display()))?;
+        }
+        compare::judge(comparisons.as_deref().unwrap_or_default(), self.threshold)
+    }
+
+    /// The cases asked for.
+    fn cases(&self) -> Result<Vec<Case>> {
+        let dtype = match self.dtype.as_str() {
+            "bf16" => Dtype::Bf16,
+            "f16" => Dtype::F16,
+            "int8" => Dtype::Int8,
+            _ => Dtype::F32,
+        };
+        let mut cases = match &self.shapes {
+            Some(path) => registry::linear(&registry::read_shapes(path)?, dtype),
+            None => registry::cases(dtype),
+        };
+        if let (Some(batch), Some(seq)) = (self.batch, self.seq) {
+            let models = registry::models(Some([batch.into(), seq.into()]));
+            cases = models.map(|operation| Case { dtype, operation }).collect();
+        }
+        let wanted = |case: &Case| {
+            let name = case.name();
+            self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+        };
+        cases.retain(wanted);
+        if cases.is_empty() {
+            bail!("no case of {} has a name that contains {:?}; --list shows them", self.dtype, self.filters);
+        }
+        Ok(cases)
+    }
+
+    fn threads(&self) -> Vec<usize> {
+        let mut threads: Vec<usize> = self.threads.iter().copied().map(usize::from).collect();
+        if threads.is_empty() {
+            threads = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
+        }
+        threads.sort_unstable();
+        threads.dedup();
+        threads
+    }
+
+    /// What measures, with the other libraries; says which of them there are.
+    fn bencher(&self, session: &Session, threads: &[usize]) -> Result<Bencher> {
+        let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
+        let apart = self.save.is_some() || self.compare.is_some();
+        let effort = if apart { effort.in_visits(VISITS) } else { effort };
+        let mut bencher =
+            Bencher::new(session.backend, threads, effort).context("cannot start the threads")?;
+        bencher.memory = self.memory.then_some(|run| {
+            crate::ALLOCATOR.reset_peak_usage();
+            let before = crate::ALLOCATOR.current_usage();
+            run();
+            crate::ALLOCATOR.peak_usage().saturating_sub(before)
+        });
+        bencher.libraries = tilewright_peers::built_in();
+        for PeerPath { name, path } in &self.peers {
+            match tilewright_peers::load(name, path) {
+                Ok(library) => bencher.libraries.push(library),
+                Err(why) => bencher.absent.push(format!("{name}: {why}")),
+            }
+        }
+        for library in &bencher.libraries {
+            session.say(&format!("beside {}: {}", library.name(), library.version()))?;
+        }
+        for note in &bencher.absent {
+            session.say(&format!("not beside {note}"))?;
+        }
+        Ok(bencher)
+    }
+
+    fn write(&self, run: &Run, comparisons: Option<&[tilewright::bench::record::Comparison]>) -> Result<()> {
+        if let Some(path) = &self.json {
+            let mut lines = String::new();
+            for row in &run.rows {
+                lines += &serde_json::to_string(row)?;
+                lines.push('\n');
+            }
+            match path.as_path() == Path::new("-") {
+                true => write!(std::io::stdout(), "{lines}")?,
+                false => whole_file::write(path, lines.as_bytes())?,
+            }
+        }
+        if let Some(path) = &self.html {
+            let _ = comparisons;
+            whole_file::write(path, b"")?;
+        }
+        Ok(())
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A case in a pool.
+pub type Job = (Case, usize);
+
+/// All cases on one number of threads, then on the next: pools change seldom.
+pub fn jobs(cases: &[Case], pools: usize) -> Vec<Job> {
+    (0..pools).flat_map(|pool| cases.iter().map(move |&case| (case, pool))).collect()
+}
+
+/// Visits all jobs as often as the effort says, behind a progress bar.
+pub fn measure(bencher: &Bencher, jobs: &[Job]) -> Result<Vec<Row>> {
+    let visits = bencher.effort.visits;
+    let bar = ProgressBar::new((visits * jobs.len()) as u64).with_style(style());
+    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(2)); // drawing costs time that is measured
+    let mut found: Vec<Measured> = jobs.iter().map(|_| Measured::default()).collect();
+    for _ in 0..visits {
+        for ((case, pool), found) in jobs.iter().zip(&mut found) {
+            bar.set_message(case.name());
+            found.extend(bencher.measure(case, *pool)?);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(jobs.iter().zip(&found).map(|((case, pool), found)| bencher.row(case, *pool, found)).collect())
+}
