@@ -43,10 +43,11 @@ impl Effort {
         visits: 1,
     };
 
-    /// The same in several visits, for baselines.
+    /// The same in several visits, for baselines: of three rounds at least each, for nothing can be said
+    /// about three samples beside three others.
     #[must_use]
     pub fn in_visits(self, visits: usize) -> Self {
-        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits));
+        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(3));
         Self { rounds: [least, most], budget: self.budget / visits as u32, visits, ..self }
     }
 }

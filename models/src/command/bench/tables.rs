@@ -136,7 +136,10 @@ pub fn notes(run: &Run) -> String {
     let mut lines: Vec<String> =
         counts.iter().map(|(note, count)| format!("{note} ({count} of {} rows)", run.rows.len())).collect();
     if unstable > 0 {
-        lines.push(format!("~ the machine's clock moved by more than 5% meanwhile ({unstable} rows)"));
+        lines.push(format!(
+            "~ the machine's clock moved by more than 5% meanwhile ({unstable} of {} rows)",
+            run.rows.len()
+        ));
     }
     lines.join("\n")
 }
