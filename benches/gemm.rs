@@ -74,9 +74,9 @@ fn products(group: &mut BenchmarkGroup<'_, WallTime>, threads: &Threads, [m, k, 
 fn peak(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("peak/1 thread");
     for backend in backends() {
-        let probe = Peak { steps: PEAK_STEPS };
-        group.throughput(Throughput::Elements(backend.run(probe)));
-        group.bench_function(backend.name(), |bencher| bencher.iter(|| backend.run(probe)));
+        let probe = Peak::from(backend);
+        group.throughput(Throughput::Elements(probe.run(PEAK_STEPS)));
+        group.bench_function(backend.name(), |bencher| bencher.iter(|| probe.run(PEAK_STEPS)));
     }
     group.finish();
 }

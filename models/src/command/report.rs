@@ -82,14 +82,10 @@ struct Limits {
 
 impl Limits {
     fn measure(session: &Session, cpu: &Cpu) -> Self {
-        let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
-        // Half of a cache leaves room for others; twice an L3 that is believable is beyond it, and a
-        // virtual machine gets no larger part of a larger one.
-        let sizes = [l1 / 2, l2 / 2, (l3 / 2).min(8 * l2), 4 * l3];
         Self {
             peak: probe::peak(session.backend, PROBE),
             threads: session.threads,
-            read: sizes.map(|bytes| probe::bandwidth(session.backend, bytes, PROBE)),
+            read: probe::working_sets(cpu, 1).map(|bytes| probe::bandwidth(session.backend, bytes, PROBE)),
         }
     }
 
