@@ -23,6 +23,7 @@ pub(crate) mod lanes;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod portable;
+pub(crate) mod probe;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tile;
@@ -70,6 +71,13 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
 
     /// Asks for the cache line at `p` to be brought into L2; any address is allowed.
     fn prefetch(self, p: *const f32);
+
+    /// Reads `data` from end to end, `passes` times, as fast as this instruction set can, and returns
+    /// how many bytes that were: see [`Read`](crate::probe::Read).
+    #[inline(always)]
+    fn read(self, data: &[f32], passes: usize) -> u64 {
+        probe::read_sums(self, data, passes)
+    }
 }
 
 /// The distance in floats between rows of A in [`Tile`]: a compile-time constant, so that a tile

@@ -1,90 +1,122 @@
 //! What a core can do at best: the yardsticks that measurements are given in shares of.
+//!
+//! [`Peak`] multiplies and adds in registers, [`Read`] loads; both in assembly where the instruction
+//! set is known, so that no compiler has a part in them.
+//!
+//! | name | instruction | needs |
+//! |---|---|---|
+//! | `f32 avx512` | `vfmadd231ps` | AVX-512 F |
+//! | `f32 avx2` | `vfmadd231ps` | AVX2, FMA |
+//! | `f16 avx512fp16` | `vfmadd231ph` | AVX512-FP16 |
+//! | `bf16 amx` | `tdpbf16ps` | AMX-BF16, and Linux's permission |
+//! | `bf16 avx512bf16` | `vdpbf16ps` | AVX512-BF16 |
+//! | `int8 amx` | `tdpbssd` | AMX-INT8, and Linux's permission |
+//! | `int8 avx512vnni` | `vpdpbusd` | AVX512-VNNI |
+//! | `int8 avxvnni` | `vpdpbusd` | AVX-VNNI |
+//! | `f32 neon` | `fmla` | NEON |
+//! | `f16 fp16` | `fmla` | FP16 |
+//! | `bf16 bfmmla`, `bf16 bfdot` | as named | BF16 |
+//! | `int8 i8mm` | `smmla` | I8MM |
+//! | `int8 dotprod` | `sdot` | DotProd |
+//! | `f32 portable` | what the compiler chooses | nothing |
+//!
+//! bf16 is summed in f32 and int8 in i32; f16 in f16, for the instruction does nothing else.
 
-use crate::backend::Kernel;
-use crate::isa::{Isa, Vector};
+use crate::backend::{Backend, Kernel};
+use crate::isa::Isa;
+use crate::isa::probe::{Detected, NAMES};
 use core::hint::black_box;
+use std::sync::OnceLock;
 
-/// Multiplies and adds in registers, in chains that do not wait for each other: the f32 peak.
+/// Multiplies and adds in registers, in chains that do not wait for each other: the peak of a dtype on
+/// an instruction set.
 ///
-/// Its output is the number of floating-point operations done, two to a multiply-add.
+/// A value of it exists only where the CPU, and its operating system, let a program execute them.
+///
+/// ```
+/// use tilewright_kernels::probe::Peak;
+/// for probe in Peak::available() {
+///     let started = std::time::Instant::now();
+///     let operations = probe.run(1000);
+///     let rate = operations as f64 / started.elapsed().as_nanos() as f64;
+///     println!("{}: {rate:.0} GFLOP/s", probe.name());
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Peak(Detected);
+
+impl Peak {
+    /// The names of all probes of this architecture, available or not; within a dtype the one that is
+    /// likely to be fastest comes first.
+    pub const NAMES: &[&str] = NAMES;
+
+    /// All that this CPU can run, in the order of [`NAMES`](Self::NAMES); detected once, when Linux is
+    /// asked for the permission to use AMX, which this process then has.
+    pub fn available() -> &'static [Self] {
+        static FOUND: OnceLock<Vec<Peak>> = OnceLock::new();
+        FOUND.get_or_init(|| Detected::all().map(Peak).collect())
+    }
+
+    /// The available probe of this name.
+    ///
+    /// ```
+    /// use tilewright_kernels::probe::Peak;
+    /// assert!(Peak::named("f32 portable").is_some());
+    /// assert!(Peak::named("f32 abacus").is_none());
+    /// ```
+    pub fn named(name: &str) -> Option<Self> {
+        Self::available().iter().copied().find(|probe| probe.name() == name)
+    }
+
+    /// `"f32 avx512"`: the dtype and the instruction set, as above.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// `"f32"`, `"f16"`, `"bf16"` or `"int8"`.
+    pub fn dtype(self) -> &'static str {
+        self.name().split_once(' ').map_or(self.name(), |(dtype, _)| dtype)
+    }
+
+    /// Takes `steps` steps of every chain, and returns the number of operations done, two to a
+    /// multiply-add. A step is 6 to 24 cycles, of AMX 64.
+    pub fn run(self, steps: usize) -> u64 {
+        self.0.run(steps)
+    }
+}
+
+/// The f32 peak of the instruction set that a backend computes with; that of the portable backend for
+/// the reference too, which is compiled for the same.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, probe::Peak};
-/// let started = std::time::Instant::now();
-/// let flops = Backend::best().run(Peak { steps: 1000 });
-/// println!("{:.0} GFLOP/s", flops as f64 / started.elapsed().as_nanos() as f64);
+/// assert_eq!(Peak::from(Backend::PORTABLE).name(), "f32 portable");
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Peak {
-    /// Length of each chain.
-    pub steps: usize,
-}
-
-impl Kernel for Peak {
-    type Output = u64;
-
-    crate::backend::compile_here!();
-
-    fn reference(self) -> u64 {
-        let (factor, term) = black_box((0.5f64, 1.0));
-        let mut chain = black_box(1.0);
-        for _ in 0..self.steps {
-            chain = chain * factor + term;
-        }
-        black_box(chain);
-        2 * self.steps as u64
+impl From<Backend> for Peak {
+    fn from(backend: Backend) -> Self {
+        let backend = if backend == Backend::REFERENCE { Backend::PORTABLE } else { backend };
+        Self::named(&format!("f32 {}", backend.name())).expect("every backend has a probe")
     }
-
-    fn eval<I: Isa>(self, isa: I) -> u64 {
-        // Four cycles of latency times four ports is the most that is known; the chains, the factor
-        // and the term must fit the registers, of which AVX2 and SSE2 have 16.
-        if I::MR * I::NR / I::V::LANES >= 16 {
-            chains::<I, 16>(isa, self.steps)
-        } else {
-            chains::<I, 12>(isa, self.steps)
-        }
-    }
-}
-
-/// `C` chains of `steps` multiply-adds.
-fn chains<I: Isa, const C: usize>(isa: I, steps: usize) -> u64 {
-    isa.run(
-        #[inline(always)]
-        || {
-            // Converges to 2: neither denormal nor infinite, and unknown to the compiler.
-            let (factor, term) = black_box((0.5, 1.0));
-            let (factor, term) = (I::V::splat(isa, factor), I::V::splat(isa, term));
-            let mut chains = [I::V::splat(isa, black_box(1.0)); C];
-            for _ in 0..steps {
-                for chain in &mut chains {
-                    *chain = chain.mul_add(factor, term);
-                }
-            }
-            let mut total = I::V::splat(isa, 0.0);
-            for chain in chains {
-                total = total + chain;
-            }
-            black_box(total.sum());
-        },
-    );
-    2 * (steps * C * I::V::LANES) as u64
 }
 
 /// Reads a slice from end to end, `passes` times: the bandwidth of the cache or memory it fits in.
 ///
-/// Its output is the number of bytes read.
+/// Its output is the number of bytes read. Where that is in assembly, by the widest loads of the
+/// backend, these are whole KiB that begin at a cache line; what the slice has before and behind them
+/// is neither read nor counted. They are read in four streams at once, from a quarter of the slice
+/// each.
+///
+/// ```
+/// use tilewright_kernels::{Backend, probe::Read};
+/// let bytes = Backend::best().run(Read { data: &[1.0; 4096], passes: 10 });
+/// assert!((150_000..=163_840).contains(&bytes));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Read<'a> {
     /// What is read.
     pub data: &'a [f32],
     /// How many times.
     pub passes: usize,
-}
-
-impl Read<'_> {
-    fn bytes(&self) -> u64 {
-        (self.passes * size_of_val(self.data)) as u64
-    }
 }
 
 impl Kernel for Read<'_> {
@@ -96,35 +128,71 @@ impl Kernel for Read<'_> {
         for _ in 0..self.passes {
             black_box(black_box(self.data).iter().map(|&x| f64::from(x)).sum::<f64>());
         }
-        self.bytes()
+        (self.passes * size_of_val(self.data)) as u64
     }
 
     fn eval<I: Isa>(self, isa: I) -> u64 {
-        isa.run(
-            #[inline(always)]
-            || {
-                // Eight sums: two loads a cycle into additions of four cycles.
-                let mut sums = [I::V::splat(isa, 0.0); 8];
-                for _ in 0..self.passes {
-                    for block in black_box(self.data).chunks(8 * I::V::LANES) {
-                        if block.len() == 8 * I::V::LANES {
-                            for (sum, x) in sums.iter_mut().zip(block.chunks_exact(I::V::LANES)) {
-                                *sum = *sum + I::V::load(isa, x);
-                            }
-                        } else {
-                            for x in block.chunks(I::V::LANES) {
-                                sums[0] = sums[0] + I::V::load_partial(isa, x, 0.0);
-                            }
-                        }
-                    }
-                }
-                let mut total = I::V::splat(isa, 0.0);
-                for sum in sums {
-                    total = total + sum;
-                }
-                black_box(total.sum());
-            },
-        );
-        self.bytes()
+        isa.read(self.data, self.passes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn peaks_count_their_operations() {
+        let has = |name: &str| Peak::named(name).is_some();
+        for name in Peak::NAMES.iter().filter(|name| !has(name)) {
+            // Not `eprintln`, which the test harness keeps to itself while tests pass.
+            let _ = writeln!(std::io::stderr(), "SKIPPED peak {name}: not on this CPU");
+        }
+        let required = std::env::var("TILEWRIGHT_REQUIRE_PEAKS").unwrap_or_default();
+        for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            assert!(has(name), "TILEWRIGHT_REQUIRE_PEAKS asks for {name}, which this CPU cannot run");
+        }
+        for probe in Peak::available() {
+            let step = probe.run(1);
+            assert!(step > 0 && step % 2 == 0, "{probe:?}");
+            for steps in [0, 1, 2, 1000] {
+                assert_eq!(probe.run(steps), step * steps as u64, "{probe:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_a_dtype_and_an_instruction_set() {
+        for (i, name) in Peak::NAMES.iter().enumerate() {
+            let (dtype, set) = name.split_once(' ').expect("two words");
+            assert!(["f32", "f16", "bf16", "int8"].contains(&dtype) && !set.contains(' '), "{name}");
+            assert!(!Peak::NAMES[..i].contains(name), "{name} twice");
+        }
+        let names: Vec<_> = Peak::available().iter().map(|probe| probe.name()).collect();
+        assert!(names.is_sorted_by_key(|name| Peak::NAMES.iter().position(|n| n == name)), "{names:?}");
+    }
+
+    #[test]
+    fn every_backend_has_a_peak() {
+        for &backend in Backend::available() {
+            let probe = Peak::from(backend);
+            assert_eq!(probe.dtype(), "f32");
+            assert!(backend == Backend::REFERENCE || probe.name().ends_with(backend.name()), "{probe:?}");
+        }
+    }
+
+    #[test]
+    fn reads_count_their_bytes() {
+        let data = vec![1.0; 5000];
+        for &backend in Backend::available() {
+            for (start, len) in [(0, 0), (1, 1), (3, 255), (0, 272), (0, 5000), (5, 1040), (9, 4991)] {
+                let data = &data[start..start + len];
+                let bytes = backend.run(Read { data, passes: 1 });
+                // All of it, or all but the rest of a line at the front and of a KiB at the end.
+                let most = size_of_val(data) as u64;
+                assert!(bytes <= most && bytes + 1024 + 60 > most, "{backend:?} {start} {len}: {bytes}");
+                assert_eq!(backend.run(Read { data, passes: 3 }), 3 * bytes);
+            }
+        }
     }
 }

@@ -3,35 +3,92 @@
 //! Machines are noisy, and mostly in one direction: the best of many short runs is what a kernel can
 //! do. Where two figures are compared, their runs alternate, so that both see the same clock.
 
+use crate::cpu::Cpu;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tilewright_kernels::Backend;
 use tilewright_kernels::probe::{Peak, Read};
 
-/// Steps of one run of the peak probe: about 100 us at 4 cycles a step and 3 GHz, short
-/// against the time slices of a scheduler, so that some run finds all of its cores free.
-const PEAK_STEPS: usize = 60_000;
+/// Least time of one run: long against what starting threads and reading a clock take, and short against
+/// the time slices of a scheduler, so that some run finds all of its cores free.
+const RUN: Duration = Duration::from_micros(200);
 
-/// Floating-point operations per second of one run on all threads of the pool.
-pub fn peak_once(backend: Backend) -> f64 {
-    let probe = Peak { steps: PEAK_STEPS };
-    if rayon::current_num_threads() == 1 {
-        return rate(|| backend.run(probe));
-    }
-    // Each thread by its own clock: what the pool takes to wake up is no part of the peak.
-    rayon::broadcast(|_| rate(|| backend.run(probe))).iter().sum()
+/// Steps of the peak probe between two looks at the clock: 10 us or more, for a look takes up to 50 ns.
+const PEAK_STEPS: usize = 8000;
+
+/// Least number of peak probes beside anything that is timed, however long that takes. A few of them may
+/// all have lost a core to another process, and then what was timed seemed to beat the peak.
+const LEAST_PROBES: usize = 100;
+
+/// Operations per second of one run on all threads of the pool, of a probe or of that of a backend.
+pub fn peak_once(peak: impl Into<Peak>) -> f64 {
+    let peak = peak.into();
+    together(|_| peak.run(PEAK_STEPS))
 }
 
-/// The f32 peak of `backend` on all threads of the pool, in operations per second.
-pub fn peak(backend: Backend, budget: Duration) -> f64 {
-    best_of(budget, || peak_once(backend))
+/// The peak on all threads of the pool, in operations per second.
+///
+/// ```
+/// use tilewright::probe::peak;
+/// use tilewright_kernels::Backend;
+/// assert!(peak(Backend::best(), std::time::Duration::from_millis(1)) > 0.0);
+/// ```
+pub fn peak(peak: impl Into<Peak>, budget: Duration) -> f64 {
+    let peak = peak.into();
+    best_of(budget, || peak_once(peak))
+}
+
+/// Every peak that this CPU has, on all threads of the pool, within the budget for each of them.
+pub fn peaks(budget: Duration) -> Vec<(Peak, f64)> {
+    let mut found: Vec<_> = Peak::available().iter().map(|&peak| (peak, 0.0f64)).collect();
+    let started = Instant::now();
+    let mut runs = 0;
+    while runs < 3 || started.elapsed() < budget * found.len() as u32 {
+        for (peak, best) in &mut found {
+            *best = best.max(peak_once(*peak));
+        }
+        runs += 1;
+    }
+    found
 }
 
 /// Bytes per second that one thread reads from a working set of `bytes`.
 pub fn bandwidth(backend: Backend, bytes: usize, budget: Duration) -> f64 {
-    let data = vec![1.0; bytes.div_ceil(size_of::<f32>())];
-    // At least 4 MiB to a run: some 100 us even from L1.
-    let passes = ((4 << 20) / bytes.max(1)).max(1);
-    best_of(budget, || rate(|| backend.run(Read { data: &data, passes })))
+    let set = working_set(bytes);
+    best_of(budget, || rate(&[busy(|| read(backend, &set))]))
+}
+
+/// Bytes per second that all threads of the pool read together, each from a working set of its own, all
+/// of them `bytes` long.
+pub fn bandwidth_together(backend: Backend, bytes: usize, budget: Duration) -> f64 {
+    // Each where its reader is, on machines where memory is near to some cores.
+    let sets = rayon::broadcast(|_| working_set(bytes));
+    best_of(budget, || together(|thread| read(backend, &sets[thread])))
+}
+
+/// Bytes of a working set for each of `threads` that lives in L1, L2, L3 and memory.
+pub fn working_sets(cpu: &Cpu, threads: usize) -> [usize; 4] {
+    let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
+    // Half of a cache leaves room for others, if it is shared, for all threads; of L3, which has to be
+    // more than L2 holds, a virtual machine gets no larger part of a larger one.
+    let third = (l3 / 2 / threads).min(8 * l2).max(2 * l2);
+    // Twice a believable L3 is beyond it, and two of them beyond two, shared or not. Many threads share
+    // some, and 2 GiB are enough.
+    let memory = (4 * l3 / threads.min(2)).min((2 << 30) / threads);
+    [l1 / 2, l2 / 2, third, memory]
+}
+
+/// That many bytes behind the first cache line that begins in it. They are written, for memory that was
+/// not may be one page of zeros again and again.
+fn working_set(bytes: usize) -> Vec<f32> {
+    const LINE_FLOATS: usize = 64 / size_of::<f32>();
+    vec![1.0; bytes / size_of::<f32>() + LINE_FLOATS - 1]
+}
+
+/// Reads all of `set`, often enough to make looking at the clock cheap, and returns how many bytes.
+fn read(backend: Backend, set: &[f32]) -> u64 {
+    let passes = ((4 << 20) / size_of_val(set).max(1)).max(1);
+    backend.run(Read { data: set, passes })
 }
 
 /// A time, and the peak at that time.
@@ -39,18 +96,27 @@ pub fn bandwidth(backend: Backend, bytes: usize, budget: Duration) -> f64 {
 pub struct Timing {
     /// Seconds of the fastest run.
     pub seconds: f64,
-    /// Operations per second of the best peak run among those that alternated with it.
+    /// Operations per second of the best peak run among those before, between and behind its runs.
     pub peak: f64,
+    /// How many peak runs there were.
+    pub probes: usize,
 }
 
 /// The fastest run of `f` within the budget (one at least, after one that warms up), alternating with
-/// runs of the peak probe.
-pub fn time(backend: Backend, budget: Duration, mut f: impl FnMut()) -> Timing {
+/// runs of a peak probe, or of that of a backend.
+pub fn time(peak: impl Into<Peak>, budget: Duration, mut f: impl FnMut()) -> Timing {
+    let peak = peak.into();
     f();
-    let mut timing = Timing { seconds: f64::INFINITY, peak: 0.0 };
+    let mut timing = Timing { seconds: f64::INFINITY, peak: 0.0, probes: 0 };
     let started = Instant::now();
-    while timing.peak == 0.0 || started.elapsed() < budget {
-        timing.peak = timing.peak.max(peak_once(backend));
+    let probes = |timing: &mut Timing, runs: usize| {
+        for _ in 0..runs {
+            timing.peak = timing.peak.max(peak_once(peak));
+        }
+        timing.probes += runs;
+    };
+    probes(&mut timing, LEAST_PROBES / 2);
+    loop {
         // Short runs are repeated back to back: the probe displaces what they find in the caches.
         let run = Instant::now();
         while timing.seconds == f64::INFINITY || run.elapsed() < Duration::from_millis(2) {
@@ -58,14 +124,63 @@ pub fn time(backend: Backend, budget: Duration, mut f: impl FnMut()) -> Timing {
             f();
             timing.seconds = timing.seconds.min(once.elapsed().as_secs_f64());
         }
+        if started.elapsed() >= budget {
+            break;
+        }
+        probes(&mut timing, 1);
     }
+    probes(&mut timing, LEAST_PROBES - LEAST_PROBES / 2);
     timing
 }
 
-/// Units per second of `f`, which returns units.
-fn rate(f: impl FnOnce() -> u64) -> f64 {
+/// What one thread did, and when.
+struct Busy {
+    started: Instant,
+    ended: Instant,
+    units: u64,
+}
+
+/// Repeats `work`, which returns units, for at least [`RUN`].
+fn busy(work: impl Fn() -> u64) -> Busy {
     let started = Instant::now();
-    f() as f64 / started.elapsed().as_secs_f64()
+    let mut units = 0;
+    loop {
+        units += work();
+        let ended = Instant::now();
+        if ended - started >= RUN {
+            return Busy { started, ended, units };
+        }
+    }
+}
+
+/// Units per second from the start of the first to the end of the last: a thread that ran while another
+/// stood still, and had what they share for itself, does not make up for it.
+fn rate(threads: &[Busy]) -> f64 {
+    let units: u64 = threads.iter().map(|t| t.units).sum();
+    let started = threads.iter().map(|t| t.started).min();
+    let ended = threads.iter().map(|t| t.ended).max();
+    started.zip(ended).map_or(0.0, |(started, ended)| units as f64 / (ended - started).as_secs_f64())
+}
+
+/// Units per second of all threads of the pool, which begin together: what the pool takes to wake up is
+/// no part of it. `work` takes the number of its thread.
+fn together(work: impl Fn(usize) -> u64 + Sync) -> f64 {
+    /// Until a thread begins without the others, if some scheduler does not let them run.
+    const PATIENCE: Duration = Duration::from_millis(10);
+    let threads = rayon::current_num_threads();
+    if threads == 1 {
+        return rate(&[busy(|| work(0))]);
+    }
+    let arrived = AtomicUsize::new(0);
+    let all = rayon::broadcast(|thread| {
+        let waiting = Instant::now();
+        arrived.fetch_add(1, Ordering::Relaxed);
+        while arrived.load(Ordering::Relaxed) < threads && waiting.elapsed() < PATIENCE {
+            std::hint::spin_loop();
+        }
+        busy(|| work(thread.index()))
+    });
+    rate(&all)
 }
 
 /// The largest of as many results as the budget allows, of three at least.
@@ -83,6 +198,7 @@ fn best_of(budget: Duration, mut f: impl FnMut() -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn no_kernel_beats_the_peak() {
@@ -95,6 +211,68 @@ mod tests {
         });
         assert!(sum.is_finite() && timing.seconds > 0.0);
         assert!(timing.peak > flops / timing.seconds, "one chain is slower than many: {timing:?}");
-        assert!(bandwidth(backend, 16 << 10, Duration::from_millis(5)) > 0.0);
+    }
+
+    #[test]
+    fn a_long_run_has_many_probes_beside_it() {
+        let mut runs = 0;
+        let timing = time(Backend::best(), Duration::ZERO, || {
+            runs += 1;
+            std::thread::sleep(Duration::from_millis(5));
+        });
+        assert!(runs == 2 && timing.seconds >= 0.005 && timing.probes >= LEAST_PROBES, "{timing:?}");
+    }
+
+    /// Wide and narrow, on the same cores.
+    const PAIRS: [[&str; 2]; 9] = [
+        ["f32 avx2", "f32 portable"],
+        ["f32 avx512", "f32 avx2"],
+        ["f16 avx512fp16", "f32 avx512"],
+        ["bf16 avx512bf16", "f32 avx512"],
+        ["bf16 amx", "bf16 avx512bf16"],
+        ["int8 avx512vnni", "bf16 avx512bf16"],
+        ["int8 avx512vnni", "int8 avxvnni"],
+        ["int8 avxvnni", "f32 avx2"],
+        ["int8 amx", "bf16 amx"],
+    ];
+
+    #[test]
+    fn wider_instructions_have_higher_peaks() {
+        // An emulator's time is not that of its instructions.
+        let pairs: &[[&str; 2]] = if cfg!(target_arch = "aarch64") { &[] } else { &PAIRS };
+        let mut best = BTreeMap::new();
+        let started = Instant::now();
+        loop {
+            for (peak, rate) in peaks(Duration::ZERO) {
+                assert!(rate > 0.0, "{peak:?}");
+                let best = best.entry(peak.name()).or_insert(rate);
+                *best = rate.max(*best);
+            }
+            let slower = pairs.iter().find(|[wide, narrow]| {
+                best.get(wide).zip(best.get(narrow)).is_some_and(|(wide, narrow)| *wide < 0.9 * narrow)
+            });
+            let Some(pair) = slower else { break };
+            // A noisy machine gets its time.
+            assert!(started.elapsed() < Duration::from_secs(5), "{pair:?} of {best:?}");
+        }
+    }
+
+    #[test]
+    fn threads_read_together() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
+        for &backend in Backend::available() {
+            let budget = Duration::from_millis(1);
+            assert!(bandwidth(backend, 16 << 10, budget) > 0.0, "{backend:?}");
+            assert!(pool.install(|| bandwidth_together(backend, 16 << 10, budget)) > 0.0, "{backend:?}");
+        }
+    }
+
+    #[test]
+    fn working_sets_grow_with_their_level() {
+        let cpu = Cpu::detect();
+        for threads in [1, 2, 8, 64, 256] {
+            let sets = working_sets(&cpu, threads);
+            assert!(sets.is_sorted() && sets[0] > 0 && sets[3] * threads <= 2 << 30, "{threads}: {sets:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 
 use super::tile::for_rows;
-use super::{Isa, Tile, Vector, sealed::Sealed};
+use super::{Isa, Tile, Vector, probe, sealed::Sealed};
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -88,6 +88,12 @@ impl Isa for Avx512 {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn read(self, data: &[f32], passes: usize) -> u64 {
+        // SAFETY: the token proves the instructions.
+        unsafe { probe::read_by(probe::read_zmm, data, passes) }
     }
 }
 

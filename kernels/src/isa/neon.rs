@@ -15,7 +15,7 @@
 //! of an fmla's latency; 8x8 would have just 4, and 7x12 an odd number of vectors, which a gated
 //! panel could not halve. `.ci/neon-tile` repeats the figures on what the compiler made.
 
-use super::{A_STRIDE, Isa, Tile, Vector, sealed::Sealed};
+use super::{A_STRIDE, Isa, Tile, Vector, probe, sealed::Sealed};
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::{Add, Div, Mul, Neg, Sub};
@@ -93,6 +93,12 @@ impl Isa for Neon {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
+    }
+
+    #[inline(always)]
+    fn read(self, data: &[f32], passes: usize) -> u64 {
+        // SAFETY: the token proves the instructions.
+        unsafe { probe::read_by(probe::read_q, data, passes) }
     }
 }
 

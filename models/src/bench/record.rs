@@ -33,7 +33,7 @@ pub struct Limit {
     /// Threads of all that follows.
     pub threads: usize,
     /// Multiply-add peaks, 10^9 operations per second, by the name of the probe: `f32 avx512`,
-    /// `int8 vnni`, ..
+    /// `int8 avx512vnni`, ..
     pub peaks: BTreeMap<String, f64>,
     /// 10^9 bytes per second read from L1, L2, L3 and memory.
     pub read: [f64; 4],

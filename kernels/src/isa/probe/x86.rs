@@ -1,0 +1,331 @@
+//! Those of x86-64.
+//!
+//! ```text
+//! multiply-adds of an instruction           latency, and at best each cycle
+//!   vfmadd231ps   8 ymm, 16 zmm   f32       4, 2 (Zen 4: 1 zmm)
+//!   vfmadd231ph   32 zmm          f16       4, 2
+//!   vdpbf16ps     32 zmm          bf16      6, 1
+//!   vpdpbusd      32 ymm, 64 zmm  int8      4 to 5, 2 (Zen 4: 1 zmm)
+//!   tdpbf16ps     16 x 16 x 32    bf16      52, one in 16 cycles
+//!   tdpbssd       16 x 16 x 64    int8      52, one in 16 cycles
+//! ```
+
+use super::{LINES, MultiplyAdds, STREAMS, Streams};
+use crate::scratch::LINE;
+use core::arch::asm;
+use core::mem::offset_of;
+
+/// Four bytes of each dtype's 1/2, of int8's 1.
+const F32_HALF: u32 = 0x3f00_0000;
+const F16_HALF: u32 = 0x3800_3800;
+const BF16_HALF: u32 = 0x3f00_3f00;
+const INT8_ONE: u32 = 0x0101_0101;
+
+/// A row of chains in vector registers: `instruction acc, a, b` for each accumulator of the list, with
+/// a and b in registers 14 and 15. `each` is the multiply-adds of one instruction.
+macro_rules! chains {
+    (
+        $name:literal, [$($feature:tt)+], $value:expr, each $each:literal,
+        $instruction:literal $register:literal [$($acc:literal)+]
+    ) => {{
+        #[target_feature($(enable = $feature),+)]
+        fn run(steps: usize) {
+            if steps == 0 {
+                return;
+            }
+            // SAFETY: it touches nothing but registers that it declares; the features are enabled.
+            unsafe {
+                asm!(
+                    "vmovd xmm15, {value:e}",
+                    $(concat!("vpbroadcastd ", $register, $acc, ", xmm15"),)+
+                    concat!("vpbroadcastd ", $register, "14, xmm15"),
+                    concat!("vpbroadcastd ", $register, "15, xmm15"),
+                    ".p2align 5",
+                    "2:",
+                    $(concat!(
+                        $instruction, " ", $register, $acc, ", ", $register, "14, ", $register, "15"
+                    ),)+
+                    "dec rcx",
+                    "jnz 2b",
+                    "vzeroupper",
+                    value = in(reg) $value,
+                    inout("rcx") steps => _,
+                    clobber_abi("sysv64"), // every vector register
+                    options(nomem, nostack),
+                );
+            }
+        }
+        MultiplyAdds {
+            name: $name,
+            each_step: $each * [$($acc),+].len() as u64,
+            detect: || true $(&& is_x86_feature_detected!($feature))+,
+            run,
+        }
+    }};
+}
+
+/// [`chains`] in the registers that every AVX instruction reaches.
+macro_rules! ymm {
+    ($($row:tt)+) => { chains!($($row)+ "ymm" [0 1 2 3 4 5 6 7 8 9 10 11]) };
+}
+
+/// [`chains`] in those of AVX-512.
+macro_rules! zmm {
+    ($($row:tt)+) => {
+        chains!($($row)+ "zmm" [0 1 2 3 4 5 6 7 8 9 10 11 16 17 18 19 20 21 22 23 24 25 26 27])
+    };
+}
+
+/// A row of four sums of products of tiles; `each` as above.
+macro_rules! tiles {
+    ($name:literal, $feature:expr, $value:expr, each $each:expr, $instruction:literal) => {{
+        /// # Safety
+        /// [`amx::detect`] has found the feature.
+        unsafe fn run(steps: usize) {
+            if steps == 0 {
+                return;
+            }
+            let row = [$value; TILE_ROW_BYTES / size_of::<u32>()];
+            // SAFETY: the instructions are there and the process may use the tiles. It reads the
+            // configuration and, with a stride of 0, one row again and again; it leaves the tiles
+            // released, and no code outside of such a block has any in use.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{config}]",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "tileloadd tmm4, [{row} + {stride}*1]",
+                    "tileloadd tmm5, [{row} + {stride}*1]",
+                    "tileloadd tmm6, [{row} + {stride}*1]",
+                    "tileloadd tmm7, [{row} + {stride}*1]",
+                    ".p2align 5",
+                    "2:",
+                    concat!($instruction, " tmm0, tmm4, tmm6"),
+                    concat!($instruction, " tmm1, tmm4, tmm7"),
+                    concat!($instruction, " tmm2, tmm5, tmm6"),
+                    concat!($instruction, " tmm3, tmm5, tmm7"),
+                    "dec rcx",
+                    "jnz 2b",
+                    "tilerelease",
+                    config = in(reg) &raw const CONFIG,
+                    row = in(reg) row.as_ptr(),
+                    stride = in(reg) 0usize,
+                    inout("rcx") steps => _,
+                    clobber_abi("sysv64"), // every tile
+                    options(readonly, nostack),
+                );
+            }
+        }
+        MultiplyAdds { name: $name, each_step: 4 * $each, detect: || amx::detect($feature), run }
+    }};
+}
+
+/// All loops of x86-64.
+pub(super) const LOOPS: &[MultiplyAdds] = &[
+    zmm!("f32 avx512", ["avx512f"], F32_HALF, each 16, "vfmadd231ps"),
+    ymm!("f32 avx2", ["avx2" "fma"], F32_HALF, each 8, "vfmadd231ps"),
+    zmm!("f16 avx512fp16", ["avx512f" "avx512fp16"], F16_HALF, each 32, "vfmadd231ph"),
+    tiles!("bf16 amx", amx::BF16, BF16_HALF, each 16 * 16 * 32, "tdpbf16ps"),
+    zmm!("bf16 avx512bf16", ["avx512f" "avx512bf16"], BF16_HALF, each 32, "vdpbf16ps"),
+    tiles!("int8 amx", amx::INT8, INT8_ONE, each 16 * 16 * 64, "tdpbssd"),
+    zmm!("int8 avx512vnni", ["avx512f" "avx512vnni"], INT8_ONE, each 64, "vpdpbusd"),
+    // Without the prefix an assembler is free to choose the encoding of AVX-512.
+    ymm!("int8 avxvnni", ["avx2" "avxvnni"], INT8_ONE, each 32, "{{vex}} vpdpbusd"),
+];
+
+const TILE_ROWS: usize = 16;
+const TILE_ROW_BYTES: usize = 64;
+
+/// The operand of `ldtilecfg`.
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    /// Bytes of a row of each tile; there are eight tiles, and the other fields have to be 0.
+    row_bytes: [u16; 16],
+    /// Rows of each tile, likewise.
+    rows: [u8; 16],
+}
+
+const _: () = assert!(
+    size_of::<TileConfig>() == 64
+        && offset_of!(TileConfig, row_bytes) == 16
+        && offset_of!(TileConfig, rows) == 48
+);
+
+/// Eight tiles of full size.
+static CONFIG: TileConfig = {
+    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+    let mut tile = 0;
+    while tile < 8 {
+        row_bytes[tile] = TILE_ROW_BYTES as u16;
+        rows[tile] = TILE_ROWS as u8;
+        tile += 1;
+    }
+    TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+};
+
+/// Detection of AMX, which std's is not stable for.
+mod amx {
+    use core::arch::asm;
+
+    /// Bits of EDX of CPUID leaf 7: AMX-TILE, and what it multiplies.
+    const TILE: u32 = 1 << 24;
+    pub const BF16: u32 = 1 << 22;
+    pub const INT8: u32 = 1 << 25;
+
+    /// The component of the extended state that tiles are; their configuration is the one before it.
+    const TILE_DATA: u64 = 18;
+
+    /// Whether the CPU has `feature`, the operating system saves its state, and this process has the
+    /// permission to use it: Linux gives it to those that ask, if it does.
+    pub fn detect(feature: u32) -> bool {
+        // AVX2 is detected only where leaf 7 exists and XGETBV may be executed.
+        is_x86_feature_detected!("avx2")
+            && leaf_7_edx() & (TILE | feature) == TILE | feature
+            && xcr0() >> (TILE_DATA - 1) & 0b11 == 0b11
+            && permitted()
+    }
+
+    fn leaf_7_edx() -> u32 {
+        let edx: u32;
+        // SAFETY: every x86-64 has the instruction, and it touches registers alone. RBX, which
+        // compilers keep for themselves, is restored.
+        unsafe {
+            asm!(
+                "mov {rbx}, rbx",
+                "cpuid",
+                "mov rbx, {rbx}",
+                rbx = out(reg) _,
+                inout("eax") 7 => _,
+                inout("ecx") 0 => _,
+                out("edx") edx,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        edx
+    }
+
+    fn xcr0() -> u64 {
+        let (low, high): (u32, u32);
+        // SAFETY: the caller has found that the operating system enables it.
+        unsafe {
+            asm!(
+                "xgetbv",
+                in("ecx") 0,
+                out("eax") low,
+                out("edx") high,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    /// Asks for the permission, which all threads of the process then have.
+    #[cfg(target_os = "linux")]
+    fn permitted() -> bool {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+        let status: i64;
+        // SAFETY: this call reads and writes no memory of the process; the kernel keeps all
+        // registers but those declared.
+        unsafe {
+            asm!(
+                "syscall",
+                inout("rax") ARCH_PRCTL => status,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") TILE_DATA,
+                out("rcx") _,
+                out("r11") _,
+                options(nostack),
+            );
+        }
+        status == 0
+    }
+
+    /// How others grant it is unknown here.
+    #[cfg(not(target_os = "linux"))]
+    fn permitted() -> bool {
+        false
+    }
+}
+
+/// Reads every turn of `streams` through registers of AVX: half a line each, eight of them in turn.
+///
+/// # Safety
+/// There is at least one turn, and all are valid for reads; AVX may be used.
+pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
+    /// Loads the halves of the line at the given place.
+    macro_rules! line {
+        ($low:literal $high:literal $place:literal) => {
+            concat!("vmovaps ymm", $low, ", [", $place, "]\nvmovaps ymm", $high, ", [", $place, " + 32]")
+        };
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            ".p2align 5",
+            "2:",
+            line!(0 1 "{p}"),
+            line!(2 3 "{p} + {stride}"),
+            line!(4 5 "{p} + 2*{stride}"),
+            line!(6 7 "{q}"),
+            line!(0 1 "{p} + 64"),
+            line!(2 3 "{p} + {stride} + 64"),
+            line!(4 5 "{p} + 2*{stride} + 64"),
+            line!(6 7 "{q} + 64"),
+            "add {p}, 128",
+            "add {q}, 128",
+            "dec {turns}",
+            "jnz 2b",
+            "vzeroupper",
+            p = inout(reg) streams.first => _,
+            q = inout(reg) streams.first.byte_add(3 * streams.stride) => _,
+            stride = in(reg) streams.stride,
+            turns = inout(reg) streams.turns => _,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            options(readonly, nostack),
+        );
+    }
+}
+
+/// The same through registers of AVX-512: a line each.
+///
+/// # Safety
+/// As [`read_ymm`]; AVX-512 may be used.
+pub(in crate::isa) unsafe fn read_zmm(streams: Streams) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            ".p2align 5",
+            "2:",
+            "vmovaps zmm0, [{p}]",
+            "vmovaps zmm1, [{p} + {stride}]",
+            "vmovaps zmm2, [{p} + 2*{stride}]",
+            "vmovaps zmm3, [{q}]",
+            "vmovaps zmm4, [{p} + 64]",
+            "vmovaps zmm5, [{p} + {stride} + 64]",
+            "vmovaps zmm6, [{p} + 2*{stride} + 64]",
+            "vmovaps zmm7, [{q} + 64]",
+            "add {p}, 128",
+            "add {q}, 128",
+            "dec {turns}",
+            "jnz 2b",
+            "vzeroupper",
+            p = inout(reg) streams.first => _,
+            q = inout(reg) streams.first.byte_add(3 * streams.stride) => _,
+            stride = in(reg) streams.stride,
+            turns = inout(reg) streams.turns => _,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            options(readonly, nostack),
+        );
+    }
+}
+
+// What the addresses above have been written for.
+const _: () = assert!(STREAMS == 4 && LINES * LINE == 128);
