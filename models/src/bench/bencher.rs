@@ -84,10 +84,8 @@ impl Bencher {
 
     /// Measures what the machine can do, on each number of threads.
     pub fn measure_limits(&mut self) {
-        let backends: Vec<_> =
-            Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE).collect();
         self.limits =
-            self.pools.iter().map(|pool| pool.install(|| limit::measure(&backends, &self.cpu))).collect();
+            self.pools.iter().map(|pool| pool.install(|| limit::measure(self.backend, &self.cpu))).collect();
     }
 
     /// The limits as measured last.
@@ -180,7 +178,7 @@ impl Bencher {
         let rate = |amount: f64| median_s.map(|s| amount / s);
         let ours = found.ours.then_some(0);
         let first_peer = usize::from(found.ours);
-        let best_peak = limit.peaks.get(&limit::peak_name(self.backend)).copied().unwrap_or(peak_gflops);
+        let best_peak = limit.peaks.get(limit::peak_name(self.backend)).copied().unwrap_or(peak_gflops);
         Row {
             kernel: case.kernel().to_owned(),
             dtype: dtype_name(case.dtype).to_owned(),

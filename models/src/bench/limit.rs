@@ -12,27 +12,23 @@ use crate::probe;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tilewright_kernels::Backend;
+use tilewright_kernels::probe::Peak;
 
 /// Time for each figure.
-const PROBE: Duration = Duration::from_millis(100);
+const PROBE: Duration = Duration::from_millis(50);
 
 /// The name of a backend's own multiply-add peak in [`Limit::peaks`].
-pub fn peak_name(backend: Backend) -> String {
-    format!("f32 {}", backend.name())
+pub fn peak_name(backend: Backend) -> &'static str {
+    Peak::from(backend).name()
 }
 
-/// Measures the limits in the pool that it is called in.
-pub fn measure(backends: &[Backend], cpu: &Cpu) -> Limit {
-    let best = backends.first().copied().unwrap_or(Backend::best());
-    let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
-    // Half of a cache leaves room for others; twice an L3 that is believable is beyond it, and a
-    // virtual machine gets no larger part of a larger one.
-    let sizes = [l1 / 2, l2 / 2, (l3 / 2).min(8 * l2), 4 * l3];
-    let peaks = backends.iter().map(|&b| (peak_name(b), probe::peak(b, PROBE) / 1e9));
+/// Measures the limits in the pool that it is called in; what is read, with `backend`'s loads.
+pub fn measure(backend: Backend, cpu: &Cpu) -> Limit {
+    let peaks = probe::peaks(PROBE).into_iter().map(|(peak, rate)| (peak.name().to_owned(), rate / 1e9));
     Limit {
         threads: rayon::current_num_threads(),
         peaks: peaks.collect(),
-        read: sizes.map(|bytes| probe::bandwidth(best, bytes, PROBE) / 1e9),
+        read: probe::bandwidths(backend, cpu, PROBE).map(|rate| rate / 1e9),
     }
 }
 
@@ -52,7 +48,7 @@ pub fn level(bytes: f64, threads: usize, cpu: &Cpu) -> Level {
 /// type for others, which belong to no backend yet.
 pub fn peak(limit: &Limit, case: &Case, backend: Backend) -> f64 {
     let dtype = dtype_name(case.dtype);
-    match limit.peaks.get(&peak_name(backend)) {
+    match limit.peaks.get(peak_name(backend)) {
         Some(&peak) if dtype == "f32" => peak,
         _ => best_peak(&limit.peaks, dtype),
     }
