@@ -9,6 +9,7 @@
 //! | `statistics` | medians, their confidence intervals, the test for a difference |
 //! | [`record`] | the result: rows, machine, as JSON |
 //! | `baseline` | results kept and compared with |
-//! | `html` | results as a page |
+//! | [`html`] | results as a page |
 
+pub mod html;
 pub mod record;
