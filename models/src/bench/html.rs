@@ -245,7 +245,7 @@ fn peers(run: &Run) -> Option<Section> {
                  the two are undecided (grey, ≈)."
             }
             (standings(run, &names))
-            div.figures {
+            div.columns {
                 @for &name in &names {
                     @let picture = bars::ratios(run, name);
                     @if !picture.0.is_empty() {

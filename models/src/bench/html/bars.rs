@@ -6,12 +6,12 @@ use super::roofline::computes;
 use crate::bench::record::{Peer, Row, Run};
 use maud::{Markup, html};
 
-const WIDTH: u32 = 700;
+const WIDTH: u32 = 680;
 /// Height of a line.
 const LINE: u32 = 19;
 /// Longest label that fits left of the axis, in characters.
-const LABEL: usize = 42;
-const MARGINS: Margins = Margins { top: 6, left: 280, right: 140, bottom: 48 };
+const LABEL: usize = 40;
+const MARGINS: Margins = Margins { top: 6, left: 280, right: 150, bottom: 48 };
 
 /// Which side of 1 a ratio is on, as far as its interval tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +74,7 @@ fn picture(
             @let y = plot.y(i as f64 + 0.5);
             a.line href={ "#row-" (line.index) } tabindex="-1" {
                 title { (line.title) }
-                rect.hit x="0" y=(y - f64::from(LINE) / 2.0) width=(WIDTH) height=(LINE);
+                rect.hit x="0" y=(y - f64::from(LINE) / 2.0) width=(WIDTH) height=(LINE) {}
                 text.end x=(plot.left() - 8.0) y=(y) dy="0.35em" { (line.label) }
                 (mark(&plot, i, y))
                 text x=(plot.right() + 8.0) y=(y) dy="0.35em" { (line.text) }
@@ -143,15 +143,15 @@ pub(super) fn memory(run: &Run, threads: usize) -> Markup {
                 let row = rows[i].1;
                 html! {
                     @if let (Some(rate), Some(limit)) = (gbps(row), bandwidth(row)) {
-                        path.gap d={ "M" (plot.x(rate)) " " (y) "H" (plot.x(limit)) };
+                        path.gap d={ "M" (plot.x(rate)) " " (y) "H" (plot.x(limit)) } {}
                     }
                     @if let Some(limit) = bandwidth(row) {
-                        path.limit d={ "M" (plot.x(limit)) " " (y - 6.0) "v12" };
+                        path.limit d={ "M" (plot.x(limit)) " " (y - 6.0) "v12" } {}
                     }
                     @if let Some(rate) = gbps(row) {
-                        circle.mark.k0.unstable[row.unstable] cx=(plot.x(rate)) cy=(y) r="5";
+                        circle.mark.k0.unstable[row.unstable] cx=(plot.x(rate)) cy=(y) r="5" {}
                     } @else {
-                        path.absent d={ "M" (plot.left() + 3.0) " " (y - 5.0) "l10 10m0-10l-10 10" };
+                        path.absent d={ "M" (plot.left() + 3.0) " " (y - 5.0) "l10 10m0-10l-10 10" } {}
                     }
                 }
             }))
@@ -198,7 +198,7 @@ pub(super) fn ratios(run: &Run, name: &str) -> Markup {
         [ratio(peer), ends(peer).map(|ends| ends[0]), ends(peer).map(|ends| ends[1])]
     });
     let (lo, hi) = all.flatten().fold((0.8f64, 1.25f64), |(lo, hi), x| (lo.min(x), hi.max(x)));
-    let axis = Axis::log(lo / 1.1, hi * 1.1, "slower   ←   its time over ours   →   faster");
+    let axis = Axis::log(lo / 1.1, hi * 1.1, "slower ← its time over ours → faster");
     let one = vec![(1.0, 0.0), (1.0, rows.len() as f64)];
     html! {
         (picture(&format!("Ratios to {name}"), axis, &lines, &[one], |plot, i, y| {
@@ -208,12 +208,12 @@ pub(super) fn ratios(run: &Run, name: &str) -> Markup {
                 @if let Some(ratio) = ratio(peer) {
                     @let end = plot.x(ratio);
                     rect class={ "bar " (Side::of(ends(peer)).name()) } x=(one.min(end)) y=(y - 5.0)
-                        width=((one - end).abs().max(1.0)) height="10";
+                        width=((one - end).abs().max(1.0)) height="10" {}
                 } @else {
-                    path.absent d={ "M" (one - 5.0) " " (y - 5.0) "l10 10m0-10l-10 10" };
+                    path.absent d={ "M" (one - 5.0) " " (y - 5.0) "l10 10m0-10l-10 10" } {}
                 }
                 @if let Some([low, high]) = ends(peer) {
-                    path.whisker d={ "M" (plot.x(low)) " " (y - 3.5) "v7m0-3.5H" (plot.x(high)) "m0-3.5v7" };
+                    path.whisker d={ "M" (plot.x(low)) " " (y - 3.5) "v7m0-3.5H" (plot.x(high)) "m0-3.5v7" } {}
                 }
             }
         }))

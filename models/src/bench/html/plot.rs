@@ -88,7 +88,7 @@ impl ValueFormatter<f64> for &Axis {
 
 /// At most eight ticks at round values of a logarithmic axis, two at least if it spans a tenth.
 fn ticks(lo: f64, hi: f64) -> Vec<f64> {
-    const STEPS: [&[f64]; 5] = [
+    const STEPS: [&[f64]; 6] = [
         &[
             1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0,
             8.0, 9.0,
@@ -96,6 +96,7 @@ fn ticks(lo: f64, hi: f64) -> Vec<f64> {
         &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0],
         &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
         &[1.0, 2.0, 5.0],
+        &[1.0, 3.0],
         &[1.0],
     ];
     const MOST: usize = 8;
@@ -177,13 +178,13 @@ impl Plot {
         f64::from(self.height - self.margins.bottom)
     }
 
-    /// The picture with `marks` on it, as wide as its container and never wider than it was drawn.
+    /// The picture with `marks` on it, as wide as its container, and not much wider than it was drawn.
     pub(super) fn with(&self, label: &str, marks: &Markup) -> Markup {
         let (width, height) = (self.width, self.height);
         html! {
             div.picture {
                 svg role="group" aria-label=(label) viewBox={ "0 0 " (width) " " (height) }
-                    style={ "max-width:" (width) "px" } {
+                    style={ "max-width:" (width * 5 / 4) "px" } {
                     (PreEscaped(&self.svg))
                     (marks)
                 }

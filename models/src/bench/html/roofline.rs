@@ -14,7 +14,7 @@ use maud::{Markup, html};
 /// Colours of `page.css`; further kernels start again with the first.
 const COLOURS: usize = 10;
 /// Width and height of a picture.
-const SIZE: (u32, u32) = (760, 480);
+const SIZE: (u32, u32) = (640, 440);
 /// Distance of labels that would overlap.
 const LINE: f64 = 15.0;
 /// Length of a bandwidth's label along its diagonal.
@@ -48,7 +48,7 @@ impl<'a> Palette<'a> {
     pub(super) fn legend(&self) -> Markup {
         let swatch = |class: &str, shape: &str| {
             html! {
-                svg.swatch viewBox="-8 -8 16 16" aria-hidden="true" { path class=(class) d=(shape); }
+                svg.swatch viewBox="-8 -8 16 16" aria-hidden="true" { path class=(class) d=(shape) {} }
             }
         };
         html! {
@@ -116,7 +116,7 @@ pub(super) fn figure(run: &Run, threads: usize, palette: &Palette) -> Markup {
     let roofs = Roofs::new(run.limits.iter().find(|limit| limit.threads == threads));
     let (x, y) = axes(&points, &roofs);
     let lines = roofs.lines(&x, &y);
-    let margins = Margins { top: 14, left: 66, right: 160, bottom: 50 };
+    let margins = Margins { top: 14, left: 64, right: 125, bottom: 50 };
     let plot = Plot::new(SIZE, margins, x, y, &lines);
     let label = format!("Roofline on {}", count(threads, "thread"));
     let marks = html! { (roofs.labels(&plot, &lines)) (marks(&plot, &points, palette)) };
@@ -153,7 +153,7 @@ fn marks(plot: &Plot, points: &[Point], palette: &Palette) -> Markup {
             a href={ "#row-" (index) } tabindex="-1" {
                 @match rate {
                     Some(rate) => {
-                        path.mark.unstable[row.unstable] class={ "k" (palette.colour(family(row))) }
+                        path class={ "mark k" (palette.colour(family(row))) @if row.unstable { " unstable" } }
                             d=(shape(&row.dtype)) transform=(at(plot.y(*rate))) { title { (describe(row)) } }
                     }
                     None => {
@@ -222,7 +222,7 @@ impl<'a> Roofs<'a> {
             along = if close { along + LABEL } else { 0.0 };
             above = Some(height);
             let (x, y) =
-                (plot.x(x0) + (along + 10.0) * angle.cos(), plot.y(y0) + (along + 10.0) * angle.sin());
+                (plot.x(x0) + (along + 16.0) * angle.cos(), plot.y(y0) + (along + 16.0) * angle.sin());
             let turn = format!(
                 "translate({} {}) rotate({}) translate(0 -5)",
                 round(x),
@@ -233,7 +233,7 @@ impl<'a> Roofs<'a> {
         });
         html! {
             @for (line, at, label) in peaks {
-                path.leader d={ "M" (plot.right()) " " (line) "L" (plot.right() + 8.0) " " (at) };
+                path.leader d={ "M" (plot.right()) " " (line) "L" (plot.right() + 8.0) " " (at) } {}
                 text x=(plot.right() + 12.0) y=(at) dy="0.35em" { (label) }
             }
             @for (turn, label) in reads {
