@@ -43,10 +43,11 @@ impl<'a, T> Column<'a, T> {
     }
 }
 
-/// `items`, the first column naming each; an item's `index` in the run makes it a target of links.
+/// `items`, each named by the column `head`; an item's `index` in the run makes it a target of links.
 fn table<T>(
     id: &str,
     caption: &str,
+    head: usize,
     columns: &[Column<T>],
     items: &[&T],
     index: impl Fn(usize) -> Option<usize>,
@@ -71,7 +72,7 @@ fn table<T>(
                         tr id=[index(i).map(|index| format!("row-{index}"))] {
                             @for (j, column) in columns.iter().enumerate() {
                                 @let cell = (column.cell)(item);
-                                @if j == 0 {
+                                @if j == head {
                                     th scope="row" { (cell.text) }
                                 } @else if column.numeric {
                                     td.number data-key=[cell.key] { (cell.text) }
@@ -100,7 +101,6 @@ pub(super) fn rows(run: &Run, peers: &BTreeSet<&str>) -> Markup {
         }),
         Column::text("type", |row: &Row| row.dtype.clone()),
         Column::text("shape", |row: &Row| row.shape.clone()),
-        Column::text("isa", |row: &Row| row.isa.clone()),
         // `8t`, as in the names of rows, so that a filter tells threads from other numbers.
         Column::number("threads", "", |row: &Row| Some(row.threads as f64), |n| format!("{n}t")),
     ];
@@ -134,26 +134,27 @@ pub(super) fn rows(run: &Run, peers: &BTreeSet<&str>) -> Markup {
         |row| gflops(row).map_or_else(|| gbps(row), |_| None),
         three,
     ));
-    if any(|row| row.tokens_per_s.is_some()) {
-        columns.push(Column::number("tokens", "1/s", |row: &Row| row.tokens_per_s, three));
-    }
     columns.push(Column::number("of bound", "", |row: &Row| row.bound_fraction, percent));
     columns.push(Column {
         cell: Box::new(|row: &Row| Cell { text: html! { (level(row.level)) }, key: Some(depth(row.level)) }),
         ..Column::number("lives in", "", |_| None, percent)
     });
+    columns.extend(peers.iter().map(|&name| ratio(name)));
+    if any(|row| row.tokens_per_s.is_some()) {
+        columns.push(Column::number("tokens", "1/s", |row: &Row| row.tokens_per_s, three));
+    }
+    columns.push(Column::text("isa", |row: &Row| row.isa.clone()));
     columns.push(Column::number("peak", "GFLOP/s", |row: &Row| positive(row.peak_gflops), three));
     if any(|row| row.peak_bytes.is_some()) {
         let size = |row: &Row| row.peak_bytes.map(|size| size as f64);
         columns.push(Column::number("allocates", "", size, |size| bytes(size as usize)));
     }
-    columns.extend(peers.iter().map(|&name| ratio(name)));
     if any(|row| !row.notes.is_empty()) {
         columns.push(Column::text("notes", |row: &Row| {
             html! { @for note in &row.notes { span.remark { (note) } " " } }
         }));
     }
-    table("all", "All rows", &columns, &run.rows.iter().collect::<Vec<_>>(), Some)
+    table("all", "All rows", 0, &columns, &run.rows.iter().collect::<Vec<_>>(), Some)
 }
 
 fn depth(level: Level) -> f64 {
@@ -204,29 +205,30 @@ pub(super) fn comparisons(run: &Run, comparisons: &[Comparison]) -> Markup {
         Verdict::Faster => Side::Faster,
         Verdict::Same => Side::Undecided,
     };
+    // On a narrow screen the first columns are those that are seen.
     let columns = [
+        Column {
+            name: "verdict",
+            unit: "",
+            numeric: true,
+            cell: Box::new(move |item: &Comparison| {
+                let side = side(item.verdict);
+                let name = if item.verdict == Verdict::Same { "same" } else { side.name() };
+                Cell {
+                    text: html! { span class=(side.name()) { (side.sign()) " " (name) } },
+                    key: Some(f64::from(-order(item.verdict))), // largest first: slower rows
+                }
+            }),
+        },
+        Column::number("ratio", "", |item: &Comparison| Some(item.ratio), |ratio| significant(ratio, 3)),
         Column::text("row", |item: &Comparison| {
             let index = run.rows.iter().position(|row| row.name() == item.name);
             html! {
                 @if let Some(index) = index { a href={ "#row-" (index) } { (item.name) } } @else { (item.name) }
             }
         }),
-        Column {
-            name: "verdict",
-            unit: "",
-            numeric: true,
-            cell: Box::new(move |item: &Comparison| {
-                let (side, key) = (side(item.verdict), order(item.verdict));
-                let name = if item.verdict == Verdict::Same { "same" } else { side.name() };
-                Cell {
-                    text: html! { span class=(side.name()) { (side.sign()) " " (name) } },
-                    key: Some(key.into()),
-                }
-            }),
-        },
         Column::number("then", "µs", |item: &Comparison| positive(item.then_s), |s| significant(s * 1e6, 4)),
         Column::number("now", "µs", |item: &Comparison| positive(item.now_s), |s| significant(s * 1e6, 4)),
-        Column::number("ratio", "", |item: &Comparison| Some(item.ratio), |ratio| significant(ratio, 3)),
         Column {
             name: "interval",
             unit: "95%",
@@ -238,5 +240,5 @@ pub(super) fn comparisons(run: &Run, comparisons: &[Comparison]) -> Markup {
         },
         Column::number("p", "", |item: &Comparison| Some(item.p), |p| significant(p, 2)),
     ];
-    table("compared", "Comparison", &columns, &items, |_| None)
+    table("compared", "Comparison", 2, &columns, &items, |_| None)
 }
