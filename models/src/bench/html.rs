@@ -122,15 +122,14 @@ fn threads(run: &Run) -> BTreeSet<usize> {
 fn summary(run: &Run) -> String {
     let kernels: BTreeSet<&str> = run.rows.iter().map(|row| row.kernel.as_str()).collect();
     let isas: BTreeSet<&str> = run.rows.iter().map(|row| row.isa.as_str()).collect();
-    let list = |items: &[String]| items.join(", ");
     let mut text = match run.rows.len() {
         0 => return "No rows: nothing was measured.".into(),
         rows => format!("{} of {}", count(rows, "row"), count(kernels.len(), "kernel")),
     };
-    text.push_str(&format!(" with {}", list(&isas.iter().map(|isa| isa.to_string()).collect::<Vec<_>>())));
+    text.push_str(&format!(" with {}", Vec::from_iter(isas).join(", ")));
     let threads: Vec<String> = threads(run).iter().map(usize::to_string).collect();
     let plural = if threads == ["1"] { "" } else { "s" };
-    text.push_str(&format!(" on {} thread{plural}", list(&threads)));
+    text.push_str(&format!(" on {} thread{plural}", threads.join(", ")));
     if !run.peers.is_empty() {
         text.push_str(&format!(", against {}", count(run.peers.len(), "peer")));
     }
