@@ -11,10 +11,12 @@
 //! | [`statistics`] | medians, how sure they are, whether two differ |
 //! | [`record`] | the result, as JSON |
 //! | [`baseline`] | results that are kept, and compared with |
+//! | [`html`] | results as a page |
 
 pub mod baseline;
 pub mod bencher;
 pub mod case;
+pub mod html;
 pub mod limit;
 pub mod measure;
 pub mod models;

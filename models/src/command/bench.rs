@@ -15,8 +15,8 @@ use tilewright::bench::baseline;
 use tilewright::bench::bencher::{Bencher, Measured};
 use tilewright::bench::case::Case;
 use tilewright::bench::measure::Effort;
-use tilewright::bench::record::{Machine, Row, Run};
-use tilewright::bench::registry;
+use tilewright::bench::record::{Comparison, Machine, Row, Run};
+use tilewright::bench::{html, registry};
 use tilewright::whole_file;
 use tilewright_peers::Dtype;
 
@@ -198,7 +198,7 @@ impl Bench {
         if let Some(comparisons) = &comparisons {
             session.say(&compare::table(comparisons))?;
         }
-        self.write(&run, comparisons.as_deref())?;
+        self.write(&run, then.as_ref(), comparisons.as_deref())?;
         if let Some(path) = &save {
             baseline::save(path, &run)?;
             session.say(&format!("saved {}", path.display()))?;
@@ -272,7 +272,7 @@ impl Bench {
         Ok(bencher)
     }
 
-    fn write(&self, run: &Run, comparisons: Option<&[tilewright::bench::record::Comparison]>) -> Result<()> {
+    fn write(&self, run: &Run, then: Option<&Run>, comparisons: Option<&[Comparison]>) -> Result<()> {
         if let Some(path) = &self.json {
             let mut lines = String::new();
             for row in &run.rows {
@@ -285,8 +285,13 @@ impl Bench {
             }
         }
         if let Some(path) = &self.html {
-            let _ = comparisons;
-            whole_file::write(path, b"")?;
+            let baseline = self.compare.as_deref().zip(then).zip(comparisons);
+            let baseline = baseline.map(|((name, then), comparisons)| html::Baseline {
+                name,
+                unix_time: Some(then.unix_time),
+                comparisons,
+            });
+            whole_file::write(path, html::page(run, baseline.as_ref()).as_bytes())?;
         }
         Ok(())
     }
