@@ -3,6 +3,21 @@
 //! [`built_in`] lists the crates that were compiled in; [`load`] opens MKL, OpenBLAS or oneDNN from a
 //! shared library that the user names.
 
+mod cblas;
+#[cfg(feature = "gemm")]
+mod gemm;
+#[cfg(feature = "matrixmultiply")]
+mod matrixmultiply;
+mod mkl;
+mod onednn;
+mod openblas;
+mod operand;
+mod symbols;
+
+#[cfg(feature = "gemm")]
+pub use gemm::product_f64;
+use std::path::Path;
+
 /// The type that a product is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
@@ -65,7 +80,7 @@ pub enum Operation<'a> {
 }
 
 /// A library.
-pub trait Library {
+pub trait Library: Send + Sync {
     /// What it is called: `mkl`, `openblas`, `onednn`, `gemm`, `matrixmultiply`.
     fn name(&self) -> &'static str;
 
@@ -85,8 +100,9 @@ pub trait Library {
     ) -> Result<Option<Box<dyn Call + 'a>>, Error>;
 }
 
-/// An operation made ready.
-pub trait Call {
+/// An operation made ready. It may be run on another thread than it was made on, but not by two at a
+/// time.
+pub trait Call: Send {
     /// Computes it once.
     fn run(&mut self);
 
@@ -108,13 +124,31 @@ impl std::error::Error for Error {}
 
 /// The crates that were compiled in.
 pub fn built_in() -> Vec<Box<dyn Library>> {
-    Vec::new()
+    vec![
+        #[cfg(feature = "gemm")]
+        Box::new(gemm::Gemm),
+        #[cfg(feature = "matrixmultiply")]
+        Box::new(matrixmultiply::Matrixmultiply),
+    ]
 }
 
-/// Opens the library `name` at `path`.
+/// What opens each library that can be loaded.
+type Open = fn(&Path) -> Result<Box<dyn Library>, Error>;
+
+const LOADABLE: [(&str, Open); 3] =
+    [("mkl", mkl::load), ("openblas", openblas::load), ("onednn", onednn::load)];
+
+/// Opens the library `name` at `path`. It runs that file's code: name no file that you do not trust.
 ///
 /// # Errors
-/// If there is no such name, if the file cannot be loaded, or if it lacks a function.
-pub fn load(name: &str, path: &std::path::Path) -> Result<Box<dyn Library>, Error> {
-    Err(Error(format!("{name}={}: unknown", path.display())))
+/// If there is no such name, if the file cannot be loaded, or if it lacks a function that every
+/// version has. What only some versions have is asked for when an operation is prepared.
+pub fn load(name: &str, path: &Path) -> Result<Box<dyn Library>, Error> {
+    match LOADABLE.iter().find(|(known, _)| *known == name) {
+        Some((_, open)) => open(path),
+        None => {
+            let known = LOADABLE.map(|(known, _)| known).join(", ");
+            Err(Error(format!("{name}={}: no such library; known are {known}", path.display())))
+        }
+    }
 }
