@@ -9,7 +9,7 @@ mod int8;
 mod single;
 
 use crate::operand::Linear;
-use crate::symbols::{Symbols, open_for_others};
+use crate::symbols::{Symbols, of_process, open_for_others};
 use crate::{Call, Dtype, Error, Library, Operation};
 use ::half::{bf16, f16};
 use std::ffi::{c_char, c_int, c_uint};
@@ -41,14 +41,19 @@ struct Threads {
     set: unsafe extern "C" fn(c_int),
     max: unsafe extern "C" fn() -> c_int,
     set_dynamic: unsafe extern "C" fn(c_int),
+    /// OpenMP's own, where the threads are OpenMP's: products of bf16 and f16 heed no other.
+    set_openmp: Option<unsafe extern "C" fn(c_int)>,
 }
 
 impl Threads {
     /// Whether it will compute on `threads`.
     fn set(self, threads: c_int) -> bool {
-        // SAFETY: they take any positive number, and 0 or 1.
+        // SAFETY: these take any positive number, or 0 for no.
         unsafe {
             (self.set)(threads);
+            if let Some(set_openmp) = self.set_openmp {
+                set_openmp(threads);
+            }
             if (self.max)() != threads {
                 // Its default never takes more threads than there are cores.
                 (self.set_dynamic)(0);
@@ -62,11 +67,12 @@ impl Threads {
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("mkl", path)?;
     // SAFETY: these are the functions of `mkl_service.h`.
-    let (threads, version) = unsafe {
+    let (mut threads, version) = unsafe {
         let threads = Threads {
             set: symbols.required("MKL_Set_Num_Threads")?,
             max: symbols.required("MKL_Get_Max_Threads")?,
             set_dynamic: symbols.required("MKL_Set_Dynamic")?,
+            set_openmp: None,
         };
         let version: unsafe extern "C" fn(*mut c_char, c_int) = symbols.required("mkl_get_version_string")?;
         (threads, version)
@@ -75,8 +81,10 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let single = unsafe { single::Functions::new(&symbols) }?;
     choose_layers(&symbols)?;
     let product = Linear { m: 1, k: 1, n: 1, x: &[1.0], weight: &[1.0], dtype: Dtype::F32, packed: false };
-    // The first product loads the kernels that MKL chose for this CPU.
+    // The first product loads the threads, and the kernels that MKL chose for this CPU.
     single.prepare(threads, 1, product).run();
+    // SAFETY: `void omp_set_num_threads(int)`.
+    threads.set_openmp = unsafe { of_process("omp_set_num_threads") };
     // SAFETY: as above.
     let (bf16, f16, int8) = unsafe {
         (

@@ -58,6 +58,26 @@ pub(crate) fn open_for_others(path: &Path) -> Result<(), libloading::Error> {
     open(path, true).map(|_| ())
 }
 
+/// The function `symbol` that libraries find which do not say where, if there is one.
+///
+/// # Safety
+/// - `F` is the type of a pointer to the function of this name.
+#[cfg(unix)]
+pub(crate) unsafe fn of_process<F: Copy + 'static>(symbol: &str) -> Option<F> {
+    // SAFETY: `F` is the caller's; what is found belongs to the program or to a library that was
+    // opened by `open_for_others`, or by another one, for good.
+    unsafe { libloading::os::unix::Library::this().get::<F>(symbol) }.ok().map(|function| *function)
+}
+
+/// None: where libraries say where they look.
+///
+/// # Safety
+/// - None.
+#[cfg(not(unix))]
+pub(crate) unsafe fn of_process<F: Copy + 'static>(_: &str) -> Option<F> {
+    None
+}
+
 #[cfg(unix)]
 fn open(path: &Path, for_others: bool) -> Result<&'static Library, libloading::Error> {
     use libloading::os::unix::{Library as Unix, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};

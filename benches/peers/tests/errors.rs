@@ -40,7 +40,7 @@ fn another_library() {
         [("mkl", "MKL_Set_Num_Threads"), ("openblas", "openblas_get_config"), ("onednn", "dnnl_version")]
     {
         let error = refused(name, "libm.so.6");
-        assert!(error.ends_with(&format!("has no function {function}")), "{error}");
+        assert!(error.contains(&format!("has no function {function}")), "{error}");
     }
 }
 
