@@ -13,8 +13,9 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use std::time::Duration;
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{View, ViewMut, probe::Peak};
+use tilewright_peers::{Dtype, Operation, built_in};
+use tilewright_suite::backends;
 use tilewright_suite::timing::{Aligned, Threads};
-use tilewright_suite::{backends, peer};
 
 /// (m, k, n): BERT-base's layers at 128 and 512 tokens, squares, MiniLM's at 32, decoding.
 const SHAPES: [[usize; 3]; 9] = [
@@ -64,11 +65,14 @@ fn products(group: &mut BenchmarkGroup<'_, WallTime>, threads: &Threads, [m, k, 
             });
         }
     }
-    group.bench_function("gemm crate, unpacked", |bencher| {
-        bencher.iter_custom(|runs| {
-            threads.time(runs, || peer::product([m, k, n], &x, &weight, peer::Order::Transposed, &mut y))
+    for library in built_in() {
+        let product =
+            Operation::Linear { shape: [m, k, n], x: &x, weight: &weight, dtype: Dtype::F32, packed: false };
+        let Some(mut call) = library.prepare(product, threads.count).expect("a product") else { continue };
+        group.bench_function(format!("{} crate, unpacked", library.name()), |bencher| {
+            bencher.iter_custom(|runs| threads.time(runs, || call.run()));
         });
-    });
+    }
 }
 
 fn peak(criterion: &mut Criterion) {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Threads {
     pool: ThreadPool,
+    /// How many.
+    pub count: usize,
     /// `1 thread`, `2 threads`, ..
     pub name: String,
 }
@@ -22,6 +24,7 @@ impl Threads {
         counts.dedup();
         let pool = |n| Self {
             pool: ThreadPoolBuilder::new().num_threads(n).build().expect("threads"),
+            count: n,
             name: format!("{n} thread{}", if n == 1 { "" } else { "s" }),
         };
         counts.into_iter().map(pool).collect()

@@ -9,7 +9,7 @@ mod int8;
 mod single;
 
 use crate::operand::Linear;
-use crate::symbols::{Symbols, of_process, open_for_others};
+use crate::symbols::{Symbols, of_process, open_for_others, reason};
 use crate::{Call, Dtype, Error, Library, Operation};
 use ::half::{bf16, f16};
 use std::ffi::{c_char, c_int, c_uint};
@@ -126,7 +126,8 @@ fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
     let beside = directory.is_some_and(|directory| open_for_others(&directory.join(OPENMP)).is_ok());
     if !beside && let Err(e) = open_for_others(Path::new(OPENMP)) {
         return Err(symbols.error(format_args!(
-            "needs {OPENMP} (Intel's OpenMP) beside it or where the loader looks: {e}"
+            "needs {OPENMP} (Intel's OpenMP) beside it or where the loader looks: {}",
+            reason(&e)
         )));
     }
     Ok(())

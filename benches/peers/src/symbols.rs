@@ -19,7 +19,7 @@ impl Symbols {
     pub fn open(name: &'static str, path: &Path) -> Result<Self, Error> {
         match open(path, false) {
             Ok(library) => Ok(Self { name, path: path.to_owned(), library }),
-            Err(e) => Err(Error(format!("{name}={}: cannot be loaded: {e}", path.display()))),
+            Err(e) => Err(Error(format!("{name}={}: cannot be loaded: {}", path.display(), reason(&e)))),
         }
     }
 
@@ -50,6 +50,11 @@ impl Symbols {
         // SAFETY: `F` is the caller's; the library is never closed, so the copy stays valid.
         unsafe { self.library.get::<F>(symbol) }.ok().map(|function| *function)
     }
+}
+
+/// What the loader said, which is the cause of what `libloading` says.
+pub(crate) fn reason(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Opens a library whose functions others will look for without saying where: MKL's threads are
