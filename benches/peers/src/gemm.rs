@@ -61,7 +61,9 @@ fn product<T: One>(
     parallelism: Parallelism,
 ) {
     assert!([row, column] == [1, k] || [row, column] == [n, 1], "b is dense");
-    assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n, "slices are whole matrices");
+    // No product may wrap around: this function is safe.
+    let whole = |slice: &[T], rows: usize, columns: usize| Some(slice.len()) == rows.checked_mul(columns);
+    assert!(whole(a, m, k) && whole(b, k, n) && whole(c, m, n), "slices are whole matrices");
     // SAFETY: the slices were checked to hold the matrices that the strides describe; `gemm` reads
     // `a` and `b` and writes `c`, which is borrowed mutably.
     unsafe {

@@ -1,7 +1,48 @@
 //! Other libraries' kernels behind one interface, so that a benchmark can run them beside its own.
 //!
 //! [`built_in`] lists the crates that were compiled in; [`load`] opens MKL, OpenBLAS or oneDNN from a
-//! shared library that the user names.
+//! shared library that the user names. What they compute, in f32 unless said otherwise:
+//!
+//! | library          | products                       | packs before | rows          | threads          |
+//! |------------------|--------------------------------|--------------|---------------|------------------|
+//! | `gemm`           | f32, f16                       | no           |               | of rayon's pool  |
+//! | `matrixmultiply` | f32                            | no           |               | one              |
+//! | `mkl`            | f32, bf16, f16, int8           | yes          |               | of OpenMP        |
+//! | `openblas`       | f32, in some builds bf16, f16  | no           |               | as it was built  |
+//! | `onednn`         | f32, bf16, f16, int8           | yes          | softmax, layer normalisation, GELU | as it was built |
+//!
+//! Those that do not pack weights beforehand compute the same whether [`Operation::Linear`] asks for
+//! packed weights or not. `gemm` computes in the rayon pool in which it is run: run it inside one of as
+//! many threads as it was prepared for. What a library or the CPU lacks is answered with `None`.
+//!
+//! # Where the libraries come from
+//! None is needed to build or to test this crate.
+//!
+//! | library    | from                                       | its file                               |
+//! |------------|--------------------------------------------|----------------------------------------|
+//! | `mkl`      | PyPI: `mkl`; Intel's oneAPI packages       | `lib/libmkl_rt.so.*`                   |
+//! | `openblas` | PyPI: `scipy-openblas32`, `-openblas64`    | `scipy_openblas32/lib/libscipy_openblas.so` |
+//! |            | Debian: `libopenblas0-pthread`, `-openmp`  | `libopenblas.so.0`                     |
+//! | `onednn`   | its sources; Debian: `libdnnl`, if of version 3 | `libdnnl.so.3`                    |
+//! |            | PyPI: `onednn`, `onednn-cpu-gomp`          | `lib/libdnnl.so.3`                     |
+//!
+//! A name without a slash is looked for where the loader looks. What the files need beside them:
+//! - `mkl` finds its kernels and threads in its own directory. Its threads need Intel's OpenMP,
+//!   `libiomp5.so` (PyPI: `intel-openmp`, which `mkl` depends on): [`load`] takes it from the same
+//!   directory or from where the loader looks. Without `libmkl_core` and its like MKL ends the process.
+//! - `openblas` of PyPI needs nothing; Debian's needs `libgfortran.so.5`, a dependency of its package.
+//! - `onednn-cpu-gomp` (3.2) needs `libgomp.so.1` alone. The newer `onednn` is built for SYCL on TBB; its
+//!   dependencies are packages of their own, installed to one `lib` directory, which has to be in
+//!   `LD_LIBRARY_PATH` when the process starts, for the file names no search path. SYCL finds the CPU by
+//!   `OCL_ICD_FILENAMES=lib/libintelocl.so`, with its full path. A product then costs some
+//!   microseconds more than without SYCL. Debian 12 has version 2, whose interface is another.
+//!
+//! # What is measured
+//! Libraries keep their defaults: how long their threads spin, which kernels they choose, whether they
+//! use fewer threads for a small product. They share no OpenMP runtime unless they were built for the
+//! same one. Where a library's number of threads belongs to the process or to a thread, every run sets
+//! it again. Inputs of other types than f32 are converted when an operation is prepared; outputs stay
+//! in the library's type until [`Call::output`].
 
 mod cblas;
 #[cfg(feature = "gemm")]
@@ -45,7 +86,8 @@ pub enum Operation<'a> {
         weight: &'a [f32],
         /// What it is computed in.
         dtype: Dtype,
-        /// Whether weights are brought into the library's own layout before the first run.
+        /// Whether weights are brought into the library's own layout before the first run, where the
+        /// library can.
         packed: bool,
     },
     /// (x - mean) / sqrt(variance + eps) * weight + bias, row by row.

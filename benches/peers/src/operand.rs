@@ -11,7 +11,8 @@ impl Operation<'_> {
         match *self {
             Operation::Linear { shape: [m, k, n], x, weight, .. } => {
                 matrix("x", x, [m, k])?;
-                matrix("weight", weight, [n, k])
+                matrix("weight", weight, [n, k])?;
+                m.checked_mul(n).map(|_| ()).ok_or_else(|| Error(format!("an output of {m} x {n}")))
             }
             Operation::LayerNorm { shape, x, weight, bias, .. } => {
                 matrix("x", x, shape)?;
