@@ -89,10 +89,18 @@ fn run(
         let Some(operation) = case.for_peers(&inputs) else { continue };
         if let Some(mut call) = library.prepare(operation, threads).expect("shapes fit") {
             group.bench_function(format!("{}{weights}, {on}", library.name()), |bencher| {
-                bencher.iter_custom(|runs| timed(runs, || call.run()));
+                let pool = pool(threads);
+                bencher.iter_custom(|runs| match library.in_rayon() {
+                    true => pool.install(|| timed(runs, || call.run())),
+                    false => timed(runs, || call.run()),
+                });
             });
         }
     }
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads")
 }
 
 fn timed(runs: u64, mut f: impl FnMut()) -> Duration {

@@ -5,7 +5,8 @@ use tilewright::verify::gemm::product;
 use tilewright::verify::tensor::Random;
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Error, View, ViewMut};
-use tilewright_suite::{backends, conforms, peer};
+use tilewright_peers::product_f64;
+use tilewright_suite::{backends, conforms};
 
 #[test]
 fn conforms_to_its_definition() {
@@ -20,8 +21,8 @@ fn agrees_with_another_library_at_large_sizes() {
         let a: Vec<f32> = (0..m * k).map(|_| random.unit()).collect();
         let b: Vec<f32> = (0..k * n).map(|_| random.unit()).collect();
         let wide = |v: &[f32], f: fn(f64) -> f64| v.iter().map(|&x| f(f64::from(x))).collect::<Vec<_>>();
-        let exact = f64_product(&wide(&a, |x| x), &wide(&b, |x| x), m, k, n);
-        let magnitude = f64_product(&wide(&a, f64::abs), &wide(&b, f64::abs), m, k, n);
+        let exact = product_f64([m, k, n], &wide(&a, |x| x), &wide(&b, |x| x));
+        let magnitude = product_f64([m, k, n], &wide(&a, f64::abs), &wide(&b, f64::abs));
         let (a, b) = (View::new(&a, [m, k]).unwrap(), View::new(&b, [k, n]).unwrap());
         for backend in backends() {
             let packed = PackedB::new(backend, b);
@@ -41,13 +42,6 @@ fn agrees_with_another_library_at_large_sizes() {
             }
         }
     }
-}
-
-/// C = A B in f64, row-major.
-fn f64_product(a: &[f64], b: &[f64], m: usize, k: usize, n: usize) -> Vec<f64> {
-    let mut c = vec![0.0; m * n];
-    peer::product([m, k, n], a, b, peer::Order::RowMajor, &mut c);
-    c
 }
 
 /// Operands that do not fit are refused by every backend, and the definition, with the same error.

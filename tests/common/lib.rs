@@ -1,8 +1,6 @@
 //! What the tests and benches share: how the tests run a kernel's checks, on every backend, and honest
 //! about those that it cannot run.
 
-pub mod peer;
-
 use std::io::Write;
 use tilewright::verify;
 use tilewright_kernels::Backend;

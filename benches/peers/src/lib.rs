@@ -1,7 +1,63 @@
 //! Other libraries' kernels behind one interface, so that a benchmark can run them beside its own.
 //!
 //! [`built_in`] lists the crates that were compiled in; [`load`] opens MKL, OpenBLAS or oneDNN from a
-//! shared library that the user names.
+//! shared library that the user names. What they compute, in f32 unless said otherwise:
+//!
+//! | library          | products                       | packs before | rows          | threads          |
+//! |------------------|--------------------------------|--------------|---------------|------------------|
+//! | `gemm`           | f32, f16                       | no           |               | of rayon's pool  |
+//! | `matrixmultiply` | f32                            | no           |               | one              |
+//! | `mkl`            | f32, bf16, f16, int8           | yes          |               | of OpenMP        |
+//! | `openblas`       | f32, in some builds bf16, f16  | no           |               | as it was built  |
+//! | `onednn`         | f32, bf16, f16, int8           | yes          | softmax, layer normalisation, GELU | as it was built |
+//!
+//! Those that do not pack weights beforehand compute the same whether [`Operation::Linear`] asks for
+//! packed weights or not. `gemm` computes in the rayon pool in which it is run: run it inside one of as
+//! many threads as it was prepared for. What a library or the CPU lacks is answered with `None`.
+//!
+//! # Where the libraries come from
+//! None is needed to build or to test this crate.
+//!
+//! | library    | from                                       | its file                               |
+//! |------------|--------------------------------------------|----------------------------------------|
+//! | `mkl`      | PyPI: `mkl`; Intel's oneAPI packages       | `lib/libmkl_rt.so.*`                   |
+//! | `openblas` | PyPI: `scipy-openblas32`, `-openblas64`    | `scipy_openblas32/lib/libscipy_openblas.so` |
+//! |            | Debian: `libopenblas0-pthread`, `-openmp`  | `libopenblas.so.0`                     |
+//! | `onednn`   | its sources; Debian: `libdnnl`, if of version 3 | `libdnnl.so.3`                    |
+//! |            | PyPI: `onednn`, `onednn-cpu-gomp`          | `lib/libdnnl.so.3`                     |
+//!
+//! A name without a slash is looked for where the loader looks. What the files need beside them:
+//! - `mkl` finds its kernels and threads in its own directory. Its threads need Intel's OpenMP,
+//!   `libiomp5.so` (PyPI: `intel-openmp`, which `mkl` depends on): [`load`] takes it from the same
+//!   directory or from where the loader looks. Without `libmkl_core` and its like MKL ends the process.
+//! - `openblas` of PyPI needs nothing; Debian's needs `libgfortran.so.5`, a dependency of its package.
+//! - `onednn-cpu-gomp` (3.2) needs `libgomp.so.1` alone. The newer `onednn` is built for SYCL on TBB; its
+//!   dependencies are packages of their own, installed to one `lib` directory, which has to be in
+//!   `LD_LIBRARY_PATH` when the process starts, for the file names no search path. SYCL finds the CPU by
+//!   `OCL_ICD_FILENAMES=lib/libintelocl.so`, with its full path. A product then costs some
+//!   microseconds more than without SYCL. Debian 12 has version 2, whose interface is another.
+//!
+//! # What is measured
+//! Libraries keep their defaults: how long their threads spin, which kernels they choose, whether they
+//! use fewer threads for a small product. They share no OpenMP runtime unless they were built for the
+//! same one. Where a library's number of threads belongs to the process or to a thread, every run sets
+//! it again. Inputs of other types than f32 are converted when an operation is prepared; outputs stay
+//! in the library's type until [`Call::output`].
+
+mod cblas;
+#[cfg(feature = "gemm")]
+mod gemm;
+#[cfg(feature = "matrixmultiply")]
+mod matrixmultiply;
+mod mkl;
+mod onednn;
+mod openblas;
+mod operand;
+mod symbols;
+
+#[cfg(feature = "gemm")]
+pub use gemm::product_f64;
+use std::path::Path;
 
 /// The type that a product is computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +86,8 @@ pub enum Operation<'a> {
         weight: &'a [f32],
         /// What it is computed in.
         dtype: Dtype,
-        /// Whether weights are brought into the library's own layout before the first run.
+        /// Whether weights are brought into the library's own layout before the first run, where the
+        /// library can.
         packed: bool,
     },
     /// (x - mean) / sqrt(variance + eps) * weight + bias, row by row.
@@ -65,14 +122,20 @@ pub enum Operation<'a> {
 }
 
 /// A library.
-pub trait Library {
+pub trait Library: Send + Sync {
     /// What it is called: `mkl`, `openblas`, `onednn`, `gemm`, `matrixmultiply`.
     fn name(&self) -> &'static str;
 
     /// Its version, and the instruction set it chose if it says so.
     fn version(&self) -> String;
 
-    /// Makes this operation ready to be run on `threads` threads of the library's own: converts,
+    /// Whether it computes in the rayon pool that a run is called in, which has to have as many threads,
+    /// rather than in threads of its own.
+    fn in_rayon(&self) -> bool {
+        false
+    }
+
+    /// Makes this operation ready to be run on `threads` threads: converts,
     /// packs and allocates all that its runs do not have to. `None`: the library has no such
     /// operation, or not on so many threads.
     ///
@@ -85,8 +148,9 @@ pub trait Library {
     ) -> Result<Option<Box<dyn Call + 'a>>, Error>;
 }
 
-/// An operation made ready.
-pub trait Call {
+/// An operation made ready. It may be run on another thread than it was made on, but not by two at a
+/// time.
+pub trait Call: Send {
     /// Computes it once.
     fn run(&mut self);
 
@@ -108,13 +172,31 @@ impl std::error::Error for Error {}
 
 /// The crates that were compiled in.
 pub fn built_in() -> Vec<Box<dyn Library>> {
-    Vec::new()
+    vec![
+        #[cfg(feature = "gemm")]
+        Box::new(gemm::Gemm),
+        #[cfg(feature = "matrixmultiply")]
+        Box::new(matrixmultiply::Matrixmultiply),
+    ]
 }
 
-/// Opens the library `name` at `path`.
+/// What opens each library that can be loaded.
+type Open = fn(&Path) -> Result<Box<dyn Library>, Error>;
+
+const LOADABLE: [(&str, Open); 3] =
+    [("mkl", mkl::load), ("openblas", openblas::load), ("onednn", onednn::load)];
+
+/// Opens the library `name` at `path`. It runs that file's code: name no file that you do not trust.
 ///
 /// # Errors
-/// If there is no such name, if the file cannot be loaded, or if it lacks a function.
-pub fn load(name: &str, path: &std::path::Path) -> Result<Box<dyn Library>, Error> {
-    Err(Error(format!("{name}={}: unknown", path.display())))
+/// If there is no such name, if the file cannot be loaded, or if it lacks a function that every
+/// version has. What only some versions have is asked for when an operation is prepared.
+pub fn load(name: &str, path: &Path) -> Result<Box<dyn Library>, Error> {
+    match LOADABLE.iter().find(|(known, _)| *known == name) {
+        Some((_, open)) => open(path),
+        None => {
+            let known = LOADABLE.map(|(known, _)| known).join(", ");
+            Err(Error(format!("{name}={}: no such library; known are {known}", path.display())))
+        }
+    }
 }

@@ -113,7 +113,7 @@ impl Bencher {
         if ours.is_none() {
             found.notes.push(format!("this project has no {} kernels yet", dtype_name(case.dtype)));
         }
-        let mut calls: Vec<Box<dyn Call + '_>> = Vec::new();
+        let mut calls: Vec<(Box<dyn Call + '_>, bool)> = Vec::new();
         for library in &self.libraries {
             let name = library.name();
             let prepared = match case.for_peers(&inputs) {
@@ -122,11 +122,12 @@ impl Bencher {
             };
             match prepared {
                 Ok(Some(mut call)) => {
-                    call.run();
+                    let in_rayon = library.in_rayon();
+                    seconds(pool, in_rayon, 1, || call.run());
                     match case.check(&inputs, &call.output()) {
                         Ok(()) => {
                             found.peers.push(name);
-                            calls.push(call);
+                            calls.push((call, in_rayon));
                         }
                         Err(why) => found.notes.push(format!("{name}: wrong, not timed: {why}")),
                     }
@@ -142,10 +143,12 @@ impl Bencher {
         let mut failed = None;
         let mut our_turn = ours.as_mut().map(|ours| {
             let failed = &mut failed;
-            move |calls: usize| pool.install(|| timed(calls, || *failed = ours.run().err().or(failed.take())))
+            move |calls: usize| seconds(pool, true, calls, || *failed = ours.run().err().or(failed.take()))
         });
-        let mut their_turns: Vec<_> =
-            calls.iter_mut().map(|call| |calls: usize| timed(calls, || call.run())).collect();
+        let mut their_turns: Vec<_> = calls
+            .iter_mut()
+            .map(|(call, in_rayon)| |calls: usize| seconds(pool, *in_rayon, calls, || call.run()))
+            .collect();
         let mut contestants: Vec<&mut dyn Contestant> = Vec::new();
         contestants.extend(our_turn.as_mut().map(|turn| turn as &mut dyn Contestant));
         contestants.extend(their_turns.iter_mut().map(|turn| turn as &mut dyn Contestant));
@@ -221,15 +224,18 @@ impl Measured {
     }
 }
 
-/// Seconds of `calls` calls.
-fn timed(calls: usize, mut call: impl FnMut()) -> f64 {
-    let started = Instant::now();
-    (0..calls).for_each(|_| call());
-    started.elapsed().as_secs_f64()
+/// Seconds of `calls` calls, in the pool or on this thread.
+fn seconds(pool: &ThreadPool, in_pool: bool, calls: usize, mut call: impl FnMut() + Send) -> f64 {
+    let timed = move || {
+        let started = Instant::now();
+        (0..calls).for_each(|_| call());
+        started.elapsed().as_secs_f64()
+    };
+    if in_pool { pool.install(timed) } else { timed() }
 }
 
-/// The most bytes that the second call of a thread pool's life allocates and the first one keeps: what a
-/// caller needs beside its own tensors. The pool is new, for threads keep their working memory.
+/// The most bytes that are allocated at a time while new threads run a kernel for the first time: what it
+/// needs beside the tensors it is given. Later calls find the threads' working memory in place.
 fn peak_bytes(memory: PeakBytes, ours: &mut Prepared<'_>, threads: usize) -> Result<usize, Error> {
     let mut result = Ok(());
     let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else { return Ok(0) };

@@ -1,0 +1,61 @@
+//! The C interface of BLAS, as MKL and OpenBLAS share it.
+
+use crate::Call;
+use crate::operand::{Linear, call};
+use std::ffi::c_uint;
+use std::ops::Deref;
+
+pub(crate) const ROW_MAJOR: c_uint = 101;
+pub(crate) const NO_TRANS: c_uint = 111;
+pub(crate) const TRANS: c_uint = 112;
+
+/// The integers that a build counts in.
+pub(crate) trait Integer: Copy + Send + Sync + 'static {
+    /// # Panics
+    /// If it does not fit, which the checks of operations exclude.
+    fn new(dim: usize) -> Self;
+}
+
+impl Integer for i32 {
+    fn new(dim: usize) -> Self {
+        Self::try_from(dim).expect("dimensions were checked")
+    }
+}
+
+impl Integer for i64 {
+    fn new(dim: usize) -> Self {
+        Self::try_from(dim).expect("dimensions were checked")
+    }
+}
+
+/// `cblas_sgemm`, and those that take bf16 or f16 and make f32: layout, transpositions of A and B,
+/// m, n, k, alpha, A and its leading dimension, B and its, beta, C and its.
+pub(crate) type Gemm<I, T> =
+    unsafe extern "C" fn(c_uint, c_uint, c_uint, I, I, I, f32, *const T, I, *const T, I, f32, *mut f32, I);
+
+/// y = x Wᵀ by `gemm`, after `set_threads`.
+///
+/// # Safety
+/// - `gemm` is a function as [`Gemm`] says, and may be called.
+///
+/// # Panics
+/// If `x` or `weight` has not the length of its matrix.
+pub(crate) unsafe fn linear<'a, I: Integer, T: Sync + 'a>(
+    gemm: Gemm<I, T>,
+    set_threads: impl Fn() + Send + 'a,
+    Linear { m, k, n, .. }: Linear<'a>,
+    x: impl Deref<Target = [T]> + Send + 'a,
+    weight: impl Deref<Target = [T]> + Send + 'a,
+) -> Box<dyn Call + 'a> {
+    assert!(x.len() == m * k && weight.len() == n * k, "slices are whole matrices");
+    let [im, ik, in_] = [m, k, n].map(I::new);
+    call(m * n, move |y: &mut [f32]| {
+        set_threads();
+        let (x, weight, y) = (x.as_ptr(), weight.as_ptr(), y.as_mut_ptr());
+        // SAFETY: the function is the caller's; `x` is m x k, `weight` n x k and `y` m x n, all
+        // row-major and dense.
+        unsafe {
+            gemm(ROW_MAJOR, NO_TRANS, TRANS, im, in_, ik, 1.0, x, ik, weight, ik, 0.0, y, in_);
+        }
+    })
+}

@@ -1,0 +1,123 @@
+//! The `gemm` crate: f32 and f16, on the threads of rayon.
+
+use crate::operand::{Linear, Number, call};
+use crate::{Call, Dtype, Error, Library, Operation};
+use ::gemm::{Parallelism, f16, gemm};
+use std::ops::Deref;
+
+/// The crate. It packs weights in every run, whatever [`Operation::Linear::packed`] says.
+pub(crate) struct Gemm;
+
+impl Library for Gemm {
+    fn name(&self) -> &'static str {
+        "gemm"
+    }
+
+    fn version(&self) -> String {
+        "0.19".to_owned()
+    }
+
+    fn in_rayon(&self) -> bool {
+        true
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        threads: usize,
+    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+        let Some(layer) = Linear::new(operation)? else { return Ok(None) };
+        let parallelism = match threads {
+            0 => return Ok(None),
+            1 => Parallelism::None,
+            _ => Parallelism::Rayon(threads),
+        };
+        Ok(match layer.dtype {
+            Dtype::F32 => Some(linear(layer, layer.x, layer.weight, parallelism)),
+            Dtype::F16 => {
+                let [x, weight] = layer.convert(f16::from_f32);
+                Some(linear(layer, x, weight, parallelism))
+            }
+            Dtype::Bf16 | Dtype::Int8 => None,
+        })
+    }
+}
+
+fn linear<'a, T: Number + One>(
+    Linear { m, k, n, .. }: Linear<'a>,
+    x: impl Deref<Target = [T]> + Send + 'a,
+    weight: impl Deref<Target = [T]> + Send + 'a,
+    parallelism: Parallelism,
+) -> Box<dyn Call + 'a> {
+    call(m * n, move |y| product([m, k, n], &x, (&weight, [1, k]), y, parallelism))
+}
+
+/// `c` (m x n) = `a` (m x k) `b` (k x n), where b\[i, j\] is `b[i * row + j * column]`.
+///
+/// # Panics
+/// If a slice has not the length of its matrix.
+fn product<T: One>(
+    [m, k, n]: [usize; 3],
+    a: &[T],
+    (b, [row, column]): (&[T], [usize; 2]),
+    c: &mut [T],
+    parallelism: Parallelism,
+) {
+    assert!([row, column] == [1, k] || [row, column] == [n, 1], "b is dense");
+    // No product may wrap around: this function is safe.
+    let whole = |slice: &[T], rows: usize, columns: usize| Some(slice.len()) == rows.checked_mul(columns);
+    assert!(whole(a, m, k) && whole(b, k, n) && whole(c, m, n), "slices are whole matrices");
+    // SAFETY: the slices were checked to hold the matrices that the strides describe; `gemm` reads
+    // `a` and `b` and writes `c`, which is borrowed mutably.
+    unsafe {
+        gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.as_ptr(),
+            1,
+            k as isize,
+            b.as_ptr(),
+            column as isize,
+            row as isize,
+            T::default(),
+            T::ONE,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// What the crate multiplies.
+trait One: Copy + Default + Send + Sync + 'static {
+    const ONE: Self;
+}
+
+impl One for f32 {
+    const ONE: Self = 1.0;
+}
+
+impl One for f64 {
+    const ONE: Self = 1.0;
+}
+
+impl One for f16 {
+    const ONE: Self = f16::ONE;
+}
+
+/// The matrix product `a` (m x k) `b` (k x n), row-major, in f64 by the `gemm` crate in the current
+/// rayon pool: a second oracle, for sizes at which a definition takes too long.
+///
+/// # Panics
+/// If a slice has not the length of its matrix.
+pub fn product_f64([m, k, n]: [usize; 3], a: &[f64], b: &[f64]) -> Vec<f64> {
+    let mut c = vec![0.0; m * n];
+    product([m, k, n], a, (b, [n, 1]), &mut c, Parallelism::Rayon(0));
+    c
+}

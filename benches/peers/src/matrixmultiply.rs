@@ -1,0 +1,52 @@
+//! The `matrixmultiply` crate: f32, on one thread.
+
+use crate::operand::{Linear, call};
+use crate::{Call, Dtype, Error, Library, Operation};
+
+/// The crate. It packs weights in every run, whatever [`Operation::Linear::packed`] says.
+pub(crate) struct Matrixmultiply;
+
+impl Library for Matrixmultiply {
+    fn name(&self) -> &'static str {
+        "matrixmultiply"
+    }
+
+    fn version(&self) -> String {
+        "0.3".to_owned()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        threads: usize,
+    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+        let Some(Linear { m, k, n, x, weight, dtype, .. }) = Linear::new(operation)? else {
+            return Ok(None);
+        };
+        if dtype != Dtype::F32 || threads != 1 {
+            return Ok(None);
+        }
+        Ok(Some(call(m * n, move |y| {
+            // SAFETY: `x` is m x k, `weight` n x k, its transpose has rows 1 and columns k apart;
+            // both were checked. `y` is m x n and borrowed mutably.
+            unsafe {
+                matrixmultiply::sgemm(
+                    m,
+                    k,
+                    n,
+                    1.0,
+                    x.as_ptr(),
+                    k as isize,
+                    1,
+                    weight.as_ptr(),
+                    1,
+                    k as isize,
+                    0.0,
+                    y.as_mut_ptr(),
+                    n as isize,
+                    1,
+                );
+            }
+        })))
+    }
+}

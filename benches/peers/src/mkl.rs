@@ -1,0 +1,177 @@
+//! Intel's MKL, by its single dynamic library `libmkl_rt`: f32, bf16, f16 and int8, with weights
+//! packed beforehand or in every run.
+//!
+//! Versions before 2020 lack the packed forms of bf16, some the f16: what is missing is answered
+//! with `None`.
+
+mod half;
+mod int8;
+mod single;
+
+use crate::operand::Linear;
+use crate::symbols::{Symbols, of_process, open_for_others, reason};
+use crate::{Call, Dtype, Error, Library, Operation};
+use ::half::{bf16, f16};
+use std::ffi::{c_char, c_int, c_uint};
+use std::path::Path;
+
+/// MKL's integers: 32 bits in the interface that [`load`] asks for.
+type Int = c_int;
+
+/// `CblasPacked`, in the place of a transposition.
+const PACKED: Int = 151;
+/// `CblasBMatrix`: which operand is packed.
+const B_MATRIX: c_uint = 162;
+
+/// The bytes that B needs when packed: `cblas_*_pack_get_size(identifier, m, n, k)`.
+type PackedSize = unsafe extern "C" fn(c_uint, Int, Int, Int) -> usize;
+
+struct Mkl {
+    version: String,
+    threads: Threads,
+    single: single::Functions,
+    bf16: Option<half::Functions>,
+    f16: Option<half::Functions>,
+    int8: Option<int8::Functions>,
+}
+
+/// How many threads it computes on.
+#[derive(Clone, Copy)]
+struct Threads {
+    set: unsafe extern "C" fn(c_int),
+    max: unsafe extern "C" fn() -> c_int,
+    set_dynamic: unsafe extern "C" fn(c_int),
+    /// OpenMP's own, where the threads are OpenMP's: products of bf16 and f16 heed no other.
+    set_openmp: Option<unsafe extern "C" fn(c_int)>,
+}
+
+impl Threads {
+    /// Whether it will compute on `threads`.
+    fn set(self, threads: c_int) -> bool {
+        // SAFETY: these take any positive number, or 0 for no.
+        unsafe {
+            (self.set)(threads);
+            if let Some(set_openmp) = self.set_openmp {
+                set_openmp(threads);
+            }
+            if (self.max)() != threads {
+                // Its default never takes more threads than there are cores.
+                (self.set_dynamic)(0);
+            }
+            (self.max)() == threads
+        }
+    }
+}
+
+/// Opens it.
+pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
+    let symbols = Symbols::open("mkl", path)?;
+    // SAFETY: these are the functions of `mkl_service.h`.
+    let (mut threads, version) = unsafe {
+        let threads = Threads {
+            set: symbols.required("MKL_Set_Num_Threads")?,
+            max: symbols.required("MKL_Get_Max_Threads")?,
+            set_dynamic: symbols.required("MKL_Set_Dynamic")?,
+            set_openmp: None,
+        };
+        let version: unsafe extern "C" fn(*mut c_char, c_int) = symbols.required("mkl_get_version_string")?;
+        (threads, version)
+    };
+    // SAFETY: 32-bit integers are asked for below, before any function that takes them is called.
+    let single = unsafe { single::Functions::new(&symbols) }?;
+    choose_layers(&symbols)?;
+    let product = Linear { m: 1, k: 1, n: 1, x: &[1.0], weight: &[1.0], dtype: Dtype::F32, packed: false };
+    // The first product loads the threads, and the kernels that MKL chose for this CPU.
+    single.prepare(threads, 1, product).run();
+    // SAFETY: `void omp_set_num_threads(int)`.
+    threads.set_openmp = unsafe { of_process("omp_set_num_threads") };
+    // SAFETY: as above.
+    let (bf16, f16, int8) = unsafe {
+        (
+            half::Functions::new(&symbols, "bf16bf16f32", |x| bf16::from_f32(x).to_bits()),
+            half::Functions::new(&symbols, "f16f16f32", |x| f16::from_f32(x).to_bits()),
+            int8::Functions::new(&symbols),
+        )
+    };
+    let mut text = [0_u8; 200];
+    // SAFETY: `text` is writable for its length.
+    unsafe { version(text.as_mut_ptr().cast(), text.len() as c_int) };
+    let text = String::from_utf8_lossy(&text);
+    let version = [text.trim_matches(['\0', ' ']).to_owned(), kernels()].join("");
+    Ok(Box::new(Mkl { version, threads, single, bf16, f16, int8 }))
+}
+
+/// Asks for 32-bit integers, which a variable of the environment may have changed, and sees to it
+/// that the threads find an OpenMP runtime: MKL loads its threads by itself at the first call, and
+/// where their functions are missing the process ends.
+fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
+    /// `MKL_INTERFACE_LP64`; bit 1 is GNU's convention for complex results, which is all the same here.
+    const LP64: c_int = 0;
+    const GNU: c_int = 2;
+    // SAFETY: `int MKL_Set_Interface_Layer(int)`.
+    let set_interface: unsafe extern "C" fn(c_int) -> c_int =
+        unsafe { symbols.required("MKL_Set_Interface_Layer") }?;
+    // SAFETY: it takes the numbers of the layers.
+    let interface = unsafe { set_interface(LP64) };
+    if interface & !GNU != LP64 {
+        return Err(symbols.error("is in use already, with 64-bit integers"));
+    }
+    // Who sets the variable has chosen other threads than Intel's, or means the default.
+    let chosen = std::env::var("MKL_THREADING_LAYER").is_ok_and(|layer| !layer.eq_ignore_ascii_case("intel"));
+    if chosen || !cfg!(target_os = "linux") {
+        return Ok(());
+    }
+    const OPENMP: &str = "libiomp5.so";
+    let directory = symbols.path().canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
+    let beside = directory.is_some_and(|directory| open_for_others(&directory.join(OPENMP)).is_ok());
+    if !beside && let Err(e) = open_for_others(Path::new(OPENMP)) {
+        return Err(symbols.error(format_args!(
+            "needs {OPENMP} (Intel's OpenMP) beside it or where the loader looks: {}",
+            reason(&e)
+        )));
+    }
+    Ok(())
+}
+
+/// The library of kernels that MKL loaded, as the process' memory map tells; empty if it does not.
+fn kernels() -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let loaded = |isa: &&str| maps.contains(&format!("/libmkl_{isa}.so"));
+    let isa = ["avx10", "avx512", "avx2", "mc3", "def"].into_iter().find(loaded);
+    isa.map(|isa| format!(", kernels of libmkl_{isa}")).unwrap_or_default()
+}
+
+impl Library for Mkl {
+    fn name(&self) -> &'static str {
+        "mkl"
+    }
+
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        threads: usize,
+    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+        let Some(layer) = Linear::new(operation)? else { return Ok(None) };
+        let Ok(count @ 1..) = c_int::try_from(threads) else { return Ok(None) };
+        // Also before packing, which has to happen on as many threads as its use.
+        if !self.threads.set(count) {
+            return Ok(None);
+        }
+        let half = |functions: &Option<half::Functions>| {
+            functions.as_ref().and_then(|functions| functions.prepare(self.threads, count, layer))
+        };
+        match layer.dtype {
+            Dtype::F32 => Ok(Some(self.single.prepare(self.threads, count, layer))),
+            Dtype::Bf16 => Ok(half(&self.bf16)),
+            Dtype::F16 => Ok(half(&self.f16)),
+            Dtype::Int8 => match &self.int8 {
+                Some(functions) => functions.prepare(self.threads, count, layer),
+                None => Ok(None),
+            },
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! bf16 and f16, with f32 sums and outputs.
+
+use super::{B_MATRIX, Int, PACKED, PackedSize, Threads};
+use crate::Call;
+use crate::cblas::{Gemm, Integer, NO_TRANS, ROW_MAJOR, TRANS, linear};
+use crate::operand::{Buffer, Linear, call};
+use crate::symbols::Symbols;
+use std::ffi::c_uint;
+
+pub(super) struct Functions {
+    convert: fn(f32) -> u16,
+    gemm: Gemm<Int, u16>,
+    packing: Option<Packing>,
+}
+
+#[derive(Clone, Copy)]
+struct Packing {
+    size: PackedSize,
+    /// Layout, identifier, transposition, m, n, k, source and its leading dimension, result.
+    pack: unsafe extern "C" fn(c_uint, c_uint, c_uint, Int, Int, Int, *const u16, Int, *mut u16),
+    /// As [`Gemm`].
+    compute: unsafe extern "C" fn(
+        c_uint,
+        Int,
+        Int,
+        Int,
+        Int,
+        Int,
+        f32,
+        *const u16,
+        Int,
+        *const u16,
+        Int,
+        f32,
+        *mut f32,
+        Int,
+    ),
+}
+
+impl Functions {
+    /// The functions `cblas_gemm_{types}`, where there are such.
+    ///
+    /// # Safety
+    /// - The library counts in [`Int`] when these are called.
+    pub unsafe fn new(symbols: &Symbols, types: &str, convert: fn(f32) -> u16) -> Option<Self> {
+        let name = |form: &str| format!("cblas_gemm_{types}{form}");
+        // SAFETY: these are the functions of `mkl_cblas.h`.
+        unsafe {
+            let packing = || {
+                Some(Packing {
+                    size: symbols.optional(&name("_pack_get_size"))?,
+                    pack: symbols.optional(&name("_pack"))?,
+                    compute: symbols.optional(&name("_compute"))?,
+                })
+            };
+            Some(Self { convert, gemm: symbols.optional(&name(""))?, packing: packing() })
+        }
+    }
+
+    /// `None`: packed weights are asked for, and it has no such form.
+    pub fn prepare<'a>(&self, threads: Threads, count: Int, layer: Linear<'a>) -> Option<Box<dyn Call + 'a>> {
+        let set_threads = move || {
+            threads.set(count);
+        };
+        let [x, weight] = layer.convert(self.convert);
+        if !layer.packed {
+            // SAFETY: the function is that of `mkl_cblas.h`.
+            return Some(unsafe { linear(self.gemm, set_threads, layer, x, weight) });
+        }
+        let Packing { size, pack, compute } = self.packing?;
+        let Linear { m, k, n, .. } = layer;
+        let [im, ik, in_] = [m, k, n].map(Int::new);
+        // SAFETY: it takes dimensions and returns bytes.
+        let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
+        let mut packed = Buffer::<u16>::zeros(bytes.div_ceil(size_of::<u16>()));
+        // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
+        unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };
+        Some(call(m * n, move |y: &mut [f32]| {
+            set_threads();
+            let (no_trans, x, b, y) = (NO_TRANS as Int, x.as_ptr(), packed.as_ptr(), y.as_mut_ptr());
+            // SAFETY: `x` is m x k and `y` m x n, row-major and dense; B was packed for this shape.
+            unsafe { compute(ROW_MAJOR, no_trans, PACKED, im, in_, ik, 1.0, x, ik, b, ik, 0.0, y, in_) };
+        }))
+    }
+}

@@ -1,0 +1,112 @@
+//! u8 times s8, with i32 sums and outputs. In the row-major layout A is the unsigned one.
+
+use super::{B_MATRIX, Int, PACKED, PackedSize, Threads};
+use crate::cblas::{Integer, NO_TRANS, ROW_MAJOR, TRANS};
+use crate::operand::{Buffer, Linear, call};
+use crate::symbols::Symbols;
+use crate::{Call, Error};
+use std::ffi::c_uint;
+
+/// `CblasFixOffset`: one offset, here 0, is added to all of C.
+const FIX_OFFSET: c_uint = 173;
+
+/// Layout, transpositions of A and B, kind of offset, m, n, k, alpha, A, its leading dimension and
+/// offset, B, its and its, beta, C and its leading dimension, offset of C. A transposition is a
+/// [`c_uint`] in the unpacked and an [`Int`] in the packed form, which are passed alike.
+type Gemm<Transposition> = unsafe extern "C" fn(
+    c_uint,
+    Transposition,
+    Transposition,
+    c_uint,
+    Int,
+    Int,
+    Int,
+    f32,
+    *const u8,
+    Int,
+    i8,
+    *const i8,
+    Int,
+    i8,
+    f32,
+    *mut i32,
+    Int,
+    *const i32,
+);
+
+pub(super) struct Functions {
+    gemm: Gemm<c_uint>,
+    packing: Option<Packing>,
+}
+
+#[derive(Clone, Copy)]
+struct Packing {
+    size: PackedSize,
+    /// Layout, identifier, transposition, m, n, k, source and its leading dimension, result.
+    pack: unsafe extern "C" fn(c_uint, c_uint, c_uint, Int, Int, Int, *const i8, Int, *mut i8),
+    compute: Gemm<Int>,
+}
+
+impl Functions {
+    /// `None`: it has none.
+    ///
+    /// # Safety
+    /// - The library counts in [`Int`] when these are called.
+    pub unsafe fn new(symbols: &Symbols) -> Option<Self> {
+        // SAFETY: these are the functions of `mkl_cblas.h`.
+        unsafe {
+            let packing = || {
+                Some(Packing {
+                    size: symbols.optional("cblas_gemm_s8u8s32_pack_get_size")?,
+                    pack: symbols.optional("cblas_gemm_s8u8s32_pack")?,
+                    compute: symbols.optional("cblas_gemm_s8u8s32_compute")?,
+                })
+            };
+            Some(Self { gemm: symbols.optional("cblas_gemm_s8u8s32")?, packing: packing() })
+        }
+    }
+
+    /// `None`: packed weights are asked for, and it has no such form.
+    pub fn prepare<'a>(
+        &self,
+        threads: Threads,
+        count: Int,
+        layer: Linear<'a>,
+    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+        let (x, weight) = layer.int8()?;
+        let Linear { m, k, n, packed, .. } = layer;
+        let [im, ik, in_] = [m, k, n].map(Int::new);
+        if !packed {
+            let gemm = self.gemm;
+            return Ok(Some(call(m * n, move |y: &mut [i32]| {
+                threads.set(count);
+                let (a, b, y) = (x.as_ptr(), weight.as_ptr(), y.as_mut_ptr());
+                // SAFETY: `x` is m x k, `weight` n x k and `y` m x n, row-major and dense; one offset
+                // is read.
+                unsafe {
+                    gemm(
+                        ROW_MAJOR, NO_TRANS, TRANS, FIX_OFFSET, im, in_, ik, 1.0, a, ik, 0, b, ik, 0, 0.0, y,
+                        in_, &0,
+                    );
+                }
+            })));
+        }
+        let Some(Packing { size, pack, compute }) = self.packing else { return Ok(None) };
+        // SAFETY: it takes dimensions and returns bytes.
+        let mut packed = Buffer::<i8>::zeros(unsafe { size(B_MATRIX, im, in_, ik) });
+        // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
+        unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };
+        Ok(Some(call(m * n, move |y: &mut [i32]| {
+            threads.set(count);
+            let (no_trans, a, b, y) = (NO_TRANS as Int, x.as_ptr(), packed.as_ptr(), y.as_mut_ptr());
+            // SAFETY: `x` is m x k and `y` m x n, row-major and dense; B was packed for this shape; one
+            // offset is read.
+            unsafe {
+                compute(
+                    ROW_MAJOR, no_trans, PACKED, FIX_OFFSET, im, in_, ik, 1.0, a, ik, 0, b, ik, 0, 0.0, y,
+                    in_, &0,
+                );
+            }
+        })))
+    }
+}

@@ -1,0 +1,382 @@
+//! oneDNN, by the third version of its C interface: products in f32, bf16, f16 and int8, softmax,
+//! layer normalisation, GELU.
+//!
+//! Weights that are to be packed are reordered into the format that the product asks for; others stay
+//! \[n, k\], the format `ba` of a k x n matrix.
+
+mod api;
+mod memory;
+mod threads;
+
+use crate::operand::{Linear, bf16_bits, f16_bits};
+use crate::symbols::Symbols;
+use crate::{Call, Dtype, Error, Library, Operation};
+use api::{Api, DataType, Handle, Status, Tag, arg, enums};
+use memory::{Descriptor, Memory, Owned};
+use std::ffi::c_int;
+use std::path::Path;
+use std::ptr::null_mut;
+use threads::{Runtime, Threads};
+
+/// The library with its CPU, which live until the process ends, as [`Symbols`] do.
+struct OneDnn {
+    context: &'static Context,
+    version: String,
+}
+
+struct Context {
+    api: Api,
+    engine: Handle,
+    runtime: Runtime,
+}
+
+// SAFETY: oneDNN's engines may be used from any thread, and from several at a time.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+/// Opens it.
+pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
+    let symbols = Symbols::open("onednn", path)?;
+    // SAFETY: this function has been the same since the first version.
+    let version: unsafe extern "C" fn() -> *const api::Version = unsafe { symbols.required("dnnl_version") }?;
+    // SAFETY: it returns a constant of the library.
+    let version = unsafe { &*version() };
+    let (major, minor, patch) = (version.major, version.minor, version.patch);
+    if major != 3 {
+        let wanted = "but the C interface of version 3 is needed";
+        return Err(symbols.error(format_args!("is version {major}.{minor}.{patch}, {wanted}")));
+    }
+    let api = Api::new(&symbols)?;
+    let runtime = Runtime::new(version.cpu_runtime, &symbols)?;
+    let mut engine = null_mut();
+    // SAFETY: the pointer is valid.
+    let status = unsafe { (api.dnnl_engine_create)(&mut engine, enums::CPU, 0) };
+    if status != api::SUCCESS {
+        let why = match runtime {
+            Runtime::Sycl(_) => "its SYCL runtime found no CPU; see OCL_ICD_FILENAMES",
+            _ => "dnnl_engine_create failed",
+        };
+        return Err(symbols.error(format_args!("{why}: {}", api::status(status))));
+    }
+    // SAFETY: it takes nothing.
+    let isa = api::isa(unsafe { (api.dnnl_get_effective_cpu_isa)() });
+    let version = format!("{major}.{minor}.{patch}, {isa}, {}", runtime.name());
+    Ok(Box::new(OneDnn { context: Box::leak(Box::new(Context { api, engine, runtime })), version }))
+}
+
+impl Library for OneDnn {
+    fn name(&self) -> &'static str {
+        "onednn"
+    }
+
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        operation: Operation<'a>,
+        threads: usize,
+    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+        operation.check()?;
+        let Some(threads) = Threads::new(&self.context.runtime, threads) else { return Ok(None) };
+        // A primitive is made for a number of threads.
+        threads.set();
+        let prepared = match operation {
+            Operation::Linear { .. } => match Linear::new(operation)? {
+                Some(layer) => linear(self.context, threads, layer),
+                None => return Ok(None),
+            },
+            Operation::LayerNorm { shape, x, weight, bias, eps } => {
+                layer_norm(self.context, threads, shape, [x, weight, bias], eps)
+            }
+            Operation::Softmax { shape, x } => softmax(self.context, threads, shape, x),
+            Operation::Gelu { shape, x, tanh } => gelu(self.context, threads, shape, x, tanh),
+        };
+        match prepared {
+            Ok(call) => Ok(Some(Box::new(call))),
+            Err(Failure::Status(_, api::UNIMPLEMENTED)) => Ok(None),
+            Err(failure) => Err(Error(failure.to_string())),
+        }
+    }
+}
+
+/// Why an operation cannot be prepared.
+enum Failure {
+    /// A function, and what it returned.
+    Status(&'static str, Status),
+    Other(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(function, status) => write!(f, "{function} failed: {}", api::status(*status)),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Success, or the function that failed.
+fn checked(function: &'static str, status: Status) -> Result<(), Failure> {
+    if status == api::SUCCESS { Ok(()) } else { Err(Failure::Status(function, status)) }
+}
+
+/// A primitive with its arguments.
+struct Primitive {
+    context: &'static Context,
+    threads: Threads,
+    primitive: Owned,
+    stream: Owned,
+    arguments: Vec<api::Argument>,
+    /// Keeps alive what `arguments` point to.
+    _inputs: Vec<Memory>,
+    output: Memory,
+}
+
+// SAFETY: oneDNN's objects are not bound to the thread that made them, and these are used by one at a
+// time: a run borrows the primitive mutably.
+unsafe impl Send for Primitive {}
+
+impl Primitive {
+    /// `description` with its inputs and its output, each under the number of its argument.
+    fn new(
+        context: &'static Context,
+        threads: Threads,
+        description: &Owned,
+        inputs: Vec<(c_int, Memory)>,
+        output: Memory,
+    ) -> Result<Self, Failure> {
+        let api = &context.api;
+        let primitive = Owned::new(api.dnnl_primitive_destroy, "dnnl_primitive_create", |to| {
+            // SAFETY: the description is valid.
+            unsafe { (api.dnnl_primitive_create)(to, description.raw()) }
+        })?;
+        let stream = Owned::new(api.dnnl_stream_destroy, "dnnl_stream_create", |to| {
+            // SAFETY: the engine is valid.
+            unsafe { (api.dnnl_stream_create)(to, context.engine, enums::IN_ORDER) }
+        })?;
+        let argument = |index, memory: &Memory| api::Argument { index, memory: memory.raw() };
+        let mut arguments: Vec<_> = inputs.iter().map(|(index, memory)| argument(*index, memory)).collect();
+        arguments.push(argument(arg::DST, &output));
+        let inputs = inputs.into_iter().map(|(_, memory)| memory).collect();
+        Ok(Self { context, threads, primitive, stream, arguments, _inputs: inputs, output })
+    }
+
+    fn execute(&mut self) -> Result<(), Failure> {
+        self.threads.set();
+        let api = &self.context.api;
+        let (primitive, stream, arguments) = (self.primitive.raw(), self.stream.raw(), &self.arguments);
+        // SAFETY: the primitive and the stream are valid; so are the arguments, whose memory lives in
+        // `self` and has the formats that the primitive was described with.
+        unsafe {
+            let executed =
+                (api.dnnl_primitive_execute)(primitive, stream, arguments.len() as c_int, arguments.as_ptr());
+            checked("dnnl_primitive_execute", executed)?;
+            checked("dnnl_stream_wait", (api.dnnl_stream_wait)(stream))
+        }
+    }
+}
+
+impl Call for Primitive {
+    /// # Panics
+    /// If oneDNN fails.
+    fn run(&mut self) {
+        self.execute().unwrap_or_else(|failure| panic!("{failure}"));
+    }
+
+    /// # Panics
+    /// If oneDNN fails.
+    fn output(&self) -> Vec<f32> {
+        self.output.read().unwrap_or_else(|failure| panic!("{failure}"))
+    }
+}
+
+/// y = x Wᵀ.
+fn linear(context: &'static Context, threads: Threads, layer: Linear<'_>) -> Result<Primitive, Failure> {
+    let Linear { m, k, n, packed, .. } = layer;
+    let types = match layer.dtype {
+        Dtype::F32 => [DataType::F32, DataType::F32, DataType::F32],
+        Dtype::Bf16 => [DataType::Bf16, DataType::Bf16, DataType::F32],
+        Dtype::F16 => [DataType::F16, DataType::F16, DataType::F32],
+        Dtype::Int8 => [DataType::U8, DataType::S8, DataType::S32],
+    };
+    let api = &context.api;
+    let x = Descriptor::new(api, &[m, k], types[0], Tag::Ab)?;
+    let plain = Descriptor::new(api, &[k, n], types[1], Tag::Ba)?;
+    let any = Descriptor::new(api, &[k, n], types[1], Tag::Any)?;
+    let y = Descriptor::new(api, &[m, n], types[2], Tag::Ab)?;
+    let asked = if packed { &any } else { &plain };
+    let description =
+        Owned::new(api.dnnl_primitive_desc_destroy, "dnnl_matmul_primitive_desc_create", |to| {
+            // SAFETY: the descriptors are valid; there is no bias and no attribute.
+            unsafe {
+                (api.dnnl_matmul_primitive_desc_create)(
+                    to,
+                    context.engine,
+                    x.raw(),
+                    asked.raw(),
+                    null_mut(),
+                    y.raw(),
+                    null_mut(),
+                )
+            }
+        })?;
+    let x = Memory::new(context, &x)?;
+    let mut weight = Memory::new(context, &plain)?;
+    match layer.dtype {
+        Dtype::F32 => (x.write(layer.x)?, weight.write(layer.weight)?),
+        Dtype::Bf16 | Dtype::F16 => {
+            let bits = if layer.dtype == Dtype::F16 { f16_bits } else { bf16_bits };
+            let [from_x, from_weight] = layer.convert(bits);
+            (x.write(&from_x)?, weight.write(&from_weight)?)
+        }
+        Dtype::Int8 => {
+            let (from_x, from_weight) = layer.int8()?;
+            (x.write(&from_x)?, weight.write(&from_weight)?)
+        }
+    };
+    if packed {
+        let asked = Descriptor::of_weights(api, &description, types[1])?;
+        weight = reorder(context, threads, weight, &plain, &asked)?;
+    }
+    let inputs = vec![(arg::SRC, x), (arg::WEIGHTS, weight)];
+    Primitive::new(context, threads, &description, inputs, Memory::new(context, &y)?)
+}
+
+/// `memory`, which is as `from` says, as `to` says.
+fn reorder(
+    context: &'static Context,
+    threads: Threads,
+    memory: Memory,
+    from: &Descriptor,
+    to: &Descriptor,
+) -> Result<Memory, Failure> {
+    let api = &context.api;
+    let description =
+        Owned::new(api.dnnl_primitive_desc_destroy, "dnnl_reorder_primitive_desc_create", |pd| {
+            let (engine, from, to) = (context.engine, from.raw(), to.raw());
+            // SAFETY: the descriptors are valid; there is no attribute.
+            unsafe { (api.dnnl_reorder_primitive_desc_create)(pd, from, engine, to, engine, null_mut()) }
+        })?;
+    let output = Memory::new(context, to)?;
+    let mut primitive = Primitive::new(context, threads, &description, vec![(arg::SRC, memory)], output)?;
+    primitive.execute()?;
+    Ok(primitive.output)
+}
+
+fn layer_norm(
+    context: &'static Context,
+    threads: Threads,
+    [rows, columns]: [usize; 2],
+    [x, weight, bias]: [&[f32]; 3],
+    eps: f32,
+) -> Result<Primitive, Failure> {
+    let api = &context.api;
+    let matrix = Descriptor::new(api, &[rows, columns], DataType::F32, Tag::Ab)?;
+    let row = Descriptor::new(api, &[columns], DataType::F32, Tag::A)?;
+    let function = "dnnl_layer_normalization_forward_primitive_desc_create";
+    let description = Owned::new(api.dnnl_primitive_desc_destroy, function, |to| {
+        // SAFETY: the descriptors are valid; no descriptor of statistics stands for the default one,
+        // and no attribute for none.
+        unsafe {
+            (api.dnnl_layer_normalization_forward_primitive_desc_create)(
+                to,
+                context.engine,
+                enums::FORWARD_INFERENCE,
+                matrix.raw(),
+                matrix.raw(),
+                null_mut(),
+                eps,
+                enums::USE_SCALE | enums::USE_SHIFT,
+                null_mut(),
+            )
+        }
+    })?;
+    let input = |descriptor, values: &[f32]| -> Result<Memory, Failure> {
+        let memory = Memory::new(context, descriptor)?;
+        memory.write(values)?;
+        Ok(memory)
+    };
+    let inputs = vec![
+        (arg::SRC, input(&matrix, x)?),
+        (arg::SCALE, input(&row, weight)?),
+        (arg::SHIFT, input(&row, bias)?),
+    ];
+    Primitive::new(context, threads, &description, inputs, Memory::new(context, &matrix)?)
+}
+
+fn softmax(
+    context: &'static Context,
+    threads: Threads,
+    shape: [usize; 2],
+    x: &[f32],
+) -> Result<Primitive, Failure> {
+    let api = &context.api;
+    let matrix = Descriptor::new(api, &shape, DataType::F32, Tag::Ab)?;
+    elementwise(context, threads, &matrix, x, "dnnl_softmax_forward_primitive_desc_create", |to| {
+        // SAFETY: the descriptors are valid; there is no attribute.
+        unsafe {
+            (api.dnnl_softmax_forward_primitive_desc_create)(
+                to,
+                context.engine,
+                enums::FORWARD_INFERENCE,
+                enums::SOFTMAX_ACCURATE,
+                matrix.raw(),
+                matrix.raw(),
+                1, // along columns
+                null_mut(),
+            )
+        }
+    })
+}
+
+fn gelu(
+    context: &'static Context,
+    threads: Threads,
+    shape: [usize; 2],
+    x: &[f32],
+    tanh: bool,
+) -> Result<Primitive, Failure> {
+    let api = &context.api;
+    let matrix = Descriptor::new(api, &shape, DataType::F32, Tag::Ab)?;
+    let algorithm = if tanh { enums::ELTWISE_GELU_TANH } else { enums::ELTWISE_GELU_ERF };
+    elementwise(context, threads, &matrix, x, "dnnl_eltwise_forward_primitive_desc_create", |to| {
+        // SAFETY: the descriptors are valid; there is no attribute.
+        unsafe {
+            (api.dnnl_eltwise_forward_primitive_desc_create)(
+                to,
+                context.engine,
+                enums::FORWARD_INFERENCE,
+                algorithm,
+                matrix.raw(),
+                matrix.raw(),
+                0.0,
+                0.0,
+                null_mut(),
+            )
+        }
+    })
+}
+
+/// A primitive of one input, with an output of the same kind.
+fn elementwise(
+    context: &'static Context,
+    threads: Threads,
+    matrix: &Descriptor,
+    x: &[f32],
+    function: &'static str,
+    describe: impl FnOnce(*mut Handle) -> Status,
+) -> Result<Primitive, Failure> {
+    let description = Owned::new(context.api.dnnl_primitive_desc_destroy, function, describe)?;
+    let [input, output] = [Memory::new(context, matrix)?, Memory::new(context, matrix)?];
+    input.write(x)?;
+    Primitive::new(context, threads, &description, vec![(arg::SRC, input)], output)
+}

@@ -1,0 +1,150 @@
+//! Objects of oneDNN that are freed with their owners.
+
+use super::api::{Api, DataType, Handle, Status, Tag, allocate, enums};
+use super::{Context, Failure, checked};
+use crate::Error;
+use std::ffi::c_void;
+use std::ptr::null_mut;
+
+/// An object, and what frees it.
+pub(super) struct Owned {
+    raw: Handle,
+    destroy: unsafe extern "C" fn(Handle) -> Status,
+}
+
+impl Owned {
+    /// What `create`, the call of `function`, makes.
+    pub fn new(
+        destroy: unsafe extern "C" fn(Handle) -> Status,
+        function: &'static str,
+        create: impl FnOnce(*mut Handle) -> Status,
+    ) -> Result<Self, Failure> {
+        let mut raw = null_mut();
+        checked(function, create(&mut raw))?;
+        Ok(Self { raw, destroy })
+    }
+
+    /// The object, while `self` lives.
+    pub fn raw(&self) -> Handle {
+        self.raw
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the object was made by the function that belongs to this one, and is freed once.
+        // That it fails is no reason to stop.
+        unsafe { (self.destroy)(self.raw) };
+    }
+}
+
+/// Shape, type and format of a tensor.
+pub(super) struct Descriptor {
+    owned: Owned,
+    dtype: DataType,
+}
+
+impl Descriptor {
+    pub fn new(api: &Api, shape: &[usize], dtype: DataType, tag: Tag) -> Result<Self, Failure> {
+        let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+        let owned = Owned::new(api.dnnl_memory_desc_destroy, "dnnl_memory_desc_create_with_tag", |to| {
+            let rank = dims.len() as i32;
+            // SAFETY: there are as many dimensions as said; no tag is of another rank than its use.
+            unsafe { (api.dnnl_memory_desc_create_with_tag)(to, rank, dims.as_ptr(), dtype, tag) }
+        })?;
+        Ok(Self { owned, dtype })
+    }
+
+    /// The format that a product, which `description` describes, asks for its weights, of `dtype`.
+    pub fn of_weights(api: &Api, description: &Owned, dtype: DataType) -> Result<Self, Failure> {
+        let what = enums::QUERY_WEIGHTS_MD;
+        // SAFETY: the description is valid.
+        let asked = unsafe { (api.dnnl_primitive_desc_query_md)(description.raw(), what, 0) };
+        if asked.is_null() {
+            return Err(Error("dnnl_primitive_desc_query_md returned nothing".to_owned()).into());
+        }
+        let owned = Owned::new(api.dnnl_memory_desc_destroy, "dnnl_memory_desc_clone", |to| {
+            // SAFETY: a valid descriptor is cloned, for it belongs to the description.
+            unsafe { (api.dnnl_memory_desc_clone)(to, asked) }
+        })?;
+        Ok(Self { owned, dtype })
+    }
+
+    pub fn raw(&self) -> Handle {
+        self.owned.raw()
+    }
+}
+
+/// The numbers of a tensor, in memory that oneDNN allocates: where the runtime is SYCL's, other
+/// memory would have to be made known to it.
+pub(super) struct Memory {
+    context: &'static Context,
+    memory: Owned,
+    dtype: DataType,
+    bytes: usize,
+}
+
+impl Memory {
+    pub fn new(context: &'static Context, descriptor: &Descriptor) -> Result<Self, Failure> {
+        let api = &context.api;
+        let memory = Owned::new(api.dnnl_memory_destroy, "dnnl_memory_create", |to| {
+            // SAFETY: the descriptor and the engine are valid.
+            unsafe { (api.dnnl_memory_create)(to, descriptor.raw(), context.engine, allocate()) }
+        })?;
+        // SAFETY: the descriptor is valid.
+        let bytes = unsafe { (api.dnnl_memory_desc_get_size)(descriptor.raw()) };
+        let memory = Self { context, memory, dtype: descriptor.dtype, bytes };
+        // Pages that were never written are not there yet, or all the same one.
+        memory.map(|data| {
+            // SAFETY: it is `bytes` long.
+            unsafe { data.cast::<u8>().write_bytes(0, bytes) };
+        })?;
+        Ok(memory)
+    }
+
+    pub fn raw(&self) -> Handle {
+        self.memory.raw()
+    }
+
+    /// Calls `f` with a pointer to the numbers, which may be written and are whole.
+    fn map<R>(&self, f: impl FnOnce(*mut c_void) -> R) -> Result<R, Failure> {
+        let api = &self.context.api;
+        let mut data = null_mut();
+        // SAFETY: the memory is valid and not in use: every execution is waited for.
+        let mapped = unsafe { (api.dnnl_memory_map_data)(self.raw(), &mut data) };
+        checked("dnnl_memory_map_data", mapped)?;
+        if data.is_null() {
+            return Err(Error("dnnl_memory_map_data returned nothing".to_owned()).into());
+        }
+        let result = f(data);
+        // SAFETY: this is the pointer that it was mapped to.
+        let unmapped = unsafe { (api.dnnl_memory_unmap_data)(self.raw(), data) };
+        checked("dnnl_memory_unmap_data", unmapped)?;
+        Ok(result)
+    }
+
+    /// Sets all numbers.
+    ///
+    /// # Panics
+    /// If these are not as many bytes as the memory has.
+    pub fn write<T: Copy>(&self, values: &[T]) -> Result<(), Failure> {
+        assert_eq!(size_of_val(values), self.bytes, "values fill the tensor");
+        self.map(|data| {
+            // SAFETY: both are `bytes` long, and separate.
+            unsafe { values.as_ptr().cast::<u8>().copy_to_nonoverlapping(data.cast(), self.bytes) };
+        })
+    }
+
+    /// The numbers of a dense tensor of f32 or s32.
+    pub fn read(&self) -> Result<Vec<f32>, Failure> {
+        let whole = self.dtype == DataType::S32;
+        let number = |bytes: &[u8; 4]| {
+            if whole { i32::from_ne_bytes(*bytes) as f32 } else { f32::from_ne_bytes(*bytes) }
+        };
+        self.map(|data| {
+            // SAFETY: it is `bytes` long, all of which were written.
+            let data = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), self.bytes) };
+            data.as_chunks().0.iter().map(number).collect()
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! A shared library and its functions.
+
+use crate::Error;
+use libloading::Library;
+use std::path::{Path, PathBuf};
+
+/// A shared library that stays loaded until the process ends. It is never closed: the threads that
+/// it started (OpenMP's, TBB's) run its code for as long as they live, functions that it registered
+/// run at exit, and pointers to its functions are copied freely.
+pub(crate) struct Symbols {
+    name: &'static str,
+    path: PathBuf,
+    library: &'static Library,
+}
+
+impl Symbols {
+    /// Opens the file. All its functions are bound at once, so that a dependency that is missing or
+    /// too old is an error here and not the end of the process in the middle of a benchmark.
+    pub fn open(name: &'static str, path: &Path) -> Result<Self, Error> {
+        match open(path, false) {
+            Ok(library) => Ok(Self { name, path: path.to_owned(), library }),
+            Err(e) => Err(Error(format!("{name}={}: cannot be loaded: {}", path.display(), reason(&e)))),
+        }
+    }
+
+    /// An error that names the library and its file.
+    pub fn error(&self, what: impl std::fmt::Display) -> Error {
+        Error(format!("{}={}: {what}", self.name, self.path.display()))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The function `symbol`, or an error that names it.
+    ///
+    /// # Safety
+    /// - `F` is the type of a pointer to the function of this name.
+    pub unsafe fn required<F: Copy + 'static>(&self, symbol: &str) -> Result<F, Error> {
+        // SAFETY: the caller's.
+        unsafe { self.optional(symbol) }.ok_or_else(|| self.error(format_args!("has no function {symbol}")))
+    }
+
+    /// The function `symbol` of the library or of one that it depends on, if there is one.
+    ///
+    /// # Safety
+    /// - `F` is the type of a pointer to the function of this name.
+    pub unsafe fn optional<F: Copy + 'static>(&self, symbol: &str) -> Option<F> {
+        // SAFETY: `F` is the caller's; the library is never closed, so the copy stays valid.
+        unsafe { self.library.get::<F>(symbol) }.ok().map(|function| *function)
+    }
+}
+
+/// What the loader said, which is the cause of what `libloading` says.
+pub(crate) fn reason(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Opens a library whose functions others will look for without saying where: MKL's threads are
+/// linked with no OpenMP runtime and take the one that the process has.
+pub(crate) fn open_for_others(path: &Path) -> Result<(), libloading::Error> {
+    open(path, true).map(|_| ())
+}
+
+/// The function `symbol` that libraries find which do not say where, if there is one.
+///
+/// # Safety
+/// - `F` is the type of a pointer to the function of this name.
+#[cfg(unix)]
+pub(crate) unsafe fn of_process<F: Copy + 'static>(symbol: &str) -> Option<F> {
+    // SAFETY: `F` is the caller's; what is found belongs to the program or to a library that was
+    // opened by `open_for_others`, or by another one, for good.
+    unsafe { libloading::os::unix::Library::this().get::<F>(symbol) }.ok().map(|function| *function)
+}
+
+/// None: where libraries say where they look.
+///
+/// # Safety
+/// - None.
+#[cfg(not(unix))]
+pub(crate) unsafe fn of_process<F: Copy + 'static>(_: &str) -> Option<F> {
+    None
+}
+
+#[cfg(unix)]
+fn open(path: &Path, for_others: bool) -> Result<&'static Library, libloading::Error> {
+    use libloading::os::unix::{Library as Unix, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+    /// A library's own dependencies come before what the process has: without it, an OpenBLAS or a
+    /// oneDNN built for GNU's OpenMP would run on Intel's if MKL was loaded before, but not if after.
+    const RTLD_DEEPBIND: i32 = if cfg!(all(target_os = "linux", target_env = "gnu")) { 8 } else { 0 };
+    let scope = if for_others { RTLD_GLOBAL } else { RTLD_LOCAL | RTLD_DEEPBIND };
+    // SAFETY: the file's initialisers run; that they are sound is what its user vouches for.
+    let library = unsafe { Unix::open(Some(path), RTLD_NOW | scope) }?;
+    Ok(Box::leak(Box::new(library.into())))
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path, _: bool) -> Result<&'static Library, libloading::Error> {
+    // SAFETY: the file's initialisers run; that they are sound is what its user vouches for.
+    let library = unsafe { Library::new(path) }?;
+    Ok(Box::leak(Box::new(library)))
+}
