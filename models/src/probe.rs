@@ -21,9 +21,12 @@ const PEAK_STEPS: usize = 8000;
 const LEAST_PROBES: usize = 100;
 
 /// Operations per second of one run on all threads of the pool, of a probe or of that of a backend.
+///
+/// Each thread is measured by its own clock: it counts what its core can do, also where another thread
+/// has to wait for one.
 pub fn peak_once(peak: impl Into<Peak>) -> f64 {
     let peak = peak.into();
-    together(|_| peak.run(PEAK_STEPS))
+    each_alone(&together(|_| peak.run(PEAK_STEPS)))
 }
 
 /// The peak on all threads of the pool, in operations per second.
@@ -58,20 +61,39 @@ pub fn bandwidth(backend: Backend, bytes: usize, budget: Duration) -> f64 {
     best_of(budget, || rate(&[busy(|| read(backend, &set))]))
 }
 
-/// Bytes per second that all threads of the pool read together, each from a working set of its own, all
-/// of them `bytes` long.
-pub fn bandwidth_together(backend: Backend, bytes: usize, budget: Duration) -> f64 {
-    // Each where its reader is, on machines where memory is near to some cores.
-    let sets = rayon::broadcast(|_| working_set(bytes));
-    best_of(budget, || together(|thread| read(backend, &sets[thread])))
+/// Bytes per second that all threads of the pool together read from L1, L2, L3 and memory, each from a
+/// working set of its own; within the budget for each level.
+pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
+    let bytes = working_sets(cpu, rayon::current_num_threads());
+    core::array::from_fn(|level| {
+        // Each where its reader is, on machines where memory is near to some cores.
+        let sets = rayon::broadcast(|_| working_set(bytes[level]));
+        let read = || together(|thread| read(backend, &sets[thread]));
+        // L1 and L2 belong to a core, as what a peak takes does; the others are shared.
+        if level < 2 { best_of(budget, || each_alone(&read())) } else { shared(budget, read) }
+    })
+}
+
+/// The best rate of threads that share what they run on, from as many runs as the budget allows.
+fn shared(budget: Duration, run: impl Fn() -> Vec<Busy>) -> f64 {
+    let started = Instant::now();
+    let (mut best, mut runs, mut at_once) = (0.0f64, 0, false);
+    // Where other processes want the cores too, it may take a while until all threads have one.
+    while runs < 3 || started.elapsed() < if at_once { budget } else { 10 * budget } {
+        let threads = run();
+        best = best.max(rate(&threads));
+        at_once |= overlap(&threads) > 0.8;
+        runs += 1;
+    }
+    best
 }
 
 /// Bytes of a working set for each of `threads` that lives in L1, L2, L3 and memory.
 pub fn working_sets(cpu: &Cpu, threads: usize) -> [usize; 4] {
     let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
-    // Half of a cache leaves room for others, if it is shared, for all threads; of L3, which has to be
-    // more than L2 holds, a virtual machine gets no larger part of a larger one.
-    let third = (l3 / 2 / threads).min(8 * l2).max(2 * l2);
+    // Half of a cache leaves room for others, and a virtual machine gets no larger part of a larger L3;
+    // all threads share it, but each has to read more than its L2 holds.
+    let third = ((l3 / 2).min(8 * l2) / threads).max(2 * l2);
     // Twice a believable L3 is beyond it, and two of them beyond two, shared or not. Many threads share
     // some, and 2 GiB are enough.
     let memory = (4 * l3 / threads.min(2)).min((2 << 30) / threads);
@@ -162,25 +184,38 @@ fn rate(threads: &[Busy]) -> f64 {
     started.zip(ended).map_or(0.0, |(started, ended)| units as f64 / (ended - started).as_secs_f64())
 }
 
-/// Units per second of all threads of the pool, which begin together: what the pool takes to wake up is
-/// no part of it. `work` takes the number of its thread.
-fn together(work: impl Fn(usize) -> u64 + Sync) -> f64 {
-    /// Until a thread begins without the others, if some scheduler does not let them run.
-    const PATIENCE: Duration = Duration::from_millis(10);
+/// The same of threads that share nothing, each by its own clock.
+fn each_alone(threads: &[Busy]) -> f64 {
+    threads.iter().map(|thread| rate(std::slice::from_ref(thread))).sum()
+}
+
+/// The share of the time from the first's start to the last's end in which all of them ran.
+fn overlap(threads: &[Busy]) -> f64 {
+    let (from, to) = (threads.iter().map(|t| t.started), threads.iter().map(|t| t.ended));
+    let all = from.clone().max().zip(to.clone().min()).map(|(from, to)| to.saturating_duration_since(from));
+    let any = from.min().zip(to.max()).map(|(from, to)| to - from);
+    all.zip(any).map_or(0.0, |(all, any)| all.as_secs_f64() / any.as_secs_f64())
+}
+
+/// What each thread of the pool does, all of them beginning at the same time: no one runs alone, with
+/// what they share for itself, for as long as the pool takes to wake up. `work` takes the number of its
+/// thread.
+fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<Busy> {
+    /// Until a thread begins without the others, if a scheduler does not let them run.
+    const PATIENCE: Duration = Duration::from_millis(1);
     let threads = rayon::current_num_threads();
     if threads == 1 {
-        return rate(&[busy(|| work(0))]);
+        return vec![busy(|| work(0))];
     }
     let arrived = AtomicUsize::new(0);
-    let all = rayon::broadcast(|thread| {
+    rayon::broadcast(|thread| {
         let waiting = Instant::now();
         arrived.fetch_add(1, Ordering::Relaxed);
         while arrived.load(Ordering::Relaxed) < threads && waiting.elapsed() < PATIENCE {
             std::hint::spin_loop();
         }
         busy(|| work(thread.index()))
-    });
-    rate(&all)
+    })
 }
 
 /// The largest of as many results as the budget allows, of three at least.
@@ -198,6 +233,7 @@ fn best_of(budget: Duration, mut f: impl FnMut() -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::Cache;
     use std::collections::BTreeMap;
 
     #[test]
@@ -258,13 +294,26 @@ mod tests {
     }
 
     #[test]
-    fn threads_read_together() {
+    fn every_level_is_read() {
+        // Not what this CPU has: its memory would take a while, under emulation above all.
+        let caches = [16 << 10, 64 << 10, 256 << 10].map(|b| Cache { reported: b, clamped: b });
+        let cpu = Cpu { caches, ..Cpu::detect() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
         for &backend in Backend::available() {
-            let budget = Duration::from_millis(1);
-            assert!(bandwidth(backend, 16 << 10, budget) > 0.0, "{backend:?}");
-            assert!(pool.install(|| bandwidth_together(backend, 16 << 10, budget)) > 0.0, "{backend:?}");
+            let rates = pool.install(|| bandwidths(backend, &cpu, Duration::from_millis(1)));
+            assert!(rates.iter().all(|&rate| rate > 0.0), "{backend:?}: {rates:?}");
+            assert!(bandwidth(backend, 16 << 10, Duration::from_millis(1)) > 0.0, "{backend:?}");
         }
+    }
+
+    #[test]
+    fn threads_that_take_turns_are_not_together() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let busy = |from, to| Busy { started: at(from), ended: at(to), units: 100 };
+        let (turns, at_once) = ([busy(0, 100), busy(100, 200)], [busy(0, 100), busy(10, 100)]);
+        assert_eq!((rate(&turns), each_alone(&turns), overlap(&turns)), (1000.0, 2000.0, 0.0));
+        assert_eq!((rate(&at_once), overlap(&at_once)), (2000.0, 0.9));
     }
 
     #[test]
