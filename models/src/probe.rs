@@ -16,10 +16,6 @@ const RUN: Duration = Duration::from_micros(200);
 /// Steps of the peak probe between two looks at the clock: 10 us or more, for a look takes up to 50 ns.
 const PEAK_STEPS: usize = 8000;
 
-/// Least number of peak probes beside anything that is timed, however long that takes. A few of them may
-/// all have lost a core to another process, and then what was timed seemed to beat the peak.
-const LEAST_PROBES: usize = 100;
-
 /// Operations per second of one run on all threads of the pool, of a probe or of that of a backend.
 ///
 /// Each thread is measured by its own clock: it counts what its core can do, also where another thread
@@ -113,48 +109,6 @@ fn read(backend: Backend, set: &[f32]) -> u64 {
     backend.run(Read { data: set, passes })
 }
 
-/// A time, and the peak at that time.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// Seconds of the fastest run.
-    pub seconds: f64,
-    /// Operations per second of the best peak run among those before, between and behind its runs.
-    pub peak: f64,
-    /// How many peak runs there were.
-    pub probes: usize,
-}
-
-/// The fastest run of `f` within the budget (one at least, after one that warms up), alternating with
-/// runs of a peak probe, or of that of a backend.
-pub fn time(peak: impl Into<Peak>, budget: Duration, mut f: impl FnMut()) -> Timing {
-    let peak = peak.into();
-    f();
-    let mut timing = Timing { seconds: f64::INFINITY, peak: 0.0, probes: 0 };
-    let started = Instant::now();
-    let probes = |timing: &mut Timing, runs: usize| {
-        for _ in 0..runs {
-            timing.peak = timing.peak.max(peak_once(peak));
-        }
-        timing.probes += runs;
-    };
-    probes(&mut timing, LEAST_PROBES / 2);
-    loop {
-        // Short runs are repeated back to back: the probe displaces what they find in the caches.
-        let run = Instant::now();
-        while timing.seconds == f64::INFINITY || run.elapsed() < Duration::from_millis(2) {
-            let once = Instant::now();
-            f();
-            timing.seconds = timing.seconds.min(once.elapsed().as_secs_f64());
-        }
-        if started.elapsed() >= budget {
-            break;
-        }
-        probes(&mut timing, 1);
-    }
-    probes(&mut timing, LEAST_PROBES - LEAST_PROBES / 2);
-    timing
-}
-
 /// What one thread did, and when.
 struct Busy {
     started: Instant,
@@ -235,29 +189,6 @@ mod tests {
     use super::*;
     use crate::cpu::Cache;
     use std::collections::BTreeMap;
-
-    #[test]
-    fn no_kernel_beats_the_peak() {
-        let backend = Backend::best();
-        let (flops, mut sum) = (2.0 * 1e6, 0.0f32);
-        let timing = time(backend, Duration::from_millis(20), || {
-            for i in 0..1_000_000 {
-                sum = sum.mul_add(0.5, std::hint::black_box(i as f32));
-            }
-        });
-        assert!(sum.is_finite() && timing.seconds > 0.0);
-        assert!(timing.peak > flops / timing.seconds, "one chain is slower than many: {timing:?}");
-    }
-
-    #[test]
-    fn a_long_run_has_many_probes_beside_it() {
-        let mut runs = 0;
-        let timing = time(Backend::best(), Duration::ZERO, || {
-            runs += 1;
-            std::thread::sleep(Duration::from_millis(5));
-        });
-        assert!(runs == 2 && timing.seconds >= 0.005 && timing.probes >= LEAST_PROBES, "{timing:?}");
-    }
 
     /// Wide and narrow, on the same cores.
     const PAIRS: [[&str; 2]; 9] = [

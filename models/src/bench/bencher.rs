@@ -226,7 +226,7 @@ impl Measured {
 
 /// Seconds of `calls` calls, in the pool or on this thread.
 fn seconds(pool: &ThreadPool, in_pool: bool, calls: usize, mut call: impl FnMut() + Send) -> f64 {
-    let timed = move || {
+    let mut timed = move || {
         let started = Instant::now();
         (0..calls).for_each(|_| call());
         started.elapsed().as_secs_f64()

@@ -98,9 +98,12 @@ pub struct Work {
     pub tokens: Option<f64>,
 }
 
+/// What computes an output.
+pub(super) type Compute<'a> = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send + 'a>;
+
 /// A case made ready to run on one backend.
 pub struct Prepared<'a> {
-    run: Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send + 'a>,
+    run: Compute<'a>,
     out: Aligned,
 }
 
@@ -311,7 +314,8 @@ impl Case {
                     let (sum, magnitude) = terms().fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
                     // The inputs are exact in every type; an output may have been rounded to 8 bits.
                     let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f64.powi(-8) * sum.abs() };
-                    if !((f64::from(output[i]) - sum).abs() <= gamma(k) * magnitude + rounding) {
+                    let error = (f64::from(output[i]) - sum).abs();
+                    if error.is_nan() || error > gamma(k) * magnitude + rounding {
                         return wrong(i, output[i], sum);
                     }
                 }
@@ -324,7 +328,8 @@ impl Case {
                 }
                 let scale = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 for (i, (&found, &exact)) in output.iter().zip(&expected).enumerate() {
-                    if !((found - exact).abs() <= 1e-4 * scale) {
+                    let error = (found - exact).abs();
+                    if error.is_nan() || error > 1e-4 * scale {
                         return wrong(i, found, exact.into());
                     }
                 }

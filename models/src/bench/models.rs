@@ -1,6 +1,6 @@
 //! Models as cases: architectures with random weights.
 
-use super::case::Work;
+use super::case::{Compute, Work};
 use crate::Batch;
 use crate::bert::{Bert, Config, Workspace};
 use crate::error::Error;
@@ -73,16 +73,14 @@ pub struct Models {
     last: RefCell<Option<(usize, Backend, Arc<Bert>)>>,
 }
 
-/// A forward pass; its argument is not used, for its states stay inside.
-type Forward = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send>;
-
 impl Models {
+    /// A forward pass; it takes no output, for its states stay inside.
     pub(super) fn forward(
         &self,
         model: usize,
         [batch, length]: [usize; 2],
         backend: Backend,
-    ) -> Result<Forward, Error> {
+    ) -> Result<Compute<'static>, Error> {
         let mut last = self.last.borrow_mut();
         let bert = match &*last {
             Some((of, on, bert)) if (*of, *on) == (model, backend) => Arc::clone(bert),

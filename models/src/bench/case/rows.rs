@@ -8,14 +8,16 @@ use tilewright_kernels::{
 };
 use tilewright_peers::Operation;
 
+/// Computes \[rows, columns\] of the output.
+type Run = fn(Backend, [usize; 2], &Inputs, &mut [f32]) -> Result<(), Error>;
+
 /// A kernel over rows, out of place.
 pub struct RowKernel {
     /// Its name in rows and filters.
     pub name: &'static str,
     /// Numbers read and written for each element of a row.
     pub streams: f64,
-    /// Computes `[rows, columns]` of the output.
-    pub(super) run: fn(Backend, [usize; 2], &Inputs, &mut [f32]) -> Result<(), Error>,
+    pub(super) run: Run,
     /// The same in the terms of other libraries.
     pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> Operation<'a>>,
 }
@@ -30,11 +32,7 @@ impl fmt::Debug for RowKernel {
 const EPS: f32 = 1e-5;
 
 /// A kernel that other libraries lack.
-const fn alone(
-    name: &'static str,
-    streams: f64,
-    run: fn(Backend, [usize; 2], &Inputs, &mut [f32]) -> Result<(), Error>,
-) -> RowKernel {
+const fn alone(name: &'static str, streams: f64, run: Run) -> RowKernel {
     RowKernel { name, streams, run, peer: None }
 }
 
