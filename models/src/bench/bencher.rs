@@ -114,15 +114,12 @@ impl Bencher {
             found.notes.push(format!("this project has no {} kernels yet", dtype_name(case.dtype)));
         }
         let mut calls: Vec<(Box<dyn Call + '_>, bool)> = Vec::new();
-        for library in &self.libraries {
-            let name = library.name();
-            let prepared = match case.for_peers(&inputs) {
-                Some(operation) => library.prepare(operation, threads),
-                None => Ok(None),
-            };
-            match prepared {
+        // No library has what `for_peers` has no words for.
+        let operation = case.for_peers(&inputs);
+        for (library, operation) in self.libraries.iter().flat_map(|library| operation.map(|o| (library, o))) {
+            let (name, in_rayon) = (library.name(), library.in_rayon());
+            match library.prepare(operation, threads) {
                 Ok(Some(mut call)) => {
-                    let in_rayon = library.in_rayon();
                     seconds(pool, in_rayon, 1, || call.run());
                     match case.check(&inputs, &call.output()) {
                         Ok(()) => {
