@@ -29,7 +29,7 @@ const SHAPES: [[usize; 3]; 9] = [
     [1, 4096, 4096],
 ];
 
-/// Steps of the peak probe: some 10 us.
+/// Steps of the peak probe: some 20 to 70 us.
 const PEAK_STEPS: usize = 10_000;
 
 fn linear(criterion: &mut Criterion) {
