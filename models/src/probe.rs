@@ -51,12 +51,6 @@ pub fn peaks(budget: Duration) -> Vec<(Peak, f64)> {
     found
 }
 
-/// Bytes per second that one thread reads from a working set of `bytes`.
-pub fn bandwidth(backend: Backend, bytes: usize, budget: Duration) -> f64 {
-    let set = working_set(bytes);
-    best_of(budget, || rate(&[busy(|| read(backend, &set))]))
-}
-
 /// Bytes per second that all threads of the pool together read from L1, L2, L3 and memory, each from a
 /// working set of its own; within the budget for each level.
 pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
@@ -233,7 +227,6 @@ mod tests {
         for &backend in Backend::available() {
             let rates = pool.install(|| bandwidths(backend, &cpu, Duration::from_millis(1)));
             assert!(rates.iter().all(|&rate| rate > 0.0), "{backend:?}: {rates:?}");
-            assert!(bandwidth(backend, 16 << 10, Duration::from_millis(1)) > 0.0, "{backend:?}");
         }
     }
 

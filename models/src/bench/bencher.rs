@@ -116,7 +116,8 @@ impl Bencher {
         let mut calls: Vec<(Box<dyn Call + '_>, bool)> = Vec::new();
         // No library has what `for_peers` has no words for.
         let operation = case.for_peers(&inputs);
-        for (library, operation) in self.libraries.iter().flat_map(|library| operation.map(|o| (library, o))) {
+        for (library, operation) in self.libraries.iter().flat_map(|library| operation.map(|o| (library, o)))
+        {
             let (name, in_rayon) = (library.name(), library.in_rayon());
             match library.prepare(operation, threads) {
                 Ok(Some(mut call)) => {
