@@ -125,16 +125,25 @@ pub fn samples(
 
 /// Waits until no thread of this process computes any more; a second at most.
 fn until_idle() {
-    const LOOK: Duration = Duration::from_millis(1);
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(1) {
-        let (wall, cpu) = (Instant::now(), cpu_time());
-        std::thread::sleep(LOOK);
-        // A spinning thread would have used all of the time, and waking up costs some of it.
-        if cpu_time().saturating_sub(cpu) < wall.elapsed() / 4 {
-            return;
-        }
+    settle(|| started.elapsed() < Duration::from_secs(1), cores_in_use);
+}
+
+/// Looks until two looks in a row find next to nothing in use, for a spinning thread may have lost its
+/// core for one, or until patience ends.
+fn settle(mut patient: impl FnMut() -> bool, mut cores_in_use: impl FnMut() -> f64) {
+    let mut idle = 0;
+    while idle < 2 && patient() {
+        // Looking takes some time itself.
+        idle = if cores_in_use() < 0.25 { idle + 1 } else { 0 };
     }
+}
+
+/// Cores that this process used during a millisecond that the calling thread slept.
+fn cores_in_use() -> f64 {
+    let (wall, cpu) = (Instant::now(), cpu_time());
+    std::thread::sleep(Duration::from_millis(1));
+    cpu_time().saturating_sub(cpu).as_secs_f64() / wall.elapsed().as_secs_f64()
 }
 
 /// Time that all threads of this process have computed.
@@ -224,17 +233,30 @@ mod tests {
 
     #[test]
     fn waiting_ends_when_spinning_does() {
+        let looks = |uses: &[f64], patience: usize| {
+            let (mut uses, mut left, mut looks) = (uses.iter(), patience, 0);
+            let patient = || {
+                left -= 1;
+                left > 0
+            };
+            settle(patient, || {
+                looks += 1;
+                *uses.next().unwrap()
+            });
+            looks
+        };
+        assert_eq!(looks(&[0.1, 0.1, 1.0], 100), 2);
+        assert_eq!(looks(&[2.0, 1.0, 0.0, 1.0, 0.1, 0.0, 1.0], 100), 6, "one look is not enough");
+        assert_eq!(looks(&[1.0; 10], 6), 5, "patience ends");
+    }
+
+    #[test]
+    fn the_process_clock_counts_what_is_computed() {
+        let before = cpu_time();
         let started = Instant::now();
-        let spinner = std::thread::spawn(|| {
-            let spun = Instant::now();
-            while spun.elapsed() < Duration::from_millis(60) {
-                std::hint::spin_loop();
-            }
-        });
-        std::thread::sleep(Duration::from_millis(5)); // until it has begun
-        until_idle();
-        let waited = started.elapsed();
-        spinner.join().unwrap();
-        assert!(waited >= Duration::from_millis(30) && waited < Duration::from_secs(5), "{waited:?}");
+        while cpu_time() - before < Duration::from_millis(5) {
+            assert!(started.elapsed() < Duration::from_secs(30), "computing costs no time");
+            std::hint::spin_loop();
+        }
     }
 }
