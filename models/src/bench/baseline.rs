@@ -8,8 +8,8 @@
 //!    on a shared machine change;
 //! 2. samples that came out so by chance are less likely than [`ALPHA`], by the test of Mann and
 //!    Whitney, corrected by Holm's method for the number of rows;
-//! 3. it stays so when it is measured again after all others, [`CONFIRMATIONS`] times: noise passes, a
-//!    regression does not.
+//! 3. it stays so when it is measured again after all others, [`CONFIRMATIONS`] times, on a machine that
+//!    is stable meanwhile: noise passes, a regression does not.
 
 use super::record::{Comparison, Level, Limit, Machine, Row, Run, Verdict};
 use super::statistics::{holm, median, p_larger, ratio_interval};
@@ -17,7 +17,7 @@ use crate::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Probability of any false alarm among the rows, before they are confirmed.
-pub const ALPHA: f64 = 0.01;
+pub const ALPHA: f64 = 0.05;
 
 /// How often a difference must be seen again.
 pub const CONFIRMATIONS: usize = 3;

@@ -43,11 +43,11 @@ impl Effort {
         visits: 1,
     };
 
-    /// The same in several visits, for baselines: of three rounds at least each, for nothing can be said
-    /// about three samples beside three others.
+    /// The same in several visits, for baselines: of four rounds at least each, for little can be said
+    /// about a few samples beside a few others.
     #[must_use]
     pub fn in_visits(self, visits: usize) -> Self {
-        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(3));
+        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(4));
         Self { rounds: [least, most], budget: self.budget / visits as u32, visits, ..self }
     }
 }
@@ -74,6 +74,9 @@ pub struct Samples {
     pub seconds: Vec<Vec<f64>>,
     /// Operations per second of the probes between the rounds.
     pub peaks: Vec<f64>,
+    /// Cores that other processes, or other virtual machines, used meanwhile beyond those left to them:
+    /// the most of all visits.
+    pub intruders: f64,
 }
 
 /// Measures `contestants` in turns.
@@ -83,7 +86,8 @@ pub fn samples(
     effort: &Effort,
     mut peak: impl FnMut() -> f64,
 ) -> Samples {
-    let mut found = Samples { seconds: vec![Vec::new(); contestants.len()], peaks: Vec::new() };
+    let mut found = Samples { seconds: vec![Vec::new(); contestants.len()], ..Samples::default() };
+    let (started, others) = (Instant::now(), time_of_others());
     // Alone there is nobody to wait for.
     let wait = threads > 1 && contestants.len() > 1;
     let block = if wait { BLOCK } else { 1 };
@@ -120,7 +124,22 @@ pub fn samples(
             spent += started.elapsed();
         }
     }
+    if let Some((before, after)) = others.zip(time_of_others()) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let used = (after - before) / started.elapsed().as_secs_f64();
+        found.intruders = (used - cores.saturating_sub(threads) as f64).max(0.0);
+    }
     found
+}
+
+/// Seconds that the cores have worked for others than this process, or were withheld from this machine
+/// by its host; where Linux tells.
+fn time_of_others() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let all: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
+    // In hundredths of seconds: user, nice, system, idle, iowait, irq, softirq, steal; guests are users.
+    let [user, nice, system, _, _, irq, softirq, steal, ..] = all[..] else { return None };
+    Some((user + nice + system + irq + softirq + steal) / 100.0 - cpu_time().as_secs_f64())
 }
 
 /// Waits until no thread of this process computes any more; a second at most.
@@ -160,6 +179,7 @@ impl Samples {
             mine.extend(others);
         }
         self.peaks.extend(other.peaks);
+        self.intruders = self.intruders.max(other.intruders);
     }
 
     /// The record of contestant `i` beside `ours`, pair by pair.
@@ -174,16 +194,21 @@ impl Samples {
         }
     }
 
-    /// Whether the probes say that the machine changed meanwhile: half of them spread over more than
-    /// [`DRIFT`], or they fell short of the run's best by more than that.
+    /// Whether the machine changed meanwhile: half of the probes spread over more than [`DRIFT`], or they
+    /// fell short of the run's best by more than that, or others took more than [`INTRUSION`].
     pub fn unstable(&self, best_peak: f64) -> bool {
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&self.peaks, share));
-        high - low > DRIFT * middle || middle < (1.0 - DRIFT) * best_peak
+        let drifted = high - low > DRIFT * middle || middle < (1.0 - DRIFT) * best_peak;
+        drifted || self.intruders > INTRUSION
     }
 }
 
 /// Change of the multiply-add peak beyond which a row is marked.
 pub const DRIFT: f64 = 0.05;
+
+/// Part of a core, lost to others, beyond which a row is marked; the clock of [`time_of_others`] ticks in
+/// hundredths of seconds, so that less could not be told in a tenth of a second.
+pub const INTRUSION: f64 = 0.2;
 
 #[cfg(test)]
 mod tests {
@@ -225,10 +250,11 @@ mod tests {
 
     #[test]
     fn drift_marks_a_row() {
-        let peaks = |peaks: &[f64]| Samples { seconds: Vec::new(), peaks: peaks.to_vec() };
+        let peaks = |peaks: &[f64]| Samples { peaks: peaks.to_vec(), ..Samples::default() };
         assert!(!peaks(&[100.0, 99.0, 101.0, 60.0, 100.0]).unstable(100.0), "one of five was disturbed");
         assert!(peaks(&[100.0, 80.0, 100.0, 80.0]).unstable(100.0));
         assert!(peaks(&[90.0, 90.0, 90.0]).unstable(100.0));
+        assert!(Samples { intruders: 0.5, ..peaks(&[100.0]) }.unstable(100.0));
     }
 
     #[test]

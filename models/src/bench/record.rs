@@ -93,7 +93,8 @@ pub struct Row {
     pub bound_fraction: Option<f64>,
     /// Multiply-add peak, 10^9 operations per second, of the probes between this row's samples.
     pub peak_gflops: f64,
-    /// Whether those probes varied, or fell short of the run's, by more than the tool allows.
+    /// Whether those probes varied, or fell short of the run's, by more than 5%, or other processes took
+    /// the cores that the row needs.
     pub unstable: bool,
     /// Peak bytes that a call allocates, with `--memory`.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -25,8 +25,8 @@ use tilewright_peers::Dtype;
 /// Every case is measured in turns with the same case in other libraries, and with probes of the
 /// machine's multiply-add peak. A row shows the median time, the rate, and the share of the roofline's bound:
 /// what the peak, or the read bandwidth of the cache or memory that the data fit in, allows at best; and
-/// for each other library how many times as fast we are, with a 95% confidence interval. Rows measured
-/// while the machine's clock moved by more than 5% are marked with ~.
+/// for each other library how many times as fast we are, with a 95% confidence interval. Rows are marked
+/// with ~ if the machine's clock moved by more than 5% meanwhile or others took a core.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

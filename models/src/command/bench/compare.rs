@@ -24,7 +24,8 @@ pub fn load(path: &Path, machine: &Machine, any_machine: bool) -> Result<Run> {
     Ok(then)
 }
 
-/// Compares, and measures again what differs: a difference counts if it is seen every time.
+/// Compares, and measures again what differs: a difference counts if it is seen every time, on a machine
+/// that was stable meanwhile.
 pub fn compare(
     bencher: &mut Bencher,
     then: &Run,
@@ -50,8 +51,11 @@ pub fn compare(
         bencher.measure_limits();
         let rows = measure(bencher, &in_doubt)?;
         let again = Run { rows, limits: bencher.limits().to_vec(), ..now.clone() };
-        for seen in baseline::compare(then, &again, threshold) {
-            if let Some(first) = all.iter_mut().find(|c| c.name == seen.name && c.verdict != seen.verdict) {
+        let seen = baseline::compare(then, &again, threshold);
+        for (row, seen) in again.rows.iter().zip(&seen) {
+            if let Some(first) = all.iter_mut().find(|c| c.name == seen.name)
+                && (first.verdict != seen.verdict || row.unstable)
+            {
                 first.verdict = Verdict::Same;
             }
         }

@@ -137,7 +137,7 @@ pub fn notes(run: &Run) -> String {
         counts.iter().map(|(note, count)| format!("{note} ({count} of {} rows)", run.rows.len())).collect();
     if unstable > 0 {
         lines.push(format!(
-            "~ the machine's clock moved by more than 5% meanwhile ({unstable} of {} rows)",
+            "~ the machine was not stable: its clock moved by more than 5%, or others took a core ({unstable} of {} rows)",
             run.rows.len()
         ));
     }
