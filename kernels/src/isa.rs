@@ -126,7 +126,7 @@ impl Prefetch {
     /// rows leave little time, but their tile has slots to spare: they can prefetch all that they
     /// read; the others, that have to be at least three to a panel then, half of it.
     #[inline(always)]
-    const fn streams<I: Isa>(rows: usize) -> usize {
+    pub const fn streams<I: Isa>(rows: usize) -> usize {
         let lines = 4 * I::NR / LINE_FLOATS;
         if rows <= I::MR * 4 / 7 { lines } else { lines.div_ceil(2) }
     }
