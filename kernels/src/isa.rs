@@ -68,6 +68,24 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     /// `dst` for writes likewise; they do not overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 
+    /// Calls `f(i, column i)` for each column of the `LANES` x `LANES` block at `src`, from the first on:
+    /// its transpose, in registers where these suffice.
+    ///
+    /// # Safety
+    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart.
+    #[inline(always)]
+    unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, Self::V)) {
+        /// Most lanes of any instruction set.
+        const MAX_LANES: usize = 16;
+        let mut block = [0.0; MAX_LANES * MAX_LANES];
+        let lanes = Self::V::LANES;
+        // SAFETY: the caller's; the block has room.
+        unsafe { self.transpose(src, src_stride, block.as_mut_ptr(), lanes) };
+        for (i, column) in block.chunks_exact(lanes).take(lanes).enumerate() {
+            f(i, Self::V::load(self, column));
+        }
+    }
+
     /// Asks for the cache line at `p` to be brought into L2; any address is allowed.
     fn prefetch(self, p: *const f32);
 }

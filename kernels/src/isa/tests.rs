@@ -251,6 +251,17 @@ on_every_backend! {
                 assert_eq!(row[j], src[j * from + i], "{} row {i} column {j}", I::NAME);
             }
         }
+        let mut next = 0;
+        let each = |i: usize, column: I::V| {
+            assert_eq!(i, next, "{} columns out of order", I::NAME);
+            next += 1;
+            let mut found = [0.0; 16];
+            column.store(&mut found);
+            assert_eq!(found[..lanes], dst[i * to..][..lanes], "{} column {i}", I::NAME);
+        };
+        // SAFETY: as above.
+        unsafe { isa.columns(src.as_ptr(), from, each) };
+        assert_eq!(next, lanes, "{} columns", I::NAME);
     }
 
     fn every_tile_is_one_chain_of_multiply_adds<I>(isa) {
