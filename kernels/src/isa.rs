@@ -326,6 +326,15 @@ pub trait Vector<I: Copy>:
         self * half.shl_bits::<23>() * whole.sub_bits(half).shl_bits::<23>()
     }
 
+    /// The same for n in [-190, 0].
+    #[inline(always)]
+    fn scale_down_by_pow2(self, isa: I, n: Self) -> Self {
+        // One factor of 2^(n + 64), and that off again: only the second product can round. Its exponent
+        // is put into place as above.
+        let biased = n + Self::splat(isa, 12_582_912.0 + 127.0 + 64.0);
+        self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
+    }
+
     /// Entries of a table for [`lookup`](Self::lookup): 8 or 32.
     const TABLE: usize = 8;
 

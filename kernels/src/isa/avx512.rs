@@ -272,6 +272,7 @@ impl Vector<Avx512> for F32x16 {
         fn int_to_float(self: Self) -> Self { Self(_mm512_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm512_cvtps_epi32(self.0)) }
         fn scale_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }
+        fn scale_down_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }
         fn swap_pairs(self: Self) -> Self { Self(_mm512_permute_ps::<0b10_11_00_01>(self.0)) }
         fn sum(self: Self) -> f32 { _mm512_reduce_add_ps(self.0) }
         fn maximum(self: Self) -> f32 { _mm512_reduce_max_ps(self.0) }
