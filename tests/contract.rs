@@ -32,8 +32,8 @@ fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
 }
 
 /// Shapes (m, k, n) that are cut in every way: by rows, by panels, by neither.
-const GEMMS: [(usize, usize, usize); 5] =
-    [(1, 1024, 777), (5, 300, 2000), (130, 513, 515), (700, 768, 100), (31, 100, 33)];
+const GEMMS: [(usize, usize, usize); 6] =
+    [(1, 1024, 777), (1, 528, 200), (5, 300, 2000), (130, 513, 515), (700, 768, 100), (31, 100, 33)];
 
 #[test]
 fn gemm_does_not_depend_on_threads() {

@@ -26,6 +26,7 @@
 //! 3. K and V are packed for the register tile of matrix products, so both products run at its
 //!    speed; a block is packed once for all rows and for all query heads that share it.
 
+mod ahead;
 mod block;
 mod distance;
 mod keys;

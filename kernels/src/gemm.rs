@@ -19,6 +19,9 @@
 //! 2. A tile starts from the sums of the block before it: every element is one chain of fused
 //!    multiply-adds with p ascending, whatever MC, KC, the tile's rows, the number of threads or the
 //!    packing. That is what makes a row's bits independent of all of them.
+//!
+//! A single row and a weight \[out, in\] that is not packed, whose columns of B are rows in memory, go
+//! around packing: the weight is transposed in registers, block by block.
 
 mod epilogue;
 mod loops;

@@ -69,6 +69,24 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     /// `dst` for writes likewise; they do not overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 
+    /// Calls `f(i, column i)` for each column of the `LANES` x `LANES` block at `src`, from the first on:
+    /// its transpose, in registers where these suffice.
+    ///
+    /// # Safety
+    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart.
+    #[inline(always)]
+    unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, Self::V)) {
+        /// Most lanes of any instruction set.
+        const MAX_LANES: usize = 16;
+        let mut block = [0.0; MAX_LANES * MAX_LANES];
+        let lanes = Self::V::LANES;
+        // SAFETY: the caller's; the block has room.
+        unsafe { self.transpose(src, src_stride, block.as_mut_ptr(), lanes) };
+        for (i, column) in block.chunks_exact(lanes).take(lanes).enumerate() {
+            f(i, Self::V::load(self, column));
+        }
+    }
+
     /// Asks for the cache line at `p` to be brought into L2; any address is allowed.
     fn prefetch(self, p: *const f32);
 
@@ -134,7 +152,7 @@ impl Prefetch {
     /// rows leave little time, but their tile has slots to spare: they can prefetch all that they
     /// read; the others, that have to be at least three to a panel then, half of it.
     #[inline(always)]
-    const fn streams<I: Isa>(rows: usize) -> usize {
+    pub const fn streams<I: Isa>(rows: usize) -> usize {
         let lines = 4 * I::NR / LINE_FLOATS;
         if rows <= I::MR * 4 / 7 { lines } else { lines.div_ceil(2) }
     }
@@ -314,6 +332,15 @@ pub trait Vector<I: Copy>:
         let half = n.mul_add(Self::splat(isa, 0.5), Self::splat(isa, integer + 127.0));
         let whole = n + Self::splat(isa, integer + 254.0);
         self * half.shl_bits::<23>() * whole.sub_bits(half).shl_bits::<23>()
+    }
+
+    /// The same for n in [-190, 0].
+    #[inline(always)]
+    fn scale_down_by_pow2(self, isa: I, n: Self) -> Self {
+        // One factor of 2^(n + 64), and that off again: only the second product can round. Its exponent
+        // is put into place as above.
+        let biased = n + Self::splat(isa, 12_582_912.0 + 127.0 + 64.0);
+        self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
     }
 
     /// Entries of a table for [`lookup`](Self::lookup): 8 or 32.

@@ -95,6 +95,17 @@ pub fn exp<I: Isa>(isa: I, x: I::V) -> I::V {
     exp_reduced(isa, x, n).scale_by_pow2(isa, n)
 }
 
+/// e^x for x <= 0, bit by bit as [`exp`] gives it: without what only larger arguments need, which where no
+/// instruction scales by powers of two is a fifth of the work. Beyond, the result is unspecified, but NaN of
+/// NaN.
+#[inline(always)]
+pub(crate) fn exp_down<I: Isa>(isa: I, x: I::V) -> I::V {
+    let c = |v: f32| I::V::splat(isa, v);
+    let x = c(-104.0).max(x);
+    let n = x.mul_add(c(LOG2_E), c(INTEGER)) - c(INTEGER);
+    exp_reduced(isa, x, n).scale_down_by_pow2(isa, n)
+}
+
 /// e^(x - n ln 2), for the integer n nearest to x / ln 2.
 #[inline(always)]
 fn exp_reduced<I: Isa>(isa: I, x: I::V, n: I::V) -> I::V {

@@ -259,7 +259,7 @@ fn softmax<I: Isa>(
             [row.input()],
             f32::NEG_INFINITY,
             #[inline(always)]
-            |g, [s]| sums[g] = sums[g] + math::exp(isa, s - center),
+            |g, [s]| sums[g] = sums[g] + math::exp_down(isa, s - center),
         );
     } else {
         map(
@@ -269,7 +269,7 @@ fn softmax<I: Isa>(
             f32::NEG_INFINITY,
             #[inline(always)]
             |g, [s], []| {
-                let e = math::exp(isa, s - center);
+                let e = math::exp_down(isa, s - center);
                 sums[g] = sums[g] + e;
                 [e]
             },

@@ -10,10 +10,11 @@
 //!  strip 1   |                      |    -->   sums of strip 1
 //! ```
 
+use super::ahead::{Ahead, Span};
 use super::keys::{Layout, Sequence};
 use super::row::{Adjustment, Bias, all_finite, exponentials, largest, scale};
 use crate::gemm::{KC, multiply_panel, pack_panels};
-use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::isa::{A_STRIDE, Isa, Prefetch, Vector};
 use crate::view::View;
 use core::ops::Range;
 
@@ -197,17 +198,62 @@ impl<'a> Rows<'a> {
         if keys.is_empty() { 0..0 } else { keys.start / KEYS..keys.end.div_ceil(KEYS) }
     }
 
-    /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
-    /// without those that see nothing of it. `memory` has [`memory_len`] floats.
+    /// What to prefetch while `rows` are at a block: where their results go, the queries of the next
+    /// group, and this group's share, a part of so many, of the keys and values of the next block or,
+    /// after the last, of the next head.
     #[inline(always)]
-    pub fn block<I: Isa>(&self, isa: I, block: usize, memory: &mut [f32], mut take: impl FnMut(Share<'_>)) {
-        let mut block = Block::pack(isa, self, block, memory);
+    fn ahead(&self, block: usize, rows: Range<usize>, [share, shares]: [usize; 2], out: Span) -> Ahead {
+        let Inputs { q, k, v, group, .. } = *self.inputs;
+        let [batch, kv_heads, ..] = k.shape();
+        let here = (self.sequence.batch, self.kv_head);
+        let next_head = match here {
+            (batch, head) if head + 1 < kv_heads => (batch, head + 1),
+            (last, _) => ((last + 1).min(batch - 1), 0),
+        };
+        let (next, next_block) =
+            if block + 1 < self.blocks().end { (here, block + 1) } else { (next_head, 0) };
+        let first = self.sequence.keys.start + next_block * KEYS;
+        let keys = part(KEYS, shares, share);
+        let keys = first + keys.start..first + keys.end;
+        let of_rows = |rows: Range<usize>| rows.start / group..rows.end.div_ceil(group);
+        let (at, next_rows) = if rows.end < self.len() {
+            (here, rows.end..rows.end + GROUP_ROWS)
+        } else {
+            (next, 0..GROUP_ROWS)
+        };
+        let queries = of_rows(next_rows);
+        let queries = self.first_query() + queries.start..self.first_query() + queries.end;
+        Ahead::new([
+            out.part(0..group, of_rows(rows)),
+            Span::of(q.at(at.0)).part(at.1 * group..(at.1 + 1) * group, queries),
+            Span::of(k.at(next.0)).part(next.1..next.1 + 1, keys.clone()),
+            Span::of(v.at(next.0)).part(next.1..next.1 + 1, keys),
+        ])
+    }
+
+    /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
+    /// without those that see nothing of it. Results will go to `out`. `memory` has [`memory_len`]
+    /// floats.
+    #[inline(always)]
+    pub fn block<I: Isa>(
+        &self,
+        isa: I,
+        number: usize,
+        memory: &mut [f32],
+        out: Span,
+        mut take: impl FnMut(Share<'_>),
+    ) {
+        let mut block = Block::pack(isa, self, number, memory);
         let strips = self.len().div_ceil(I::MR);
-        for first in (0..strips).step_by(strips_at_once::<I>()) {
+        let at_once = strips_at_once::<I>();
+        for first in (0..strips).step_by(at_once) {
             let first_row = part(self.len(), strips, first).start;
+            let end = part(self.len(), strips, strips.min(first + at_once) - 1).end;
+            let share = [first / at_once, strips.div_ceil(at_once)];
+            let mut ahead = self.ahead(number, first_row..end, share, out);
             let group: [Strip; MOST_STRIPS] = core::array::from_fn(|i| {
                 let strip = first + i;
-                if i >= strips_at_once::<I>() || strip >= strips {
+                if i >= at_once || strip >= strips {
                     return Strip::default();
                 }
                 let rows = part(self.len(), strips, strip);
@@ -216,9 +262,9 @@ impl<'a> Rows<'a> {
                     && self.visible_in(block.start, &(rows.end - 1..rows.end)) == keys;
                 Strip { place: rows.start - first_row, rows, keys, same }
             });
-            block.score(isa, &group);
+            block.score(isa, &group, &mut ahead);
             block.weigh(isa, &group);
-            block.sum_values(isa, &group);
+            block.sum_values(isa, &group, &mut ahead);
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 take(block.share::<I>(strip));
             }
@@ -333,7 +379,7 @@ impl<'a> Block<'a> {
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
     #[inline(always)]
-    fn score<I: Isa>(&mut self, isa: I, group: &[Strip]) {
+    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead) {
         let inputs = self.rows.inputs;
         let sequence = &self.rows.sequence;
         let dk = inputs.k.shape()[3];
@@ -355,13 +401,15 @@ impl<'a> Block<'a> {
             let sees_some = |s: &&Strip| s.keys.start < columns.end && columns.start < s.keys.end;
             for strip in group.iter().filter(sees_some) {
                 for slab in 0..dk.div_ceil(KC).max(1) {
+                    let shape = [strip.rows.len(), KC.min(dk - slab * KC)];
                     multiply_panel(
                         isa,
-                        [strip.rows.len(), KC.min(dk - slab * KC)],
+                        shape,
                         &self.queries[(slab * GROUP_ROWS + strip.place) * A_STRIDE..],
                         &keys[slab * KC * I::NR..],
                         (&mut self.scores[strip.place * A_STRIDE + columns.start..], A_STRIDE),
                         slab > 0,
+                        ahead.next::<I>(shape, keys.as_ptr()),
                     );
                 }
             }
@@ -409,7 +457,7 @@ impl<'a> Block<'a> {
 
     /// Multiplies the weights of a group with the values.
     #[inline(always)]
-    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip]) {
+    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead) {
         let stride = value_stride::<I>(self.rows.inputs);
         let packed = &*self.packed_values;
         for (panel, values) in packed.chunks_exact(KEYS * I::NR).enumerate() {
@@ -427,18 +475,20 @@ impl<'a> Block<'a> {
                     let Range { start, end } = strip.keys;
                     let values = &values[(start - first) * I::NR..];
                     let shape = [strip.rows.len(), end - start];
-                    multiply_panel(isa, shape, &scores[start..], values, (sums, stride), false);
+                    let prefetch = ahead.next::<I>(shape, values.as_ptr());
+                    multiply_panel(isa, shape, &scores[start..], values, (sums, stride), false, prefetch);
                     continue;
                 }
                 // Then each row takes the keys that it does see, which gives the same bits.
+                let none = Prefetch::none(values.as_ptr());
                 for (i, row) in strip.rows.clone().enumerate() {
                     let (scores, sums) = (&scores[i * A_STRIDE..], &mut sums[i * stride..]);
-                    multiply_panel(isa, [1, 0], scores, values, (sums, stride), false);
+                    multiply_panel(isa, [1, 0], scores, values, (sums, stride), false, none);
                     let bias = self.rows.bias(row, self.start);
                     let seen = self.rows.visible_in(self.start, &(row..row + 1));
                     for key in seen.filter(|&key| !bias.hides(key)) {
                         let values = &values[(key - first) * I::NR..];
-                        multiply_panel(isa, [1, 1], &scores[key..], values, (sums, stride), true);
+                        multiply_panel(isa, [1, 1], &scores[key..], values, (sums, stride), true, none);
                     }
                 }
             }

@@ -12,8 +12,11 @@ pub(super) fn scale<I: Isa>(isa: I, x: &[f32], factor: f32, out: &mut [f32]) {
     for (to, from) in to.by_ref().zip(from.by_ref()) {
         (I::V::load(isa, from) * factor).store(to);
     }
-    let rest = from.remainder();
-    (I::V::load_partial(isa, rest, 0.0) * factor).store_partial(to.into_remainder());
+    // Not without need: a masked store of nothing costs more than those of a whole row.
+    let (rest, to) = (from.remainder(), to.into_remainder());
+    if !rest.is_empty() {
+        (I::V::load_partial(isa, rest, 0.0) * factor).store_partial(to);
+    }
 }
 
 /// The largest of whole vectors of scores, NaN aside.

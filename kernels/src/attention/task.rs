@@ -1,5 +1,6 @@
 //! Tasks: which rows and which blocks of keys a thread computes, and how blocks come together.
 
+use super::ahead::Span;
 use super::block::{Inputs, KEYS, Rows, Share, memory_len};
 use super::row::{combine, merge};
 use crate::isa::{Isa, Vector};
@@ -43,6 +44,7 @@ pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
     let grain = queries.div_ceil(parts).max(sequence.min(ENOUGH_ROWS / group)).min(MOST_ROWS / group).max(1);
     outputs.for_each_block([0; 3], [1, group, grain], tasks > 1, &|origin, mut outputs| {
         let rows = outputs.out.shape()[2] * group;
+        let out = Span::of(outputs.out.as_view().at(0));
         scratch::with(2 * rows + memory_len::<I>(inputs), |memory| {
             isa.run(
                 #[inline(always)]
@@ -50,12 +52,14 @@ pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
                     let (state, memory) = memory.split_at_mut(2 * rows);
                     for rows in Rows::of_queries(inputs, origin, outputs.out.shape()[2]) {
                         let mut merging = Merging::new(&rows, origin[2], &mut outputs, state);
+                        let out = out.part(0..group, rows.first_query() - origin[2]..usize::MAX);
                         for block in rows.blocks() {
                             let end = (block + 1) * KEYS;
                             rows.block(
                                 isa,
                                 block,
                                 memory,
+                                out,
                                 #[inline(always)]
                                 |share| {
                                     let last = rows.visible(&share.rows).end <= end;
@@ -102,6 +106,7 @@ fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blo
                                 isa,
                                 block,
                                 memory,
+                                Span::NOTHING,
                                 #[inline(always)]
                                 |share| {
                                     let to = first + share.rows.start..first + share.rows.end;

@@ -3,8 +3,8 @@
 use super::epilogue::{Epilogue, Finish};
 use super::pack::{pack_a, pack_panel, packed_a_len};
 use super::{KC, Rhs, of_batch};
-use crate::isa::tile::{STREAMS, row_times_panels};
-use crate::isa::{A_STRIDE, Isa, LINE_FLOATS, Prefetch, Tile};
+use crate::isa::tile::{STREAMS, row_panels, row_times_panels, row_times_rows};
+use crate::isa::{A_STRIDE, Isa, LINE_FLOATS, Prefetch, Tile, Vector};
 use crate::view::View;
 use crate::{parallel, scratch};
 use core::ops::Range;
@@ -214,13 +214,27 @@ impl<'a> Product<'a> {
         // What a single strip packs it uses only once.
         let once = strips == 1 && matches!(b, Source::Unpacked(.., None));
         let step = if once { ONCE_KC } else { KC };
+        // And a single row needs no memory in between, where columns of B are rows of whole vectors.
+        let as_rows = match b {
+            Source::Unpacked(b, None, None)
+                if m == 1 && k > 0 && k % I::V::LANES == 0 && b.strides()[1] == 1 =>
+            {
+                Some(of_batch(b, task.batch))
+            }
+            _ => None,
+        };
 
         let mut panel = task.panels.start;
         while panel < task.panels.end {
             let column = panel * width;
-            // One row reads several packed panels side by side.
+            let as_rows = as_rows.filter(|_| {
+                let end = panel + row_panels::<I>();
+                end <= task.panels.end && end * width <= n
+            });
+            // One row reads several panels side by side.
             let streams = match b {
                 Source::Panels(..) if m == 1 && panel + STREAMS <= task.panels.end => STREAMS,
+                _ if as_rows.is_some() => row_panels::<I>(),
                 _ => 1,
             };
             let columns = column..n.min(column + streams * width);
@@ -256,8 +270,9 @@ impl<'a> Product<'a> {
             // The sums over no k-steps at all are still to be stored.
             for pc in (0..k.max(1)).step_by(step) {
                 let kc = step.min(k - pc);
-                let b_at = match b {
-                    Source::Unpacked(b, up, _) if once => {
+                let b_at = match (b, as_rows) {
+                    (_, Some(b)) => b.as_ptr().wrapping_add(column * b.strides()[1] + pc),
+                    (Source::Unpacked(b, up, _), None) if once => {
                         // SAFETY: ONCE_KC rows of NR floats of memory.
                         unsafe {
                             let to = unpacked.as_mut_ptr();
@@ -306,9 +321,13 @@ impl<'a> Product<'a> {
                             }
                         }
                     }
-                    // SAFETY: kc x NR floats of B; one row has `STREAMS` panels, k * NR apart.
+                    // SAFETY: kc x NR floats of B; one row has `STREAMS` panels, k * NR apart, or as many
+                    // columns of B as `row_times_rows` takes.
                     unsafe {
-                        if streams > 1 {
+                        if let Some(b) = as_rows {
+                            let tile = Tile { b_stride: b.strides()[1], ..tile };
+                            row_times_rows(isa, tile, columns.len() / I::V::LANES);
+                        } else if streams > 1 {
                             row_times_panels(isa, tile, k * I::NR);
                         } else {
                             isa.gemm_tile(tile);

@@ -35,6 +35,7 @@ pub(crate) fn multiply_panel<I: Isa>(
     b: &[f32],
     (c, c_stride): (&mut [f32], usize),
     accumulate: bool,
+    prefetch: Prefetch,
 ) {
     assert!((1..=I::MR).contains(&rows));
     assert!(k == 0 || a.len() >= (rows - 1) * A_STRIDE + k);
@@ -49,7 +50,7 @@ pub(crate) fn multiply_panel<I: Isa>(
         c: c.as_mut_ptr(),
         c_stride,
         accumulate,
-        prefetch: Prefetch::none(b.as_ptr()),
+        prefetch,
     };
     // SAFETY: `rows` and the slices' lengths were checked; C is borrowed mutably, so it overlaps
     // neither A nor B.

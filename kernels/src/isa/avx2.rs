@@ -51,7 +51,13 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: the caller's pointers are valid for 8 rows of 8; the token proves the features.
+        // SAFETY: the caller's pointers are valid for 8 rows of 8.
+        unsafe { self.columns(src, src_stride, |i, v| v.store_ptr(dst.add(i * dst_stride))) }
+    }
+
+    #[inline(always)]
+    unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, F32x8)) {
+        // SAFETY: the caller's pointer is valid for 8 rows of 8; the token proves the features.
         unsafe {
             // Four rows of the result at a time. Its halves are put into place by inserts from memory,
             // which need no shuffle; a 4 x 4 transposition within the halves remains.
@@ -59,15 +65,14 @@ impl Isa for Avx2 {
             let row = |i: usize, column: usize| {
                 _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(i, column)), half(4 + i, column))
             };
-            let store = |i: usize, v: __m256| _mm256_storeu_ps(dst.add(i * dst_stride), v);
             for c in [0, 4] {
                 let r = [row(0, c), row(1, c), row(2, c), row(3, c)];
                 let low = [_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])];
                 let high = [_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])];
-                store(c, _mm256_shuffle_ps::<0x44>(low[0], low[1]));
-                store(c + 1, _mm256_shuffle_ps::<0xee>(low[0], low[1]));
-                store(c + 2, _mm256_shuffle_ps::<0x44>(high[0], high[1]));
-                store(c + 3, _mm256_shuffle_ps::<0xee>(high[0], high[1]));
+                f(c, F32x8(_mm256_shuffle_ps::<0x44>(low[0], low[1])));
+                f(c + 1, F32x8(_mm256_shuffle_ps::<0xee>(low[0], low[1])));
+                f(c + 2, F32x8(_mm256_shuffle_ps::<0x44>(high[0], high[1])));
+                f(c + 3, F32x8(_mm256_shuffle_ps::<0xee>(high[0], high[1])));
             }
         }
     }

@@ -57,30 +57,17 @@ impl Isa for Avx512 {
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         // SAFETY: the caller's pointers are valid for 16 rows of 16; the token proves the features.
         unsafe {
-            // Whole rows in, whole rows out: 64 shuffles, but no cache line is touched twice, which
-            // measured faster than fewer shuffles behind narrower loads.
-            let r = [
-                four_rows(src, src_stride),
-                four_rows(src.add(4 * src_stride), src_stride),
-                four_rows(src.add(8 * src_stride), src_stride),
-                four_rows(src.add(12 * src_stride), src_stride),
-            ];
-            // Then the quarters themselves, as a 4 x 4 block.
-            let store = |i: usize, v: __m512d| _mm512_storeu_ps(dst.add(i * dst_stride), _mm512_castpd_ps(v));
-            for i in [0, 1, 2, 3] {
-                let first = [
-                    _mm512_shuffle_f64x2::<0x88>(r[0][i], r[1][i]),
-                    _mm512_shuffle_f64x2::<0x88>(r[2][i], r[3][i]),
-                ];
-                let second = [
-                    _mm512_shuffle_f64x2::<0xdd>(r[0][i], r[1][i]),
-                    _mm512_shuffle_f64x2::<0xdd>(r[2][i], r[3][i]),
-                ];
-                store(i, _mm512_shuffle_f64x2::<0x88>(first[0], first[1]));
-                store(i + 8, _mm512_shuffle_f64x2::<0xdd>(first[0], first[1]));
-                store(i + 4, _mm512_shuffle_f64x2::<0x88>(second[0], second[1]));
-                store(i + 12, _mm512_shuffle_f64x2::<0xdd>(second[0], second[1]));
+            for (i, v) in transposed(src, src_stride).into_iter().enumerate() {
+                v.store_ptr(dst.add(i * dst_stride));
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, F32x16)) {
+        // SAFETY: the caller's pointer is valid for 16 rows of 16; the token proves the features.
+        for (i, v) in unsafe { transposed(src, src_stride) }.into_iter().enumerate() {
+            f(i, v);
         }
     }
 
@@ -94,6 +81,43 @@ impl Isa for Avx512 {
     fn read(self, data: &[f32], passes: usize) -> u64 {
         // SAFETY: the token proves the instructions.
         unsafe { probe::read_by(probe::read_zmm, data, passes) }
+    }
+}
+
+/// The transpose of 16 rows of 16 floats.
+///
+/// # Safety
+/// The rows, `stride` apart, are valid for reads; AVX-512 may be used.
+#[inline(always)]
+unsafe fn transposed(src: *const f32, stride: usize) -> [F32x16; 16] {
+    // SAFETY: the caller's.
+    unsafe {
+        // Whole rows in, whole rows out: 64 shuffles, but no cache line is touched twice, which
+        // measured faster than fewer shuffles behind narrower loads.
+        let r = [
+            four_rows(src, stride),
+            four_rows(src.add(4 * stride), stride),
+            four_rows(src.add(8 * stride), stride),
+            four_rows(src.add(12 * stride), stride),
+        ];
+        // Then the quarters themselves, as a 4 x 4 block.
+        let mut columns = [F32x16(_mm512_setzero_ps()); 16];
+        let vector = |v: __m512d| F32x16(_mm512_castpd_ps(v));
+        for i in [0, 1, 2, 3] {
+            let first = [
+                _mm512_shuffle_f64x2::<0x88>(r[0][i], r[1][i]),
+                _mm512_shuffle_f64x2::<0x88>(r[2][i], r[3][i]),
+            ];
+            let second = [
+                _mm512_shuffle_f64x2::<0xdd>(r[0][i], r[1][i]),
+                _mm512_shuffle_f64x2::<0xdd>(r[2][i], r[3][i]),
+            ];
+            columns[i] = vector(_mm512_shuffle_f64x2::<0x88>(first[0], first[1]));
+            columns[i + 8] = vector(_mm512_shuffle_f64x2::<0xdd>(first[0], first[1]));
+            columns[i + 4] = vector(_mm512_shuffle_f64x2::<0x88>(second[0], second[1]));
+            columns[i + 12] = vector(_mm512_shuffle_f64x2::<0xdd>(second[0], second[1]));
+        }
+        columns
     }
 }
 
@@ -254,6 +278,7 @@ impl Vector<Avx512> for F32x16 {
         fn int_to_float(self: Self) -> Self { Self(_mm512_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm512_cvtps_epi32(self.0)) }
         fn scale_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }
+        fn scale_down_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }
         fn swap_pairs(self: Self) -> Self { Self(_mm512_permute_ps::<0b10_11_00_01>(self.0)) }
         fn sum(self: Self) -> f32 { _mm512_reduce_add_ps(self.0) }
         fn maximum(self: Self) -> f32 { _mm512_reduce_max_ps(self.0) }

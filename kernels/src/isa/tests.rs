@@ -238,6 +238,23 @@ on_every_backend! {
         }
     }
 
+    fn exp_down_is_exp<I>(isa) {
+        // Every 257th of the arguments down to -inf, denormal results among them.
+        let arguments = (0x8000_0000..=0xff80_0000).step_by(257).map(f32::from_bits);
+        let of_zero_and_below = arguments.chain([0.0, f32::NEG_INFINITY, f32::NAN, -f32::NAN]);
+        let all: Vec<f32> = of_zero_and_below.collect();
+        for x in all.chunks(I::V::LANES) {
+            let v = I::V::load_partial(isa, x, 0.0);
+            let (mut expected, mut found) = ([0.0f32; 16], [0.0f32; 16]);
+            crate::math::exp(isa, v).store(&mut expected);
+            crate::math::exp_down(isa, v).store(&mut found);
+            for (i, x) in x.iter().enumerate() {
+                let same = expected[i].to_bits() == found[i].to_bits();
+                assert!(same || expected[i].is_nan() && found[i].is_nan(), "{} exp_down({x:e})", I::NAME);
+            }
+        }
+    }
+
     fn transposition<I>(isa) {
         let lanes = I::V::LANES;
         let (from, to) = (lanes + 3, lanes + 1);
@@ -251,6 +268,17 @@ on_every_backend! {
                 assert_eq!(row[j], src[j * from + i], "{} row {i} column {j}", I::NAME);
             }
         }
+        let mut next = 0;
+        let each = |i: usize, column: I::V| {
+            assert_eq!(i, next, "{} columns out of order", I::NAME);
+            next += 1;
+            let mut found = [0.0; 16];
+            column.store(&mut found);
+            assert_eq!(found[..lanes], dst[i * to..][..lanes], "{} column {i}", I::NAME);
+        };
+        // SAFETY: as above.
+        unsafe { isa.columns(src.as_ptr(), from, each) };
+        assert_eq!(next, lanes, "{} columns", I::NAME);
     }
 
     fn every_tile_is_one_chain_of_multiply_adds<I>(isa) {

@@ -8,7 +8,7 @@
 //!  a[R-1][p]-> acc[R-1][0] acc[R-1][1]
 //! ```
 
-use super::{A_STRIDE, Isa, Tile, Vector};
+use super::{A_STRIDE, Isa, LINE_FLOATS, Tile, Vector};
 
 /// k-steps per iteration: enough to hide the loop's own instructions and to space prefetches.
 const UNROLL: usize = 4;
@@ -132,6 +132,56 @@ pub(crate) unsafe fn row_times_panels<I: Isa>(isa: I, t: Tile, panel_stride: usi
         for (j, v) in sums[..vectors].iter().enumerate() {
             // SAFETY: inside the sums of panel q.
             unsafe { v.store_ptr(t.c.add(q * t.c_stride + j * lanes)) };
+        }
+    }
+}
+
+/// Panels whose columns [`row_times_rows`] computes together: 32 columns, whose sums are two chains at 16
+/// lanes and four at 8, as many as it takes to transpose the next block while those of the last wait.
+#[inline(always)]
+pub(crate) const fn row_panels<I: Isa>() -> usize {
+    if I::NR < 32 { 32 / I::NR } else { 1 }
+}
+
+/// Floats by which [`row_times_rows`] prefetches ahead in each row: four lines, each of which takes about
+/// 50 ns for all 32 rows, so that they arrive from memory in time; eight were no better.
+const ROWS_AHEAD: usize = 4 * LINE_FLOATS;
+
+/// The tile of a single row of A and of `vectors` times `LANES` columns of B that are rows in memory,
+/// `b_stride` apart (a weight that is not packed): transposed on the way, in registers. Every sum is the
+/// same chain as in [`broadcast`].
+///
+/// # Safety
+/// As [`Tile`] with `rows == 1`, but for so many columns, with `b + j * b_stride + p` valid for reads;
+/// `k` is a multiple of `LANES`, but not 0.
+#[inline(always)]
+pub(crate) unsafe fn row_times_rows<I: Isa>(isa: I, t: Tile, vectors: usize) {
+    let lanes = I::V::LANES;
+    for line in (0..t.k).step_by(LINE_FLOATS) {
+        // The sums stay in memory and this a loop: unrolled, it would not fit the registers.
+        for g in 0..vectors {
+            let rows = t.b.wrapping_add(g * lanes * t.b_stride);
+            for row in 0..lanes {
+                isa.prefetch(rows.wrapping_add(row * t.b_stride + line + ROWS_AHEAD));
+            }
+            // SAFETY: LANES steps from p on, of LANES columns, and their sums, which are initialised
+            // by the first of the steps.
+            unsafe {
+                let sums = t.c.add(g * lanes);
+                let mut sum =
+                    if t.accumulate || line > 0 { I::V::load_ptr(isa, sums) } else { I::V::splat(isa, 0.0) };
+                // All of a line before those of other rows: at strides that are powers of two the lines
+                // of more rows would not stay in L1.
+                for p in (line..t.k.min(line + LINE_FLOATS)).step_by(lanes) {
+                    isa.columns(
+                        rows.add(p),
+                        t.b_stride,
+                        #[inline(always)]
+                        |i, b| sum = I::V::splat(isa, *t.a.add(p + i)).mul_add(b, sum),
+                    );
+                }
+                sum.store_ptr(sums);
+            }
         }
     }
 }

@@ -1,0 +1,79 @@
+//! What the tiles of a group of rows prefetch, so that no pass over rows waits for memory.
+
+use crate::isa::{Isa, LINE_FLOATS, Prefetch};
+use crate::view::View;
+use core::ops::Range;
+
+/// Rows in memory, \[heads, rows, floats\], that are only prefetched: any part of it may be named.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    first: *const f32,
+    shape: [usize; 3],
+    strides: [usize; 2],
+}
+
+impl Span {
+    /// No rows.
+    pub const NOTHING: Self = Self { first: core::ptr::null(), shape: [0; 3], strides: [0; 2] };
+
+    /// All of `view`.
+    #[inline(always)]
+    pub fn of(view: View<'_, 3>) -> Self {
+        let [heads, rows, _] = view.strides();
+        Self { first: view.as_ptr(), shape: view.shape(), strides: [heads, rows] }
+    }
+
+    /// These heads and rows, as far as there are such.
+    #[inline(always)]
+    pub fn part(self, heads: Range<usize>, rows: Range<usize>) -> Self {
+        let [all_heads, all_rows, floats] = self.shape;
+        let at = heads.start * self.strides[0] + rows.start * self.strides[1];
+        let len = |range: Range<usize>, all: usize| range.end.min(all).saturating_sub(range.start);
+        Self {
+            first: self.first.wrapping_add(at),
+            shape: [len(heads, all_heads), len(rows, all_rows), floats],
+            strides: self.strides,
+        }
+    }
+}
+
+/// Spans that are still to be prefetched, and how far that has come in the first of them.
+pub(super) struct Ahead {
+    spans: [Span; 4],
+    span: usize,
+    head: usize,
+    row: usize,
+    column: usize,
+    /// Rows that the last tile takes in.
+    taken: usize,
+}
+
+impl Ahead {
+    /// Spans in the order in which they will be used.
+    #[inline(always)]
+    pub fn new(spans: [Span; 4]) -> Self {
+        Self { spans, span: 0, head: 0, row: 0, column: 0, taken: 0 }
+    }
+
+    /// What a tile of `rows` rows and `k` steps prefetches: in four steps as much of a row as it has
+    /// streams; `line`, which is in use anyway, when nothing is left.
+    #[inline(always)]
+    pub fn next<I: Isa>(&mut self, [rows, k]: [usize; 2], line: *const f32) -> Prefetch {
+        while let Some(&Span { first, shape: [heads, all, floats], strides }) = self.spans.get(self.span) {
+            if self.column >= floats {
+                (self.row, self.column) = (self.row + self.taken, 0);
+            }
+            if self.row >= all {
+                (self.head, self.row) = (self.head + 1, 0);
+            }
+            if self.head < heads && all > 0 && floats > 0 {
+                let at = self.head * strides[0] + self.row * strides[1] + self.column;
+                self.taken = k / 4;
+                self.column += Prefetch::streams::<I>(rows) * LINE_FLOATS;
+                return Prefetch { from: first.wrapping_add(at), stride: LINE_FLOATS, step: strides[1] };
+            }
+            (self.span, self.head, self.row, self.column) = (self.span + 1, 0, 0, 0);
+        }
+        Prefetch::none(line)
+    }
+}
