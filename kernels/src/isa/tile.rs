@@ -31,8 +31,12 @@ pub(super) unsafe fn broadcast<I: Isa, const R: usize, const N: usize>(isa: I, t
     }
     let (mut a, mut b, mut prefetch) = (t.a, t.b, t.prefetch);
     for _ in 0..t.k / UNROLL {
-        prefetch.advance::<_, R>(isa);
-        for _ in 0..UNROLL {
+        for p in 0..UNROLL {
+            // Between steps: in front of them, its addresses cost the widest tile two of its sums'
+            // registers, which then went to the stack and back.
+            if p == UNROLL / 2 {
+                prefetch.advance::<_, R>(isa);
+            }
             // SAFETY: `a` and `b` stand at a step p < k.
             unsafe { step(isa, &mut acc, a, b) };
             a = a.wrapping_add(1);
