@@ -191,19 +191,20 @@ impl Bench {
         }
         session.say(&tables::notes(&run))?;
 
-        let comparisons = match &then {
+        let compared = match &then {
             Some(then) => Some(compare::compare(&mut bencher, then, &run, &jobs, self.threshold / 100.0)?),
             None => None,
         };
-        if let Some(comparisons) = &comparisons {
-            session.say(&compare::table(comparisons))?;
+        if let Some(compared) = &compared {
+            session.say(&compare::table(compared))?;
         }
-        self.write(&run, then.as_ref(), comparisons.as_deref())?;
+        let comparisons = compared.as_ref().map(|compared| &compared.rows[..]);
+        self.write(&run, then.as_ref(), comparisons)?;
         if let Some(path) = &save {
             baseline::save(path, &run)?;
             session.say(&format!("saved {}", path.display()))?;
         }
-        compare::judge(comparisons.as_deref().unwrap_or_default(), self.threshold)
+        compare::judge(comparisons.unwrap_or_default(), self.threshold)
     }
 
     /// The cases asked for.

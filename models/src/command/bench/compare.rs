@@ -5,6 +5,7 @@ use super::{Job, measure};
 use crate::command::verify::TABLE;
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tilewright::bench::baseline::{self, CONFIRMATIONS};
 use tilewright::bench::bencher::Bencher;
@@ -24,47 +25,76 @@ pub fn load(path: &Path, machine: &Machine, any_machine: bool) -> Result<Run> {
     Ok(then)
 }
 
-/// Compares, and measures again what differs: a difference counts if it is seen every time, on a machine
-/// that was stable meanwhile.
+/// Times that a difference is measured again at most, for those during which the machine was not stable
+/// say nothing.
+const ATTEMPTS: usize = 3 * CONFIRMATIONS;
+
+/// Factor that a machine that is not stable explains: half of the cores lost, and half of the clock.
+const EXPLAINED: f64 = 4.0;
+
+/// Rows beside their baselines.
+pub struct Compared {
+    /// All of them.
+    pub rows: Vec<Comparison>,
+    /// Those that differed, but on a machine that was not stable for long enough to confirm it; they count
+    /// as the same.
+    pub unconfirmed: Vec<String>,
+}
+
+/// Compares, and measures again what differs.
 pub fn compare(
     bencher: &mut Bencher,
     then: &Run,
     now: &Run,
     jobs: &[Job],
     threshold: f64,
-) -> Result<Vec<Comparison>> {
-    let mut all = baseline::compare(then, now, threshold);
-    if all.is_empty() {
+) -> Result<Compared> {
+    let mut rows = baseline::compare(then, now, threshold);
+    if rows.is_empty() {
         bail!("the baseline has none of these rows");
     }
-    for _ in 0..CONFIRMATIONS {
-        let in_doubt: Vec<Job> = now
+    // Differences that are still to be seen this many times.
+    let mut doubts: BTreeMap<String, usize> =
+        rows.iter().filter(|c| c.verdict != Verdict::Same).map(|c| (c.name.clone(), CONFIRMATIONS)).collect();
+    for _ in 0..ATTEMPTS {
+        let again: Vec<Job> = now
             .rows
             .iter()
             .zip(jobs)
-            .filter(|(row, _)| all.iter().any(|c| c.verdict != Verdict::Same && c.name == row.name()))
+            .filter(|(row, _)| doubts.contains_key(&row.name()))
             .map(|(_, &job)| job)
             .collect();
-        if in_doubt.is_empty() {
+        if again.is_empty() {
             break;
         }
         bencher.measure_limits();
-        let rows = measure(bencher, &in_doubt)?;
-        let again = Run { rows, limits: bencher.limits().to_vec(), ..now.clone() };
-        let seen = baseline::compare(then, &again, threshold);
-        for (row, seen) in again.rows.iter().zip(&seen) {
-            if let Some(first) = all.iter_mut().find(|c| c.name == seen.name)
-                && (first.verdict != seen.verdict || row.unstable)
-            {
+        let measured = measure(bencher, &again)?;
+        let again = Run { rows: measured, limits: bencher.limits().to_vec(), ..now.clone() };
+        for seen in baseline::compare(then, &again, threshold) {
+            let explained = (1.0 / EXPLAINED..=EXPLAINED).contains(&seen.ratio);
+            let unstable = explained && again.rows.iter().any(|row| row.unstable && row.name() == seen.name);
+            let Some(first) = rows.iter_mut().find(|c| c.name == seen.name).filter(|_| !unstable) else {
+                continue;
+            };
+            let left = doubts.get(&seen.name).map_or(0, |left| left - 1);
+            if first.verdict != seen.verdict {
                 first.verdict = Verdict::Same;
+                doubts.remove(&seen.name);
+            } else if left == 0 {
+                doubts.remove(&seen.name);
+            } else {
+                doubts.insert(seen.name, left);
             }
         }
     }
-    Ok(all)
+    for row in rows.iter_mut().filter(|row| doubts.contains_key(&row.name)) {
+        row.verdict = Verdict::Same;
+    }
+    Ok(Compared { rows, unconfirmed: doubts.into_keys().collect() })
 }
 
 /// What differs, slower rows first, and how many do not.
-pub fn table(comparisons: &[Comparison]) -> String {
+pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
     let mut table = Table::new();
     table.load_style(TABLE).set_header(["", "row", "then", "now", "then / now", "95% interval", "p"]);
     let of = |verdict| comparisons.iter().filter(move |c| c.verdict == verdict);
@@ -86,7 +116,13 @@ pub fn table(comparisons: &[Comparison]) -> String {
     }
     let [slower, faster, same] =
         [Verdict::Slower, Verdict::Faster, Verdict::Same].map(|verdict| of(verdict).count());
-    let summary = format!("compared: {slower} slower, {faster} faster, {same} the same");
+    let mut summary = format!("compared: {slower} slower, {faster} faster, {same} the same");
+    if !unconfirmed.is_empty() {
+        summary += &format!(
+            "\ndiffered, but the machine was not stable enough to confirm it: {}",
+            unconfirmed.join(", ")
+        );
+    }
     if slower + faster == 0 { summary } else { format!("{table}\n\n{summary}") }
 }
 
