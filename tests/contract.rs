@@ -95,6 +95,45 @@ fn gemm_rows_do_not_depend_on_their_neighbours() {
     }
 }
 
+/// One row reads a weight as it is stored, and a pair of them: the same sums as from packed panels.
+#[test]
+fn gemm_with_one_row_does_not_depend_on_packing() {
+    use tilewright_kernels::gemm::{Epilogue, Gemm};
+    let near = |edges: &[usize]| edges.iter().flat_map(|e| e - 1..e + 2).collect::<Vec<_>>();
+    for (n, k) in near(&[4, 8, 16, 32, 48, 64])
+        .into_iter()
+        .flat_map(|n| near(&[4, 8, 16, 20, 32, 64, 384]).into_iter().map(move |k| (n, k)))
+    {
+        // Misaligned rows with gaps, in which NaN would show.
+        let stride = k + 3;
+        let mut stored = numbers(2 * n * stride + 1, 9);
+        for row in stored[1..].chunks_mut(stride) {
+            row[k..].fill(f32::NAN);
+        }
+        let [gate, up] = [1, 1 + n * stride].map(|from| {
+            let weight = View::with_strides(&stored[from..], [n, k], [stride, 1]).unwrap();
+            weight.transpose()
+        });
+        let x = numbers(k, 10);
+        let a = View::new(&x, [1, 1, k]).unwrap();
+        for backend in backends() {
+            let run = |b: Rhs<'_>| {
+                let mut c = vec![f32::NAN; n];
+                let (epilogue, to) = (Epilogue::default(), ViewMut::new(&mut c, [1, 1, n]).unwrap());
+                backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c: to, epilogue }).unwrap();
+                c
+            };
+            let what = format!("{}: {k} x {n}", backend.name());
+            let packed = PackedB::new(backend, gate);
+            identical(&run(Rhs::Matrix(gate.into())), &run(Rhs::Packed(&packed)))
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
+            let packed = PackedB::gated(backend, gate, up).unwrap();
+            identical(&run(Rhs::Gated { gate: gate.into(), up: up.into() }), &run(Rhs::Packed(&packed)))
+                .unwrap_or_else(|e| panic!("{what}, gated: {e}"));
+        }
+    }
+}
+
 /// k is cut into blocks; a sum over more of them must be the same chain, as zeros appended to it show.
 #[test]
 fn gemm_blocks_of_k_do_not_show() {

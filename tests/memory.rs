@@ -37,12 +37,14 @@ fn a_steady_state_allocates_nothing() {
     let matrix = View::new(&x, [N, N]).unwrap();
     for backend in backends() {
         let packed = PackedB::new(backend, matrix);
-        for rhs in [Rhs::Packed(&packed), Rhs::Matrix(matrix.into())] {
+        let unpacked = [matrix, matrix.transpose()].map(|b| Rhs::Matrix(b.into()));
+        let weights = [Rhs::Packed(&packed), unpacked[0], unpacked[1]];
+        for (rhs, m) in weights.into_iter().flat_map(|rhs| [(rhs, 1), (rhs, N)]) {
             let mut y = Vec::new();
             steady(backend, "gemm", |backend| {
-                y.resize(N * N, 0.0);
-                let c = ViewMut::new(&mut y, [1, N, N]).unwrap();
-                let (a, epilogue) = (matrix.into(), Epilogue::default());
+                y.resize(m * N, 0.0);
+                let c = ViewMut::new(&mut y, [1, m, N]).unwrap();
+                let (a, epilogue) = (matrix.slice(0, 0..m).into(), Epilogue::default());
                 backend.run(Gemm { alpha: 1.0, a, b: rhs, beta: 0.0, c, epilogue }).unwrap();
             });
         }

@@ -206,7 +206,7 @@ impl Samples {
 /// Change of the multiply-add peak beyond which a row is marked.
 pub const DRIFT: f64 = 0.05;
 
-/// Part of a core, lost to others, beyond which a row is marked; the clock of [`time_of_others`] ticks in
+/// Part of a core, lost to others, beyond which a row is marked; the clock that it is read from ticks in
 /// hundredths of seconds, so that less could not be told in a tenth of a second.
 pub const INTRUSION: f64 = 0.2;
 

@@ -50,11 +50,17 @@ impl Check for Gemm {
     type Params = Params;
 
     fn strategy() -> BoxedStrategy<Params> {
-        let extents = (prop_oneof![5 => Just(1), 1 => 0..4usize], extent(150), extent(150), extent(800))
+        // One row has paths of its own, one of them for a weight as it is stored.
+        let rows = prop_oneof![3 => extent(150), 1 => Just(1)];
+        let extents = (prop_oneof![5 => Just(1), 1 => 0..4usize], rows, extent(150), extent(800))
             .prop_map(|(batch, m, n, k)| [batch, m, n, k])
             .prop_filter("takes too long", |e| e.iter().product::<usize>() <= MOST_WORK);
         let activation = prop_oneof![1 => Just(None), 1 => select(Activation::ALL.to_vec()).prop_map(Some)];
-        let layouts = (Layout::any(), Layout::any(), Layout::any(), Layout::distinct());
+        let weights = prop_oneof![
+            2 => (Layout::any(), Layout::any()),
+            1 => (Layout::columns(), Layout::columns()),
+        ];
+        let layouts = (Layout::any(), weights, Layout::distinct());
         let epilogue = (prop::option::weighted(0.3, Layout::any()), any::<bool>(), any::<bool>(), activation);
         let factors = (select(vec![1.0, 1.0, -1.5, 0.37, 0.0]), select(vec![0.0, 0.0, 1.0, -0.5]));
         // Nothing behind the product, every other time: sums then go straight to C.
@@ -63,7 +69,7 @@ impl Check for Gemm {
         (extents, kind, layouts, epilogue, factors, Values::any(), seed())
             .prop_map(|(extents, kind, layouts, epilogue, factors, values, seed)| {
                 let (shared, packed, gated, plain) = kind;
-                let (a, b, up, c) = layouts;
+                let (a, (b, up), c) = layouts;
                 let (residual, row_bias, column_bias, activation) = epilogue;
                 let (alpha, beta) = if plain { (1.0, 0.0) } else { factors };
                 Params {

@@ -141,6 +141,17 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
+    /// The same with unit-stride columns: for a linear layer's weight, the transpose of what is stored.
+    pub fn columns() -> BoxedStrategy<Self> {
+        Self::rows()
+            .prop_map(|mut layout| {
+                layout.order.swap(D - 2, D - 1);
+                layout.pads.swap(D - 2, D - 1);
+                layout
+            })
+            .boxed()
+    }
+
     /// Row-major with gaps and misalignment, and any dimension may have stride 0: for biases.
     pub fn repeated_rows() -> BoxedStrategy<Self> {
         (Self::rows(), uniform(prop::bool::weighted(0.3)))
