@@ -52,6 +52,10 @@ impl Effort {
     }
 }
 
+/// Time that threads which slept run before they are measured: schedulers may wake two of them on one core,
+/// and take some ticks to spread them over those that are idle.
+const SPREAD: Duration = Duration::from_millis(50);
+
 /// Samples that a contestant takes before the next one's turn, where pools have to go idle between.
 const BLOCK: usize = 3;
 
@@ -118,6 +122,10 @@ pub fn samples(
             if calls > 1 {
                 contestant.seconds(1); // what the others displaced from the caches
             }
+            let woken = wait || (threads > 1 && seconds.is_empty());
+            while woken && started.elapsed() < SPREAD {
+                contestant.seconds(calls);
+            }
             for _ in 0..block {
                 seconds.push(contestant.seconds(calls) / calls as f64);
             }
@@ -148,20 +156,17 @@ fn until_idle() {
     settle(|| started.elapsed() < Duration::from_secs(1), cores_in_use);
 }
 
-/// Looks until two looks in a row find next to nothing in use, for a spinning thread may have lost its
-/// core for one, or until patience ends.
+/// Looks until next to nothing is in use, or until patience ends.
 fn settle(mut patient: impl FnMut() -> bool, mut cores_in_use: impl FnMut() -> f64) {
-    let mut idle = 0;
-    while idle < 2 && patient() {
-        // Looking takes some time itself.
-        idle = if cores_in_use() < 0.25 { idle + 1 } else { 0 };
-    }
+    // Looking takes some time itself.
+    while patient() && cores_in_use() > 0.25 {}
 }
 
-/// Cores that this process used during a millisecond that the calling thread slept.
+/// Cores that this process used while the calling thread slept: for two ticks of the slowest scheduler (100
+/// a second), for the time of a thread that runs on another core is added up only at ticks.
 fn cores_in_use() -> f64 {
     let (wall, cpu) = (Instant::now(), cpu_time());
-    std::thread::sleep(Duration::from_millis(1));
+    std::thread::sleep(Duration::from_millis(20));
     cpu_time().saturating_sub(cpu).as_secs_f64() / wall.elapsed().as_secs_f64()
 }
 
@@ -271,8 +276,8 @@ mod tests {
             });
             looks
         };
-        assert_eq!(looks(&[0.1, 0.1, 1.0], 100), 2);
-        assert_eq!(looks(&[2.0, 1.0, 0.0, 1.0, 0.1, 0.0, 1.0], 100), 6, "one look is not enough");
+        assert_eq!(looks(&[0.1, 1.0], 100), 1);
+        assert_eq!(looks(&[2.0, 1.0, 0.0, 1.0], 100), 3);
         assert_eq!(looks(&[1.0; 10], 6), 5, "patience ends");
     }
 
