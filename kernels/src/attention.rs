@@ -31,6 +31,7 @@ mod block;
 mod distance;
 mod keys;
 mod row;
+mod rows;
 mod task;
 
 pub use distance::DistanceBias;
@@ -41,8 +42,9 @@ use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::scratch;
 use crate::view::{View, ViewMut};
-use block::{Distances, Inputs};
+
 use keys::Layout;
+use rows::{Distances, Inputs};
 use task::Outputs;
 
 /// Scaled dot-product attention.

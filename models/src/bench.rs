@@ -12,6 +12,17 @@
 //! | [`record`] | the result, as JSON |
 //! | [`baseline`] | results that are kept, and compared with |
 //! | [`html`] | results as a page |
+//!
+//! ```
+//! use tilewright::bench::{bencher::Bencher, case::Dtype, measure::Effort, registry};
+//! use tilewright_kernels::Backend;
+//! let mut bencher = Bencher::new(Backend::best(), &[1], Effort::QUICK)?;
+//! bencher.measure_limits();
+//! let case = &registry::linear(&[[32, 64, 64]], Dtype::F32)[0];
+//! let row = bencher.row(case, 0, &bencher.measure(case, 0)?);
+//! println!("{}: {:.0?} GFLOP/s, {:.2?} of what this machine can do", row.name(), row.gflops, row.bound_fraction);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod baseline;
 pub mod bencher;

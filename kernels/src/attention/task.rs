@@ -1,8 +1,9 @@
 //! Tasks: which rows and which blocks of keys a thread computes, and how blocks come together.
 
 use super::ahead::Span;
-use super::block::{Inputs, KEYS, Rows, Share, memory_len};
+use super::block::{KEYS, Share, memory_len};
 use super::row::{combine, merge};
+use super::rows::{Inputs, Rows};
 use crate::isa::{Isa, Vector};
 use crate::view::{View, ViewMut};
 use crate::{math, parallel, scratch};

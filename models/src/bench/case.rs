@@ -12,7 +12,8 @@ use crate::verify::bound::gamma;
 use core::fmt;
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{Attention, Backend, Start, View, ViewMut, Window};
-use tilewright_peers::{Dtype, Operation as PeerOperation};
+pub use tilewright_peers::Dtype;
+use tilewright_peers::Operation as PeerOperation;
 
 /// What is computed.
 #[derive(Clone, Copy, Debug)]

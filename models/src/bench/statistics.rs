@@ -9,6 +9,11 @@ const RESAMPLES: usize = 2000;
 
 /// The value below which a share of the samples lies, between neighbours by interpolation; NaN if there
 /// are none.
+///
+/// ```
+/// use tilewright::bench::statistics::quantile;
+/// assert_eq!(quantile(&[3., 1., 2.], 0.25), 1.5);
+/// ```
 pub fn quantile(samples: &[f64], share: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -55,6 +60,12 @@ pub fn ratio_interval(above: &[f64], below: &[f64]) -> [f64; 2] {
 /// The probability that samples of one distribution come out so that `a` looks larger than `b`: the
 /// one-sided test of Mann and Whitney (1947), which asks nothing of the distribution. 1 if there are
 /// too few to say.
+///
+/// ```
+/// use tilewright::bench::statistics::p_larger;
+/// let (fast, slow) = ([1.0, 1.1, 1.2, 1.0], [2.0, 2.1, 2.2, 2.0]);
+/// assert!(p_larger(&slow, &fast) < 0.02 && p_larger(&fast, &slow) > 0.9);
+/// ```
 pub fn p_larger(a: &[f64], b: &[f64]) -> f64 {
     let test = mannwhitneyu(a, b, MannWhitneyUMethod::Automatic, Alternative::Greater);
     test.map_or(1.0, |(_, p)| p)
@@ -62,6 +73,11 @@ pub fn p_larger(a: &[f64], b: &[f64]) -> f64 {
 
 /// Probabilities corrected for their number by Holm's method ("A simple sequentially rejective multiple
 /// test procedure", 1979): whoever believes all below alpha errs in any with probability alpha at most.
+///
+/// ```
+/// use tilewright::bench::statistics::holm;
+/// assert_eq!(holm(&[0.04, 0.01]), [0.04, 0.02]);
+/// ```
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));

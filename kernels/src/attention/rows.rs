@@ -1,0 +1,155 @@
+//! The rows of one task, and the keys that each of them sees.
+
+use super::block::KEYS;
+use super::keys::{Layout, Sequence};
+use super::row::{Adjustment, Bias};
+use crate::view::View;
+use core::ops::Range;
+
+/// The arguments of a call that tasks share.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub q: View<'a, 4>,
+    pub k: View<'a, 4>,
+    pub v: View<'a, 4>,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    pub bias: Option<View<'a, 4>>,
+    pub distances: Option<Distances<'a>>,
+    pub layout: Layout<'a>,
+    /// Query heads that share a head of k and v.
+    pub group: usize,
+}
+
+/// The biases of all distances from `first` on, `stride` floats for each head.
+#[derive(Clone, Copy)]
+pub(super) struct Distances<'a> {
+    pub tables: &'a [f32],
+    pub stride: usize,
+    pub first: isize,
+}
+
+impl Inputs<'_> {
+    /// Whether anything but their scale and the window is done to scores.
+    #[inline(always)]
+    pub fn adjusts(&self) -> bool {
+        self.softcap.is_some() || self.bias.is_some() || self.distances.is_some()
+    }
+
+    /// Query and head, counted from a task's first, of one of its rows.
+    #[inline(always)]
+    pub fn query_and_head(&self, row: usize) -> (usize, usize) {
+        // Every row of every block asks: divisions by 1 took 3% of a short sequence's time.
+        if self.group == 1 { (row, 0) } else { (row / self.group, row % self.group) }
+    }
+}
+
+/// The queries of one sequence that one task computes, for all query heads of one kv head.
+///
+/// Rows are numbered query by query and head by head within a query, so that neighbours see nearly
+/// the same keys.
+pub(super) struct Rows<'a> {
+    pub sequence: Sequence,
+    pub kv_head: usize,
+    /// Counted from the first of the sequence.
+    pub queries: Range<usize>,
+    pub inputs: &'a Inputs<'a>,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `queries` queries from `[batch, head, query]` on, sequence by sequence.
+    pub fn of_queries(
+        inputs: &'a Inputs<'a>,
+        [batch, head, query]: [usize; 3],
+        queries: usize,
+    ) -> impl Iterator<Item = Self> {
+        let kv_head = head / inputs.group;
+        let all = query..query + queries;
+        inputs.layout.of_rows(batch, &all).map(move |index| inputs.layout.get(index)).filter_map(
+            move |sequence| {
+                let Range { start, end } = sequence.queries;
+                let queries = all.start.max(start)..all.end.min(end);
+                if queries.is_empty() {
+                    return None;
+                }
+                let queries = queries.start - start..queries.end - start;
+                Some(Self { sequence, kv_head, queries, inputs })
+            },
+        )
+    }
+
+    /// Its first query, counted from the first of the batch row.
+    pub fn first_query(&self) -> usize {
+        self.sequence.queries.start + self.queries.start
+    }
+
+    /// Number of rows.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.queries.len() * self.inputs.group
+    }
+
+    /// Query (counted from the first of the sequence) and head of a row.
+    #[inline(always)]
+    pub fn place(&self, row: usize) -> (usize, usize) {
+        let (query, head) = self.inputs.query_and_head(row);
+        (self.queries.start + query, self.kv_head * self.inputs.group + head)
+    }
+
+    /// Keys from the first to the last that any of `rows` sees: neither end decreases from row to
+    /// row.
+    #[inline(always)]
+    pub fn visible(&self, rows: &Range<usize>) -> Range<usize> {
+        let first = self.sequence.visible(self.place(rows.start).0);
+        let last = self.sequence.visible(self.place(rows.end - 1).0);
+        first.start..last.end
+    }
+
+    /// The bias of `row`, from key `key` on.
+    #[inline(always)]
+    pub fn bias(&self, row: usize, key: usize) -> Bias<'_> {
+        let (query, head) = self.place(row);
+        let at = [self.sequence.index, head, query, 0];
+        match self.inputs.bias {
+            None => Bias::None,
+            Some(bias) if bias.has_unit_rows() => Bias::Each(&bias.row(at)[key..]),
+            Some(bias) => Bias::Same(bias.get(at)),
+        }
+    }
+
+    /// The same, of the block that starts at key `start`, and counted from there.
+    #[inline(always)]
+    pub fn visible_in(&self, start: usize, rows: &Range<usize>) -> Range<usize> {
+        let visible = self.visible(rows);
+        visible.start.max(start).min(start + KEYS) - start..visible.end.max(start).min(start + KEYS) - start
+    }
+
+    /// Whether `row` sees any key.
+    pub fn sees_any(&self, row: usize) -> bool {
+        let bias = self.bias(row, 0);
+        self.visible(&(row..row + 1)).any(|key| !bias.hides(key))
+    }
+
+    /// What is done to the scores of `row`, from key `key` on.
+    #[inline(always)]
+    pub fn adjustment(&self, row: usize, key: usize) -> Adjustment<'_> {
+        let (query, head) = self.place(row);
+        let inputs = self.inputs;
+        let position = self.sequence.start + query as isize;
+        let distance = match inputs.distances {
+            None => None,
+            Some(Distances { tables, stride, first }) => {
+                let entry = (key as isize - position - first) as usize;
+                Some(&tables[head * stride..][..stride][entry..])
+            }
+        };
+        Adjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
+    }
+
+    /// The blocks that any row sees.
+    #[inline(always)]
+    pub fn blocks(&self) -> Range<usize> {
+        let keys = self.visible(&(0..self.len()));
+        if keys.is_empty() { 0..0 } else { keys.start / KEYS..keys.end.div_ceil(KEYS) }
+    }
+}
