@@ -102,7 +102,7 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
     let near = |edges: &[usize]| edges.iter().flat_map(|e| e - 1..e + 2).collect::<Vec<_>>();
     for (n, k) in near(&[4, 8, 16, 32, 48, 64])
         .into_iter()
-        .flat_map(|n| near(&[4, 8, 16, 20, 32, 64, 384]).into_iter().map(move |k| (n, k)))
+        .flat_map(|n| near(&[4, 8, 16, 20, 32, 64, 384, 1152]).into_iter().map(move |k| (n, k)))
     {
         // Misaligned rows with gaps, in which NaN would show.
         let stride = k + 3;
@@ -116,8 +116,11 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
         });
         let x = numbers(k, 10);
         let a = View::new(&x, [1, 1, k]).unwrap();
+        let mut spaced = vec![f32::NAN; 2 * k];
+        spaced.iter_mut().step_by(2).zip(&x).for_each(|(to, x)| *to = *x);
+        let spaced = View::with_strides(&spaced, [1, 1, k], [2 * k, 2 * k, 2]).unwrap();
         for backend in backends() {
-            let run = |b: Rhs<'_>| {
+            let run = |a: View<'_, 3>, b: Rhs<'_>| {
                 let mut c = vec![f32::NAN; n];
                 let (epilogue, to) = (Epilogue::default(), ViewMut::new(&mut c, [1, 1, n]).unwrap());
                 backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c: to, epilogue }).unwrap();
@@ -125,11 +128,16 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
             };
             let what = format!("{}: {k} x {n}", backend.name());
             let packed = PackedB::new(backend, gate);
-            identical(&run(Rhs::Matrix(gate.into())), &run(Rhs::Packed(&packed)))
+            identical(&run(a, Rhs::Matrix(gate.into())), &run(a, Rhs::Packed(&packed)))
                 .unwrap_or_else(|e| panic!("{what}: {e}"));
+            identical(&run(spaced, Rhs::Matrix(gate.into())), &run(a, Rhs::Packed(&packed)))
+                .unwrap_or_else(|e| panic!("{what}, of spaced elements: {e}"));
             let packed = PackedB::gated(backend, gate, up).unwrap();
-            identical(&run(Rhs::Gated { gate: gate.into(), up: up.into() }), &run(Rhs::Packed(&packed)))
-                .unwrap_or_else(|e| panic!("{what}, gated: {e}"));
+            identical(
+                &run(a, Rhs::Gated { gate: gate.into(), up: up.into() }),
+                &run(a, Rhs::Packed(&packed)),
+            )
+            .unwrap_or_else(|e| panic!("{what}, gated: {e}"));
         }
     }
 }

@@ -140,16 +140,18 @@ pub(crate) unsafe fn row_times_panels<I: Isa>(isa: I, t: Tile, panel_stride: usi
     }
 }
 
-/// Panels whose columns [`row_times_rows`] computes together: 32 columns, whose sums are two chains at 16
-/// lanes and four at 8, as many as it takes to transpose the next block while those of the last wait.
+/// Panels whose columns [`row_times_rows`] computes in one call: 32 columns.
 #[inline(always)]
 pub(crate) const fn row_panels<I: Isa>() -> usize {
     if I::NR < 32 { 32 / I::NR } else { 1 }
 }
 
-/// Floats by which [`row_times_rows`] prefetches ahead in each row: four lines, each of which takes about
-/// 50 ns for all 32 rows, so that they arrive from memory in time; eight were no better.
-const ROWS_AHEAD: usize = 4 * LINE_FLOATS;
+/// Rows of memory that [`row_times_rows`] reads side by side. A sum's next multiply-add waits 4 cycles
+/// for its last, so that 16 columns take at least 4 cycles a step (59 GB/s), and hardly more from L3
+/// (55). 32 columns, with prefetches in software, took 20% longer, and 30% where rows are a multiple of
+/// 4 KiB apart, whose lines share a set of L1; from memory they were 1% faster. Prefetches for the 16
+/// cost 4%: the processor's own suffice.
+const ROWS: usize = 16;
 
 /// The tile of a single row of A and of `vectors` times `LANES` columns of B that are rows in memory,
 /// `b_stride` apart (a weight that is not packed): transposed on the way, in registers. Every sum is the
@@ -161,30 +163,33 @@ const ROWS_AHEAD: usize = 4 * LINE_FLOATS;
 #[inline(always)]
 pub(crate) unsafe fn row_times_rows<I: Isa>(isa: I, t: Tile, vectors: usize) {
     let lanes = I::V::LANES;
-    for line in (0..t.k).step_by(LINE_FLOATS) {
-        // The sums stay in memory and this a loop: unrolled, it would not fit the registers.
-        for g in 0..vectors {
-            let rows = t.b.wrapping_add(g * lanes * t.b_stride);
-            for row in 0..lanes {
-                isa.prefetch(rows.wrapping_add(row * t.b_stride + line + ROWS_AHEAD));
-            }
-            // SAFETY: LANES steps from p on, of LANES columns, and their sums, which are initialised
-            // by the first of the steps.
-            unsafe {
-                let sums = t.c.add(g * lanes);
-                let mut sum =
-                    if t.accumulate || line > 0 { I::V::load_ptr(isa, sums) } else { I::V::splat(isa, 0.0) };
-                // All of a line before those of other rows: at strides that are powers of two the lines
-                // of more rows would not stay in L1.
-                for p in (line..t.k.min(line + LINE_FLOATS)).step_by(lanes) {
-                    isa.columns(
-                        rows.add(p),
-                        t.b_stride,
-                        #[inline(always)]
-                        |i, b| sum = I::V::splat(isa, *t.a.add(p + i)).mul_add(b, sum),
-                    );
+    // All of a line before those of other rows: at strides that are powers of two the lines of more rows
+    // would not stay in L1.
+    let (at_once, steps) = if lanes < ROWS { (ROWS / lanes, LINE_FLOATS) } else { (1, t.k) };
+    for first in (0..vectors).step_by(at_once) {
+        for line in (0..t.k).step_by(steps) {
+            // The sums stay in memory and this a loop: unrolled, it would not fit the registers.
+            for g in first..vectors.min(first + at_once) {
+                // SAFETY: LANES steps from p on, of LANES columns, and their sums, which are
+                // initialised by the first of the steps.
+                unsafe {
+                    let rows = t.b.add(g * lanes * t.b_stride);
+                    let sums = t.c.add(g * lanes);
+                    let mut sum = if t.accumulate || line > 0 {
+                        I::V::load_ptr(isa, sums)
+                    } else {
+                        I::V::splat(isa, 0.0)
+                    };
+                    for p in (line..t.k.min(line + steps)).step_by(lanes) {
+                        isa.columns(
+                            rows.add(p),
+                            t.b_stride,
+                            #[inline(always)]
+                            |i, b| sum = I::V::splat(isa, *t.a.add(p + i)).mul_add(b, sum),
+                        );
+                    }
+                    sum.store_ptr(sums);
                 }
-                sum.store_ptr(sums);
             }
         }
     }
