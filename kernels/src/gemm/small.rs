@@ -6,13 +6,10 @@ use super::pack::pack_panel;
 use crate::isa::{Isa, Vector};
 use crate::scratch;
 
-/// Most rows, and most k-steps, of a small product: its sums take about a microsecond.
+/// Most rows, and most k-steps, of a small product: its sums take half a microsecond
+/// (AVX-512).
 const MAX_M: usize = 16;
 const MAX_K: usize = 32;
-
-/// Rows of C whose sums are computed together: they hide the latency of a multiply-add, and fit the
-/// registers of every instruction set.
-const ROWS: usize = 8;
 
 impl Product<'_> {
     /// Whether [`small`](Self::small) computes this product: at most a panel wide.
@@ -52,12 +49,15 @@ impl Product<'_> {
                         let live = if direct { lanes.min(n - j) } else { lanes };
                         // SAFETY: rows of C, or of `sums`, and the panel's vectors; see `run`.
                         unsafe {
-                            let whole = m - m % ROWS;
-                            for i in (0..whole).step_by(ROWS) {
-                                self.rows::<I, ROWS>(isa, i, b.add(j), out.add(i * stride + j), stride, live);
-                            }
-                            for i in whole..m {
-                                self.rows::<I, 1>(isa, i, b.add(j), out.add(i * stride + j), stride, live);
+                            let mut i = 0;
+                            while i < m {
+                                let (b, out) = (b.add(j), out.add(i * stride + j));
+                                i += match m - i {
+                                    8.. => self.rows::<I, 8>(isa, i, b, out, stride, live),
+                                    4.. => self.rows::<I, 4>(isa, i, b, out, stride, live),
+                                    2.. => self.rows::<I, 2>(isa, i, b, out, stride, live),
+                                    _ => self.rows::<I, 1>(isa, i, b, out, stride, live),
+                                };
                             }
                         }
                     }
@@ -71,6 +71,7 @@ impl Product<'_> {
     }
 
     /// `live` sums of each of `R` rows of A from row `i` on: the same chains as the register tile's.
+    /// Returns `R`. Eight rows hide the latency of a multiply-add and fit every instruction set.
     ///
     /// # Safety
     /// The rows are A's; `b` is valid for reads of a vector every `NR` floats, k times, `out` for writes
@@ -84,7 +85,7 @@ impl Product<'_> {
         out: *mut f32,
         stride: usize,
         live: usize,
-    ) {
+    ) -> usize {
         let [_, row_stride, step] = self.a.strides();
         let a = self.a.as_ptr().wrapping_add(i * row_stride);
         let mut acc = [I::V::splat(isa, 0.0); R];
@@ -108,5 +109,6 @@ impl Product<'_> {
                 }
             }
         }
+        R
     }
 }
