@@ -72,6 +72,7 @@ impl fmt::Display for Error {
 impl core::error::Error for Error {}
 
 /// Refuses with [`Error::Shape`] unless `found == expected`.
+#[inline(always)]
 pub(crate) fn expect_shape(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), Error> {
     if found == expected {
         return Ok(());

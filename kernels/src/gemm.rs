@@ -21,12 +21,14 @@
 //!    packing. That is what makes a row's bits independent of all of them.
 //!
 //! A single row and a weight \[out, in\] that is not packed, whose columns of B are rows in memory, go
-//! around packing: the weight is transposed in registers, block by block.
+//! around packing: the weight is transposed in registers, block by block. A product of a few rows, a
+//! panel and a few k-steps goes around tasks and the packing of A as well.
 
 mod epilogue;
 mod loops;
 mod pack;
 mod panel;
+mod small;
 
 pub use epilogue::Epilogue;
 pub use pack::PackedB;

@@ -1,5 +1,7 @@
 //! What happens to a tile between its sums and C.
 
+use super::loops::Product;
+use super::of_batch;
 use super::pack::copy_row;
 use crate::activation::{Activation, for_activation};
 use crate::error::{Error, expect_shape};
@@ -26,7 +28,7 @@ pub struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Whether C receives the bare sums.
+    /// Whether nothing is to be done.
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
         self.row_bias.is_none()
@@ -68,6 +70,32 @@ pub(super) struct Finish<'a> {
     /// C of this product.
     pub c: *mut f32,
     pub c_strides: [usize; 2],
+}
+
+impl<'a> Product<'a> {
+    /// Whether C receives the bare sums.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated
+    }
+
+    /// What finishes the columns of C that a panel makes, from `column` on.
+    #[inline(always)]
+    pub(super) fn finish<I: Isa>(&self, batch: usize, column: usize) -> Finish<'a> {
+        let n = self.shape[2];
+        Finish {
+            alpha: self.alpha,
+            beta: self.beta,
+            epilogue: self.epilogue,
+            residual: self.epilogue.residual.map(|r| of_batch(r, batch)),
+            column,
+            columns: self.width::<I>().min(n - column),
+            n,
+            gated: self.gated,
+            c: self.c.wrapping_add(batch * self.c_strides[0]),
+            c_strides: [self.c_strides[1], self.c_strides[2]],
+        }
+    }
 }
 
 impl Finish<'_> {
