@@ -186,7 +186,7 @@ mod tests {
     fn what_became_faster_has_to_stay_so() {
         let (mut faster, row) = doubts(0.9);
         let disturbed = Row { samples_s: vec![1.2; 5], unstable: true, ..row.clone() };
-        faster.see(&[disturbed.clone()]);
+        faster.see(std::slice::from_ref(&disturbed));
         assert!(faster.has(&row.name()), "an unstable machine says nothing");
         faster.see(&[Row { unstable: false, ..disturbed }]);
         assert_eq!(verdict(faster), (Verdict::Same, 0));
