@@ -8,9 +8,10 @@
 //! | [`limit`] | what the machine can do at best, and the bound that it sets |
 //! | [`measure`] | samples of a case and of other libraries, in turns |
 //! | [`bencher`] | what turns a case into a row |
-//! | [`statistics`] | medians, how sure they are, whether two differ |
+//! | [`statistics`] | the fastest of samples, medians, and how sure they are |
 //! | [`record`] | the result, as JSON |
 //! | [`baseline`] | results that are kept, and compared with |
+//! | [`confirm`] | differences that are seen again, or not |
 //! | [`html`] | results as a page |
 //!
 //! ```
@@ -27,6 +28,7 @@
 pub mod baseline;
 pub mod bencher;
 pub mod case;
+pub mod confirm;
 pub mod html;
 pub mod limit;
 pub mod measure;

@@ -56,12 +56,37 @@ pub fn peaks(budget: Duration) -> Vec<(Peak, f64)> {
 pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
     let bytes = working_sets(cpu, rayon::current_num_threads());
     core::array::from_fn(|level| {
-        // Each where its reader is, on machines where memory is near to some cores.
-        let sets = rayon::broadcast(|_| working_set(bytes[level]));
-        let read = || together(|thread| read(backend, &sets[thread]));
+        let reads = Reads::new(backend, bytes[level]);
         // L1 and L2 belong to a core, as what a peak takes does; the others are shared.
-        if level < 2 { best_of(budget, || each_alone(&read())) } else { shared(budget, read) }
+        if level < 2 { reads.best(budget) } else { shared(budget, || reads.run()) }
     })
+}
+
+/// Reads a working set on each thread of a pool, again and again: what the caches and memory that hold
+/// it give at the moment.
+#[derive(Debug)]
+pub struct Reads {
+    backend: Backend,
+    sets: Vec<Vec<f32>>,
+}
+
+impl Reads {
+    /// Working sets of this many bytes, one for each thread of the pool that it is called in.
+    pub fn new(backend: Backend, bytes: usize) -> Self {
+        // Each where its reader is, on machines where memory is near to some cores.
+        Self { backend, sets: rayon::broadcast(|_| working_set(bytes)) }
+    }
+
+    /// Bytes per second of all threads of the pool together, each by its own clock: the best of as many
+    /// runs as the budget allows, of three at least, of which the first brings the sets into the caches.
+    /// Has to be called in the pool that the sets were made in.
+    pub fn best(&self, budget: Duration) -> f64 {
+        best_of(budget, || each_alone(&self.run()))
+    }
+
+    fn run(&self) -> Vec<Busy> {
+        together(|thread| read(self.backend, &self.sets[thread]))
+    }
 }
 
 /// The best rate of threads that share what they run on, from as many runs as the budget allows.

@@ -1,26 +1,34 @@
 //! Results that are kept, and how a later run is told from them.
 //!
-//! A row is *slower* if all of this holds, *faster* if all of it holds the other way round:
+//! A row is judged by its fastest sample of several visits, seconds apart. Neighbours on a shared machine
+//! that compete for caches and memory, for a second or for minutes, make samples slower, by half and more,
+//! and nothing makes them faster than the code is; what a change of the code costs, it costs the fastest
+//! sample too. Medians tell how many visits were disturbed, and are shown only. A row is *slower* if all of
+//! this holds, *faster* if all of it holds the other way round:
 //!
-//! 1. the median of its samples is off by more than the threshold: in seconds; in seconds times the
-//!    multiply-add peak that probes between the samples reached, which a changed clock changes as
-//!    well; and in seconds times the read bandwidth of the level that it works in, which neighbours
-//!    on a shared machine change;
-//! 2. samples that came out so by chance are less likely than [`ALPHA`], by the test of Mann and
-//!    Whitney, corrected by Holm's method for the number of rows;
-//! 3. it stays so when it is measured again after all others, [`CONFIRMATIONS`] times, on a machine that
-//!    is stable meanwhile: noise passes, a regression does not.
+//! 1. its fastest sample is off by more than the threshold from the fastest tenth of the baseline's, for one
+//!    lucky sample there may never come again: in seconds; in seconds times the multiply-add
+//!    peak that probes between the samples reached, which a changed clock changes as well; and in seconds
+//!    times the bandwidth that probes read a working set as large as the row's with;
+//! 2. it stays so when the row is visited again and again, over more than a minute: see
+//!    [`confirm`](super::confirm);
+//! 3. visits of a row that did not change would come out so by chance, so many of the baseline's faster than
+//!    all of this run's, with a probability of less than [`ALPHA`]: a test of exceedances, corrected for the
+//!    number of rows by Holm's method. Samples of one visit share its disturbance and are not independent, so
+//!    visits are what is counted.
+//!
+//! What is slower only now and then is not found: its fastest sample is as fast as ever.
 
 use super::record::{Comparison, Level, Limit, Machine, Row, Run, Verdict};
-use super::statistics::{holm, median, p_larger, ratio_interval};
+use super::statistics::{fastest, median, p_below, quantile};
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 
-/// Probability of any false alarm among the rows, before they are confirmed.
+/// Probability of any false alarm among the rows of a comparison whose machine changed by chance alone.
 pub const ALPHA: f64 = 0.05;
 
-/// How often a difference must be seen again.
-pub const CONFIRMATIONS: usize = 3;
+/// Share of the samples below what the fastest of the other run is held against.
+const USUAL: f64 = 0.1;
 
 /// The file of the baseline `name` in `folder`.
 ///
@@ -72,59 +80,50 @@ pub fn differences(then: &Machine, now: &Machine) -> Vec<String> {
     found
 }
 
-/// The rows of `now` that `then` has too, compared; in their order.
+/// The rows of `now` that `then` has too, compared; in their order. `threshold` is a fraction. What differs
+/// has still to be confirmed, and its probability to be corrected for the number of rows.
+///
+/// [`Doubts`](super::confirm::Doubts) does both.
 pub fn compare(then: &Run, now: &Run, threshold: f64) -> Vec<Comparison> {
-    let pairs: Vec<(&Row, &Row)> = now
-        .rows
+    now.rows
         .iter()
         .filter_map(|row| Some((then.rows.iter().find(|old| old.name() == row.name())?, row)))
         .filter(|(old, row)| !old.samples_s.is_empty() && !row.samples_s.is_empty())
-        .collect();
-    let slower: Vec<f64> = pairs.iter().map(|(old, new)| p_larger(&new.samples_s, &old.samples_s)).collect();
-    let faster: Vec<f64> = pairs.iter().map(|(old, new)| p_larger(&old.samples_s, &new.samples_s)).collect();
-    let (slower, faster) = (holm(&slower), holm(&faster));
-    pairs
-        .iter()
-        .enumerate()
-        .map(|(i, (old, new))| {
-            let (then_s, now_s) = (median(&old.samples_s), median(&new.samples_s));
-            let ratio = then_s / now_s;
-            let [least, most] = views(ratio, (old, then), (new, now));
-            let verdict = match () {
-                () if most < 1.0 / (1.0 + threshold) && slower[i] < ALPHA => Verdict::Slower,
-                () if least > 1.0 + threshold && faster[i] < ALPHA => Verdict::Faster,
-                () => Verdict::Same,
-            };
-            Comparison {
-                name: new.name(),
-                then_s,
-                now_s,
-                ratio,
-                ratio_interval: ratio_interval(&old.samples_s, &new.samples_s),
-                p: if ratio < 1.0 { slower[i] } else { faster[i] },
-                verdict,
-            }
-        })
+        .map(|(old, row)| compare_row(old, row, threshold))
         .collect()
 }
 
-/// The least and the most of the ratio in seconds, in runs of the multiply-add probe, and in reads of
-/// the level that the row works in.
-fn views(ratio: f64, (old, then): (&Row, &Run), (new, now): (&Row, &Run)) -> [f64; 2] {
+/// One row beside that of the baseline; both have samples.
+pub(super) fn compare_row(old: &Row, new: &Row, threshold: f64) -> Comparison {
+    let (then_s, now_s) = (fastest(&old.samples_s), fastest(&new.samples_s));
+    let ratio = then_s / now_s;
+    let [_, most] = views(usual(&old.samples_s) / now_s, old, new);
+    let [least, _] = views(then_s / usual(&new.samples_s), old, new);
+    let verdict = match () {
+        () if most < 1.0 / (1.0 + threshold) => Verdict::Slower,
+        () if least > 1.0 + threshold => Verdict::Faster,
+        () => Verdict::Same,
+    };
+    let median_ratio = median(&old.samples_s) / median(&new.samples_s);
+    let [then_visits, now_visits] = [&old.visits_s, &new.visits_s];
+    let p = if ratio < 1.0 { p_below(then_visits, now_visits) } else { p_below(now_visits, then_visits) };
+    Comparison { name: new.name(), then_s, now_s, ratio, median_ratio, p, verdict }
+}
+
+/// What a row has reached more than once.
+fn usual(samples: &[f64]) -> f64 {
+    quantile(samples, USUAL)
+}
+
+/// The least and the most of the ratio in seconds, in runs of the multiply-add probe, and in reads of the
+/// working set.
+fn views(ratio: f64, old: &Row, new: &Row) -> [f64; 2] {
     let by_clock = ratio * old.peak_gflops / new.peak_gflops;
-    let by_memory = ratio * bandwidth(then, old) / bandwidth(now, new);
-    [ratio, by_clock, by_memory]
+    let by_memory = ratio * old.read_gbps / new.read_gbps;
+    [by_clock, by_memory]
         .into_iter()
         .filter(|view| view.is_finite())
         .fold([ratio; 2], |[least, most], view| [least.min(view), most.max(view)])
-}
-
-/// The run's read bandwidth of the row's level, on its threads.
-fn bandwidth(run: &Run, row: &Row) -> f64 {
-    run.limits
-        .iter()
-        .find(|limit| limit.threads == row.threads)
-        .map_or(f64::NAN, |limit| limit.read(row.level))
 }
 
 impl Limit {
@@ -135,12 +134,12 @@ impl Limit {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::random::Random;
     use std::collections::BTreeMap;
 
-    pub(crate) fn machine() -> Machine {
+    fn machine() -> Machine {
         Machine {
             cpu: "a CPU".into(),
             features: vec!["avx2".into()],
@@ -153,8 +152,8 @@ mod tests {
         }
     }
 
-    /// A run of rows with these times, some percent of noise on every sample.
-    fn run(seconds: &[f64], seed: u64) -> Run {
+    /// A run of rows with these times, three of four visits disturbed and some noise on every sample.
+    pub(crate) fn run(seconds: &[f64], seed: u64) -> Run {
         let mut random = Random::new(seed);
         let rows = seconds.iter().enumerate().map(|(i, &s)| Row {
             kernel: format!("kernel{i}"),
@@ -164,7 +163,13 @@ mod tests {
             threads: 1,
             packed: None,
             median_s: Some(s),
-            samples_s: (0..21).map(|_| s * (1.0 + 0.03 * f64::from(random.normal()))).collect(),
+            samples_s: (0..20)
+                .map(|i| {
+                    let disturbed = if i % 20 < 15 { 1.3 + 0.2 * f64::from(random.unit()) } else { 1.0 };
+                    s * disturbed * (1.0 + 0.01 * f64::from(random.normal()).abs())
+                })
+                .collect(),
+            visits_s: vec![s, 1.3 * s, 1.01 * s, 1.4 * s, 1.02 * s, 1.01 * s, s, s],
             flops: 1.0,
             bytes: 1.0,
             gflops: None,
@@ -174,6 +179,7 @@ mod tests {
             bound_s: s,
             bound_fraction: None,
             peak_gflops: 100.0,
+            read_gbps: 50.0,
             unstable: false,
             peak_bytes: None,
             peers: BTreeMap::new(),
@@ -210,11 +216,35 @@ mod tests {
         clock.rows.iter_mut().for_each(|row| row.peak_gflops /= 1.2);
         assert_eq!(verdicts(&then, &clock), [Verdict::Same; 3]);
         let mut memory = run(&[1.2; 3], 3);
-        memory.limits[0].read[1] /= 1.2;
+        memory.rows.iter_mut().for_each(|row| row.read_gbps /= 1.2);
         assert_eq!(verdicts(&then, &memory), [Verdict::Same; 3]);
-        // But L3's bandwidth is no excuse for what works in L2.
-        memory.limits[0].read = [100.0, 50.0, 15.0, 8.0];
-        assert_eq!(verdicts(&then, &memory), [Verdict::Slower; 3]);
+        // What other working sets are read with is no excuse.
+        let mut limits = run(&[1.2; 3], 3);
+        limits.limits[0].read = [10.0; 4];
+        assert_eq!(verdicts(&then, &limits), [Verdict::Slower; 3]);
+    }
+
+    #[test]
+    fn disturbed_visits_are_no_slower_kernel_while_one_was_not() {
+        let then = run(&[1.0], 1);
+        let mut now = run(&[1.0], 2);
+        now.rows[0].samples_s = vec![1.5, 1.6, 1.4, 1.01, 1.7];
+        let found = &compare(&then, &now, 0.05)[0];
+        assert_eq!(found.verdict, Verdict::Same);
+        assert!(found.median_ratio < 0.9 && (found.ratio - 1.0).abs() < 0.02, "{found:?}");
+        // Nor do they hide one that is.
+        let mut then = then;
+        then.rows[0].samples_s = vec![1.0, 1.0, 1.5, 1.6, 1.4, 1.7];
+        now.rows[0].samples_s = vec![1.1; 5];
+        assert_eq!(verdicts(&then, &now), [Verdict::Slower]);
+    }
+
+    #[test]
+    fn one_lucky_sample_is_no_yardstick() {
+        let (mut then, mut now) = (run(&[1.0], 1), run(&[1.0], 2));
+        (then.rows[0].samples_s[19], now.rows[0].samples_s[18]) = (0.9, 1.0);
+        assert_eq!(verdicts(&then, &now), [Verdict::Same]);
+        assert_eq!(verdicts(&now, &then), [Verdict::Same]);
     }
 
     #[test]

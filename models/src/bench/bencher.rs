@@ -2,21 +2,28 @@
 
 use super::case::{Case, Prepared, dtype_name};
 use super::limit;
-use super::measure::{Contestant, Effort, Samples, samples};
+use super::measure::{Contestant, Effort, Probed, Samples, samples};
 use super::models::Models;
 use super::record::{Limit, Machine, Row};
 use super::statistics::median;
 use crate::cpu::Cpu;
 use crate::error::Error;
-use crate::probe;
+use crate::probe::{Reads, peak_once};
 use rayon::ThreadPool;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tilewright_kernels::Backend;
 use tilewright_peers::{Call, Library};
 
 /// Runs of the peak probe, of 200 us each, between two rounds.
 const PROBES: usize = 8;
+
+/// Time of the read probe between two rounds; it takes longer where three reads of the working set do.
+const READ: Duration = Duration::from_millis(1);
+
+/// Bytes of the working sets that the read probe reads: fewer would be no loop, and more than this are in
+/// no cache, but take their time.
+const READ_BYTES: [f64; 2] = [4096.0, (64 << 20) as f64];
 
 /// Measures the bytes that a call allocates at most; see [`Bencher::memory`].
 pub type PeakBytes = fn(&mut dyn FnMut()) -> usize;
@@ -138,7 +145,10 @@ impl Bencher {
             }
         }
         if let (Some(memory), Some(ours)) = (self.memory, &mut ours) {
-            found.peak_bytes = Some(peak_bytes(memory, ours, threads)?);
+            match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+                Ok(pool) => found.peak_bytes = Some(peak_bytes(memory, ours, &pool)?),
+                Err(why) => found.notes.push(format!("peak bytes: threads cannot be started: {why}")),
+            }
         }
 
         let mut failed = None;
@@ -155,8 +165,12 @@ impl Bencher {
         contestants.extend(their_turns.iter_mut().map(|turn| turn as &mut dyn Contestant));
         let backend = self.backend;
         // The best of a few: one may have lost a core to another process, and the row would seem to beat it.
-        let peak = || pool.install(|| (0..PROBES).map(|_| probe::peak_once(backend)).fold(0.0, f64::max));
-        found.samples = samples(&mut contestants, threads, &self.effort, peak);
+        let peak = || (0..PROBES).map(|_| peak_once(backend)).fold(0.0, f64::max);
+        let [least, most] = READ_BYTES;
+        let bytes = (case.work().bytes.min(most) / threads as f64).max(least) as usize;
+        let reads = pool.install(|| Reads::new(backend, bytes));
+        let probe = || pool.install(|| Probed { peak: peak(), read: reads.best(READ) });
+        found.samples = samples(&mut contestants, threads, &self.effort, probe);
         match failed {
             Some(error) => Err(error),
             None => Ok(found),
@@ -201,6 +215,7 @@ impl Bencher {
             bound_s,
             bound_fraction: median_s.map(|s| bound_s / s),
             peak_gflops,
+            read_gbps: median(&found.samples.reads) / 1e9,
             unstable: found.samples.unstable(best_peak * 1e9),
             peak_bytes: found.peak_bytes,
             peers: found
@@ -211,6 +226,7 @@ impl Bencher {
                 .collect(),
             notes: found.notes.clone(),
             samples_s: seconds,
+            visits_s: if found.ours { found.samples.visits(0) } else { Vec::new() },
         }
     }
 }
@@ -238,9 +254,8 @@ fn seconds(pool: &ThreadPool, in_pool: bool, calls: usize, mut call: impl FnMut(
 
 /// The most bytes that are allocated at a time while new threads run a kernel for the first time: what it
 /// needs beside the tensors it is given. Later calls find the threads' working memory in place.
-fn peak_bytes(memory: PeakBytes, ours: &mut Prepared<'_>, threads: usize) -> Result<usize, Error> {
+fn peak_bytes(memory: PeakBytes, ours: &mut Prepared<'_>, pool: &ThreadPool) -> Result<usize, Error> {
     let mut result = Ok(());
-    let Ok(pool) = rayon::ThreadPoolBuilder::new().num_threads(threads).build() else { return Ok(0) };
     pool.install(|| ()); // its threads have started
     let bytes = memory(&mut || result = pool.install(|| ours.run()));
     result.map(|()| bytes)

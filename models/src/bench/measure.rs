@@ -1,15 +1,15 @@
 //! Samples of a case and of other libraries on it, in turns.
 //!
 //! A sample is the mean time of enough calls to last some milliseconds. Ours and every peer's alternate
-//! in rounds, A B C A B C, with the multiply-add probe between rounds, so that all see the same clock and the
-//! same neighbours; ratios are taken within a round.
+//! in rounds, A B C A B C, with probes between rounds, of multiply-adds and of reads of a working set as large as
+//! the case's, so that all see the same clock and the same neighbours; ratios are taken within a round.
 //!
 //! Pools of threads of other libraries spin for a while after a call (Intel's for 200 ms) and would take
 //! cores from whoever comes next. On more than one thread a contestant therefore begins only when the
 //! process has gone idle, and takes a few samples at a time.
 
 use super::record::Peer;
-use super::statistics::{median, median_interval, quantile};
+use super::statistics::{fastest, median, median_interval, quantile};
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub struct Effort {
     pub sample: Duration,
     /// Time for the samples of one contestant, between least and most rounds.
     pub budget: Duration,
-    /// How often all cases are visited; noise that lasts for seconds then shows in the samples.
+    /// How often all cases are visited: what disturbs one visit for seconds may spare another.
     pub visits: usize,
 }
 
@@ -43,11 +43,10 @@ impl Effort {
         visits: 1,
     };
 
-    /// The same in several visits, for baselines: of four rounds at least each, for little can be said
-    /// about a few samples beside a few others.
+    /// The same in several visits, for baselines: of three rounds at least each.
     #[must_use]
     pub fn in_visits(self, visits: usize) -> Self {
-        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(4));
+        let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(3));
         Self { rounds: [least, most], budget: self.budget / visits as u32, visits, ..self }
     }
 }
@@ -71,13 +70,26 @@ impl<F: FnMut(usize) -> f64> Contestant for F {
     }
 }
 
+/// What the machine could do between two rounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Probed {
+    /// Multiply-adds: operations per second.
+    pub peak: f64,
+    /// Reads of a working set as large as the case's: bytes per second.
+    pub read: f64,
+}
+
 /// Samples of one case.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     /// Seconds of a call, by contestant, sample by sample.
     pub seconds: Vec<Vec<f64>>,
-    /// Operations per second of the probes between the rounds.
+    /// How many of a contestant's samples were taken in each visit.
+    pub visits: Vec<usize>,
+    /// Operations per second of the multiply-add probes between the rounds.
     pub peaks: Vec<f64>,
+    /// Bytes per second of the read probes between the rounds.
+    pub reads: Vec<f64>,
     /// Cores that other processes, or other virtual machines, used meanwhile beyond those left to them:
     /// the most of all visits.
     pub intruders: f64,
@@ -88,7 +100,7 @@ pub fn samples(
     contestants: &mut [&mut dyn Contestant],
     threads: usize,
     effort: &Effort,
-    mut peak: impl FnMut() -> f64,
+    mut probe: impl FnMut() -> Probed,
 ) -> Samples {
     let mut found = Samples { seconds: vec![Vec::new(); contestants.len()], ..Samples::default() };
     let (started, others) = (Instant::now(), time_of_others());
@@ -113,7 +125,9 @@ pub fn samples(
         if wait {
             until_idle();
         }
-        found.peaks.push(peak());
+        let Probed { peak, read } = probe();
+        found.peaks.push(peak);
+        found.reads.push(read);
         for ((contestant, &calls), seconds) in contestants.iter_mut().zip(&calls).zip(&mut found.seconds) {
             if wait {
                 until_idle();
@@ -132,6 +146,7 @@ pub fn samples(
             spent += started.elapsed();
         }
     }
+    found.visits = vec![found.peaks.len() * block];
     if let Some((before, after)) = others.zip(time_of_others()) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let used = (after - before) / started.elapsed().as_secs_f64();
@@ -183,8 +198,19 @@ impl Samples {
         for (mine, others) in self.seconds.iter_mut().zip(other.seconds) {
             mine.extend(others);
         }
+        self.visits.extend(other.visits);
         self.peaks.extend(other.peaks);
+        self.reads.extend(other.reads);
         self.intruders = self.intruders.max(other.intruders);
+    }
+
+    /// The fastest sample of contestant `i` in each visit.
+    pub fn visits(&self, i: usize) -> Vec<f64> {
+        let ends = self.visits.iter().scan(0, |end, n| {
+            *end += n;
+            Some(*end)
+        });
+        ends.zip(&self.visits).map(|(end, n)| fastest(&self.seconds[i][end - n..end])).collect()
     }
 
     /// The record of contestant `i` beside `ours`, pair by pair.
@@ -231,13 +257,17 @@ mod tests {
         };
         let (mut a, mut b) = (fake('a', 0.5), fake('b', 1.0));
         let effort = Effort { rounds: [3, 3], ..Effort::QUICK };
-        let found = samples(&mut [&mut a, &mut b], 1, &effort, || 7.0);
+        let found = samples(&mut [&mut a, &mut b], 1, &effort, || Probed { peak: 7.0, read: 8.0 });
         assert_eq!(*log.borrow(), "aabbababab");
         assert_eq!(found.seconds, [[0.5; 3], [1.0; 3]]);
-        assert_eq!(found.peaks, [7.0; 3]);
+        assert_eq!((&found.peaks, &found.reads), (&vec![7.0; 3], &vec![8.0; 3]));
         let peer = found.peer(1, Some(0));
         assert_eq!((peer.median_s, peer.ratio, peer.ratio_interval), (1.0, Some(2.0), Some([2.0; 2])));
         assert_eq!(found.peer(1, None).ratio, None);
+        let mut both =
+            Samples { seconds: vec![vec![3.0, 2.0], vec![4.0, 5.0]], visits: vec![2], ..found.clone() };
+        both.extend(found);
+        assert_eq!([both.visits(0), both.visits(1)], [[2.0, 0.5], [4.0, 1.0]]);
     }
 
     #[test]
@@ -248,7 +278,7 @@ mod tests {
             1e-5 * calls as f64
         };
         let effort = Effort { rounds: [1, 1], sample: Duration::from_millis(1), ..Effort::QUICK };
-        let found = samples(&mut [&mut short], 1, &effort, || 1.0);
+        let found = samples(&mut [&mut short], 1, &effort, || Probed { peak: 1.0, read: 1.0 });
         assert_eq!(most, 100);
         assert!((found.seconds[0][0] - 1e-5).abs() < 1e-12);
     }

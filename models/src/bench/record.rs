@@ -72,6 +72,8 @@ pub struct Row {
     pub median_s: Option<f64>,
     /// All samples, in the order they were taken.
     pub samples_s: Vec<f64>,
+    /// The fastest sample of each visit.
+    pub visits_s: Vec<f64>,
     /// Floating-point operations of a call, 0 for kernels that are all about memory.
     pub flops: f64,
     /// Bytes that a call has to read and write at least.
@@ -93,6 +95,9 @@ pub struct Row {
     pub bound_fraction: Option<f64>,
     /// Multiply-add peak, 10^9 operations per second, of the probes between this row's samples.
     pub peak_gflops: f64,
+    /// Bytes, 10^9 per second, that probes between this row's samples read on its threads from a working set
+    /// as large as its `bytes`, of 64 MiB at most: median of them.
+    pub read_gbps: f64,
     /// Whether those probes varied, or fell short of the run's, by more than 5%, or other processes took
     /// the cores that the row needs.
     pub unstable: bool,
@@ -149,9 +154,9 @@ impl Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Slower, beyond noise and threshold.
+    /// Slower, beyond threshold and noise, and seen again.
     Slower,
-    /// Faster, beyond noise and threshold.
+    /// Faster, beyond threshold and noise, and seen again.
     Faster,
     /// Neither.
     Same,
@@ -162,15 +167,16 @@ pub enum Verdict {
 pub struct Comparison {
     /// [`Row::name`].
     pub name: String,
-    /// Seconds then.
+    /// Seconds of the fastest sample then.
     pub then_s: f64,
-    /// Seconds now.
+    /// Seconds of the fastest sample now.
     pub now_s: f64,
     /// Then over now: above 1 it became faster.
     pub ratio: f64,
-    /// 95% bootstrap confidence interval of `ratio`.
-    pub ratio_interval: [f64; 2],
-    /// Probability of such a difference by chance, corrected for the number of rows.
+    /// The same of the medians: further off where visits were disturbed.
+    pub median_ratio: f64,
+    /// Probability that so many visits then would be faster (now, if it became faster) than all of the other
+    /// run by chance.
     pub p: f64,
     /// Slower, faster or the same.
     pub verdict: Verdict,

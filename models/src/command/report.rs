@@ -50,7 +50,7 @@ impl Report {
             .context("cannot start the threads")?;
         bencher.measure_limits();
         session.say(&tables::limits(bencher.limits()))?;
-        let rows = measure(&bencher, &jobs(&registry::report(), 1))?;
+        let rows = measure(&bencher, &jobs(&registry::report(), 1), bencher.effort.visits)?;
         let run = Run {
             machine: Machine::detect(),
             unix_time: super::bench::unix_time(),

@@ -229,15 +229,12 @@ pub(super) fn comparisons(run: &Run, comparisons: &[Comparison]) -> Markup {
         }),
         Column::number("then", "µs", |item: &Comparison| positive(item.then_s), |s| significant(s * 1e6, 4)),
         Column::number("now", "µs", |item: &Comparison| positive(item.now_s), |s| significant(s * 1e6, 4)),
-        Column {
-            name: "interval",
-            unit: "95%",
-            numeric: true,
-            cell: Box::new(|item: &Comparison| {
-                let key = Some(item.ratio_interval[0]).filter(|low| low.is_finite());
-                Cell { text: html! { (interval(item.ratio_interval)) }, key }
-            }),
-        },
+        Column::number(
+            "medians",
+            "",
+            |item: &Comparison| Some(item.median_ratio),
+            |ratio| significant(ratio, 3),
+        ),
         Column::number("p", "", |item: &Comparison| Some(item.p), |p| significant(p, 2)),
     ];
     table("compared", "Comparison", 2, &columns, &items, |_| None)

@@ -49,6 +49,7 @@ fn row(kernel: &str, dtype: &str, shape: &str, threads: usize, flops: f64, bytes
         packed: (kernel == "linear").then_some(true),
         median_s: None,
         samples_s: Vec::new(),
+        visits_s: Vec::new(),
         flops,
         bytes,
         gflops: None,
@@ -63,6 +64,7 @@ fn row(kernel: &str, dtype: &str, shape: &str, threads: usize, flops: f64, bytes
         bound_s: 1e-6,
         bound_fraction: None,
         peak_gflops: 95.0 * threads as f64,
+        read_gbps: 128.0 * threads as f64,
         unstable: false,
         peak_bytes: None,
         peers: BTreeMap::new(),
@@ -173,14 +175,22 @@ fn sample() -> Run {
 fn comparisons(run: &Run) -> Vec<Comparison> {
     (run.rows.iter().filter(|row| row.median_s.is_some()).skip(2).enumerate())
         .map(|(i, row)| {
-            let (ratio, p, verdict) = match i % 9 {
-                1 => (1.12 + i as f64 / 100.0, 0.0004, Verdict::Faster),
-                4 => (0.9 - i as f64 / 400.0, 0.0021, Verdict::Slower),
-                _ => (1.0 + (i % 5) as f64 / 200.0, 0.8, Verdict::Same),
+            let (ratio, verdict) = match i % 9 {
+                1 => (1.12 + i as f64 / 100.0, Verdict::Faster),
+                4 => (0.9 - i as f64 / 400.0, Verdict::Slower),
+                _ => (1.0 + (i % 5) as f64 / 200.0, Verdict::Same),
             };
             let now_s = row.median_s.unwrap_or(f64::NAN);
-            let ratio_interval = [ratio * 0.98, ratio * 1.02];
-            Comparison { name: row.name(), then_s: now_s * ratio, now_s, ratio, ratio_interval, p, verdict }
+            let median_ratio = ratio * 0.98;
+            Comparison {
+                name: row.name(),
+                then_s: now_s * ratio,
+                now_s,
+                ratio,
+                median_ratio,
+                p: 0.01,
+                verdict,
+            }
         })
         .collect()
 }
@@ -286,8 +296,8 @@ fn figures_that_are_absent_or_absurd_are_shown_as_such() {
         then_s: f64::NAN,
         now_s: 0.0,
         ratio: f64::NAN,
-        ratio_interval: [f64::NAN, f64::INFINITY],
-        p: f64::NAN,
+        median_ratio: f64::INFINITY,
+        p: 1.0,
         verdict: Verdict::Same,
     };
     let text = page(&run, Some(&Baseline { name: "main", unix_time: None, comparisons: &[comparison] }));

@@ -2,13 +2,15 @@
 
 use super::tables::time;
 use super::{Job, measure};
-use crate::command::verify::TABLE;
+use crate::command::verify::{TABLE, style};
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
-use std::collections::BTreeMap;
+use indicatif::ProgressBar;
 use std::path::Path;
-use tilewright::bench::baseline::{self, CONFIRMATIONS};
+use std::time::Duration;
+use tilewright::bench::baseline;
 use tilewright::bench::bencher::Bencher;
+use tilewright::bench::confirm::{self, ATTEMPTS, Compared, Doubts};
 use tilewright::bench::record::{Comparison, Machine, Run, Verdict};
 
 /// Reads a baseline of this machine.
@@ -25,81 +27,51 @@ pub fn load(path: &Path, machine: &Machine, any_machine: bool) -> Result<Run> {
     Ok(then)
 }
 
-/// Times that a difference is measured again at most, for those during which the machine was not stable
-/// say nothing.
-const ATTEMPTS: usize = 3 * CONFIRMATIONS;
-
-/// Factor that a machine that is not stable explains: half of the cores lost, and half of the clock.
-const EXPLAINED: f64 = 4.0;
-
-/// Rows beside their baselines.
-pub struct Compared {
-    /// All of them.
-    pub rows: Vec<Comparison>,
-    /// Those that differed, but on a machine that was not stable for long enough to confirm it; they count
-    /// as the same.
-    pub unconfirmed: Vec<String>,
-}
-
-/// Compares, and measures again what differs.
-pub fn compare(
-    bencher: &mut Bencher,
-    then: &Run,
-    now: &Run,
-    jobs: &[Job],
-    threshold: f64,
-) -> Result<Compared> {
-    let mut rows = baseline::compare(then, now, threshold);
-    if rows.is_empty() {
+/// Compares, and visits again what differs.
+pub fn compare(bencher: &Bencher, then: &Run, now: &Run, jobs: &[Job], threshold: f64) -> Result<Compared> {
+    let mut doubts = Doubts::new(then, now, threshold);
+    if doubts.is_empty() {
         bail!("the baseline has none of these rows");
     }
-    // Differences that are still to be seen this many times.
-    let mut doubts: BTreeMap<String, usize> =
-        rows.iter().filter(|c| c.verdict != Verdict::Same).map(|c| (c.name.clone(), CONFIRMATIONS)).collect();
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         let again: Vec<Job> = now
             .rows
             .iter()
             .zip(jobs)
-            .filter(|(row, _)| doubts.contains_key(&row.name()))
+            .filter(|(row, _)| doubts.has(&row.name()))
             .map(|(_, &job)| job)
             .collect();
         if again.is_empty() {
             break;
         }
-        bencher.measure_limits();
-        let measured = measure(bencher, &again)?;
-        let again = Run { rows: measured, limits: bencher.limits().to_vec(), ..now.clone() };
-        for seen in baseline::compare(then, &again, threshold) {
-            let explained = (1.0 / EXPLAINED..=EXPLAINED).contains(&seen.ratio);
-            let unstable = explained && again.rows.iter().any(|row| row.unstable && row.name() == seen.name);
-            let Some(first) = rows.iter_mut().find(|c| c.name == seen.name).filter(|_| !unstable) else {
-                continue;
-            };
-            let left = doubts.get(&seen.name).map_or(0, |left| left - 1);
-            if first.verdict != seen.verdict {
-                first.verdict = Verdict::Same;
-                doubts.remove(&seen.name);
-            } else if left == 0 {
-                doubts.remove(&seen.name);
-            } else {
-                doubts.insert(seen.name, left);
-            }
-        }
+        let rest = (attempt..ATTEMPTS).map(confirm::pause).sum::<Duration>();
+        wait(confirm::pause(attempt), &format!("{} again, {} s at most", rows(again.len()), rest.as_secs()));
+        doubts.see(&measure(bencher, &again, 1)?);
     }
-    for row in rows.iter_mut().filter(|row| doubts.contains_key(&row.name)) {
-        row.verdict = Verdict::Same;
+    Ok(doubts.finish())
+}
+
+fn rows(n: usize) -> String {
+    if n == 1 { "1 row".to_owned() } else { format!("{n} rows") }
+}
+
+/// Sleeps, behind a bar.
+fn wait(pause: Duration, what: &str) {
+    let bar = ProgressBar::new(pause.as_secs()).with_style(style()).with_message(what.to_owned());
+    bar.tick();
+    for _ in 0..pause.as_secs() {
+        std::thread::sleep(Duration::from_secs(1));
+        bar.inc(1);
     }
-    Ok(Compared { rows, unconfirmed: doubts.into_keys().collect() })
+    bar.finish_and_clear();
 }
 
 /// What differs, slower rows first, and how many do not.
 pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
     let mut table = Table::new();
-    table.load_style(TABLE).set_header(["", "row", "then", "now", "then / now", "95% interval", "p"]);
+    table.load_style(TABLE).set_header(["", "row", "then", "now", "then / now", "medians", "p"]);
     let of = |verdict| comparisons.iter().filter(move |c| c.verdict == verdict);
     for c in of(Verdict::Slower).chain(of(Verdict::Faster)) {
-        let [low, high] = c.ratio_interval;
         let word = if c.verdict == Verdict::Slower { "SLOWER" } else { "faster" };
         table.add_row([
             word.to_owned(),
@@ -107,7 +79,7 @@ pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
             time(c.then_s),
             time(c.now_s),
             format!("{:.2}", c.ratio),
-            format!("{low:.2} .. {high:.2}"),
+            format!("{:.2}", c.median_ratio),
             format!("{:.1e}", c.p),
         ]);
     }
@@ -119,7 +91,7 @@ pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
     let mut summary = format!("compared: {slower} slower, {faster} faster, {same} the same");
     if !unconfirmed.is_empty() {
         summary += &format!(
-            "\ndiffered, but the machine was not stable enough to confirm it: {}",
+            "\ndiffered, but not surely, on a machine that was not stable or by chance: {}",
             unconfirmed.join(", ")
         );
     }
