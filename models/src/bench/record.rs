@@ -175,8 +175,8 @@ pub struct Comparison {
     pub ratio: f64,
     /// The same of the medians: further off where visits were disturbed.
     pub median_ratio: f64,
-    /// Probability that so many visits then would be faster (now, if it became faster) than all of the other
-    /// run by chance.
+    /// Probability that so many visits then (now, if it became faster) would by chance be faster than all of the
+    /// other run, by more than the threshold.
     pub p: f64,
     /// Slower, faster or the same.
     pub verdict: Verdict,
