@@ -20,6 +20,9 @@ const A_BLOCK_BYTES: usize = L2_BYTES / 2;
 /// not, each of the blocks of rows needs only about 5 GB/s of it).
 const B_BLOCK_BYTES: usize = 16 << 20;
 
+/// Floats of the largest weight that a shared L3 is taken to keep from one product to the next: 16 MiB.
+const L3_FLOATS: usize = 4 << 20;
+
 /// k-steps that are packed at a time for a single strip of rows: at most 16 KiB, which stay in L1 from
 /// the packing to their only use, and stretches of B long enough for the hardware's prefetchers.
 const ONCE_KC: usize = 128;
@@ -341,7 +344,11 @@ impl<'a> Product<'a> {
                     unsafe {
                         if let Some(b) = as_rows {
                             let tile = Tile { b_stride: b.strides()[1], ..tile };
-                            row_times_rows(isa, tile, columns.len() / I::V::LANES);
+                            let vectors = columns.len() / I::V::LANES;
+                            match n * k > L3_FLOATS {
+                                true => row_times_rows::<I, true>(isa, tile, vectors),
+                                false => row_times_rows::<I, false>(isa, tile, vectors),
+                            }
                         } else if streams > 1 {
                             row_times_panels(isa, tile, k * I::NR);
                         } else {
