@@ -42,7 +42,6 @@ use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::scratch;
 use crate::view::{View, ViewMut};
-
 use keys::Layout;
 use rows::{Distances, Inputs};
 use task::Outputs;

@@ -49,6 +49,18 @@ struct Doubt {
 }
 
 /// The rows that differ from a baseline, while they are being visited again.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use tilewright::bench::{baseline, confirm::Doubts};
+/// let [then, now] = [baseline::load(Path::new("then.json"))?, baseline::load(Path::new("now.json"))?];
+/// let mut doubts = Doubts::new(&then, &now, 0.05);
+/// let again = now.rows.iter().filter(|row| doubts.has(&row.name())); // to be measured anew
+/// println!("{} rows differ", again.count());
+/// doubts.see(&now.rows);
+/// println!("{:?}", doubts.finish().unconfirmed);
+/// # Ok::<(), tilewright::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Doubts {
     rows: Vec<Comparison>,

@@ -27,6 +27,11 @@ pub fn median(samples: &[f64]) -> f64 {
 }
 
 /// The least of the samples: what a call takes where nothing disturbs it; NaN if there are none.
+///
+/// ```
+/// use tilewright::bench::statistics::fastest;
+/// assert_eq!(fastest(&[3., 1., 2.]), 1.);
+/// ```
 pub fn fastest(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(f64::NAN, f64::min)
 }

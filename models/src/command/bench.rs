@@ -92,7 +92,7 @@ pub struct Bench {
     #[arg(long, value_name = "NAME")]
     save: Option<String>,
 
-    /// Compare with the baseline of this name; exit status 1 if a row is slower
+    /// Compare with the baseline of this name; exit status 1 if a row is slower beyond threshold and noise
     #[arg(long, value_name = "NAME")]
     compare: Option<String>,
 
