@@ -343,6 +343,45 @@ pub trait Vector<I: Copy>:
         self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
     }
 
+    /// The `LANES` numbers at `p`, each in the low half of its lane, zeros above.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` numbers of 16 bits.
+    unsafe fn load_u16(isa: I, p: *const u16) -> Self;
+
+    /// Stores the low half of each lane at `p`.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `LANES` numbers of 16 bits.
+    unsafe fn store_u16(self, p: *mut u16);
+
+    /// The `LANES` whole numbers at `p`, each as the i32 of its lane.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` bytes.
+    unsafe fn load_i8(isa: I, p: *const i8) -> Self;
+
+    /// Stores the low byte of each lane at `p`.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `LANES` bytes.
+    unsafe fn store_u8(self, p: *mut u8);
+
+    /// The `LANES` numbers at `p`, whose bits are those of f16: exact.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` numbers of 16 bits.
+    unsafe fn load_f16(isa: I, p: *const u16) -> Self;
+
+    /// Stores the nearest f16 of each lane at `p`, ties to even; denormals are kept, NaN stay NaN.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `LANES` numbers of 16 bits.
+    unsafe fn store_f16(self, p: *mut u16);
+
+    /// Lanes as pairs of i16: `sum`, as i32, plus the two products of `self` and `b`, wrapping.
+    fn dot_i16(self, b: Self, sum: Self) -> Self;
+
     /// Entries of a table for [`lookup`](Self::lookup): 8 or 32.
     const TABLE: usize = 8;
 

@@ -193,6 +193,51 @@ impl Vector<Avx2> for F32x8 {
     }
 
     #[inline(always)]
+    unsafe fn load_u16(_: Avx2, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        float(unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_u16(self, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe {
+            // Eight numbers of 16 bits, saturated from what has no upper half.
+            let low = _mm256_and_si256(int(self), _mm256_set1_epi32(0xffff));
+            let halves = (_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+            _mm_storeu_si128(p.cast(), _mm_packus_epi32(halves.0, halves.1));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(_: Avx2, p: *const i8) -> Self {
+        // SAFETY: the caller's.
+        float(unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe {
+            let low = _mm256_and_si256(int(self), _mm256_set1_epi32(0xff));
+            let words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+            _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(_: Avx2, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+
+    #[inline(always)]
     fn lookup(self, _: Avx2, table: &[f32]) -> Self {
         assert!(table.len() >= Self::TABLE);
         // SAFETY: the length was checked; a value of this type proves AVX2.
@@ -218,6 +263,7 @@ impl Vector<Avx2> for F32x8 {
         fn xor_bits(self: Self, b: Self) -> Self { Self(_mm256_xor_ps(self.0, b.0)) }
         fn add_bits(self: Self, b: Self) -> Self { float(_mm256_add_epi32(int(self), int(b))) }
         fn sub_bits(self: Self, b: Self) -> Self { float(_mm256_sub_epi32(int(self), int(b))) }
+        fn dot_i16(self: Self, b: Self, sum: Self) -> Self { float(_mm256_add_epi32(int(sum), _mm256_madd_epi16(int(self), int(b)))) }
         fn int_to_float(self: Self) -> Self { Self(_mm256_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm256_cvtps_epi32(self.0)) }
         fn swap_pairs(self: Self) -> Self { Self(_mm256_permute_ps::<0b10_11_00_01>(self.0)) }

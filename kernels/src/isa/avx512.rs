@@ -241,6 +241,42 @@ impl Vector<Avx512> for F32x16 {
     }
 
     #[inline(always)]
+    unsafe fn load_u16(_: Avx512, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        float(unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_u16(self, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(int(self))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(_: Avx512, p: *const i8) -> Self {
+        // SAFETY: the caller's.
+        float(unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(int(self))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(_: Avx512, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+
+    #[inline(always)]
     fn any(mask: __mmask16) -> bool {
         mask != 0
     }
@@ -275,6 +311,7 @@ impl Vector<Avx512> for F32x16 {
         fn xor_bits(self: Self, b: Self) -> Self { Self(_mm512_xor_ps(self.0, b.0)) }
         fn add_bits(self: Self, b: Self) -> Self { float(_mm512_add_epi32(int(self), int(b))) }
         fn sub_bits(self: Self, b: Self) -> Self { float(_mm512_sub_epi32(int(self), int(b))) }
+        fn dot_i16(self: Self, b: Self, sum: Self) -> Self { float(_mm512_add_epi32(int(sum), _mm512_madd_epi16(int(self), int(b)))) }
         fn int_to_float(self: Self) -> Self { Self(_mm512_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm512_cvtps_epi32(self.0)) }
         fn scale_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }

@@ -286,6 +286,78 @@ impl Vector<Neon> for F32x4 {
         ufloat(unsafe { vshlq_u32(uint(self), vdupq_n_s32(-(N as i32))) })
     }
 
+    #[inline(always)]
+    unsafe fn load_u16(_: Neon, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        ufloat(unsafe { vmovl_u16(vld1_u16(p)) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_u16(self, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { vst1_u16(p, vmovn_u32(uint(self))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(_: Neon, p: *const i8) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let bytes = vreinterpret_s8_s32(vdup_n_s32(p.cast::<i32>().read_unaligned()));
+            float(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe {
+            let words = vmovn_u32(uint(self));
+            let bytes = vmovn_u16(vcombine_u16(words, words));
+            p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(_: Neon, p: *const u16) -> Self {
+        let wide: float32x4_t;
+        // SAFETY: the caller's. The intrinsic is younger than `rust-version`.
+        unsafe {
+            asm!(
+                "fcvtl {wide:v}.4s, {half:v}.4h",
+                half = in(vreg) vld1_u16(p),
+                wide = lateout(vreg) wide,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        Self(wide)
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        let half: uint16x4_t;
+        // SAFETY: the caller's, as above.
+        unsafe {
+            asm!(
+                "fcvtn {half:v}.4h, {wide:v}.4s",
+                wide = in(vreg) self.0,
+                half = lateout(vreg) half,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+            vst1_u16(p, half);
+        }
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, b: Self, sum: Self) -> Self {
+        // SAFETY: a value of this type proves NEON.
+        unsafe {
+            let (a, b) = (vreinterpretq_s16_f32(self.0), vreinterpretq_s16_f32(b.0));
+            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+            let high = vmull_high_s16(a, b);
+            float(vaddq_s32(int(sum), vpaddq_s32(low, high)))
+        }
+    }
+
     // FMIN and FMAX return NaN where one operand is; the contract is a comparison and a choice.
     #[inline(always)]
     fn min(self, b: Self) -> Self {

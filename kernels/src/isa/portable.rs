@@ -7,6 +7,7 @@
 use super::tile::for_rows;
 use super::{Isa, Tile, Vector, sealed::Sealed};
 use core::ops::{Add, Div, Mul, Neg, Sub};
+use half::f16;
 use wide::{f32x4, i32x4, u32x4};
 
 /// Needs no proof: every CPU that the program was compiled for runs it.
@@ -223,6 +224,54 @@ impl Vector<Portable> for F32x4 {
     fn shr_bits<const N: u32>(self) -> Self {
         let unsigned = u32x4::new(int(self).to_array().map(i32::cast_unsigned)) >> N;
         float(i32x4::new(unsigned.to_array().map(u32::cast_signed)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_u16(_: Portable, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        let lanes = unsafe { p.cast::<[u16; 4]>().read_unaligned() };
+        float(i32x4::new(lanes.map(i32::from)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_u16(self, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(int(self).to_array().map(|x| x as u16)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(_: Portable, p: *const i8) -> Self {
+        // SAFETY: the caller's.
+        let lanes = unsafe { p.cast::<[i8; 4]>().read() };
+        float(i32x4::new(lanes.map(i32::from)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[u8; 4]>().write(int(self).to_array().map(|x| x as u8)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(_: Portable, p: *const u16) -> Self {
+        // SAFETY: the caller's.
+        let lanes = unsafe { p.cast::<[u16; 4]>().read_unaligned() };
+        Self(f32x4::new(lanes.map(|x| f16::from_bits(x).to_f32())))
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16) {
+        let lanes = self.0.to_array().map(|x| f16::from_f32(x).to_bits());
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(lanes) }
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, b: Self, sum: Self) -> Self {
+        // Halves in an i32 each: the high one shifted down, the low one up first.
+        let ((a, b), sum) = ((int(self), int(b)), int(sum));
+        let low = ((a << 16) >> 16) * ((b << 16) >> 16);
+        float(sum + low + (a >> 16) * (b >> 16))
     }
 
     #[inline(always)]

@@ -2,7 +2,9 @@
 //! compared bit by bit with scalar arithmetic.
 
 use super::{A_STRIDE, Isa, Prefetch, Tile, Vector};
+use crate::element::Element;
 use crate::{Backend, Kernel};
+use half::{bf16, f16};
 
 /// Makes a test of a body generic over the instruction set: a kernel, so that the table of backends
 /// runs it on each of them.
@@ -187,6 +189,62 @@ on_every_backend! {
             let inside = if a.abs() < 2_147_483_600.0 { a } else { 0.0 };
             f32::from_bits((inside.round_ties_even() as i32).cast_unsigned())
         });
+    }
+
+    fn narrow_numbers<I>(isa) {
+        let lanes = I::V::LANES;
+        let mut words = vec![0u16; lanes];
+        let mut bytes = vec![0u8; lanes];
+        for (x, _) in pairs(lanes) {
+            let v = I::V::load(isa, &x);
+            // SAFETY: room for as many numbers as lanes.
+            unsafe {
+                v.store_u16(words.as_mut_ptr());
+                v.store_u8(bytes.as_mut_ptr());
+            }
+            let low = |x: &f32| x.to_bits() as u16;
+            assert_eq!(words, x.iter().map(low).collect::<Vec<_>>(), "{} store_u16", I::NAME);
+            let lowest = |x: &f32| x.to_bits() as u8;
+            assert_eq!(bytes, x.iter().map(lowest).collect::<Vec<_>>(), "{} store_u8", I::NAME);
+            // SAFETY: they hold as many numbers as lanes.
+            let (wide, signed) = unsafe {
+                (I::V::load_u16(isa, words.as_ptr()), I::V::load_i8(isa, bytes.as_ptr().cast()))
+            };
+            let expected = words.iter().map(|&w| f32::from_bits(u32::from(w)));
+            assert_lanes::<I>(wide, expected, false, "load_u16");
+            let expected = bytes.iter().map(|&b| f32::from_bits(i32::from(b.cast_signed()).cast_unsigned()));
+            assert_lanes::<I>(signed, expected, false, "load_i8");
+        }
+        compare!(I, isa, false, |a, b| a.dot_i16(b, a), bits(a, b, |a, b| {
+            let halves = |x: u32| [x as i16, (x >> 16) as i16].map(i32::from);
+            let ([a0, a1], [b0, b1]) = (halves(a), halves(b));
+            a.wrapping_add((a0 * b0).wrapping_add(a1.wrapping_mul(b1)).cast_unsigned())
+        }));
+    }
+
+    // All f16 and bf16, and floats around each: those between it and the next, ties among them.
+    fn halves<I>(isa) {
+        fn check<I: Isa, T: Element>(isa: I, from_bits: impl Fn(u16) -> T, to_bits: impl Fn(T) -> u16) {
+            for first in (0..=u16::MAX).step_by(I::V::LANES) {
+                let all: Vec<T> = (0..I::V::LANES as u16).map(|i| from_bits(first + i)).collect();
+                let wide = T::load_partial::<I>(isa, &all, 0.0);
+                assert_lanes::<I>(wide, all.iter().map(|x| x.to_f32()), true, T::NAME);
+                for nudge in [0, 1, 0x0fff, 0x1000, 0x1001, 0x7fff, 0x8000, 0x8001, 0xf000] {
+                    let x = wide.add_bits(I::V::splat_bits(isa, nudge));
+                    let mut narrow = all.clone();
+                    T::store_partial::<I>(isa, x, &mut narrow);
+                    for (x, narrow) in lanes::<I>(x).into_iter().zip(narrow) {
+                        let expected = T::from_f32(x);
+                        let nan = x.is_nan() && narrow.to_f32().is_nan();
+                        let same = to_bits(narrow) == to_bits(expected);
+                        let found = narrow.to_f32();
+                        assert!(nan || same, "{} {}: {x:e} became {found:e}", I::NAME, T::NAME);
+                    }
+                }
+            }
+        }
+        check::<I, f16>(isa, f16::from_bits, f16::to_bits);
+        check::<I, bf16>(isa, bf16::from_bits, bf16::to_bits);
     }
 
     fn scaling_by_powers_of_two<I>(isa) {

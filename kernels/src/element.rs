@@ -1,0 +1,169 @@
+//! The types that numbers are stored in: f32, bf16 and f16. Arithmetic is in f32.
+
+use crate::isa::{Isa, Vector};
+use core::fmt::Debug;
+use half::{bf16, f16};
+
+mod sealed {
+    /// Implemented only in this crate: kernels reinterpret the bits of a type that has it.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::bf16 {}
+    impl Sealed for half::f16 {}
+}
+
+/// Most lanes of any instruction set.
+const MAX_LANES: usize = 16;
+
+/// A type that numbers are stored in. Every one of its values is an f32; the way back rounds to the
+/// nearest, ties to even, keeps denormals and makes infinities of what is too large. NaN stay NaN.
+///
+/// ```
+/// use tilewright_kernels::Element;
+/// use half::bf16;
+/// assert_eq!(bf16::from_f32(1.003).to_f32(), 1.0); // 8 bits of significand
+/// assert_eq!(<f32 as Element>::NAME, "f32");
+/// ```
+pub trait Element: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + Sync + 'static {
+    /// `"f32"`, `"bf16"` or `"f16"`.
+    const NAME: &'static str;
+
+    /// Its value.
+    fn to_f32(self) -> f32;
+
+    /// The nearest to `x`.
+    fn from_f32(x: f32) -> Self;
+
+    /// The values of the `LANES` elements at `p`, of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` elements.
+    unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V;
+
+    /// Stores the nearest to each lane at `p`, of any alignment.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `LANES` elements.
+    unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self);
+
+    /// The values of the first `min(src.len(), LANES)` elements of `src`; other lanes are `fill`.
+    #[inline(always)]
+    fn load_partial<I: Isa>(isa: I, src: &[Self], fill: f32) -> I::V {
+        let mut lanes = [fill; MAX_LANES];
+        for (to, from) in lanes[..I::V::LANES].iter_mut().zip(src) {
+            *to = from.to_f32();
+        }
+        I::V::load(isa, &lanes)
+    }
+
+    /// Stores the nearest to each of the first `min(dst.len(), LANES)` lanes.
+    #[inline(always)]
+    fn store_partial<I: Isa>(isa: I, v: I::V, dst: &mut [Self]) {
+        let mut lanes = [Self::default(); MAX_LANES];
+        // SAFETY: no instruction set has more lanes.
+        unsafe { Self::store(isa, v, lanes.as_mut_ptr()) };
+        for (to, from) in dst.iter_mut().zip(&lanes[..I::V::LANES]) {
+            *to = *from;
+        }
+    }
+}
+
+impl Element for f32 {
+    const NAME: &'static str = "f32";
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
+        // SAFETY: the caller's.
+        unsafe { I::V::load_ptr(isa, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(_: I, v: I::V, p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { v.store_ptr(p) }
+    }
+
+    #[inline(always)]
+    fn load_partial<I: Isa>(isa: I, src: &[Self], fill: f32) -> I::V {
+        I::V::load_partial(isa, src, fill)
+    }
+
+    #[inline(always)]
+    fn store_partial<I: Isa>(_: I, v: I::V, dst: &mut [Self]) {
+        v.store_partial(dst);
+    }
+}
+
+impl Element for bf16 {
+    const NAME: &'static str = "bf16";
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
+        // SAFETY: the caller's; a bf16 is the upper half of an f32.
+        unsafe { I::V::load_u16(isa, p.cast()).shl_bits::<16>() }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { bf16_bits(isa, v).store_u16(p.cast()) }
+    }
+}
+
+/// The bits of the nearest bf16 to each lane, in its lower half.
+#[inline(always)]
+pub(crate) fn bf16_bits<I: Isa>(isa: I, v: I::V) -> I::V {
+    // Half of the last place that stays is added, less the smallest part of it where that place is
+    // even; a carry goes on into the exponent, which is right, up to infinity. A NaN could become an
+    // infinity or zero so: it is cut, and made a quiet one.
+    let even = v.shr_bits::<16>().and_bits(I::V::splat_bits(isa, 1));
+    let rounded = v.add_bits(I::V::splat_bits(isa, 0x7fff)).add_bits(even);
+    let quiet = v.or_bits(I::V::splat_bits(isa, 0x0040_0000));
+    rounded.select(v.eq(v), quiet).shr_bits::<16>()
+}
+
+impl Element for f16 {
+    const NAME: &'static str = "f16";
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
+        // SAFETY: the caller's.
+        unsafe { I::V::load_f16(isa, p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(_: I, v: I::V, p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { v.store_f16(p.cast()) }
+    }
+}
