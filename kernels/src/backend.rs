@@ -45,27 +45,27 @@ pub(crate) use compile_here;
 
 /// Makes the enum, its names and its dispatch from the table's rows, best first.
 macro_rules! backends {
-    ($($(#[$attr:meta])* $variant:ident($isa:ty)),* $(,)?) => {
+    ($($(#[$attr:meta])* $name:literal $variant:ident($isa:ty) = $detect:expr),* $(,)?) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         enum Token { Reference, $($(#[$attr])* $variant($isa)),* }
 
         /// Every backend that this CPU can run, best first; the reference is last.
         fn detect() -> Vec<Backend> {
             let mut found = Vec::new();
-            $($(#[$attr])* found.extend(<$isa>::detect().map(|isa| Backend(Token::$variant(isa))));)*
+            $($(#[$attr])* found.extend($detect.map(|isa: $isa| Backend(Token::$variant(isa))));)*
             found.push(Backend::REFERENCE);
             found
         }
 
         impl Backend {
             /// The names of all backends of this architecture, best first, available or not.
-            pub const NAMES: &[&str] = &[$($(#[$attr])* <$isa as Isa>::NAME,)* "reference"];
+            pub const NAMES: &[&str] = &[$($(#[$attr])* $name,)* "reference"];
 
-            /// `"reference"`, `"portable"`, `"avx2"`, `"avx512"` or `"neon"`.
+            /// `"reference"`, `"portable"`, `"avx2"`, `"avx512"`, `"avx512-plain"` or `"neon"`.
             pub fn name(self) -> &'static str {
                 match self.0 {
                     Token::Reference => "reference",
-                    $($(#[$attr])* Token::$variant(_) => <$isa as Isa>::NAME,)*
+                    $($(#[$attr])* Token::$variant(_) => $name,)*
                 }
             }
 
@@ -91,15 +91,21 @@ macro_rules! backends {
 
 backends! {
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512),
+    "avx512" Avx512(Avx512) = Avx512::detect(),
     #[cfg(target_arch = "x86_64")]
-    Avx2(Avx2),
+    "avx512-plain" Avx512Plain(Avx512) = Avx512::plain(),
+    #[cfg(target_arch = "x86_64")]
+    "avx2" Avx2(Avx2) = Avx2::detect(),
     #[cfg(target_arch = "aarch64")]
-    Neon(Neon),
-    Portable(Portable),
+    "neon" Neon(Neon) = Neon::detect(),
+    "portable" Portable(Portable) = Portable::detect(),
 }
 
 /// A way of computing that this CPU supports.
+///
+/// A name that ends in `-plain` is the same without the extensions that not every CPU with that
+/// instruction set has (of AVX-512: VNNI, BF16): there to test and measure what other CPUs run. It is
+/// available where there is something to leave out.
 ///
 /// ```
 /// use tilewright_kernels::Backend;
@@ -127,6 +133,11 @@ impl Backend {
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Backend>> = OnceLock::new();
         FOUND.get_or_init(detect)
+    }
+
+    /// Whether extensions of its instruction set are left out.
+    pub fn is_plain(self) -> bool {
+        self.name().ends_with("-plain")
     }
 
     /// The fastest available backend.

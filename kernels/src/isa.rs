@@ -12,6 +12,8 @@
 //!    does not inherit the features, and its intrinsics would become calls.
 //! 2. Everything under it is `#[inline(always)]`, closures included.
 
+pub use multiply::{Broadcast, Dot, F32, I16, Multiply, Unavailable, WORDS};
+
 use core::fmt::Debug;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -20,6 +22,7 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod lanes;
+mod multiply;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod portable;
@@ -56,11 +59,33 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     /// the instruction set, must be `#[inline(always)]`.
     fn run<R>(self, f: impl FnOnce() -> R) -> R;
 
+    /// Words that are pairs of bf16.
+    type Bf16: Multiply<Self>;
+
+    /// Words that are quads of int8.
+    type Int8: Multiply<Self>;
+
+    /// The fastest way of this CPU to multiply pairs of bf16, where that beats widening them to f32.
+    fn bf16(self) -> Option<Self::Bf16>;
+
+    /// The fastest way of this CPU to multiply quads of int8.
+    fn int8(self) -> Option<Self::Int8>;
+
     /// The register tile: multiplies `rows` rows of A with one panel of B.
     ///
     /// # Safety
     /// The bullets under [`Tile`] hold.
-    unsafe fn gemm_tile(self, tile: Tile);
+    #[inline(always)]
+    unsafe fn gemm_tile(self, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { self.dot_tile(F32, tile) }
+    }
+
+    /// The same for words that `dot` multiplies.
+    ///
+    /// # Safety
+    /// The bullets under [`Tile`] hold, with words for floats.
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile);
 
     /// Writes the transpose of the `LANES` x `LANES` block at `src` to `dst`.
     ///
@@ -293,6 +318,9 @@ pub trait Vector<I: Copy>:
 
     /// Whether any lane of the mask is set.
     fn any(mask: Self::Mask) -> bool;
+
+    /// Lanes as i32: wrapping product.
+    fn mul_bits(self, b: Self) -> Self;
 
     /// Bitwise and.
     fn and_bits(self, b: Self) -> Self;

@@ -31,7 +31,7 @@ pub fn conforms(kernel: &str) {
 ///
 /// # Panics
 /// If one that `TILEWRIGHT_REQUIRE` (names, separated by commas) asks for is not among them.
-pub fn backends() -> Vec<Backend> {
+pub fn all_backends() -> Vec<Backend> {
     let all = Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE);
     let found: Vec<Backend> = all.collect();
     let has = |name: &str| name == "reference" || found.iter().any(|b| b.name() == name);
@@ -44,6 +44,11 @@ pub fn backends() -> Vec<Backend> {
         assert!(has(name), "TILEWRIGHT_REQUIRE asks for {name}, which this CPU cannot run");
     }
     found
+}
+
+/// The backends whose f32 kernels differ from one another's.
+pub fn backends() -> Vec<Backend> {
+    all_backends().into_iter().filter(|backend| !backend.is_plain()).collect()
 }
 
 fn number(variable: &str, default: u64) -> u64 {

@@ -4,7 +4,7 @@ use super::epilogue::Epilogue;
 use super::pack::{pack_a, pack_panel, packed_a_len};
 use super::{KC, Rhs, of_batch};
 use crate::isa::tile::{STREAMS, row_panels, row_times_panels, row_times_rows};
-use crate::isa::{A_STRIDE, Isa, LINE_FLOATS, Prefetch, Tile, Vector};
+use crate::isa::{A_STRIDE, F32, Isa, LINE_FLOATS, Prefetch, Tile, Vector};
 use crate::view::View;
 use crate::{parallel, scratch};
 use core::ops::Range;
@@ -350,7 +350,7 @@ impl<'a> Product<'a> {
                                 false => row_times_rows::<I, false>(isa, tile, vectors),
                             }
                         } else if streams > 1 {
-                            row_times_panels(isa, tile, k * I::NR);
+                            row_times_panels(isa, F32, tile, k * I::NR);
                         } else {
                             isa.gemm_tile(tile);
                         }

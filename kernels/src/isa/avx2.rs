@@ -6,7 +6,7 @@
 //! ```
 
 use super::tile::for_rows;
-use super::{Isa, Tile, Vector, probe, sealed::Sealed};
+use super::{Dot, Isa, Tile, Unavailable, Vector, probe, sealed::Sealed};
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -23,6 +23,8 @@ impl Sealed for Avx2 {}
 
 impl Isa for Avx2 {
     type V = F32x8;
+    type Bf16 = Unavailable;
+    type Int8 = Unavailable;
     const NAME: &'static str = "avx2";
     const MR: usize = 6;
     const NR: usize = 16;
@@ -32,6 +34,16 @@ impl Isa for Avx2 {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         all.then_some(Self(()))
+    }
+
+    #[inline(always)]
+    fn bf16(self) -> Option<Self::Bf16> {
+        None
+    }
+
+    #[inline(always)]
+    fn int8(self) -> Option<Self::Int8> {
+        None
     }
 
     #[inline(always)]
@@ -45,8 +57,8 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn gemm_tile(self, tile: Tile) {
-        for_rows!(self, tile, 2, [6 5 4 3 2 1])
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+        for_rows!(self, dot, tile, 2, [6 5 4 3 2 1])
     }
 
     #[inline(always)]
@@ -264,6 +276,7 @@ impl Vector<Avx2> for F32x8 {
         fn add_bits(self: Self, b: Self) -> Self { float(_mm256_add_epi32(int(self), int(b))) }
         fn sub_bits(self: Self, b: Self) -> Self { float(_mm256_sub_epi32(int(self), int(b))) }
         fn dot_i16(self: Self, b: Self, sum: Self) -> Self { float(_mm256_add_epi32(int(sum), _mm256_madd_epi16(int(self), int(b)))) }
+        fn mul_bits(self: Self, b: Self) -> Self { float(_mm256_mullo_epi32(int(self), int(b))) }
         fn int_to_float(self: Self) -> Self { Self(_mm256_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm256_cvtps_epi32(self.0)) }
         fn swap_pairs(self: Self) -> Self { Self(_mm256_permute_ps::<0b10_11_00_01>(self.0)) }

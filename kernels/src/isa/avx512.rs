@@ -6,13 +6,86 @@
 //! ```
 
 use super::tile::for_rows;
-use super::{Isa, Tile, Vector, probe, sealed::Sealed};
+use super::{Broadcast, Dot, Isa, Tile, Vector, probe, sealed::Sealed};
+use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
-/// Proof that AVX-512 F, BW, DQ and VL may be used, by the CPU and by the operating system.
+/// Proof that AVX-512 F, BW, DQ and VL may be used, by the CPU and by the operating system; and which
+/// of their extensions may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512(());
+pub struct Avx512 {
+    /// `vpdpbusd`.
+    vnni: bool,
+    /// `vdpbf16ps`, and that it is faster than widening.
+    bf16: bool,
+}
+
+impl Avx512 {
+    /// The token without extensions, if there are any to leave out.
+    pub(crate) fn plain() -> Option<Self> {
+        let plain = Self { vnni: false, bf16: false };
+        Self::detect().filter(|&all| all != plain).map(|_| plain)
+    }
+}
+
+/// Pairs of bf16 by `vdpbf16ps`: sums of two products, each rounded to nearest even as if by a fused
+/// multiply-add, odd k-steps first; denormals are taken, and returned, as zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct DotBf16(());
+
+impl Dot<Avx512> for DotBf16 {
+    #[inline(always)]
+    fn dot(self, a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
+        // SAFETY: a value of this type proves the instruction.
+        F32x16(unsafe { vdpbf16ps(a.0, b.0, sum.0) })
+    }
+}
+
+/// Quads of int8 by `vpdpbusd`: exact.
+#[derive(Clone, Copy, Debug)]
+pub struct DotInt8(());
+
+impl Dot<Avx512> for DotInt8 {
+    #[inline(always)]
+    fn dot(self, a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
+        // SAFETY: a value of this type proves the instruction.
+        F32x16(unsafe { vpdpbusd(a.0, b.0, sum.0) })
+    }
+}
+
+/// An instruction `sum = f(a, b, sum)` of an extension. Its intrinsic needs a target feature that
+/// [`Isa::run`] does not enable, for not every CPU that has AVX-512 has it, and would become a call.
+macro_rules! extension {
+    ($($name:ident)*) => {$(
+        /// # Safety
+        /// This CPU has AVX-512 and the instruction.
+        #[target_feature(enable = "avx512f")]
+        #[inline]
+        unsafe fn $name(a: __m512, b: __m512, mut sum: __m512) -> __m512 {
+            // SAFETY: the caller's.
+            unsafe {
+                asm!(
+                    concat!(stringify!($name), " {sum}, {a}, {b}"),
+                    sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+    )*};
+}
+extension!(vdpbf16ps vpdpbusd);
+
+/// Whether `vdpbf16ps` beats two fused multiply-adds: it does on AMD (Zen 4: at the rate of one), and
+/// does not on Intel's (Sapphire Rapids: at a quarter of it).
+fn dot_bf16_is_fast() -> bool {
+    #[allow(unused_unsafe, reason = "the intrinsic has become safe")]
+    // SAFETY: every x86-64 has the instruction.
+    let vendor = unsafe { __cpuid(0) };
+    is_x86_feature_detected!("avx512bf16")
+        && [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+}
 
 /// Sixteen floats. The field is private: only a holder of [`Avx512`] can make one.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +96,8 @@ impl Sealed for Avx512 {}
 
 impl Isa for Avx512 {
     type V = F32x16;
+    type Bf16 = Broadcast<DotBf16>;
+    type Int8 = Broadcast<DotInt8>;
     const NAME: &'static str = "avx512";
     const MR: usize = 14;
     const NR: usize = 32;
@@ -35,7 +110,17 @@ impl Isa for Avx512 {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        all.then_some(Self(()))
+        all.then(|| Self { vnni: is_x86_feature_detected!("avx512vnni"), bf16: dot_bf16_is_fast() })
+    }
+
+    #[inline(always)]
+    fn bf16(self) -> Option<Self::Bf16> {
+        self.bf16.then_some(Broadcast(DotBf16(())))
+    }
+
+    #[inline(always)]
+    fn int8(self) -> Option<Self::Int8> {
+        self.vnni.then_some(Broadcast(DotInt8(())))
     }
 
     #[inline(always)]
@@ -49,8 +134,8 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn gemm_tile(self, tile: Tile) {
-        for_rows!(self, tile, 2, [14 13 12 11 10 9 8 7 6 5 4 3 2 1])
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+        for_rows!(self, dot, tile, 2, [14 13 12 11 10 9 8 7 6 5 4 3 2 1])
     }
 
     #[inline(always)]
@@ -312,6 +397,7 @@ impl Vector<Avx512> for F32x16 {
         fn add_bits(self: Self, b: Self) -> Self { float(_mm512_add_epi32(int(self), int(b))) }
         fn sub_bits(self: Self, b: Self) -> Self { float(_mm512_sub_epi32(int(self), int(b))) }
         fn dot_i16(self: Self, b: Self, sum: Self) -> Self { float(_mm512_add_epi32(int(sum), _mm512_madd_epi16(int(self), int(b)))) }
+        fn mul_bits(self: Self, b: Self) -> Self { float(_mm512_mullo_epi32(int(self), int(b))) }
         fn int_to_float(self: Self) -> Self { Self(_mm512_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm512_cvtps_epi32(self.0)) }
         fn scale_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }

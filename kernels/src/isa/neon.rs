@@ -15,7 +15,8 @@
 //! of an fmla's latency; 8x8 would have just 4, and 7x12 an odd number of vectors, which a gated
 //! panel could not halve. `.ci/neon-tile` repeats the figures on what the compiler made.
 
-use super::{A_STRIDE, Isa, Tile, Vector, probe, sealed::Sealed};
+use super::tile::for_rows;
+use super::{A_STRIDE, Dot, Isa, Tile, Unavailable, Vector, probe, sealed::Sealed};
 use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::{Add, Div, Mul, Neg, Sub};
@@ -34,12 +35,24 @@ impl Sealed for Neon {}
 
 impl Isa for Neon {
     type V = F32x4;
+    type Bf16 = Unavailable;
+    type Int8 = Unavailable;
     const NAME: &'static str = "neon";
     const MR: usize = 6;
     const NR: usize = 16;
 
     fn detect() -> Option<Self> {
         is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+
+    #[inline(always)]
+    fn bf16(self) -> Option<Self::Bf16> {
+        None
+    }
+
+    #[inline(always)]
+    fn int8(self) -> Option<Self::Int8> {
+        None
     }
 
     #[inline(always)]
@@ -66,6 +79,11 @@ impl Isa for Neon {
                 _ => unreachable!("a tile has 1..=MR rows"),
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+        for_rows!(self, dot, tile, 4, [6 5 4 3 2 1])
     }
 
     #[inline(always)]
@@ -411,6 +429,7 @@ impl Vector<Neon> for F32x4 {
         fn xor_bits(self: Self, b: Self) -> Self { ufloat(veorq_u32(uint(self), uint(b))) }
         fn add_bits(self: Self, b: Self) -> Self { float(vaddq_s32(int(self), int(b))) }
         fn sub_bits(self: Self, b: Self) -> Self { float(vsubq_s32(int(self), int(b))) }
+        fn mul_bits(self: Self, b: Self) -> Self { float(vmulq_s32(int(self), int(b))) }
         fn int_to_float(self: Self) -> Self { Self(vcvtq_f32_s32(int(self))) }
         fn float_to_int(self: Self) -> Self { float(vcvtnq_s32_f32(self.0)) }
         fn swap_pairs(self: Self) -> Self { Self(vrev64q_f32(self.0)) }

@@ -5,7 +5,7 @@
 //! ```
 
 use super::tile::for_rows;
-use super::{Isa, Tile, Vector, sealed::Sealed};
+use super::{Dot, Isa, Tile, Unavailable, Vector, sealed::Sealed};
 use core::ops::{Add, Div, Mul, Neg, Sub};
 use half::f16;
 use wide::{f32x4, i32x4, u32x4};
@@ -23,6 +23,8 @@ impl Sealed for Portable {}
 
 impl Isa for Portable {
     type V = F32x4;
+    type Bf16 = Unavailable;
+    type Int8 = Unavailable;
     const NAME: &'static str = "portable";
     const MR: usize = 6;
     const NR: usize = 8;
@@ -32,13 +34,23 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn bf16(self) -> Option<Self::Bf16> {
+        None
+    }
+
+    #[inline(always)]
+    fn int8(self) -> Option<Self::Int8> {
+        None
+    }
+
+    #[inline(always)]
     fn run<R>(self, f: impl FnOnce() -> R) -> R {
         f()
     }
 
     #[inline(always)]
-    unsafe fn gemm_tile(self, tile: Tile) {
-        for_rows!(self, tile, 2, [6 5 4 3 2 1])
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+        for_rows!(self, dot, tile, 2, [6 5 4 3 2 1])
     }
 
     #[inline(always)]
@@ -272,6 +284,11 @@ impl Vector<Portable> for F32x4 {
         let ((a, b), sum) = ((int(self), int(b)), int(sum));
         let low = ((a << 16) >> 16) * ((b << 16) >> 16);
         float(sum + low + (a >> 16) * (b >> 16))
+    }
+
+    #[inline(always)]
+    fn mul_bits(self, b: Self) -> Self {
+        float(int(self) * int(b))
     }
 
     #[inline(always)]

@@ -172,6 +172,7 @@ on_every_backend! {
         compare!(I, isa, false, |a, b| a.xor_bits(b), bits(a, b, |a, b| a ^ b));
         compare!(I, isa, false, |a, b| a.add_bits(b), bits(a, b, u32::wrapping_add));
         compare!(I, isa, false, |a, b| a.sub_bits(b), bits(a, b, u32::wrapping_sub));
+        compare!(I, isa, false, |a, b| a.mul_bits(b), bits(a, b, u32::wrapping_mul));
         compare!(I, isa, false, |a, _b| a.shl_bits::<1>(), bits(a, a, |a, _| a << 1));
         compare!(I, isa, false, |a, _b| a.shl_bits::<23>(), bits(a, a, |a, _| a << 23));
         compare!(I, isa, false, |a, _b| a.shr_bits::<1>(), bits(a, a, |a, _| a >> 1));

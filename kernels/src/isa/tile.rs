@@ -8,17 +8,17 @@
 //!  a[R-1][p]-> acc[R-1][0] acc[R-1][1]
 //! ```
 
-use super::{A_STRIDE, Isa, LINE_FLOATS, Tile, Vector};
+use super::{A_STRIDE, Dot, Isa, LINE_FLOATS, Tile, Vector};
 
 /// k-steps per iteration: enough to hide the loop's own instructions and to space prefetches.
 const UNROLL: usize = 4;
 
-/// [`Isa::gemm_tile`] for exactly `R` rows of `N` vectors.
+/// [`Isa::dot_tile`] for exactly `R` rows of `N` vectors.
 ///
 /// # Safety
 /// As [`Tile`], with `rows == R` and `NR == N * LANES`.
 #[inline(always)]
-pub(super) unsafe fn broadcast<I: Isa, const R: usize, const N: usize>(isa: I, t: Tile) {
+pub(super) unsafe fn broadcast<I: Isa, D: Dot<I>, const R: usize, const N: usize>(isa: I, dot: D, t: Tile) {
     let lanes = I::V::LANES;
     let mut acc = [[I::V::splat(isa, 0.0); N]; R];
     if t.accumulate {
@@ -38,14 +38,14 @@ pub(super) unsafe fn broadcast<I: Isa, const R: usize, const N: usize>(isa: I, t
                 prefetch.advance::<_, R>(isa);
             }
             // SAFETY: `a` and `b` stand at a step p < k.
-            unsafe { step(isa, &mut acc, a, b) };
+            unsafe { step(isa, dot, &mut acc, a, b) };
             a = a.wrapping_add(1);
             b = b.wrapping_add(t.b_stride);
         }
     }
     for _ in 0..t.k % UNROLL {
         // SAFETY: as above.
-        unsafe { step(isa, &mut acc, a, b) };
+        unsafe { step(isa, dot, &mut acc, a, b) };
         a = a.wrapping_add(1);
         b = b.wrapping_add(t.b_stride);
     }
@@ -62,8 +62,9 @@ pub(super) unsafe fn broadcast<I: Isa, const R: usize, const N: usize>(isa: I, t
 /// # Safety
 /// `R` rows of A, `A_STRIDE` apart, and `N` vectors of B are valid for reads.
 #[inline(always)]
-unsafe fn step<I: Isa, const R: usize, const N: usize>(
+unsafe fn step<I: Isa, D: Dot<I>, const R: usize, const N: usize>(
     isa: I,
+    dot: D,
     acc: &mut [[I::V; N]; R],
     a: *const f32,
     b: *const f32,
@@ -77,17 +78,17 @@ unsafe fn step<I: Isa, const R: usize, const N: usize>(
         // SAFETY: the caller's.
         let av = I::V::splat(isa, unsafe { *a.add(i * A_STRIDE) });
         for (v, bv) in row.iter_mut().zip(bv) {
-            *v = av.mul_add(bv, *v);
+            *v = dot.dot(av, bv, *v);
         }
     }
 }
 
 /// Calls [`broadcast`] with the constant `R` equal to `tile.rows`.
 macro_rules! for_rows {
-    ($isa:expr, $tile:expr, $vectors:literal, [$($rows:literal)*]) => {
+    ($isa:expr, $dot:expr, $tile:expr, $vectors:literal, [$($rows:literal)*]) => {
         match $tile.rows {
             // SAFETY: `rows` is the constant of its arm; the caller keeps the contract of `Tile`.
-            $($rows => unsafe { $crate::isa::tile::broadcast::<_, $rows, $vectors>($isa, $tile) },)*
+            $($rows => unsafe { $crate::isa::tile::broadcast::<_, _, $rows, $vectors>($isa, $dot, $tile) },)*
             _ => unreachable!("a tile has 1..=MR rows"),
         }
     };
@@ -106,7 +107,7 @@ pub(crate) const STREAMS: usize = 4;
 /// As [`Tile`] with `rows == 1`, for each of the panels `b + q * panel_stride` and the sums
 /// `c + q * c_stride`.
 #[inline(always)]
-pub(crate) unsafe fn row_times_panels<I: Isa>(isa: I, t: Tile, panel_stride: usize) {
+pub(crate) unsafe fn row_times_panels<I: Isa, D: Dot<I>>(isa: I, dot: D, t: Tile, panel_stride: usize) {
     /// Most vectors in a panel of any instruction set.
     const MAX_VECTORS: usize = 4;
     let lanes = I::V::LANES;
@@ -128,7 +129,7 @@ pub(crate) unsafe fn row_times_panels<I: Isa>(isa: I, t: Tile, panel_stride: usi
                 // SAFETY: inside k-step p of panel q.
                 let b =
                     unsafe { I::V::load_ptr(isa, t.b.add(q * panel_stride + p * t.b_stride + j * lanes)) };
-                *v = a.mul_add(b, *v);
+                *v = dot.dot(a, b, *v);
             }
         }
     }

@@ -1,0 +1,117 @@
+//! How words of 32 bits are multiplied: what stands between the loops of a product and an instruction.
+//!
+//! ```text
+//! words of            A and B                         a lane of the sums
+//! f32                 one f32                         f32 += a b
+//! pairs of bf16       k-steps 2w, 2w+1                f32 += a0 b0 + a1 b1
+//! pairs of i16        k-steps 2w, 2w+1                i32 += a0 b0 + a1 b1
+//! quads of int8       k-steps 4w .. 4w+3              i32 += a0 b0 + a1 b1 + a2 b2 + a3 b3
+//! ```
+//!
+//! A tile takes words of A that it broadcasts and words of B, a vector at a time, whatever they hold;
+//! so the loops, the packed A and the sums are the same for all of them.
+
+use super::tile::row_times_panels;
+use super::{Isa, Tile, Vector};
+use core::fmt::Debug;
+
+/// A way to multiply words: a value of it proves that its instructions may be used.
+pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
+    /// Most rows of a tile.
+    fn rows(self) -> usize {
+        I::MR
+    }
+
+    /// Words of one column that stand next to each other in a panel, before those of the next column.
+    fn depth(self) -> usize {
+        1
+    }
+
+    /// Whether bytes of A are signed, as those of B are; otherwise they are unsigned.
+    const SIGNED: bool = false;
+
+    /// The tile. Sums are f32, or i32 of the same bits' size.
+    ///
+    /// # Safety
+    /// The bullets under [`Tile`] hold, with words for floats and [`rows`](Self::rows) for MR; k is a
+    /// multiple of [`WORDS`].
+    unsafe fn tile(self, isa: I, tile: Tile);
+
+    /// One row of A by [`STREAMS`](super::tile::STREAMS) panels.
+    ///
+    /// # Safety
+    /// As [`tile`](Self::tile) with one row, for each of the panels `b + q * panel_stride` and the sums
+    /// `c + q * c_stride`.
+    unsafe fn row(self, isa: I, tile: Tile, panel_stride: usize);
+}
+
+/// Words that a tile's sums are made of whole multiples of: a row of an AMX tile, one cache line.
+/// Panels are filled up with zeros, and so are the rows of A.
+pub const WORDS: usize = 16;
+
+/// Multiplies lane by lane: by an instruction that takes three vectors.
+pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
+    /// [`Multiply::SIGNED`].
+    const SIGNED: bool = false;
+
+    /// `sum`, and the products of the word `a` and the word `b` of every lane.
+    fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V;
+}
+
+/// Words that are floats.
+#[derive(Clone, Copy, Debug)]
+pub struct F32;
+
+impl<I: Isa> Dot<I> for F32 {
+    #[inline(always)]
+    fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
+        a.mul_add(b, sum)
+    }
+}
+
+/// Words that are pairs of i16.
+#[derive(Clone, Copy, Debug)]
+pub struct I16;
+
+impl<I: Isa> Dot<I> for I16 {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
+        a.dot_i16(b, sum)
+    }
+}
+
+/// Tiles of broadcast words.
+#[derive(Clone, Copy, Debug)]
+pub struct Broadcast<D>(pub D);
+
+impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
+    const SIGNED: bool = D::SIGNED;
+
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.dot_tile(self.0, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn row(self, isa: I, tile: Tile, panel_stride: usize) {
+        // SAFETY: the caller's.
+        unsafe { row_times_panels(isa, self.0, tile, panel_stride) }
+    }
+}
+
+/// What an instruction set without such instructions has: no value.
+#[derive(Clone, Copy, Debug)]
+pub enum Unavailable {}
+
+impl<I: Isa> Multiply<I> for Unavailable {
+    unsafe fn tile(self, _: I, _: Tile) {
+        match self {}
+    }
+
+    unsafe fn row(self, _: I, _: Tile, _: usize) {
+        match self {}
+    }
+}
