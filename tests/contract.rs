@@ -124,7 +124,8 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
         for backend in backends() {
             let run = |a: View<'_, 3>, b: Rhs<'_>| {
                 let mut c = vec![f32::NAN; n];
-                let (epilogue, to) = (Epilogue::default(), ViewMut::new(&mut c, [1, 1, n]).unwrap());
+                let (epilogue, to) = (Epilogue::default(), ViewMut::new(&mut c, [1, n]).unwrap().into());
+                let a = a.into();
                 backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c: to, epilogue }).unwrap();
                 c
             };
@@ -180,10 +181,10 @@ fn gemm_batches_are_single_products() {
             backend
                 .run(Gemm {
                     alpha: 1.0,
-                    a: View::new(&a, [a_batch, m, k]).unwrap(),
+                    a: View::<3>::new(&a, [a_batch, m, k]).unwrap().into(),
                     b: Rhs::Matrix(View::new(&b, [b_batch, k, n]).unwrap()),
                     beta: 0.0,
-                    c: ViewMut::new(&mut c, [batch, m, n]).unwrap(),
+                    c: ViewMut::<3>::new(&mut c, [batch, m, n]).unwrap().into(),
                     epilogue: Epilogue::default(),
                 })
                 .unwrap();

@@ -69,6 +69,7 @@ fn refuses_what_does_not_fit() {
         for (what, a, b, beta, epilogue) in cases {
             let mut c = [7.0; 8];
             let view = ViewMut::new(&mut c, [1, 2, 4]).unwrap();
+            let (a, view) = (a.into(), view.into());
             let error = backend.run(Gemm { alpha: 1.0, a, b, beta, c: view, epilogue }).unwrap_err();
             assert!(error.to_string().starts_with(&format!("{what}: expected")), "{what}: {error}");
             assert_eq!(c, [7.0; 8], "{what}: refused, and yet written");
@@ -81,7 +82,7 @@ fn refuses_what_does_not_fit() {
             activation: Some(Activation::Relu),
             residual: Some(view([1, 2, 4])),
         };
-        let b = Rhs::Matrix(b);
+        let (a, b, c) = (a.into(), Rhs::Matrix(b), c.into());
         assert_eq!(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: fits }), Ok(()));
     }
 }

@@ -43,7 +43,7 @@ fn a_steady_state_allocates_nothing() {
             let mut y = Vec::new();
             steady(backend, "gemm", |backend| {
                 y.resize(m * N, 0.0);
-                let c = ViewMut::new(&mut y, [1, m, N]).unwrap();
+                let c = ViewMut::new(&mut y, [m, N]).unwrap().into();
                 let (a, epilogue) = (matrix.slice(0, 0..m).into(), Epilogue::default());
                 backend.run(Gemm { alpha: 1.0, a, b: rhs, beta: 0.0, c, epilogue }).unwrap();
             });

@@ -111,10 +111,10 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
     };
     backend.run(Gemm {
         alpha: if case.negative { -1.0 } else { 1.0 },
-        a,
+        a: a.into(),
         b: rhs,
         beta: if case.accumulate { -2.0 } else { 0.0 },
-        c: ViewMut::with_strides(&mut c, at.shape, at.strides)?,
+        c: ViewMut::with_strides(&mut c, at.shape, at.strides)?.into(),
         epilogue: Epilogue {
             row_bias: row_bias.as_deref(),
             column_bias: column_bias.as_deref(),

@@ -24,20 +24,32 @@
 //! around packing: the weight is transposed in registers, block by block. A product of a few rows, a
 //! panel and a few k-steps goes around tasks and the packing of A as well.
 
+mod blocks;
+mod decode;
 mod epilogue;
+mod format;
 mod loops;
+mod narrow;
+mod operand;
 mod pack;
+mod packed;
 mod panel;
+mod quantize;
 mod small;
 
 pub use epilogue::Epilogue;
-pub use pack::PackedB;
+pub use format::Format;
+pub use operand::{Lhs, Out};
+pub use packed::PackedB;
 pub(crate) use panel::{multiply_panel, pack_panels};
+pub use quantize::Quantized;
 
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::view::{View, ViewMut};
+use crate::view::View;
+use format::Layout;
+use half::{bf16, f16};
 use loops::Product;
 
 /// k-steps of one block. A tile's beginning and end cost about 100 cycles, 3% of 256 k-steps; and
@@ -92,20 +104,20 @@ pub struct Gemm<'a> {
     /// Factor of the product.
     pub alpha: f32,
     /// \[batch, m, k\], or \[1, m, k\] for all.
-    pub a: View<'a, 3>,
+    pub a: Lhs<'a>,
     /// k x n.
     pub b: Rhs<'a>,
     /// Factor of the old C; 0 for a gated pair.
     pub beta: f32,
     /// \[batch, m, n\].
-    pub c: ViewMut<'a, 3>,
+    pub c: Out<'a>,
     /// What is done to the product before it is stored.
     pub epilogue: Epilogue<'a>,
 }
 
 /// The product `batch` of an operand that may have one for all.
 #[inline(always)]
-fn of_batch(v: View<'_, 3>, batch: usize) -> View<'_, 2> {
+fn of_batch<T>(v: View<'_, 3, T>, batch: usize) -> View<'_, 2, T> {
     v.at(if v.shape()[0] == 1 { 0 } else { batch })
 }
 
@@ -128,12 +140,24 @@ impl Gemm<'_> {
             let why = format!("expected 0 with a gated pair, found {}", self.beta);
             return Err(Error::Invalid { what: "Gemm.beta", why });
         }
+        if matches!(self.a, Lhs::ZeroPoint(_)) && self.b.format() != Format::Int8 {
+            let why = format!("expected weights of int8 for a zero point, found {}", self.b.format().name());
+            return Err(Error::Invalid { what: "Gemm.b", why });
+        }
         self.epilogue.check(self.c.shape(), self.b.is_gated())?;
         Ok(k)
     }
 }
 
 impl Rhs<'_> {
+    /// What the weights are stored as.
+    fn format(&self) -> Format {
+        match self {
+            Rhs::Packed(b) => b.format(),
+            _ => Format::F32,
+        }
+    }
+
     #[inline(always)]
     fn is_gated(&self) -> bool {
         match self {
@@ -142,6 +166,24 @@ impl Rhs<'_> {
             Rhs::Packed(b) => b.is_gated(),
         }
     }
+}
+
+/// Row `i` of A as the products take it: rounded or quantised where that is asked for.
+fn define_row(a: Lhs<'_, 2>, i: usize, weights: Format) -> Vec<f64> {
+    let row: Vec<f32> = (0..a.shape()[1]).map(|p| a.get([i, p])).collect();
+    let quantized = match (a, weights) {
+        (Lhs::Rounded(_), Format::Int8) => Quantized::symmetric(row.iter().copied()),
+        (Lhs::ZeroPoint(_), Format::Int8) => Quantized::zero_point(row.iter().copied()),
+        (Lhs::Rounded(_), Format::Bf16) => {
+            return row.iter().map(|x| f64::from(bf16::from_f32(*x).to_f32())).collect();
+        }
+        (Lhs::Rounded(_), Format::F16) => {
+            return row.iter().map(|x| f64::from(f16::from_f32(*x).to_f32())).collect();
+        }
+        _ => return row.into_iter().map(f64::from).collect(),
+    };
+    let integer = |x: f32| f64::from(i32::from(quantized.quantize(x)) - quantized.zero);
+    row.into_iter().map(|x| integer(x) * f64::from(quantized.scale)).collect()
 }
 
 impl Kernel for Gemm<'_> {
@@ -153,18 +195,19 @@ impl Kernel for Gemm<'_> {
         let k = self.check()?;
         let [batch, m, n] = self.c.shape();
         let b = |up: bool, s: usize, p: usize, j: usize| match self.b {
-            Rhs::Matrix(b) => of_batch(b, s).get([p, j]),
-            Rhs::Gated { gate, up: u } => of_batch(if up { u } else { gate }, s).get([p, j]),
+            Rhs::Matrix(b) => f64::from(of_batch(b, s).get([p, j])),
+            Rhs::Gated { gate, up: u } => f64::from(of_batch(if up { u } else { gate }, s).get([p, j])),
             Rhs::Packed(b) => b.get(up, p, j),
         };
         for s in 0..batch {
-            let a = of_batch(self.a, s);
+            let a = self.a.of_batch(s);
             for i in 0..m {
+                let row = define_row(a, i, self.b.format());
                 for j in 0..n {
                     let biased_sum = |up: bool| {
                         let mut sum = 0.0;
                         for p in 0..k {
-                            sum += f64::from(a.get([i, p])) * f64::from(b(up, s, p, j));
+                            sum += row[p] * b(up, s, p, j);
                         }
                         let row_bias = self.epilogue.row_bias.map_or(0.0, |bias| f64::from(bias[i]));
                         let column = if up { n + j } else { j };
@@ -174,7 +217,7 @@ impl Kernel for Gemm<'_> {
                     };
                     let mut v = biased_sum(false);
                     if self.beta != 0.0 {
-                        v += f64::from(self.beta) * f64::from(self.c.as_view().get([s, i, j]));
+                        v += f64::from(self.beta) * f64::from(self.c.get([s, i, j]));
                     }
                     if let Some(activation) = self.epilogue.activation {
                         v = activation.definition(v);
@@ -195,9 +238,10 @@ impl Kernel for Gemm<'_> {
     fn eval<I: Isa>(mut self, isa: I) -> Result<(), Error> {
         let k = self.check()?;
         if let Rhs::Packed(b) = self.b
-            && b.nr() != I::NR
+            && b.layout() != Layout::of(isa, b.format())
         {
-            let why = format!("expected panels of {} columns ({}), found {}", I::NR, I::NAME, b.nr());
+            let (expected, found) = (Layout::of(isa, b.format()), b.layout());
+            let why = format!("expected panels of {expected} ({}), found {found}", I::NAME);
             return Err(Error::Invalid { what: "Gemm.b", why });
         }
         if self.c.is_empty() {
@@ -211,8 +255,8 @@ impl Kernel for Gemm<'_> {
             beta: self.beta,
             epilogue: self.epilogue,
             shape: self.c.shape(),
-            c: self.c.as_mut_ptr(),
             c_strides: self.c.strides(),
+            c: self.c.pointer(),
         };
         // SAFETY: the operands fit each other, as checked, and C is borrowed mutably.
         unsafe { product.run(isa, self.b) };

@@ -2,8 +2,10 @@
 
 use super::loops::Product;
 use super::of_batch;
+use super::operand::Pointer;
 use super::pack::copy_row;
 use crate::activation::{Activation, for_activation};
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::view::View;
@@ -68,7 +70,7 @@ pub(super) struct Finish<'a> {
     pub n: usize,
     pub gated: bool,
     /// C of this product.
-    pub c: *mut f32,
+    pub c: Pointer,
     pub c_strides: [usize; 2],
 }
 
@@ -92,7 +94,7 @@ impl<'a> Product<'a> {
             columns: self.width::<I>().min(n - column),
             n,
             gated: self.gated,
-            c: self.c.wrapping_add(batch * self.c_strides[0]),
+            c: self.c.add(batch * self.c_strides[0]),
             c_strides: [self.c_strides[1], self.c_strides[2]],
         }
     }
@@ -165,7 +167,12 @@ impl Finish<'_> {
                 |r, j, sum| {
                     // SAFETY: `live` elements of C.
                     let old = unsafe {
-                        load_strided(isa, self.c_at(first + r, j), self.c_strides[1], self.live::<I>(j))
+                        let (stride, live) = (self.c_strides[1], self.live::<I>(j));
+                        match self.c_at(first + r, j) {
+                            Pointer::F32(c) => load_strided(isa, c, stride, live),
+                            Pointer::Bf16(c) => load_strided(isa, c, stride, live),
+                            Pointer::F16(c) => load_strided(isa, c, stride, live),
+                        }
                     };
                     beta.mul_add(old, sum)
                 },
@@ -227,15 +234,14 @@ impl Finish<'_> {
         }
         for (r, row) in sums.chunks_exact(I::NR).enumerate() {
             let row = &row[..self.columns];
+            let stride = self.c_strides[1];
             // SAFETY: `columns` elements of C, which no one else touches.
             unsafe {
-                let c = self.c_at(first + r, 0);
-                if self.c_strides[1] == 1 {
-                    copy_row(isa, row.as_ptr(), c, row.len());
-                } else {
-                    for (j, sum) in row.iter().enumerate() {
-                        *c.add(j * self.c_strides[1]) = *sum;
-                    }
+                match self.c_at(first + r, 0) {
+                    Pointer::F32(c) if stride == 1 => copy_row(isa, row.as_ptr(), c, row.len()),
+                    Pointer::F32(c) => store_row(isa, row, c, stride),
+                    Pointer::Bf16(c) => store_row(isa, row, c, stride),
+                    Pointer::F16(c) => store_row(isa, row, c, stride),
                 }
             }
         }
@@ -243,8 +249,8 @@ impl Finish<'_> {
 
     /// The element of C in this row and this column of the panel.
     #[inline(always)]
-    fn c_at(&self, row: usize, j: usize) -> *mut f32 {
-        self.c.wrapping_add(row * self.c_strides[0] + (self.column + j) * self.c_strides[1])
+    fn c_at(&self, row: usize, j: usize) -> Pointer {
+        self.c.add(row * self.c_strides[0] + (self.column + j) * self.c_strides[1])
     }
 
     /// Columns of C in the vector that starts at this column of the panel.
@@ -268,20 +274,38 @@ fn each<I: Isa>(isa: I, sums: &mut [f32], columns: usize, f: impl Fn(usize, usiz
     }
 }
 
-/// `live` elements, `stride` apart, and zeros.
+/// The values of `live` elements, `stride` apart, and zeros.
 ///
 /// # Safety
 /// They are valid for reads, and no more than `LANES`.
 #[inline(always)]
-unsafe fn load_strided<I: Isa>(isa: I, from: *const f32, stride: usize, live: usize) -> I::V {
+unsafe fn load_strided<I: Isa, T: Element>(isa: I, from: *const T, stride: usize, live: usize) -> I::V {
     if stride == 1 && live == I::V::LANES {
         // SAFETY: the caller's.
-        return unsafe { I::V::load_ptr(isa, from) };
+        return unsafe { T::load::<I>(isa, from) };
     }
     let mut buffer = [0.0; MAX_NR];
     for (i, x) in buffer[..live].iter_mut().enumerate() {
         // SAFETY: the caller's.
-        *x = unsafe { *from.add(i * stride) };
+        *x = unsafe { *from.add(i * stride) }.to_f32();
     }
     I::V::load(isa, &buffer)
+}
+
+/// Stores a row, rounded, `stride` apart.
+///
+/// # Safety
+/// As many elements are valid for writes.
+#[inline(always)]
+unsafe fn store_row<I: Isa, T: Element>(isa: I, row: &[f32], to: *mut T, stride: usize) {
+    let lanes = I::V::LANES;
+    let whole = if stride == 1 { row.len() / lanes * lanes } else { 0 };
+    for j in (0..whole).step_by(lanes) {
+        // SAFETY: a vector inside the row.
+        unsafe { T::store::<I>(isa, I::V::load(isa, &row[j..]), to.add(j)) };
+    }
+    for (j, x) in row.iter().enumerate().skip(whole) {
+        // SAFETY: j is inside the row.
+        unsafe { *to.add(j * stride) = T::from_f32(*x) };
+    }
 }

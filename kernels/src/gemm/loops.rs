@@ -1,6 +1,8 @@
 //! The loops around the register tile; see the head of [`gemm`](super) for their order.
 
 use super::epilogue::Epilogue;
+use super::format::Format;
+use super::operand::{Lhs, Pointer};
 use super::pack::{pack_a, pack_panel, packed_a_len};
 use super::{KC, Rhs, of_batch};
 use crate::isa::tile::{STREAMS, row_panels, row_times_panels, row_times_rows};
@@ -25,7 +27,7 @@ const L3_FLOATS: usize = 4 << 20;
 
 /// k-steps that are packed at a time for a single strip of rows: at most 16 KiB, which stay in L1 from
 /// the packing to their only use, and stretches of B long enough for the hardware's prefetchers.
-const ONCE_KC: usize = 128;
+pub(super) const ONCE_KC: usize = 128;
 const _: () = assert!(KC.is_multiple_of(ONCE_KC)); // A is packed in slabs of KC
 
 /// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core,
@@ -35,14 +37,14 @@ const PARALLEL_WORK: usize = 2 << 20;
 /// A checked product: C = epilogue(alpha A B + beta C).
 pub(super) struct Product<'a> {
     pub alpha: f32,
-    pub a: View<'a, 3>,
+    pub a: Lhs<'a>,
     pub k: usize,
     pub gated: bool,
     pub beta: f32,
     pub epilogue: Epilogue<'a>,
     /// \[batch, m, n\] of C.
     pub shape: [usize; 3],
-    pub c: *mut f32,
+    pub c: Pointer,
     pub c_strides: [usize; 3],
 }
 
@@ -69,15 +71,15 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 /// One block of C: rows and panels of one product of the batch.
-struct Task {
-    batch: usize,
-    rows: Range<usize>,
-    panels: Range<usize>,
+pub(super) struct Task {
+    pub batch: usize,
+    pub rows: Range<usize>,
+    pub panels: Range<usize>,
 }
 
 /// Part `i` of `n` cut into `parts` that differ by at most one.
 #[inline(always)]
-fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
+pub(super) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
     i * n / parts..(i + 1) * n / parts
 }
 
@@ -91,8 +93,8 @@ impl<'a> Product<'a> {
     /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
     /// but the `first`, which are computed before, are a multiple of the threads if they are more: no
     /// thread is idle while others compute the last.
-    fn row_blocks<I: Isa>(&self, first: usize) -> usize {
-        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, self.k).max(1);
+    pub(super) fn row_blocks<I: Isa>(&self, first: usize, words: usize) -> usize {
+        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, words).max(1);
         let blocks = self.shape[1].div_ceil(most_rows.max(4 * I::MR));
         match parallel::threads() {
             threads if blocks > first + threads => first + (blocks - first).next_multiple_of(threads),
@@ -106,6 +108,12 @@ impl<'a> Product<'a> {
     /// The operands' shapes fit each other; `b` is packed for `I` if it is packed; C is not empty,
     /// valid for writes (for reads if `beta` is not 0), and no one else's.
     pub(super) unsafe fn run<I: Isa>(&self, isa: I, b: Rhs<'_>) {
+        if let Rhs::Packed(b) = b
+            && b.format() != Format::F32
+        {
+            // SAFETY: the caller's.
+            return unsafe { self.run_narrow(isa, b) };
+        }
         if self.is_small::<I>() {
             // SAFETY: the caller's.
             return unsafe { self.small(isa, b) };
@@ -114,13 +122,13 @@ impl<'a> Product<'a> {
         let panels = n.div_ceil(self.width::<I>());
         let (b, up) = match b {
             Rhs::Packed(b) => {
-                let all = self.row_blocks::<I>(0);
+                let all = self.row_blocks::<I>(0, self.k);
                 return self.tasks(isa, Source::Panels(b.panels(), 0), 0..batch, 0..all, all, 0..panels);
             }
             Rhs::Matrix(b) => (b, None),
             Rhs::Gated { gate, up } => (gate, Some(up)),
         };
-        let blocks = self.row_blocks::<I>(1);
+        let blocks = self.row_blocks::<I>(1, self.k);
         let shared = b.shape()[0] == 1 && up.is_none_or(|up| up.shape()[0] == 1);
         if self.k == 0 || (blocks == 1 && (batch == 1 || !shared)) {
             return self.tasks(isa, Source::Unpacked(b, up, None), 0..batch, 0..blocks, blocks, 0..panels);
@@ -154,25 +162,7 @@ impl<'a> Product<'a> {
         row_blocks: usize,
         panels: Range<usize>,
     ) {
-        let m = self.shape[1];
-        let cells = batches.len() * blocks.len();
-        if cells == 0 {
-            return;
-        }
-        let threads = parallel::threads();
-        let work = cells * (m / row_blocks).max(16) * panels.len() * I::NR * self.k;
-        // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
-        // would even out threads that are not equally fast, but each packs its rows again, which for
-        // 128 rows and 768 columns is 2% of the product.
-        let groups =
-            if threads == 1 || work < PARALLEL_WORK { 1 } else { threads.div_ceil(cells).min(panels.len()) };
-        let task = |i: usize| {
-            let (i, group) = (i / groups, part(panels.len(), groups, i % groups));
-            let task = Task {
-                batch: batches.start + i / blocks.len(),
-                rows: part(m, row_blocks, blocks.start + i % blocks.len()),
-                panels: panels.start + group.start..panels.start + group.end,
-            };
+        self.for_tasks::<I>(batches, blocks, row_blocks, panels, self.k, |task| {
             let rows = task.rows.len();
             let steps =
                 if matches!(b, Source::Unpacked(.., None)) { self.k.max(STREAMS * ONCE_KC) } else { 0 };
@@ -185,6 +175,39 @@ impl<'a> Product<'a> {
                     #[inline(always)]
                     || unsafe { self.block(isa, b, &task, a, unpacked, sums) },
                 );
+            });
+        });
+    }
+
+    /// Calls `f` for the blocks of C that these products, blocks of rows (of `row_blocks`) and panels
+    /// make, on the threads of the pool. A row of A, and a column of B, is so many words.
+    pub(super) fn for_tasks<I: Isa>(
+        &self,
+        batches: Range<usize>,
+        blocks: Range<usize>,
+        row_blocks: usize,
+        panels: Range<usize>,
+        words: usize,
+        f: impl Fn(Task) + Sync + Send,
+    ) {
+        let m = self.shape[1];
+        let cells = batches.len() * blocks.len();
+        if cells == 0 {
+            return;
+        }
+        let threads = parallel::threads();
+        let work = cells * (m / row_blocks).max(16) * panels.len() * I::NR * words;
+        // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
+        // would even out threads that are not equally fast, but each packs its rows again, which for
+        // 128 rows and 768 columns is 2% of the product.
+        let groups =
+            if threads == 1 || work < PARALLEL_WORK { 1 } else { threads.div_ceil(cells).min(panels.len()) };
+        let task = |i: usize| {
+            let (i, group) = (i / groups, part(panels.len(), groups, i % groups));
+            f(Task {
+                batch: batches.start + i / blocks.len(),
+                rows: part(m, row_blocks, blocks.start + i % blocks.len()),
+                panels: panels.start + group.start..panels.start + group.end,
             });
         };
         if work < PARALLEL_WORK {
@@ -210,14 +233,13 @@ impl<'a> Product<'a> {
         unpacked: &mut [f32],
         sums: &mut [f32],
     ) {
-        let a = of_batch(self.a, task.batch).slice(0, task.rows.clone());
+        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
         let ([m, k], n, width) = (a.shape(), self.shape[2], self.width::<I>());
         // SAFETY: `packed_a` is that long.
         unsafe { pack_a(isa, a, packed_a.as_mut_ptr()) };
-        // SAFETY: the batch's product lies in C.
-        let c = unsafe { self.c.add(task.batch * self.c_strides[0]) };
+        let c = self.c.add(task.batch * self.c_strides[0]);
         let c_strides = [self.c_strides[1], self.c_strides[2]];
-        let plain = self.is_plain();
+        let plain = self.is_plain() && c.floats().is_some();
         // Where C may still be in L2, stores alone are 1% (k = 256) to 4% (k = 64) faster.
         let large_c = self.shape[1] * n * size_of::<f32>() > L2_BYTES;
         // Strips of equal height: a last one of two rows would run at a fraction of the speed.
@@ -230,7 +252,7 @@ impl<'a> Product<'a> {
             Source::Unpacked(b, None, None)
                 if m == 1 && k > 0 && k % I::V::LANES == 0 && b.strides()[1] == 1 && a.strides()[1] == 1 =>
             {
-                Some(of_batch(b, task.batch))
+                a.floats().map(|a| (a.as_ptr(), of_batch(b, task.batch)))
             }
             _ => None,
         };
@@ -255,9 +277,8 @@ impl<'a> Product<'a> {
             // Sums that need nothing more are made in C itself; not those of several K blocks, which
             // would go to and fro between registers and a C that may straddle cache lines.
             let direct = plain && k <= KC && columns.len() == streams * I::NR && c_strides[1] == 1;
-            let (out, out_stride) = if direct {
-                // SAFETY: the first element of the block in C.
-                let first = unsafe { c.add(task.rows.start * c_strides[0] + column) };
+            let (out, out_stride) = if let Some(floats) = c.floats().filter(|_| direct) {
+                let first = floats.wrapping_add(task.rows.start * c_strides[0] + column);
                 (first, if streams > 1 { I::NR } else { c_strides[0] })
             } else {
                 (sums.as_mut_ptr(), I::NR)
@@ -285,7 +306,7 @@ impl<'a> Product<'a> {
             for pc in (0..k.max(1)).step_by(step) {
                 let kc = step.min(k - pc);
                 let b_at = match (b, as_rows) {
-                    (_, Some(b)) => b.as_ptr().wrapping_add(column * b.strides()[1] + pc),
+                    (_, Some((_, b))) => b.as_ptr().wrapping_add(column * b.strides()[1] + pc),
                     (Source::Unpacked(b, up, _), None) if once => {
                         // SAFETY: ONCE_KC rows of NR floats of memory.
                         unsafe {
@@ -297,7 +318,7 @@ impl<'a> Product<'a> {
                     _ => panel_b.wrapping_add(pc * I::NR),
                 };
                 let slab = match as_rows {
-                    Some(_) => a.as_ptr(),
+                    Some((a, _)) => a,
                     None => packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr(),
                 };
                 for strip in 0..strips {
@@ -332,17 +353,17 @@ impl<'a> Product<'a> {
                     // to a tenth of the time of a product whose C is larger than L2, and a quarter at
                     // k = 32.
                     if pc + step >= k && (!direct || large_c) && c_strides[1] == 1 {
-                        let first = c.wrapping_add((task.rows.start + rows.start) * c_strides[0] + column);
+                        let first = c.add((task.rows.start + rows.start) * c_strides[0] + column);
                         for row in 0..rows.len() {
                             for at in (0..width).step_by(LINE_FLOATS).chain([width - 1]) {
-                                isa.prefetch(first.wrapping_add(row * c_strides[0] + at));
+                                isa.prefetch(first.add(row * c_strides[0] + at).line());
                             }
                         }
                     }
                     // SAFETY: kc x NR floats of B; one row has `STREAMS` panels, k * NR apart, or as many
                     // columns of B as `row_times_rows` takes.
                     unsafe {
-                        if let Some(b) = as_rows {
+                        if let Some((_, b)) = as_rows {
                             let tile = Tile { b_stride: b.strides()[1], ..tile };
                             let vectors = columns.len() / I::V::LANES;
                             match n * k > L3_FLOATS {

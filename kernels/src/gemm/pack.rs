@@ -21,119 +21,12 @@
 //! so that act(gate) * up is computed on one tile.
 
 use super::KC;
-use crate::backend::{Backend, Kernel};
-use crate::error::{Error, expect_shape};
+use super::operand::Lhs;
+use crate::backend::Kernel;
+use crate::element::Element;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use crate::parallel;
-use crate::scratch::LINE;
 use crate::view::{View, ViewMut};
-
-/// Columns to a panel where the backend has no tile (the reference): any number would do.
-const REFERENCE_NR: usize = 16;
-
-/// A weight matrix B (k x n) packed once for one backend, for products with any number of rows.
-///
-/// Memory: `k * n * 4` bytes, with n rounded up to the tile's width.
-///
-/// ```
-/// use tilewright_kernels::{Backend, View, gemm::PackedB};
-/// // A linear layer's weight is stored [out, in]; y = x W^T multiplies with its transpose.
-/// let weight = [1., 2., 3., 4., 5., 6.];
-/// let b = PackedB::new(Backend::best(), View::new(&weight, [2, 3])?.transpose());
-/// assert_eq!((b.k(), b.n()), (3, 2));
-/// # Ok::<(), tilewright_kernels::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct PackedB {
-    panels: Vec<Line>,
-    k: usize,
-    n: usize,
-    nr: usize,
-    gated: bool,
-}
-
-/// A cache line: panels start on one, and so does each of their k-steps where NR fills lines.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([f32; LINE / size_of::<f32>()]);
-
-impl PackedB {
-    /// Packs `b`, of shape \[k, n\], for `backend`.
-    pub fn new(backend: Backend, b: View<'_, 2>) -> Self {
-        Self::pack(backend, b, None)
-    }
-
-    /// Packs a pair of matrices, both \[k, n\], for act(x gate) * (x up).
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if their shapes differ.
-    pub fn gated(backend: Backend, gate: View<'_, 2>, up: View<'_, 2>) -> Result<Self, Error> {
-        expect_shape("PackedB.up", &up.shape(), &gate.shape())?;
-        Ok(Self::pack(backend, gate, Some(up)))
-    }
-
-    fn pack(backend: Backend, b: View<'_, 2>, up: Option<View<'_, 2>>) -> Self {
-        let [k, n] = b.shape();
-        let nr = match backend.f32_tile().1 {
-            0 => REFERENCE_NR,
-            nr => nr,
-        };
-        let width = if up.is_some() { nr / 2 } else { nr };
-        let lines = (n.div_ceil(width) * nr * k).div_ceil(LINE / size_of::<f32>());
-        let mut packed = Self { panels: vec![Line([0.0; _]); lines], k, n, nr, gated: up.is_some() };
-        if k > 0 && n > 0 {
-            backend.run(Pack { b, up, nr, panels: as_floats_mut(&mut packed.panels) });
-        }
-        packed
-    }
-
-    /// Length of the sums.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Columns (of the product, so of each matrix of a gated pair).
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Whether this is a gated pair.
-    pub fn is_gated(&self) -> bool {
-        self.gated
-    }
-
-    /// Columns to a panel.
-    #[inline(always)]
-    pub(crate) fn nr(&self) -> usize {
-        self.nr
-    }
-
-    /// All panels, aligned to a cache line.
-    #[inline(always)]
-    pub(crate) fn panels(&self) -> &[f32] {
-        // SAFETY: lines are arrays of floats without padding.
-        unsafe {
-            core::slice::from_raw_parts(
-                self.panels.as_ptr().cast(),
-                self.panels.len() * LINE / size_of::<f32>(),
-            )
-        }
-    }
-
-    /// B\[p, j\]; of the up matrix if `up`.
-    pub(crate) fn get(&self, up: bool, p: usize, j: usize) -> f32 {
-        let width = if self.gated { self.nr / 2 } else { self.nr };
-        let column = j % width + if up { width } else { 0 };
-        self.panels()[(j / width * self.k + p) * self.nr + column]
-    }
-}
-
-fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
-    // SAFETY: lines are arrays of floats without padding.
-    unsafe {
-        core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE / size_of::<f32>())
-    }
-}
 
 /// Fills `panels` with `b` or with the pair `b`, `up`, for tiles `nr` wide.
 pub(super) struct Pack<'a> {
@@ -261,19 +154,76 @@ pub(crate) unsafe fn pack_panel<I: Isa>(isa: I, b: View<'_, 2>, dst: *mut f32, w
     }
 }
 
-/// Packs rows of A (rows x k) to slabs of `KC` k-steps, each `rows * A_STRIDE` floats.
+/// Packs rows of A (rows x k) to slabs of `KC` k-steps, each `rows * A_STRIDE` floats: as floats,
+/// whatever they are.
 ///
 /// # Safety
 /// `dst` is valid for writes of [`packed_a_len`] floats.
 #[inline(always)]
-pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: View<'_, 2>, dst: *mut f32) {
+pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: Lhs<'_, 2>, dst: *mut f32) {
     let [rows, k] = a.shape();
     for (slab, p) in (0..k).step_by(KC).enumerate() {
-        let block = a.slice(1, p..k.min(p + KC));
+        let to = dst.wrapping_add(slab * rows * A_STRIDE);
         // SAFETY: slab by slab inside `dst`.
-        unsafe { copy_block(isa, block, dst.add(slab * rows * A_STRIDE), A_STRIDE) };
+        unsafe {
+            match a.slice(1, p..k.min(p + KC)) {
+                Lhs::F32(block) | Lhs::Rounded(block) | Lhs::ZeroPoint(block) => {
+                    copy_block(isa, block, to, A_STRIDE);
+                }
+                Lhs::Bf16(block) => widen_block(isa, block, to),
+                Lhs::F16(block) => widen_block(isa, block, to),
+            }
+        }
     }
 }
+
+/// Widens a block of at most KC columns to `dst`, rows `A_STRIDE` apart.
+///
+/// # Safety
+/// `dst` is valid for writes of KC floats at each row.
+#[inline(always)]
+unsafe fn widen_block<I: Isa, T: Element>(isa: I, src: View<'_, 2, T>, dst: *mut f32) {
+    for r in 0..src.shape()[0] {
+        let to = dst.wrapping_add(r * A_STRIDE);
+        // SAFETY: row r, of whose KC floats whole vectors are written.
+        unsafe {
+            row_vectors::<I, T>(
+                isa,
+                src.at(r),
+                #[inline(always)]
+                |p, v| v.store_ptr(to.add(p)),
+            );
+        }
+    }
+}
+
+/// Calls `f(p, v)` for the elements of a row from p on, `LANES` at a time; zeros behind the last.
+#[inline(always)]
+pub(super) fn row_vectors<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, mut f: impl FnMut(usize, I::V)) {
+    let ([n], [stride], lanes) = (row.shape(), row.strides(), I::V::LANES);
+    let from = row.as_ptr();
+    for p in (0..n).step_by(lanes) {
+        let live = lanes.min(n - p);
+        // SAFETY: the elements from p on are the row's, as many as are live.
+        let v = unsafe {
+            if stride == 1 && live == lanes {
+                T::load::<I>(isa, from.add(p))
+            } else if stride == 1 {
+                T::load_partial::<I>(isa, core::slice::from_raw_parts(from.add(p), live), 0.0)
+            } else {
+                let mut gathered = [T::default(); MAX_LANES];
+                for (i, x) in gathered[..live].iter_mut().enumerate() {
+                    *x = *from.add((p + i) * stride);
+                }
+                T::load_partial::<I>(isa, &gathered[..live], 0.0)
+            }
+        };
+        f(p, v);
+    }
+}
+
+/// Most lanes of any instruction set.
+const MAX_LANES: usize = 16;
 
 /// Floats that [`pack_a`] writes, and the gaps between them.
 #[inline(always)]

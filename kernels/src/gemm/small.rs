@@ -16,7 +16,7 @@ impl Product<'_> {
     #[inline(always)]
     pub(super) fn is_small<I: Isa>(&self) -> bool {
         let [batch, m, n] = self.shape;
-        batch == 1 && !self.gated && m <= MAX_M && n <= I::NR && self.k <= MAX_K
+        batch == 1 && !self.gated && m <= MAX_M && n <= I::NR && self.k <= MAX_K && self.a.floats().is_some()
     }
 
     /// Computes C on the calling thread, with A read where it is.
@@ -26,7 +26,8 @@ impl Product<'_> {
     #[inline(always)]
     pub(super) unsafe fn small<I: Isa>(&self, isa: I, b: Rhs<'_>) {
         let ([_, m, n], lanes) = (self.shape, I::V::LANES);
-        let direct = self.is_plain() && self.c_strides[2] == 1;
+        let floats = self.c.floats().filter(|_| self.is_plain() && self.c_strides[2] == 1);
+        let direct = floats.is_some();
         scratch::with((self.k + m) * I::NR, |memory| {
             let (panel, sums) = memory.split_at_mut(self.k * I::NR);
             isa.run(
@@ -43,8 +44,10 @@ impl Product<'_> {
                         }
                         Rhs::Gated { .. } => unreachable!("a small product is not gated"),
                     };
-                    let (out, stride) =
-                        if direct { (self.c, self.c_strides[1]) } else { (sums.as_mut_ptr(), I::NR) };
+                    let (out, stride) = match floats {
+                        Some(c) => (c, self.c_strides[1]),
+                        None => (sums.as_mut_ptr(), I::NR),
+                    };
                     for j in (0..n).step_by(lanes) {
                         let live = if direct { lanes.min(n - j) } else { lanes };
                         // SAFETY: rows of C, or of `sums`, and the panel's vectors; see `run`.
@@ -86,8 +89,9 @@ impl Product<'_> {
         stride: usize,
         live: usize,
     ) -> usize {
-        let [_, row_stride, step] = self.a.strides();
-        let a = self.a.as_ptr().wrapping_add(i * row_stride);
+        let a = self.a.floats().expect("a small product is of floats");
+        let [_, row_stride, step] = a.strides();
+        let a = a.as_ptr().wrapping_add(i * row_stride);
         let mut acc = [I::V::splat(isa, 0.0); R];
         for p in 0..self.k {
             // SAFETY: k-step p < k of the rows and of the panel.

@@ -250,6 +250,7 @@ impl Case {
                 let run = move |out: &mut [f32]| {
                     let b = packed.as_ref().map_or(Rhs::Matrix(w.into()), Rhs::Packed);
                     let c = ViewMut::new(out, [1, m, n])?;
+                    let (a, c) = (a.into(), c.into());
                     Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
                 };
                 Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0) }

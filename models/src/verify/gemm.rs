@@ -1,12 +1,17 @@
-//! The matrix product against its definition.
+//! The matrix product against its definition, in every type of A, of weights and of C.
+//!
+//! What is rounded or quantised on the way is part of the definition, and the same to the bit on every
+//! backend: what errs is sums. Those of integers are exact; those of pairs of bf16 round at most twice for
+//! each product, and take denormals for zeros.
 
 use super::bound::{ETA, compare, gamma};
-use super::tensor::{Layout, Random, Tensor, Values, extent, indices, seed};
+use super::tensor::{GAP, Layout, Random, Tensor, Values, extent, indices, seed};
 use super::{Check, Failure, Worst};
+use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::gemm::{Epilogue, Gemm as Kernel, PackedB, Rhs};
-use tilewright_kernels::{Activation, Backend, View};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Quantized, Rhs};
+use tilewright_kernels::{Activation, Backend, Element, View, ViewMut};
 
 /// Any product: strides, batches, packed and gated weights, epilogues.
 pub struct Gemm;
@@ -20,6 +25,7 @@ pub struct Params {
     shared: [bool; 3],
     packed: bool,
     gated: bool,
+    types: Types,
     a: Layout<3>,
     b: Layout<3>,
     up: Layout<3>,
@@ -32,6 +38,84 @@ pub struct Params {
     beta: f32,
     values: Values,
     seed: u64,
+}
+
+/// Types of A, of packed weights and of C.
+#[derive(Clone, Copy, Debug)]
+struct Types {
+    a: Left,
+    b: Format,
+    c: Stored,
+}
+
+/// What A is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Left {
+    Exact(Stored),
+    Rounded,
+    ZeroPoint,
+}
+
+/// What numbers are stored as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stored {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Stored {
+    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// The nearest number of the type.
+    fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
+            Self::F16 => f16::from_f32(x).to_f32(),
+        }
+    }
+
+    /// Half of the distance of its neighbours, at a number of this magnitude.
+    fn half_ulp(self, magnitude: f64) -> f64 {
+        match self {
+            Self::F32 => 0.0,
+            Self::Bf16 => magnitude * 2f64.powi(-8) + 2f64.powi(-134),
+            Self::F16 => magnitude * 2f64.powi(-11) + 2f64.powi(-25),
+        }
+    }
+}
+
+impl Types {
+    const F32: Self = Self { a: Left::Exact(Stored::F32), b: Format::F32, c: Stored::F32 };
+
+    fn any() -> BoxedStrategy<Self> {
+        let lefts =
+            Stored::ALL.map(Left::Exact).into_iter().chain([Left::Rounded; 3]).chain([Left::ZeroPoint]);
+        let drawn =
+            (select(lefts.collect::<Vec<_>>()), select(Format::ALL.to_vec()), select(Stored::ALL.to_vec()))
+                .prop_map(|(a, b, c)| Self {
+                    a: if b == Format::Int8 || a != Left::ZeroPoint { a } else { Left::Rounded },
+                    b,
+                    c,
+                });
+        prop_oneof![2 => Just(Self::F32), 3 => drawn].boxed()
+    }
+
+    /// Numbers that stay finite where they are stored.
+    fn in_range(self, values: Values) -> Values {
+        let halves = [self.a == Left::Exact(Stored::F16), self.b == Format::F16, self.b.is_grouped()];
+        if values == Values::Large && (halves.contains(&true) || self.c == Stored::F16) {
+            Values::Wide
+        } else {
+            values
+        }
+    }
+
+    /// Whether sums may be of pairs of bf16.
+    fn are_pairs(self) -> bool {
+        self.b == Format::Bf16 && matches!(self.a, Left::Rounded | Left::Exact(Stored::Bf16))
+    }
 }
 
 /// Multiply-adds of a case: a few milliseconds of the reference.
@@ -65,10 +149,11 @@ impl Check for Gemm {
         let factors = (select(vec![1.0, 1.0, -1.5, 0.37, 0.0]), select(vec![0.0, 0.0, 1.0, -0.5]));
         // Nothing behind the product, every other time: sums then go straight to C.
         let plain = any::<bool>();
-        let kind = (any::<[bool; 3]>(), any::<bool>(), prop::bool::weighted(0.25), plain);
+        let kind = (any::<[bool; 3]>(), any::<bool>(), prop::bool::weighted(0.25), plain, Types::any());
         (extents, kind, layouts, epilogue, factors, Values::any(), seed())
             .prop_map(|(extents, kind, layouts, epilogue, factors, values, seed)| {
-                let (shared, packed, gated, plain) = kind;
+                let (shared, packed, gated, plain, types) = kind;
+                let packed = packed || types.b != Format::F32;
                 let (a, (b, up), c) = layouts;
                 let (residual, row_bias, column_bias, activation) = epilogue;
                 let (alpha, beta) = if plain { (1.0, 0.0) } else { factors };
@@ -77,6 +162,7 @@ impl Check for Gemm {
                     shared: [shared[0], shared[1] || packed, shared[2]],
                     packed,
                     gated,
+                    types,
                     a,
                     b,
                     up,
@@ -88,7 +174,11 @@ impl Check for Gemm {
                     alpha,
                     beta: if gated { 0.0 } else { beta },
                     // Products of three factors would overflow.
-                    values: if gated && values == Values::Large { Values::Wide } else { values },
+                    values: types.in_range(if gated && values == Values::Large {
+                        Values::Wide
+                    } else {
+                        values
+                    }),
                     seed,
                 }
             })
@@ -100,7 +190,16 @@ impl Check for Gemm {
         let found = data.run(p, backend)?;
         let expected = data.run(p, Backend::REFERENCE)?;
         let bound = data.bound(p)?;
-        compare(&found, &expected, |i| bound[i])
+        // What is out of the range of f16 may be infinite, or the largest number.
+        let within = |v: Vec<f32>| -> Vec<f32> {
+            let out =
+                |i: usize| p.types.c == Stored::F16 && expected[i].abs() > 6e4 && expected[i] == expected[i];
+            v.into_iter().enumerate().map(|(i, x)| if out(i) { 0.0 } else { x }).collect()
+        };
+        compare(&within(found), &within(expected.clone()), |i| {
+            let magnitude = f64::from(expected[i].abs()) + bound[i];
+            bound[i] + 2.0 * p.types.c.half_ulp(if magnitude.is_finite() { magnitude } else { 0.0 })
+        })
     }
 }
 
@@ -126,8 +225,10 @@ impl Data {
             0.0 => Tensor::new([batch, m, n], &p.c, |_| f32::NAN),
             _ => Tensor::random([batch, m, n], &p.c, p.values, random),
         };
+        let stored = if let Left::Exact(stored) = p.types.a { stored } else { Stored::F32 };
+        let c = c.map(|x| p.types.c.round(x));
         Self {
-            a: Tensor::random([batch_of(p.shared[0]), m, k], &p.a, p.values, random),
+            a: Tensor::random([batch_of(p.shared[0]), m, k], &p.a, p.values, random).map(|x| stored.round(x)),
             b: Tensor::random([batch_of(p.shared[1]), k, n], &p.b, p.values, random),
             up: Tensor::random([batch_of(p.shared[1]), k, n], &p.up, p.values, random),
             c,
@@ -138,25 +239,43 @@ impl Data {
         }
     }
 
+    /// The weights as they are packed for `backend`.
+    fn packed(&self, p: &Params, backend: Backend) -> Result<PackedB, Failure> {
+        let (b, up, format) = (self.b.view().at(0), self.up.view().at(0), p.types.b);
+        Ok(match (p.gated, format) {
+            (false, Format::F32) => PackedB::new(backend, b),
+            (true, Format::F32) => PackedB::gated(backend, b, up)?,
+            (false, _) => PackedB::in_format(backend, format, b)?,
+            (true, _) => PackedB::gated_in_format(backend, format, b, up)?,
+        })
+    }
+
     /// C after the product, in row-major order.
     fn run(&self, p: &Params, backend: Backend) -> Result<Vec<f32>, Failure> {
-        let packed = if p.packed {
-            let (b, up) = (self.b.view().at(0), self.up.view().at(0));
-            Some(if p.gated { PackedB::gated(backend, b, up)? } else { PackedB::new(backend, b) })
-        } else {
-            None
-        };
-        let mut c = self.c.clone();
+        let packed = if p.packed { Some(self.packed(p, backend)?) } else { None };
+        let a16 = (Narrow::new(&self.a, bf16::from_f32), Narrow::new(&self.a, f16::from_f32));
+        let (mut c, mut bf16_c, mut f16_c) =
+            (self.c.clone(), Narrow::new(&self.c, bf16::from_f32), Narrow::new(&self.c, f16::from_f32));
         backend.run(Kernel {
             alpha: p.alpha,
-            a: self.a.view(),
+            a: match p.types.a {
+                Left::Exact(Stored::F32) => self.a.view().into(),
+                Left::Exact(Stored::Bf16) => a16.0.view().into(),
+                Left::Exact(Stored::F16) => a16.1.view().into(),
+                Left::Rounded => Lhs::Rounded(self.a.view()),
+                Left::ZeroPoint => Lhs::ZeroPoint(self.a.view()),
+            },
             b: match &packed {
                 Some(packed) => Rhs::Packed(packed),
                 None if p.gated => Rhs::Gated { gate: self.b.view(), up: self.up.view() },
                 None => Rhs::Matrix(self.b.view()),
             },
             beta: p.beta,
-            c: c.view_mut(),
+            c: match p.types.c {
+                Stored::F32 => c.view_mut().into(),
+                Stored::Bf16 => bf16_c.view_mut().into(),
+                Stored::F16 => f16_c.view_mut().into(),
+            },
             epilogue: Epilogue {
                 row_bias: self.row_bias.as_deref(),
                 column_bias: self.column_bias.as_deref(),
@@ -164,20 +283,77 @@ impl Data {
                 residual: self.residual.as_ref().map(Tensor::view),
             },
         })?;
-        c.gaps_intact()?;
-        Ok(c.elements())
+        match p.types.c {
+            Stored::F32 => {
+                c.gaps_intact()?;
+                Ok(c.elements())
+            }
+            Stored::Bf16 => bf16_c.elements(bf16::to_f32),
+            Stored::F16 => f16_c.elements(f16::to_f32),
+        }
+    }
+
+    /// |A| as the products take it.
+    fn left_magnitudes(&self, p: &Params) -> Tensor<3> {
+        let shape = self.a.shape();
+        let row = |batch: usize, i: usize| -> Vec<f32> {
+            (0..shape[2]).map(|q| self.a.view().get([batch, i, q])).collect()
+        };
+        let quantized = |batch: usize, i: usize| match p.types.a {
+            Left::ZeroPoint => Quantized::zero_point(row(batch, i)),
+            _ => Quantized::symmetric(row(batch, i)),
+        };
+        match (p.types.a, p.types.b) {
+            (Left::Rounded, Format::Bf16) => self.a.map(|x| Stored::Bf16.round(x).abs()),
+            (Left::Rounded, Format::F16) => self.a.map(|x| Stored::F16.round(x).abs()),
+            (Left::Rounded | Left::ZeroPoint, Format::Int8) => {
+                let mut of_row = ([usize::MAX; 2], Quantized::symmetric([]));
+                Tensor::new(shape, &Layout::row_major(), |[batch, i, q]| {
+                    if of_row.0 != [batch, i] {
+                        of_row = ([batch, i], quantized(batch, i));
+                    }
+                    let x = self.a.view().get([batch, i, q]);
+                    of_row.1.dequantize(of_row.1.quantize(x)).abs()
+                })
+            }
+            _ => self.a.map(f32::abs),
+        }
+    }
+
+    /// |B|, of the up matrix if `up`, as it is stored.
+    fn right_magnitudes(&self, p: &Params, up: bool) -> Result<Tensor<3>, Failure> {
+        let b = if up { &self.up } else { &self.b };
+        if p.types.b == Format::F32 || (up && !p.gated) {
+            return Ok(b.map(f32::abs));
+        }
+        let packed = self.packed(p, Backend::REFERENCE)?;
+        Ok(Tensor::new(b.shape(), &Layout::row_major(), |[_, q, j]| packed.get(up, q, j).abs() as f32))
     }
 
     /// The bound of each element of C.
     ///
     /// With s = |alpha| sum |a||b| + |beta c| + |biases|, the biased sum v has k + 5 roundings at
-    /// most: gamma_{k+5} s. Then |f'| of it goes through the activation, which adds its own error;
+    /// most: gamma_{k+5} s (of pairs of bf16, 2k + 5, and what denormals may have been). Then |f'| of it goes through the activation, which adds its own error;
     /// a gate's error is magnified by the up product and the other way around.
     fn bound(&self, p: &Params) -> Result<Vec<f64>, Failure> {
         let k = p.extents[3];
-        let gate = self.magnitudes(p, &self.b, 0)?;
-        let up = self.magnitudes(p, &self.up, p.extents[2])?;
-        let tiny = (k + 8) as f64 * ETA * f64::from(p.alpha.abs().max(1.0));
+        let (a, b, up) =
+            (self.left_magnitudes(p), self.right_magnitudes(p, false)?, self.right_magnitudes(p, true)?);
+        let gate = self.magnitudes(p, &a, &b, 0)?;
+        let up_sums = self.magnitudes(p, &a, &up, p.extents[2])?;
+        let largest =
+            [&a, &b, &up].map(|t| t.elements().into_iter().filter(|x| x.is_finite()).fold(0.0, f32::max));
+        let [a, b, up] = largest.map(f64::from);
+        // What is lost below the normal range: by roundings, by denormals that count as zeros, and by a
+        // sum of integers that is scaled by one factor after the other.
+        let lost = match p.types {
+            types if types.are_pairs() => f64::from(f32::MIN_POSITIVE) * (2.0 + a + b + up),
+            Types { b: Format::Int8, .. } => ETA * (1.0 + b + up),
+            _ => ETA,
+        };
+        let tiny = (k + 8) as f64 * lost * f64::from(p.alpha.abs().max(1.0));
+        let k = if p.types.are_pairs() { 2 * k } else { k };
+        let up = up_sums;
         let shape = self.c.shape();
         Ok(indices(shape)
             .enumerate()
@@ -207,19 +383,24 @@ impl Data {
     }
 
     /// |alpha| |A| |B| + |beta| |C| + |biases|, by the reference.
-    fn magnitudes(&self, p: &Params, b: &Tensor<3>, first_bias: usize) -> Result<Vec<f32>, Failure> {
+    fn magnitudes(
+        &self,
+        p: &Params,
+        a: &Tensor<3>,
+        b: &Tensor<3>,
+        first_bias: usize,
+    ) -> Result<Vec<f32>, Failure> {
         let abs = |v: &[f32]| v.iter().map(|x| x.abs()).collect::<Vec<_>>();
-        let (a, b) = (self.a.map(f32::abs), b.map(f32::abs));
         let mut c = self.c.map(f32::abs);
         let row_bias = self.row_bias.as_deref().map(abs);
         let column_bias = self.column_bias.as_deref().map(abs);
         let n = p.extents[2];
         Backend::REFERENCE.run(Kernel {
             alpha: p.alpha.abs(),
-            a: a.view(),
+            a: a.view().into(),
             b: Rhs::Matrix(b.view()),
             beta: p.beta.abs(),
-            c: c.view_mut(),
+            c: c.view_mut().into(),
             epilogue: Epilogue {
                 row_bias: row_bias.as_deref(),
                 column_bias: column_bias.as_deref().map(|bias| &bias[first_bias.min(bias.len() - n)..][..n]),
@@ -227,6 +408,49 @@ impl Data {
             },
         })?;
         Ok(c.elements())
+    }
+}
+
+/// A tensor's elements in another type, at the same strides.
+struct Narrow<T> {
+    data: Vec<T>,
+    /// Whether it is an element.
+    element: Vec<bool>,
+    gap: T,
+    shape: [usize; 3],
+    strides: [usize; 3],
+}
+
+impl<T: Element> Narrow<T> {
+    fn new(tensor: &Tensor<3>, narrow: impl Fn(f32) -> T) -> Self {
+        let (view, gap) = (tensor.view(), narrow(GAP));
+        let (shape, strides) = (view.shape(), view.strides());
+        let place = |index: [usize; 3]| index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
+        let last = indices(shape).map(place).max().map_or(0, |last| last + 1);
+        let (mut data, mut element) = (vec![gap; last + 1], vec![false; last + 1]);
+        for index in indices(shape) {
+            data[place(index)] = narrow(view.get(index));
+            element[place(index)] = true;
+        }
+        Self { data, element, gap, shape, strides }
+    }
+
+    fn view(&self) -> View<'_, 3, T> {
+        View::with_strides(&self.data, self.shape, self.strides).expect("made for it")
+    }
+
+    fn view_mut(&mut self) -> ViewMut<'_, 3, T> {
+        ViewMut::with_strides(&mut self.data, self.shape, self.strides).expect("made for it")
+    }
+
+    /// The elements, if nothing else was written.
+    fn elements(&self, widen: impl Fn(T) -> f32) -> Result<Vec<f32>, Failure> {
+        let bits = |x: T| widen(x).to_bits();
+        let mut all = self.data.iter().zip(&self.element);
+        if all.any(|(&x, &element)| !element && bits(x) != bits(self.gap)) {
+            return Err(Failure::new("wrote outside the view".to_owned()));
+        }
+        Ok(indices(self.shape).map(|index| widen(self.view().get(index))).collect())
     }
 }
 
@@ -242,7 +466,7 @@ pub fn product(backend: Backend, a: View<'_, 2>, b: Rhs<'_>, n: usize) -> Result
         a: a.into(),
         b,
         beta: 0.0,
-        c: tilewright_kernels::ViewMut::new(&mut c, [1, m, n])?,
+        c: ViewMut::new(&mut c, [m, n])?.into(),
         epilogue: Epilogue::default(),
     })?;
     Ok(c)

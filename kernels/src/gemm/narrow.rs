@@ -1,0 +1,520 @@
+//! Products with packed weights that are not f32: the loops of [`gemm`](super) over words.
+//!
+//! ```text
+//! method    A is packed as           B                              sums
+//! Widened   f32                      decoded to f32, by blocks      f32
+//! Pairs     pairs of bf16            as it is                       f32
+//! Quads     quads of int8            as it is                       i32
+//! Halves    pairs of i16             decoded to them, by blocks     i32
+//! ```
+//!
+//! A block of KC words of a panel is decoded, if it has to be, and then multiplied with all strips of
+//! rows. One row reads several panels side by side where they are read as they are. Which method it is
+//! depends on the types and the backend alone, and each sum is one chain, k ascending, so that a row's
+//! bits depend on nothing else.
+
+use super::KC;
+use super::decode::{decode, decode_pairs};
+use super::format::{Format, Layout, Order};
+use super::loops::{ONCE_KC, Product, Task, part};
+use super::operand::Lhs;
+use super::operand::with_rows;
+use super::pack::{packed_a_len, row_vectors};
+use super::packed::PackedB;
+use super::quantize::Quantized;
+use crate::element::{Element, bf16_bits};
+use crate::isa::tile::STREAMS;
+use crate::isa::{A_STRIDE, Broadcast, F32, I16, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
+use crate::scratch;
+use crate::view::View;
+use core::ops::Range;
+use half::{bf16, f16};
+
+/// How a row of A was quantised.
+#[derive(Clone, Copy)]
+struct RowScale {
+    scale: f32,
+    zero: i32,
+}
+
+/// How A and B become words, and sums what the epilogue takes.
+trait Method<I: Isa>: Copy + Send + Sync {
+    /// What multiplies the words.
+    type Multiply: Multiply<I>;
+
+    /// k-steps in a word.
+    const STEPS: usize;
+
+    /// Whether B is decoded.
+    const DECODED: bool;
+
+    /// Whether sums are i32.
+    const INTEGERS: bool;
+
+    fn multiply(self) -> Self::Multiply;
+
+    /// Words of k k-steps.
+    fn words(k: usize) -> usize {
+        k.div_ceil(Self::STEPS).next_multiple_of(WORDS)
+    }
+
+    /// Packs one row of A to words, in slabs `slab` floats apart.
+    ///
+    /// # Safety
+    /// `to` is valid for writes of KC words in each slab.
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale;
+
+    /// Decodes these words of a panel.
+    ///
+    /// # Safety
+    /// As [`decode`].
+    unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32);
+}
+
+/// What is done to a row of A.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Nothing.
+    Exact,
+    /// Rounded to the type of the weights.
+    Rounded(Format),
+    /// Quantised.
+    Symmetric,
+    ZeroPoint,
+}
+
+/// Where the words of a row of A go: KC of them to a slab.
+#[derive(Clone, Copy)]
+struct Slabs {
+    row: *mut f32,
+    /// Floats from one slab to the next.
+    stride: usize,
+}
+
+impl Slabs {
+    /// Word `w`.
+    #[inline(always)]
+    fn word(self, w: usize) -> *mut f32 {
+        self.row.wrapping_add(w / KC * self.stride + w % KC)
+    }
+}
+
+/// f32 by f32, whatever the weights are stored as.
+#[derive(Clone, Copy)]
+struct Widened;
+
+impl<I: Isa> Method<I> for Widened {
+    type Multiply = Broadcast<F32>;
+    const STEPS: usize = 1;
+    const DECODED: bool = true;
+    const INTEGERS: bool = false;
+
+    #[inline(always)]
+    fn multiply(self) -> Broadcast<F32> {
+        Broadcast(F32)
+    }
+
+    #[inline(always)]
+    fn words(k: usize) -> usize {
+        k
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+        // SAFETY: the caller's; a vector lies in one slab, for KC is a multiple of its lanes, and what it
+        // writes behind the row's end is in the slab's gap.
+        unsafe {
+            row_vectors::<I, T>(
+                isa,
+                row,
+                #[inline(always)]
+                |p, v| {
+                    let v = match kind {
+                        Kind::Rounded(Format::Bf16) => bf16_bits(isa, v).shl_bits::<16>(),
+                        Kind::Rounded(Format::F16) => {
+                            let mut halves = [0u16; 16];
+                            f16::store::<I>(isa, v, halves.as_mut_ptr().cast());
+                            f16::load::<I>(isa, halves.as_ptr().cast())
+                        }
+                        _ => v,
+                    };
+                    v.store_ptr(to.word(p));
+                },
+            );
+        }
+        RowScale { scale: 1.0, zero: 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { decode(isa, layout, panel.cast(), words, to) }
+    }
+}
+
+/// Pairs of bf16.
+#[derive(Clone, Copy)]
+struct Pairs<M>(M);
+
+impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
+    type Multiply = M;
+    const STEPS: usize = 2;
+    const DECODED: bool = false;
+    const INTEGERS: bool = false;
+
+    #[inline(always)]
+    fn multiply(self) -> M {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, _: Kind, to: Slabs) -> RowScale {
+        // SAFETY: the caller's; a vector lies in one slab.
+        unsafe {
+            row_vectors::<I, T>(
+                isa,
+                row,
+                #[inline(always)]
+                |p, v| bf16::store::<I>(isa, v, to.word(p / 2).cast()),
+            );
+        }
+        RowScale { scale: 1.0, zero: 0 }
+    }
+
+    unsafe fn decode(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *mut f32) {}
+}
+
+/// How a row is quantised.
+#[inline(always)]
+fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Quantized {
+    let zero = I::V::splat(isa, 0.0);
+    let (mut least, mut largest, mut special) = (zero, zero, zero);
+    row_vectors::<I, T>(
+        isa,
+        row,
+        #[inline(always)]
+        |_, v| {
+            (least, largest) = (v.min(least), v.max(largest));
+            special = special + v * zero;
+        },
+    );
+    let (largest, least, special) = (largest.maximum(), -(-least).maximum(), special.sum());
+    match kind {
+        Kind::ZeroPoint => Quantized::of_range(least, largest, special),
+        _ => Quantized::of_magnitude(largest.max(-least), special),
+    }
+}
+
+/// Calls `store(p, v)` with the int8 of the row's numbers, each as the i32 of its lane.
+#[inline(always)]
+fn quantize_row<I: Isa, T: Element>(
+    isa: I,
+    row: View<'_, 1, T>,
+    kind: Kind,
+    mut store: impl FnMut(usize, I::V),
+) -> RowScale {
+    let Quantized { inverse, scale, zero } = quantized::<I, T>(isa, row, kind);
+    let inverse = I::V::splat(isa, inverse);
+    // The zero is at most 128 by magnitude, so that this sum of whole numbers is exact.
+    let (zero_point, least, most) =
+        (I::V::splat(isa, zero as f32), I::V::splat(isa, -128.0), I::V::splat(isa, 127.0));
+    row_vectors::<I, T>(
+        isa,
+        row,
+        #[inline(always)]
+        |p, v| {
+            let q = (v * inverse).round() + zero_point;
+            store(p, q.max(least).min(most).float_to_int());
+        },
+    );
+    RowScale { scale, zero }
+}
+
+/// Quads of int8.
+#[derive(Clone, Copy)]
+struct Quads<M>(M);
+
+/// What unsigned bytes of A are more than the numbers they stand for.
+const UNSIGNED: i32 = 128;
+
+impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
+    type Multiply = M;
+    const STEPS: usize = 4;
+    const DECODED: bool = false;
+    const INTEGERS: bool = true;
+
+    #[inline(always)]
+    fn multiply(self) -> M {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+        let sign = I::V::splat_bits(isa, if M::SIGNED { 0 } else { UNSIGNED as u32 });
+        // SAFETY: the caller's; a vector lies in one slab.
+        let mut row_scale = unsafe {
+            quantize_row::<I, T>(
+                isa,
+                row,
+                kind,
+                #[inline(always)]
+                |p, q| q.xor_bits(sign).store_u8(to.word(p / 4).cast::<u8>().add(p % 4)),
+            )
+        };
+        if !M::SIGNED {
+            row_scale.zero += UNSIGNED;
+        }
+        row_scale
+    }
+
+    unsafe fn decode(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *mut f32) {}
+}
+
+/// Pairs of i16.
+#[derive(Clone, Copy)]
+struct Halves;
+
+impl<I: Isa> Method<I> for Halves {
+    type Multiply = Broadcast<I16>;
+    const STEPS: usize = 2;
+    const DECODED: bool = true;
+    const INTEGERS: bool = true;
+
+    #[inline(always)]
+    fn multiply(self) -> Broadcast<I16> {
+        Broadcast(I16)
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+        // SAFETY: the caller's; a vector lies in one slab.
+        unsafe {
+            quantize_row::<I, T>(
+                isa,
+                row,
+                kind,
+                #[inline(always)]
+                |p, q| q.store_u16(to.word(p / 2).cast()),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(self, isa: I, _: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { decode_pairs(isa, panel.cast(), words, to) }
+    }
+}
+
+impl Product<'_> {
+    /// Computes C with packed weights that are not f32.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    pub(super) unsafe fn run_narrow<I: Isa>(&self, isa: I, b: &PackedB) {
+        let Layout { format, order, .. } = b.layout();
+        let kind = match (self.a, format) {
+            (Lhs::Rounded(_), Format::Int8) => Kind::Symmetric,
+            (Lhs::ZeroPoint(_), _) => Kind::ZeroPoint,
+            (Lhs::Rounded(_), _) => Kind::Rounded(format),
+            _ => Kind::Exact,
+        };
+        let is_bf16 = matches!(self.a, Lhs::Bf16(_) | Lhs::Rounded(_));
+        // SAFETY: the caller's.
+        unsafe {
+            match (format, kind, isa.bf16(), isa.int8()) {
+                (Format::Bf16, _, Some(pairs), _) if is_bf16 => self.by(isa, b, Pairs(pairs), kind),
+                (Format::Int8, Kind::Symmetric | Kind::ZeroPoint, _, quads) => match (order, quads) {
+                    (Order::Words(_), Some(quads)) => self.by(isa, b, Quads(quads), kind),
+                    _ => self.by(isa, b, Halves, kind),
+                },
+                _ => self.by(isa, b, Widened, kind),
+            }
+        }
+    }
+
+    /// Computes C by one of the methods.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run); the method is made for the layout.
+    unsafe fn by<I: Isa, M: Method<I>>(&self, isa: I, b: &PackedB, method: M, kind: Kind) {
+        let ([batch, ..], words) = (self.shape, M::words(self.k));
+        let panels = 0..self.shape[2].div_ceil(self.width::<I>());
+        let blocks = self.row_blocks::<I>(0, words);
+        self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
+            let rows = task.rows.len();
+            let decoded = if M::DECODED { KC.min(words) * I::NR } else { 0 };
+            let scales = if M::INTEGERS { 2 * rows } else { 0 };
+            let floats = [packed_a_len(rows, words), decoded, scales, rows.max(STREAMS) * I::NR];
+            scratch::with(floats.iter().sum::<usize>() + I::V::LANES, |memory| {
+                let (a, memory) = memory.split_at_mut(floats[0]);
+                let (decoded, memory) = memory.split_at_mut(floats[1]);
+                let (scales, sums) = memory.split_at_mut(floats[2]);
+                let memory = Memory { a, decoded, scales, sums };
+                // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
+                isa.run(
+                    #[inline(always)]
+                    || unsafe { self.narrow_block(isa, b, method, kind, &task, memory) },
+                );
+            });
+        });
+    }
+
+    /// Computes one block of C.
+    ///
+    /// # Safety
+    /// As [`by`](Self::by); no one else touches the block; the memory has room for the task.
+    #[inline(always)]
+    unsafe fn narrow_block<I: Isa, M: Method<I>>(
+        &self,
+        isa: I,
+        b: &PackedB,
+        method: M,
+        kind: Kind,
+        task: &Task,
+        memory: Memory<'_>,
+    ) {
+        let Memory { a: packed_a, decoded, scales, sums } = memory;
+        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
+        let (m, width, words) = (task.rows.len(), self.width::<I>(), M::words(self.k));
+        let multiply = method.multiply();
+        // SAFETY: `packed_a` and `scales` have room.
+        unsafe { pack_rows(isa, method, kind, a, words, packed_a, scales) };
+        let strips = m.div_ceil(multiply.rows());
+        let panel_words = b.panel_words();
+        let first_panel = b.panels().as_ptr();
+        let step = if M::DECODED && strips == 1 { ONCE_KC } else { KC };
+        let mut panel = task.panels.start;
+        while panel < task.panels.end {
+            let streams =
+                if m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
+            let at = first_panel.wrapping_add(panel * panel_words);
+            for pc in (0..words.max(1)).step_by(step) {
+                let kc = step.min(words - pc);
+                let b_at = if M::DECODED {
+                    // SAFETY: the words are the panel's, and `decoded` has room for KC of them.
+                    unsafe { method.decode(isa, b.layout(), at, pc..pc + kc, decoded.as_mut_ptr()) };
+                    decoded.as_ptr()
+                } else {
+                    at.wrapping_add(pc * I::NR)
+                };
+                let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
+                for strip in 0..strips {
+                    let rows = part(m, strips, strip);
+                    let next = at.wrapping_add(panel_words + pc * I::NR);
+                    // SAFETY: rows of the slab, and rows of the sums; one row has `STREAMS` panels.
+                    unsafe {
+                        let tile = Tile {
+                            rows: rows.len(),
+                            k: kc,
+                            a: slab.add(rows.start * A_STRIDE),
+                            b: b_at,
+                            b_stride: I::NR,
+                            c: sums.as_mut_ptr().add(rows.start * I::NR),
+                            c_stride: I::NR,
+                            accumulate: pc > 0,
+                            prefetch: if M::DECODED {
+                                Prefetch::none(b_at)
+                            } else {
+                                Prefetch::share::<I>(next, kc, rows.len().min(I::MR), strip, strips)
+                            },
+                        };
+                        if streams > 1 {
+                            multiply.row(isa, tile, panel_words);
+                        } else {
+                            multiply.tile(isa, tile);
+                        }
+                    }
+                    if pc + step < words {
+                        continue;
+                    }
+                    for q in 0..streams {
+                        let finish = self.finish::<I>(task.batch, (panel + q) * width);
+                        let sums = &mut sums[(rows.start + q) * I::NR..][..rows.len() * I::NR];
+                        if b.layout().format == Format::Int8 {
+                            let scales = if M::INTEGERS { &scales[2 * rows.start..] } else { &[] };
+                            scale_sums::<I>(isa, b.columns(panel + q), scales, sums);
+                        }
+                        // SAFETY: the strip's rows and columns of C.
+                        unsafe { finish.rows(isa, sums, task.rows.start + rows.start) };
+                    }
+                }
+            }
+            panel += streams;
+        }
+    }
+}
+
+/// A task's memory.
+struct Memory<'a> {
+    /// Packed rows.
+    a: &'a mut [f32],
+    /// A block of decoded words.
+    decoded: &'a mut [f32],
+    /// The scale and the zero of each row, if it is quantised.
+    scales: &'a mut [f32],
+    /// Sums of each row, or of several panels for one.
+    sums: &'a mut [f32],
+}
+
+/// Packs rows of A, and fills them up with zeros.
+///
+/// # Safety
+/// The memory has room for them.
+#[inline(always)]
+unsafe fn pack_rows<I: Isa, M: Method<I>>(
+    isa: I,
+    method: M,
+    kind: Kind,
+    a: Lhs<'_, 2>,
+    words: usize,
+    packed: &mut [f32],
+    scales: &mut [f32],
+) {
+    let [m, k] = a.shape();
+    let stride = m * A_STRIDE;
+    for i in 0..m {
+        let to = Slabs { row: packed.as_mut_ptr().wrapping_add(i * A_STRIDE), stride };
+        // SAFETY: row i of every slab.
+        unsafe {
+            if words > k / M::STEPS {
+                for w in (k / M::STEPS / WORDS * WORDS..words).step_by(I::V::LANES) {
+                    I::V::splat(isa, 0.0).store_ptr(to.word(w));
+                }
+            }
+            let row_scale = with_rows!(a, v => method.pack_row(isa, v.at(i), kind, to));
+            if M::INTEGERS {
+                scales[2 * i] = row_scale.scale;
+                scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
+            }
+        }
+    }
+}
+
+/// Sums of int8 become what they stand for: each is corrected by the zero of its row, and multiplied by
+/// the scales of its row and of its column; sums of f32, of rows that were not quantised, by the latter.
+#[inline(always)]
+fn scale_sums<I: Isa>(isa: I, (scales, sums): (&[f32], &[i32]), rows: &[f32], of_rows: &mut [f32]) {
+    let lanes = I::V::LANES;
+    for (i, row) in of_rows.chunks_exact_mut(I::NR).enumerate() {
+        let quantized = (!rows.is_empty()).then(|| (rows[2 * i], rows[2 * i + 1].to_bits()));
+        for (j, sum) in row.chunks_exact_mut(lanes).enumerate() {
+            let mut v = I::V::load(isa, sum);
+            if let Some((scale, zero)) = quantized {
+                let column_sums = load_integers(isa, &sums[j * lanes..][..lanes]);
+                // Wrapping, like the sums: what they come to fits an i32.
+                v = v.sub_bits(column_sums.mul_bits(I::V::splat_bits(isa, zero))).int_to_float();
+                v = v * I::V::splat(isa, scale);
+            }
+            (v * I::V::load(isa, &scales[j * lanes..])).store(sum);
+        }
+    }
+}
+
+/// `LANES` integers.
+#[inline(always)]
+fn load_integers<I: Isa>(isa: I, from: &[i32]) -> I::V {
+    assert!(from.len() >= I::V::LANES);
+    // SAFETY: the length was checked, and an i32 is as large as an f32.
+    unsafe { I::V::load_ptr(isa, from.as_ptr().cast()) }
+}

@@ -1,0 +1,317 @@
+//! Weights that are packed once.
+
+use super::blocks::{Block, GROUP};
+use super::format::{Describe, Format, Layout};
+use super::pack::Pack;
+use crate::backend::Backend;
+use crate::element::Element;
+use crate::error::{Error, expect_shape};
+use crate::parallel;
+use crate::scratch::LINE;
+use crate::view::{View, ViewMut};
+
+/// A weight matrix B (k x n) packed once for one backend, for products with any number of rows.
+///
+/// Memory: k n numbers of its [`Format`], with n rounded up to the tile's width, and k, of other formats
+/// than f32, to 32 or 64.
+///
+/// ```
+/// use tilewright_kernels::{Backend, View, gemm::{Format, PackedB}};
+/// // A linear layer's weight is stored [out, in]; y = x W^T multiplies with its transpose.
+/// let weight = [1., 2., 3., 4., 5., 6.];
+/// let w = View::new(&weight, [2, 3])?.transpose();
+/// let b = PackedB::new(Backend::best(), w);
+/// assert_eq!((b.k(), b.n(), b.format()), (3, 2, Format::F32));
+/// let b = PackedB::in_format(Backend::best(), Format::Bf16, w)?;
+/// assert_eq!((b.k(), b.n(), b.format()), (3, 2, Format::Bf16));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PackedB {
+    panels: Vec<Line>,
+    /// Cache lines from one panel to the next, if it is not f32.
+    panel_lines: usize,
+    k: usize,
+    n: usize,
+    gated: bool,
+    layout: Layout,
+    /// Of int8: the scale of each column of each panel, and the sum of its numbers.
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+/// A cache line: panels start on one, and so does each of their k-steps where NR fills lines.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; LINE / size_of::<f32>()]);
+
+/// Most k-steps of int8: sums of more products of 128 and 127 could exceed an i32.
+const MOST_INT8_STEPS: usize = i32::MAX as usize / (128 * 128);
+
+/// Where the numbers of a column come from.
+enum Columns<'a, T> {
+    /// One matrix, or a gated pair, \[k, n\].
+    Of(View<'a, 2, T>, Option<View<'a, 2, T>>),
+    /// Rows \[n\] of groups, as a file stores them.
+    Groups(&'a [u8]),
+}
+
+impl PackedB {
+    /// Packs `b`, of shape \[k, n\], for `backend`, as f32.
+    pub fn new(backend: Backend, b: View<'_, 2>) -> Self {
+        Self::pack_f32(backend, b, None)
+    }
+
+    /// Packs a pair of matrices, both \[k, n\], for act(x gate) * (x up), as f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if their shapes differ.
+    pub fn gated(backend: Backend, gate: View<'_, 2>, up: View<'_, 2>) -> Result<Self, Error> {
+        expect_shape("PackedB.up", &up.shape(), &gate.shape())?;
+        Ok(Self::pack_f32(backend, gate, Some(up)))
+    }
+
+    /// Packs `b`, of shape \[k, n\], in any format: every number is rounded to the nearest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if k is so large that sums of int8 could overflow.
+    pub fn in_format<T: Element>(backend: Backend, format: Format, b: View<'_, 2, T>) -> Result<Self, Error> {
+        Self::pack(backend, format, b.shape(), &Columns::Of(b, None))
+    }
+
+    /// Packs a pair of matrices, both \[k, n\], for act(x gate) * (x up), in any format.
+    ///
+    /// # Errors
+    /// As [`in_format`](Self::in_format); [`Error::Shape`] if their shapes differ.
+    pub fn gated_in_format<T: Element>(
+        backend: Backend,
+        format: Format,
+        gate: View<'_, 2, T>,
+        up: View<'_, 2, T>,
+    ) -> Result<Self, Error> {
+        expect_shape("PackedB.up", &up.shape(), &gate.shape())?;
+        Self::pack(backend, format, gate.shape(), &Columns::Of(gate, Some(up)))
+    }
+
+    /// Packs a weight \[n, k\] that a GGUF file stores in groups of 32 along k: B is its transpose, and
+    /// not a bit of it changes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the format has no groups, if k is no multiple of 32, or if there are not as
+    /// many bytes as the shape says.
+    pub fn from_groups(
+        backend: Backend,
+        format: Format,
+        bytes: &[u8],
+        [n, k]: [usize; 2],
+    ) -> Result<Self, Error> {
+        let refuse = |why: String| Err(Error::Invalid { what: "PackedB.groups", why });
+        if !format.is_grouped() {
+            return refuse(format!("expected a format of groups, found {}", format.name()));
+        }
+        if k % GROUP != 0 {
+            return refuse(format!("expected k to be a multiple of {GROUP}, found {k}"));
+        }
+        let expected = (k / GROUP * Block::bytes(format)).checked_mul(n);
+        if expected != Some(bytes.len()) {
+            return refuse(format!("expected the bytes of {n} x {k} numbers, found {}", bytes.len()));
+        }
+        Self::pack(backend, format, [k, n], &Columns::<f32>::Groups(bytes))
+    }
+
+    fn pack_f32(backend: Backend, b: View<'_, 2>, up: Option<View<'_, 2>>) -> Self {
+        let mut packed = Self::empty(backend, Format::F32, b.shape(), up.is_some());
+        if !b.is_empty() {
+            let nr = packed.layout.nr;
+            backend.run(Pack { b, up, nr, panels: as_floats_mut(&mut packed.panels) });
+        }
+        packed
+    }
+
+    /// Zeros.
+    fn empty(backend: Backend, format: Format, [k, n]: [usize; 2], gated: bool) -> Self {
+        let layout = backend.run(Describe(format));
+        let panels = n.div_ceil(if gated { layout.nr / 2 } else { layout.nr });
+        let panel_lines = layout.panel_bytes(k).div_ceil(LINE);
+        let lines = match format {
+            // One after the other, wherever lines end.
+            Format::F32 => (panels * layout.panel_bytes(k)).div_ceil(LINE),
+            _ => panels * panel_lines,
+        };
+        let columns = if format == Format::Int8 { panels * layout.nr } else { 0 };
+        Self {
+            panels: vec![Line([0.0; _]); lines],
+            panel_lines,
+            k,
+            n,
+            gated,
+            layout,
+            scales: vec![0.0; columns],
+            sums: vec![0; columns],
+        }
+    }
+
+    fn pack<T: Element>(
+        backend: Backend,
+        format: Format,
+        [k, n]: [usize; 2],
+        columns: &Columns<'_, T>,
+    ) -> Result<Self, Error> {
+        if format == Format::Int8 && k > MOST_INT8_STEPS {
+            let why = format!("expected at most {MOST_INT8_STEPS} k-steps of int8, found {k}");
+            return Err(Error::Invalid { what: "PackedB.b", why });
+        }
+        let gated = matches!(columns, Columns::Of(_, Some(_)));
+        let mut packed = Self::empty(backend, format, [k, n], gated);
+        if k == 0 || n == 0 {
+            return Ok(packed);
+        }
+        if format == Format::F32 {
+            let Columns::Of(gate, up) = columns else { unreachable!("f32 has no groups") };
+            let widen = |b: &View<'_, 2, T>| -> Vec<f32> {
+                (0..n).flat_map(|j| (0..k).map(move |p| b.get([p, j]).to_f32())).collect()
+            };
+            let (gate, up) = (widen(gate), up.as_ref().map(widen));
+            let view = |values| View::new(values, [n, k]).expect("n rows of k").transpose();
+            let (gate, up) = (view(&gate[..]), up.as_deref().map(view));
+            backend.run(Pack {
+                b: gate,
+                up,
+                nr: packed.layout.nr,
+                panels: as_floats_mut(&mut packed.panels),
+            });
+            return Ok(packed);
+        }
+        let (layout, width) = (packed.layout, packed.width());
+        let panel_bytes = packed.panel_lines * LINE;
+        let bytes = as_bytes_mut(&mut packed.panels);
+        let panels = bytes.len() / panel_bytes;
+        let all = ViewMut::new(bytes, [panels, panel_bytes])?;
+        let written = std::sync::Mutex::new((&mut packed.scales, &mut packed.sums));
+        parallel::for_each_block(all, 1, &|panel, mut to| {
+            let to = to.row_mut([0, 0]);
+            let mut values = Vec::with_capacity(k);
+            for column in 0..layout.nr {
+                let j = panel * width + column % width;
+                if j >= n {
+                    continue;
+                }
+                let of = match columns {
+                    Columns::Of(_, Some(up)) if column >= width => up,
+                    Columns::Of(b, _) => b,
+                    Columns::Groups(bytes) => {
+                        let group_bytes = Block::bytes(layout.format);
+                        let row = &bytes[j * (k / GROUP) * group_bytes..][..k / GROUP * group_bytes];
+                        for (group, bytes) in row.chunks_exact(group_bytes).enumerate() {
+                            layout.write_block(to, column, group, &Block::read(layout.format, bytes));
+                        }
+                        continue;
+                    }
+                };
+                values.clear();
+                values.extend((0..k).map(|p| of.get([p, j]).to_f32()));
+                let (scale, sum) = layout.write(to, column, &values);
+                if layout.format == Format::Int8 {
+                    let mut written = written.lock().expect("no writer panics");
+                    written.0[panel * layout.nr + column] = scale;
+                    written.1[panel * layout.nr + column] = sum;
+                }
+            }
+        });
+        Ok(packed)
+    }
+
+    /// Length of the sums.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns (of the product, so of each matrix of a gated pair).
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Whether this is a gated pair.
+    pub fn is_gated(&self) -> bool {
+        self.gated
+    }
+
+    /// What its numbers are stored as.
+    pub fn format(&self) -> Format {
+        self.layout.format
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.panels[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+    }
+
+    /// How a panel is laid out.
+    #[inline(always)]
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Columns of C to a panel.
+    #[inline(always)]
+    fn width(&self) -> usize {
+        if self.gated { self.layout.nr / 2 } else { self.layout.nr }
+    }
+
+    /// All panels of f32, aligned to a cache line.
+    #[inline(always)]
+    pub(crate) fn panels(&self) -> &[f32] {
+        let lines = &self.panels;
+        // SAFETY: lines are arrays of floats without padding.
+        unsafe { core::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE / size_of::<f32>()) }
+    }
+
+    /// Words of 32 bits from one panel to the next, if it is not f32.
+    #[inline(always)]
+    pub(super) fn panel_words(&self) -> usize {
+        self.panel_lines * LINE / size_of::<f32>()
+    }
+
+    /// The scales of a panel's columns and the sums of their numbers, of int8.
+    #[inline(always)]
+    pub(super) fn columns(&self, panel: usize) -> (&[f32], &[i32]) {
+        let of_panel = panel * self.layout.nr..(panel + 1) * self.layout.nr;
+        (&self.scales[of_panel.clone()], &self.sums[of_panel])
+    }
+
+    /// The number at k-step `p` of column `j`, as it was rounded, or quantised and scaled; of the up
+    /// matrix if `up`.
+    ///
+    /// # Panics
+    /// If there is no such number.
+    pub fn get(&self, up: bool, p: usize, j: usize) -> f64 {
+        assert!(p < self.k && j < self.n && (self.gated || !up), "no number [{p}, {j}]");
+        let (panel, width) = (j / self.width(), self.width());
+        let column = j % width + if up { width } else { 0 };
+        let start = match self.layout.format {
+            Format::F32 => panel * self.layout.panel_bytes(self.k),
+            _ => panel * self.panel_lines * LINE,
+        };
+        let scale = match self.layout.format {
+            Format::Int8 => f64::from(self.scales[panel * self.layout.nr + column]),
+            _ => 1.0,
+        };
+        let lines = &self.panels;
+        // SAFETY: lines are arrays of floats without padding, whose bytes may be read.
+        let bytes =
+            unsafe { core::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), size_of_val(&lines[..])) };
+        f64::from(self.layout.read(&bytes[start..], p, column)) * scale
+    }
+}
+
+fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: lines are arrays of floats without padding.
+    unsafe {
+        core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE / size_of::<f32>())
+    }
+}
+
+fn as_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: lines are arrays of floats without padding, and any bytes are floats.
+    unsafe { core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
+}
