@@ -10,7 +10,8 @@ use super::models::{MODELS, Models};
 use crate::error::Error;
 use crate::verify::bound::gamma;
 use core::fmt;
-use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use half::{bf16, f16};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Attention, Backend, Start, View, ViewMut, Window};
 pub use tilewright_peers::Dtype;
 use tilewright_peers::Operation as PeerOperation;
@@ -139,6 +140,11 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
+/// The numbers in another type, if they are needed.
+fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
+    x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
+}
+
 /// Bytes of a number of this type.
 fn bytes_of(dtype: Dtype) -> usize {
     match dtype {
@@ -239,7 +245,7 @@ impl Case {
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
         if self.dtype != Dtype::F32 {
-            return Ok(None);
+            return self.prepare_narrow(inputs, backend);
         }
         let Inputs { x, y, .. } = inputs;
         Ok(Some(match self.operation {
@@ -277,6 +283,39 @@ impl Case {
                 Prepared { run, out: Aligned::default() }
             }
         }))
+    }
+
+    /// The same in other types than f32: products with packed weights. Activations are of the same type,
+    /// but for int8, to which they are quantised in every run; outputs are f32.
+    fn prepare_narrow<'a>(
+        &self,
+        inputs: &'a Inputs,
+        backend: Backend,
+    ) -> Result<Option<Prepared<'a>>, Error> {
+        let Operation::Linear { shape: [m, k, n], packed: true } = self.operation else {
+            return Ok(None);
+        };
+        let w = View::new(&inputs.y[..], [n, k])?.transpose();
+        let format = match self.dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::Bf16 => Format::Bf16,
+            Dtype::F16 => Format::F16,
+            Dtype::Int8 => Format::Int8,
+        };
+        let packed = PackedB::in_format(backend, format, w)?;
+        let x = &inputs.x[..];
+        let bf16s = narrow(x, self.dtype == Dtype::Bf16, bf16::from_f32);
+        let f16s = narrow(x, self.dtype == Dtype::F16, f16::from_f32);
+        let run = move |out: &mut [f32]| {
+            let a = match format {
+                Format::Bf16 => View::<2, _>::new(&bf16s, [m, k])?.into(),
+                Format::F16 => View::<2, _>::new(&f16s, [m, k])?.into(),
+                _ => Lhs::Rounded(View::new(x, [1, m, k])?),
+            };
+            let (b, c) = (Rhs::Packed(&packed), ViewMut::new(out, [m, n])?.into());
+            Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
+        };
+        Ok(Some(Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0) }))
     }
 
     /// The same for other libraries, if they may have it.
