@@ -6,7 +6,7 @@ use super::operand::{Lhs, Pointer};
 use super::pack::{pack_a, pack_panel, packed_a_len};
 use super::{KC, Rhs, of_batch};
 use crate::isa::tile::{STREAMS, row_panels, row_times_panels, row_times_rows};
-use crate::isa::{A_STRIDE, F32, Isa, LINE_FLOATS, Prefetch, Tile, Vector};
+use crate::isa::{A_STRIDE, F32, Isa, Prefetch, Tile, Vector};
 use crate::view::View;
 use crate::{parallel, scratch};
 use core::ops::Range;
@@ -88,6 +88,12 @@ impl<'a> Product<'a> {
     #[inline(always)]
     pub(super) fn width<I: Isa>(&self) -> usize {
         if self.gated { I::NR / 2 } else { I::NR }
+    }
+
+    /// Whether C is larger than L2.
+    #[inline(always)]
+    pub(super) fn has_large_c(&self) -> bool {
+        self.shape[1] * self.shape[2] * self.c.size() > L2_BYTES
     }
 
     /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
@@ -241,7 +247,7 @@ impl<'a> Product<'a> {
         let c_strides = [self.c_strides[1], self.c_strides[2]];
         let plain = self.is_plain() && c.floats().is_some();
         // Where C may still be in L2, stores alone are 1% (k = 256) to 4% (k = 64) faster.
-        let large_c = self.shape[1] * n * size_of::<f32>() > L2_BYTES;
+        let large_c = self.has_large_c();
         // Strips of equal height: a last one of two rows would run at a fraction of the speed.
         let strips = m.div_ceil(I::MR);
         // What a single strip packs it uses only once.
@@ -355,9 +361,7 @@ impl<'a> Product<'a> {
                     if pc + step >= k && (!direct || large_c) && c_strides[1] == 1 {
                         let first = c.add((task.rows.start + rows.start) * c_strides[0] + column);
                         for row in 0..rows.len() {
-                            for at in (0..width).step_by(LINE_FLOATS).chain([width - 1]) {
-                                isa.prefetch(first.add(row * c_strides[0] + at).line());
-                            }
+                            first.add(row * c_strides[0]).prefetch(isa, width);
                         }
                     }
                     // SAFETY: kc x NR floats of B; one row has `STREAMS` panels, k * NR apart, or as many

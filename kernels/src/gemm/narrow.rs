@@ -383,12 +383,27 @@ impl Product<'_> {
         let strips = m.div_ceil(multiply.rows());
         let panel_words = b.panel_words();
         let first_panel = b.panels().as_ptr();
+        // As in the loops of f32: bare sums of one block of words are made in C itself, and otherwise the
+        // lines of C are fetched while the last block is summed up.
+        let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
+        let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
+        let large_c = self.has_large_c();
         let step = if M::DECODED && strips == 1 { ONCE_KC } else { KC };
         let mut panel = task.panels.start;
         while panel < task.panels.end {
             let streams =
                 if m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
             let at = first_panel.wrapping_add(panel * panel_words);
+            let column = panel * width;
+            let full = column + streams * width <= self.shape[2];
+            let direct = c.floats().filter(|_| plain && full);
+            let (out, out_stride) = match direct {
+                Some(c) => {
+                    let first = c.wrapping_add(task.rows.start * c_strides[1] + column);
+                    (first, if streams > 1 { I::NR } else { c_strides[1] })
+                }
+                None => (sums.as_mut_ptr(), I::NR),
+            };
             for pc in (0..words.max(1)).step_by(step) {
                 let kc = step.min(words - pc);
                 let b_at = if M::DECODED {
@@ -402,7 +417,13 @@ impl Product<'_> {
                 for strip in 0..strips {
                     let rows = part(m, strips, strip);
                     let next = at.wrapping_add(panel_words + pc * I::NR);
-                    // SAFETY: rows of the slab, and rows of the sums; one row has `STREAMS` panels.
+                    if pc + step >= words && (direct.is_none() || large_c) && c_strides[2] == 1 {
+                        let first = c.add((task.rows.start + rows.start) * c_strides[1] + column);
+                        for row in 0..rows.len() {
+                            first.add(row * c_strides[1]).prefetch(isa, width);
+                        }
+                    }
+                    // SAFETY: rows of the slab, and rows of the sums, or of C; one row has `STREAMS` panels.
                     unsafe {
                         let tile = Tile {
                             rows: rows.len(),
@@ -410,8 +431,8 @@ impl Product<'_> {
                             a: slab.add(rows.start * A_STRIDE),
                             b: b_at,
                             b_stride: I::NR,
-                            c: sums.as_mut_ptr().add(rows.start * I::NR),
-                            c_stride: I::NR,
+                            c: out.add(rows.start * out_stride),
+                            c_stride: out_stride,
                             accumulate: pc > 0,
                             prefetch: if M::DECODED {
                                 Prefetch::none(b_at)
@@ -425,7 +446,7 @@ impl Product<'_> {
                             multiply.tile(isa, tile);
                         }
                     }
-                    if pc + step < words {
+                    if pc + step < words || direct.is_some() {
                         continue;
                     }
                     for q in 0..streams {

@@ -1,6 +1,8 @@
 //! A and C of a product, in the types that they may be stored in.
 
 use crate::element::Element;
+use crate::isa::Isa;
+use crate::scratch::LINE;
 use crate::view::{View, ViewMut};
 use half::{bf16, f16};
 
@@ -179,13 +181,25 @@ impl Pointer {
         }
     }
 
-    /// Its cache line, for prefetches.
+    /// Bytes of an element.
     #[inline(always)]
-    pub(super) fn line(self) -> *const f32 {
+    pub(super) fn size(self) -> usize {
         match self {
-            Self::F32(p) => p,
-            Self::Bf16(p) => p.cast(),
-            Self::F16(p) => p.cast(),
+            Self::F32(_) => 4,
+            Self::Bf16(_) | Self::F16(_) => 2,
+        }
+    }
+
+    /// Prefetches the lines of `n` elements.
+    #[inline(always)]
+    pub(super) fn prefetch<I: Isa>(self, isa: I, n: usize) {
+        let per_line = LINE / self.size();
+        for at in (0..n).step_by(per_line).chain([n - 1]) {
+            isa.prefetch(match self.add(at) {
+                Self::F32(p) => p,
+                Self::Bf16(p) => p.cast(),
+                Self::F16(p) => p.cast(),
+            });
         }
     }
 

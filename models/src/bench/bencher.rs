@@ -163,9 +163,9 @@ impl Bencher {
         let mut contestants: Vec<&mut dyn Contestant> = Vec::new();
         contestants.extend(our_turn.as_mut().map(|turn| turn as &mut dyn Contestant));
         contestants.extend(their_turns.iter_mut().map(|turn| turn as &mut dyn Contestant));
-        let backend = self.backend;
+        let (backend, multiply_adds) = (self.backend, limit::probe_of(case, self.backend));
         // The best of a few: one may have lost a core to another process, and the row would seem to beat it.
-        let peak = || (0..PROBES).map(|_| peak_once(backend)).fold(0.0, f64::max);
+        let peak = || (0..PROBES).map(|_| peak_once(multiply_adds)).fold(0.0, f64::max);
         let [least, most] = READ_BYTES;
         let bytes = (case.work().bytes.min(most) / threads as f64).max(least) as usize;
         let reads = pool.install(|| Reads::new(backend, bytes));
@@ -197,7 +197,8 @@ impl Bencher {
         let rate = |amount: f64| median_s.map(|s| amount / s);
         let ours = found.ours.then_some(0);
         let first_peer = usize::from(found.ours);
-        let best_peak = limit.peaks.get(limit::peak_name(self.backend)).copied().unwrap_or(peak_gflops);
+        let best_peak = limit::peak(limit, case, self.backend);
+        let best_peak = if best_peak.is_finite() { best_peak } else { peak_gflops };
         Row {
             kernel: case.kernel().to_owned(),
             dtype: dtype_name(case.dtype).to_owned(),

@@ -9,7 +9,6 @@ use super::case::{Case, Work, dtype_name};
 use super::record::{Level, Limit};
 use crate::cpu::Cpu;
 use crate::probe;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tilewright_kernels::Backend;
 use tilewright_kernels::probe::Peak;
@@ -17,9 +16,15 @@ use tilewright_kernels::probe::Peak;
 /// Time for each figure.
 const PROBE: Duration = Duration::from_millis(50);
 
-/// The name of a backend's own multiply-add peak in [`Limit::peaks`].
-pub fn peak_name(backend: Backend) -> &'static str {
-    Peak::from(backend).name()
+/// The multiply-adds whose peak bounds a case: the backend's own in f32; in other types the fastest of this
+/// CPU, whichever the backend chose, and f32's where the CPU has none.
+pub fn probe_of(case: &Case, backend: Backend) -> Peak {
+    let own = Peak::from(backend);
+    let of_type = |dtype| Peak::available().iter().copied().find(|probe| probe.dtype() == dtype);
+    match dtype_name(case.dtype) {
+        "f32" => own,
+        dtype => of_type(dtype).unwrap_or(own),
+    }
 }
 
 /// Measures the limits in the pool that it is called in; what is read, with `backend`'s loads.
@@ -44,20 +49,10 @@ pub fn level(bytes: f64, threads: usize, cpu: &Cpu) -> Level {
     }
 }
 
-/// The peak, 10^9 operations per second, that bounds a case: the backend's own for f32, the best of the
-/// type for others, which belong to no backend yet.
+/// The peak, 10^9 operations per second, that bounds a case; infinite, which bounds nothing, if it was not
+/// measured.
 pub fn peak(limit: &Limit, case: &Case, backend: Backend) -> f64 {
-    let dtype = dtype_name(case.dtype);
-    match limit.peaks.get(peak_name(backend)) {
-        Some(&peak) if dtype == "f32" => peak,
-        _ => best_peak(&limit.peaks, dtype),
-    }
-}
-
-/// The best peak of a type; infinite, which bounds nothing, if there is none.
-fn best_peak(peaks: &BTreeMap<String, f64>, dtype: &str) -> f64 {
-    let of_type = peaks.iter().filter(|(name, _)| name.split(' ').next() == Some(dtype));
-    of_type.map(|(_, &peak)| peak).reduce(f64::max).unwrap_or(f64::INFINITY)
+    limit.peaks.get(probe_of(case, backend).name()).copied().unwrap_or(f64::INFINITY)
 }
 
 /// Seconds that no run of this work can beat.
