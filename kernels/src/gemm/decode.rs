@@ -13,8 +13,7 @@ use half::{bf16, f16};
 /// Writes k-steps of a panel to `to` as floats, NR to a step: int8 without its scale.
 ///
 /// # Safety
-/// `panel` is a panel of that layout, for `I`, which has the steps; `to` is valid for writes of NR floats
-/// for each. Of words and groups, the steps begin with a whole one.
+/// As [`visit`]; `to` is valid for writes of NR floats for each step.
 #[inline(always)]
 pub(super) unsafe fn decode<I: Isa>(
     isa: I,
@@ -23,73 +22,255 @@ pub(super) unsafe fn decode<I: Isa>(
     steps: Range<usize>,
     to: *mut f32,
 ) {
-    let lanes = I::V::LANES;
     let first = steps.start;
-    // SAFETY: all of it lies in the panel, and in `to`.
+    // SAFETY: the caller's; a panel has two or four vectors.
+    unsafe {
+        if I::NR == 2 * I::V::LANES {
+            visit::<I, 2>(
+                isa,
+                layout,
+                panel,
+                steps,
+                #[inline(always)]
+                |p, vectors| store::<I, 2>(vectors, to.add((p - first) * I::NR)),
+            );
+        } else {
+            visit::<I, 4>(
+                isa,
+                layout,
+                panel,
+                steps,
+                #[inline(always)]
+                |p, vectors| store::<I, 4>(vectors, to.add((p - first) * I::NR)),
+            );
+        }
+    }
+}
+
+/// Stores vectors one behind the other.
+///
+/// # Safety
+/// `to` is valid for writes of them.
+#[inline(always)]
+unsafe fn store<I: Isa, const N: usize>(vectors: [I::V; N], to: *mut f32) {
+    for (j, v) in vectors.into_iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { v.store_ptr(to.add(j * I::V::LANES)) };
+    }
+}
+
+/// One row of A by one panel, decoded in registers: `sums` += the row's steps times the panel's. Every
+/// sum is the same chain as the tile's.
+///
+/// # Safety
+/// As [`visit`]; `a` is valid for reads of a float for each step, `sums` for NR floats.
+#[inline(always)]
+pub(super) unsafe fn row<I: Isa>(
+    isa: I,
+    layout: Layout,
+    panel: *const u8,
+    steps: Range<usize>,
+    a: *const f32,
+    sums: *mut f32,
+) {
+    // SAFETY: the caller's; a panel has two or four vectors.
+    unsafe {
+        if I::NR == 2 * I::V::LANES {
+            row_of::<I, 2>(isa, layout, panel, steps, a, sums);
+        } else {
+            row_of::<I, 4>(isa, layout, panel, steps, a, sums);
+        }
+    }
+}
+
+/// [`row`] for so many vectors.
+///
+/// # Safety
+/// As [`row`].
+#[inline(always)]
+unsafe fn row_of<I: Isa, const N: usize>(
+    isa: I,
+    layout: Layout,
+    panel: *const u8,
+    steps: Range<usize>,
+    a: *const f32,
+    sums: *mut f32,
+) {
+    let (first, lanes) = (steps.start, I::V::LANES);
+    let mut acc = [I::V::splat(isa, 0.0); N];
+    // SAFETY: the caller's.
+    unsafe {
+        if first > 0 {
+            for (j, v) in acc.iter_mut().enumerate() {
+                *v = I::V::load_ptr(isa, sums.add(j * lanes));
+            }
+        }
+        visit::<I, N>(
+            isa,
+            layout,
+            panel,
+            steps,
+            #[inline(always)]
+            |p, vectors| {
+                let a = I::V::splat(isa, *a.add(p - first));
+                for (sum, b) in acc.iter_mut().zip(vectors) {
+                    *sum = a.mul_add(b, *sum);
+                }
+            },
+        );
+        store::<I, N>(acc, sums);
+    }
+}
+
+/// Calls `f(p, row p of the panel)` for k-steps of a panel, as `N` vectors of floats: int8 without its
+/// scale.
+///
+/// # Safety
+/// `panel` is a panel of that layout, for `I`, of `N` vectors, which has the steps. Of words and groups,
+/// the steps begin with a whole one.
+#[inline(always)]
+unsafe fn visit<I: Isa, const N: usize>(
+    isa: I,
+    layout: Layout,
+    panel: *const u8,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
+    let mut v = [zero; N];
+    // SAFETY: all of it lies in the panel.
     unsafe {
         match (layout.format, layout.order) {
             (Format::F32, _) => unreachable!("f32 is not decoded"),
-            (Format::Bf16, Order::Steps) => each::<I>(
-                steps,
-                to,
-                #[inline(always)]
-                |p, j| bf16::load::<I>(isa, at::<I>(panel, p, j, 2).cast()),
-            ),
-            (Format::F16, _) => each::<I>(
-                steps,
-                to,
-                #[inline(always)]
-                |p, j| f16::load::<I>(isa, at::<I>(panel, p, j, 2).cast()),
-            ),
+            (Format::Bf16, Order::Steps) => {
+                for p in steps {
+                    for (j, v) in v.iter_mut().enumerate() {
+                        *v = bf16::load::<I>(isa, at::<I>(panel, p, j * lanes, 2).cast());
+                    }
+                    f(p, v);
+                }
+            }
+            (Format::F16, _) => {
+                for p in steps {
+                    for (j, v) in v.iter_mut().enumerate() {
+                        *v = f16::load::<I>(isa, at::<I>(panel, p, j * lanes, 2).cast());
+                    }
+                    f(p, v);
+                }
+            }
             (Format::Int8, Order::Steps) => {
-                each::<I>(
-                    steps,
-                    to,
-                    #[inline(always)]
-                    |p, j| I::V::load_i8(isa, at::<I>(panel, p, j, 1).cast()).int_to_float(),
-                );
+                for p in steps {
+                    for (j, v) in v.iter_mut().enumerate() {
+                        *v = I::V::load_i8(isa, at::<I>(panel, p, j * lanes, 1).cast()).int_to_float();
+                    }
+                    f(p, v);
+                }
             }
             (Format::Bf16, Order::Words(1)) => {
                 let high = I::V::splat_bits(isa, 0xffff_0000);
                 for p in steps.clone().step_by(2) {
-                    for j in (0..I::NR).step_by(lanes) {
-                        let word = I::V::load_ptr(isa, at::<I>(panel, p / 2, j, 4).cast());
-                        let to = to.add((p - first) * I::NR + j);
-                        word.shl_bits::<16>().store_ptr(to);
-                        if p + 1 < steps.end {
-                            word.and_bits(high).store_ptr(to.add(I::NR));
-                        }
+                    let mut odd = [zero; N];
+                    for (j, (even, odd)) in v.iter_mut().zip(&mut odd).enumerate() {
+                        let word = I::V::load_ptr(isa, at::<I>(panel, p / 2, j * lanes, 4).cast());
+                        (*even, *odd) = (word.shl_bits::<16>(), word.and_bits(high));
+                    }
+                    f(p, v);
+                    if p + 1 < steps.end {
+                        f(p + 1, odd);
                     }
                 }
             }
             (Format::Int8, Order::Words(1)) => {
                 for p in steps.clone().step_by(4) {
-                    for j in (0..I::NR).step_by(lanes) {
-                        let mut word = I::V::load_ptr(isa, at::<I>(panel, p / 4, j, 4).cast());
-                        for i in 0..4.min(steps.end - p) {
-                            low_byte(isa, word).store_ptr(to.add((p + i - first) * I::NR + j));
-                            word = word.shr_bits::<8>();
+                    let mut words = [zero; N];
+                    for (j, word) in words.iter_mut().enumerate() {
+                        *word = I::V::load_ptr(isa, at::<I>(panel, p / 4, j * lanes, 4).cast());
+                    }
+                    for p in p..steps.end.min(p + 4) {
+                        for (v, word) in v.iter_mut().zip(&mut words) {
+                            *v = low_byte(isa, *word);
+                            *word = word.shr_bits::<8>();
                         }
+                        f(p, v);
                     }
                 }
             }
             (Format::Bf16 | Format::Int8, Order::Words(_)) => {
-                let panel = core::slice::from_raw_parts(panel, layout.panel_bytes(steps.end));
+                let bytes = core::slice::from_raw_parts(panel, layout.panel_bytes(steps.end));
                 for p in steps {
-                    for j in 0..I::NR {
-                        *to.add((p - first) * I::NR + j) = layout.read(panel, p, j);
+                    for (j, v) in v.iter_mut().enumerate() {
+                        let mut numbers = [0.0; MAX_LANES];
+                        for (i, number) in numbers[..lanes].iter_mut().enumerate() {
+                            *number = layout.read(bytes, p, j * lanes + i);
+                        }
+                        *v = I::V::load(isa, &numbers);
+                    }
+                    f(p, v);
+                }
+            }
+            (Format::Q8_0, _) => {
+                for p in steps.clone().step_by(GROUP) {
+                    let group = panel.add(p / GROUP * layout.group_bytes());
+                    let scales = halves::<I, N>(isa, group);
+                    let numbers = group.add(2 * I::NR);
+                    for i in 0..GROUP.min(steps.end - p) {
+                        for (j, (v, scale)) in v.iter_mut().zip(scales).enumerate() {
+                            let q = I::V::load_i8(isa, numbers.add(i * I::NR + j * lanes).cast());
+                            *v = scale * q.int_to_float();
+                        }
+                        f(p + i, v);
                     }
                 }
             }
-            (Format::Q8_0 | Format::Q4_0 | Format::Q4_1, _) => {
+            (Format::Q4_0 | Format::Q4_1, _) => {
+                let (low, eight) = (I::V::splat_bits(isa, 15), I::V::splat(isa, 8.0));
+                let with_min = layout.format == Format::Q4_1;
                 for p in steps.clone().step_by(GROUP) {
                     let group = panel.add(p / GROUP * layout.group_bytes());
-                    let steps = GROUP.min(steps.end - p);
-                    decode_group(isa, layout.format, group, steps, to.add((p - first) * I::NR));
+                    let scales = halves::<I, N>(isa, group);
+                    let minima = if with_min { halves::<I, N>(isa, group.add(2 * I::NR)) } else { [zero; N] };
+                    let numbers = group.add(if with_min { 4 } else { 2 } * I::NR);
+                    for first in (p..steps.end.min(p + GROUP)).step_by(8) {
+                        let mut words = [zero; N];
+                        for (j, word) in words.iter_mut().enumerate() {
+                            let at = numbers.cast::<f32>().add((first - p) / 8 * I::NR + j * lanes);
+                            *word = I::V::load_ptr(isa, at);
+                        }
+                        for p in first..steps.end.min(first + 8) {
+                            for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
+                                let q = word.and_bits(low).int_to_float();
+                                *word = word.shr_bits::<4>();
+                                // A product of 15 bits is exact: only the sum rounds, fused or not.
+                                *v = if with_min {
+                                    scales[j].mul_add(q, minima[j])
+                                } else {
+                                    scales[j] * (q - eight)
+                                };
+                            }
+                            f(p, v);
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// Most lanes of any instruction set.
+const MAX_LANES: usize = 16;
+
+/// The f16 of all columns of a group.
+///
+/// # Safety
+/// They stand at `from`.
+#[inline(always)]
+unsafe fn halves<I: Isa, const N: usize>(isa: I, from: *const u8) -> [I::V; N] {
+    let mut v = [I::V::splat(isa, 0.0); N];
+    for (j, v) in v.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *v = unsafe { f16::load::<I>(isa, from.cast::<f16>().add(j * I::V::LANES)) };
+    }
+    v
 }
 
 /// Where the number of k-step `p` and column `j` stands among numbers of `size` bytes.
@@ -105,61 +286,6 @@ fn low_byte<I: Isa>(isa: I, words: I::V) -> I::V {
     biased.int_to_float() - I::V::splat(isa, 128.0)
 }
 
-/// `to[p][j] = f(p, j)` for each vector.
-///
-/// # Safety
-/// `to` is valid for writes of NR floats for each step.
-#[inline(always)]
-unsafe fn each<I: Isa>(steps: Range<usize>, to: *mut f32, f: impl Fn(usize, usize) -> I::V) {
-    for (i, p) in steps.enumerate() {
-        for j in (0..I::NR).step_by(I::V::LANES) {
-            // SAFETY: a vector of step i.
-            unsafe { f(p, j).store_ptr(to.add(i * I::NR + j)) };
-        }
-    }
-}
-
-/// The first `steps` k-steps of a group.
-///
-/// # Safety
-/// A whole group stands at `group`; `to` is valid for writes of NR floats for each step.
-#[inline(always)]
-unsafe fn decode_group<I: Isa>(isa: I, format: Format, group: *const u8, steps: usize, to: *mut f32) {
-    let halves = if format == Format::Q4_1 { 2 } else { 1 };
-    // SAFETY: all of it lies in the group, and in `to`.
-    unsafe {
-        let numbers = group.add(2 * halves * I::NR);
-        for j in (0..I::NR).step_by(I::V::LANES) {
-            let scale = f16::load::<I>(isa, group.cast::<f16>().add(j));
-            let min = match format {
-                Format::Q4_1 => f16::load::<I>(isa, group.cast::<f16>().add(I::NR + j)),
-                _ => I::V::splat(isa, 0.0),
-            };
-            if format == Format::Q8_0 {
-                for p in 0..steps {
-                    let q = I::V::load_i8(isa, numbers.add(p * I::NR + j).cast()).int_to_float();
-                    (scale * q).store_ptr(to.add(p * I::NR + j));
-                }
-                continue;
-            }
-            let (four, eight) = (I::V::splat_bits(isa, 15), I::V::splat(isa, 8.0));
-            for first in (0..steps).step_by(8) {
-                let mut word = I::V::load_ptr(isa, numbers.cast::<f32>().add(first / 8 * I::NR + j));
-                for p in first..steps.min(first + 8) {
-                    let q = word.and_bits(four).int_to_float();
-                    // A product of 15 bits is exact: only the sum rounds, fused or not.
-                    let number = match format {
-                        Format::Q4_1 => scale.mul_add(q, min),
-                        _ => scale * (q - eight),
-                    };
-                    number.store_ptr(to.add(p * I::NR + j));
-                    word = word.shr_bits::<4>();
-                }
-            }
-        }
-    }
-}
-
 /// Writes k-steps of a panel of int8 to `to` as words: pairs of i16, NR words to a pair.
 ///
 /// # Safety
@@ -167,17 +293,14 @@ unsafe fn decode_group<I: Isa>(isa: I, format: Format, group: *const u8, steps: 
 #[inline(always)]
 pub(super) unsafe fn decode_pairs<I: Isa>(isa: I, panel: *const i8, words: Range<usize>, to: *mut f32) {
     let low = I::V::splat_bits(isa, 0xffff);
-    // SAFETY: two steps of the panel, and a word of `to`, for each vector.
-    unsafe {
-        each::<I>(
-            words,
-            to,
-            #[inline(always)]
-            |word, j| {
+    for (i, word) in words.enumerate() {
+        for j in (0..I::NR).step_by(I::V::LANES) {
+            // SAFETY: two steps of the panel, and a word of `to`.
+            unsafe {
                 let at = panel.add(2 * word * I::NR + j);
                 let (first, second) = (I::V::load_i8(isa, at), I::V::load_i8(isa, at.add(I::NR)));
-                first.and_bits(low).or_bits(second.shl_bits::<16>())
-            },
-        );
+                first.and_bits(low).or_bits(second.shl_bits::<16>()).store_ptr(to.add(i * I::NR + j));
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@
 //! bits depend on nothing else.
 
 use super::KC;
-use super::decode::{decode, decode_pairs};
+use super::decode::{decode, decode_pairs, row};
 use super::format::{Format, Layout, Order};
 use super::loops::{ONCE_KC, Product, Task, part};
 use super::operand::Lhs;
@@ -69,6 +69,15 @@ trait Method<I: Isa>: Copy + Send + Sync {
     /// # Safety
     /// As [`decode`].
     unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32);
+
+    /// Multiplies one row with one panel without storing what is decoded; or does not.
+    ///
+    /// # Safety
+    /// As [`decode::row`](super::decode::row).
+    #[inline(always)]
+    unsafe fn row(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *const f32, _: *mut f32) -> bool {
+        false
+    }
 }
 
 /// What is done to a row of A.
@@ -149,6 +158,21 @@ impl<I: Isa> Method<I> for Widened {
     unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { decode(isa, layout, panel.cast(), words, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn row(
+        self,
+        isa: I,
+        layout: Layout,
+        panel: *const f32,
+        words: Range<usize>,
+        a: *const f32,
+        sums: *mut f32,
+    ) -> bool {
+        // SAFETY: the caller's.
+        unsafe { row(isa, layout, panel.cast(), words, a, sums) };
+        true
     }
 }
 
@@ -406,14 +430,16 @@ impl Product<'_> {
             };
             for pc in (0..words.max(1)).step_by(step) {
                 let kc = step.min(words - pc);
-                let b_at = if M::DECODED {
+                let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
+                // SAFETY: the words are the panel's and the row's, whose sums are `out`.
+                let done = m == 1 && unsafe { method.row(isa, b.layout(), at, pc..pc + kc, slab, out) };
+                let b_at = if M::DECODED && !done {
                     // SAFETY: the words are the panel's, and `decoded` has room for KC of them.
                     unsafe { method.decode(isa, b.layout(), at, pc..pc + kc, decoded.as_mut_ptr()) };
                     decoded.as_ptr()
                 } else {
                     at.wrapping_add(pc * I::NR)
                 };
-                let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
                 for strip in 0..strips {
                     let rows = part(m, strips, strip);
                     let next = at.wrapping_add(panel_words + pc * I::NR);
@@ -440,7 +466,8 @@ impl Product<'_> {
                                 Prefetch::share::<I>(next, kc, rows.len().min(I::MR), strip, strips)
                             },
                         };
-                        if streams > 1 {
+                        if done {
+                        } else if streams > 1 {
                             multiply.row(isa, tile, panel_words);
                         } else {
                             multiply.tile(isa, tile);
