@@ -38,7 +38,7 @@ impl Library for Gemm {
                 let [x, weight] = layer.convert(f16::from_f32);
                 Some(linear(layer, x, weight, parallelism))
             }
-            Dtype::Bf16 | Dtype::Int8 => None,
+            Dtype::Bf16 | Dtype::Int8 | Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 => None,
         })
     }
 }

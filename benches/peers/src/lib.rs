@@ -71,6 +71,13 @@ pub enum Dtype {
     /// s8 (or u8) inputs, i32 sums and outputs. The numbers given are whole, x in 0..=127 and weights
     /// in -127..=127, so that results are exact.
     Int8,
+    /// Weights in groups of 32 with a scale each, of int8 or int4, under f32 inputs and outputs: none of
+    /// these libraries has them.
+    Q8_0,
+    /// As [`Q8_0`](Self::Q8_0), of int4.
+    Q4_0,
+    /// As [`Q4_0`](Self::Q4_0), with a minimum each.
+    Q4_1,
 }
 
 /// An operation and its inputs, row-major and dense.

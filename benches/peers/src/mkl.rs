@@ -172,6 +172,7 @@ impl Library for Mkl {
                 Some(functions) => functions.prepare(self.threads, count, layer),
                 None => Ok(None),
             },
+            Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 => Ok(None),
         }
     }
 }

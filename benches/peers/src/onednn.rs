@@ -85,6 +85,9 @@ impl Library for OneDnn {
         threads.set();
         let prepared = match operation {
             Operation::Linear { .. } => match Linear::new(operation)? {
+                Some(layer) if matches!(layer.dtype, Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1) => {
+                    return Ok(None);
+                }
                 Some(layer) => linear(self.context, threads, layer),
                 None => return Ok(None),
             },
@@ -206,7 +209,7 @@ fn linear(context: &'static Context, threads: Threads, layer: Linear<'_>) -> Res
         Dtype::F32 => [DataType::F32, DataType::F32, DataType::F32],
         Dtype::Bf16 => [DataType::Bf16, DataType::Bf16, DataType::F32],
         Dtype::F16 => [DataType::F16, DataType::F16, DataType::F32],
-        Dtype::Int8 => [DataType::U8, DataType::S8, DataType::S32],
+        Dtype::Int8 | Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 => [DataType::U8, DataType::S8, DataType::S32],
     };
     let api = &context.api;
     let x = Descriptor::new(api, &[m, k], types[0], Tag::Ab)?;
@@ -238,7 +241,7 @@ fn linear(context: &'static Context, threads: Threads, layer: Linear<'_>) -> Res
             let [from_x, from_weight] = layer.convert(bits);
             (x.write(&from_x)?, weight.write(&from_weight)?)
         }
-        Dtype::Int8 => {
+        Dtype::Int8 | Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 => {
             let (from_x, from_weight) = layer.int8()?;
             (x.write(&from_x)?, weight.write(&from_weight)?)
         }

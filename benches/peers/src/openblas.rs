@@ -112,7 +112,7 @@ impl<I: Integer> Library for OpenBlas<I> {
                     let [x, weight] = layer.convert(f16_bits);
                     linear(gemm, set_threads, layer, x, weight)
                 }),
-                Dtype::Int8 => None,
+                Dtype::Int8 | Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 => None,
             }
         })
     }

@@ -137,6 +137,9 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
         Dtype::Bf16 => "bf16",
         Dtype::F16 => "f16",
         Dtype::Int8 => "int8",
+        Dtype::Q8_0 => "q8_0",
+        Dtype::Q4_0 => "q4_0",
+        Dtype::Q4_1 => "q4_1",
     }
 }
 
@@ -145,12 +148,16 @@ fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
     x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
 }
 
-/// Bytes of a number of this type.
-fn bytes_of(dtype: Dtype) -> usize {
+/// Bytes of a number of this type: of activations, and of weights.
+fn bytes_of(dtype: Dtype) -> [f64; 2] {
     match dtype {
-        Dtype::F32 => 4,
-        Dtype::Bf16 | Dtype::F16 => 2,
-        Dtype::Int8 => 1,
+        Dtype::F32 => [4.0; 2],
+        Dtype::Bf16 | Dtype::F16 => [2.0; 2],
+        // Quantised in every run, from f32.
+        Dtype::Int8 => [4.0, 1.0],
+        Dtype::Q8_0 => [4.0, 34.0 / 32.0],
+        Dtype::Q4_0 => [4.0, 18.0 / 32.0],
+        Dtype::Q4_1 => [4.0, 20.0 / 32.0],
     }
 }
 
@@ -195,13 +202,13 @@ impl Case {
 
     /// What one run does.
     pub fn work(&self) -> Work {
-        let size = bytes_of(self.dtype) as f64;
+        let [size, of_weights] = bytes_of(self.dtype);
         let product = |numbers: &[usize]| numbers.iter().map(|&n| n as f64).product::<f64>();
         match self.operation {
             Operation::Linear { shape: [m, k, n], .. } => Work {
                 flops: 2.0 * product(&[m, k, n]),
                 // Sums are 32 bits wide, whatever goes in.
-                bytes: size * (product(&[m, k]) + product(&[k, n])) + 4.0 * product(&[m, n]),
+                bytes: size * product(&[m, k]) + of_weights * product(&[k, n]) + 4.0 * product(&[m, n]),
                 tokens: None,
             },
             Operation::Attention(s) => {
@@ -301,6 +308,9 @@ impl Case {
             Dtype::Bf16 => Format::Bf16,
             Dtype::F16 => Format::F16,
             Dtype::Int8 => Format::Int8,
+            Dtype::Q8_0 => Format::Q8_0,
+            Dtype::Q4_0 => Format::Q4_0,
+            Dtype::Q4_1 => Format::Q4_1,
         };
         let packed = PackedB::in_format(backend, format, w)?;
         let x = &inputs.x[..];

@@ -51,7 +51,7 @@ pub struct Bench {
     list: bool,
 
     /// Type of inputs and weights
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16", "f16", "int8"])]
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16", "f16", "int8", "q8_0", "q4_0", "q4_1"])]
     dtype: String,
 
     /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
@@ -220,6 +220,9 @@ impl Bench {
             "bf16" => Dtype::Bf16,
             "f16" => Dtype::F16,
             "int8" => Dtype::Int8,
+            "q8_0" => Dtype::Q8_0,
+            "q4_0" => Dtype::Q4_0,
+            "q4_1" => Dtype::Q4_1,
             _ => Dtype::F32,
         };
         let mut cases = match &self.shapes {
