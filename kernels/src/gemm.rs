@@ -28,6 +28,7 @@ mod blocks;
 mod decode;
 mod epilogue;
 mod format;
+mod grouped;
 mod loops;
 mod narrow;
 mod operand;
@@ -179,6 +180,16 @@ fn define_row(a: Lhs<'_, 2>, i: usize, weights: Format) -> Vec<f64> {
         }
         (Lhs::Rounded(_), Format::F16) => {
             return row.iter().map(|x| f64::from(f16::from_f32(*x).to_f32())).collect();
+        }
+        (Lhs::Rounded(_), Format::Q8_0 | Format::Q4_0 | Format::Q4_1) => {
+            let group = |group: &[f32]| {
+                let quantized = Quantized::symmetric(group.iter().copied());
+                group
+                    .iter()
+                    .map(move |&x| f64::from(quantized.quantize(x)) * f64::from(quantized.scale))
+                    .collect::<Vec<_>>()
+            };
+            return row.chunks(blocks::GROUP).flat_map(group).collect();
         }
         _ => return row.into_iter().map(f64::from).collect(),
     };

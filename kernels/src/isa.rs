@@ -65,6 +65,13 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     /// Words that are quads of int8.
     type Int8: Multiply<Self>;
 
+    /// Words that are quads of int8, by an instruction on vectors.
+    type Bytes: Dot<Self>;
+
+    /// The instruction on vectors that multiplies quads of int8: the first of its factors unsigned, unless
+    /// [`Dot::SIGNED`], the second signed.
+    fn bytes(self) -> Option<Self::Bytes>;
+
     /// The fastest way of this CPU to multiply pairs of bf16, where that beats widening them to f32.
     fn bf16(self) -> Option<Self::Bf16>;
 

@@ -26,7 +26,7 @@ pub(super) unsafe fn decode<I: Isa>(
     // SAFETY: the caller's; a panel has two or four vectors.
     unsafe {
         if I::NR == 2 * I::V::LANES {
-            visit::<I, 2>(
+            visit::<I, 2, true>(
                 isa,
                 layout,
                 panel,
@@ -35,7 +35,7 @@ pub(super) unsafe fn decode<I: Isa>(
                 |p, vectors| store::<I, 2>(vectors, to.add((p - first) * I::NR)),
             );
         } else {
-            visit::<I, 4>(
+            visit::<I, 4, true>(
                 isa,
                 layout,
                 panel,
@@ -52,7 +52,7 @@ pub(super) unsafe fn decode<I: Isa>(
 /// # Safety
 /// `to` is valid for writes of them.
 #[inline(always)]
-unsafe fn store<I: Isa, const N: usize>(vectors: [I::V; N], to: *mut f32) {
+pub(super) unsafe fn store<I: Isa, const N: usize>(vectors: [I::V; N], to: *mut f32) {
     for (j, v) in vectors.into_iter().enumerate() {
         // SAFETY: the caller's.
         unsafe { v.store_ptr(to.add(j * I::V::LANES)) };
@@ -105,7 +105,7 @@ unsafe fn row_of<I: Isa, const N: usize>(
                 *v = I::V::load_ptr(isa, sums.add(j * lanes));
             }
         }
-        visit::<I, N>(
+        visit::<I, N, true>(
             isa,
             layout,
             panel,
@@ -123,13 +123,13 @@ unsafe fn row_of<I: Isa, const N: usize>(
 }
 
 /// Calls `f(p, row p of the panel)` for k-steps of a panel, as `N` vectors of floats: int8 without its
-/// scale.
+/// scale, and groups, if not `SCALED`, as they are stored.
 ///
 /// # Safety
 /// `panel` is a panel of that layout, for `I`, of `N` vectors, which has the steps. Of words and groups,
 /// the steps begin with a whole one.
 #[inline(always)]
-unsafe fn visit<I: Isa, const N: usize>(
+pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
     layout: Layout,
     panel: *const u8,
@@ -213,12 +213,20 @@ unsafe fn visit<I: Isa, const N: usize>(
                     let group = panel.add(p / GROUP * layout.group_bytes());
                     let scales = halves::<I, N>(isa, group);
                     let numbers = group.add(2 * I::NR);
-                    for i in 0..GROUP.min(steps.end - p) {
-                        for (j, (v, scale)) in v.iter_mut().zip(scales).enumerate() {
-                            let q = I::V::load_i8(isa, numbers.add(i * I::NR + j * lanes).cast());
-                            *v = scale * q.int_to_float();
+                    for first in (p..steps.end.min(p + GROUP)).step_by(4) {
+                        let mut words = [zero; N];
+                        for (j, word) in words.iter_mut().enumerate() {
+                            let at = numbers.cast::<f32>().add((first - p) / 4 * I::NR + j * lanes);
+                            *word = I::V::load_ptr(isa, at);
                         }
-                        f(p + i, v);
+                        for p in first..steps.end.min(first + 4) {
+                            for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
+                                let q = low_byte(isa, *word);
+                                *v = if SCALED { scales[j] * q } else { q };
+                                *word = word.shr_bits::<8>();
+                            }
+                            f(p, v);
+                        }
                     }
                 }
             }
@@ -236,18 +244,25 @@ unsafe fn visit<I: Isa, const N: usize>(
                             let at = numbers.cast::<f32>().add((first - p) / 8 * I::NR + j * lanes);
                             *word = I::V::load_ptr(isa, at);
                         }
-                        for p in first..steps.end.min(first + 8) {
+                        for i in 0..8.min(steps.end - first) {
+                            // Low halves of the four bytes, then the high ones.
                             for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
                                 let q = word.and_bits(low).int_to_float();
-                                *word = word.shr_bits::<4>();
+                                *word = word.shr_bits::<8>();
                                 // A product of 15 bits is exact: only the sum rounds, fused or not.
-                                *v = if with_min {
-                                    scales[j].mul_add(q, minima[j])
-                                } else {
-                                    scales[j] * (q - eight)
+                                *v = match (SCALED, with_min) {
+                                    (false, _) => q,
+                                    (true, false) => scales[j] * (q - eight),
+                                    (true, true) => scales[j].mul_add(q, minima[j]),
                                 };
                             }
-                            f(p, v);
+                            if i == 3 {
+                                for (j, word) in words.iter_mut().enumerate() {
+                                    let at = numbers.cast::<f32>().add((first - p) / 8 * I::NR + j * lanes);
+                                    *word = I::V::load_ptr(isa, at).shr_bits::<4>();
+                                }
+                            }
+                            f(first + i, v);
                         }
                     }
                 }
@@ -264,7 +279,7 @@ const MAX_LANES: usize = 16;
 /// # Safety
 /// They stand at `from`.
 #[inline(always)]
-unsafe fn halves<I: Isa, const N: usize>(isa: I, from: *const u8) -> [I::V; N] {
+pub(super) unsafe fn halves<I: Isa, const N: usize>(isa: I, from: *const u8) -> [I::V; N] {
     let mut v = [I::V::splat(isa, 0.0); N];
     for (j, v) in v.iter_mut().enumerate() {
         // SAFETY: the caller's.

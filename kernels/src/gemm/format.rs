@@ -4,8 +4,8 @@
 //! k-steps    [k][NR] numbers: f32, bf16, f16, int8      decoded to words that the tile takes
 //! words      [k / 2][NR] pairs of bf16,                 read by the tile as they are
 //!            [k / 4][NR] quads of int8
-//! groups     of 32 k-steps: [NR] f16 scales ([NR] f16 minima), then int8 as k-steps, or int4 as
-//!            [4][NR] words of eight k-steps, the first in the lowest bits
+//! groups     of 32 k-steps: [NR] f16 scales ([NR] f16 minima), then int8 as [8][NR] quads, or int4 as
+//!            [4][NR] words of eight k-steps: four in the low halves of the bytes, four in the high
 //! ```
 //!
 //! A backend without an instruction for pairs or quads has k-steps instead. Where an instruction takes
@@ -161,11 +161,13 @@ impl Layout {
         let group = p / GROUP * self.group_bytes();
         let p = p % GROUP;
         match self.format {
-            Format::Q8_0 => (group + 2 * column, group + 2 * self.nr + p * self.nr + column, 0),
+            Format::Q8_0 => {
+                (group + 2 * column, group + 2 * self.nr + 4 * (p / 4 * self.nr + column) + p % 4, 0)
+            }
             _ => {
                 let halves = if self.format == Format::Q4_1 { 2 } else { 1 };
                 let word = group + 2 * halves * self.nr + 4 * (p / 8 * self.nr + column);
-                (group + 2 * column, word + p % 8 / 2, p % 2 * 4)
+                (group + 2 * column, word + p % 4, p % 8 / 4 * 4)
             }
         }
     }

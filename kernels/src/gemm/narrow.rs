@@ -343,6 +343,10 @@ impl Product<'_> {
             (Lhs::Rounded(_), _) => Kind::Rounded(format),
             _ => Kind::Exact,
         };
+        if format.is_grouped() && matches!(self.a, Lhs::Rounded(_)) {
+            // SAFETY: the caller's.
+            return unsafe { self.run_grouped(isa, b) };
+        }
         let is_bf16 = matches!(self.a, Lhs::Bf16(_) | Lhs::Rounded(_));
         // SAFETY: the caller's.
         unsafe {

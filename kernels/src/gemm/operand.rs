@@ -14,7 +14,8 @@ use half::{bf16, f16};
 /// | `Bf16`, or `Rounded` with weights of bf16 | bf16 | products of bf16, summed in f32 |
 /// | `Rounded` | f16 | A is rounded to f16, then as `F32` |
 /// | `Rounded`, `ZeroPoint` | int8 | A is quantised row by row, products and sums of integers: exact |
-/// | `Rounded` | f32, groups of int8 or int4 | as `F32` |
+/// | `Rounded` | groups of int8 or int4 | A is quantised in the same groups of 32, products and sums of a group are exact, groups are summed in f32 |
+/// | `Rounded` | f32 | as `F32` |
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a, const D: usize = 3> {
     /// f32, used as it is.
@@ -24,7 +25,7 @@ pub enum Lhs<'a, const D: usize = 3> {
     /// f16.
     F16(View<'a, D, f16>),
     /// f32, rounded to the type of the weights on the way: to the nearest bf16 or f16, ties to even; of
-    /// int8, row by row, by [`symmetric`](super::Quantized::symmetric).
+    /// int8, row by row, and of groups, group by group, by [`symmetric`](super::Quantized::symmetric).
     Rounded(View<'a, D>),
     /// f32, quantised row by row by [`zero_point`](super::Quantized::zero_point): for weights of int8
     /// alone.

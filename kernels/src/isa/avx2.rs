@@ -25,6 +25,7 @@ impl Isa for Avx2 {
     type V = F32x8;
     type Bf16 = Unavailable;
     type Int8 = Unavailable;
+    type Bytes = Unavailable;
     const NAME: &'static str = "avx2";
     const MR: usize = 6;
     const NR: usize = 16;
@@ -38,6 +39,11 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn bf16(self) -> Option<Self::Bf16> {
+        None
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> Option<Self::Bytes> {
         None
     }
 

@@ -98,6 +98,7 @@ impl Isa for Avx512 {
     type V = F32x16;
     type Bf16 = Broadcast<DotBf16>;
     type Int8 = Broadcast<DotInt8>;
+    type Bytes = DotInt8;
     const NAME: &'static str = "avx512";
     const MR: usize = 14;
     const NR: usize = 32;
@@ -116,6 +117,11 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn bf16(self) -> Option<Self::Bf16> {
         self.bf16.then_some(Broadcast(DotBf16(())))
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> Option<Self::Bytes> {
+        self.vnni.then_some(DotInt8(()))
     }
 
     #[inline(always)]

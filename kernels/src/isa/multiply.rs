@@ -115,3 +115,9 @@ impl<I: Isa> Multiply<I> for Unavailable {
         match self {}
     }
 }
+
+impl<I: Isa> Dot<I> for Unavailable {
+    fn dot(self, _: I::V, _: I::V, _: I::V) -> I::V {
+        match self {}
+    }
+}

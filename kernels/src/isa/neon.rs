@@ -37,6 +37,7 @@ impl Isa for Neon {
     type V = F32x4;
     type Bf16 = Unavailable;
     type Int8 = Unavailable;
+    type Bytes = Unavailable;
     const NAME: &'static str = "neon";
     const MR: usize = 6;
     const NR: usize = 16;
@@ -47,6 +48,11 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn bf16(self) -> Option<Self::Bf16> {
+        None
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> Option<Self::Bytes> {
         None
     }
 

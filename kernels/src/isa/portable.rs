@@ -25,6 +25,7 @@ impl Isa for Portable {
     type V = F32x4;
     type Bf16 = Unavailable;
     type Int8 = Unavailable;
+    type Bytes = Unavailable;
     const NAME: &'static str = "portable";
     const MR: usize = 6;
     const NR: usize = 8;
@@ -35,6 +36,11 @@ impl Isa for Portable {
 
     #[inline(always)]
     fn bf16(self) -> Option<Self::Bf16> {
+        None
+    }
+
+    #[inline(always)]
+    fn bytes(self) -> Option<Self::Bytes> {
         None
     }
 

@@ -306,6 +306,15 @@ impl Data {
         match (p.types.a, p.types.b) {
             (Left::Rounded, Format::Bf16) => self.a.map(|x| Stored::Bf16.round(x).abs()),
             (Left::Rounded, Format::F16) => self.a.map(|x| Stored::F16.round(x).abs()),
+            (Left::Rounded, format) if format.is_grouped() => {
+                const GROUP: usize = 32;
+                Tensor::new(shape, &Layout::row_major(), |[batch, i, q]| {
+                    let first = q / GROUP * GROUP;
+                    let group = first..shape[2].min(first + GROUP);
+                    let quantized = Quantized::symmetric(group.map(|q| self.a.view().get([batch, i, q])));
+                    quantized.dequantize(quantized.quantize(self.a.view().get([batch, i, q]))).abs()
+                })
+            }
             (Left::Rounded | Left::ZeroPoint, Format::Int8) => {
                 let mut of_row = ([usize::MAX; 2], Quantized::symmetric([]));
                 Tensor::new(shape, &Layout::row_major(), |[batch, i, q]| {
@@ -327,7 +336,15 @@ impl Data {
             return Ok(b.map(f32::abs));
         }
         let packed = self.packed(p, Backend::REFERENCE)?;
-        Ok(Tensor::new(b.shape(), &Layout::row_major(), |[_, q, j]| packed.get(up, q, j).abs() as f32))
+        let number = |q: usize, j: usize| packed.get(up, q, j).abs() as f32;
+        let k = packed.k();
+        Ok(Tensor::new(b.shape(), &Layout::row_major(), |[_, q, j]| {
+            // d q and m are added up apart: the magnitude of both, for the number of q = 0 is m.
+            let group = q / 32 * 32..k.min(q / 32 * 32 + 32);
+            let of_group =
+                if p.types.b == Format::Q4_1 { group.map(|q| number(q, j)).fold(0.0, f32::max) } else { 0.0 };
+            number(q, j) + 2.0 * of_group
+        }))
     }
 
     /// The bound of each element of C.

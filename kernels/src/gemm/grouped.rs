@@ -1,0 +1,539 @@
+//! Products of quantised rows with weights in groups: A is quantised in the same groups of 32 k-steps.
+//!
+//! ```text
+//! a = s q_a,   w = d q_b + m,   in each group:
+//!
+//! sum over groups of  s (d I + m S),    I = sum of q_a q_b,   S = sum of q_a
+//! ```
+//!
+//! I and S are sums of 32 products of small integers: exact in i32 and in f32. Where the CPU multiplies
+//! quads of int8, I is a sum of these; elsewhere it is a chain of floats. What follows is the same, one
+//! chain of multiply-adds over groups, so that all ways give a row the same bits.
+
+use super::KC;
+use super::blocks::GROUP;
+use super::decode::{halves, store, visit};
+use super::format::{Format, Layout};
+use super::loops::{Product, Task, part};
+use super::operand::with_rows;
+use super::pack::packed_a_len;
+use super::packed::PackedB;
+use super::quantize::Quantized;
+use crate::element::Element;
+use crate::isa::{A_STRIDE, Dot, Isa, Prefetch, Tile, Vector};
+use crate::scratch;
+use crate::view::View;
+
+/// How q are multiplied.
+trait Way<I: Isa>: Copy + Send + Sync {
+    /// Words of a group: of A, and of each column of B.
+    const WORDS: usize;
+
+    /// Stores the q of a vector of A, from k-step `p` of its group on; `signed` if the other factor is
+    /// not.
+    ///
+    /// # Safety
+    /// A group's words are at `to`.
+    unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32);
+
+    /// The words of a group of B, for tiles: where they are, or decoded to `to`; and `excess`, of each
+    /// column, by which its sums are too large.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`; `to` has room for its words, `excess` for NR.
+    unsafe fn words(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        to: *mut f32,
+        excess: *mut f32,
+    ) -> *const f32;
+
+    /// The tile.
+    ///
+    /// # Safety
+    /// As [`Isa::dot_tile`].
+    unsafe fn tile(self, isa: I, tile: Tile);
+
+    /// Sums of a tile, less the excess, as floats.
+    fn integers(self, sums: I::V, excess: I::V) -> I::V;
+
+    /// Sums of one row, as floats.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`, and one of A, signed if B has no sign, at `a`.
+    unsafe fn row<const N: usize>(self, isa: I, layout: Layout, group: *const u8, a: *const f32)
+    -> [I::V; N];
+}
+
+/// Floats.
+#[derive(Clone, Copy)]
+struct Floats;
+
+impl<I: Isa> Way<I> for Floats {
+    const WORDS: usize = GROUP;
+
+    #[inline(always)]
+    unsafe fn put(self, _: I, q: I::V, _: bool, p: usize, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { q.int_to_float().store_ptr(to.add(p)) };
+    }
+
+    #[inline(always)]
+    unsafe fn words(self, isa: I, layout: Layout, group: *const u8, to: *mut f32, _: *mut f32) -> *const f32 {
+        let lanes = I::V::LANES;
+        // SAFETY: the caller's; a panel has two or four vectors.
+        unsafe {
+            if I::NR == 2 * lanes {
+                visit::<I, 2, false>(
+                    isa,
+                    layout,
+                    group,
+                    0..GROUP,
+                    #[inline(always)]
+                    |p, v| store::<I, _>(v, to.add(p * I::NR)),
+                );
+            } else {
+                visit::<I, 4, false>(
+                    isa,
+                    layout,
+                    group,
+                    0..GROUP,
+                    #[inline(always)]
+                    |p, v| store::<I, _>(v, to.add(p * I::NR)),
+                );
+            }
+        }
+        to
+    }
+
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.gemm_tile(tile) }
+    }
+
+    #[inline(always)]
+    fn integers(self, sums: I::V, _: I::V) -> I::V {
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn row<const N: usize>(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        a: *const f32,
+    ) -> [I::V; N] {
+        let mut sums = [I::V::splat(isa, 0.0); N];
+        // SAFETY: the caller's.
+        unsafe {
+            visit::<I, N, false>(
+                isa,
+                layout,
+                group,
+                0..GROUP,
+                #[inline(always)]
+                |p, v| {
+                    let a = I::V::splat(isa, *a.add(p));
+                    for (sum, v) in sums.iter_mut().zip(v) {
+                        *sum = a.mul_add(v, *sum);
+                    }
+                },
+            );
+        }
+        sums
+    }
+}
+
+/// Quads of int8.
+#[derive(Clone, Copy)]
+struct Quads<D>(D);
+
+/// 128 in each byte: what unsigned bytes are more than signed ones, and the bits in which they differ.
+const UNSIGNED: u32 = 0x8080_8080;
+
+/// The low halves of all bytes.
+const LOW: u32 = 0x0f0f_0f0f;
+
+impl<D> Quads<D> {
+    /// The quads of vector `j` of a group: `f(quad, words)`.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`.
+    #[inline(always)]
+    unsafe fn quads<I: Isa>(
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        j: usize,
+        mut f: impl FnMut(usize, I::V),
+    ) {
+        let at = j * I::V::LANES;
+        // SAFETY: the caller's.
+        unsafe {
+            if layout.format == Format::Q8_0 {
+                for quad in 0..GROUP / 4 {
+                    f(quad, I::V::load_ptr(isa, numbers::<I>(layout, group).add(quad * I::NR + at)));
+                }
+                return;
+            }
+            let low = I::V::splat_bits(isa, LOW);
+            for word in 0..GROUP / 8 {
+                let both = I::V::load_ptr(isa, numbers::<I>(layout, group).add(word * I::NR + at));
+                f(2 * word, both.and_bits(low));
+                f(2 * word + 1, both.shr_bits::<4>().and_bits(low));
+            }
+        }
+    }
+}
+
+/// The numbers of a group, behind its scales and minima.
+#[inline(always)]
+fn numbers<I: Isa>(layout: Layout, group: *const u8) -> *const f32 {
+    group.wrapping_add(if layout.format == Format::Q4_1 { 4 } else { 2 } * I::NR).cast()
+}
+
+impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
+    const WORDS: usize = GROUP / 4;
+
+    #[inline(always)]
+    unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32) {
+        let bias = I::V::splat_bits(isa, if signed || D::SIGNED { 0 } else { UNSIGNED });
+        // SAFETY: the caller's.
+        unsafe { q.xor_bits(bias).store_u8(to.cast::<u8>().add(p)) };
+    }
+
+    #[inline(always)]
+    unsafe fn words(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        to: *mut f32,
+        excess: *mut f32,
+    ) -> *const f32 {
+        let bias = I::V::splat_bits(isa, UNSIGNED);
+        // SAFETY: the caller's.
+        unsafe {
+            for j in 0..I::NR / I::V::LANES {
+                let mut sum = I::V::splat(isa, 0.0);
+                Self::quads(
+                    isa,
+                    layout,
+                    group,
+                    j,
+                    #[inline(always)]
+                    |quad, words: I::V| {
+                        if layout.format != Format::Q8_0 {
+                            words.store_ptr(to.add(quad * I::NR + j * I::V::LANES));
+                        }
+                        if !D::SIGNED {
+                            sum = self.0.dot(bias, words, sum);
+                        }
+                    },
+                );
+                sum.store_ptr(excess.add(j * I::V::LANES));
+            }
+            if layout.format == Format::Q8_0 { numbers::<I>(layout, group) } else { to }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.dot_tile(self.0, tile) }
+    }
+
+    #[inline(always)]
+    fn integers(self, sums: I::V, excess: I::V) -> I::V {
+        sums.sub_bits(excess).int_to_float()
+    }
+
+    #[inline(always)]
+    unsafe fn row<const N: usize>(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        a: *const f32,
+    ) -> [I::V; N] {
+        let bias = I::V::splat_bits(isa, UNSIGNED);
+        let mut sums = [I::V::splat(isa, 0.0); N];
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let mut excess = *sum;
+            // SAFETY: the caller's.
+            unsafe {
+                Self::quads(
+                    isa,
+                    layout,
+                    group,
+                    j,
+                    #[inline(always)]
+                    |quad, words: I::V| {
+                        let a = I::V::splat(isa, *a.add(quad));
+                        if D::SIGNED {
+                            *sum = self.0.dot(a, words, *sum);
+                        } else if layout.format == Format::Q8_0 {
+                            *sum = self.0.dot(a, words, *sum);
+                            excess = self.0.dot(bias, words, excess);
+                        } else {
+                            *sum = self.0.dot(words, a, *sum);
+                        }
+                    },
+                );
+            }
+            *sum = sum.sub_bits(excess).int_to_float();
+        }
+        sums
+    }
+}
+
+/// `N` vectors, one behind the other.
+#[inline(always)]
+fn load<I: Isa, const N: usize>(isa: I, from: &[f32]) -> [I::V; N] {
+    let mut vectors = [I::V::splat(isa, 0.0); N];
+    for (v, from) in vectors.iter_mut().zip(from.chunks_exact(I::V::LANES)) {
+        *v = I::V::load(isa, from);
+    }
+    vectors
+}
+
+/// A quantised group of a row: s, and S as a float.
+#[derive(Clone, Copy)]
+struct Group {
+    scale: f32,
+    sum: f32,
+}
+
+/// acc + s (d I + m S), of the vectors of a group.
+///
+/// # Safety
+/// A group of that layout stands at `group`.
+#[inline(always)]
+unsafe fn add_group<I: Isa, const N: usize>(
+    isa: I,
+    layout: Layout,
+    group: *const u8,
+    of_row: Group,
+    integers: [I::V; N],
+    acc: &mut [I::V; N],
+) {
+    let (scale, sum) = (I::V::splat(isa, of_row.scale), I::V::splat(isa, of_row.sum));
+    // SAFETY: the caller's.
+    unsafe {
+        let d = halves::<I, N>(isa, group);
+        let m = match layout.format {
+            Format::Q4_1 => halves::<I, N>(isa, group.add(2 * I::NR)),
+            _ => d,
+        };
+        for j in 0..N {
+            let of_group = match layout.format {
+                Format::Q8_0 => d[j] * integers[j],
+                Format::Q4_0 => d[j] * (integers[j] - I::V::splat(isa, 8.0) * sum),
+                _ => d[j].mul_add(integers[j], m[j] * sum),
+            };
+            acc[j] = scale.mul_add(of_group, acc[j]);
+        }
+    }
+}
+
+/// Quantises the groups of a row.
+///
+/// # Safety
+/// `to` is valid for writes of KC words in each slab, `stride` floats apart; `groups` is as long as the
+/// row has groups.
+#[inline(always)]
+unsafe fn pack_row<I: Isa, W: Way<I>, T: Element>(
+    isa: I,
+    way: W,
+    row: View<'_, 1, T>,
+    signed: bool,
+    (to, stride): (*mut f32, usize),
+    groups: &mut [f32],
+) {
+    let ([k], lanes, from) = (row.shape(), I::V::LANES, row.as_ptr());
+    let zero = I::V::splat(isa, 0.0);
+    for (g, group) in groups.chunks_exact_mut(2).enumerate() {
+        let first = g * GROUP;
+        let mut values = [0.0f32; GROUP];
+        let live = GROUP.min(k - first);
+        if row.strides()[0] == 1 && live == GROUP {
+            for p in (0..GROUP).step_by(lanes) {
+                // SAFETY: a vector of the row.
+                unsafe { T::load::<I>(isa, from.add(first + p)) }.store(&mut values[p..]);
+            }
+        } else {
+            for (p, value) in values[..live].iter_mut().enumerate() {
+                *value = row.get([first + p]).to_f32();
+            }
+        }
+        let (mut largest, mut special) = (zero, zero);
+        for x in values.chunks_exact(lanes) {
+            let v = I::V::load(isa, x);
+            largest = v.abs().max(largest);
+            special = special + v * zero;
+        }
+        let quantized = Quantized::of_magnitude(largest.maximum(), special.sum());
+        let inverse = I::V::splat(isa, quantized.inverse);
+        let (least, most) = (I::V::splat(isa, -127.0), I::V::splat(isa, 127.0));
+        let at = to.wrapping_add(g * W::WORDS / KC * stride + g * W::WORDS % KC);
+        let mut sum = zero;
+        for p in (0..GROUP).step_by(lanes) {
+            let q = (I::V::load(isa, &values[p..]) * inverse).round().max(least).min(most);
+            sum = sum + q;
+            // SAFETY: the group's words, which lie in one slab.
+            unsafe { way.put(isa, q.float_to_int(), signed, p, at) };
+        }
+        (group[0], group[1]) = (quantized.scale, sum.sum());
+    }
+}
+
+impl Product<'_> {
+    /// Computes C with weights in groups and rows that are quantised.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    pub(super) unsafe fn run_grouped<I: Isa>(&self, isa: I, b: &PackedB) {
+        // SAFETY: the caller's; a panel has two or four vectors.
+        unsafe {
+            match isa.bytes() {
+                Some(dot) if I::NR == 2 * I::V::LANES => self.grouped_by::<I, _, 2>(isa, b, Quads(dot)),
+                Some(dot) => self.grouped_by::<I, _, 4>(isa, b, Quads(dot)),
+                None if I::NR == 2 * I::V::LANES => self.grouped_by::<I, _, 2>(isa, b, Floats),
+                None => self.grouped_by::<I, _, 4>(isa, b, Floats),
+            }
+        }
+    }
+
+    /// Computes C in one of the ways, with panels of `N` vectors.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    unsafe fn grouped_by<I: Isa, W: Way<I>, const N: usize>(&self, isa: I, b: &PackedB, way: W) {
+        let ([batch, ..], groups) = (self.shape, self.k.div_ceil(GROUP));
+        let words = groups * W::WORDS;
+        let panels = 0..self.shape[2].div_ceil(self.width::<I>());
+        let blocks = self.row_blocks::<I>(0, words);
+        self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
+            let rows = task.rows.len();
+            let partial = (W::WORDS + 1 + I::MR) * I::NR;
+            let floats = [packed_a_len(rows, words), 2 * rows * groups, partial, rows * I::NR];
+            scratch::with(floats.iter().sum(), |memory| {
+                let (a, memory) = memory.split_at_mut(floats[0]);
+                let (of_rows, memory) = memory.split_at_mut(floats[1]);
+                let (partial, sums) = memory.split_at_mut(floats[2]);
+                let memory = [a, of_rows, partial, sums];
+                // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
+                isa.run(
+                    #[inline(always)]
+                    || unsafe { self.grouped_block::<I, W, N>(isa, b, way, &task, memory) },
+                );
+            });
+        });
+    }
+
+    /// Computes one block of C.
+    ///
+    /// # Safety
+    /// As [`grouped_by`](Self::grouped_by); no one else touches the block; the memory has room for it.
+    #[inline(always)]
+    unsafe fn grouped_block<I: Isa, W: Way<I>, const N: usize>(
+        &self,
+        isa: I,
+        b: &PackedB,
+        way: W,
+        task: &Task,
+        [packed_a, of_rows, partial, sums]: [&mut [f32]; 4],
+    ) {
+        let (m, width, layout) = (task.rows.len(), self.width::<I>(), b.layout());
+        let (groups, lanes) = (self.k.div_ceil(GROUP), I::V::LANES);
+        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
+        let signed = m == 1 && layout.format != Format::Q8_0;
+        let stride = m * A_STRIDE;
+        for i in 0..m {
+            let to = packed_a.as_mut_ptr().wrapping_add(i * A_STRIDE);
+            let of_row = &mut of_rows[2 * i * groups..2 * (i + 1) * groups];
+            // SAFETY: row i of every slab.
+            unsafe {
+                with_rows!(a, v => pack_row::<I, W, _>(isa, way, v.at(i), signed, (to, stride), of_row))
+            };
+        }
+        let slab = |g: usize| packed_a.as_ptr().wrapping_add(g * W::WORDS / KC * stride + g * W::WORDS % KC);
+        let of_row = |i: usize, g: usize| {
+            let at = 2 * (i * groups + g);
+            Group { scale: of_rows[at], sum: of_rows[at + 1] }
+        };
+        let strips = m.div_ceil(I::MR);
+        let zero = I::V::splat(isa, 0.0);
+        for panel in task.panels.clone() {
+            let at = b.panels().as_ptr().cast::<u8>().wrapping_add(4 * panel * b.panel_words());
+            let group_at = |g: usize| at.wrapping_add(g * layout.group_bytes());
+            sums.fill(0.0);
+            if m == 1 {
+                let mut acc = [zero; N];
+                for g in 0..groups {
+                    // SAFETY: group g of the panel and of the row.
+                    unsafe {
+                        let integers = way.row::<N>(isa, layout, group_at(g), slab(g));
+                        add_group(isa, layout, group_at(g), of_row(0, g), integers, &mut acc);
+                    }
+                }
+                for (v, sum) in acc.iter().zip(sums.chunks_exact_mut(lanes)) {
+                    v.store(sum);
+                }
+            } else {
+                let (words, rest) = partial.split_at_mut(W::WORDS * I::NR);
+                let (excess, tile_sums) = rest.split_at_mut(I::NR);
+                for g in 0..groups {
+                    // SAFETY: group g of the panel; there is room for its words.
+                    let b_at = unsafe {
+                        way.words(isa, layout, group_at(g), words.as_mut_ptr(), excess.as_mut_ptr())
+                    };
+                    for strip in 0..strips {
+                        let rows = part(m, strips, strip);
+                        // SAFETY: the group's words, of the strip's rows; sums of a tile.
+                        unsafe {
+                            let tile = Tile {
+                                rows: rows.len(),
+                                k: W::WORDS,
+                                a: slab(g).add(rows.start * A_STRIDE),
+                                b: b_at,
+                                b_stride: I::NR,
+                                c: tile_sums.as_mut_ptr(),
+                                c_stride: I::NR,
+                                accumulate: false,
+                                prefetch: Prefetch::none(b_at),
+                            };
+                            way.tile(isa, tile);
+                        }
+                        let excess = load::<I, N>(isa, excess);
+                        for i in rows.clone() {
+                            let mut integers = load::<I, N>(isa, &tile_sums[(i - rows.start) * I::NR..]);
+                            for (sum, excess) in integers.iter_mut().zip(excess) {
+                                *sum = way.integers(*sum, excess);
+                            }
+                            let sums = &mut sums[i * I::NR..(i + 1) * I::NR];
+                            let mut acc = load::<I, N>(isa, sums);
+                            // SAFETY: group g of the panel.
+                            unsafe { add_group(isa, layout, group_at(g), of_row(i, g), integers, &mut acc) };
+                            for (v, sum) in acc.iter().zip(sums.chunks_exact_mut(lanes)) {
+                                v.store(sum);
+                            }
+                        }
+                    }
+                }
+            }
+            for strip in 0..strips {
+                let rows = part(m, strips, strip);
+                let sums = &mut sums[rows.start * I::NR..rows.end * I::NR];
+                // SAFETY: the strip's rows and columns of C.
+                unsafe {
+                    self.finish::<I>(task.batch, panel * width).rows(isa, sums, task.rows.start + rows.start);
+                }
+            }
+        }
+    }
+}
