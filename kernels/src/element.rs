@@ -179,26 +179,26 @@ impl Element for bf16 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
-        // SAFETY: the caller's; a bf16 is the upper half of an f32.
-        unsafe { I::V::load_u16(isa, p.cast()).shl_bits::<16>() }
+        // SAFETY: the caller's.
+        unsafe { I::V::load_bf16(isa, p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self) {
         // SAFETY: the caller's.
-        unsafe { bf16_bits(isa, v).store_u16(p.cast()) }
+        unsafe { v.store_bf16(isa, p.cast()) }
     }
 }
 
 /// The bits of the nearest bf16 to each lane, in its lower half.
 #[inline(always)]
-pub(crate) fn bf16_bits<I: Isa>(isa: I, v: I::V) -> I::V {
+pub(crate) fn bf16_bits<I: Copy, V: Vector<I>>(isa: I, v: V) -> V {
     // Half of the last place that stays is added, less the smallest part of it where that place is
     // even; a carry goes on into the exponent, which is right, up to infinity. A NaN could become an
     // infinity or zero so: it is cut, and made a quiet one.
-    let even = v.shr_bits::<16>().and_bits(I::V::splat_bits(isa, 1));
-    let rounded = v.add_bits(I::V::splat_bits(isa, 0x7fff)).add_bits(even);
-    let quiet = v.or_bits(I::V::splat_bits(isa, 0x0040_0000));
+    let even = v.shr_bits::<16>().and_bits(V::splat_bits(isa, 1));
+    let rounded = v.add_bits(V::splat_bits(isa, 0x7fff)).add_bits(even);
+    let quiet = v.or_bits(V::splat_bits(isa, 0x0040_0000));
     rounded.select(v.eq(v), quiet).shr_bits::<16>()
 }
 
