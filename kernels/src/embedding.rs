@@ -29,7 +29,8 @@ pub struct Lookup<'a, T = f32> {
 ///
 /// # Numerics
 /// Summed in the order of the lookups: exact for one, rounded once for two, and in general within
-/// gamma_{lookups - 1} of the sum of magnitudes.
+/// gamma_{lookups - 1} of the sum of magnitudes. Of bf16 and f16 the sum in f32 is
+/// rounded once more.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Embedding, Lookup, View, ViewMut};

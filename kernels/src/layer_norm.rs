@@ -33,8 +33,8 @@ use crate::view::ViewMut;
 
 /// y = (x - mean) / sqrt(variance + eps) * weight + bias, for each row.
 ///
-/// With a `residual`, first residual += x, rounded once and written back, and y is of the
-/// residual's row.
+/// With a `residual`, first residual += x, rounded once to its type and written back, and y is of the
+/// residual's row as it is stored then.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is

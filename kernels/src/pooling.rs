@@ -31,7 +31,7 @@ pub enum Pooling {
 ///
 /// # Numerics
 /// `Cls` copies. Each column of `Mean` is summed from the first row on: the error is at most
-/// gamma_{length + 1} of the mean magnitude.
+/// gamma_{length + 1} of the mean magnitude; that of bf16 and f16 is computed in f32 and then rounded.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Pool, Pooling, View, ViewMut};

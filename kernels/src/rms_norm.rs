@@ -19,8 +19,8 @@ use crate::view::ViewMut;
 
 /// y = x / sqrt(mean of x^2 + eps) * weight, for each row.
 ///
-/// With a `residual`, first residual += x, rounded once and written back, and y is of the
-/// residual's row.
+/// With a `residual`, first residual += x, rounded once to its type and written back, and y is of the
+/// residual's row as it is stored then.
 ///
 /// # Errors
 /// As [`LayerNorm`](crate::LayerNorm).
