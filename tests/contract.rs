@@ -1,13 +1,14 @@
 //! The numerics contract, clause by clause, on every backend. (Clause 1, error bounds, and the special
 //! values of clause 4 are what the checks of `tilewright verify` hold each kernel to.)
 
+use half::{bf16, f16};
 use tilewright::verify::bound::{U, compare, identical};
 use tilewright::verify::gemm::product;
 use tilewright::verify::tensor::Random;
 use tilewright_kernels::gemm::{PackedB, Rhs};
 use tilewright_kernels::{
-    Activate, Activation, Backend, Error, Gated, L2Normalize, LayerNorm, Mask, RmsNorm, Rope, RopeLayout,
-    RopeTable, Rows, Softmax, View, ViewMut,
+    Activate, Activation, Backend, Element, Error, Gated, L2Normalize, LayerNorm, Mask, RmsNorm, Rope,
+    RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
 
@@ -199,76 +200,124 @@ fn gemm_batches_are_single_products() {
 }
 
 /// Runs a kernel on rows, with a vector over the columns to make parameters of.
-type RunRows = fn(Backend, Rows<'_>, &[f32]) -> Result<(), Error>;
+type RunRows<T> = fn(Backend, Rows<'_, T>, &[f32]) -> Result<(), Error>;
 
-const ROW_KERNELS: [(&str, RunRows); 8] = [
-    ("layer norm", |backend, rows, p| {
-        backend.run(LayerNorm { rows, residual: None, weight: Some(p), bias: Some(p), eps: 1e-12 })
-    }),
-    ("RMS norm", |backend, rows, p| {
-        backend.run(RmsNorm { rows, residual: None, weight: Some(p), eps: 1e-6 })
-    }),
-    ("L2 norm", |backend, rows, _| backend.run(L2Normalize { rows, eps: 1e-12 })),
-    ("softmax", |backend, rows, p| {
-        let bias = View::with_strides(p, rows.shape(), [0, 1])?;
-        backend.run(Softmax { rows, scale: 0.125, mask: Mask::Bias(bias), log: false })
-    }),
-    ("log-softmax", |backend, rows, _| {
-        backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: true })
-    }),
-    ("GELU", |backend, rows, _| backend.run(Activate { rows, activation: Activation::GeluErf })),
-    ("SwiGLU", |backend, gate, p| {
-        let up = View::with_strides(p, gate.shape(), [0, 1])?;
-        backend.run(Gated { gate, up, activation: Activation::Silu })
-    }),
-    ("RoPE", |backend, rows, _| {
-        let [tokens, head_dim] = rows.shape();
-        let table = RopeTable::new(RopeLayout::HalfSplit, 8, head_dim, 1e4);
-        backend.run(Rope { rows, head_dim, positions: &vec![7; tokens], table: &table })
-    }),
-];
+fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 8] {
+    [
+        ("layer norm", |backend, rows, p| {
+            let [m, n] = rows.shape();
+            let mut residual = vec![T::from_f32(0.5); m * n];
+            let residual = Some(ViewMut::new(&mut residual, [m, n])?);
+            backend.run(LayerNorm { rows, residual, weight: Some(p), bias: Some(p), eps: 1e-12 })
+        }),
+        ("RMS norm", |backend, rows, p| {
+            backend.run(RmsNorm { rows, residual: None, weight: Some(p), eps: 1e-6 })
+        }),
+        ("L2 norm", |backend, rows, _| backend.run(L2Normalize { rows, eps: 1e-12 })),
+        ("softmax", |backend, rows, p| {
+            let bias = View::with_strides(p, rows.shape(), [0, 1])?;
+            backend.run(Softmax { rows, scale: 0.125, mask: Mask::Bias(bias), log: false })
+        }),
+        ("log-softmax", |backend, rows, _| {
+            backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: true })
+        }),
+        ("GELU", |backend, rows, _| backend.run(Activate { rows, activation: Activation::GeluErf })),
+        ("SwiGLU", |backend, gate, p| {
+            let up: Vec<T> = p.iter().map(|&x| T::from_f32(x)).collect();
+            let up = View::with_strides(&up, gate.shape(), [0, 1])?;
+            backend.run(Gated { gate, up, activation: Activation::Silu })
+        }),
+        ("RoPE", |backend, rows, _| {
+            let [tokens, head_dim] = rows.shape();
+            let table = RopeTable::new(RopeLayout::HalfSplit, 8, head_dim, 1e4);
+            backend.run(Rope { rows, head_dim, positions: &vec![7; tokens], table: &table })
+        }),
+    ]
+}
 
-/// Rows and columns: below and above what a thread takes alone, columns that fill no vector.
-const ROWS: [[usize; 2]; 4] = [[1, 100], [9, 33], [300, 768], [4001, 129]];
+/// The nearest numbers of a type, and back.
+fn narrow<T: Element>(x: &[f32]) -> Vec<T> {
+    x.iter().map(|&x| T::from_f32(x)).collect()
+}
+fn widen<T: Element>(x: &[T]) -> Vec<f32> {
+    x.iter().map(|x| x.to_f32()).collect()
+}
+
+/// Rows and columns: below and above what a thread takes alone, columns that fill no vector, or a block
+/// of widened rows.
+const ROWS: [[usize; 2]; 5] = [[1, 100], [9, 33], [300, 768], [4001, 129], [40, 5000]];
 
 #[test]
 fn rows_do_not_depend_on_threads() {
-    for backend in backends() {
-        for [rows, n] in ROWS {
-            let (x, p) = (numbers(rows * n, 9), numbers(n, 10));
-            for (kernel, run) in ROW_KERNELS {
-                let what = format!("{}: {kernel} {rows}x{n}", backend.name());
-                same_on_any_threads(&what, || {
-                    let mut y = x.clone();
-                    run(backend, Rows::InPlace(ViewMut::new(&mut y, [rows, n]).unwrap()), &p).unwrap();
-                    y
-                });
+    fn check<T: Element>() {
+        for backend in backends() {
+            for [rows, n] in ROWS {
+                let (x, p) = (narrow::<T>(&numbers(rows * n, 9)), numbers(n, 10));
+                for (kernel, run) in row_kernels::<T>() {
+                    let what = format!("{}: {kernel} {rows}x{n} in {}", backend.name(), T::NAME);
+                    same_on_any_threads(&what, || {
+                        let mut y = x.clone();
+                        run(backend, Rows::InPlace(ViewMut::new(&mut y, [rows, n]).unwrap()), &p).unwrap();
+                        widen(&y)
+                    });
+                }
             }
         }
     }
+    check::<f32>();
+    check::<bf16>();
+    check::<f16>();
 }
 
 /// A row alone and among others, in place and not, at any alignment.
 #[test]
 fn rows_do_not_depend_on_their_neighbours() {
-    for backend in backends() {
-        for n in [1, 3, 31, 100, 777] {
-            let (rows, stride) = (5, n + 3);
-            let (x, p) = (numbers(rows * stride, 11), numbers(n, 12));
-            for (kernel, run) in ROW_KERNELS {
-                let mut together = x.clone();
-                let view = ViewMut::with_strides(&mut together, [rows, n], [stride, 1]).unwrap();
-                run(backend, Rows::InPlace(view), &p).unwrap();
-                for i in 0..rows {
-                    let (row, mut alone) = (&x[i * stride..][..n], vec![f32::NAN; n]);
-                    let (x, y) = (View::new(row, [1, n]).unwrap(), ViewMut::new(&mut alone, [1, n]).unwrap());
-                    run(backend, Rows::Into(x, y), &p).unwrap();
-                    identical(&together[i * stride..][..n], &alone)
-                        .unwrap_or_else(|e| panic!("{}: {kernel} of {n}, row {i}: {e}", backend.name()));
+    fn check<T: Element>() {
+        for backend in backends() {
+            for n in [1, 3, 31, 100, 777] {
+                let (rows, stride) = (50, n + 3);
+                let (x, p) = (narrow::<T>(&numbers(rows * stride, 11)), numbers(n, 12));
+                for (kernel, run) in row_kernels::<T>() {
+                    let mut together = x.clone();
+                    let view = ViewMut::with_strides(&mut together, [rows, n], [stride, 1]).unwrap();
+                    run(backend, Rows::InPlace(view), &p).unwrap();
+                    for i in 0..rows {
+                        let (row, mut alone) = (&x[i * stride..][..n], vec![T::from_f32(f32::NAN); n]);
+                        let x = View::new(row, [1, n]).unwrap();
+                        let y = ViewMut::new(&mut alone, [1, n]).unwrap();
+                        run(backend, Rows::Into(x, y), &p).unwrap();
+                        let what = || format!("{}: {kernel} of {n} in {}, row {i}", backend.name(), T::NAME);
+                        identical(&widen(&together[i * stride..][..n]), &widen(&alone))
+                            .unwrap_or_else(|e| panic!("{}: {e}", what()));
+                    }
                 }
             }
         }
     }
+    check::<f32>();
+    check::<bf16>();
+    check::<f16>();
+}
+
+/// Sums of half the largest f16, and of more: a residual in bf16 or f16 is rounded, or overflows, once.
+#[test]
+fn residuals_are_rounded_once() {
+    fn check<T: Element>(ends: [f32; 3]) {
+        let [a, b, sum] = ends;
+        for &backend in Backend::available() {
+            let (mut x, mut h) = (narrow::<T>(&[a, 0.0, -a]), narrow::<T>(&[b, 1.0, -b]));
+            let rows = Rows::InPlace(ViewMut::new(&mut x, [1, 3]).unwrap());
+            let residual = Some(ViewMut::new(&mut h, [1, 3]).unwrap());
+            backend.run(RmsNorm { rows, residual, weight: None, eps: 0.0 }).unwrap();
+            assert_eq!(widen(&h), [sum, 1.0, -sum], "{} in {}", backend.name(), T::NAME);
+        }
+    }
+    check::<f16>([32768.0, 32768.0, f32::INFINITY]);
+    check::<f16>([2048.0, 1.0, 2048.0]); // a tie, to even
+    check::<f16>([2050.0, 1.0, 2052.0]);
+    check::<bf16>([256.0, 1.0, 256.0]);
+    check::<bf16>([256.0, 1.0 + 2f32.powi(-7), 258.0]);
+    check::<bf16>([3e38, 3e38, f32::INFINITY]);
 }
 
 /// Clause 5. The bound does not contain the mean.

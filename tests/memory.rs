@@ -2,9 +2,11 @@
 //! than its inputs grow.
 
 use allocation_counter::{AllocationInfo, measure};
+use half::{bf16, f16};
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{
-    Activate, Activation, Attention, Backend, LayerNorm, Mask, RmsNorm, Rows, Softmax, View, ViewMut,
+    Activate, Activation, Attention, Backend, Element, Embedding, LayerNorm, Lookup, Mask, RmsNorm, Rows,
+    Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
 
@@ -28,7 +30,44 @@ fn steady(backend: Backend, kernel: &str, mut run: impl FnMut(Backend) + Send) {
 }
 
 /// Runs one of the kernels on rows.
-type RowKernel = fn(Backend, Rows<'_>);
+type RowKernel<T> = fn(Backend, Rows<'_, T>);
+
+fn row_kernels<T: Element>() -> [(&'static str, RowKernel<T>); 4] {
+    [
+        ("layer norm", |backend, rows| {
+            backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 }).unwrap();
+        }),
+        ("RMS norm", |backend, rows| {
+            backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-5 }).unwrap();
+        }),
+        ("softmax", |backend, rows| {
+            backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: false }).unwrap();
+        }),
+        ("GELU", |backend, rows| {
+            backend.run(Activate { rows, activation: Activation::GeluErf }).unwrap();
+        }),
+    ]
+}
+
+/// Asks that kernels on rows of a type allocate nothing, and those on two rows gathered from a table.
+fn rows_allocate_nothing<T: Element>(backend: Backend, n: usize) {
+    let x = vec![T::from_f32(0.5); n * n];
+    let matrix = View::new(&x, [n, n]).unwrap();
+    let mut y = Vec::new();
+    for (name, run) in row_kernels::<T>() {
+        steady(backend, name, |backend| {
+            y.resize(n * n, T::default());
+            run(backend, Rows::Into(matrix, ViewMut::new(&mut y, [n, n]).unwrap()));
+        });
+        y = Vec::new();
+    }
+    steady(backend, "embedding", |backend| {
+        y.resize(n * n, T::default());
+        let lookup = Lookup { table: matrix, ids: &[1, 0] };
+        let out = ViewMut::new(&mut y, [2, n]).unwrap();
+        backend.run(Embedding { lookups: &[lookup, lookup], out }).unwrap();
+    });
+}
 
 #[test]
 fn a_steady_state_allocates_nothing() {
@@ -55,27 +94,9 @@ fn a_steady_state_allocates_nothing() {
             let out = ViewMut::new(&mut y, [1, 2, N, N / 2]).unwrap();
             backend.run(Attention::new(heads, heads, heads, out)).unwrap();
         });
-        let row_kernels: [(&str, RowKernel); 4] = [
-            ("layer norm", |backend, rows| {
-                backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 }).unwrap();
-            }),
-            ("RMS norm", |backend, rows| {
-                backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-5 }).unwrap();
-            }),
-            ("softmax", |backend, rows| {
-                backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: false }).unwrap();
-            }),
-            ("GELU", |backend, rows| {
-                backend.run(Activate { rows, activation: Activation::GeluErf }).unwrap();
-            }),
-        ];
-        for (name, run) in row_kernels {
-            let mut y = Vec::new();
-            steady(backend, name, |backend| {
-                y.resize(N * N, 0.0);
-                run(backend, Rows::Into(matrix, ViewMut::new(&mut y, [N, N]).unwrap()));
-            });
-        }
+        rows_allocate_nothing::<f32>(backend, N);
+        rows_allocate_nothing::<bf16>(backend, N);
+        rows_allocate_nothing::<f16>(backend, N);
     }
 }
 

@@ -9,9 +9,10 @@
 
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::map;
+use crate::isa::lanes::{NONE, map};
 use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
@@ -32,9 +33,9 @@ use crate::view::{View, ViewMut};
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Activate<'a> {
+pub struct Activate<'a, T = f32> {
     /// x and y, \[rows, n\].
-    pub rows: Rows<'a>,
+    pub rows: Rows<'a, T>,
     /// f.
     pub activation: Activation,
 }
@@ -58,21 +59,21 @@ pub struct Activate<'a> {
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Gated<'a> {
+pub struct Gated<'a, T = f32> {
     /// The gate and y, \[rows, n\].
-    pub gate: Rows<'a>,
+    pub gate: Rows<'a, T>,
     /// \[rows, n\].
-    pub up: View<'a, 2>,
+    pub up: View<'a, 2, T>,
     /// f.
     pub activation: Activation,
 }
 
-impl<'a> Gated<'a> {
+impl<'a, T> Gated<'a, T> {
     /// Of rows that hold \[gate | up\], \[rows, 2 n\], into `out`, \[rows, n\].
     ///
     /// # Errors
     /// [`Error::Shape`] if `x` does not have twice the columns of `out`.
-    pub fn halves(x: View<'a, 2>, out: ViewMut<'a, 2>, activation: Activation) -> Result<Self, Error> {
+    pub fn halves(x: View<'a, 2, T>, out: ViewMut<'a, 2, T>, activation: Activation) -> Result<Self, Error> {
         let [rows, n] = out.shape();
         expect_shape("Gated.x", &x.shape(), &[rows, 2 * n])?;
         let gate = Rows::Into(x.slice(1, 0..n), out);
@@ -80,16 +81,17 @@ impl<'a> Gated<'a> {
     }
 }
 
-impl Kernel for Activate<'_> {
+impl<T: Element> Kernel for Activate<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::activate);
 
     fn reference(self) -> Self::Output {
         self.rows.check("Activate.rows")?;
         for mut row in self.rows.into_iter() {
             for j in 0..row.input().len() {
-                row.output()[j] = self.activation.definition(f64::from(row.input()[j])) as f32;
+                let x = f64::from(row.input()[j].to_f32());
+                row.output()[j] = T::from_f32(self.activation.definition(x) as f32);
             }
         }
         Ok(())
@@ -102,7 +104,7 @@ impl Kernel for Activate<'_> {
     }
 }
 
-impl Gated<'_> {
+impl<T> Gated<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let shape = self.gate.check("Gated.gate")?;
         expect_unit_rows("Gated.up", self.up.has_unit_rows(), self.up.strides())?;
@@ -110,17 +112,17 @@ impl Gated<'_> {
     }
 }
 
-impl Kernel for Gated<'_> {
+impl<T: Element> Kernel for Gated<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::gated);
 
     fn reference(self) -> Self::Output {
         self.check()?;
         for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
             for (j, &up) in up.iter().enumerate() {
-                let gate = self.activation.definition(f64::from(row.input()[j])) as f32;
-                row.output()[j] = gate * up;
+                let gate = self.activation.definition(f64::from(row.input()[j].to_f32())) as f32;
+                row.output()[j] = T::from_f32(gate * up.to_f32());
             }
         }
         Ok(())
@@ -133,7 +135,7 @@ impl Kernel for Gated<'_> {
     }
 }
 
-impl RowKernel for Activate<'_> {
+impl<T: Element> RowKernel for Activate<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }
@@ -144,12 +146,12 @@ impl RowKernel for Activate<'_> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         for_activation!(self.activation, F => for mut row in self.rows.into_iter() {
             map(
                 isa,
                 [&mut row],
-                [],
+                NONE,
                 0.0,
                 #[inline(always)]
                 |_, [x], []| [F.apply(isa, x)],
@@ -158,7 +160,7 @@ impl RowKernel for Activate<'_> {
     }
 }
 
-impl RowKernel for Gated<'_> {
+impl<T: Element> RowKernel for Gated<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.gate.shape()
     }
@@ -170,7 +172,7 @@ impl RowKernel for Gated<'_> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         for_activation!(self.activation, F => for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
             map(
                 isa,

@@ -33,11 +33,17 @@ pub trait Kernel: Sized {
     }
 }
 
-/// In an `impl Kernel`: [`Kernel::run_on`], compiled in this crate.
+/// In an `impl Kernel`: [`Kernel::run_on`], compiled in this crate; see [`crate::compiled`].
 macro_rules! compile_here {
     () => {
         fn run_on(self, backend: $crate::Backend) -> Self::Output {
             backend.dispatch(self)
+        }
+    };
+    // Of a kernel over elements of type `$element`: by its function of `Compiled`.
+    ($element:ident::$name:ident) => {
+        fn run_on(self, backend: $crate::Backend) -> Self::Output {
+            $element::$name(self, backend)
         }
     };
 }

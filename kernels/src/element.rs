@@ -5,11 +5,71 @@ use core::fmt::Debug;
 use half::{bf16, f16};
 
 mod sealed {
+    use crate::compiled::Compiled;
+    use crate::rows::Rows;
+
     /// Implemented only in this crate: kernels reinterpret the bits of a type that has it.
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::bf16 {}
-    impl Sealed for half::f16 {}
+    pub trait Sealed: Sized + Compiled {
+        /// These rows as rows of f32, or back if they are of another type.
+        #[inline(always)]
+        fn f32_rows(rows: Rows<'_, Self>) -> Result<Rows<'_>, Rows<'_, Self>> {
+            Err(rows)
+        }
+
+        /// This slice as one of f32, if it is.
+        #[inline(always)]
+        fn f32s(_: &[Self]) -> Option<&[f32]> {
+            None
+        }
+
+        /// This slice as one of f32, if it is.
+        #[inline(always)]
+        fn f32s_mut(_: &mut [Self]) -> Option<&mut [f32]> {
+            None
+        }
+
+        /// As many elements as there are floats, of any values: they stand in for a row where a loop
+        /// wants one and nothing comes of it.
+        fn stand_in(floats: &[f32]) -> &[Self];
+    }
+
+    impl Sealed for f32 {
+        #[inline(always)]
+        fn f32_rows(rows: Rows<'_>) -> Result<Rows<'_>, Rows<'_>> {
+            Ok(rows)
+        }
+
+        #[inline(always)]
+        fn f32s(x: &[f32]) -> Option<&[f32]> {
+            Some(x)
+        }
+
+        #[inline(always)]
+        fn f32s_mut(x: &mut [f32]) -> Option<&mut [f32]> {
+            Some(x)
+        }
+
+        #[inline(always)]
+        fn stand_in(floats: &[f32]) -> &[f32] {
+            floats
+        }
+    }
+
+    impl Sealed for half::bf16 {
+        #[inline(always)]
+        fn stand_in(floats: &[f32]) -> &[Self] {
+            // SAFETY: any bits are a bf16, which is smaller than an f32 and aligned to less.
+            unsafe { core::slice::from_raw_parts(floats.as_ptr().cast(), floats.len()) }
+        }
+    }
+
+    impl Sealed for half::f16 {
+        #[inline(always)]
+        fn stand_in(floats: &[f32]) -> &[Self] {
+            // SAFETY: any bits are an f16, which is smaller than an f32 and aligned to less.
+            unsafe { core::slice::from_raw_parts(floats.as_ptr().cast(), floats.len()) }
+        }
+    }
 }
 
 /// Most lanes of any instruction set.
@@ -119,26 +179,26 @@ impl Element for bf16 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
-        // SAFETY: the caller's; a bf16 is the upper half of an f32.
-        unsafe { I::V::load_u16(isa, p.cast()).shl_bits::<16>() }
+        // SAFETY: the caller's.
+        unsafe { I::V::load_bf16(isa, p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self) {
         // SAFETY: the caller's.
-        unsafe { bf16_bits(isa, v).store_u16(p.cast()) }
+        unsafe { v.store_bf16(isa, p.cast()) }
     }
 }
 
 /// The bits of the nearest bf16 to each lane, in its lower half.
 #[inline(always)]
-pub(crate) fn bf16_bits<I: Isa>(isa: I, v: I::V) -> I::V {
+pub(crate) fn bf16_bits<I: Copy, V: Vector<I>>(isa: I, v: V) -> V {
     // Half of the last place that stays is added, less the smallest part of it where that place is
     // even; a carry goes on into the exponent, which is right, up to infinity. A NaN could become an
     // infinity or zero so: it is cut, and made a quiet one.
-    let even = v.shr_bits::<16>().and_bits(I::V::splat_bits(isa, 1));
-    let rounded = v.add_bits(I::V::splat_bits(isa, 0x7fff)).add_bits(even);
-    let quiet = v.or_bits(I::V::splat_bits(isa, 0x0040_0000));
+    let even = v.shr_bits::<16>().and_bits(V::splat_bits(isa, 1));
+    let rounded = v.add_bits(V::splat_bits(isa, 0x7fff)).add_bits(even);
+    let quiet = v.or_bits(V::splat_bits(isa, 0x0040_0000));
     rounded.select(v.eq(v), quiet).shr_bits::<16>()
 }
 

@@ -5,17 +5,18 @@
 //! ```
 
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{Row, map};
+use crate::isa::lanes::{Row, map, widen, write_f32};
 use crate::rows::{self, RowKernel, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
 /// One table and which of its rows to take.
 #[derive(Clone, Copy, Debug)]
-pub struct Lookup<'a> {
+pub struct Lookup<'a, T = f32> {
     /// \[entries, n\].
-    pub table: View<'a, 2>,
+    pub table: View<'a, 2, T>,
     /// \[tokens\], each less than `entries`.
     pub ids: &'a [u32],
 }
@@ -28,7 +29,8 @@ pub struct Lookup<'a> {
 ///
 /// # Numerics
 /// Summed in the order of the lookups: exact for one, rounded once for two, and in general within
-/// gamma_{lookups - 1} of the sum of magnitudes.
+/// gamma_{lookups - 1} of the sum of magnitudes. Of bf16 and f16 the sum in f32 is
+/// rounded once more.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Embedding, Lookup, View, ViewMut};
@@ -41,22 +43,22 @@ pub struct Lookup<'a> {
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Embedding<'a> {
+pub struct Embedding<'a, T = f32> {
     /// What is summed.
-    pub lookups: &'a [Lookup<'a>],
+    pub lookups: &'a [Lookup<'a, T>],
     /// \[tokens, n\].
-    pub out: ViewMut<'a, 2>,
+    pub out: ViewMut<'a, 2, T>,
 }
 
-impl<'a> Lookup<'a> {
+impl<'a, T> Lookup<'a, T> {
     /// What token `t` looks up.
     #[inline(always)]
-    fn row(&self, t: usize) -> &'a [f32] {
+    fn row(&self, t: usize) -> &'a [T] {
         self.table.row([self.ids[t] as usize, 0])
     }
 }
 
-impl Embedding<'_> {
+impl<T> Embedding<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let [tokens, n] = self.out.shape();
         expect_unit_rows("Embedding.out", self.out.has_unit_rows(), self.out.strides())?;
@@ -79,18 +81,19 @@ impl Embedding<'_> {
     }
 }
 
-impl Kernel for Embedding<'_> {
+impl<T: Element> Kernel for Embedding<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::embedding);
 
     fn reference(mut self) -> Self::Output {
         self.check()?;
         let [tokens, n] = self.out.shape();
         for t in 0..tokens {
             for j in 0..n {
-                let terms = self.lookups.iter().map(|l| f64::from(l.table.get([l.ids[t] as usize, j])));
-                self.out.set([t, j], terms.sum::<f64>() as f32);
+                let term = |l: &Lookup<'_, T>| l.table.get([l.ids[t] as usize, j]).to_f32();
+                let terms = self.lookups.iter().map(|l| f64::from(term(l)));
+                self.out.set([t, j], T::from_f32(terms.sum::<f64>() as f32));
             }
         }
         Ok(())
@@ -104,13 +107,13 @@ impl Kernel for Embedding<'_> {
 }
 
 /// A checked embedding of the tokens from `start` on.
-struct Tokens<'a> {
-    lookups: &'a [Lookup<'a>],
+struct Tokens<'a, T> {
+    lookups: &'a [Lookup<'a, T>],
     start: usize,
-    out: ViewMut<'a, 2>,
+    out: ViewMut<'a, 2, T>,
 }
 
-impl RowKernel for Tokens<'_> {
+impl<T: Element> RowKernel for Tokens<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.out.shape()
     }
@@ -121,24 +124,41 @@ impl RowKernel for Tokens<'_> {
         (Self { lookups, start, out: low }, Self { lookups, start: start + mid, out: high })
     }
 
+    /// A sum in f32, of several lookups of another type.
+    fn memory(&self) -> usize {
+        if T::f32s(&[]).is_some() || self.lookups.len() < 2 { 0 } else { self.out.shape()[1] }
+    }
+
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, memory: &mut [f32]) {
         for (t, out) in (self.start..).zip(self.out.into_rows()) {
             let Some((first, others)) = self.lookups.split_first() else {
-                out.fill(0.0);
+                out.fill(T::default());
                 continue;
             };
-            out.copy_from_slice(first.row(t));
-            for lookup in others {
-                map(
-                    isa,
-                    [&mut Row::InPlace(out)],
-                    [lookup.row(t)],
-                    0.0,
-                    #[inline(always)]
-                    |_, [sum], [term]| [sum + term],
-                );
+            if others.is_empty() {
+                out.copy_from_slice(first.row(t));
+                continue;
             }
+            write_f32(
+                isa,
+                out,
+                memory,
+                #[inline(always)]
+                |sum| {
+                    widen(isa, first.row(t), sum);
+                    for lookup in others {
+                        map(
+                            isa,
+                            [&mut Row::InPlace(sum)],
+                            [lookup.row(t)],
+                            0.0,
+                            #[inline(always)]
+                            |_, [sum], [term]| [sum + term],
+                        );
+                    }
+                },
+            );
         }
     }
 }

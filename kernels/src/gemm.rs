@@ -217,8 +217,8 @@ impl Kernel for Gemm<'_> {
                 for j in 0..n {
                     let biased_sum = |up: bool| {
                         let mut sum = 0.0;
-                        for p in 0..k {
-                            sum += row[p] * b(up, s, p, j);
+                        for (p, a) in row.iter().enumerate().take(k) {
+                            sum += a * b(up, s, p, j);
                         }
                         let row_bias = self.epilogue.row_bias.map_or(0.0, |bias| f64::from(bias[i]));
                         let column = if up { n + j } else { j };

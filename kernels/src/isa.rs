@@ -414,6 +414,26 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `LANES` numbers of 16 bits.
     unsafe fn store_f16(self, p: *mut u16);
 
+    /// The `LANES` numbers at `p`, whose bits are those of bf16: exact.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `LANES` numbers of 16 bits.
+    #[inline(always)]
+    unsafe fn load_bf16(isa: I, p: *const u16) -> Self {
+        // SAFETY: the caller's; a bf16 is the upper half of an f32.
+        unsafe { Self::load_u16(isa, p).shl_bits::<16>() }
+    }
+
+    /// Stores the nearest bf16 of each lane at `p`, ties to even; denormals are kept, NaN stay NaN.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `LANES` numbers of 16 bits.
+    #[inline(always)]
+    unsafe fn store_bf16(self, isa: I, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe { crate::element::bf16_bits(isa, self).store_u16(p) }
+    }
+
     /// Lanes as pairs of i16: `sum`, as i32, plus the two products of `self` and `b`, wrapping.
     fn dot_i16(self, b: Self, sum: Self) -> Self;
 

@@ -22,8 +22,9 @@
 //! its sums, and together they take hardly longer than pass 2 alone.
 
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::Error;
-use crate::isa::lanes::{GROUPS, Row, accumulators, map, read, sum, total};
+use crate::isa::lanes::{GROUPS, Row, accumulators, map_with, read, sum, total};
 use crate::isa::{Isa, Vector};
 use crate::residual::{IN_RANGE, Input};
 use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
@@ -32,8 +33,8 @@ use crate::view::ViewMut;
 
 /// y = (x - mean) / sqrt(variance + eps) * weight + bias, for each row.
 ///
-/// With a `residual`, first residual += x, rounded once and written back, and y is of the
-/// residual's row.
+/// With a `residual`, first residual += x, rounded once to its type and written back, and y is of the
+/// residual's row as it is stored then.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is
@@ -53,11 +54,11 @@ use crate::view::ViewMut;
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct LayerNorm<'a> {
+pub struct LayerNorm<'a, T = f32> {
     /// x and y, \[rows, n\].
-    pub rows: Rows<'a>,
+    pub rows: Rows<'a, T>,
     /// Added to x before it is normalised, and replaced by that sum, \[rows, n\].
-    pub residual: Option<ViewMut<'a, 2>>,
+    pub residual: Option<ViewMut<'a, 2, T>>,
     /// \[n\]; none is ones.
     pub weight: Option<&'a [f32]>,
     /// \[n\]; none is zeros.
@@ -70,16 +71,16 @@ pub struct LayerNorm<'a> {
 /// enough that outliers among them seldom move it by half a sigma.
 const PIVOT: usize = 64;
 
-impl Kernel for LayerNorm<'_> {
+impl<T: Element> Kernel for LayerNorm<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::layer_norm);
 
     fn reference(self) -> Self::Output {
         let Self { rows, residual, weight, bias, eps } = self;
         let input = Input { rows, residual };
         check(&input, weight, bias, eps)?;
-        for mut row in input.into_iter() {
+        for mut row in input.define() {
             define(&mut row, weight, bias, eps);
         }
         Ok(())
@@ -106,8 +107,8 @@ impl Kernel for LayerNorm<'_> {
     }
 }
 
-fn check(
-    input: &Input<'_>,
+fn check<T: Element>(
+    input: &Input<'_, T>,
     weight: Option<&[f32]>,
     bias: Option<&[f32]>,
     eps: f32,
@@ -122,28 +123,28 @@ fn check(
 /// The definition, of one row.
 #[cold]
 #[inline(never)]
-fn define(row: &mut Row<'_>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
+fn define<T: Element>(row: &mut Row<'_, T>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
-    let mean = row.input().iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-    let variance = row.input().iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+    let mean = row.input().iter().map(|x| f64::from(x.to_f32())).sum::<f64>() / n;
+    let variance = row.input().iter().map(|x| (f64::from(x.to_f32()) - mean).powi(2)).sum::<f64>() / n;
     let sigma = (variance + f64::from(eps)).sqrt();
     for j in 0..row.input().len() {
-        let z = (f64::from(row.input()[j]) - mean) / sigma;
+        let z = (f64::from(row.input()[j].to_f32()) - mean) / sigma;
         let weight = weight.map_or(1.0, |w| f64::from(w[j]));
         let bias = bias.map_or(0.0, |b| f64::from(b[j]));
-        row.output()[j] = (z * weight + bias) as f32;
+        row.output()[j] = T::from_f32((z * weight + bias) as f32);
     }
 }
 
 /// A checked layer norm with all its parameters.
-struct Affine<'a> {
-    input: Input<'a>,
+struct Affine<'a, T> {
+    input: Input<'a, T>,
     weight: &'a [f32],
     bias: &'a [f32],
     eps: f32,
 }
 
-impl RowKernel for Affine<'_> {
+impl<T: Element> RowKernel for Affine<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.input.rows.shape()
     }
@@ -155,15 +156,15 @@ impl RowKernel for Affine<'_> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         let Self { input, weight, bias, eps } = self;
-        let mut rows = input.into_iter();
+        let mut rows = input.into_iter(isa);
         let Some(mut row) = rows.next() else { return };
         let mut moments = Moments::of(isa, row.input(), pivot(isa, row.input()));
         loop {
             let next = rows.next();
             // After the last row, the weight is taken for a row: it has the right length.
-            let next_input = next.as_ref().map_or(weight, Row::input);
+            let next_input = next.as_ref().map_or(T::stand_in(weight), Row::input);
             moments = moments.centred(isa, row.input());
             let square = moments.variance() + eps;
             moments = if IN_RANGE.contains(&square) {
@@ -182,7 +183,7 @@ impl RowKernel for Affine<'_> {
 
 /// The mean of the first elements.
 #[inline(always)]
-fn pivot<I: Isa>(isa: I, x: &[f32]) -> f32 {
+fn pivot<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     let first = &x[..x.len().min(PIVOT)];
     let sum = sum(
         isa,
@@ -205,7 +206,7 @@ struct Moments {
 impl Moments {
     /// Pass 1 by itself.
     #[inline(always)]
-    fn of<I: Isa>(isa: I, x: &[f32], pivot: f32) -> Self {
+    fn of<I: Isa, T: Element>(isa: I, x: &[T], pivot: f32) -> Self {
         let mut sums = Sums::new(isa, pivot);
         read(
             isa,
@@ -219,7 +220,7 @@ impl Moments {
 
     /// These, if the pivot was near enough to the mean, or else those around the mean.
     #[inline(always)]
-    fn centred<I: Isa>(self, isa: I, x: &[f32]) -> Self {
+    fn centred<I: Isa, T: Element>(self, isa: I, x: &[T]) -> Self {
         if 4.0 * self.mean * self.mean <= self.square {
             return self;
         }
@@ -266,27 +267,28 @@ impl<I: Isa> Sums<I> {
 
 /// Pass 2 of `row`, whose moments are known, and pass 1 of `next`.
 #[inline(always)]
-fn write<I: Isa>(
+fn write<I: Isa, T: Element>(
     isa: I,
-    row: &mut Row<'_>,
+    row: &mut Row<'_, T>,
     weight: &[f32],
     bias: &[f32],
     moments: Moments,
     r: f32,
-    next: &[f32],
+    next: &[T],
 ) -> Moments {
     let center = I::V::splat(isa, moments.pivot);
     let (scale, shift) = (I::V::splat(isa, r), I::V::splat(isa, -moments.mean * r));
     let pivot = pivot(isa, next);
     let mut sums = Sums::new(isa, pivot);
-    map(
+    map_with(
         isa,
         [row],
-        [weight, bias, next],
+        [weight, bias],
+        [next],
         // Past the end, only the sums count: there, the next row's elements are its pivot.
         pivot,
         #[inline(always)]
-        |g, [x], [weight, bias, next]| {
+        |g, [x], [weight, bias], [next]| {
             sums.add(g, next);
             [(x - center).mul_add(scale, shift).mul_add(weight, bias)]
         },

@@ -4,6 +4,7 @@ mod activate;
 mod activation;
 mod attention;
 mod backend;
+mod compiled;
 mod element;
 mod embedding;
 mod error;

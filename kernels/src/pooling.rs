@@ -6,8 +6,9 @@
 //! ```
 
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::isa::lanes::{Row, accumulators, map, read, total};
+use crate::isa::lanes::{NONE, Row, accumulators, map, read, total, widen, write_f32};
 use crate::isa::{Isa, Vector};
 use crate::residual::IN_RANGE;
 use crate::rows::{self, RowKernel, Rows, expect_eps, expect_unit_rows};
@@ -30,7 +31,7 @@ pub enum Pooling {
 ///
 /// # Numerics
 /// `Cls` copies. Each column of `Mean` is summed from the first row on: the error is at most
-/// gamma_{length + 1} of the mean magnitude.
+/// gamma_{length + 1} of the mean magnitude; that of bf16 and f16 is computed in f32 and then rounded.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Pool, Pooling, View, ViewMut};
@@ -46,15 +47,15 @@ pub enum Pooling {
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Pool<'a> {
+pub struct Pool<'a, T = f32> {
     /// \[tokens, n\], the sequences one after the other.
-    pub x: View<'a, 2>,
+    pub x: View<'a, 2, T>,
     /// \[sequences + 1\]: where each sequence starts, and where the last one ends.
     pub offsets: &'a [usize],
     /// What stands for a sequence.
     pub pooling: Pooling,
     /// \[sequences, n\].
-    pub out: ViewMut<'a, 2>,
+    pub out: ViewMut<'a, 2, T>,
 }
 
 /// y = x / max(|x|, eps) with the Euclidean norm |x|, for each row.
@@ -75,14 +76,14 @@ pub struct Pool<'a> {
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct L2Normalize<'a> {
+pub struct L2Normalize<'a, T = f32> {
     /// x and y, \[rows, n\].
-    pub rows: Rows<'a>,
+    pub rows: Rows<'a, T>,
     /// The least divisor.
     pub eps: f32,
 }
 
-impl Pool<'_> {
+impl<T> Pool<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let ([tokens, n], [sequences, _]) = (self.x.shape(), self.out.shape());
         expect_unit_rows("Pool.x", self.x.has_unit_rows(), self.x.strides())?;
@@ -98,10 +99,10 @@ impl Pool<'_> {
     }
 }
 
-impl Kernel for Pool<'_> {
+impl<T: Element> Kernel for Pool<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::pool);
 
     fn reference(mut self) -> Self::Output {
         self.check()?;
@@ -109,8 +110,11 @@ impl Kernel for Pool<'_> {
             for j in 0..self.x.shape()[1] {
                 let column = (pair[0]..pair[1]).map(|t| self.x.get([t, j]));
                 let y = match self.pooling {
-                    _ if pair[0] == pair[1] => 0.0,
-                    Pooling::Mean => (column.map(f64::from).sum::<f64>() / (pair[1] - pair[0]) as f64) as f32,
+                    _ if pair[0] == pair[1] => T::default(),
+                    Pooling::Mean => {
+                        let sum: f64 = column.map(|x| f64::from(x.to_f32())).sum();
+                        T::from_f32((sum / (pair[1] - pair[0]) as f64) as f32)
+                    }
                     Pooling::Cls => self.x.get([pair[0], j]),
                 };
                 self.out.set([s, j], y);
@@ -126,7 +130,7 @@ impl Kernel for Pool<'_> {
     }
 }
 
-impl RowKernel for Pool<'_> {
+impl<T: Element> RowKernel for Pool<'_, T> {
     /// The rows read, rather than those written, are the work.
     fn shape(&self) -> [usize; 2] {
         let [sequences, n] = self.out.shape();
@@ -143,52 +147,67 @@ impl RowKernel for Pool<'_> {
         (Self { offsets: low_offsets, out: low, ..self }, Self { offsets: high_offsets, out: high, ..self })
     }
 
+    /// A sum in f32, of another type.
+    fn memory(&self) -> usize {
+        if T::f32s(&[]).is_some() || self.pooling == Pooling::Cls { 0 } else { self.out.shape()[1] }
+    }
+
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, memory: &mut [f32]) {
         for (pair, out) in self.offsets.windows(2).zip(self.out.into_rows()) {
             if pair[0] == pair[1] {
-                out.fill(0.0);
+                out.fill(T::default());
                 continue;
             }
-            out.copy_from_slice(self.x.row([pair[0], 0]));
+            let first = self.x.row([pair[0], 0]);
             if self.pooling == Pooling::Cls {
+                out.copy_from_slice(first);
                 continue;
             }
-            let out = &mut Row::InPlace(out);
-            for t in pair[0] + 1..pair[1] {
-                map(
-                    isa,
-                    [&mut *out],
-                    [self.x.row([t, 0])],
-                    0.0,
-                    #[inline(always)]
-                    |_, [sum], [x]| [sum + x],
-                );
-            }
-            let length = I::V::splat(isa, (pair[1] - pair[0]) as f32);
-            map(
+            write_f32(
                 isa,
-                [out],
-                [],
-                0.0,
+                out,
+                memory,
                 #[inline(always)]
-                |_, [sum], []| [sum / length],
+                |out| {
+                    widen(isa, first, out);
+                    let out = &mut Row::InPlace(out);
+                    for t in pair[0] + 1..pair[1] {
+                        map(
+                            isa,
+                            [&mut *out],
+                            [self.x.row([t, 0])],
+                            0.0,
+                            #[inline(always)]
+                            |_, [sum], [x]| [sum + x],
+                        );
+                    }
+                    let length = I::V::splat(isa, (pair[1] - pair[0]) as f32);
+                    map(
+                        isa,
+                        [out],
+                        NONE,
+                        0.0,
+                        #[inline(always)]
+                        |_, [sum], []| [sum / length],
+                    );
+                },
             );
         }
     }
 }
 
-impl L2Normalize<'_> {
+impl<T> L2Normalize<'_, T> {
     fn check(&self) -> Result<(), Error> {
         self.rows.check("L2Normalize.rows")?;
         expect_eps("L2Normalize.eps", self.eps)
     }
 }
 
-impl Kernel for L2Normalize<'_> {
+impl<T: Element> Kernel for L2Normalize<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::l2_normalize);
 
     fn reference(self) -> Self::Output {
         self.check()?;
@@ -208,16 +227,16 @@ impl Kernel for L2Normalize<'_> {
 /// The definition, of one row.
 #[cold]
 #[inline(never)]
-fn define(row: &mut Row<'_>, eps: f32) {
-    let norm = row.input().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+fn define<T: Element>(row: &mut Row<'_, T>, eps: f32) {
+    let norm = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>().sqrt();
     // Not `max`, which would ignore a norm of NaN.
     let divisor = if norm < f64::from(eps) { f64::from(eps) } else { norm };
     for j in 0..row.input().len() {
-        row.output()[j] = (f64::from(row.input()[j]) / divisor) as f32;
+        row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) / divisor) as f32);
     }
 }
 
-impl RowKernel for L2Normalize<'_> {
+impl<T: Element> RowKernel for L2Normalize<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }
@@ -228,7 +247,7 @@ impl RowKernel for L2Normalize<'_> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         for mut row in self.rows.into_iter() {
             let mut acc = accumulators(isa, 0.0);
             read(
@@ -247,7 +266,7 @@ impl RowKernel for L2Normalize<'_> {
             map(
                 isa,
                 [&mut row],
-                [],
+                NONE,
                 0.0,
                 #[inline(always)]
                 |_, [x], []| [x * factor],

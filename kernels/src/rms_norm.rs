@@ -8,8 +8,9 @@
 //! and the sum for its additions, and together they take hardly longer than the writing alone.
 
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::Error;
-use crate::isa::lanes::{Row, accumulators, map, read, total};
+use crate::isa::lanes::{Row, accumulators, map_with, read, total};
 use crate::isa::{Isa, Vector};
 use crate::residual::{IN_RANGE, Input};
 use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
@@ -18,8 +19,8 @@ use crate::view::ViewMut;
 
 /// y = x / sqrt(mean of x^2 + eps) * weight, for each row.
 ///
-/// With a `residual`, first residual += x, rounded once and written back, and y is of the
-/// residual's row.
+/// With a `residual`, first residual += x, rounded once to its type and written back, and y is of the
+/// residual's row as it is stored then.
 ///
 /// # Errors
 /// As [`LayerNorm`](crate::LayerNorm).
@@ -41,27 +42,27 @@ use crate::view::ViewMut;
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct RmsNorm<'a> {
+pub struct RmsNorm<'a, T = f32> {
     /// x and y, \[rows, n\].
-    pub rows: Rows<'a>,
+    pub rows: Rows<'a, T>,
     /// Added to x before it is normalised, and replaced by that sum, \[rows, n\].
-    pub residual: Option<ViewMut<'a, 2>>,
+    pub residual: Option<ViewMut<'a, 2, T>>,
     /// \[n\]; none is ones.
     pub weight: Option<&'a [f32]>,
     /// Added to the mean of squares.
     pub eps: f32,
 }
 
-impl Kernel for RmsNorm<'_> {
+impl<T: Element> Kernel for RmsNorm<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::rms_norm);
 
     fn reference(self) -> Self::Output {
         let Self { rows, residual, weight, eps } = self;
         let input = Input { rows, residual };
         check(&input, weight, eps)?;
-        for mut row in input.into_iter() {
+        for mut row in input.define() {
             define(&mut row, weight, eps);
         }
         Ok(())
@@ -83,7 +84,7 @@ impl Kernel for RmsNorm<'_> {
     }
 }
 
-fn check(input: &Input<'_>, weight: Option<&[f32]>, eps: f32) -> Result<[usize; 2], Error> {
+fn check<T: Element>(input: &Input<'_, T>, weight: Option<&[f32]>, eps: f32) -> Result<[usize; 2], Error> {
     let shape = input.check("RmsNorm.rows", "RmsNorm.residual")?;
     expect_columns("RmsNorm.weight", weight, shape[1])?;
     expect_eps("RmsNorm.eps", eps)?;
@@ -93,24 +94,24 @@ fn check(input: &Input<'_>, weight: Option<&[f32]>, eps: f32) -> Result<[usize; 
 /// The definition, of one row.
 #[cold]
 #[inline(never)]
-fn define(row: &mut Row<'_>, weight: Option<&[f32]>, eps: f32) {
+fn define<T: Element>(row: &mut Row<'_, T>, weight: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
-    let square = row.input().iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n;
+    let square = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>() / n;
     let r = 1.0 / (square + f64::from(eps)).sqrt();
     for j in 0..row.input().len() {
         let weight = weight.map_or(1.0, |w| f64::from(w[j]));
-        row.output()[j] = (f64::from(row.input()[j]) * r * weight) as f32;
+        row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) * r * weight) as f32);
     }
 }
 
 /// A checked RMS norm with its weight.
-struct Weighted<'a> {
-    input: Input<'a>,
+struct Weighted<'a, T> {
+    input: Input<'a, T>,
     weight: &'a [f32],
     eps: f32,
 }
 
-impl RowKernel for Weighted<'_> {
+impl<T: Element> RowKernel for Weighted<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.input.rows.shape()
     }
@@ -122,15 +123,15 @@ impl RowKernel for Weighted<'_> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         let Self { input, weight, eps } = self;
-        let mut rows = input.into_iter();
+        let mut rows = input.into_iter(isa);
         let Some(mut row) = rows.next() else { return };
         let mut squares = sum_of_squares(isa, row.input());
         loop {
             let next = rows.next();
             // After the last row, the weight is taken for a row: it has the right length.
-            let next_input = next.as_ref().map_or(weight, Row::input);
+            let next_input = next.as_ref().map_or(T::stand_in(weight), Row::input);
             let square = squares / weight.len() as f32 + eps;
             squares = if IN_RANGE.contains(&square) {
                 write(isa, &mut row, weight, 1.0 / square.sqrt(), next_input)
@@ -147,7 +148,7 @@ impl RowKernel for Weighted<'_> {
 }
 
 #[inline(always)]
-fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
+fn sum_of_squares<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     let mut acc = accumulators(isa, 0.0);
     read(
         isa,
@@ -161,16 +162,17 @@ fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
 
 /// Writes `row`, and returns the sum of squares of `next`.
 #[inline(always)]
-fn write<I: Isa>(isa: I, row: &mut Row<'_>, weight: &[f32], r: f32, next: &[f32]) -> f32 {
+fn write<I: Isa, T: Element>(isa: I, row: &mut Row<'_, T>, weight: &[f32], r: f32, next: &[T]) -> f32 {
     let scale = I::V::splat(isa, r);
     let mut acc = accumulators(isa, 0.0);
-    map(
+    map_with(
         isa,
         [row],
-        [weight, next],
+        [weight],
+        [next],
         0.0,
         #[inline(always)]
-        |g, [x], [weight, next]| {
+        |g, [x], [weight], [next]| {
             acc[g] = next.mul_add(next, acc[g]);
             [x * scale * weight]
         },

@@ -11,6 +11,7 @@
 //! table made once, in f64 until they are rounded.
 
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::lanes::map;
 use crate::isa::{Isa, Vector};
@@ -122,9 +123,9 @@ impl RopeTable {
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Rope<'a> {
+pub struct Rope<'a, T = f32> {
     /// x and y, \[tokens, heads * head_dim\].
-    pub rows: Rows<'a>,
+    pub rows: Rows<'a, T>,
     /// Columns of a head.
     pub head_dim: usize,
     /// \[tokens\].
@@ -133,7 +134,7 @@ pub struct Rope<'a> {
     pub table: &'a RopeTable,
 }
 
-impl Rope<'_> {
+impl<T> Rope<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let [rows, cols] = self.rows.check("Rope.rows")?;
         let invalid = |what, why| Err(Error::Invalid { what, why });
@@ -156,10 +157,10 @@ impl Rope<'_> {
     }
 }
 
-impl Kernel for Rope<'_> {
+impl<T: Element> Kernel for Rope<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::rope);
 
     fn reference(self) -> Self::Output {
         self.check()?;
@@ -173,9 +174,9 @@ impl Kernel for Rope<'_> {
                         RopeLayout::Interleaved => (head + 2 * i, head + 2 * i + 1, 2 * i + 1),
                     };
                     let (cos, sin) = (f64::from(cos[f]), f64::from(sin[f]));
-                    let (x_a, x_b) = (f64::from(row.input()[a]), f64::from(row.input()[b]));
-                    row.output()[a] = (x_a * cos - x_b * sin) as f32;
-                    row.output()[b] = (x_b * cos + x_a * sin) as f32;
+                    let [x_a, x_b] = [a, b].map(|j| f64::from(row.input()[j].to_f32()));
+                    row.output()[a] = T::from_f32((x_a * cos - x_b * sin) as f32);
+                    row.output()[b] = T::from_f32((x_b * cos + x_a * sin) as f32);
                 }
                 for j in head + 2 * table.pairs..head + head_dim {
                     let x = row.input()[j];
@@ -193,7 +194,7 @@ impl Kernel for Rope<'_> {
     }
 }
 
-impl RowKernel for Rope<'_> {
+impl<T: Element> RowKernel for Rope<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }
@@ -208,7 +209,7 @@ impl RowKernel for Rope<'_> {
     }
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         let Self { rows, head_dim, positions, table } = self;
         for (mut row, &position) in rows.into_iter().zip(positions) {
             let (cos, sin) = table.factors(position);

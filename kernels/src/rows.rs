@@ -1,13 +1,16 @@
 //! What the row kernels share: where rows come from and go to, and how they are split among threads.
 
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::Row;
+use crate::isa::lanes::{Row, narrow, widen};
 use crate::parallel;
+use crate::scratch;
 use crate::view::{View, ViewMut};
 
 /// The rows that a kernel reads and writes: \[rows, columns\], each row contiguous, any distance
-/// between rows.
+/// between rows. They are f32, bf16 or f16, and arithmetic is in f32: the result in bf16 and f16 is
+/// that in f32 of the same numbers, each then rounded once to the nearest of the type, ties to even.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, View, ViewMut};
@@ -15,17 +18,22 @@ use crate::view::{View, ViewMut};
 /// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 2])?);
 /// Backend::best().run(Activate { rows, activation: Activation::Relu })?;
 /// assert_eq!(x, [0., 0., 1., 2.]);
+///
+/// let mut x = [-1., 2.].map(half::bf16::from_f32);
+/// let rows = Rows::InPlace(ViewMut::new(&mut x, [1, 2])?);
+/// Backend::best().run(Activate { rows, activation: Activation::Relu })?;
+/// assert_eq!(x.map(f32::from), [0., 2.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub enum Rows<'a> {
+pub enum Rows<'a, T = f32> {
     /// Each row is replaced by its result.
-    InPlace(ViewMut<'a, 2>),
+    InPlace(ViewMut<'a, 2, T>),
     /// Rows of the first are read, the same rows of the second written.
-    Into(View<'a, 2>, ViewMut<'a, 2>),
+    Into(View<'a, 2, T>, ViewMut<'a, 2, T>),
 }
 
-impl<'a> Rows<'a> {
+impl<'a, T> Rows<'a, T> {
     /// Rows and columns.
     pub fn shape(&self) -> [usize; 2] {
         match self {
@@ -66,7 +74,7 @@ impl<'a> Rows<'a> {
 
     /// The rows, one after the other.
     #[inline(always)]
-    pub(crate) fn into_iter(self) -> impl Iterator<Item = Row<'a>> {
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = Row<'a, T>> {
         let (x, out) = match self {
             Rows::InPlace(x) => (None, x),
             Rows::Into(x, out) => (Some(x), out),
@@ -78,6 +86,51 @@ impl<'a> Rows<'a> {
                 None => Row::InPlace(out),
             },
         )
+    }
+}
+
+/// Floats that rows are widened to at a time where a kernel wants them in f32: half of the smallest L1,
+/// for what they are widened from and narrowed to passes through it as well.
+const WIDENED: usize = 4096;
+
+impl<T: Element> Rows<'_, T> {
+    /// Floats of memory for [`in_f32`](Self::in_f32): some rows, one at least; none if they are f32.
+    #[inline(always)]
+    pub(crate) fn memory(&self) -> usize {
+        let [rows, n] = self.shape();
+        if T::f32s(&[]).is_some() { 0 } else { n * (WIDENED / n.max(1)).clamp(1, rows.max(1)) }
+    }
+
+    /// Calls `f(i, rows)`, rows of f32 in place of these from the i-th on, until all are done: these
+    /// themselves, or, of other types, as many copies as `memory` holds, which are narrowed to where
+    /// these go. For kernels that keep intermediate results in their output.
+    #[inline(always)]
+    pub(crate) fn in_f32<I: Isa>(self, isa: I, memory: &mut [f32], mut f: impl FnMut(usize, Rows<'_>)) {
+        let [rows, n] = self.shape();
+        let mut rest = match T::f32_rows(self) {
+            Ok(rows) => return f(0, rows),
+            Err(rest) => rest,
+        };
+        let block = memory.len().checked_div(n).unwrap_or(rows);
+        let mut start = 0;
+        while start < rows {
+            let count = block.min(rows - start);
+            let (low, high) = rest.split_at(count);
+            let memory = &mut memory[..count * n];
+            let inputs = match &low {
+                Rows::InPlace(x) => x.as_view(),
+                Rows::Into(x, _) => *x,
+            };
+            for (x, wide) in inputs.rows().zip(memory.chunks_exact_mut(n.max(1))) {
+                widen(isa, x, wide);
+            }
+            let wide = ViewMut::new(&mut *memory, [count, n]).expect("the memory holds so many rows");
+            f(start, Rows::InPlace(wide));
+            for (row, wide) in low.into_iter().zip(memory.chunks_exact(n.max(1))) {
+                narrow(isa, wide, row.into_output());
+            }
+            (rest, start) = (high, start + count);
+        }
     }
 }
 
@@ -113,8 +166,14 @@ pub(crate) trait RowKernel: Sized + Send {
     /// The same kernel on the rows before `mid`, and on those from it on.
     fn split_at(self, mid: usize) -> (Self, Self);
 
+    /// Floats of working memory that [`run`](Self::run) wants.
+    #[inline(always)]
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// All rows, one after the other; called inside [`Isa::run`], so `#[inline(always)]`.
-    fn run<I: Isa>(self, isa: I);
+    fn run<I: Isa>(self, isa: I, memory: &mut [f32]);
 }
 
 /// Elements that one thread takes alone. A layer norm of this many runs for 15 us, and waking another
@@ -126,11 +185,19 @@ const GRAIN: usize = 1 << 17;
 pub(crate) fn run<I: Isa, K: RowKernel>(isa: I, kernel: K) {
     let [rows, cols] = kernel.shape();
     if rows < 2 || rows * cols <= GRAIN || parallel::threads() == 1 {
-        return isa.run(
-            #[inline(always)]
-            || kernel.run(isa),
-        );
+        return match kernel.memory() {
+            0 => alone(isa, kernel, &mut []),
+            floats => scratch::with(floats, |memory| alone(isa, kernel, memory)),
+        };
     }
     let (low, high) = kernel.split_at(rows / 2);
     parallel::join(|| run(isa, low), || run(isa, high));
+}
+
+/// Runs a checked kernel on this thread.
+fn alone<I: Isa, K: RowKernel>(isa: I, kernel: K, memory: &mut [f32]) {
+    isa.run(
+        #[inline(always)]
+        || kernel.run(isa, memory),
+    );
 }

@@ -15,8 +15,9 @@
 //! - NaN or +inf in a column that is not masked makes NaN of all columns that are not.
 
 use crate::backend::Kernel;
+use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::isa::lanes::{Row, accumulators, largest, map, maximum, read, total};
+use crate::isa::lanes::{NONE, Row, accumulators, largest, map, maximum, read, total};
 use crate::isa::{Isa, Vector};
 use crate::math;
 use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
@@ -58,9 +59,9 @@ pub enum Mask<'a> {
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Softmax<'a> {
+pub struct Softmax<'a, T = f32> {
     /// x and y, \[rows, n\].
-    pub rows: Rows<'a>,
+    pub rows: Rows<'a, T>,
     /// Multiplies x.
     pub scale: f32,
     /// The columns that count, and what is added to them.
@@ -69,7 +70,7 @@ pub struct Softmax<'a> {
     pub log: bool,
 }
 
-impl Softmax<'_> {
+impl<T> Softmax<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let [rows, n] = self.rows.check("Softmax.rows")?;
         match self.mask {
@@ -128,10 +129,10 @@ impl<'a> Mask<'a> {
     }
 }
 
-impl Kernel for Softmax<'_> {
+impl<T: Element> Kernel for Softmax<'_, T> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    crate::backend::compile_here!(T::softmax);
 
     fn reference(self) -> Self::Output {
         self.check()?;
@@ -143,16 +144,16 @@ impl Kernel for Softmax<'_> {
                 (true, _) => None,
                 (false, bias) => Some(f64::from(scale) * f64::from(x) + f64::from(bias)),
             };
-            let scores: Vec<_> = (0..n).map(|j| score(row.input()[j], j)).collect();
+            let scores: Vec<_> = (0..n).map(|j| score(row.input()[j].to_f32(), j)).collect();
             let max = scores.iter().flatten().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
             let sum: f64 = scores.iter().flatten().map(|s| (s - max).exp()).sum();
             for (y, score) in row.output().iter_mut().zip(scores) {
-                *y = match score {
+                *y = T::from_f32(match score {
                     None if log => f32::NEG_INFINITY,
                     None => 0.0,
                     Some(s) if log => (s - max - sum.ln()) as f32,
                     Some(s) => ((s - max).exp() / sum) as f32,
-                };
+                });
             }
         }
         Ok(())
@@ -165,7 +166,7 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-impl RowKernel for Softmax<'_> {
+impl<T: Element> RowKernel for Softmax<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }
@@ -176,24 +177,40 @@ impl RowKernel for Softmax<'_> {
         (Self { rows: low, mask: low_mask, ..self }, Self { rows: high, mask: high_mask, ..self })
     }
 
-    /// The largest score of each row is found while the row before it is written, as the statistics
-    /// of norms are.
+    fn memory(&self) -> usize {
+        self.rows.memory()
+    }
+
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, isa: I, memory: &mut [f32]) {
         let Self { rows, scale, mask, log } = self;
-        let mut rows = rows.into_iter().enumerate();
-        let Some((mut i, first)) = rows.next() else { return };
-        let mut row = scored(isa, first, scale, mask, i, log);
-        let mut max = maximum(isa, row.input());
-        loop {
-            let Some((next_i, next)) = rows.next() else {
-                softmax(isa, &mut row, max, &[], mask, i, log);
-                return;
-            };
-            let next = scored(isa, next, scale, mask, next_i, log);
-            max = softmax(isa, &mut row, max, next.input(), mask, i, log);
-            (i, row) = (next_i, next);
-        }
+        rows.in_f32(
+            isa,
+            memory,
+            #[inline(always)]
+            |start, rows| run(isa, rows, start, scale, mask, log),
+        );
+    }
+}
+
+/// The softmax of all rows, the first of which is the mask's row `start`.
+///
+/// The largest score of each row is found while the row before it is written, as the statistics of norms
+/// are.
+#[inline(always)]
+fn run<I: Isa>(isa: I, rows: Rows<'_>, start: usize, scale: f32, mask: Mask<'_>, log: bool) {
+    let mut rows = (start..).zip(rows.into_iter());
+    let Some((mut i, first)) = rows.next() else { return };
+    let mut row = scored(isa, first, scale, mask, i, log);
+    let mut max = maximum(isa, row.input());
+    loop {
+        let Some((next_i, next)) = rows.next() else {
+            softmax(isa, &mut row, max, &[], mask, i, log);
+            return;
+        };
+        let next = scored(isa, next, scale, mask, next_i, log);
+        max = softmax(isa, &mut row, max, next.input(), mask, i, log);
+        (i, row) = (next_i, next);
     }
 }
 
@@ -219,7 +236,7 @@ fn score<I: Isa>(isa: I, row: &mut Row<'_>, scale: f32, mask: Mask<'_>, i: usize
         Mask::None | Mask::Lengths(_) => map(
             isa,
             [row],
-            [],
+            NONE,
             0.0,
             #[inline(always)]
             |_, [x], []| [x * factor],
@@ -265,7 +282,7 @@ fn softmax<I: Isa>(
         map(
             isa,
             [row],
-            [],
+            NONE,
             f32::NEG_INFINITY,
             #[inline(always)]
             |g, [s], []| {
@@ -311,7 +328,7 @@ fn write<I: Isa>(isa: I, row: &mut Row<'_>, next: &[f32], f: impl Fn(I::V) -> I:
         map(
             isa,
             [row],
-            [],
+            NONE,
             0.0,
             #[inline(always)]
             |_, [x], []| [f(x)],

@@ -10,6 +10,7 @@
 //! enters which chain depends only on the row's length: not on threads, rows or alignment.
 
 use super::{Isa, Vector};
+use crate::element::Element;
 use core::ops::Range;
 
 /// Chains that a reduction keeps apart.
@@ -17,17 +18,17 @@ pub(crate) const GROUPS: usize = 4;
 
 /// A row that is read and written.
 #[derive(Debug)]
-pub(crate) enum Row<'a> {
+pub(crate) enum Row<'a, T = f32> {
     /// Results replace what was read.
-    InPlace(&'a mut [f32]),
+    InPlace(&'a mut [T]),
     /// Reads from the first, writes to the second, of the same length.
-    Into(&'a [f32], &'a mut [f32]),
+    Into(&'a [T], &'a mut [T]),
 }
 
-impl<'a> Row<'a> {
+impl<'a, T: Copy> Row<'a, T> {
     /// What is read.
     #[inline(always)]
-    pub(crate) fn input(&self) -> &[f32] {
+    pub(crate) fn input(&self) -> &[T] {
         match self {
             Row::InPlace(x) => x,
             Row::Into(x, _) => x,
@@ -36,7 +37,7 @@ impl<'a> Row<'a> {
 
     /// What is written.
     #[inline(always)]
-    pub(crate) fn output(&mut self) -> &mut [f32] {
+    pub(crate) fn output(&mut self) -> &mut [T] {
         match self {
             Row::InPlace(x) => x,
             Row::Into(_, out) => out,
@@ -45,7 +46,7 @@ impl<'a> Row<'a> {
 
     /// What is written, for as long as the row lives.
     #[inline(always)]
-    pub(crate) fn into_output(self) -> &'a mut [f32] {
+    pub(crate) fn into_output(self) -> &'a mut [T] {
         match self {
             Row::InPlace(x) => x,
             Row::Into(_, out) => out,
@@ -69,7 +70,7 @@ impl<'a> Row<'a> {
 
     /// Some of the columns.
     #[inline(always)]
-    pub(crate) fn slice(&mut self, range: Range<usize>) -> Row<'_> {
+    pub(crate) fn slice(&mut self, range: Range<usize>) -> Row<'_, T> {
         match self {
             Row::InPlace(x) => Row::InPlace(&mut x[range]),
             Row::Into(x, out) => Row::Into(&x[range.clone()], &mut out[range]),
@@ -86,7 +87,7 @@ impl<'a> Row<'a> {
 
     /// Where reading and writing start.
     #[inline(always)]
-    fn pointers(&mut self) -> (*const f32, *mut f32) {
+    fn pointers(&mut self) -> (*const T, *mut T) {
         match self {
             Row::InPlace(x) => (x.as_mut_ptr().cast_const(), x.as_mut_ptr()),
             Row::Into(x, out) => {
@@ -119,15 +120,15 @@ fn walk<I: Isa>(n: usize, mut visit: impl FnMut(usize, usize, bool)) {
     }
 }
 
-/// The vectors at `i` of all inputs: all of each if `whole`, else what there is, and `fill` in the
+/// The values at `i` of all inputs: a vector of each if `whole`, else what there is, and `fill` in the
 /// other lanes. (A loop, for `array::map` is not always inlined.)
 ///
 /// # Safety
 /// Every input has `LANES` elements from `i` on if `whole`.
 #[inline(always)]
-unsafe fn load<I: Isa, const P: usize>(
+unsafe fn load<I: Isa, T: Element, const P: usize>(
     isa: I,
-    inputs: &[&[f32]; P],
+    inputs: &[&[T]; P],
     i: usize,
     whole: bool,
     fill: f32,
@@ -136,9 +137,9 @@ unsafe fn load<I: Isa, const P: usize>(
     for (v, x) in vectors.iter_mut().zip(inputs) {
         *v = if whole {
             // SAFETY: the caller's.
-            unsafe { I::V::load_ptr(isa, x.as_ptr().add(i)) }
+            unsafe { T::load(isa, x.as_ptr().add(i)) }
         } else {
-            I::V::load_partial(isa, &x[i..], fill)
+            T::load_partial(isa, &x[i..], fill)
         };
     }
     vectors
@@ -149,9 +150,9 @@ unsafe fn load<I: Isa, const P: usize>(
 /// # Panics
 /// If the inputs differ in length.
 #[inline(always)]
-pub(crate) fn read<I: Isa, const P: usize>(
+pub(crate) fn read<I: Isa, T: Element, const P: usize>(
     isa: I,
-    inputs: [&[f32]; P],
+    inputs: [&[T]; P],
     fill: f32,
     mut f: impl FnMut(usize, [I::V; P]),
 ) {
@@ -167,18 +168,53 @@ pub(crate) fn read<I: Isa, const P: usize>(
     );
 }
 
+/// Inputs of [`map`] where it has none beside its rows.
+pub(crate) const NONE: [&[f32]; 0] = [];
+
 /// Writes `f(group, [rows[0][i..], ..], [inputs[0][i..], ..])` to the rows, for all vectors; lanes past
 /// the end are `fill` in what `f` sees, and are not written.
 ///
 /// # Panics
 /// If the rows and inputs differ in length.
 #[inline(always)]
-pub(crate) fn map<I: Isa, const R: usize, const P: usize>(
+pub(crate) fn map<I: Isa, T: Element, S: Element, const R: usize, const P: usize>(
     isa: I,
-    mut rows: [&mut Row<'_>; R],
-    inputs: [&[f32]; P],
+    rows: [&mut Row<'_, T>; R],
+    inputs: [&[S]; P],
     fill: f32,
     mut f: impl FnMut(usize, [I::V; R], [I::V; P]) -> [I::V; R],
+) {
+    map_with(
+        isa,
+        rows,
+        inputs,
+        NONE,
+        fill,
+        #[inline(always)]
+        |group, rows, inputs, []| f(group, rows, inputs),
+    );
+}
+
+/// [`map`] with inputs of two types.
+///
+/// # Panics
+/// If the rows and inputs differ in length.
+#[inline(always)]
+pub(crate) fn map_with<
+    I: Isa,
+    T: Element,
+    S: Element,
+    U: Element,
+    const R: usize,
+    const P: usize,
+    const Q: usize,
+>(
+    isa: I,
+    mut rows: [&mut Row<'_, T>; R],
+    inputs: [&[S]; P],
+    others: [&[U]; Q],
+    fill: f32,
+    mut f: impl FnMut(usize, [I::V; R], [I::V; P], [I::V; Q]) -> [I::V; R],
 ) {
     let n = rows[0].input().len();
     let mut pointers = [(core::ptr::null(), core::ptr::null_mut()); R];
@@ -187,36 +223,98 @@ pub(crate) fn map<I: Isa, const R: usize, const P: usize>(
         *pointers = row.pointers();
     }
     assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the rows");
+    assert!(others.iter().all(|x| x.len() == n), "inputs differ in length from the rows");
     walk::<I>(
         n,
         #[inline(always)]
         |group, i, whole| {
             // SAFETY: `walk` says `whole` where i + LANES <= n, the length of every input.
             let inputs = unsafe { load(isa, &inputs, i, whole, fill) };
+            // SAFETY: as above.
+            let others = unsafe { load(isa, &others, i, whole, fill) };
             let mut vectors = [I::V::splat(isa, fill); R];
             for (v, &(src, _)) in vectors.iter_mut().zip(&pointers) {
                 // SAFETY: valid for n elements, i + LANES <= n if `whole`, i < n always; no reference
                 // lives beyond its expression.
                 *v = unsafe {
                     if whole {
-                        I::V::load_ptr(isa, src.add(i))
+                        T::load(isa, src.add(i))
                     } else {
-                        I::V::load_partial(isa, core::slice::from_raw_parts(src.add(i), n - i), fill)
+                        T::load_partial(isa, core::slice::from_raw_parts(src.add(i), n - i), fill)
                     }
                 };
             }
-            for (v, &(_, dst)) in f(group, vectors, inputs).into_iter().zip(&pointers) {
+            for (v, &(_, dst)) in f(group, vectors, inputs, others).into_iter().zip(&pointers) {
                 // SAFETY: as above.
                 unsafe {
                     if whole {
-                        v.store_ptr(dst.add(i));
+                        T::store(isa, v, dst.add(i));
                     } else {
-                        v.store_partial(core::slice::from_raw_parts_mut(dst.add(i), n - i));
+                        T::store_partial(isa, v, core::slice::from_raw_parts_mut(dst.add(i), n - i));
                     }
                 }
             }
         },
     );
+}
+
+/// The values of `x`, exactly.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub(crate) fn widen<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32]) {
+    match T::f32s(x) {
+        Some(x) => wide.copy_from_slice(x),
+        None => map(
+            isa,
+            [&mut Row::InPlace(wide)],
+            [x],
+            0.0,
+            #[inline(always)]
+            |_, [_], [x]| [x],
+        ),
+    }
+}
+
+/// The nearest to each of `wide`.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub(crate) fn narrow<I: Isa, T: Element>(isa: I, wide: &[f32], out: &mut [T]) {
+    map(
+        isa,
+        [&mut Row::InPlace(out)],
+        [wide],
+        0.0,
+        #[inline(always)]
+        |_, [_], [x]| [x],
+    );
+}
+
+/// Makes `out` what `f` makes of a row of f32 of the same length and unspecified values: the row itself,
+/// or, of other types, `memory`, of which each number is then rounded.
+///
+/// # Panics
+/// If `memory` is shorter than the row, and not f32.
+#[inline(always)]
+pub(crate) fn write_f32<I: Isa, T: Element>(
+    isa: I,
+    out: &mut [T],
+    memory: &mut [f32],
+    f: impl FnOnce(&mut [f32]),
+) {
+    let n = out.len();
+    // One call of `f`, for it is inlined.
+    let wide = match T::f32s_mut(out) {
+        Some(out) => out,
+        None => &mut memory[..n],
+    };
+    f(wide);
+    if T::f32s(&[]).is_none() {
+        narrow(isa, &memory[..n], out);
+    }
 }
 
 /// The accumulators of a reduction, one for each group, all lanes `x`.
@@ -233,7 +331,7 @@ pub(crate) fn total<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
 
 /// The sum of `f` of each vector of `x`; lanes past the end are `fill`, of which `f` must be 0.
 #[inline(always)]
-pub(crate) fn sum<I: Isa>(isa: I, x: &[f32], fill: f32, f: impl Fn(I::V) -> I::V) -> f32 {
+pub(crate) fn sum<I: Isa, T: Element>(isa: I, x: &[T], fill: f32, f: impl Fn(I::V) -> I::V) -> f32 {
     let mut acc = accumulators(isa, 0.0);
     read(
         isa,
@@ -253,7 +351,7 @@ pub(crate) fn largest<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
 
 /// The largest element of `x`, -inf if it is empty; elements that are NaN may or may not be skipped.
 #[inline(always)]
-pub(crate) fn maximum<I: Isa>(isa: I, x: &[f32]) -> f32 {
+pub(crate) fn maximum<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     let mut acc = accumulators(isa, f32::NEG_INFINITY);
     read(
         isa,

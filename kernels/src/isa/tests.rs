@@ -230,6 +230,9 @@ on_every_backend! {
                 let all: Vec<T> = (0..I::V::LANES as u16).map(|i| from_bits(first + i)).collect();
                 let wide = T::load_partial::<I>(isa, &all, 0.0);
                 assert_lanes::<I>(wide, all.iter().map(|x| x.to_f32()), true, T::NAME);
+                // SAFETY: there are `LANES` elements.
+                let loaded = unsafe { T::load(isa, all.as_ptr()) };
+                assert_lanes::<I>(loaded, all.iter().map(|x| x.to_f32()), true, T::NAME);
                 for nudge in [0, 1, 0x0fff, 0x1000, 0x1001, 0x7fff, 0x8000, 0x8001, 0xf000] {
                     let x = wide.add_bits(I::V::splat_bits(isa, nudge));
                     let mut narrow = all.clone();

@@ -113,7 +113,7 @@ impl Kernel for Map<'_> {
                 lanes::map(
                     isa,
                     [&mut Row::Into(x, out)],
-                    [],
+                    lanes::NONE,
                     0.0,
                     #[inline(always)]
                     |_, [x], []| [function.apply(isa, x)],

@@ -107,6 +107,8 @@ pub(super) type Compute<'a> = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + S
 pub struct Prepared<'a> {
     run: Compute<'a>,
     out: Aligned,
+    /// Whether `run` has an output of its own, of another type, and widens it only to where it is asked for.
+    narrow: bool,
 }
 
 impl Prepared<'_> {
@@ -115,12 +117,18 @@ impl Prepared<'_> {
     /// # Errors
     /// Those of the kernel: none, for the shapes of a case fit each other.
     pub fn run(&mut self) -> Result<(), Error> {
-        (self.run)(&mut self.out)
+        (self.run)(if self.narrow { &mut [] } else { &mut self.out })
     }
 
-    /// The result of the last run.
-    pub fn output(&self) -> &[f32] {
-        &self.out
+    /// The result of the last run; of one in another type, of another run.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn output(&mut self) -> Result<&[f32], Error> {
+        if self.narrow {
+            (self.run)(&mut self.out)?;
+        }
+        Ok(&self.out)
     }
 }
 
@@ -129,6 +137,10 @@ impl fmt::Debug for Prepared<'_> {
         f.debug_struct("Prepared").field("outputs", &self.out.len()).finish_non_exhaustive()
     }
 }
+
+/// All types.
+pub const DTYPES: [Dtype; 7] =
+    [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1];
 
 /// The name of a type in rows and on the command line.
 pub fn dtype_name(dtype: Dtype) -> &'static str {
@@ -222,13 +234,14 @@ impl Case {
                 Work { flops: 4.0 * ends * seen, bytes: 2.0 * size * (ends + keys), tokens: None }
             }
             Operation::Rows { kernel, shape } => {
-                Work { flops: 0.0, bytes: size * kernel.streams * product(&shape), tokens: None }
+                let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
+                Work { flops: 0.0, bytes, tokens: None }
             }
             Operation::Model { model, shape } => MODELS[model].work(shape),
         }
     }
 
-    /// Random inputs: for products such that every type holds them exactly.
+    /// Random inputs that the case's type holds exactly; for products, every type.
     pub fn inputs(&self) -> Inputs {
         match self.operation {
             Operation::Linear { shape: [m, k, n], .. } => Inputs::linear([m, k, n], self.dtype),
@@ -236,7 +249,7 @@ impl Case {
                 s.batch * s.heads * s.queries * s.dim,
                 s.batch * s.kv_heads * s.keys * s.dim,
             ),
-            Operation::Rows { shape, .. } => Inputs::rows(shape),
+            Operation::Rows { shape, .. } => Inputs::rows(shape, self.dtype),
             Operation::Model { .. } => Inputs::default(),
         }
     }
@@ -251,7 +264,7 @@ impl Case {
         backend: Backend,
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
-        if self.dtype != Dtype::F32 {
+        if self.dtype != Dtype::F32 && !matches!(self.operation, Operation::Rows { .. }) {
             return self.prepare_narrow(inputs, backend);
         }
         let Inputs { x, y, .. } = inputs;
@@ -266,7 +279,7 @@ impl Case {
                     let (a, c) = (a.into(), c.into());
                     Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
                 };
-                Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0) }
+                Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0), narrow: false }
             }
             Operation::Attention(s) => {
                 let shape = [s.batch, s.heads, s.queries, s.dim];
@@ -279,15 +292,14 @@ impl Case {
                     let start = Start::At(s.keys - s.queries);
                     Ok(backend.run(Attention { window, start, ..Attention::new(q, k, v, out) })?)
                 };
-                Prepared { run: Box::new(run), out: Aligned::new(x.len(), |_| 0.0) }
+                Prepared { run: Box::new(run), out: Aligned::new(x.len(), |_| 0.0), narrow: false }
             }
             Operation::Rows { kernel, shape } => {
-                let run = move |out: &mut [f32]| Ok((kernel.run)(backend, shape, inputs, out)?);
-                Prepared { run: Box::new(run), out: Aligned::new(shape[0] * shape[1], |_| 0.0) }
+                return Ok(kernel.prepare(backend, shape, inputs, self.dtype));
             }
             Operation::Model { model, shape } => {
                 let run = models.forward(model, shape, backend)?;
-                Prepared { run, out: Aligned::default() }
+                Prepared { run, out: Aligned::default(), narrow: false }
             }
         }))
     }
@@ -325,7 +337,7 @@ impl Case {
             let (b, c) = (Rhs::Packed(&packed), ViewMut::new(out, [m, n])?.into());
             Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
         };
-        Ok(Some(Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0) }))
+        Ok(Some(Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0), narrow: false }))
     }
 
     /// The same for other libraries, if they may have it.
@@ -338,7 +350,9 @@ impl Case {
                 dtype: self.dtype,
                 packed,
             }),
-            Operation::Rows { kernel, shape } => kernel.peer.map(|peer| peer(shape, inputs)),
+            Operation::Rows { kernel, shape } if self.dtype == Dtype::F32 => {
+                kernel.peer.map(|peer| peer(shape, inputs))
+            }
             _ => None,
         }
     }
@@ -373,14 +387,16 @@ impl Case {
             }
             Operation::Rows { kernel, shape } => {
                 let mut expected = vec![0.0; shape[0] * shape[1]];
-                (kernel.run)(Backend::REFERENCE, shape, inputs, &mut expected).map_err(|e| e.to_string())?;
+                kernel.define(shape, inputs, &mut expected).map_err(|e| e.to_string())?;
                 if output.len() != expected.len() {
                     return Err(format!("{} elements, expected {}", output.len(), expected.len()));
                 }
                 let scale = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 for (i, (&found, &exact)) in output.iter().zip(&expected).enumerate() {
                     let error = (found - exact).abs();
-                    if error.is_nan() || error > 1e-4 * scale {
+                    // An output may have been rounded to 8 bits, as of a product.
+                    let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f32.powi(-8) * exact.abs() };
+                    if error.is_nan() || error > 1e-4 * scale + rounding {
                         return wrong(i, found, exact.into());
                     }
                 }
@@ -423,13 +439,17 @@ mod tests {
         let models = Models::default();
         let linear = [true, false].map(|packed| Operation::Linear { shape: [5, 40, 33], packed });
         let rows = ROW_KERNELS.iter().map(|kernel| Operation::Rows { kernel, shape: [4, 128] });
-        for operation in linear.into_iter().chain(rows) {
-            let case = Case { dtype: Dtype::F32, operation };
+        let f32 = linear.into_iter().chain(rows.clone()).map(|operation| (Dtype::F32, operation));
+        let others =
+            [Dtype::Bf16, Dtype::F16].map(|dtype| rows.clone().map(move |operation| (dtype, operation)));
+        for (dtype, operation) in f32.chain(others.into_iter().flatten()) {
+            let case = Case { dtype, operation };
             let inputs = case.inputs();
             let mut prepared = case.prepare(&inputs, Backend::best(), &models).unwrap().unwrap();
             prepared.run().unwrap();
-            case.check(&inputs, prepared.output()).unwrap_or_else(|e| panic!("{}: {e}", case.name()));
-            let mut output = prepared.output().to_vec();
+            case.check(&inputs, prepared.output().unwrap())
+                .unwrap_or_else(|e| panic!("{}: {e}", case.name()));
+            let mut output = prepared.output().unwrap().to_vec();
             output[0] += 1.0;
             assert!(case.check(&inputs, &output).is_err(), "{}", case.name());
             output[0] = f32::NAN;

@@ -106,12 +106,19 @@ pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
     shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
 }
 
-/// All cases of a type. Of others than f32 only the products, which other libraries have.
+/// All cases of a type: products of every type, which other libraries have, kernels over rows of all but
+/// int8, and the others of f32.
 pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
+    let of_type = |operation| Case { dtype, operation };
     if dtype == Dtype::F32 {
-        let rest = ATTENTION.iter().copied().map(Operation::Attention).chain(rows(ROWS)).chain(models(None));
-        all.extend(rest.map(|operation| Case { dtype, operation }));
+        all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
+    }
+    if dtype != Dtype::Int8 {
+        all.extend(rows(ROWS).map(of_type));
+    }
+    if dtype == Dtype::F32 {
+        all.extend(models(None).map(of_type));
     }
     all
 }
@@ -204,7 +211,8 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let names: Vec<_> = cases(Dtype::F32).iter().map(Case::name).collect();
+        let all = [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8].map(cases).concat();
+        let names: Vec<_> = all.iter().map(Case::name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
         assert!(report().iter().all(|case| names.contains(&case.name())));
     }

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tilewright::bench::baseline;
 use tilewright::bench::bencher::{Bencher, Measured};
-use tilewright::bench::case::Case;
+use tilewright::bench::case::{Case, DTYPES, dtype_name};
 use tilewright::bench::measure::Effort;
 use tilewright::bench::record::{Comparison, Machine, Row, Run};
 use tilewright::bench::{html, registry};
@@ -50,9 +50,9 @@ pub struct Bench {
     #[arg(long)]
     list: bool,
 
-    /// Type of inputs and weights
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16", "f16", "int8", "q8_0", "q4_0", "q4_1"])]
-    dtype: String,
+    /// Type of inputs and weights [default: f32, and others where a filter names one]
+    #[arg(long, value_name = "TYPE", value_parser = DTYPES.map(dtype_name))]
+    dtype: Option<String>,
 
     /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
     /// does the same
@@ -216,30 +216,39 @@ impl Bench {
 
     /// The cases asked for.
     fn cases(&self) -> Result<Vec<Case>> {
-        let dtype = match self.dtype.as_str() {
-            "bf16" => Dtype::Bf16,
-            "f16" => Dtype::F16,
-            "int8" => Dtype::Int8,
-            "q8_0" => Dtype::Q8_0,
-            "q4_0" => Dtype::Q4_0,
-            "q4_1" => Dtype::Q4_1,
-            _ => Dtype::F32,
-        };
-        let mut cases = match &self.shapes {
-            Some(path) => registry::linear(&registry::read_shapes(path)?, dtype),
-            None => registry::cases(dtype),
-        };
-        if let (Some(batch), Some(seq)) = (self.batch, self.seq) {
-            let models = registry::models(Some([batch.into(), seq.into()]));
-            cases = models.map(|operation| Case { dtype, operation }).collect();
+        let mut cases = Vec::new();
+        for dtype in DTYPES {
+            let name = dtype_name(dtype);
+            // Types that are not asked for by --dtype are by filters: `layernorm/bf16`.
+            let filters: Vec<&str> = match &self.dtype {
+                Some(asked) if asked != name => continue,
+                None if dtype != Dtype::F32 => {
+                    let names_it = |filter: &&str| filter.split('/').any(|part| part == name);
+                    let filters: Vec<_> = self.filters.iter().map(String::as_str).filter(names_it).collect();
+                    if filters.is_empty() {
+                        continue;
+                    }
+                    filters
+                }
+                _ => self.filters.iter().map(String::as_str).collect(),
+            };
+            let mut of_type = match &self.shapes {
+                Some(path) => registry::linear(&registry::read_shapes(path)?, dtype),
+                None => registry::cases(dtype),
+            };
+            if let (Some(batch), Some(seq)) = (self.batch, self.seq) {
+                let models = registry::models(Some([batch.into(), seq.into()]));
+                of_type = models.map(|operation| Case { dtype, operation }).collect();
+            }
+            of_type.retain(|case| {
+                let name = case.name();
+                filters.is_empty() || filters.iter().any(|filter| name.contains(filter))
+            });
+            cases.extend(of_type);
         }
-        let wanted = |case: &Case| {
-            let name = case.name();
-            self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
-        };
-        cases.retain(wanted);
         if cases.is_empty() {
-            bail!("no case of {} has a name that contains {:?}; --list shows them", self.dtype, self.filters);
+            let dtype = self.dtype.as_deref().unwrap_or("f32");
+            bail!("no case of {dtype} has a name that contains {:?}; --list shows them", self.filters);
         }
         Ok(cases)
     }

@@ -1,12 +1,12 @@
 //! Activations and gated products against their definitions.
 
-use super::bound::{ETA, U, compare};
-use super::rows::RowsParams;
+use super::bound::{ETA, U};
+use super::rows::{RowsParams, Stored, conforms, of_type, values};
 use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{Activate as ActivateKernel, Activation, Backend, Gated as GatedKernel, ViewMut};
+use tilewright_kernels::{Activate as ActivateKernel, Activation, Backend, Element, Gated as GatedKernel};
 
 /// Every function, over magnitudes from denormals to where it saturates.
 pub struct Activate;
@@ -64,11 +64,12 @@ impl Check for Activate {
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let random = &mut Random::new(p.seed);
         let x = p.rows.input_with(|_| p.scale * p.values.draw(random));
-        let run = |backend: Backend| {
-            p.rows.run(&x, |rows| backend.run(ActivateKernel { rows, activation: p.activation }))
-        };
+        fn apply<T: Element>(p: &Params, x: &Tensor<2>, backend: Backend) -> Result<Vec<f32>, Failure> {
+            p.rows.run::<T>(x, |rows| backend.run(ActivateKernel { rows, activation: p.activation }))
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &x, backend));
         let elements = x.elements();
-        compare(&run(backend)?, &run(Backend::REFERENCE)?, |i| error(p.activation, f64::from(elements[i])))
+        conforms(p.rows.stored, backend, apply, |i, _| error(p.activation, f64::from(elements[i])))
     }
 }
 
@@ -85,25 +86,35 @@ impl Check for Gated {
         let [rows, n] = p.rows.shape;
         let gate = p.rows.input_with(|_| p.scale * p.values.draw(random));
         // No infinities: they make NaN of a gate of 0, and an infinity of one that is barely not 0.
-        let up = Tensor::new([rows, n], &p.up, |_| p.values.draw(random).clamp(-f32::MAX, f32::MAX));
-        let run = |backend: Backend| {
+        let most = if p.rows.stored == Stored::F32 { f32::MAX } else { 6e4 };
+        let draw = |x: f32| if x.is_infinite() { most.copysign(x) } else { x };
+        let up = Tensor::new([rows, n], &p.up, |_| p.rows.stored.number(draw(p.values.draw(random))));
+        fn apply<T: Element>(
+            p: &Params,
+            gate: &Tensor<2>,
+            up: &Tensor<2>,
+            backend: Backend,
+        ) -> Result<Vec<f32>, Failure> {
             if !p.halves {
-                return p.rows.run(&gate, |rows| {
+                let up = up.cast::<T>();
+                return p.rows.run::<T>(gate, |rows| {
                     backend.run(GatedKernel { gate: rows, up: up.view(), activation: p.activation })
                 });
             }
+            let [rows, n] = p.rows.shape;
             let both = Tensor::new([rows, 2 * n], &p.up, |[i, j]| {
                 if j < n { gate.view().get([i, j]) } else { up.view().get([i, j - n]) }
             });
-            let mut out = vec![f32::NAN; rows * n];
-            let out_view = ViewMut::new(&mut out, [rows, n])?;
-            backend.run(GatedKernel::halves(both.view(), out_view, p.activation)?)?;
-            Ok(out)
-        };
-        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
-        let (gate, up) = (gate.elements(), up.elements());
-        compare(&found, &expected, |i| {
-            let bound = error(p.activation, f64::from(gate[i])) * f64::from(up[i].abs());
+            let (both, nan) = (both.cast::<T>(), T::from_f32(f32::NAN));
+            let mut out = Tensor::new([rows, n], &Layout::row_major(), |_| nan);
+            backend.run(GatedKernel::halves(both.view(), out.view_mut(), p.activation)?)?;
+            out.gaps_intact()?;
+            Ok(values(&out))
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &gate, &up, backend));
+        let (gates, ups) = (gate.elements(), up.elements());
+        conforms(p.rows.stored, backend, apply, |i, expected| {
+            let bound = error(p.activation, f64::from(gates[i])) * f64::from(ups[i].abs());
             let bound = bound + U * f64::from(expected[i].abs()) + ETA;
             if bound.is_finite() { bound } else { 0.0 }
         })

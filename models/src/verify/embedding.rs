@@ -1,10 +1,13 @@
 //! Embeddings and pooling against their definitions.
 
-use super::bound::{ETA, compare, gamma};
+use super::bound::{ETA, gamma};
+use super::rows::{Stored, conforms, of_type, values};
 use super::tensor::{Layout, Random, Tensor, Values, extent, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
-use tilewright_kernels::{Backend, Embedding as EmbeddingKernel, Lookup, Pool as PoolKernel, Pooling};
+use tilewright_kernels::{
+    Backend, Element, Embedding as EmbeddingKernel, Lookup, Pool as PoolKernel, Pooling,
+};
 
 /// Up to four tables.
 pub struct Embedding;
@@ -21,6 +24,7 @@ pub struct Params {
     rows: usize,
     columns: usize,
     mean: bool,
+    stored: Stored,
     input: Layout<2>,
     out: Layout<2>,
     values: Values,
@@ -29,12 +33,14 @@ pub struct Params {
 
 fn strategy() -> BoxedStrategy<Params> {
     let extents = (0..5usize, 0..12usize, extent(600));
-    (extents, any::<bool>(), Layout::rows(), Layout::rows(), Values::any(), seed())
-        .prop_map(|((lookups, rows, columns), mean, input, out, values, seed)| Params {
+    let kinds = (any::<bool>(), Stored::any());
+    (extents, kinds, Layout::rows(), Layout::rows(), Values::any(), seed())
+        .prop_map(|((lookups, rows, columns), (mean, stored), input, out, values, seed)| Params {
             lookups,
             rows,
             columns,
             mean,
+            stored,
             input,
             out,
             values,
@@ -54,22 +60,33 @@ impl Check for Embedding {
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let random = &mut Random::new(p.seed);
         let tables: Vec<Tensor<2>> = (0..p.lookups)
-            .map(|_| Tensor::random([1 + random.below(20), p.columns], &p.input, p.values, random))
+            .map(|_| [1 + random.below(20), p.columns])
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|shape| Tensor::new(shape, &p.input, |_| p.stored.number(p.values.draw(random))))
             .collect();
         let ids: Vec<Vec<u32>> = (tables.iter())
             .map(|table| (0..p.rows).map(|_| random.below(table.shape()[0]) as u32).collect())
             .collect();
-        let run = |backend: Backend, tables: &[Tensor<2>]| {
-            let lookups: Vec<Lookup<'_>> =
-                tables.iter().zip(&ids).map(|(table, ids)| Lookup { table: table.view(), ids }).collect();
-            let mut out = Tensor::new([p.rows, p.columns], &p.out, |_| f32::NAN);
+        fn apply<T: Element>(
+            p: &Params,
+            tables: &[Tensor<2>],
+            ids: &[Vec<u32>],
+            backend: Backend,
+        ) -> Result<Vec<f32>, Failure> {
+            let tables: Vec<_> = tables.iter().map(Tensor::cast::<T>).collect();
+            let lookups: Vec<_> =
+                tables.iter().zip(ids).map(|(table, ids)| Lookup { table: table.view(), ids }).collect();
+            let nan = T::from_f32(f32::NAN);
+            let mut out = Tensor::new([p.rows, p.columns], &p.out, |_| nan);
             backend.run(EmbeddingKernel { lookups: &lookups, out: out.view_mut() })?;
             out.gaps_intact()?;
-            Ok::<_, Failure>(out.elements())
-        };
+            Ok(values(&out))
+        }
         let magnitudes: Vec<Tensor<2>> = tables.iter().map(|table| table.map(f32::abs)).collect();
-        let magnitudes = run(Backend::REFERENCE, &magnitudes)?;
-        compare(&run(backend, &tables)?, &run(Backend::REFERENCE, &tables)?, |i| {
+        let magnitudes = apply::<f32>(p, &magnitudes, &ids, Backend::REFERENCE)?;
+        let apply = |stored, backend| of_type!(stored, apply(p, &tables, &ids, backend));
+        conforms(p.stored, backend, apply, |i, _| {
             let bound = gamma(p.lookups.saturating_sub(1)) * f64::from(magnitudes[i]);
             if bound.is_finite() { bound } else { 0.0 }
         })
@@ -92,16 +109,25 @@ impl Check for Pool {
             let length = if random.below(4) == 0 { 0 } else { random.below(20) };
             offsets.push(offsets[s] + length);
         }
-        let x = Tensor::random([offsets[p.rows], p.columns], &p.input, p.values, random);
+        let shape = [offsets[p.rows], p.columns];
+        let x = Tensor::new(shape, &p.input, |_| p.stored.number(p.values.draw(random)));
         let pooling = if p.mean { Pooling::Mean } else { Pooling::Cls };
-        let run = |backend: Backend, x: &Tensor<2>| {
-            let mut out = Tensor::new([p.rows, p.columns], &p.out, |_| f32::NAN);
-            backend.run(PoolKernel { x: x.view(), offsets: &offsets, pooling, out: out.view_mut() })?;
+        fn apply<T: Element>(
+            p: &Params,
+            x: &Tensor<2>,
+            offsets: &[usize],
+            pooling: Pooling,
+            backend: Backend,
+        ) -> Result<Vec<f32>, Failure> {
+            let (x, nan) = (x.cast::<T>(), T::from_f32(f32::NAN));
+            let mut out = Tensor::new([p.rows, p.columns], &p.out, |_| nan);
+            backend.run(PoolKernel { x: x.view(), offsets, pooling, out: out.view_mut() })?;
             out.gaps_intact()?;
-            Ok::<_, Failure>(out.elements())
-        };
-        let magnitudes = run(Backend::REFERENCE, &x.map(f32::abs))?;
-        compare(&run(backend, &x)?, &run(Backend::REFERENCE, &x)?, |i| {
+            Ok(values(&out))
+        }
+        let magnitudes = apply::<f32>(p, &x.map(f32::abs), &offsets, pooling, Backend::REFERENCE)?;
+        let apply = |stored, backend| of_type!(stored, apply(p, &x, &offsets, pooling, backend));
+        conforms(p.stored, backend, apply, |i, _| {
             if pooling == Pooling::Cls {
                 return 0.0;
             }

@@ -1,12 +1,14 @@
 //! Layer norm, RMS norm and L2 normalisation against their definitions.
 
-use super::bound::{ETA, U, compare, identical};
-use super::rows::{RowsParams, parameter};
+use super::bound::{ETA, U, identical};
+use super::rows::{RowsParams, Stored, conforms, of_type, parameter, values};
 use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{Backend, L2Normalize as L2Kernel, LayerNorm as LayerKernel, RmsNorm as RmsKernel};
+use tilewright_kernels::{
+    Backend, Element, L2Normalize as L2Kernel, LayerNorm as LayerKernel, RmsNorm as RmsKernel,
+};
 
 /// Means far from 0 against sigma, outliers among the first elements, a residual or none.
 pub struct LayerNorm;
@@ -46,6 +48,7 @@ fn strategy() -> BoxedStrategy<Params> {
 
 /// The arguments of one norm.
 struct Data {
+    stored: Stored,
     x: Tensor<2>,
     residual: Option<Tensor<2>>,
     weight: Option<Vec<f32>>,
@@ -58,25 +61,42 @@ impl Data {
         let n = p.rows.shape[1];
         // Parameters within reach of f32, whatever x is.
         let values = if p.values == Values::Special { Values::Special } else { Values::Unit };
+        let stored = p.rows.stored;
         Self {
+            stored,
             x: p.rows.input_with(|[_, j]| {
                 let head = if j < 64 { p.offsets[1] } else { 0.0 };
                 p.values.draw(random) + p.offsets[0] + head
             }),
             residual: (p.residual.as_ref())
-                .map(|layout| Tensor::random(p.rows.shape, layout, p.values, random)),
+                .map(|layout| Tensor::new(p.rows.shape, layout, |_| stored.number(p.values.draw(random)))),
             weight: parameter(p.weight, n, values, random),
             bias: parameter(p.bias, n, values, random),
         }
     }
 
-    /// What is normalised: x, or the sum that a residual becomes.
+    /// What is normalised: x, or the sum that a residual becomes, rounded to the type.
     fn input(&self) -> Vec<f32> {
         let x = self.x.elements();
         match &self.residual {
             None => x,
-            Some(residual) => residual.elements().iter().zip(x).map(|(r, x)| r + x).collect(),
+            Some(residual) => {
+                residual.elements().iter().zip(x).map(|(r, x)| self.stored.round(r + x)).collect()
+            }
         }
+    }
+
+    /// x and the residual for a run in `T`. Where a case of another type is computed in f32, what is
+    /// normalised is x: there the sum would not be rounded to the type.
+    fn rows<T: Element>(&self) -> (Tensor<2>, Option<Tensor<2, T>>) {
+        if self.stored != Stored::F32 && T::NAME == f32::NAME {
+            let (input, columns) = (self.input(), self.x.shape()[1]);
+            return (
+                Tensor::new(self.x.shape(), &Layout::row_major(), |[i, j]| input[i * columns + j]),
+                None,
+            );
+        }
+        (self.x.clone(), self.residual.as_ref().map(Tensor::cast))
     }
 
     /// Column `j` of the weight and the bias.
@@ -86,10 +106,18 @@ impl Data {
     }
 
     /// Asks that the residual is exactly the sum.
-    fn check_residual(&self, residual: Option<&Tensor<2>>) -> Result<(), Failure> {
+    fn check_residual<T: Element>(&self, residual: Option<&Tensor<2, T>>) -> Result<(), Failure> {
         let Some(residual) = residual else { return Ok(()) };
         residual.gaps_intact()?;
-        identical(&residual.elements(), &self.input())
+        let (found, expected) = (values(residual), self.input());
+        // The bits of NaN are those of f32 alone.
+        let nan =
+            |x: &[f32]| -> Vec<f32> { x.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }).collect() };
+        if T::NAME == f32::NAME {
+            identical(&found, &expected)
+        } else {
+            identical(&nan(&found), &nan(&expected))
+        }
     }
 }
 
@@ -103,9 +131,9 @@ impl Check for LayerNorm {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = Data::new(p);
-        let run = |backend: Backend| {
-            let mut residual = data.residual.clone();
-            let y = p.rows.run(&data.x, |rows| {
+        fn apply<T: Element>(p: &Params, data: &Data, backend: Backend) -> Result<Vec<f32>, Failure> {
+            let (x, mut residual) = data.rows::<T>();
+            let y = p.rows.run::<T>(&x, |rows| {
                 backend.run(LayerKernel {
                     rows,
                     residual: residual.as_mut().map(Tensor::view_mut),
@@ -115,11 +143,11 @@ impl Check for LayerNorm {
                 })
             })?;
             data.check_residual(residual.as_ref())?;
-            Ok::<_, Failure>(y)
-        };
-        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+            Ok(y)
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &data, backend));
         let n = p.rows.shape[1];
-        compare(&found, &expected, |i| {
+        conforms(p.rows.stored, backend, apply, |i, expected| {
             // |z weight| <= |y| + |bias|.
             let (weight, bias) = data.affine(i % n);
             let (y, bias) = (f64::from(expected[i].abs()), bias.abs());
@@ -139,9 +167,9 @@ impl Check for RmsNorm {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = Data::new(p);
-        let run = |backend: Backend| {
-            let mut residual = data.residual.clone();
-            let y = p.rows.run(&data.x, |rows| {
+        fn apply<T: Element>(p: &Params, data: &Data, backend: Backend) -> Result<Vec<f32>, Failure> {
+            let (x, mut residual) = data.rows::<T>();
+            let y = p.rows.run::<T>(&x, |rows| {
                 backend.run(RmsKernel {
                     rows,
                     residual: residual.as_mut().map(Tensor::view_mut),
@@ -150,11 +178,11 @@ impl Check for RmsNorm {
                 })
             })?;
             data.check_residual(residual.as_ref())?;
-            Ok::<_, Failure>(y)
-        };
-        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+            Ok(y)
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &data, backend));
         let n = p.rows.shape[1];
-        compare(&found, &expected, |i| {
+        conforms(p.rows.stored, backend, apply, |i, expected| {
             relative(n) * f64::from(expected[i].abs()) + ETA * (2.0 + data.affine(i % n).0.abs())
         })
     }
@@ -170,10 +198,14 @@ impl Check for L2Normalize {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = Data::new(p);
-        let run = |backend: Backend| p.rows.run(&data.x, |rows| backend.run(L2Kernel { rows, eps: p.eps }));
-        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        fn apply<T: Element>(p: &Params, x: &Tensor<2>, backend: Backend) -> Result<Vec<f32>, Failure> {
+            p.rows.run::<T>(x, |rows| backend.run(L2Kernel { rows, eps: p.eps }))
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &data.x, backend));
         let n = p.rows.shape[1];
-        compare(&found, &expected, |i| relative(n) * f64::from(expected[i].abs()) + ETA)
+        conforms(p.rows.stored, backend, apply, |i, expected| {
+            relative(n) * f64::from(expected[i].abs()) + ETA
+        })
     }
 }
 

@@ -1,11 +1,11 @@
 //! RoPE against its definition.
 
-use super::bound::{ETA, U, compare};
-use super::rows::RowsParams;
-use super::tensor::{Random, Values, extent, seed};
+use super::bound::{ETA, U};
+use super::rows::{RowsParams, conforms, of_type};
+use super::tensor::{Random, Tensor, Values, extent, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
-use tilewright_kernels::{Backend, Rope as Kernel, RopeLayout, RopeTable};
+use tilewright_kernels::{Backend, Element, Rope as Kernel, RopeLayout, RopeTable};
 
 /// Both layouts, heads that are rotated in part or not at all, positions in any order.
 pub struct Rope;
@@ -48,14 +48,19 @@ impl Check for Rope {
         let table = RopeTable::new(layout, POSITIONS, 2 * p.pairs, 1e4);
         let positions: Vec<u32> = (0..p.rows.shape[0]).map(|_| random.below(POSITIONS) as u32).collect();
         let x = p.rows.input(p.values, random);
-        let run = |backend: Backend| {
-            p.rows.run(&x, |rows| {
-                backend.run(Kernel { rows, head_dim: p.head_dim, positions: &positions, table: &table })
-            })
-        };
-        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        fn apply<T: Element>(
+            p: &Params,
+            x: &Tensor<2>,
+            positions: &[u32],
+            table: &RopeTable,
+            backend: Backend,
+        ) -> Result<Vec<f32>, Failure> {
+            let head_dim = p.head_dim;
+            p.rows.run::<T>(x, |rows| backend.run(Kernel { rows, head_dim, positions, table }))
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &x, &positions, &table, backend));
         let (elements, n) = (x.elements(), p.rows.shape[1]);
-        compare(&found, &expected, |i| {
+        conforms(p.rows.stored, backend, apply, |i, _| {
             let column = i % n % p.head_dim;
             if column >= 2 * p.pairs {
                 return 0.0;

@@ -1,12 +1,12 @@
 //! Softmax and its logarithm against their definition.
 
-use super::bound::{ETA, U, compare};
-use super::rows::RowsParams;
+use super::bound::{ETA, U};
+use super::rows::{RowsParams, conforms, of_type};
 use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{Backend, Mask, Softmax as Kernel, View};
+use tilewright_kernels::{Backend, Element, Mask, Softmax as Kernel, View};
 
 /// Scales, every kind of mask, rows of which nothing is left.
 pub struct Softmax;
@@ -74,10 +74,16 @@ impl Check for Softmax {
             Kind::Keep => Mask::Keep(View::new(&keep, [rows, n])?),
             Kind::Bias(_) => Mask::Bias(bias.view()),
         };
-        let run = |backend: Backend| {
-            p.rows.run(&x, |rows| backend.run(Kernel { rows, scale: p.scale, mask, log: p.log }))
-        };
-        let (found, expected) = (run(backend)?, run(Backend::REFERENCE)?);
+        fn apply<T: Element>(
+            p: &Params,
+            x: &Tensor<2>,
+            mask: Mask<'_>,
+            backend: Backend,
+        ) -> Result<Vec<f32>, Failure> {
+            let Params { scale, log, .. } = *p;
+            p.rows.run::<T>(x, |rows| backend.run(Kernel { rows, scale, mask, log }))
+        }
+        let apply = |stored, backend| of_type!(stored, apply(p, &x, mask, backend));
 
         // The scores that count, what they are off by, and the largest, in f64.
         let counts = |i: usize, j: usize| match p.mask {
@@ -102,7 +108,7 @@ impl Check for Softmax {
             finite.fold((f64::NEG_INFINITY, 0f64), |(max, off), (s, e)| (max.max(s), off.max(e)))
         };
         let maxima: Vec<(f64, f64)> = (0..rows).map(of_row).collect();
-        compare(&found, &expected, |index| {
+        conforms(p.rows.stored, backend, apply, |index, expected| {
             let (i, j) = (index / n, index % n);
             let ((max, off), y) = (maxima[i], f64::from(expected[index].abs()));
             let distance = (score(i, j).0 - max).abs();

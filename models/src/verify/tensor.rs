@@ -11,10 +11,10 @@ use core::fmt;
 use proptest::array::uniform;
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{View, ViewMut};
+use tilewright_kernels::{Element, View, ViewMut};
 
-/// Fills everything in a tensor's slice that is no element of it.
-pub const GAP: f32 = f32::from_bits(0x7fc0_9a9a);
+/// Fills everything in a tensor's slice that is no element of it; of other types, what it is in them.
+pub const GAP: f32 = f32::from_bits(0x7fda_9a9a);
 
 /// Extents up to `max`, most of them within one of a multiple of some lane count, tile or block.
 pub fn extent(max: usize) -> BoxedStrategy<usize> {
@@ -192,27 +192,15 @@ pub fn indices<const D: usize>(shape: [usize; D]) -> impl Iterator<Item = [usize
 
 /// A slice with a view into it.
 #[derive(Clone)]
-pub struct Tensor<const D: usize> {
-    data: Vec<f32>,
+pub struct Tensor<const D: usize, T = f32> {
+    data: Vec<T>,
     start: usize,
+    offset: usize,
     shape: [usize; D],
     strides: [usize; D],
 }
 
 impl<const D: usize> Tensor<D> {
-    /// The elements `value(index)`, called in row-major order.
-    pub fn new(shape: [usize; D], layout: &Layout<D>, mut value: impl FnMut([usize; D]) -> f32) -> Self {
-        const LINE: usize = 64;
-        let strides = layout.strides(shape);
-        let reach: usize = shape.iter().zip(strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
-        let mut data = vec![GAP; 2 * LINE + layout.offset + reach];
-        let start = data.as_ptr().align_offset(LINE) + layout.offset;
-        for index in indices(shape) {
-            data[start + dot(index, strides)] = value(index);
-        }
-        Self { data, start, shape, strides }
-    }
-
     /// Elements drawn from `values`.
     pub fn random(shape: [usize; D], layout: &Layout<D>, values: Values, random: &mut Random) -> Self {
         Self::new(shape, layout, |_| values.draw(random))
@@ -225,13 +213,43 @@ impl<const D: usize> Tensor<D> {
         Self { data, ..*self }
     }
 
+    /// The same tensor with each element rounded to another type, in the same layout.
+    pub fn cast<T: Element>(&self) -> Tensor<D, T> {
+        let value = |index| T::from_f32(self.data[self.start + dot(index, self.strides)]);
+        Tensor::at(self.shape, self.strides, self.offset, value)
+    }
+}
+
+impl<const D: usize, T: Element> Tensor<D, T> {
+    /// The elements `value(index)`, called in row-major order.
+    pub fn new(shape: [usize; D], layout: &Layout<D>, value: impl FnMut([usize; D]) -> T) -> Self {
+        Self::at(shape, layout.strides(shape), layout.offset, value)
+    }
+
+    /// The same with these strides, `offset` elements from a cache line.
+    fn at(
+        shape: [usize; D],
+        strides: [usize; D],
+        offset: usize,
+        mut value: impl FnMut([usize; D]) -> T,
+    ) -> Self {
+        const LINE: usize = 64;
+        let reach: usize = shape.iter().zip(strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
+        let mut data = vec![T::from_f32(GAP); 2 * LINE + offset + reach];
+        let start = data.as_ptr().align_offset(LINE) + offset;
+        for index in indices(shape) {
+            data[start + dot(index, strides)] = value(index);
+        }
+        Self { data, start, offset, shape, strides }
+    }
+
     /// Extent of each dimension.
     pub fn shape(&self) -> [usize; D] {
         self.shape
     }
 
     /// The elements for reading.
-    pub fn view(&self) -> View<'_, D> {
+    pub fn view(&self) -> View<'_, D, T> {
         View::with_strides(&self.data[self.start..], self.shape, self.strides).expect("the layout fits")
     }
 
@@ -239,13 +257,13 @@ impl<const D: usize> Tensor<D> {
     ///
     /// # Panics
     /// If a dimension has stride 0.
-    pub fn view_mut(&mut self) -> ViewMut<'_, D> {
+    pub fn view_mut(&mut self) -> ViewMut<'_, D, T> {
         ViewMut::with_strides(&mut self.data[self.start..], self.shape, self.strides)
             .expect("the layout fits and repeats nothing")
     }
 
     /// The elements in row-major order.
-    pub fn elements(&self) -> Vec<f32> {
+    pub fn elements(&self) -> Vec<T> {
         indices(self.shape).map(|index| self.data[self.start + dot(index, self.strides)]).collect()
     }
 
@@ -258,12 +276,13 @@ impl<const D: usize> Tensor<D> {
         for index in indices(self.shape) {
             element[self.start + dot(index, self.strides)] = true;
         }
-        let written = |i: &usize| !element[*i] && self.data[*i].to_bits() != GAP.to_bits();
+        let bits = |x: T| x.to_f32().to_bits();
+        let written = |i: &usize| !element[*i] && bits(self.data[*i]) != bits(T::from_f32(GAP));
         match (0..self.data.len()).find(written) {
             None => Ok(()),
             Some(i) => Err(Failure::new(format!(
                 "wrote outside the view: {:e} at {} from its first element",
-                self.data[i],
+                self.data[i].to_f32(),
                 i as isize - self.start as isize
             ))),
         }

@@ -1,38 +1,39 @@
 //! Inputs of cases, on memory as an allocator of tensors hands it out.
 
 use crate::random::Random;
+use half::{bf16, f16};
 use std::ops::{Deref, DerefMut};
-use tilewright_kernels::{RopeLayout, RopeTable};
+use tilewright_kernels::{Element, RopeLayout, RopeTable};
 use tilewright_peers::Dtype;
 
-/// Floats that begin with a page: vectors that straddle cache lines cost up to twice the time.
+/// Numbers that begin with a page: vectors that straddle cache lines cost up to twice the time.
 #[derive(Debug, Default)]
-pub struct Aligned {
-    data: Vec<f32>,
+pub struct Aligned<T = f32> {
+    data: Vec<T>,
     start: usize,
     len: usize,
 }
 
-impl Aligned {
+impl<T: Element> Aligned<T> {
     /// `f(0)`, `f(1)`, .. `f(n - 1)`.
-    pub fn new(n: usize, f: impl FnMut(usize) -> f32) -> Self {
+    pub fn new(n: usize, f: impl FnMut(usize) -> T) -> Self {
         const PAGE: usize = 4096;
-        let data = vec![0.0; n + PAGE / size_of::<f32>()];
+        let data = vec![T::default(); n + PAGE / size_of::<T>()];
         let mut new = Self { start: data.as_ptr().align_offset(PAGE), data, len: n };
         new.iter_mut().zip((0..n).map(f)).for_each(|(x, value)| *x = value);
         new
     }
 }
 
-impl Deref for Aligned {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
         &self.data[self.start..][..self.len]
     }
 }
 
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         &mut self.data[self.start..][..self.len]
     }
 }
@@ -54,6 +55,15 @@ pub struct Inputs {
     pub ids: Vec<u32>,
     /// Angles of [`ids`](Self::ids).
     pub rope: Option<RopeTable>,
+}
+
+/// Makes numbers of a type of those of f32; integers have no kernels that it would be asked for.
+fn rounding(dtype: Dtype) -> fn(f32) -> f32 {
+    match dtype {
+        Dtype::Bf16 => |x| bf16::from_f32(x).to_f32(),
+        Dtype::F16 => |x| f16::from_f32(x).to_f32(),
+        _ => |x| x,
+    }
 }
 
 /// Rotations are made for heads of this width.
@@ -86,11 +96,12 @@ impl Inputs {
         }
     }
 
-    pub(super) fn rows([rows, columns]: [usize; 2]) -> Self {
+    pub(super) fn rows([rows, columns]: [usize; 2], dtype: Dtype) -> Self {
         let mut random = Random::new(3);
+        let round = rounding(dtype);
         Self {
-            x: Aligned::new(rows * columns, |_| random.normal()),
-            y: Aligned::new(rows * columns, |_| random.normal()),
+            x: Aligned::new(rows * columns, |_| round(random.normal())),
+            y: Aligned::new(rows * columns, |_| round(random.normal())),
             weight: Aligned::new(columns, |_| 1.0 + 0.1 * random.normal()),
             bias: Aligned::new(columns, |_| 0.1 * random.normal()),
             // Every row once, for 7919 is a prime that no number of rows in use is a multiple of.

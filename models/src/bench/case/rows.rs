@@ -1,15 +1,24 @@
 //! The kernels over rows.
 
-use super::inputs::{Inputs, ROPE_DIM};
+use super::inputs::{Aligned, Inputs, ROPE_DIM};
+use super::{Compute, Prepared};
 use core::fmt;
+use half::{bf16, f16};
 use tilewright_kernels::{
-    Activate, Activation, Backend, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Mask, Pool,
-    Pooling, RmsNorm, Rope, Rows, Softmax, View, ViewMut,
+    Activate, Activation, Backend, Element, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Mask,
+    Pool, Pooling, RmsNorm, Rope, Rows, Softmax, View, ViewMut,
 };
-use tilewright_peers::Operation;
+use tilewright_peers::{Dtype, Operation};
 
 /// Computes \[rows, columns\] of the output.
-type Run = fn(Backend, [usize; 2], &Inputs, &mut [f32]) -> Result<(), Error>;
+type Run<T> = fn(Backend, [usize; 2], &Operands<'_, T>, &mut [T]) -> Result<(), Error>;
+
+/// [`Inputs`] with numbers of a type.
+struct Operands<'a, T> {
+    x: &'a [T],
+    y: &'a [T],
+    inputs: &'a Inputs,
+}
 
 /// A kernel over rows, out of place.
 pub struct RowKernel {
@@ -17,8 +26,12 @@ pub struct RowKernel {
     pub name: &'static str,
     /// Numbers read and written for each element of a row.
     pub streams: f64,
-    pub(super) run: Run,
-    /// The same in the terms of other libraries.
+    /// How many more of f32, whatever the type.
+    pub f32_streams: f64,
+    f32: Run<f32>,
+    bf16: Run<bf16>,
+    f16: Run<f16>,
+    /// The same in the terms of other libraries, in f32.
     pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> Operation<'a>>,
 }
 
@@ -28,17 +41,73 @@ impl fmt::Debug for RowKernel {
     }
 }
 
+impl RowKernel {
+    /// Its definition, in f32.
+    pub(super) fn define(&self, shape: [usize; 2], inputs: &Inputs, out: &mut [f32]) -> Result<(), Error> {
+        (self.f32)(Backend::REFERENCE, shape, &Operands { x: &inputs.x, y: &inputs.y, inputs }, out)
+    }
+
+    /// Made ready to run; `None` for a type that it is not of.
+    pub(super) fn prepare<'a>(
+        &self,
+        backend: Backend,
+        shape: [usize; 2],
+        inputs: &'a Inputs,
+        dtype: Dtype,
+    ) -> Option<Prepared<'a>> {
+        let n = shape[0] * shape[1];
+        let (run, narrow): (Compute<'a>, bool) = match dtype {
+            Dtype::F32 => {
+                let run = self.f32;
+                let operands = Operands { x: &inputs.x, y: &inputs.y, inputs };
+                (Box::new(move |out| Ok(run(backend, shape, &operands, out)?)), false)
+            }
+            Dtype::Bf16 => (narrow(self.bf16, backend, shape, inputs), true),
+            Dtype::F16 => (narrow(self.f16, backend, shape, inputs), true),
+            _ => return None,
+        };
+        Some(Prepared { run, out: Aligned::new(n, |_| 0.0), narrow })
+    }
+}
+
+/// What computes an output in memory of its own, and then widens it to where it is asked for.
+fn narrow<'a, T: Element>(
+    run: Run<T>,
+    backend: Backend,
+    shape: [usize; 2],
+    inputs: &'a Inputs,
+) -> Compute<'a> {
+    let of = |x: &[f32]| Aligned::new(x.len(), |i| T::from_f32(x[i]));
+    let (x, y) = (of(&inputs.x), of(&inputs.y));
+    let mut out = Aligned::new(shape[0] * shape[1], |_| T::default());
+    Box::new(move |wide| {
+        run(backend, shape, &Operands { x: &x, y: &y, inputs }, &mut out)?;
+        wide.iter_mut().zip(&*out).for_each(|(wide, x)| *wide = x.to_f32());
+        Ok(())
+    })
+}
+
 /// Variances are of this scale's order.
 const EPS: f32 = 1e-5;
 
-/// A kernel that other libraries lack.
-const fn alone(name: &'static str, streams: f64, run: Run) -> RowKernel {
-    RowKernel { name, streams, run, peer: None }
+/// A kernel that other libraries lack: what runs it is written once for all types.
+macro_rules! alone {
+    ($name:literal, $streams:literal, $run:expr) => {
+        RowKernel {
+            name: $name,
+            streams: $streams,
+            f32_streams: 0.0,
+            f32: $run,
+            bf16: $run,
+            f16: $run,
+            peer: None,
+        }
+    };
 }
 
 /// All of them. A copy, which is what memory allows, comes first.
 pub static ROW_KERNELS: &[RowKernel] = &[
-    alone("copy", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Identity)),
+    alone!("copy", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Identity)),
     RowKernel {
         peer: Some(|shape, i| Operation::LayerNorm {
             shape,
@@ -47,94 +116,97 @@ pub static ROW_KERNELS: &[RowKernel] = &[
             bias: &i.bias,
             eps: EPS,
         }),
-        ..alone("layernorm", 2.0, |backend, shape, i, out| {
-            let (weight, bias) = (Some(&i.weight[..]), Some(&i.bias[..]));
+        ..alone!("layernorm", 2.0, |backend, shape, i, out| {
+            let (weight, bias) = (Some(&i.inputs.weight[..]), Some(&i.inputs.bias[..]));
             backend.run(LayerNorm { rows: rows(shape, i, out)?, residual: None, weight, bias, eps: EPS })
         })
     },
-    alone("rmsnorm", 2.0, |backend, shape, i, out| {
-        let weight = Some(&i.weight[..]);
+    alone!("rmsnorm", 2.0, |backend, shape, i, out| {
+        let weight = Some(&i.inputs.weight[..]);
         backend.run(RmsNorm { rows: rows(shape, i, out)?, residual: None, weight, eps: EPS })
     }),
-    alone("l2norm", 2.0, |backend, shape, i, out| {
+    alone!("l2norm", 2.0, |backend, shape, i, out| {
         backend.run(L2Normalize { rows: rows(shape, i, out)?, eps: EPS })
     }),
     RowKernel {
         peer: Some(|shape, i| Operation::Softmax { shape, x: &i.x }),
-        ..alone("softmax", 2.0, |backend, shape, i, out| softmax(backend, shape, i, out, Mask::None, false))
+        ..alone!("softmax", 2.0, |backend, shape, i, out| softmax(backend, shape, i, out, Mask::None, false))
     },
-    alone("softmax-bias", 3.0, |backend, shape, i, out| {
-        softmax(backend, shape, i, out, Mask::Bias(View::new(&i.y, shape)?), false)
-    }),
-    alone("log-softmax", 2.0, |backend, shape, i, out| softmax(backend, shape, i, out, Mask::None, true)),
+    RowKernel {
+        f32_streams: 1.0,
+        ..alone!("softmax-bias", 2.0, |backend, shape, i, out| {
+            softmax(backend, shape, i, out, Mask::Bias(View::new(&i.inputs.y, shape)?), false)
+        })
+    },
+    alone!("log-softmax", 2.0, |backend, shape, i, out| softmax(backend, shape, i, out, Mask::None, true)),
     RowKernel {
         peer: Some(|shape, i| Operation::Gelu { shape, x: &i.x, tanh: false }),
-        ..alone("gelu-erf", 2.0, |backend, shape, i, out| {
+        ..alone!("gelu-erf", 2.0, |backend, shape, i, out| {
             activate(backend, shape, i, out, Activation::GeluErf)
         })
     },
     RowKernel {
         peer: Some(|shape, i| Operation::Gelu { shape, x: &i.x, tanh: true }),
-        ..alone("gelu-tanh", 2.0, |backend, shape, i, out| {
+        ..alone!("gelu-tanh", 2.0, |backend, shape, i, out| {
             activate(backend, shape, i, out, Activation::GeluTanh)
         })
     },
-    alone("silu", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Silu)),
-    alone("relu", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Relu)),
-    alone("tanh", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Tanh)),
-    alone("swiglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::Silu)),
-    alone("geglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::GeluTanh)),
-    alone("rope", 2.0, |backend, shape, i, out| {
-        let Some(table) = &i.rope else {
+    alone!("silu", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Silu)),
+    alone!("relu", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Relu)),
+    alone!("tanh", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Tanh)),
+    alone!("swiglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::Silu)),
+    alone!("geglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::GeluTanh)),
+    alone!("rope", 2.0, |backend, shape, i, out| {
+        let Some(table) = &i.inputs.rope else {
             let why = format!("{} columns are no multiple of {ROPE_DIM}", shape[1]);
             return Err(Error::Invalid { what: "Rope.rows", why });
         };
-        backend.run(Rope { rows: rows(shape, i, out)?, head_dim: ROPE_DIM, positions: &i.ids, table })
+        backend.run(Rope { rows: rows(shape, i, out)?, head_dim: ROPE_DIM, positions: &i.inputs.ids, table })
     }),
-    alone("embedding", 3.0, |backend, shape, i, out| {
-        let [words, positions] = [&i.x, &i.y].map(|table| View::new(&table[..], shape));
-        let lookups = [words?, positions?].map(|table| Lookup { table, ids: &i.ids });
+    alone!("embedding", 3.0, |backend, shape, i, out| {
+        let [words, positions] = [i.x, i.y].map(|table| View::new(table, shape));
+        let lookups = [words?, positions?].map(|table| Lookup { table, ids: &i.inputs.ids });
         backend.run(Embedding { lookups: &lookups, out: ViewMut::new(out, shape)? })
     }),
-    alone("mean-pool", 1.0, |backend, shape, i, out| {
+    alone!("mean-pool", 1.0, |backend, shape, i, out| {
         let offsets = [0, shape[0]];
-        let (x, out) = (View::new(&i.x[..], shape)?, ViewMut::new(out, shape)?.slice(0, 0..1));
+        let (x, out) = (View::new(i.x, shape)?, ViewMut::new(out, shape)?.slice(0, 0..1));
         backend.run(Pool { x, offsets: &offsets, pooling: Pooling::Mean, out })
     }),
 ];
 
-fn rows<'a>(shape: [usize; 2], inputs: &'a Inputs, out: &'a mut [f32]) -> Result<Rows<'a>, Error> {
-    Ok(Rows::Into(View::new(&inputs.x, shape)?, ViewMut::new(out, shape)?))
+fn rows<'a, T>(shape: [usize; 2], i: &Operands<'a, T>, out: &'a mut [T]) -> Result<Rows<'a, T>, Error> {
+    Ok(Rows::Into(View::new(i.x, shape)?, ViewMut::new(out, shape)?))
 }
 
-fn activate(
+fn activate<T: Element>(
     backend: Backend,
     shape: [usize; 2],
-    inputs: &Inputs,
-    out: &mut [f32],
+    i: &Operands<'_, T>,
+    out: &mut [T],
     activation: Activation,
 ) -> Result<(), Error> {
-    backend.run(Activate { rows: rows(shape, inputs, out)?, activation })
+    backend.run(Activate { rows: rows(shape, i, out)?, activation })
 }
 
-fn gated(
+fn gated<T: Element>(
     backend: Backend,
     shape: [usize; 2],
-    inputs: &Inputs,
-    out: &mut [f32],
+    i: &Operands<'_, T>,
+    out: &mut [T],
     activation: Activation,
 ) -> Result<(), Error> {
-    let up = View::new(&inputs.y[..], shape)?;
-    backend.run(Gated { gate: rows(shape, inputs, out)?, up, activation })
+    let up = View::new(i.y, shape)?;
+    backend.run(Gated { gate: rows(shape, i, out)?, up, activation })
 }
 
-fn softmax(
+fn softmax<T: Element>(
     backend: Backend,
     shape: [usize; 2],
-    inputs: &Inputs,
-    out: &mut [f32],
+    i: &Operands<'_, T>,
+    out: &mut [T],
     mask: Mask<'_>,
     log: bool,
 ) -> Result<(), Error> {
-    backend.run(Softmax { rows: rows(shape, inputs, out)?, scale: 1.0, mask, log })
+    backend.run(Softmax { rows: rows(shape, i, out)?, scale: 1.0, mask, log })
 }

@@ -76,8 +76,9 @@ pub fn rows(run: &Run, memory: bool) -> Vec<String> {
     }
     header.extend(peers.iter().map(|peer| format!("x {peer}")));
     let line = |row: &Row| {
+        let dtype = if row.dtype == "f32" { String::new() } else { format!(" {}", row.dtype) };
         let mut line = vec![
-            format!("{}{}", row.kernel, if row.unstable { " ~" } else { "" }),
+            format!("{}{dtype}{}", row.kernel, if row.unstable { " ~" } else { "" }),
             row.shape.clone(),
             row.packed.map_or("", |packed| if packed { "packed" } else { "as stored" }).to_owned(),
             row.median_s.map_or("-".into(), time),
