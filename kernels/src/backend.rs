@@ -1,7 +1,7 @@
 //! The one table of backends, and the only dispatch.
 
 use crate::error::Error;
-use crate::isa::{Isa, portable::Portable};
+use crate::isa::{Isa, Multiply, portable::Portable};
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "aarch64")]
@@ -77,6 +77,22 @@ macro_rules! backends {
                 }
             }
 
+            /// The instruction that multiplies pairs of bf16; none where they are widened to f32.
+            pub fn bf16_instruction(self) -> Option<&'static str> {
+                match self.0 {
+                    Token::Reference => None,
+                    $($(#[$attr])* Token::$variant(isa) => isa.bf16().map(Multiply::<$isa>::instruction),)*
+                }
+            }
+
+            /// The instruction that multiplies quads of int8; none where they are widened to i16.
+            pub fn int8_instruction(self) -> Option<&'static str> {
+                match self.0 {
+                    Token::Reference => None,
+                    $($(#[$attr])* Token::$variant(isa) => isa.int8().map(Multiply::<$isa>::instruction),)*
+                }
+            }
+
             /// The one `match` between a call and its instruction set.
             #[inline(always)]
             pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
@@ -90,6 +106,8 @@ macro_rules! backends {
 }
 
 backends! {
+    #[cfg(target_arch = "x86_64")]
+    "amx" Amx(Avx512) = Avx512::amx(),
     #[cfg(target_arch = "x86_64")]
     "avx512" Avx512(Avx512) = Avx512::detect(),
     #[cfg(target_arch = "x86_64")]
