@@ -80,7 +80,9 @@ fn backends() -> Table {
     table.load_style(TABLE).set_header(["backend", "here", "f32 tile", "bf16", "int8"]);
     for &name in Backend::NAMES {
         let row = match Backend::named(name) {
-            Ok(Backend::REFERENCE) => [name, "yes", "none: the definitions", "", ""].map(str::to_owned),
+            Ok(found) if found == Backend::REFERENCE => {
+                [name, "yes", "none: the definitions", "", ""].map(str::to_owned)
+            }
             Ok(found) => {
                 let (rows, columns) = found.f32_tile();
                 let by = |instruction: Option<&'static str>| instruction.unwrap_or("widened").to_owned();
