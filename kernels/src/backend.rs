@@ -1,13 +1,13 @@
 //! The one table of backends, and the only dispatch.
 
 use crate::error::Error;
-use crate::isa::{Isa, portable::Portable};
+use crate::isa::{Isa, Multiply, portable::Portable};
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "aarch64")]
 use crate::isa::neon::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{avx2::Avx2, avx512::Avx512};
+use crate::isa::{amx, avx2::Avx2, avx512::Avx512};
 
 /// An operation: a struct of named arguments with its definition and its fast form.
 ///
@@ -67,7 +67,7 @@ macro_rules! backends {
             /// The names of all backends of this architecture, best first, available or not.
             pub const NAMES: &[&str] = &[$($(#[$attr])* $name,)* "reference"];
 
-            /// `"reference"`, `"portable"`, `"avx2"`, `"avx512"`, `"avx512-plain"` or `"neon"`.
+            /// `"avx512"`: one of [`NAMES`](Self::NAMES).
             pub fn name(self) -> &'static str {
                 match self.0 {
                     Token::Reference => "reference",
@@ -80,6 +80,22 @@ macro_rules! backends {
                 match self.0 {
                     Token::Reference => (0, 0),
                     $($(#[$attr])* Token::$variant(_) => (<$isa as Isa>::MR, <$isa as Isa>::NR),)*
+                }
+            }
+
+            /// The instruction that multiplies pairs of bf16; none where they are widened to f32.
+            pub fn bf16_instruction(self) -> Option<&'static str> {
+                match self.0 {
+                    Token::Reference => None,
+                    $($(#[$attr])* Token::$variant(isa) => isa.bf16().map(Multiply::<$isa>::instruction),)*
+                }
+            }
+
+            /// The instruction that multiplies quads of int8; none where they are widened to i16.
+            pub fn int8_instruction(self) -> Option<&'static str> {
+                match self.0 {
+                    Token::Reference => None,
+                    $($(#[$attr])* Token::$variant(isa) => isa.int8().map(Multiply::<$isa>::instruction),)*
                 }
             }
 
@@ -97,20 +113,26 @@ macro_rules! backends {
 
 backends! {
     #[cfg(target_arch = "x86_64")]
+    "amx" Amx(Avx512) = Avx512::amx(),
+    #[cfg(target_arch = "x86_64")]
     "avx512" Avx512(Avx512) = Avx512::detect(),
     #[cfg(target_arch = "x86_64")]
     "avx512-plain" Avx512Plain(Avx512) = Avx512::plain(),
     #[cfg(target_arch = "x86_64")]
     "avx2" Avx2(Avx2) = Avx2::detect(),
+    #[cfg(target_arch = "x86_64")]
+    "avx2-plain" Avx2Plain(Avx2) = Avx2::plain(),
     #[cfg(target_arch = "aarch64")]
     "neon" Neon(Neon) = Neon::detect(),
+    #[cfg(target_arch = "aarch64")]
+    "neon-plain" NeonPlain(Neon) = Neon::plain(),
     "portable" Portable(Portable) = Portable::detect(),
 }
 
 /// A way of computing that this CPU supports.
 ///
 /// A name that ends in `-plain` is the same without the extensions that not every CPU with that
-/// instruction set has (of AVX-512: VNNI, BF16): there to test and measure what other CPUs run. It is
+/// instruction set has (of AVX-512: VNNI, BF16; of AVX2: AVX-VNNI; of NEON: BF16, I8MM, DotProd): there to test and measure what other CPUs run. It is
 /// available where there is something to leave out.
 ///
 /// ```
@@ -144,6 +166,21 @@ impl Backend {
     /// Whether extensions of its instruction set are left out.
     pub fn is_plain(self) -> bool {
         self.name().ends_with("-plain")
+    }
+
+    /// Whether this CPU has what the backend of this name uses, but the operating system does not let the
+    /// process use it. Linux gives the permission for AMX to processes that ask, unless it was built or
+    /// configured not to.
+    pub fn is_refused(name: &str) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            name == "amx" && amx::found() == amx::Found::Refused
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = name;
+            false
+        }
     }
 
     /// The fastest available backend.

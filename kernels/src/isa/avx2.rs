@@ -6,13 +6,59 @@
 //! ```
 
 use super::tile::for_rows;
-use super::{Dot, Isa, Tile, Unavailable, Vector, probe, sealed::Sealed};
+use super::{Broadcast, Dot, Isa, Tile, Unavailable, Vector, probe, sealed::Sealed};
+use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
-/// Proof that AVX2, FMA and F16C may be used, by the CPU and by the operating system.
+/// Proof that AVX2, FMA and F16C may be used, by the CPU and by the operating system; and whether
+/// AVX-VNNI may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx2(());
+pub struct Avx2 {
+    /// `vpdpbusd` without AVX-512.
+    vnni: bool,
+}
+
+impl Avx2 {
+    /// The token without extensions, if there are any to leave out.
+    pub(crate) fn plain() -> Option<Self> {
+        let plain = Self { vnni: false };
+        Self::detect().filter(|&all| all != plain).map(|_| plain)
+    }
+}
+
+/// Quads of int8 by `vpdpbusd`: exact.
+#[derive(Clone, Copy, Debug)]
+pub struct DotInt8(());
+
+impl Dot<Avx2> for DotInt8 {
+    const INSTRUCTION: &'static str = "vpdpbusd";
+
+    #[inline(always)]
+    fn dot(self, a: F32x8, b: F32x8, sum: F32x8) -> F32x8 {
+        // SAFETY: a value of this type proves the instruction.
+        F32x8(unsafe { vpdpbusd(a.0, b.0, sum.0) })
+    }
+}
+
+/// `sum = f(a, b, sum)`. The intrinsic needs a target feature that [`Isa::run`] does not enable, and would
+/// become a call; without the prefix an assembler is free to choose the encoding of AVX-512.
+///
+/// # Safety
+/// This CPU has AVX2 and AVX-VNNI.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn vpdpbusd(a: __m256, b: __m256, mut sum: __m256) -> __m256 {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            "{{vex}} vpdpbusd {sum}, {a}, {b}",
+            sum = inout(ymm_reg) sum, a = in(ymm_reg) a, b = in(ymm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
 
 /// Eight floats. The field is private: only a holder of [`Avx2`] can make one.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +70,8 @@ impl Sealed for Avx2 {}
 impl Isa for Avx2 {
     type V = F32x8;
     type Bf16 = Unavailable;
-    type Int8 = Unavailable;
-    type Bytes = Unavailable;
+    type Int8 = Broadcast<DotInt8>;
+    type Bytes = DotInt8;
     const NAME: &'static str = "avx2";
     const MR: usize = 6;
     const NR: usize = 16;
@@ -34,7 +80,7 @@ impl Isa for Avx2 {
         let all = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        all.then_some(Self(()))
+        all.then(|| Self { vnni: is_x86_feature_detected!("avxvnni") })
     }
 
     #[inline(always)]
@@ -44,12 +90,12 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn bytes(self) -> Option<Self::Bytes> {
-        None
+        self.vnni.then_some(DotInt8(()))
     }
 
     #[inline(always)]
     fn int8(self) -> Option<Self::Int8> {
-        None
+        self.vnni.then_some(Broadcast(DotInt8(())))
     }
 
     #[inline(always)]

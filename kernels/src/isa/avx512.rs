@@ -5,11 +5,15 @@
 //! per k-step: 28 vfmadd231ps (2/cycle), 2 loads, 14 vbroadcastss: 14 cycles, 16 of 28 load slots
 //! ```
 
+use super::amx::Amx;
 use super::tile::for_rows;
-use super::{Broadcast, Dot, Isa, Tile, Vector, probe, sealed::Sealed};
-use core::arch::asm;
+use super::{Dot, Isa, Tile, Vector, probe, sealed::Sealed};
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
+
+mod multiply;
+
+pub use multiply::{Bf16, DotInt8, Int8};
 
 /// The upper halves of sixteen lanes, then whatever.
 static UPPER: [u16; 32] = {
@@ -41,72 +45,23 @@ pub struct Avx512 {
     vnni: bool,
     /// `vdpbf16ps`, and that it is faster than widening.
     bf16: bool,
+    /// The tiles of AMX.
+    amx: Option<Amx>,
 }
 
 impl Avx512 {
+    /// The token with AMX, where the operating system gives the permission. Asks for it.
+    pub(crate) fn amx() -> Option<Self> {
+        // One row of int8 is multiplied by VNNI.
+        let all = Self::detect().filter(|found| found.vnni)?;
+        Some(Self { amx: Some(Amx::detect()?), ..all })
+    }
+
     /// The token without extensions, if there are any to leave out.
     pub(crate) fn plain() -> Option<Self> {
-        let plain = Self { vnni: false, bf16: false };
+        let plain = Self { vnni: false, bf16: false, amx: None };
         Self::detect().filter(|&all| all != plain).map(|_| plain)
     }
-}
-
-/// Pairs of bf16 by `vdpbf16ps`: sums of two products, each rounded to nearest even as if by a fused
-/// multiply-add, odd k-steps first; denormals are taken, and returned, as zeros.
-#[derive(Clone, Copy, Debug)]
-pub struct DotBf16(());
-
-impl Dot<Avx512> for DotBf16 {
-    #[inline(always)]
-    fn dot(self, a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
-        // SAFETY: a value of this type proves the instruction.
-        F32x16(unsafe { vdpbf16ps(a.0, b.0, sum.0) })
-    }
-}
-
-/// Quads of int8 by `vpdpbusd`: exact.
-#[derive(Clone, Copy, Debug)]
-pub struct DotInt8(());
-
-impl Dot<Avx512> for DotInt8 {
-    #[inline(always)]
-    fn dot(self, a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
-        // SAFETY: a value of this type proves the instruction.
-        F32x16(unsafe { vpdpbusd(a.0, b.0, sum.0) })
-    }
-}
-
-/// An instruction `sum = f(a, b, sum)` of an extension. Its intrinsic needs a target feature that
-/// [`Isa::run`] does not enable, for not every CPU that has AVX-512 has it, and would become a call.
-macro_rules! extension {
-    ($($name:ident)*) => {$(
-        /// # Safety
-        /// This CPU has AVX-512 and the instruction.
-        #[target_feature(enable = "avx512f")]
-        #[inline]
-        unsafe fn $name(a: __m512, b: __m512, mut sum: __m512) -> __m512 {
-            // SAFETY: the caller's.
-            unsafe {
-                asm!(
-                    concat!(stringify!($name), " {sum}, {a}, {b}"),
-                    sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
-                    options(pure, nomem, nostack, preserves_flags),
-                );
-            }
-            sum
-        }
-    )*};
-}
-extension!(vdpbf16ps vpdpbusd);
-
-/// Whether `vdpbf16ps` beats two fused multiply-adds: it does on AMD (Zen 4: at the rate of one), and
-/// does not on Intel's (Sapphire Rapids: at a quarter of it).
-fn dot_bf16_is_fast() -> bool {
-    #[allow(unused_unsafe, reason = "the intrinsic has become safe")]
-    // SAFETY: every x86-64 has the instruction.
-    let vendor = unsafe { __cpuid(0) };
-    is_x86_feature_detected!("avx512bf16")
-        && [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
 }
 
 /// Sixteen floats. The field is private: only a holder of [`Avx512`] can make one.
@@ -118,8 +73,8 @@ impl Sealed for Avx512 {}
 
 impl Isa for Avx512 {
     type V = F32x16;
-    type Bf16 = Broadcast<DotBf16>;
-    type Int8 = Broadcast<DotInt8>;
+    type Bf16 = Bf16;
+    type Int8 = Int8;
     type Bytes = DotInt8;
     const NAME: &'static str = "avx512";
     const MR: usize = 14;
@@ -133,22 +88,26 @@ impl Isa for Avx512 {
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        all.then(|| Self { vnni: is_x86_feature_detected!("avx512vnni"), bf16: dot_bf16_is_fast() })
+        all.then(|| Self {
+            vnni: is_x86_feature_detected!("avx512vnni"),
+            bf16: multiply::dot_bf16_is_fast(),
+            amx: None,
+        })
     }
 
     #[inline(always)]
     fn bf16(self) -> Option<Self::Bf16> {
-        self.bf16.then_some(Broadcast(DotBf16(())))
+        Bf16::of(self)
     }
 
     #[inline(always)]
     fn bytes(self) -> Option<Self::Bytes> {
-        self.vnni.then_some(DotInt8(()))
+        DotInt8::of(self)
     }
 
     #[inline(always)]
     fn int8(self) -> Option<Self::Int8> {
-        self.vnni.then_some(Broadcast(DotInt8(())))
+        Int8::of(self)
     }
 
     #[inline(always)]

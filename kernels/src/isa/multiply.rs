@@ -17,6 +17,9 @@ use core::fmt::Debug;
 
 /// A way to multiply words: a value of it proves that its instructions may be used.
 pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
+    /// The instruction that multiplies, in lower case, or else what words are: `"vpdpbusd"`, `"i16"`.
+    fn instruction(self) -> &'static str;
+
     /// Most rows of a tile.
     fn rows(self) -> usize {
         I::MR
@@ -54,6 +57,9 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// [`Multiply::SIGNED`].
     const SIGNED: bool = false;
 
+    /// [`Multiply::instruction`].
+    const INSTRUCTION: &'static str;
+
     /// `sum`, and the products of the word `a` and the word `b` of every lane.
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V;
 }
@@ -63,6 +69,8 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
 pub struct F32;
 
 impl<I: Isa> Dot<I> for F32 {
+    const INSTRUCTION: &'static str = "f32";
+
     #[inline(always)]
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
         a.mul_add(b, sum)
@@ -75,6 +83,7 @@ pub struct I16;
 
 impl<I: Isa> Dot<I> for I16 {
     const SIGNED: bool = true;
+    const INSTRUCTION: &'static str = "i16";
 
     #[inline(always)]
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
@@ -88,6 +97,11 @@ pub struct Broadcast<D>(pub D);
 
 impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
     const SIGNED: bool = D::SIGNED;
+
+    #[inline(always)]
+    fn instruction(self) -> &'static str {
+        D::INSTRUCTION
+    }
 
     #[inline(always)]
     unsafe fn tile(self, isa: I, tile: Tile) {
@@ -107,6 +121,10 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
 pub enum Unavailable {}
 
 impl<I: Isa> Multiply<I> for Unavailable {
+    fn instruction(self) -> &'static str {
+        match self {}
+    }
+
     unsafe fn tile(self, _: I, _: Tile) {
         match self {}
     }
@@ -117,6 +135,8 @@ impl<I: Isa> Multiply<I> for Unavailable {
 }
 
 impl<I: Isa> Dot<I> for Unavailable {
+    const INSTRUCTION: &'static str = "";
+
     fn dot(self, _: I::V, _: I::V, _: I::V) -> I::V {
         match self {}
     }

@@ -28,6 +28,9 @@ macro_rules! on_every_backend {
     )*};
 }
 
+pub(super) mod emulated;
+pub(super) mod multiply;
+
 /// Every kind of float: zeros, denormals, ties, the ends of the i32 and f32 ranges, infinities, NaN.
 const SPECIAL: [f32; 32] = [
     0.0,

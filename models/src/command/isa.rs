@@ -30,9 +30,15 @@ impl Isa {
             let backends: Vec<_> = Backend::NAMES
                 .iter()
                 .map(|&name| {
-                    let tile =
-                        Backend::named(name).ok().map(Backend::f32_tile).filter(|&tile| tile != (0, 0));
-                    json!({ "name": name, "available": Backend::named(name).is_ok(), "f32_tile": tile })
+                    let found = Backend::named(name).ok();
+                    json!({
+                        "name": name,
+                        "available": found.is_some(),
+                        "refused": Backend::is_refused(name),
+                        "f32_tile": found.map(Backend::f32_tile).filter(|&tile| tile != (0, 0)),
+                        "bf16": found.and_then(Backend::bf16_instruction),
+                        "int8": found.and_then(Backend::int8_instruction),
+                    })
                 })
                 .collect();
             let all = json!({
@@ -71,14 +77,24 @@ pub fn caches(cpu: &Cpu) -> String {
 /// A row for each backend of this architecture.
 fn backends() -> Table {
     let mut table = Table::new();
-    table.load_style(TABLE).set_header(["backend", "here", "f32 tile"]);
-    for name in Backend::NAMES {
-        let (here, tile) = match Backend::named(name).map(Backend::f32_tile) {
-            Ok((0, 0)) => ("yes", "none: the definitions".to_owned()),
-            Ok((rows, columns)) => ("yes", format!("{rows}x{columns}")),
-            Err(_) => ("not on this CPU", String::new()),
+    table.load_style(TABLE).set_header(["backend", "here", "f32 tile", "bf16", "int8"]);
+    for &name in Backend::NAMES {
+        let row = match Backend::named(name) {
+            Ok(found) if found == Backend::REFERENCE => {
+                [name, "yes", "none: the definitions", "", ""].map(str::to_owned)
+            }
+            Ok(found) => {
+                let (rows, columns) = found.f32_tile();
+                let by = |instruction: Option<&'static str>| instruction.unwrap_or("widened").to_owned();
+                let (bf16, int8) = (by(found.bf16_instruction()), by(found.int8_instruction()));
+                [name.to_owned(), "yes".to_owned(), format!("{rows}x{columns}"), bf16, int8]
+            }
+            Err(_) if Backend::is_refused(name) => {
+                [name, "refused by the operating system", "", "", ""].map(str::to_owned)
+            }
+            Err(_) => [name, "not on this CPU", "", "", ""].map(str::to_owned),
         };
-        table.add_row([(*name).to_owned(), here.to_owned(), tile]);
+        table.add_row(row);
     }
     if let Some(column) = table.column_mut(2) {
         column.set_cell_alignment(CellAlignment::Right);

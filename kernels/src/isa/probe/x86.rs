@@ -11,9 +11,9 @@
 //! ```
 
 use super::{LINES, MultiplyAdds, STREAMS, Streams};
+use crate::isa::amx::{self, TILE_ROW_BYTES, TileConfig};
 use crate::scratch::LINE;
 use core::arch::asm;
-use core::mem::offset_of;
 
 /// Four bytes of each dtype's 1/2, of int8's 1.
 const F32_HALF: u32 = 0x3f00_0000;
@@ -118,9 +118,17 @@ macro_rules! tiles {
                 );
             }
         }
-        MultiplyAdds { name: $name, each_step: 4 * $each, detect: || amx::detect($feature), run }
+        MultiplyAdds {
+            name: $name,
+            each_step: 4 * $each,
+            detect: || amx::detect($feature) == amx::Found::Granted,
+            run,
+        }
     }};
 }
+
+/// Eight tiles of full size.
+static CONFIG: TileConfig = TileConfig::of([amx::TILE_ROWS as u8; 8]);
 
 /// All loops of x86-64.
 pub(super) const LOOPS: &[MultiplyAdds] = &[
@@ -134,124 +142,6 @@ pub(super) const LOOPS: &[MultiplyAdds] = &[
     // Without the prefix an assembler is free to choose the encoding of AVX-512.
     ymm!("int8 avxvnni", ["avx2" "avxvnni"], INT8_ONE, each 32, "{{vex}} vpdpbusd"),
 ];
-
-const TILE_ROWS: usize = 16;
-const TILE_ROW_BYTES: usize = 64;
-
-/// The operand of `ldtilecfg`.
-#[repr(C, align(64))]
-struct TileConfig {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    /// Bytes of a row of each tile; there are eight tiles, and the other fields have to be 0.
-    row_bytes: [u16; 16],
-    /// Rows of each tile, likewise.
-    rows: [u8; 16],
-}
-
-const _: () = assert!(
-    size_of::<TileConfig>() == 64
-        && offset_of!(TileConfig, row_bytes) == 16
-        && offset_of!(TileConfig, rows) == 48
-);
-
-/// Eight tiles of full size.
-static CONFIG: TileConfig = {
-    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
-    let mut tile = 0;
-    while tile < 8 {
-        row_bytes[tile] = TILE_ROW_BYTES as u16;
-        rows[tile] = TILE_ROWS as u8;
-        tile += 1;
-    }
-    TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
-};
-
-/// Detection of AMX, which std's is not stable for.
-mod amx {
-    use core::arch::asm;
-
-    /// Bits of EDX of CPUID leaf 7: AMX-TILE, and what it multiplies.
-    const TILE: u32 = 1 << 24;
-    pub const BF16: u32 = 1 << 22;
-    pub const INT8: u32 = 1 << 25;
-
-    /// The component of the extended state that tiles are; their configuration is the one before it.
-    const TILE_DATA: u64 = 18;
-
-    /// Whether the CPU has `feature`, the operating system saves its state, and this process has the
-    /// permission to use it: Linux gives it to those that ask, if it does.
-    pub fn detect(feature: u32) -> bool {
-        // AVX2 is detected only where leaf 7 exists and XGETBV may be executed.
-        is_x86_feature_detected!("avx2")
-            && leaf_7_edx() & (TILE | feature) == TILE | feature
-            && xcr0() >> (TILE_DATA - 1) & 0b11 == 0b11
-            && permitted()
-    }
-
-    fn leaf_7_edx() -> u32 {
-        let edx: u32;
-        // SAFETY: every x86-64 has the instruction, and it touches registers alone. RBX, which
-        // compilers keep for themselves, is restored.
-        unsafe {
-            asm!(
-                "mov {rbx}, rbx",
-                "cpuid",
-                "mov rbx, {rbx}",
-                rbx = out(reg) _,
-                inout("eax") 7 => _,
-                inout("ecx") 0 => _,
-                out("edx") edx,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
-        edx
-    }
-
-    fn xcr0() -> u64 {
-        let (low, high): (u32, u32);
-        // SAFETY: the caller has found that the operating system enables it.
-        unsafe {
-            asm!(
-                "xgetbv",
-                in("ecx") 0,
-                out("eax") low,
-                out("edx") high,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
-        u64::from(high) << 32 | u64::from(low)
-    }
-
-    /// Asks for the permission, which all threads of the process then have.
-    #[cfg(target_os = "linux")]
-    fn permitted() -> bool {
-        const ARCH_PRCTL: i64 = 158;
-        const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
-        let status: i64;
-        // SAFETY: this call reads and writes no memory of the process; the kernel keeps all
-        // registers but those declared.
-        unsafe {
-            asm!(
-                "syscall",
-                inout("rax") ARCH_PRCTL => status,
-                in("rdi") ARCH_REQ_XCOMP_PERM,
-                in("rsi") TILE_DATA,
-                out("rcx") _,
-                out("r11") _,
-                options(nostack),
-            );
-        }
-        status == 0
-    }
-
-    /// How others grant it is unknown here.
-    #[cfg(not(target_os = "linux"))]
-    fn permitted() -> bool {
-        false
-    }
-}
 
 /// Reads every turn of `streams` through registers of AVX: half a line each, eight of them in turn.
 ///
