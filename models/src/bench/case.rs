@@ -7,6 +7,7 @@ pub use inputs::{Aligned, Inputs};
 pub use rows::{ROW_KERNELS, RowKernel};
 
 use super::models::{MODELS, Models};
+use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::verify::bound::gamma;
 use core::fmt;
@@ -140,6 +141,16 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
+/// What weights of this type are packed as.
+fn format(dtype: Dtype) -> Format {
+    match dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::Bf16 => Format::Bf16,
+        Dtype::F16 => Format::F16,
+        Dtype::Int8 => Format::Int8,
+    }
+}
+
 /// The numbers in another type, if they are needed.
 fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
     x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
@@ -217,7 +228,7 @@ impl Case {
             Operation::Rows { kernel, shape } => {
                 Work { flops: 0.0, bytes: size * kernel.streams * product(&shape), tokens: None }
             }
-            Operation::Model { model, shape } => MODELS[model].work(shape),
+            Operation::Model { model, shape } => MODELS[model].work(shape, bytes_of(self.dtype)),
         }
     }
 
@@ -245,7 +256,7 @@ impl Case {
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
         if self.dtype != Dtype::F32 {
-            return self.prepare_narrow(inputs, backend);
+            return self.prepare_narrow(inputs, backend, models);
         }
         let Inputs { x, y, .. } = inputs;
         Ok(Some(match self.operation {
@@ -279,29 +290,29 @@ impl Case {
                 Prepared { run: Box::new(run), out: Aligned::new(shape[0] * shape[1], |_| 0.0) }
             }
             Operation::Model { model, shape } => {
-                let run = models.forward(model, shape, backend)?;
+                let run = models.forward(model, shape, Arithmetic::f32(backend))?;
                 Prepared { run, out: Aligned::default() }
             }
         }))
     }
 
-    /// The same in other types than f32: products with packed weights. Activations are of the same type,
-    /// but for int8, to which they are quantised in every run; outputs are f32.
+    /// The same in other types than f32: models, and products with packed weights. Activations are of the
+    /// same type, but for int8, to which they are quantised in every run; outputs are f32.
     fn prepare_narrow<'a>(
         &self,
         inputs: &'a Inputs,
         backend: Backend,
+        models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
+        if let Operation::Model { model, shape } = self.operation {
+            let run = models.forward(model, shape, Arithmetic { backend, dtype: format(self.dtype) })?;
+            return Ok(Some(Prepared { run, out: Aligned::default() }));
+        }
         let Operation::Linear { shape: [m, k, n], packed: true } = self.operation else {
             return Ok(None);
         };
         let w = View::new(&inputs.y[..], [n, k])?.transpose();
-        let format = match self.dtype {
-            Dtype::F32 => Format::F32,
-            Dtype::Bf16 => Format::Bf16,
-            Dtype::F16 => Format::F16,
-            Dtype::Int8 => Format::Int8,
-        };
+        let format = format(self.dtype);
         let packed = PackedB::in_format(backend, format, w)?;
         let x = &inputs.x[..];
         let bf16s = narrow(x, self.dtype == Dtype::Bf16, bf16::from_f32);

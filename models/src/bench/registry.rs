@@ -106,26 +106,28 @@ pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
     shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
 }
 
-/// All cases of a type. Of others than f32 only the products, which other libraries have.
+/// All cases of a type. Of others than f32 only the products, which other libraries have, and the models.
 pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
     if dtype == Dtype::F32 {
-        let rest = ATTENTION.iter().copied().map(Operation::Attention).chain(rows(ROWS)).chain(models(None));
+        let rest = ATTENTION.iter().copied().map(Operation::Attention).chain(rows(ROWS));
         all.extend(rest.map(|operation| Case { dtype, operation }));
     }
+    all.extend(models(None).map(|operation| Case { dtype, operation }));
     all
 }
 
-/// Those that `tilewright report` shows.
-pub fn report() -> Vec<Case> {
-    let dtype = Dtype::F32;
+/// Those that `tilewright report` shows: of a type, as in [`cases`].
+pub fn report(dtype: Dtype) -> Vec<Case> {
     let rows = rows(&ROWS[..REPORT_ROWS])
         .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));
     let bert = MODELS[0].shapes.iter().map(|&shape| Operation::Model { model: 0, shape });
-    let rest =
-        ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention).chain(rows).chain(bert);
     let mut all = linear(&LINEAR[..REPORT_LINEAR], dtype);
-    all.extend(rest.map(|operation| Case { dtype, operation }));
+    if dtype == Dtype::F32 {
+        let rest = ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention).chain(rows);
+        all.extend(rest.map(|operation| Case { dtype, operation }));
+    }
+    all.extend(bert.map(|operation| Case { dtype, operation }));
     all
 }
 
@@ -204,9 +206,11 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let names: Vec<_> = cases(Dtype::F32).iter().map(Case::name).collect();
-        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        assert!(report().iter().all(|case| names.contains(&case.name())));
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8] {
+            let names: Vec<_> = cases(dtype).iter().map(Case::name).collect();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+            assert!(report(dtype).iter().all(|case| names.contains(&case.name())));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod tables;
 use super::{Session, verify::style};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tilewright::bench::baseline;
 use tilewright::bench::bencher::{Bencher, Measured};
-use tilewright::bench::case::Case;
+use tilewright::bench::case::{Case, dtype_name};
 use tilewright::bench::measure::Effort;
 use tilewright::bench::record::{Comparison, Machine, Row, Run};
 use tilewright::bench::{html, registry};
@@ -35,6 +36,7 @@ Examples:
   tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.2
   tilewright bench --save main; git switch topic; cargo run --release -- bench --compare main
   tilewright bench model/bert-base --batch 4 --seq 64
+  tilewright bench model/bert-base --dtype int8
   tilewright bench --json - --quick > rows.jsonl          one JSON object a row
   tilewright bench --html report.html
 
@@ -50,9 +52,9 @@ pub struct Bench {
     #[arg(long)]
     list: bool,
 
-    /// Type of inputs and weights
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "bf16", "f16", "int8"])]
-    dtype: String,
+    /// Type of inputs and weights; of models, of their linear layers
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype())]
+    dtype: Dtype,
 
     /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
     /// does the same
@@ -137,6 +139,14 @@ impl FromStr for PeerPath {
     }
 }
 
+/// Parses the name of a type that products are measured in.
+pub fn dtype() -> impl TypedValueParser<Value = Dtype> {
+    const ALL: [Dtype; 4] = [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8];
+    PossibleValuesParser::new(ALL.map(dtype_name)).map(|name| {
+        ALL.into_iter().find(|&dtype| dtype_name(dtype) == name).expect("one of the possible values")
+    })
+}
+
 /// A difference of some percent.
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -182,7 +192,8 @@ impl Bench {
         let threads = self.threads();
         let backend = super::backend(self.isa.as_deref())?;
         let json = self.json.as_deref() == Some(Path::new("-"));
-        let session = Session { backend, threads: threads.iter().copied().max().unwrap_or(1), json };
+        let threads_most = threads.iter().copied().max().unwrap_or(1);
+        let session = Session { backend, threads: threads_most, dtype: Some(dtype_name(self.dtype)), json };
         session.say(&session.header())?;
         let mut bencher = self.bencher(&session, &threads)?;
         let unix_time = unix_time();
@@ -216,12 +227,7 @@ impl Bench {
 
     /// The cases asked for.
     fn cases(&self) -> Result<Vec<Case>> {
-        let dtype = match self.dtype.as_str() {
-            "bf16" => Dtype::Bf16,
-            "f16" => Dtype::F16,
-            "int8" => Dtype::Int8,
-            _ => Dtype::F32,
-        };
+        let dtype = self.dtype;
         let mut cases = match &self.shapes {
             Some(path) => registry::linear(&registry::read_shapes(path)?, dtype),
             None => registry::cases(dtype),
@@ -236,7 +242,8 @@ impl Bench {
         };
         cases.retain(wanted);
         if cases.is_empty() {
-            bail!("no case of {} has a name that contains {:?}; --list shows them", self.dtype, self.filters);
+            let dtype = dtype_name(dtype);
+            bail!("no case of {dtype} has a name that contains {:?}; --list shows them", self.filters);
         }
         Ok(cases)
     }
