@@ -9,7 +9,7 @@ use tilewright_kernels::gemm::Format;
 /// |---|---|---|
 /// | `f32` | as in the file | f32 |
 /// | `bf16`, `f16` | rounded to the nearest | rounded to the same type |
-/// | `int8` | a scale for each output | quantised in every call, a scale for each token |
+/// | `int8` | a scale for each output | quantised in every call, a scale and a zero for each token |
 /// | `q8_0`, `q4_0`, `q4_1` | groups of 32 with a scale each | f32 |
 ///
 /// Sums are f32 (of int8: exact), and so is all that is not a linear layer: states and what is added to

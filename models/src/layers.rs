@@ -76,7 +76,10 @@ impl Linear {
         on: Arithmetic,
     ) -> Result<Self, Error> {
         let weight = View::new(weight, shape)?.transpose();
-        let weight = PackedB::in_format(on.backend, on.dtype, weight)?;
+        let weight = match on.dtype {
+            Format::F32 => PackedB::new(on.backend, weight),
+            dtype => PackedB::in_format(on.backend, dtype, weight)?,
+        };
         Ok(Self { backend: on.backend, weight, bias })
     }
 

@@ -209,7 +209,12 @@ impl PackedB {
                     }
                 };
                 values.clear();
-                values.extend((0..k).map(|p| of.get([p, j]).to_f32()));
+                let rows = of.transpose();
+                match rows.has_unit_rows() {
+                    // A linear layer's weight as it is stored.
+                    true => values.extend(rows.row([j, 0]).iter().map(|x| x.to_f32())),
+                    false => values.extend((0..k).map(|p| of.get([p, j]).to_f32())),
+                }
                 let (scale, sum) = layout.write(to, column, &values);
                 if layout.format == Format::Int8 {
                     let mut written = written.lock().expect("no writer panics");

@@ -192,8 +192,8 @@ impl Bench {
         let threads = self.threads();
         let backend = super::backend(self.isa.as_deref())?;
         let json = self.json.as_deref() == Some(Path::new("-"));
-        let threads_most = threads.iter().copied().max().unwrap_or(1);
-        let session = Session { backend, threads: threads_most, dtype: Some(dtype_name(self.dtype)), json };
+        let most = threads.iter().copied().max().unwrap_or(1);
+        let session = Session { backend, threads: most, dtype: Some(dtype_name(self.dtype)), json };
         session.say(&session.header())?;
         let mut bencher = self.bencher(&session, &threads)?;
         let unix_time = unix_time();
