@@ -10,8 +10,9 @@ use tilewright::exchange::Inputs;
 use tilewright::model::{Architecture, Each, Model, Output};
 use tilewright::sentence::Embedder;
 use tilewright::weights::Weights;
-use tilewright::{Batch, Error};
+use tilewright::{Arithmetic, Batch, Error};
 use tilewright_kernels::Backend;
+use tilewright_suite::arithmetics;
 
 /// Largest error as a share of an output's largest magnitude. f32 leaves about 2^-24 = 6e-8 in each
 /// of some dozen operations in a row; the worst measured of all backends and outputs is 3.2e-6.
@@ -29,7 +30,11 @@ fn inputs(dir: &Path) -> Inputs {
 }
 
 fn load(dir: &Path, backend: Backend) -> Box<dyn Model> {
-    Architecture::of(dir).unwrap().load(dir, backend).unwrap()
+    load_in(dir, Arithmetic::f32(backend))
+}
+
+fn load_in(dir: &Path, on: Arithmetic) -> Box<dyn Model> {
+    Architecture::of(dir).unwrap().load(dir, on).unwrap()
 }
 
 /// Shape and values of a tensor of f32.
@@ -100,11 +105,8 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
     assert_eq!(padded, batch);
 
     for name in CHECKPOINTS {
-        for &backend in Backend::available() {
-            if backend == Backend::REFERENCE {
-                continue; // Slow, and with one way to compute anything.
-            }
-            let mut model = load(&golden(name), backend);
+        for on in arithmetics() {
+            let mut model = load_in(&golden(name), on);
             let together = model.forward(&batch).unwrap();
             for (i, text) in texts.iter().enumerate() {
                 let mut alone = Batch::default();
@@ -112,7 +114,7 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
                 for (one, all) in model.forward(&alone).unwrap().iter().zip(&together) {
                     let all = of_sequence(all, &batch, i);
                     let same = one.values.iter().map(|v| v.to_bits()).eq(all.iter().map(|v| v.to_bits()));
-                    assert!(same, "{name} {} on {}: sequence {i} differs alone", one.name, backend.name());
+                    assert!(same, "{name} {} on {on:?}: sequence {i} differs alone", one.name);
                 }
             }
         }
@@ -123,13 +125,13 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
 fn results_do_not_depend_on_the_number_of_threads() {
     let dir = golden("bert-pre-training");
     let batch = inputs(&dir).batch;
-    for &backend in Backend::available() {
+    for on in arithmetics() {
         let mut results = (1..=4).map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| load(&dir, backend).forward(&batch).unwrap())
+            pool.install(|| load_in(&dir, on).forward(&batch).unwrap())
         });
         let first = results.next().unwrap();
-        assert!(results.all(|other| other == first), "{}", backend.name());
+        assert!(results.all(|other| other == first), "{on:?}");
     }
 }
 
@@ -139,7 +141,7 @@ fn sentence_embeddings_follow_the_sentence_transformers_files() {
     let texts: Vec<String> = serde_json::from_slice(&std::fs::read(dir.join("texts.json")).unwrap()).unwrap();
     let (shape, expected) = tensor(&dir.join("embeddings.safetensors"), "embeddings");
     for &backend in Backend::available() {
-        let mut embedder = Embedder::open(&dir, backend).unwrap();
+        let mut embedder = Embedder::open(&dir, Arithmetic::f32(backend)).unwrap();
         assert_eq!(embedder.max_length(), 16);
         let (batch, width, vectors) = embedder.embed(&texts).unwrap();
         assert_eq!([batch.len(), width], shape[..]);
@@ -165,7 +167,7 @@ fn all_minilm_l6_v2_embeds_as_in_transformers() {
     };
     let dir = Path::new(&models).join("all-minilm-l6-v2");
     for &backend in Backend::available().iter().filter(|&&b| b != Backend::REFERENCE) {
-        let (_, _, vectors) = Embedder::open(&dir, backend).unwrap().embed(&texts).unwrap();
+        let (_, _, vectors) = Embedder::open(&dir, Arithmetic::f32(backend)).unwrap().embed(&texts).unwrap();
         assert_close(backend.name(), &vectors, &expected, TOLERANCE);
     }
 }
@@ -213,7 +215,8 @@ impl Stored {
 fn open(name: &str, bytes: Vec<u8>, head: OpenHead) -> Result<WithHead, Error> {
     let path = golden(name).join("config.json");
     let config = Config::from_bytes(&path, &std::fs::read(&path).unwrap())?;
-    WithHead::open(config, Weights::from_bytes("changed.safetensors".into(), bytes)?, Backend::best(), head)
+    let weights = Weights::from_bytes("changed.safetensors".into(), bytes)?;
+    WithHead::open(config, weights, Arithmetic::f32(Backend::best()), head)
 }
 
 #[test]

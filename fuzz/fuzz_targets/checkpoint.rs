@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use tilewright::Batch;
+use tilewright::{Arithmetic, Batch};
 use tilewright::model::{ARCHITECTURES, Architecture};
 use tilewright_kernels::Backend;
 
@@ -51,7 +51,7 @@ fuzz_target!(|case: (File, File)| {
     std::fs::write(dir.join("config.json"), case.0.content(CONFIG)).expect("written");
     std::fs::write(dir.join("model.safetensors"), case.1.content(WEIGHTS)).expect("written");
     for architecture in Architecture::of(dir).iter().chain(ARCHITECTURES) {
-        let Ok(mut model) = architecture.load(dir, Backend::PORTABLE) else { continue };
+        let Ok(mut model) = architecture.load(dir, Arithmetic::f32(Backend::PORTABLE)) else { continue };
         let mut batch = Batch::default();
         if batch.push(&[1, 2, 3], &[0, 0, 1]).is_ok() {
             // An error where the tables are too small.

@@ -12,6 +12,7 @@
 //! The sequences of a batch stand packed, one row for each token: only attention knows where one
 //! ends. A sequence's results are therefore the same to the bit alone, in a batch, and padded.
 
+use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
@@ -20,7 +21,7 @@ use crate::model::{Each, Model, Output};
 use crate::weights::Weights;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tilewright_kernels::{Activation, Backend, Embedding, Lookup, Pool, Pooling, View, ViewMut};
+use tilewright_kernels::{Activation, Embedding, Lookup, Pool, Pooling, View, ViewMut};
 
 /// config.json. Fields that are missing have the value of transformers' `BertConfig`: those of
 /// BERT-base.
@@ -135,7 +136,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Bert {
     config: Config,
-    backend: Backend,
+    on: Arithmetic,
     embeddings: Embeddings,
     layers: Vec<Layer>,
 }
@@ -188,18 +189,18 @@ impl Bert {
     ///
     /// # Errors
     /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
-    pub fn open(config: Config, weights: &Weights, backend: Backend) -> Result<Self, Error> {
+    pub fn open(config: Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
         let (h, i, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let linear = |name: String, shape| Linear::open(weights, &name, shape, backend);
-        let norm = |name: String| Norm::open(weights, &name, h, eps, backend);
+        let linear = |name: String, shape| Linear::open(weights, &name, shape, on);
+        let norm = |name: String| Norm::open(weights, &name, h, eps, on);
         let table =
             |name, entries| Table::open(weights, &format!("bert.embeddings.{name}_embeddings"), [entries, h]);
         let layer = |n| {
             let at = |name: &str| format!("bert.encoder.layer.{n}.{name}");
             let query_key_value = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
             Ok(Layer {
-                query_key_value: Linear::open_fused(weights, &query_key_value, [h, h], backend)?,
+                query_key_value: Linear::open_fused(weights, &query_key_value, [h, h], on)?,
                 attention_output_dense: linear(at("attention.output.dense"), [h, h])?,
                 attention_output_layer_norm: norm(at("attention.output.LayerNorm"))?,
                 intermediate_dense: linear(at("intermediate.dense"), [i, h])?,
@@ -208,7 +209,7 @@ impl Bert {
             })
         };
         Ok(Self {
-            backend,
+            on,
             embeddings: Embeddings {
                 word_embeddings: table("word", config.vocab_size)?,
                 position_embeddings: table("position", config.max_position_embeddings)?,
@@ -226,17 +227,17 @@ impl Bert {
     /// [`Error::Input`] if the config has a size of 0 or the like.
     ///
     /// ```
-    /// use tilewright::{Batch, bert::{Bert, Config, Workspace}};
+    /// use tilewright::{Arithmetic, Batch, bert::{Bert, Config, Workspace}};
     /// let config = Config { num_hidden_layers: 2, hidden_size: 24, num_attention_heads: 3, ..Config::default() };
-    /// let bert = Bert::random(config, 0, tilewright_kernels::Backend::best())?;
+    /// let bert = Bert::random(config, 0, Arithmetic::f32(tilewright_kernels::Backend::best()))?;
     /// let mut batch = Batch::default();
     /// batch.push(&[101, 7592, 102], &[0, 0, 0])?;
     /// let mut work = Workspace::default();
     /// assert_eq!(bert.forward(&batch, &mut work)?.len(), 3 * 24);
     /// # Ok::<(), tilewright::Error>(())
     /// ```
-    pub fn random(config: Config, seed: u64, backend: Backend) -> Result<Self, Error> {
-        Self::open(config, &Weights::random(seed), backend)
+    pub fn random(config: Config, seed: u64, on: Arithmetic) -> Result<Self, Error> {
+        Self::open(config, &Weights::random(seed), on)
     }
 
     /// The config it was made with.
@@ -259,7 +260,7 @@ impl Bert {
         for layer in &self.layers {
             let qkv = &mut wide[..tokens * 3 * h];
             layer.query_key_value.forward(x, qkv)?;
-            layers::self_attention(self.backend, heads, batch.starts(), qkv, context)?;
+            layers::self_attention(self.on, heads, batch.starts(), qkv, context)?;
             layer.attention_output_dense.added(context, x, sum)?;
             layer.attention_output_layer_norm.forward(sum, x)?;
 
@@ -275,7 +276,7 @@ impl Bert {
     fn embed(&self, batch: &Batch, x: &mut [f32]) -> Result<(), Error> {
         let (config, tables) = (&self.config, &self.embeddings);
         batch.check(config.vocab_size, config.type_vocab_size, config.max_position_embeddings)?;
-        self.backend.run(Embedding {
+        self.on.backend.run(Embedding {
             lookups: &[
                 Lookup { table: tables.word_embeddings.view(), ids: &batch.ids },
                 Lookup { table: tables.token_type_embeddings.view(), ids: &batch.types },
@@ -290,22 +291,22 @@ impl Bert {
 /// `bert.pooler`: tanh(dense(state of token 0)).
 #[derive(Debug)]
 pub struct Pooler {
-    backend: Backend,
+    on: Arithmetic,
     /// \[H, H\].
     dense: Linear,
 }
 
 impl Pooler {
-    fn open(config: &Config, weights: &Weights, backend: Backend) -> Result<Self, Error> {
+    fn open(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         let h = config.hidden_size;
-        Ok(Self { backend, dense: Linear::open(weights, "bert.pooler.dense", [h, h], backend)? })
+        Ok(Self { on, dense: Linear::open(weights, "bert.pooler.dense", [h, h], on)? })
     }
 
     /// From states \[tokens, H\] to \[sequences, H\].
     fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
         let h = states.len() / batch.tokens().max(1);
         let mut first = vec![0.0; batch.len() * h];
-        self.backend.run(Pool {
+        self.on.backend.run(Pool {
             x: View::new(states, [batch.tokens(), h])?,
             offsets: batch.starts(),
             pooling: Pooling::Cls,
@@ -331,8 +332,8 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    fn open(config: &Config, weights: &Weights, backend: Backend) -> Result<Self, Error> {
-        let (h, words) = (config.hidden_size, config.vocab_size);
+    fn open(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
+        let (h, words, eps) = (config.hidden_size, config.vocab_size, config.layer_norm_eps);
         let (decoder, bias) = match config.tie_word_embeddings {
             true => ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"),
             false => ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"),
@@ -340,20 +341,9 @@ impl Predictions {
         Ok(Self {
             activation: config.hidden_act,
             vocab_size: words,
-            transform_dense: Linear::open(weights, "cls.predictions.transform.dense", [h, h], backend)?,
-            transform_layer_norm: Norm::open(
-                weights,
-                "cls.predictions.transform.LayerNorm",
-                h,
-                config.layer_norm_eps,
-                backend,
-            )?,
-            decoder: Linear::new(
-                &weights.get(decoder, &[words, h])?,
-                Some(weights.get(bias, &[words])?),
-                [words, h],
-                backend,
-            )?,
+            transform_dense: Linear::open(weights, "cls.predictions.transform.dense", [h, h], on)?,
+            transform_layer_norm: Norm::open(weights, "cls.predictions.transform.LayerNorm", h, eps, on)?,
+            decoder: Linear::open_as(weights, decoder, bias, [words, h], on)?,
         })
     }
 
@@ -386,9 +376,9 @@ impl Head {
     ///
     /// # Errors
     /// Those of [`Weights::get`], here and below.
-    pub fn bare(config: &Config, weights: &Weights, backend: Backend) -> Result<Self, Error> {
+    pub fn bare(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         Ok(Self::Bare(match weights.contains("bert.pooler.dense.weight") {
-            true => Some(Pooler::open(config, weights, backend)?),
+            true => Some(Pooler::open(config, weights, on)?),
             false => None,
         }))
     }
@@ -397,19 +387,19 @@ impl Head {
     ///
     /// # Errors
     /// As [`bare`](Self::bare).
-    pub fn masked_lm(config: &Config, weights: &Weights, backend: Backend) -> Result<Self, Error> {
-        Ok(Self::MaskedLm(Predictions::open(config, weights, backend)?))
+    pub fn masked_lm(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
+        Ok(Self::MaskedLm(Predictions::open(config, weights, on)?))
     }
 
     /// Reads the heads of `BertForPreTraining`.
     ///
     /// # Errors
     /// As [`bare`](Self::bare).
-    pub fn pre_training(config: &Config, weights: &Weights, backend: Backend) -> Result<Self, Error> {
+    pub fn pre_training(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         Ok(Self::PreTraining(
-            Predictions::open(config, weights, backend)?,
-            Pooler::open(config, weights, backend)?,
-            Linear::open(weights, "cls.seq_relationship", [2, config.hidden_size], backend)?,
+            Predictions::open(config, weights, on)?,
+            Pooler::open(config, weights, on)?,
+            Linear::open(weights, "cls.seq_relationship", [2, config.hidden_size], on.exactly())?,
         ))
     }
 
@@ -420,11 +410,12 @@ impl Head {
     pub fn sequence_classification(
         config: &Config,
         weights: &Weights,
-        backend: Backend,
+        on: Arithmetic,
     ) -> Result<Self, Error> {
+        let shape = [config.num_labels(), config.hidden_size];
         Ok(Self::SequenceClassification(
-            Pooler::open(config, weights, backend)?,
-            Linear::open(weights, "classifier", [config.num_labels(), config.hidden_size], backend)?,
+            Pooler::open(config, weights, on)?,
+            Linear::open(weights, "classifier", shape, on.exactly())?,
         ))
     }
 
@@ -468,17 +459,17 @@ pub struct WithHead {
 }
 
 /// Reads a head from a checkpoint: one of the constructors of [`Head`].
-pub type OpenHead = fn(&Config, &Weights, Backend) -> Result<Head, Error>;
+pub type OpenHead = fn(&Config, &Weights, Arithmetic) -> Result<Head, Error>;
 
 impl WithHead {
     /// Reads the encoder and its head from `weights`.
     ///
     /// # Errors
     /// Those of [`Weights::get`].
-    pub fn open(config: Config, weights: Weights, backend: Backend, head: OpenHead) -> Result<Self, Error> {
+    pub fn open(config: Config, weights: Weights, on: Arithmetic, head: OpenHead) -> Result<Self, Error> {
         let weights = weights.with_base("bert.");
-        let head = head(&config, &weights, backend)?;
-        Ok(Self { bert: Bert::open(config, &weights, backend)?, head, work: Workspace::default() })
+        let head = head(&config, &weights, on)?;
+        Ok(Self { bert: Bert::open(config, &weights, on)?, head, work: Workspace::default() })
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! States of all sequences of a batch stand packed, \[tokens, width\], one row for each token.
 
+use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::weights::Weights;
-use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Attention, Backend, LayerNorm, Rows, Sequences, View, ViewMut};
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
 pub struct Linear {
     backend: Backend,
-    /// W^T, packed: \[in, out\].
+    /// W^T, packed in its type: \[in, out\].
     weight: PackedB,
     /// \[out\].
     bias: Option<Vec<f32>>,
@@ -26,11 +27,24 @@ impl Linear {
         weights: &Weights,
         name: &str,
         [out, inp]: [usize; 2],
-        backend: Backend,
+        on: Arithmetic,
     ) -> Result<Self, Error> {
-        let weight = weights.get(&format!("{name}.weight"), &[out, inp])?;
-        let bias = weights.get(&format!("{name}.bias"), &[out])?;
-        Self::new(&weight, Some(bias), [out, inp], backend)
+        Self::open_as(weights, &format!("{name}.weight"), &format!("{name}.bias"), [out, inp], on)
+    }
+
+    /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\].
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`].
+    pub fn open_as(
+        weights: &Weights,
+        weight: &str,
+        bias: &str,
+        [out, inp]: [usize; 2],
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let bias = weights.get(bias, &[out])?;
+        Self::new(&weights.get(weight, &[out, inp])?, Some(bias), [out, inp], on)
     }
 
     /// Reads several layers of the same input as one, whose outputs follow each other.
@@ -41,28 +55,32 @@ impl Linear {
         weights: &Weights,
         names: &[String],
         [out, inp]: [usize; 2],
-        backend: Backend,
+        on: Arithmetic,
     ) -> Result<Self, Error> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             weight.extend(weights.get(&format!("{name}.weight"), &[out, inp])?);
             bias.extend(weights.get(&format!("{name}.bias"), &[out])?);
         }
-        Self::new(&weight, Some(bias), [names.len() * out, inp], backend)
+        Self::new(&weight, Some(bias), [names.len() * out, inp], on)
     }
 
-    /// Packs `weight`, \[out, in\], for `backend`.
+    /// Packs `weight`, \[out, in\], in the type that `on` asks for.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if the weight is shorter than its shape.
+    /// [`Error::Kernel`] if the weight is shorter than its shape, or too long to be summed in int8.
     pub fn new(
         weight: &[f32],
         bias: Option<Vec<f32>>,
         shape: [usize; 2],
-        backend: Backend,
+        on: Arithmetic,
     ) -> Result<Self, Error> {
-        let weight = PackedB::new(backend, View::new(weight, shape)?.transpose());
-        Ok(Self { backend, weight, bias })
+        let weight = View::new(weight, shape)?.transpose();
+        let weight = match on.dtype {
+            Format::F32 => PackedB::new(on.backend, weight),
+            dtype => PackedB::in_format(on.backend, dtype, weight)?,
+        };
+        Ok(Self { backend: on.backend, weight, bias })
     }
 
     /// Width of the output.
@@ -97,9 +115,14 @@ impl Linear {
 
     fn run(&self, x: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<(), Error> {
         let tokens = out.len() / self.weight.n();
+        let x = View::<2>::new(x, [tokens, self.weight.k()])?.into();
         Ok(self.backend.run(Gemm {
             alpha: 1.0,
-            a: View::new(x, [tokens, self.weight.k()])?.into(),
+            a: match self.weight.format() {
+                // Twice as many steps for what is mostly of one sign, as after GELU, for the same time.
+                Format::Int8 => Lhs::ZeroPoint(x),
+                _ => Lhs::Rounded(x),
+            },
             b: Rhs::Packed(&self.weight),
             beta: 0.0,
             c: ViewMut::new(out, [tokens, self.weight.n()])?.into(),
@@ -129,11 +152,11 @@ impl Norm {
         name: &str,
         width: usize,
         eps: f32,
-        backend: Backend,
+        on: Arithmetic,
     ) -> Result<Self, Error> {
         let weight = weights.get(&format!("{name}.weight"), &[width])?;
         let bias = weights.get(&format!("{name}.bias"), &[width])?;
-        Ok(Self { backend, weight, bias, eps })
+        Ok(Self { backend: on.backend, weight, bias, eps })
     }
 
     /// Normalises the rows of x, \[tokens, width\], into out.
@@ -190,10 +213,12 @@ impl Table {
 /// `qkv` is \[tokens, 3 heads dim\]: all heads of the queries, of the keys, of the values; `out` is
 /// \[tokens, heads dim\].
 ///
+/// It computes in f32, whatever the type of the linear layers around it.
+///
 /// # Errors
 /// [`Error::Kernel`] if shapes do not fit.
 pub fn self_attention(
-    backend: Backend,
+    on: Arithmetic,
     heads: usize,
     starts: &[usize],
     qkv: &[f32],
@@ -208,7 +233,7 @@ pub fn self_attention(
         View::with_strides(&qkv[skip..], shape, [0, shape[3], 3 * width, 1])
     };
     let out = ViewMut::with_strides(out, shape, [0, shape[3], width, 1])?;
-    Ok(backend.run(Attention {
+    Ok(on.backend.run(Attention {
         sequences: Sequences::Packed { q: starts, k: starts },
         ..Attention::new(part(0)?, part(1)?, part(2)?, out)
     })?)

@@ -6,9 +6,13 @@
 //! | [`model`] | the table of architectures, and what they have in common |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
+//! | [`Arithmetic`] | the backend and the type that a model computes in |
+//! | [`accuracy`] | how far one model's outputs are from another's |
 //! | [`Batch`] | sequences of ids, packed without padding |
 #![forbid(unsafe_code)]
 
+pub mod accuracy;
+mod arithmetic;
 mod batch;
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -30,5 +34,6 @@ pub mod verify;
 pub mod weights;
 pub mod whole_file;
 
+pub use arithmetic::Arithmetic;
 pub use batch::Batch;
 pub use error::Error;

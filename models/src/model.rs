@@ -1,12 +1,12 @@
 //! What every model has in common for a program that does not know which one it runs.
 
+use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::bert::{self, Head};
 use crate::config::{self, Kind};
 use crate::error::Error;
 use crate::weights::Weights;
 use std::path::{Path, PathBuf};
-use tilewright_kernels::Backend;
 
 /// A loaded model.
 pub trait Model: std::fmt::Debug + Send {
@@ -49,8 +49,8 @@ pub enum Each {
     Sequence,
 }
 
-/// Reads a checkpoint's directory.
-type Load = fn(&Path, Backend) -> Result<Box<dyn Model>, Error>;
+/// Makes the model of a checkpoint's directory out of its weights.
+type Open = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
 
 /// A class of transformers that this crate implements.
 #[derive(Clone, Copy, Debug)]
@@ -59,33 +59,37 @@ pub struct Architecture {
     pub class: &'static str,
     /// The family, as `model_type` in config.json names it.
     pub model_type: &'static str,
-    load: Load,
+    open: Open,
 }
 
 /// The one table of architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
-    Architecture { class: "BertModel", model_type: "bert", load: |dir, on| bert(dir, on, Head::bare) },
+    Architecture {
+        class: "BertModel",
+        model_type: "bert",
+        open: |dir, weights, on| bert(dir, weights, on, Head::bare),
+    },
     Architecture {
         class: "BertForMaskedLM",
         model_type: "bert",
-        load: |dir, on| bert(dir, on, Head::masked_lm),
+        open: |dir, weights, on| bert(dir, weights, on, Head::masked_lm),
     },
     Architecture {
         class: "BertForPreTraining",
         model_type: "bert",
-        load: |dir, on| bert(dir, on, Head::pre_training),
+        open: |dir, weights, on| bert(dir, weights, on, Head::pre_training),
     },
     Architecture {
         class: "BertForSequenceClassification",
         model_type: "bert",
-        load: |dir, on| bert(dir, on, Head::sequence_classification),
+        open: |dir, weights, on| bert(dir, weights, on, Head::sequence_classification),
     },
 ];
 
-fn bert(dir: &Path, backend: Backend, head: bert::OpenHead) -> Result<Box<dyn Model>, Error> {
+fn bert(dir: &Path, weights: Weights, on: Arithmetic, head: bert::OpenHead) -> Result<Box<dyn Model>, Error> {
     let path = dir.join("config.json");
     let config = bert::Config::from_bytes(&path, &config::bytes(&path)?)?;
-    Ok(Box::new(bert::WithHead::open(config, Weights::open(dir)?, backend, head)?))
+    Ok(Box::new(bert::WithHead::open(config, weights, on, head)?))
 }
 
 impl Architecture {
@@ -118,8 +122,16 @@ impl Architecture {
     ///
     /// # Errors
     /// If a file is missing or damaged, or a tensor missing or misshapen.
-    pub fn load(self, dir: &Path, backend: Backend) -> Result<Box<dyn Model>, Error> {
-        (self.load)(dir, backend)
+    pub fn load(self, dir: &Path, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+        self.open(dir, Weights::open(dir)?, on)
+    }
+
+    /// Makes the model of the checkpoint in `dir`, whose weights are open already.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn open(self, dir: &Path, weights: Weights, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+        (self.open)(dir, weights, on)
     }
 }
 

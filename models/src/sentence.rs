@@ -7,11 +7,13 @@
 //! sentence_bert_config.json    max_seq_length
 //! ```
 
+use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
 use crate::model::{Architecture, Model, Output};
 use crate::tokenizer::Tokenizer;
+use crate::weights::Weights;
 use std::path::Path;
 use tilewright_kernels::{Backend, L2Normalize, Pool, Pooling, Rows, View, ViewMut};
 
@@ -90,14 +92,22 @@ impl Embedder {
     ///
     /// # Errors
     /// If a file is missing, damaged, or asks for what is not supported.
-    pub fn open(dir: &Path, backend: Backend) -> Result<Self, Error> {
+    pub fn open(dir: &Path, on: Arithmetic) -> Result<Self, Error> {
+        Self::with_weights(dir, Weights::open(dir)?, on)
+    }
+
+    /// The same with weights that are open already.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn with_weights(dir: &Path, weights: Weights, on: Arithmetic) -> Result<Self, Error> {
         let sentence = Sentence::open(dir)?;
-        let model = Architecture::bare(dir)?.load(dir, backend)?;
+        let model = Architecture::bare(dir)?.open(dir, weights, on)?;
         let mut tokenizer = Tokenizer::open(dir)?;
         let max_length = sentence.max_length.or(tokenizer.max_length()).unwrap_or(usize::MAX);
         let max_length = max_length.min(model.max_length());
         tokenizer.truncate(max_length)?;
-        Ok(Self { backend, model, tokenizer, sentence, max_length })
+        Ok(Self { backend: on.backend, model, tokenizer, sentence, max_length })
     }
 
     /// What follows the encoder.

@@ -20,6 +20,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
@@ -29,6 +30,20 @@ pub struct Weights {
     /// The prefix that names may lack, with its dot; or empty.
     base: &'static str,
     source: Source,
+    watch: Option<Watch>,
+}
+
+/// Who is told how many bytes of tensors have been asked for, and of how many.
+struct Watch {
+    tell: Box<dyn Fn(u64, u64) + Send + Sync>,
+    done: AtomicU64,
+    all: u64,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Watch({:?} of {})", self.done, self.all)
+    }
 }
 
 #[derive(Debug)]
@@ -100,12 +115,27 @@ impl Weights {
     /// A checkpoint as a model is initialised before training: every tensor that is asked for
     /// exists, normally distributed around 0 (the weights of norms around 1) with deviation 0.02.
     pub fn random(seed: u64) -> Self {
-        Self { path: "random weights".into(), base: "", source: Source::Random { seed } }
+        Self { path: "random weights".into(), base: "", source: Source::Random { seed }, watch: None }
     }
 
     /// The same tensors, whose names may or may not start with `base`, which ends in a dot.
     pub fn with_base(self, base: &'static str) -> Self {
         Self { base, ..self }
+    }
+
+    /// The same tensors; `tell` hears how many bytes of them have been asked for, and how many there are.
+    /// Whoever loads a model asks for the next when it has converted the last.
+    pub fn watched(self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
+        let watch = Watch { tell: Box::new(tell), done: AtomicU64::new(0), all: self.bytes() };
+        Self { watch: Some(watch), ..self }
+    }
+
+    /// Bytes of all tensors in the files.
+    pub fn bytes(&self) -> u64 {
+        match &self.source {
+            Source::Files { tensors, .. } => tensors.values().map(|t| t.bytes.len() as u64).sum(),
+            Source::Random { .. } => 0,
+        }
     }
 
     /// All names, in alphabetical order; none for random weights.
@@ -144,6 +174,9 @@ impl Weights {
             return Err(error(format!("expected shape {shape:?}, found {:?}", entry.shape)));
         }
         let bytes = &bytes[entry.bytes.clone()];
+        if let Some(Watch { tell, done, all }) = &self.watch {
+            tell(done.fetch_add(bytes.len() as u64, Ordering::Relaxed), *all);
+        }
         let values: Vec<f32> = match entry.dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
@@ -159,7 +192,8 @@ impl Weights {
     }
 
     fn empty(path: PathBuf) -> Self {
-        Self { path, base: "", source: Source::Files { files: Vec::new(), tensors: BTreeMap::new() } }
+        let source = Source::Files { files: Vec::new(), tensors: BTreeMap::new() };
+        Self { path, base: "", source, watch: None }
     }
 
     /// Adds a file's tensors; a name in two files is an error.

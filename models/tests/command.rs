@@ -97,9 +97,71 @@ fn forward_writes_the_outputs_of_the_class_beside_nothing_else() {
     names.sort();
     assert_eq!(names, ["prediction_logits", "seq_relationship_logits"]);
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 1);
+}
 
-    let refused = error(&[&arguments[..], &["--dtype", "bf16"]].concat());
-    assert!(refused.contains("--dtype bf16") && refused.contains("f32 only"), "{refused}");
+#[test]
+fn forward_computes_in_the_type_that_is_asked_for() {
+    let (dir, out) = (golden("bert-sequence-classification"), tempfile::tempdir().unwrap());
+    let (inputs, path) = (format!("{dir}/inputs.safetensors"), out.path().join("out.safetensors"));
+    let path = path.to_str().unwrap();
+    let arguments = ["forward", "--model", &dir, "--inputs", &inputs, "--out", path, "--isa", "portable"];
+    let logits = |more: &[&str]| {
+        let output = run(&[&arguments[..], more].concat(), "");
+        let header = String::from_utf8(output.stdout).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        (header, SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec())
+    };
+    let (header, exact) = logits(&[]);
+    assert!(header.contains("isa portable | f32 |"), "{header}");
+    assert_eq!(logits(&["--dtype", "f32"]).1, exact);
+    let mut seen = vec![exact];
+    for dtype in ["bf16", "f16", "int8", "q8_0", "q4_0", "q4_1"] {
+        let (header, rounded) = logits(&["--dtype", dtype]);
+        assert!(header.contains(&format!("isa portable | {dtype} |")), "{header}");
+        assert!(!seen.contains(&rounded), "{dtype} computes what another type does");
+        seen.push(rounded);
+    }
+    assert_eq!(json(&[&arguments[..], &["--dtype", "int8", "--json"]].concat(), "")["run"]["dtype"], "int8");
+    for command in [&["embed", "--model", &dir, "x"], &["fill-mask", "--model", &dir, "x"], &["bench"; 4][..]]
+    {
+        let refused = run(&[command, &["--dtype", "fp8"]].concat(), "");
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(message.contains("fp8") && message.contains("f32, bf16, f16, int8"), "{message}");
+    }
+}
+
+#[test]
+fn verify_tells_how_far_a_checkpoint_is_from_itself_in_f32() {
+    let common = ["verify", "--isa", "portable", "--model"];
+    let (dir, out) = (golden("bert-masked-lm"), tempfile::tempdir().unwrap());
+    let texts = out.path().join("texts");
+    std::fs::write(&texts, "the cat sat\n\na dog\n").unwrap();
+    let arguments = [&common[..], &[&dir, "--texts", texts.to_str().unwrap(), "--json"]].concat();
+    let found = json(&arguments, "");
+    assert_eq!((&found["texts"], &found["reference"]), (&2.into(), &"reference".into()));
+    let results = found["results"].as_array().unwrap();
+    let dtypes: Vec<_> = results.iter().map(|row| row["dtype"].as_str().unwrap()).collect();
+    assert_eq!(dtypes, ["f32", "bf16", "f16", "int8", "q8_0", "q4_0", "q4_1"]);
+    for row in results {
+        assert_eq!((&row["passed"], &row["outputs"][0]["name"]), (&true.into(), &"logits".into()), "{row}");
+        let number = |value: &Value| value.as_f64().unwrap();
+        assert!(number(&row["outputs"][0]["worst"]) > number(&row["outputs"][0]["mean"]), "{row}");
+        assert!(number(&row["cosine"]["worst"]) > 0.9 && number(&row["outputs"][0]["top_1"]) > 0.0, "{row}");
+    }
+
+    // No tokenizer: ids.
+    let dir = golden("bert-sequence-classification");
+    let inputs = format!("{dir}/inputs.safetensors");
+    let with_ids = [&common[..], &[&dir, "--inputs", &inputs, "--dtype", "int8,bf16"]].concat();
+    let table = String::from_utf8(run(&with_ids, "").stdout).unwrap();
+    assert!(
+        table.contains("BertForSequenceClassification") && table.contains("last_hidden_state"),
+        "{table}"
+    );
+    assert!(table.contains("int8") && !table.contains("q8_0"), "{table}");
+    assert!(error(&[&common[..], &[&dir]].concat()).contains("--inputs"));
+    assert_eq!(run(&["verify", "--dtype", "int8"], "").status.code(), Some(2), "a type without a model");
 }
 
 #[test]
@@ -133,6 +195,8 @@ fn bench_lists_and_filters_cases() {
     assert!(error(&["bench", "no such case"]).contains("--list shows them"));
     let models = run(&["bench", "--list", "--batch", "3", "--seq", "40", "minilm"], "");
     assert_eq!(String::from_utf8(models.stdout).unwrap(), "model/minilm-l6/f32/B3 S40\n");
+    let models = run(&["bench", "--list", "--dtype", "int8", "minilm-l6/int8/B1 S128"], "");
+    assert_eq!(String::from_utf8(models.stdout).unwrap(), "model/minilm-l6/int8/B1 S128\n");
 
     let folder = tempfile::tempdir().unwrap();
     let shapes = folder.path().join("shapes");

@@ -2,8 +2,9 @@
 //! about those that it cannot run.
 
 use std::io::Write;
-use tilewright::verify;
+use tilewright::{Arithmetic, verify};
 use tilewright_kernels::Backend;
+use tilewright_kernels::gemm::Format;
 
 /// Cases per kernel and backend; `TILEWRIGHT_CASES` sets another number.
 const CASES: u64 = 150;
@@ -49,6 +50,11 @@ pub fn all_backends() -> Vec<Backend> {
 /// The backends whose f32 kernels differ from one another's: those of `amx` are those of `avx512`.
 pub fn backends() -> Vec<Backend> {
     all_backends().into_iter().filter(|backend| !backend.is_plain() && backend.name() != "amx").collect()
+}
+
+/// Every type of linear layers on every backend but the reference.
+pub fn arithmetics() -> impl Iterator<Item = Arithmetic> {
+    all_backends().into_iter().flat_map(|backend| Format::ALL.map(|dtype| Arithmetic { backend, dtype }))
 }
 
 fn number(variable: &str, default: u64) -> u64 {

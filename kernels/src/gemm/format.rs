@@ -15,6 +15,7 @@ use super::blocks::{Block, GROUP, value};
 use super::quantize::Quantized;
 use crate::backend::Kernel;
 use crate::isa::{Isa, Multiply};
+use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
 /// What weights are stored as.
@@ -172,30 +173,45 @@ impl Layout {
         }
     }
 
+    /// Writes the numbers of a column, `N` bytes each, from its first k-step on.
+    fn put<const N: usize>(&self, panel: &mut [u8], column: usize, numbers: impl Iterator<Item = [u8; N]>) {
+        // So many follow each other in memory.
+        let run = match self.order {
+            Order::Steps => 1,
+            Order::Words(depth) => depth * 4 / N,
+        };
+        let mut numbers = numbers.fuse();
+        for runs in panel.chunks_exact_mut(N * run * self.nr) {
+            for (to, from) in
+                runs[N * run * column..][..N * run].as_chunks_mut().0.iter_mut().zip(&mut numbers)
+            {
+                *to = from;
+            }
+        }
+    }
+
     /// Writes a column of `values` to its panel, whose bytes are 0; returns the scale and the sum of
     /// what int8 it became.
     pub fn write(&self, panel: &mut [u8], column: usize, values: &[f32]) -> (f32, i32) {
-        let mut put = |index: usize, bits: u16| {
-            panel[2 * index..][..2].copy_from_slice(&bits.to_le_bytes());
-        };
         match self.format {
             Format::F32 => unreachable!("packed by another function"),
             Format::Bf16 => {
-                let bits = |x: &f32| bf16::from_f32(*x).to_bits();
-                values.iter().enumerate().for_each(|(p, x)| put(self.index(p, column, 2), bits(x)));
+                self.put(panel, column, values.iter().map(|x| bf16::from_f32(*x).to_le_bytes()));
             }
             Format::F16 => {
-                let bits = |x: &f32| f16::from_f32(*x).to_bits();
-                values.iter().enumerate().for_each(|(p, x)| put(self.index(p, column, 2), bits(x)));
+                // As a slice, for one by one each would ask what the CPU can do.
+                let mut halves = vec![f16::ZERO; values.len()];
+                halves.convert_from_f32_slice(values);
+                self.put(panel, column, halves.iter().map(|x| x.to_le_bytes()));
             }
             Format::Int8 => {
                 let quantized = Quantized::symmetric(values.iter().copied());
-                let mut sum = 0;
-                for (p, &x) in values.iter().enumerate() {
-                    let q = quantized.quantize(x);
-                    sum += i32::from(q);
-                    panel[self.index(p, column, 4)] = q.cast_unsigned();
-                }
+                // Adding and subtracting 1.5 * 2^23 rounds what is small to nearest, ties to even, on
+                // machines that have no instruction for it as well. NaN becomes 0, as in `quantize`.
+                const ROUND: f32 = 12_582_912.0;
+                let quantize = |x: &f32| ((x * quantized.inverse + ROUND) - ROUND) as i8;
+                let sum = values.iter().map(|x| i32::from(quantize(x))).sum();
+                self.put(panel, column, values.iter().map(|x| [quantize(x).cast_unsigned()]));
                 return (quantized.scale, sum);
             }
             _ => {

@@ -483,9 +483,9 @@ impl Product<'_> {
                     for q in 0..streams {
                         let finish = self.finish::<I>(task.batch, (panel + q) * width);
                         let sums = &mut sums[(rows.start + q) * I::NR..][..rows.len() * I::NR];
-                        if b.layout().format == Format::Int8 {
+                        if let Some(columns) = b.columns(panel + q) {
                             let scales = if M::INTEGERS { &scales[2 * rows.start..] } else { &[] };
-                            scale_sums::<I>(isa, b.columns(panel + q), scales, sums);
+                            scale_sums::<I>(isa, columns, scales, sums);
                         }
                         // SAFETY: the strip's rows and columns of C.
                         unsafe { finish.rows(isa, sums, task.rows.start + rows.start) };

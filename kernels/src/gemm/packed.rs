@@ -35,7 +35,13 @@ pub struct PackedB {
     n: usize,
     gated: bool,
     layout: Layout,
-    /// Of int8: the scale of each column of each panel, and the sum of its numbers.
+    /// Of int8.
+    columns: Option<Box<Scaled>>,
+}
+
+/// The scale of each column of each panel of int8, and the sum of its numbers.
+#[derive(Clone, Debug)]
+struct Scaled {
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -138,7 +144,8 @@ impl PackedB {
             Format::F32 => (panels * layout.panel_bytes(k)).div_ceil(LINE),
             _ => panels * panel_lines,
         };
-        let columns = if format == Format::Int8 { panels * layout.nr } else { 0 };
+        let columns = panels * layout.nr;
+        let scaled = || Box::new(Scaled { scales: vec![0.0; columns], sums: vec![0; columns] });
         Self {
             panels: vec![Line([0.0; _]); lines],
             panel_lines,
@@ -146,8 +153,7 @@ impl PackedB {
             n,
             gated,
             layout,
-            scales: vec![0.0; columns],
-            sums: vec![0; columns],
+            columns: (format == Format::Int8).then(scaled),
         }
     }
 
@@ -187,7 +193,7 @@ impl PackedB {
         let bytes = as_bytes_mut(&mut packed.panels);
         let panels = bytes.len() / panel_bytes;
         let all = ViewMut::new(bytes, [panels, panel_bytes])?;
-        let written = std::sync::Mutex::new((&mut packed.scales, &mut packed.sums));
+        let written = std::sync::Mutex::new(packed.columns.as_mut());
         parallel::for_each_block(all, 1, &|panel, mut to| {
             let to = to.row_mut([0, 0]);
             let mut values = Vec::with_capacity(k);
@@ -209,12 +215,16 @@ impl PackedB {
                     }
                 };
                 values.clear();
-                values.extend((0..k).map(|p| of.get([p, j]).to_f32()));
+                let rows = of.transpose();
+                match rows.has_unit_rows() {
+                    // A linear layer's weight as it is stored.
+                    true => values.extend(rows.row([j, 0]).iter().map(|x| x.to_f32())),
+                    false => values.extend((0..k).map(|p| of.get([p, j]).to_f32())),
+                }
                 let (scale, sum) = layout.write(to, column, &values);
-                if layout.format == Format::Int8 {
-                    let mut written = written.lock().expect("no writer panics");
-                    written.0[panel * layout.nr + column] = scale;
-                    written.1[panel * layout.nr + column] = sum;
+                if let Some(columns) = written.lock().expect("no writer panics").as_mut() {
+                    columns.scales[panel * layout.nr + column] = scale;
+                    columns.sums[panel * layout.nr + column] = sum;
                 }
             }
         });
@@ -243,7 +253,9 @@ impl PackedB {
 
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.panels[..]) + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+        let of_columns =
+            self.columns.as_ref().map_or(0, |c| size_of_val(&c.scales[..]) + size_of_val(&c.sums[..]));
+        size_of_val(&self.panels[..]) + of_columns
     }
 
     /// How a panel is laid out.
@@ -272,11 +284,11 @@ impl PackedB {
         self.panel_lines * LINE / size_of::<f32>()
     }
 
-    /// The scales of a panel's columns and the sums of their numbers, of int8.
+    /// The scales of a panel's columns and the sums of their numbers, of int8; of other formats none.
     #[inline(always)]
-    pub(super) fn columns(&self, panel: usize) -> (&[f32], &[i32]) {
+    pub(super) fn columns(&self, panel: usize) -> Option<(&[f32], &[i32])> {
         let of_panel = panel * self.layout.nr..(panel + 1) * self.layout.nr;
-        (&self.scales[of_panel.clone()], &self.sums[of_panel])
+        self.columns.as_ref().map(|c| (&c.scales[of_panel.clone()], &c.sums[of_panel]))
     }
 
     /// The number at k-step `p` of column `j`, as it was rounded, or quantised and scaled; of the up
@@ -292,10 +304,7 @@ impl PackedB {
             Format::F32 => panel * self.layout.panel_bytes(self.k),
             _ => panel * self.panel_lines * LINE,
         };
-        let scale = match self.layout.format {
-            Format::Int8 => f64::from(self.scales[panel * self.layout.nr + column]),
-            _ => 1.0,
-        };
+        let scale = self.columns(panel).map_or(1.0, |(scales, _)| f64::from(scales[column]));
         let lines = &self.panels;
         // SAFETY: lines are arrays of floats without padding, whose bytes may be read.
         let bytes =

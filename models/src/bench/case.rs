@@ -7,6 +7,7 @@ pub use inputs::{Aligned, Inputs};
 pub use rows::{ROW_KERNELS, RowKernel};
 
 use super::models::{MODELS, Models};
+use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::verify::bound::gamma;
 use core::fmt;
@@ -155,6 +156,19 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
+/// What weights of this type are packed as.
+fn format(dtype: Dtype) -> Format {
+    match dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::Bf16 => Format::Bf16,
+        Dtype::F16 => Format::F16,
+        Dtype::Int8 => Format::Int8,
+        Dtype::Q8_0 => Format::Q8_0,
+        Dtype::Q4_0 => Format::Q4_0,
+        Dtype::Q4_1 => Format::Q4_1,
+    }
+}
+
 /// The numbers in another type, if they are needed.
 fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
     x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
@@ -237,7 +251,7 @@ impl Case {
                 let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
                 Work { flops: 0.0, bytes, tokens: None }
             }
-            Operation::Model { model, shape } => MODELS[model].work(shape),
+            Operation::Model { model, shape } => MODELS[model].work(shape, of_weights),
         }
     }
 
@@ -265,7 +279,7 @@ impl Case {
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
         if self.dtype != Dtype::F32 && !matches!(self.operation, Operation::Rows { .. }) {
-            return self.prepare_narrow(inputs, backend);
+            return self.prepare_narrow(inputs, backend, models);
         }
         let Inputs { x, y, .. } = inputs;
         Ok(Some(match self.operation {
@@ -298,32 +312,29 @@ impl Case {
                 return Ok(kernel.prepare(backend, shape, inputs, self.dtype));
             }
             Operation::Model { model, shape } => {
-                let run = models.forward(model, shape, backend)?;
+                let run = models.forward(model, shape, Arithmetic::f32(backend))?;
                 Prepared { run, out: Aligned::default(), narrow: false }
             }
         }))
     }
 
-    /// The same in other types than f32: products with packed weights. Activations are of the same type,
-    /// but for int8, to which they are quantised in every run; outputs are f32.
+    /// The same in other types than f32: models, and products with packed weights. Activations are of the
+    /// same type, but for int8, to which they are quantised in every run; outputs are f32.
     fn prepare_narrow<'a>(
         &self,
         inputs: &'a Inputs,
         backend: Backend,
+        models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
+        if let Operation::Model { model, shape } = self.operation {
+            let run = models.forward(model, shape, Arithmetic { backend, dtype: format(self.dtype) })?;
+            return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
+        }
         let Operation::Linear { shape: [m, k, n], packed: true } = self.operation else {
             return Ok(None);
         };
         let w = View::new(&inputs.y[..], [n, k])?.transpose();
-        let format = match self.dtype {
-            Dtype::F32 => Format::F32,
-            Dtype::Bf16 => Format::Bf16,
-            Dtype::F16 => Format::F16,
-            Dtype::Int8 => Format::Int8,
-            Dtype::Q8_0 => Format::Q8_0,
-            Dtype::Q4_0 => Format::Q4_0,
-            Dtype::Q4_1 => Format::Q4_1,
-        };
+        let format = format(self.dtype);
         let packed = PackedB::in_format(backend, format, w)?;
         let x = &inputs.x[..];
         let bf16s = narrow(x, self.dtype == Dtype::Bf16, bf16::from_f32);

@@ -1,12 +1,11 @@
 //! Models as cases: architectures with random weights.
 
 use super::case::{Compute, Work};
-use crate::Batch;
 use crate::bert::{Bert, Config, Workspace};
 use crate::error::Error;
+use crate::{Arithmetic, Batch};
 use std::cell::RefCell;
 use std::sync::Arc;
-use tilewright_kernels::Backend;
 
 /// A model of known sizes.
 #[derive(Debug)]
@@ -50,8 +49,8 @@ pub static MODELS: &[ModelCase] = &[
 ];
 
 impl ModelCase {
-    /// What a forward pass over `[batch, length]` does.
-    pub fn work(&self, [batch, length]: [usize; 2]) -> Work {
+    /// What a forward pass over `[batch, length]` does, with weights of so many bytes a number.
+    pub fn work(&self, [batch, length]: [usize; 2], bytes: f64) -> Work {
         let config = (self.config)();
         let [h, i, layers] = [config.hidden_size, config.intermediate_size, config.num_hidden_layers];
         let tokens = (batch * length) as f64;
@@ -61,7 +60,7 @@ impl ModelCase {
         Work {
             flops: 2.0 * tokens * (weights + scores),
             // States come and go in cache.
-            bytes: 4.0 * weights,
+            bytes: bytes * weights,
             tokens: Some(tokens),
         }
     }
@@ -70,7 +69,7 @@ impl ModelCase {
 /// The model made last, so that cases of one model do not each draw its weights.
 #[derive(Debug, Default)]
 pub struct Models {
-    last: RefCell<Option<(usize, Backend, Arc<Bert>)>>,
+    last: RefCell<Option<(usize, Arithmetic, Arc<Bert>)>>,
 }
 
 impl Models {
@@ -79,15 +78,15 @@ impl Models {
         &self,
         model: usize,
         [batch, length]: [usize; 2],
-        backend: Backend,
+        on: Arithmetic,
     ) -> Result<Compute<'static>, Error> {
         let mut last = self.last.borrow_mut();
         let bert = match &*last {
-            Some((of, on, bert)) if (*of, *on) == (model, backend) => Arc::clone(bert),
+            Some((of, by, bert)) if (*of, *by) == (model, on) => Arc::clone(bert),
             _ => {
                 *last = None; // before the next one needs its memory
-                let bert = Arc::new(Bert::random((MODELS[model].config)(), 0, backend)?);
-                *last = Some((model, backend, Arc::clone(&bert)));
+                let bert = Arc::new(Bert::random((MODELS[model].config)(), 0, on)?);
+                *last = Some((model, on, Arc::clone(&bert)));
                 bert
             }
         };

@@ -106,33 +106,35 @@ pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
     shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
 }
 
-/// All cases of a type: products of every type, which other libraries have, kernels over rows of all but
-/// int8, and the others of f32.
+/// All cases of a type: products and models of every type, kernels over rows of all but integers, and
+/// attention of f32.
 pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
     let of_type = |operation| Case { dtype, operation };
     if dtype == Dtype::F32 {
         all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
     }
-    if dtype != Dtype::Int8 {
+    if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         all.extend(rows(ROWS).map(of_type));
     }
-    if dtype == Dtype::F32 {
-        all.extend(models(None).map(of_type));
-    }
+    all.extend(models(None).map(of_type));
     all
 }
 
-/// Those that `tilewright report` shows.
-pub fn report() -> Vec<Case> {
-    let dtype = Dtype::F32;
+/// Those that `tilewright report` shows: of a type, as in [`cases`].
+pub fn report(dtype: Dtype) -> Vec<Case> {
     let rows = rows(&ROWS[..REPORT_ROWS])
         .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));
     let bert = MODELS[0].shapes.iter().map(|&shape| Operation::Model { model: 0, shape });
-    let rest =
-        ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention).chain(rows).chain(bert);
     let mut all = linear(&LINEAR[..REPORT_LINEAR], dtype);
-    all.extend(rest.map(|operation| Case { dtype, operation }));
+    if dtype == Dtype::F32 {
+        let attention = ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention);
+        all.extend(attention.map(|operation| Case { dtype, operation }));
+    }
+    if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        all.extend(rows.map(|operation| Case { dtype, operation }));
+    }
+    all.extend(bert.map(|operation| Case { dtype, operation }));
     all
 }
 
@@ -206,15 +208,18 @@ fn parse_shape(text: &str) -> Result<[usize; 3], String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::case::DTYPES;
     use super::*;
     use std::collections::BTreeSet;
 
     #[test]
     fn names_are_unique() {
-        let all = [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8].map(cases).concat();
+        let all = DTYPES.map(cases).concat();
         let names: Vec<_> = all.iter().map(Case::name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        assert!(report().iter().all(|case| names.contains(&case.name())));
+        for dtype in DTYPES {
+            assert!(report(dtype).iter().all(|case| names.contains(&case.name())));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod tables;
 use super::{Session, verify::style};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ Examples:
   tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.2
   tilewright bench --save main; git switch topic; cargo run --release -- bench --compare main
   tilewright bench model/bert-base --batch 4 --seq 64
+  tilewright bench model/bert-base --dtype int8
   tilewright bench --json - --quick > rows.jsonl          one JSON object a row
   tilewright bench --html report.html
 
@@ -50,9 +52,10 @@ pub struct Bench {
     #[arg(long)]
     list: bool,
 
-    /// Type of inputs and weights [default: f32, and others where a filter names one]
-    #[arg(long, value_name = "TYPE", value_parser = DTYPES.map(dtype_name))]
-    dtype: Option<String>,
+    /// Type of inputs and weights; of models, of their linear layers [default: f32, and others where a
+    /// filter names one]
+    #[arg(long, value_name = "TYPE", value_parser = dtype())]
+    dtype: Option<Dtype>,
 
     /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
     /// does the same
@@ -137,6 +140,13 @@ impl FromStr for PeerPath {
     }
 }
 
+/// Parses the name of a type that products are measured in.
+pub fn dtype() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(DTYPES.map(dtype_name)).map(|name| {
+        DTYPES.into_iter().find(|&dtype| dtype_name(dtype) == name).expect("one of the possible values")
+    })
+}
+
 /// A difference of some percent.
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -182,7 +192,8 @@ impl Bench {
         let threads = self.threads();
         let backend = super::backend(self.isa.as_deref())?;
         let json = self.json.as_deref() == Some(Path::new("-"));
-        let session = Session { backend, threads: threads.iter().copied().max().unwrap_or(1), json };
+        let most = threads.iter().copied().max().unwrap_or(1);
+        let session = Session { backend, threads: most, dtype: self.dtype.map(dtype_name), json };
         session.say(&session.header())?;
         let mut bencher = self.bencher(&session, &threads)?;
         let unix_time = unix_time();
@@ -220,8 +231,8 @@ impl Bench {
         for dtype in DTYPES {
             let name = dtype_name(dtype);
             // Types that are not asked for by --dtype are by filters: `layernorm/bf16`.
-            let filters: Vec<&str> = match &self.dtype {
-                Some(asked) if asked != name => continue,
+            let filters: Vec<&str> = match self.dtype {
+                Some(asked) if asked != dtype => continue,
                 None if dtype != Dtype::F32 => {
                     let names_it = |filter: &&str| filter.split('/').any(|part| part == name);
                     let filters: Vec<_> = self.filters.iter().map(String::as_str).filter(names_it).collect();
@@ -247,7 +258,7 @@ impl Bench {
             cases.extend(of_type);
         }
         if cases.is_empty() {
-            let dtype = self.dtype.as_deref().unwrap_or("f32");
+            let dtype = dtype_name(self.dtype.unwrap_or(Dtype::F32));
             bail!("no case of {dtype} has a name that contains {:?}; --list shows them", self.filters);
         }
         Ok(cases)

@@ -1,6 +1,7 @@
 //! `tilewright embed`: one vector for each text.
 
 use super::Common;
+use super::checkpoint::{self, Dtype};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -15,6 +16,7 @@ use tilewright::sentence::Embedder;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright embed --model all-minilm-l6-v2 'A cat sits on a mat.' 'A feline rests.'
+  tilewright embed --model all-minilm-l6-v2 --dtype int8 'A cat sits on a mat.'
   tilewright embed --model all-minilm-l6-v2 --json < sentences.txt | jq '.embeddings[].embedding'")]
 pub struct Embed {
     /// Directory with config.json, tokenizer.json and model.safetensors
@@ -24,6 +26,9 @@ pub struct Embed {
     /// Texts; without any, each line of stdin is one
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
+
+    #[command(flatten)]
+    precision: Dtype,
 
     #[command(flatten)]
     common: Common,
@@ -37,8 +42,10 @@ const SHOWN: usize = 4;
 
 impl Embed {
     pub fn run(mut self) -> Result<()> {
-        let session = self.common.start()?;
-        let mut embedder = Embedder::open(&self.model, session.backend)?;
+        let session = self.precision.start(&self.common)?;
+        let dtype = self.precision.dtype;
+        let weights = checkpoint::weights(&self.model, dtype)?;
+        let mut embedder = Embedder::with_weights(&self.model, weights, session.arithmetic(dtype))?;
         if self.texts.is_empty() {
             if std::io::stdin().is_terminal() {
                 bail!("no texts: give some as arguments, or lines on stdin");

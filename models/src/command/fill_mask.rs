@@ -1,6 +1,6 @@
 //! `tilewright fill-mask`: what a masked language model expects at a mask.
 
-use super::Common;
+use super::{Common, checkpoint::Dtype};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -10,8 +10,9 @@ use tilewright::tokenizer::Tokenizer;
 
 /// Fills the mask in a text with the most probable words
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'")]
+#[command(after_help = "Examples:
+  tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'
+  tilewright fill-mask --model bert-base-uncased --dtype int8 --top-k 3 'The [MASK] sat on the [MASK].'")]
 pub struct FillMask {
     /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model
     #[arg(long, value_name = "DIR")]
@@ -26,12 +27,15 @@ pub struct FillMask {
     top_k: usize,
 
     #[command(flatten)]
+    precision: Dtype,
+
+    #[command(flatten)]
     common: Common,
 }
 
 impl FillMask {
     pub fn run(self) -> Result<()> {
-        let session = self.common.start()?;
+        let session = self.precision.start(&self.common)?;
         let tokenizer = Tokenizer::open(&self.model)?;
         let mask = tokenizer.mask();
         let mask_id = tokenizer.id(mask).with_context(|| format!("the vocabulary has no {mask}"))?;
@@ -41,7 +45,7 @@ impl FillMask {
             bail!("no {mask} in the text {:?}", self.text);
         }
         let architecture = Architecture::of(&self.model)?;
-        let mut model = architecture.load(&self.model, session.backend)?;
+        let mut model = self.precision.load(architecture, &self.model, &session)?;
         let outputs = model.forward(&batch)?;
         let is_scores =
             |o: &&Output| o.each == Each::Token && ["logits", "prediction_logits"].contains(&o.name);

@@ -1,7 +1,7 @@
 //! `tilewright forward`: the parity door, tensors in and tensors out.
 
-use super::Common;
-use anyhow::{Result, bail};
+use super::{Common, checkpoint::Dtype};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -16,8 +16,9 @@ use tilewright::model::Architecture;
 /// as float32 under Hugging Face's names (last_hidden_state, pooler_output, logits, prediction_logits,
 /// seq_relationship_logits), with zeros at padding.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors")]
+#[command(after_help = "Examples:
+  tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors
+  tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors --dtype bf16")]
 pub struct Forward {
     /// Directory with config.json and model.safetensors
     #[arg(long, value_name = "DIR")]
@@ -31,9 +32,8 @@ pub struct Forward {
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
 
-    /// Type to compute in: f32, the only one so far
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
-    dtype: String,
+    #[command(flatten)]
+    precision: Dtype,
 
     #[command(flatten)]
     common: Common,
@@ -41,13 +41,10 @@ pub struct Forward {
 
 impl Forward {
     pub fn run(self) -> Result<()> {
-        if self.dtype != "f32" {
-            bail!("--dtype {}: this version computes in f32 only", self.dtype);
-        }
-        let session = self.common.start()?;
+        let session = self.precision.start(&self.common)?;
         let inputs = Inputs::open(&self.inputs)?;
         let architecture = Architecture::of(&self.model)?;
-        let mut model = architecture.load(&self.model, session.backend)?;
+        let mut model = self.precision.load(architecture, &self.model, &session)?;
         let start = Instant::now();
         let outputs = model.forward(&inputs.batch)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;

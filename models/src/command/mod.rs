@@ -5,6 +5,7 @@
 //! variant of [`Command`] with its arm.
 
 mod bench;
+mod checkpoint;
 mod embed;
 mod fill_mask;
 mod forward;
@@ -77,6 +78,8 @@ pub struct Session {
     pub backend: Backend,
     /// Threads of the global pool.
     pub threads: usize,
+    /// Type of the linear layers, where one is asked for.
+    pub dtype: Option<&'static str>,
     /// Whether stdout is for JSON alone.
     pub json: bool,
 }
@@ -98,13 +101,18 @@ impl Common {
 
     /// Chooses the backend, makes the thread pool and prints the header.
     pub fn start(&self) -> Result<Session> {
+        self.start_in(None)
+    }
+
+    /// The same for work in this type.
+    pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
         let backend = backend(self.isa.as_deref())?;
         let mut pool = rayon::ThreadPoolBuilder::new();
         if let Some(threads) = self.threads {
             pool = pool.num_threads(threads.into());
         }
         pool.build_global().context("cannot start the threads")?;
-        let session = Session { backend, threads: rayon::current_num_threads(), json: self.json };
+        let session = Session { backend, threads: rayon::current_num_threads(), dtype, json: self.json };
         session.say(&session.header())?;
         Ok(session)
     }
@@ -130,12 +138,16 @@ impl Session {
 
     /// The same for machines.
     pub fn facts(&self) -> Value {
-        json!({
+        let mut facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "cpu": Cpu::detect().name,
             "isa": self.backend.name(),
             "threads": self.threads,
-        })
+        });
+        if let Some(dtype) = self.dtype {
+            facts["dtype"] = dtype.into();
+        }
+        facts
     }
 
     /// Prints `result`, an object, and the facts of this run among its fields.
@@ -144,13 +156,14 @@ impl Session {
         Ok(writeln!(std::io::stdout(), "{result}")?)
     }
 
-    /// The line above every table: version, CPU, backend in effect, threads.
+    /// The line above every table: version, CPU, backend in effect, type, threads.
     pub fn header(&self) -> String {
         format!(
-            "tilewright {} | {} | isa {} | {} thread{}",
+            "tilewright {} | {} | isa {}{} | {} thread{}",
             env!("CARGO_PKG_VERSION"),
             Cpu::detect().name,
             self.backend.name(),
+            self.dtype.map_or(String::new(), |dtype| format!(" | {dtype}")),
             self.threads,
             if self.threads == 1 { "" } else { "s" },
         )

@@ -1,16 +1,18 @@
 //! `tilewright report`.
 
-use super::bench::{jobs, measure, tables};
+use super::bench::{dtype, jobs, measure, tables};
 use super::verify::{all, check, report_failures, table as verify_table};
 use super::{Common, isa};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::json;
 use tilewright::bench::bencher::Bencher;
+use tilewright::bench::case::dtype_name;
 use tilewright::bench::measure::Effort;
 use tilewright::bench::record::{Machine, Run};
 use tilewright::bench::registry;
 use tilewright::cpu::Cpu;
+use tilewright_peers::Dtype;
 
 /// Show what this CPU is, verify the kernels, and measure them and a model
 ///
@@ -21,11 +23,16 @@ use tilewright::cpu::Cpu;
 Examples:
   tilewright report
   tilewright report --threads 1
+  tilewright report --dtype bf16
   tilewright report --isa avx2 --json > report.json")]
 pub struct Report {
     /// Cases of the verification, for each kernel on each backend
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..))]
     cases: u64,
+
+    /// Measure products, and a model, in this type
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype())]
+    dtype: Dtype,
 
     #[command(flatten)]
     common: Common,
@@ -33,7 +40,7 @@ pub struct Report {
 
 impl Report {
     pub fn run(self) -> Result<()> {
-        let session = self.common.start()?;
+        let session = self.common.start_in(Some(dtype_name(self.dtype)))?;
         let cpu = Cpu::detect();
         session.say(&format!("features  {}", cpu.features.join(" ")))?;
         session.say(&format!("caches    {}", isa::caches(&cpu)))?;
@@ -50,7 +57,7 @@ impl Report {
             .context("cannot start the threads")?;
         bencher.measure_limits();
         session.say(&tables::limits(bencher.limits()))?;
-        let rows = measure(&bencher, &jobs(&registry::report(), 1), bencher.effort.visits)?;
+        let rows = measure(&bencher, &jobs(&registry::report(self.dtype), 1), bencher.effort.visits)?;
         let run = Run {
             machine: Machine::detect(),
             unix_time: super::bench::unix_time(),

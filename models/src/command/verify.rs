@@ -1,28 +1,38 @@
 //! `tilewright verify`.
 
 mod exhaustive;
+mod model;
 
+use super::checkpoint::format;
 use super::{Common, Session};
 use anyhow::{Result, bail};
 use clap::Args;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use tilewright::verify::{self, Counterexample, Worst};
 use tilewright_kernels::Backend;
+use tilewright_kernels::gemm::Format;
 
 /// Check every kernel on every backend of this CPU against its definition
 ///
 /// Arguments are random: extents that straddle vectors, tiles and blocks, strides, misalignment,
 /// NaN, infinities, denormals. The table shows the worst error of each kernel as a share of its
 /// derived bound, and in units of the last place. Exit status 1 if anything is out of bounds.
+///
+/// With --model, run a checkpoint on 200 sentences in each type instead, and show how far its outputs
+/// are from those in f32: by the definition where that takes seconds, else on the portable backend. Exit
+/// status 1 if an output is not finite, or the cosine of a sentence's mean state below the type's floor.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   tilewright verify
   tilewright verify --kernel gemm --isa avx2 --cases 10000
   tilewright verify --kernel gemm --isa avx2 --seed 17 --cases 1    repeats one case
-  tilewright verify --exhaustive --isa avx512")]
+  tilewright verify --exhaustive --isa avx512
+  tilewright verify --model all-minilm-l6-v2 --dtype bf16,int8
+  tilewright verify --model all-minilm-l6-v2 --texts mine.txt --json")]
 pub struct Verify {
     /// Check only this kernel
     #[arg(long, value_name = "NAME", value_parser = kernels())]
@@ -39,6 +49,22 @@ pub struct Verify {
     /// Instead, walk all 2^32 arguments of exp, log, erf, tanh, GELU and SiLU: takes minutes for each
     #[arg(long, conflicts_with_all = ["kernel", "seed", "cases"])]
     exhaustive: bool,
+
+    /// Check this checkpoint: a directory with config.json, tokenizer.json and model.safetensors
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "seed", "cases", "exhaustive"])]
+    model: Option<PathBuf>,
+
+    /// Only in these types of its linear layers [default: all]
+    #[arg(long = "dtype", value_name = "TYPE,..", requires = "model", value_delimiter = ',', value_parser = format())]
+    dtypes: Vec<Format>,
+
+    /// On the lines of this file
+    #[arg(long, value_name = "FILE", requires = "model")]
+    texts: Option<PathBuf>,
+
+    /// On the ids in this file, as `tilewright forward` takes them; needs no tokenizer
+    #[arg(long, value_name = "IN.safetensors", requires = "model", conflicts_with = "texts")]
+    inputs: Option<PathBuf>,
 
     #[command(flatten)]
     common: Common,
@@ -61,6 +87,9 @@ pub struct Row {
 impl Verify {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
+        if let Some(dir) = &self.model {
+            return model::run(&self, dir, &session);
+        }
         let backends = if self.common.forced() { vec![session.backend] } else { all() };
         if self.exhaustive {
             return exhaustive::run(&session, &backends);

@@ -1,0 +1,190 @@
+//! `tilewright verify --model`: a checkpoint in each type against itself in f32.
+
+use super::{TABLE, Verify, style};
+use crate::command::{Session, checkpoint};
+use anyhow::{Context as _, Result, bail};
+use comfy_table::{CellAlignment, Table};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use std::path::Path;
+use tilewright::accuracy::{Comparison, least_cosine};
+use tilewright::exchange::Inputs;
+use tilewright::model::{Architecture, Model, Output};
+use tilewright::tokenizer::Tokenizer;
+use tilewright::{Arithmetic, Batch, Error};
+use tilewright_kernels::Backend;
+use tilewright_kernels::gemm::Format;
+
+/// English sentences of 1 to some 40 words, on many subjects.
+const SENTENCES: &str = include_str!("sentences.txt");
+
+/// Texts that are computed at once.
+const TEXTS: usize = 8;
+
+/// Multiply-adds that the definition is given to compute: some 20 seconds. Where it would need more, its
+/// place is taken by the portable backend, whose error in f32 is some 1e-6 of an output's scale.
+const MOST: f64 = 2e10;
+
+/// The class that config.json names and, where its outputs hold no states, the bare model beside it.
+struct Subject {
+    models: Vec<Box<dyn Model>>,
+    /// Of weights in the file.
+    bytes: u64,
+}
+
+impl Subject {
+    fn load(dir: &Path, on: Arithmetic) -> Result<Self, Error> {
+        let (class, bare) = (Architecture::of(dir)?, Architecture::bare(dir)?);
+        let weights = || checkpoint::weights(dir, on.dtype);
+        let of_class = weights()?;
+        let bytes = of_class.bytes();
+        let mut models = vec![class.open(dir, of_class, on)?];
+        if class.class != bare.class {
+            models.push(bare.open(dir, weights()?, on)?);
+        }
+        Ok(Self { models, bytes })
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
+        let mut outputs = self.models[0].forward(batch)?;
+        if let Some(bare) = self.models.get_mut(1) {
+            outputs.extend(bare.forward(batch)?.into_iter().filter(|o| o.name == "last_hidden_state"));
+        }
+        Ok(outputs)
+    }
+}
+
+/// What came of one type.
+struct Row {
+    dtype: Format,
+    seen: Comparison,
+}
+
+pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
+    let architecture = Architecture::of(dir)?;
+    let mut subject = Subject::load(dir, Arithmetic::f32(Backend::PORTABLE))?;
+    let batches = batches(args, dir, subject.models[0].max_length())?;
+    let (sequences, tokens) = batches.iter().fold((0, 0), |(s, t), b| (s + b.len(), t + b.tokens()));
+    let mut reference = Backend::PORTABLE;
+    if subject.bytes as f64 / 4.0 * tokens as f64 <= MOST {
+        reference = Backend::REFERENCE;
+        subject = Subject::load(dir, Arithmetic::f32(reference))?;
+    }
+    let dtypes = if args.dtypes.is_empty() { Format::ALL.to_vec() } else { args.dtypes.clone() };
+    let about = format!(
+        "{}: {sequences} texts, {tokens} tokens, against f32 on {}",
+        architecture.class,
+        reference.name()
+    );
+    session.say(&about)?;
+
+    let bar = ProgressBar::new(((1 + dtypes.len()) * batches.len()) as u64).with_style(style());
+    let outputs_of = |subject: &mut Subject, on: Arithmetic, use_them: &mut dyn FnMut(usize, Vec<Output>)| {
+        bar.set_message(format!("{} on {}", on.dtype.name(), on.backend.name()));
+        for (i, batch) in batches.iter().enumerate() {
+            use_them(i, subject.forward(batch)?);
+            bar.inc(1);
+        }
+        Ok::<_, Error>(())
+    };
+    let mut expected = Vec::new();
+    outputs_of(&mut subject, Arithmetic::f32(reference), &mut |_, outputs| expected.push(outputs))?;
+    drop(subject);
+    let mut rows = Vec::new();
+    for dtype in dtypes {
+        let (on, mut seen) = (session.arithmetic(dtype), Comparison::default());
+        let add = &mut |i: usize, outputs: Vec<Output>| seen.add(&batches[i], &outputs, &expected[i]);
+        outputs_of(&mut Subject::load(dir, on)?, on, add)?;
+        rows.push(Row { dtype, seen });
+    }
+    bar.finish_and_clear();
+
+    if session.json {
+        let results: Vec<_> = rows.iter().map(Row::json).collect();
+        session.print_json(json!({
+            "architecture": architecture.class,
+            "reference": reference.name(),
+            "texts": sequences,
+            "tokens": tokens,
+            "results": results,
+        }))?;
+    } else {
+        session.say("errors as shares of the output's largest value, cosines of mean states\n")?;
+        session.say(&table(&rows).to_string())?;
+    }
+    let failed: Vec<_> = rows.iter().filter(|row| !row.passed()).map(|row| row.dtype.name()).collect();
+    match failed.is_empty() {
+        true => Ok(()),
+        false => bail!("not finite, or a cosine below its floor: {}", failed.join(", ")),
+    }
+}
+
+/// The inputs: those of a file, or texts of up to `longest` tokens.
+fn batches(args: &Verify, dir: &Path, longest: usize) -> Result<Vec<Batch>> {
+    if let Some(path) = &args.inputs {
+        return Ok(vec![Inputs::open(path)?.batch]);
+    }
+    let read;
+    let texts: &str = match &args.texts {
+        Some(path) => {
+            read = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            &read
+        }
+        None => SENTENCES,
+    };
+    let texts: Vec<&str> = texts.lines().filter(|line| !line.trim().is_empty()).collect();
+    if texts.is_empty() {
+        bail!("no texts to run the model on");
+    }
+    let mut tokenizer = Tokenizer::open(dir).context("no texts without a tokenizer; --inputs takes ids")?;
+    tokenizer.truncate(tokenizer.max_length().unwrap_or(longest).min(longest))?;
+    Ok(texts.chunks(TEXTS).map(|texts| tokenizer.encode(texts)).collect::<Result<_, _>>()?)
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    let head = ["dtype", "output", "worst", "mean", "top-1", "worst cosine", "mean cosine", "at least"];
+    table.load_style(TABLE).set_header(head);
+    for row in rows {
+        let (mut name, mut cosine) = (row.dtype.name(), row.seen.cosine());
+        for of in row.seen.deviations() {
+            let errors = match of.finite {
+                true => [of.worst, of.mean].map(|error| format!("{error:.1e}")),
+                false => ["NOT FINITE", ""].map(str::to_owned),
+            };
+            let top_1 = of.top_1.map_or(String::new(), |share| format!("{:.1}%", 100.0 * share));
+            let shown = (of.name == "last_hidden_state").then(|| cosine.take()).flatten();
+            let cosines = match shown {
+                Some((worst, mean)) => {
+                    [format!("{worst:.6}"), format!("{mean:.6}"), least_cosine(row.dtype).to_string()]
+                }
+                None => Default::default(),
+            };
+            let cells = [name.to_owned(), of.name.to_owned()].into_iter().chain(errors);
+            table.add_row(cells.chain([top_1]).chain(cosines));
+            name = "";
+        }
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+impl Row {
+    /// Written so that NaN fails.
+    fn passed(&self) -> bool {
+        let near = self.seen.cosine().is_none_or(|(worst, _)| worst >= least_cosine(self.dtype));
+        near && self.seen.deviations().all(|of| of.finite)
+    }
+
+    fn json(&self) -> Value {
+        let outputs: Vec<_> = self.seen.deviations().map(|of| {
+            json!({ "name": of.name, "worst": of.worst, "mean": of.mean, "top_1": of.top_1, "finite": of.finite })
+        }).collect();
+        let cosine = self.seen.cosine().map(
+            |(worst, mean)| json!({ "worst": worst, "mean": mean, "at_least": least_cosine(self.dtype) }),
+        );
+        json!({ "dtype": self.dtype.name(), "outputs": outputs, "cosine": cosine, "passed": self.passed() })
+    }
+}

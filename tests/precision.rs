@@ -1,0 +1,60 @@
+//! Models in reduced precision: how far golden checkpoints are from f32, on every backend.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use tilewright::Arithmetic;
+use tilewright::accuracy::{Comparison, least_cosine};
+use tilewright::exchange::Inputs;
+use tilewright::model::Architecture;
+use tilewright_kernels::Backend;
+use tilewright_kernels::gemm::Format;
+
+/// Unit roundoff: what a rounding is off by at most, as a share of the number, or of the largest number
+/// that shares its scale.
+fn unit(dtype: Format) -> f64 {
+    match dtype {
+        Format::F32 => 2f64.powi(-24),
+        Format::F16 => 2f64.powi(-11),
+        Format::Bf16 => 2f64.powi(-9),
+        // Half a step, of 127 steps up to the largest magnitude.
+        Format::Int8 | Format::Q8_0 => 1.0 / 254.0,
+        // The same of 8 steps, or of 15 between the extremes.
+        Format::Q4_0 | Format::Q4_1 => 1.0 / 16.0,
+    }
+}
+
+/// The largest error that an output may have, in units, as a share of its largest magnitude. Errors go
+/// through the same operations in every type, and grow with the unit: f32, where every operation rounds,
+/// needs 71 units of its own, the other types, where linear layers alone do, 24.
+const WORST: f64 = 48.0;
+
+/// The same of the mean error, which was 3.7 units at most.
+const MEAN: f64 = 7.5;
+
+#[test]
+fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
+    for name in ["bert-model", "bert-masked-lm", "bert-pre-training", "bert-sequence-classification"] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().batch;
+        let run = |on| Architecture::of(&dir).unwrap().load(&dir, on).unwrap().forward(&batch).unwrap();
+        let expected = run(Arithmetic::f32(Backend::REFERENCE));
+        for &backend in Backend::available() {
+            // f32 is the subject of `tests/bert.rs`.
+            for dtype in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32) {
+                let mut seen = Comparison::default();
+                seen.add(&batch, &run(Arithmetic { backend, dtype }), &expected);
+                for of in seen.deviations() {
+                    let (worst, mean) = (of.worst / unit(dtype), of.mean / unit(dtype));
+                    let what = format!("{name} {} on {} in {}", of.name, backend.name(), dtype.name());
+                    println!("{what}: {worst:.1} units at worst, {mean:.2} on average");
+                    assert!(of.finite && worst <= WORST && mean <= MEAN, "{what}: {worst}, {mean}");
+                    // What was asked for was done.
+                    assert!(worst > 1.0 / 16.0, "{what} was not rounded: {worst}");
+                }
+                if let Some((worst, _)) = seen.cosine() {
+                    assert!(worst >= least_cosine(dtype), "{name} in {}: {worst}", dtype.name());
+                }
+            }
+        }
+    }
+}
