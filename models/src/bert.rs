@@ -362,7 +362,7 @@ impl Predictions {
 #[derive(Debug)]
 pub enum Head {
     /// `BertModel`, with a pooler where the checkpoint has one.
-    Bare(Option<Pooler>),
+    Bare(Option<Box<Pooler>>),
     /// `BertForMaskedLM`.
     MaskedLm(Predictions),
     /// `BertForPreTraining`; `cls.seq_relationship` is \[H, 2\], and label 1 a random second text.
@@ -378,7 +378,7 @@ impl Head {
     /// Those of [`Weights::get`], here and below.
     pub fn bare(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         Ok(Self::Bare(match weights.contains("bert.pooler.dense.weight") {
-            true => Some(Pooler::open(config, weights, on)?),
+            true => Some(Box::new(Pooler::open(config, weights, on)?)),
             false => None,
         }))
     }

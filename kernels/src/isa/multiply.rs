@@ -60,6 +60,9 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// [`Multiply::instruction`].
     const INSTRUCTION: &'static str;
 
+    /// Rows by which a tile is lower than MR, for registers that an instruction's intermediate results take.
+    const FEWER_ROWS: usize = 0;
+
     /// `sum`, and the products of the word `a` and the word `b` of every lane.
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V;
 }
@@ -84,6 +87,7 @@ pub struct I16;
 impl<I: Isa> Dot<I> for I16 {
     const SIGNED: bool = true;
     const INSTRUCTION: &'static str = "i16";
+    const FEWER_ROWS: usize = 1;
 
     #[inline(always)]
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
@@ -101,6 +105,11 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
     #[inline(always)]
     fn instruction(self) -> &'static str {
         D::INSTRUCTION
+    }
+
+    #[inline(always)]
+    fn rows(self) -> usize {
+        I::MR - D::FEWER_ROWS
     }
 
     #[inline(always)]
