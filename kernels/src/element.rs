@@ -1,15 +1,43 @@
 //! The types that numbers are stored in: f32, bf16 and f16. Arithmetic is in f32.
 
+use crate::attention::{Stored, StoredMut};
 use crate::isa::{Isa, Vector};
+use crate::view::{View, ViewMut};
 use core::fmt::Debug;
 use half::{bf16, f16};
 
 mod sealed {
-    /// Implemented only in this crate: kernels reinterpret the bits of a type that has it.
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::bf16 {}
-    impl Sealed for half::f16 {}
+    use super::{Stored, StoredMut, View, ViewMut};
+
+    /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. Its methods
+    /// let a kernel be compiled once for all types, and not once for each.
+    pub trait Sealed: Sized {
+        /// Whether the type is bf16.
+        const IS_BF16: bool;
+
+        /// The view, as one of any type.
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D>;
+
+        /// The same for writing.
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D>;
+    }
+
+    macro_rules! sealed {
+        ($($variant:ident($ty:ty): $is_bf16:literal)*) => {$(
+            impl Sealed for $ty {
+                const IS_BF16: bool = $is_bf16;
+
+                fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
+                    Stored::$variant(view)
+                }
+
+                fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
+                    StoredMut::$variant(view)
+                }
+            }
+        )*};
+    }
+    sealed! { F32(f32): false Bf16(half::bf16): true F16(half::f16): false }
 }
 
 /// Most lanes of any instruction set.
@@ -128,6 +156,34 @@ impl Element for bf16 {
         // SAFETY: the caller's.
         unsafe { bf16_bits(isa, v).store_u16(p.cast()) }
     }
+}
+
+/// The values of the first `LANES` elements of `src`; zeros behind its last.
+#[inline(always)]
+pub(crate) fn first_lanes<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
+    if src.len() < I::V::LANES {
+        return T::load_partial(isa, src, 0.0);
+    }
+    // SAFETY: the length was checked.
+    unsafe { T::load(isa, src.as_ptr()) }
+}
+
+/// Stores the nearest to each lane to the front of `dst`, as far as that reaches.
+#[inline(always)]
+pub(crate) fn store_first_lanes<I: Isa, T: Element>(isa: I, v: I::V, dst: &mut [T]) {
+    if dst.len() < I::V::LANES {
+        return T::store_partial(isa, v, dst);
+    }
+    // SAFETY: the length was checked.
+    unsafe { T::store(isa, v, dst.as_mut_ptr()) }
+}
+
+/// The bits of the nearest bf16 to each of the first `LANES` elements of `src`, each in the lower half of
+/// its lane; zeros behind the last.
+#[inline(always)]
+pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
+    let v = first_lanes(isa, src);
+    if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
 }
 
 /// The bits of the nearest bf16 to each lane, in its lower half.

@@ -106,12 +106,14 @@ pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
     shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
 }
 
-/// All cases of a type. Of others than f32 only the products, which other libraries have.
+/// All cases of a type. Of others than f32 only the products, and the attentions of floats.
 pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
+    if dtype != Dtype::Int8 {
+        all.extend(ATTENTION.iter().map(|&shape| Case { dtype, operation: Operation::Attention(shape) }));
+    }
     if dtype == Dtype::F32 {
-        let rest = ATTENTION.iter().copied().map(Operation::Attention).chain(rows(ROWS)).chain(models(None));
-        all.extend(rest.map(|operation| Case { dtype, operation }));
+        all.extend(rows(ROWS).chain(models(None)).map(|operation| Case { dtype, operation }));
     }
     all
 }
