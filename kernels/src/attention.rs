@@ -35,6 +35,7 @@ mod method;
 mod operand;
 mod row;
 mod rows;
+mod stage;
 mod task;
 
 pub use distance::DistanceBias;

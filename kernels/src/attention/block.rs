@@ -13,11 +13,13 @@
 //! Everything is made of words, whatever a [`Method`] puts into them.
 
 use super::ahead::{Ahead, Span};
-use super::method::{Method, factor, staged};
+use super::method::{Method, factor};
 use super::operand::{Stored, with_stored};
 use super::rows::{Inputs, Rows};
+use super::stage::staged;
 use crate::gemm::{KC, multiply_panel};
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch};
+use core::cmp::Ordering::Greater;
 use core::ops::Range;
 
 /// Keys of one block. The weights of a strip are the A of the second product, so they have to fit
@@ -268,8 +270,7 @@ impl<'a, M> Block<'a, M> {
                 for slab in 0..dk.div_ceil(KC).max(1) {
                     let shape = [strip.rows.len(), KC.min(dk - slab * KC)];
                     multiply_panel(
-                        isa,
-                        self.method.multiply(),
+                        (isa, self.method.multiply()),
                         shape,
                         &self.queries[(slab * MOST_ROWS + strip.place) * A_STRIDE..],
                         &keys[slab * KC * I::NR..],
@@ -289,7 +290,9 @@ impl<'a, M> Block<'a, M> {
         M: Method<I>,
     {
         let inputs = self.rows.inputs;
-        let adjusts = inputs.adjusts();
+        // What is hidden is -inf until it is multiplied by the factor, which has to be positive then.
+        let adjusts =
+            inputs.adjusts() || (M::SCALES_SCORES && inputs.scale.partial_cmp(&0.0) != Some(Greater));
         let scale = if M::SCALES_SCORES { Some(inputs.scale) } else { None };
         let factor = factor(if adjusts { 1.0 } else { inputs.scale });
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
@@ -358,7 +361,7 @@ impl<'a, M> Block<'a, M> {
                 if all || self.finite == Some(true) {
                     let shape = [strip.rows.len(), words];
                     let prefetch = ahead.next::<I>(shape, values.as_ptr());
-                    multiply_panel(isa, multiply, shape, scores, values, (sums, stride), false, prefetch);
+                    multiply_panel((isa, multiply), shape, scores, values, (sums, stride), false, prefetch);
                     continue;
                 }
                 // Then each row takes the values that it does see, which gives the same bits.
@@ -370,7 +373,7 @@ impl<'a, M> Block<'a, M> {
                     let masked = &mut self.spare[..words * I::NR];
                     self.method.mask_values(isa, values, keys.start, seen, masked);
                     let none = Prefetch::none(values.as_ptr());
-                    multiply_panel(isa, multiply, [1, words], scores, masked, (sums, stride), false, none);
+                    multiply_panel((isa, multiply), [1, words], scores, masked, (sums, stride), false, none);
                 }
             }
         }

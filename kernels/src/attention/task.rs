@@ -189,7 +189,7 @@ impl Outputs<'_, StoredMut<'_, 4>> {
         f: &(impl Fn([usize; 3], Outputs<'_>) + Sync),
     ) {
         self.for_each_block_from([0; 3], grain, parallel, &|origin, outputs| {
-            outputs.as_floats(isa, origin, f)
+            outputs.with_floats(isa, origin, f)
         });
     }
 
@@ -220,7 +220,7 @@ impl Outputs<'_, StoredMut<'_, 4>> {
     }
 
     /// Calls `f` with f32 to write to: sums of several blocks of keys are kept in it, and rounded once.
-    fn as_floats<I: Isa>(self, isa: I, origin: [usize; 3], f: &impl Fn([usize; 3], Outputs<'_>)) {
+    fn with_floats<I: Isa>(self, isa: I, origin: [usize; 3], f: &impl Fn([usize; 3], Outputs<'_>)) {
         let Self { out, lse } = self;
         let shape = out.shape();
         match out {

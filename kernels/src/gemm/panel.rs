@@ -50,8 +50,7 @@ pub(crate) fn pack_pairs<I: Isa, T: Element>(isa: I, row: &[T], words: &mut [f32
 /// If `rows` is none, or more than the tile has, or a slice is too short.
 #[inline(never)]
 pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
-    isa: I,
-    multiply: M,
+    (isa, multiply): (I, M),
     [rows, k]: [usize; 2],
     a: &[f32],
     b: &[f32],

@@ -5,13 +5,14 @@
 //! each product, and take denormals for zeros.
 
 use super::bound::{ETA, compare, gamma};
-use super::tensor::{GAP, Layout, Random, Tensor, Values, extent, indices, seed};
+use super::stored::{Narrow, Stored};
+use super::tensor::{Layout, Random, Tensor, Values, extent, indices, seed};
 use super::{Check, Failure, Worst};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Quantized, Rhs};
-use tilewright_kernels::{Activation, Backend, Element, View, ViewMut};
+use tilewright_kernels::{Activation, Backend, View, ViewMut};
 
 /// Any product: strides, batches, packed and gated weights, epilogues.
 pub struct Gemm;
@@ -54,36 +55,6 @@ enum Left {
     Exact(Stored),
     Rounded,
     ZeroPoint,
-}
-
-/// What numbers are stored as.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stored {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl Stored {
-    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
-
-    /// The nearest number of the type.
-    fn round(self, x: f32) -> f32 {
-        match self {
-            Self::F32 => x,
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
-            Self::F16 => f16::from_f32(x).to_f32(),
-        }
-    }
-
-    /// Half of the distance of its neighbours, at a number of this magnitude.
-    fn half_ulp(self, magnitude: f64) -> f64 {
-        match self {
-            Self::F32 => 0.0,
-            Self::Bf16 => magnitude * 2f64.powi(-8) + 2f64.powi(-134),
-            Self::F16 => magnitude * 2f64.powi(-11) + 2f64.powi(-25),
-        }
-    }
 }
 
 impl Types {
@@ -408,49 +379,6 @@ impl Data {
             },
         })?;
         Ok(c.elements())
-    }
-}
-
-/// A tensor's elements in another type, at the same strides.
-struct Narrow<T> {
-    data: Vec<T>,
-    /// Whether it is an element.
-    element: Vec<bool>,
-    gap: T,
-    shape: [usize; 3],
-    strides: [usize; 3],
-}
-
-impl<T: Element> Narrow<T> {
-    fn new(tensor: &Tensor<3>, narrow: impl Fn(f32) -> T) -> Self {
-        let (view, gap) = (tensor.view(), narrow(GAP));
-        let (shape, strides) = (view.shape(), view.strides());
-        let place = |index: [usize; 3]| index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
-        let last = indices(shape).map(place).max().map_or(0, |last| last + 1);
-        let (mut data, mut element) = (vec![gap; last + 1], vec![false; last + 1]);
-        for index in indices(shape) {
-            data[place(index)] = narrow(view.get(index));
-            element[place(index)] = true;
-        }
-        Self { data, element, gap, shape, strides }
-    }
-
-    fn view(&self) -> View<'_, 3, T> {
-        View::with_strides(&self.data, self.shape, self.strides).expect("made for it")
-    }
-
-    fn view_mut(&mut self) -> ViewMut<'_, 3, T> {
-        ViewMut::with_strides(&mut self.data, self.shape, self.strides).expect("made for it")
-    }
-
-    /// The elements, if nothing else was written.
-    fn elements(&self, widen: impl Fn(T) -> f32) -> Result<Vec<f32>, Failure> {
-        let bits = |x: T| widen(x).to_bits();
-        let mut all = self.data.iter().zip(&self.element);
-        if all.any(|(&x, &element)| !element && bits(x) != bits(self.gap)) {
-            return Err(Failure::new("wrote outside the view".to_owned()));
-        }
-        Ok(indices(self.shape).map(|index| widen(self.view().get(index))).collect())
     }
 }
 
