@@ -1,6 +1,9 @@
 //! Fused attention.
 
-use tilewright_kernels::{Attention, Backend, DistanceBias, Error, Sequences, Start, View, ViewMut};
+use half::bf16;
+use tilewright_kernels::{
+    Attention, Backend, DistanceBias, Error, Precision, Sequences, Start, View, ViewMut, Window,
+};
 
 #[test]
 fn conforms() {
@@ -86,6 +89,86 @@ fn infinite_values_under_scores_of_minus_infinity_are_nan() {
             let to = ViewMut::new(&mut out, [1, 1, 1, 1]).unwrap();
             backend.run(Attention { start: Start::End, ..Attention::new(q, k, v, to) }).unwrap();
             assert!(out[0].is_nan(), "{}: key {key}: {}", backend.name(), out[0]);
+        }
+    }
+}
+
+/// Numbers in [-1, 1) that are bf16.
+fn numbers(n: usize, mut state: u32) -> Vec<f32> {
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bf16::from_f32((state >> 8) as f32 / (1 << 23) as f32 - 1.0).to_f32()
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// The root mean square of differences.
+fn rms(found: &[f32], exact: &[f64]) -> f64 {
+    let squares = found.iter().zip(exact).map(|(&f, &e)| (f64::from(f) - e).powi(2));
+    (squares.sum::<f64>() / exact.len() as f64).sqrt()
+}
+
+/// In bf16 an output errs no more than where each step is exact but for the rounding of weights to bf16,
+/// which the product with v needs.
+#[test]
+fn bf16_errs_no_more_than_rounded_weights() {
+    let [rows, keys, dim] = [64, 600, 64];
+    let (mut q, k, v) = (numbers(rows * dim, 1), numbers(keys * dim, 2), numbers(keys * dim, 3));
+    q.iter_mut().for_each(|x| *x *= 8.0);
+    let (mut exact, mut naive) = (vec![], vec![]);
+    for q in q.chunks(dim) {
+        let dot = |k: &[f32]| q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
+        let scores: Vec<f64> = k.chunks(dim).map(|k| dot(k) / (dim as f64).sqrt()).collect();
+        let max = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for d in 0..dim {
+            let by = |weight: &dyn Fn(f64) -> f64| {
+                weights.iter().zip(v.chunks(dim)).map(|(&w, v)| weight(w) * f64::from(v[d])).sum::<f64>()
+                    / sum
+            };
+            exact.push(by(&|w| w));
+            naive.push(by(&|w| bf16::from_f64(w).to_f64()) as f32);
+        }
+    }
+    let allowed = rms(&naive, &exact);
+    for &backend in Backend::available() {
+        let view = |x, n| View::new(x, [1, 1, n, dim]).unwrap();
+        let mut out = vec![f32::NAN; rows * dim];
+        let to = ViewMut::new(&mut out, [1, 1, rows, dim]).unwrap();
+        let attention = Attention::new(view(&q, rows), view(&k, keys), view(&v, keys), to);
+        backend.run(Attention { precision: Precision::Bf16, ..attention }).unwrap();
+        let found = rms(&out, &exact);
+        assert!(found <= 1.02 * allowed, "{}: {found:e} > {allowed:e}", backend.name());
+    }
+}
+
+/// What a row does not see never reaches it, though weights and values are packed in pairs; what it sees
+/// does.
+#[test]
+fn bf16_pairs_keep_what_is_hidden_apart() {
+    let [keys, dim] = [70, 8];
+    let x = numbers(keys * dim, 4);
+    let narrow = |x: &[f32]| -> Vec<bf16> { x.iter().map(|&x| bf16::from_f32(x)).collect() };
+    let q = narrow(&x);
+    for &backend in Backend::available() {
+        let run = |k: &[bf16], v: &[bf16]| {
+            let mut out = vec![bf16::NAN; keys * dim];
+            let shape = [1, 1, keys, dim];
+            let [q, k, v] = [&q, k, v].map(|x| View::new(x, shape).unwrap());
+            let attention = Attention::new(q, k, v, ViewMut::new(&mut out, shape).unwrap());
+            backend.run(Attention { window: Window::CAUSAL, ..attention }).unwrap();
+            out
+        };
+        let clean = run(&q, &q);
+        for hidden in [1, 16, 33, 69] {
+            let mut poisoned = q.clone();
+            poisoned[hidden * dim..][..dim].fill(bf16::NAN);
+            let seen = hidden * dim;
+            assert_eq!(run(&poisoned, &poisoned)[..seen], clean[..seen], "{}: {hidden}", backend.name());
+            let of_values = run(&q, &poisoned);
+            assert_eq!(of_values[..seen], clean[..seen], "{}: {hidden}", backend.name());
+            assert!(of_values[seen..].iter().all(|x| x.is_nan()), "{}: {hidden}", backend.name());
         }
     }
 }

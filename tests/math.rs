@@ -42,6 +42,7 @@ fn edges_are_exact() {
         };
         check(Function::Exp, &[(0.0, 1.0), (-0.0, 1.0), (inf, inf), (-inf, 0.0), (89.0, inf), (nan, nan)]);
         check(Function::ExpFast, &[(0.0, 1.0), (-0.0, 1.0), (-inf, 0.0), (-88.0, 0.0), (nan, nan)]);
+        check(Function::Exp2Coarse, &[(0.0, 1.0), (-0.0, 1.0), (-inf, 0.0), (-127.0, 0.0), (nan, nan)]);
         check(Function::Log, &[(1.0, 0.0), (0.0, -inf), (-0.0, -inf), (inf, inf), (-1.0, nan), (nan, nan)]);
         for function in [Function::Erf, Function::Tanh] {
             check(function, &[(0.0, 0.0), (-0.0, -0.0), (inf, 1.0), (-inf, -1.0), (nan, nan)]);

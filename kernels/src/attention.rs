@@ -28,23 +28,38 @@
 
 mod ahead;
 mod block;
+mod call;
 mod distance;
 mod keys;
+mod method;
+mod operand;
 mod row;
 mod rows;
+mod stage;
 mod task;
 
 pub use distance::DistanceBias;
 pub use keys::{Sequences, Start, Window};
+pub use operand::{Stored, StoredMut};
 
-use crate::backend::Kernel;
-use crate::error::{Error, expect_shape};
-use crate::isa::{Isa, Vector};
-use crate::scratch;
+use crate::backend::{Backend, Kernel};
+use crate::element::Element;
+use crate::error::Error;
+use crate::isa::Isa;
 use crate::view::{View, ViewMut};
-use keys::Layout;
-use rows::{Distances, Inputs};
-use task::Outputs;
+use call::Call;
+
+/// What [`Attention`] multiplies. Sums, scores and the softmax are in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// bf16 where q, k and v are bf16, and f32 where they are f32 or f16.
+    #[default]
+    Stored,
+    /// f32, whatever q, k and v are.
+    F32,
+    /// bf16: q, k and v of other types are rounded to it, to the nearest, ties to even.
+    Bf16,
+}
 
 /// Scaled dot-product attention.
 ///
@@ -58,9 +73,17 @@ use task::Outputs;
 /// makes the row NaN, and so do scores that are all -inf; a value that is not finite is multiplied by
 /// its weight, even if that is 0.
 ///
-/// Numerics: scores are within gamma_dk * scale * sum |q||k| and a rounding for each addition,
-/// weights are made by [`exp_fast`](crate::math::exp_fast), and sums over keys are in f32. The bits
-/// of a row depend on its query, on the keys and values it sees, on their positions, and on the
+/// Numerics, in f32: scores are within gamma_dk * scale * sum |q||k| and a rounding for each addition,
+/// weights are made by [`exp_fast`](crate::math::exp_fast), and sums over keys are in f32.
+///
+/// In bf16: q, k and v are rounded to it, unless they are of it; their products are exact and summed in
+/// f32, at most two roundings for each, and the scale is applied to the sums. Where the CPU multiplies
+/// pairs of bf16, weights (of 2^-18 relative error) are rounded to bf16 for the product with v, while their
+/// own sum is of what is not rounded. So an output is off by at most 2^-8 sum w |v| / sum w more than in
+/// f32, and the log-sum-exp by no more than the 2^-18; numbers below 2^-126 may count as zeros. Other CPUs
+/// multiply in f32, and round no weight.
+///
+/// The bits of a row depend on its query, on the keys and values it sees, on their positions, and on the
 /// backend; not on other rows, padding, packing into a batch, the number of threads, or on how many
 /// queries come at once.
 ///
@@ -78,14 +101,34 @@ use task::Outputs;
 /// assert!(out.iter().all(|x| (x - 0.5).abs() < 1e-6));
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
+///
+/// Of bf16, or of f32 that may be rounded to it:
+///
+/// ```
+/// use half::bf16;
+/// use tilewright_kernels::{Attention, Backend, Precision, View, ViewMut};
+/// let shape = [1, 2, 3, 4];
+/// let (x, mut out) = (vec![bf16::from_f32(0.5); 24], vec![bf16::ZERO; 24]);
+/// let view = View::new(&x, shape)?;
+/// Backend::best().run(Attention::new(view, view, view, ViewMut::new(&mut out, shape)?))?;
+/// assert_eq!(out[0].to_f32(), 0.5);
+/// let (x, mut out) = (vec![0.5; 24], vec![0.0; 24]);
+/// let view = View::new(&x, shape)?;
+/// let attention = Attention::new(view, view, view, ViewMut::new(&mut out, shape)?);
+/// Backend::best().run(Attention { precision: Precision::Bf16, ..attention })?;
+/// assert!((out[0] - 0.5).abs() < 0.5 / 256.0);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
 #[derive(Debug)]
-pub struct Attention<'a> {
+pub struct Attention<'a, T: Element = f32, O: Element = f32> {
     /// Queries \[batch, heads, queries, dk\].
-    pub q: View<'a, 4>,
+    pub q: View<'a, 4, T>,
     /// Keys \[batch, kv_heads, keys, dk\].
-    pub k: View<'a, 4>,
+    pub k: View<'a, 4, T>,
     /// Values \[batch, kv_heads, keys, dv\].
-    pub v: View<'a, 4>,
+    pub v: View<'a, 4, T>,
+    /// What the products are made of.
+    pub precision: Precision,
     /// Factor of the dot products.
     pub scale: f32,
     /// Bends scores to lie between its negative and itself, before any bias; positive.
@@ -101,19 +144,20 @@ pub struct Attention<'a> {
     pub start: Start,
     /// Which keys around its position a query sees.
     pub window: Window,
-    /// \[batch, heads, queries, dv\].
-    pub out: ViewMut<'a, 4>,
+    /// \[batch, heads, queries, dv\], each rounded once from f32.
+    pub out: ViewMut<'a, 4, O>,
     /// Where to put m + ln l of each row: \[batch, heads, queries\].
     pub lse: Option<ViewMut<'a, 3>>,
 }
 
-impl<'a> Attention<'a> {
+impl<'a, T: Element, O: Element> Attention<'a, T, O> {
     /// Plain attention over all keys, at scale 1 / sqrt(dk): every other field at its neutral value.
-    pub fn new(q: View<'a, 4>, k: View<'a, 4>, v: View<'a, 4>, out: ViewMut<'a, 4>) -> Self {
+    pub fn new(q: View<'a, 4, T>, k: View<'a, 4, T>, v: View<'a, 4, T>, out: ViewMut<'a, 4, O>) -> Self {
         Self {
             q,
             k,
             v,
+            precision: Precision::Stored,
             scale: 1.0 / (q.shape()[3] as f32).sqrt(),
             softcap: None,
             bias: None,
@@ -126,138 +170,42 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Refuses arguments that do not fit each other.
-    fn check(&self) -> Result<Layout<'a>, Error> {
-        let [batch, heads, queries, dk] = self.q.shape();
-        let [_, kv_heads, keys, _] = self.k.shape();
-        let dv = self.v.shape()[3];
-        expect_shape("Attention.k", &self.k.shape(), &[batch, kv_heads, keys, dk])?;
-        expect_shape("Attention.v", &self.v.shape(), &[batch, kv_heads, keys, dv])?;
-        expect_shape("Attention.out", &self.out.shape(), &[batch, heads, queries, dv])?;
-        if let Some(lse) = &self.lse {
-            expect_shape("Attention.lse", &lse.shape(), &[batch, heads, queries])?;
+    /// The same without its types, so that all of it is compiled once.
+    fn erase(self) -> Call<'a> {
+        Call {
+            q: T::erase(self.q),
+            k: T::erase(self.k),
+            v: T::erase(self.v),
+            bf16: match self.precision {
+                Precision::Stored => T::IS_BF16,
+                Precision::F32 => false,
+                Precision::Bf16 => true,
+            },
+            scale: self.scale,
+            softcap: self.softcap,
+            bias: self.bias,
+            distance: self.distance,
+            sequences: self.sequences,
+            start: self.start,
+            window: self.window,
+            out: O::erase_mut(self.out),
+            lse: self.lse,
         }
-        let invalid = |what, why| Err(Error::Invalid { what, why });
-        if heads > 0 && (kv_heads == 0 || heads % kv_heads != 0) {
-            return invalid("Attention.k", format!("{kv_heads} heads do not divide the {heads} of q"));
-        }
-        for (what, unit) in [
-            ("Attention.q", self.q.has_unit_rows()),
-            ("Attention.k", self.k.has_unit_rows()),
-            ("Attention.v", self.v.has_unit_rows()),
-            ("Attention.out", self.out.has_unit_rows()),
-        ] {
-            if !unit {
-                return invalid(what, "expected a last stride of 1".to_owned());
-            }
-        }
-        if let Some(cap) = self.softcap
-            && !(cap > 0.0 && cap.is_finite())
-        {
-            return invalid("Attention.softcap", format!("expected a positive number, found {cap}"));
-        }
-        let layout = Layout::new(self.sequences, self.start, self.window, [batch, queries, keys])?;
-        if let Some(bias) = &self.bias {
-            let [rows, columns] = layout.longest();
-            expect_shape("Attention.bias", &bias.shape(), &[layout.len(), heads, rows, columns])?;
-            if !bias.has_unit_rows() && bias.strides()[3] != 0 {
-                return invalid("Attention.bias", "expected a last stride of 0 or 1".to_owned());
-            }
-        }
-        if let Some(distance) = &self.distance {
-            distance.check(heads)?;
-        }
-        Ok(layout)
     }
 }
 
-impl Kernel for Attention<'_> {
+impl<T: Element, O: Element> Kernel for Attention<'_, T, O> {
     type Output = Result<(), Error>;
 
-    crate::backend::compile_here!();
+    fn run_on(self, backend: Backend) -> Result<(), Error> {
+        self.erase().run_on(backend)
+    }
 
-    fn reference(mut self) -> Result<(), Error> {
-        let layout = self.check()?;
-        let [_, heads, _, _] = self.q.shape();
-        let group = heads / self.k.shape()[1].max(1);
-        for sequence in (0..layout.len()).map(|s| layout.get(s)) {
-            let queries = sequence.queries.clone();
-            for (head, i) in (0..heads).flat_map(|head| queries.clone().map(move |i| (head, i))) {
-                let (batch, kv_head, query) = (sequence.batch, head / group, i - sequence.queries.start);
-                let q = self.q.row([batch, head, i, 0]);
-                let mut seen = vec![];
-                for j in sequence.visible(query) {
-                    let bias = self.bias.map_or(0.0, |bias| bias.get([sequence.index, head, query, j]));
-                    if bias == f32::NEG_INFINITY {
-                        continue;
-                    }
-                    let k = self.k.row([batch, kv_head, sequence.keys.start + j, 0]);
-                    let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
-                    let mut score = f64::from(self.scale) * dot;
-                    if let Some(cap) = self.softcap.map(f64::from) {
-                        score = cap * (score / cap).tanh();
-                    }
-                    score += f64::from(bias);
-                    if let Some(distance) = self.distance {
-                        let position = sequence.start + query as isize;
-                        score += f64::from(distance.get(head, j as isize - position));
-                    }
-                    seen.push((score, self.v.row([batch, kv_head, sequence.keys.start + j, 0])));
-                }
-                let max = seen.iter().fold(f64::NEG_INFINITY, |max, s| max.max(s.0));
-                let sum: f64 = seen.iter().map(|(score, _)| (score - max).exp()).sum();
-                for (d, out) in self.out.row_mut([batch, head, i, 0]).iter_mut().enumerate() {
-                    let terms = seen.iter().map(|(score, v)| (score - max).exp() * f64::from(v[d]));
-                    *out = if seen.is_empty() { 0.0 } else { (terms.sum::<f64>() / sum) as f32 };
-                }
-                if let Some(lse) = &mut self.lse {
-                    lse.set(
-                        [batch, head, i],
-                        if seen.is_empty() { f32::NEG_INFINITY } else { (max + sum.ln()) as f32 },
-                    );
-                }
-            }
-        }
-        Ok(())
+    fn reference(self) -> Result<(), Error> {
+        self.erase().reference()
     }
 
     fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
-        let layout = self.check()?;
-        let [batch, heads, queries, _] = self.q.shape();
-        if batch * heads * queries == 0 {
-            return Ok(());
-        }
-        // The table of distances is made once, for all tasks.
-        let distances = if self.distance.is_some() { layout.distances() } else { 0..0 };
-        // Rows of scores are read in whole vectors, which may reach past the last distance.
-        let stride = distances.len() + I::V::LANES;
-        let tables = self.distance.map_or(0, |_| heads * stride);
-        scratch::with(tables, |tables| {
-            if let Some(distance) = self.distance {
-                for (head, table) in tables.chunks_exact_mut(stride).enumerate() {
-                    distance.fill(head, distances.clone(), &mut table[..distances.len()]);
-                    table[distances.len()..].fill(0.0);
-                }
-            }
-            let tables = Distances { tables, stride, first: distances.start };
-            let inputs = Inputs {
-                q: self.q,
-                k: self.k,
-                v: self.v,
-                scale: self.scale,
-                softcap: self.softcap,
-                bias: self.bias,
-                distances: self.distance.map(|_| tables),
-                layout,
-                group: heads / self.k.shape()[1],
-            };
-            let mut unwanted = [];
-            let lse = match self.lse {
-                Some(lse) => ViewMut::<4>::from(lse).permute([1, 2, 3, 0]),
-                None => ViewMut::new(&mut unwanted, [batch, heads, queries, 0])?,
-            };
-            task::run(isa, &inputs, Outputs { out: self.out, lse });
-            Ok(())
-        })
+        self.erase().eval(isa)
     }
 }

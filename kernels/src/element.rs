@@ -1,15 +1,28 @@
 //! The types that numbers are stored in: f32, bf16 and f16. Arithmetic is in f32.
 
+use crate::attention::{Stored, StoredMut};
 use crate::isa::{Isa, Vector};
+use crate::view::{View, ViewMut};
 use core::fmt::Debug;
 use half::{bf16, f16};
 
 mod sealed {
+    use super::{Stored, StoredMut, View, ViewMut};
     use crate::compiled::Compiled;
     use crate::rows::Rows;
 
-    /// Implemented only in this crate: kernels reinterpret the bits of a type that has it.
+    /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. The methods that
+    /// erase it let a kernel be compiled once for all types, and not once for each.
     pub trait Sealed: Sized + Compiled {
+        /// Whether the type is bf16.
+        const IS_BF16: bool = false;
+
+        /// The view, as one of any type.
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D>;
+
+        /// The same for writing.
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D>;
+
         /// These rows as rows of f32, or back if they are of another type.
         #[inline(always)]
         fn f32_rows(rows: Rows<'_, Self>) -> Result<Rows<'_>, Rows<'_, Self>> {
@@ -34,6 +47,14 @@ mod sealed {
     }
 
     impl Sealed for f32 {
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
+            Stored::F32(view)
+        }
+
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
+            StoredMut::F32(view)
+        }
+
         #[inline(always)]
         fn f32_rows(rows: Rows<'_>) -> Result<Rows<'_>, Rows<'_>> {
             Ok(rows)
@@ -56,6 +77,16 @@ mod sealed {
     }
 
     impl Sealed for half::bf16 {
+        const IS_BF16: bool = true;
+
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
+            Stored::Bf16(view)
+        }
+
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
+            StoredMut::Bf16(view)
+        }
+
         #[inline(always)]
         fn stand_in(floats: &[f32]) -> &[Self] {
             // SAFETY: any bits are a bf16, which is smaller than an f32 and aligned to less.
@@ -64,6 +95,14 @@ mod sealed {
     }
 
     impl Sealed for half::f16 {
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
+            Stored::F16(view)
+        }
+
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
+            StoredMut::F16(view)
+        }
+
         #[inline(always)]
         fn stand_in(floats: &[f32]) -> &[Self] {
             // SAFETY: any bits are an f16, which is smaller than an f32 and aligned to less.
@@ -188,6 +227,34 @@ impl Element for bf16 {
         // SAFETY: the caller's.
         unsafe { v.store_bf16(isa, p.cast()) }
     }
+}
+
+/// The values of the first `LANES` elements of `src`; zeros behind its last.
+#[inline(always)]
+pub(crate) fn first_lanes<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
+    if src.len() < I::V::LANES {
+        return T::load_partial(isa, src, 0.0);
+    }
+    // SAFETY: the length was checked.
+    unsafe { T::load(isa, src.as_ptr()) }
+}
+
+/// Stores the nearest to each lane to the front of `dst`, as far as that reaches.
+#[inline(always)]
+pub(crate) fn store_first_lanes<I: Isa, T: Element>(isa: I, v: I::V, dst: &mut [T]) {
+    if dst.len() < I::V::LANES {
+        return T::store_partial(isa, v, dst);
+    }
+    // SAFETY: the length was checked.
+    unsafe { T::store(isa, v, dst.as_mut_ptr()) }
+}
+
+/// The bits of the nearest bf16 to each of the first `LANES` elements of `src`, each in the lower half of
+/// its lane; zeros behind the last.
+#[inline(always)]
+pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
+    let v = first_lanes(isa, src);
+    if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
 }
 
 /// The bits of the nearest bf16 to each lane, in its lower half.

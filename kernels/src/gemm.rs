@@ -42,7 +42,7 @@ pub use epilogue::Epilogue;
 pub use format::Format;
 pub use operand::{Lhs, Out};
 pub use packed::PackedB;
-pub(crate) use panel::{multiply_panel, pack_panels};
+pub(crate) use panel::{multiply_panel, pack_pairs, pack_panels};
 pub use quantize::Quantized;
 
 use crate::backend::Kernel;

@@ -12,8 +12,8 @@ use tilewright_kernels::gemm::Format;
 /// | `int8` | a scale for each output | quantised in every call, a scale and a zero for each token |
 /// | `q8_0`, `q4_0`, `q4_1` | groups of 32 with a scale each | quantised in every call, in the same groups |
 ///
-/// Sums are f32 (of int8: exact), and so is all that is not a linear layer: states and what is added to
-/// them, embeddings, norms, softmax. Linear layers are those of the encoder, the pooler and the decoder of
+/// Sums are f32 (of int8: exact), and so is all that is not a product: states and what is added to them,
+/// embeddings, norms, softmax. The products of attention are of bf16 where linear layers are of bf16 or int8. Linear layers are those of the encoder, the pooler and the decoder of
 /// a masked language model, whose word table also stays as it is for the embeddings. A classifier computes
 /// in f32 whatever the dtype: it is a few columns, no time to be won, and it decides.
 ///

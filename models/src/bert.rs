@@ -359,10 +359,11 @@ impl Predictions {
 }
 
 /// What stands on the encoder, one variant for each class of transformers.
+#[allow(clippy::large_enum_variant, reason = "a model has one head")]
 #[derive(Debug)]
 pub enum Head {
     /// `BertModel`, with a pooler where the checkpoint has one.
-    Bare(Option<Box<Pooler>>),
+    Bare(Option<Pooler>),
     /// `BertForMaskedLM`.
     MaskedLm(Predictions),
     /// `BertForPreTraining`; `cls.seq_relationship` is \[H, 2\], and label 1 a random second text.
@@ -378,7 +379,7 @@ impl Head {
     /// Those of [`Weights::get`], here and below.
     pub fn bare(config: &Config, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         Ok(Self::Bare(match weights.contains("bert.pooler.dense.weight") {
-            true => Some(Box::new(Pooler::open(config, weights, on)?)),
+            true => Some(Pooler::open(config, weights, on)?),
             false => None,
         }))
     }

@@ -6,7 +6,9 @@ use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::weights::Weights;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
-use tilewright_kernels::{Activation, Attention, Backend, LayerNorm, Rows, Sequences, View, ViewMut};
+use tilewright_kernels::{
+    Activation, Attention, Backend, LayerNorm, Precision, Rows, Sequences, View, ViewMut,
+};
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
@@ -213,7 +215,8 @@ impl Table {
 /// `qkv` is \[tokens, 3 heads dim\]: all heads of the queries, of the keys, of the values; `out` is
 /// \[tokens, heads dim\].
 ///
-/// It computes in f32, whatever the type of the linear layers around it.
+/// Where linear layers are of bf16 or int8, its products are of bf16, and the softmax between them is of f32;
+/// elsewhere all of it is.
 ///
 /// # Errors
 /// [`Error::Kernel`] if shapes do not fit.
@@ -235,6 +238,10 @@ pub fn self_attention(
     let out = ViewMut::with_strides(out, shape, [0, shape[3], width, 1])?;
     Ok(on.backend.run(Attention {
         sequences: Sequences::Packed { q: starts, k: starts },
+        precision: match on.dtype {
+            Format::Bf16 | Format::Int8 => Precision::Bf16,
+            _ => Precision::F32,
+        },
         ..Attention::new(part(0)?, part(1)?, part(2)?, out)
     })?)
 }

@@ -15,6 +15,7 @@ pub mod norm;
 pub mod rope;
 pub mod rows;
 pub mod softmax;
+mod stored;
 pub mod tensor;
 
 pub use bound::Worst;

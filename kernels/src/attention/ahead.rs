@@ -1,5 +1,6 @@
 //! What the tiles of a group of rows prefetch, so that no pass over rows waits for memory.
 
+use super::operand::{Stored, with_stored};
 use crate::isa::{Isa, LINE_FLOATS, Prefetch};
 use crate::view::View;
 use core::ops::Range;
@@ -18,9 +19,17 @@ impl Span {
 
     /// All of `view`.
     #[inline(always)]
-    pub fn of(view: View<'_, 3>) -> Self {
-        let [heads, rows, _] = view.strides();
-        Self { first: view.as_ptr(), shape: view.shape(), strides: [heads, rows] }
+    pub fn of(view: Stored<'_, 3>) -> Self {
+        with_stored!(view, v => Self::of_type(v))
+    }
+
+    /// The same; numbers of 16 bits are counted as half as many floats.
+    #[inline(always)]
+    fn of_type<T>(view: View<'_, 3, T>) -> Self {
+        let ([heads, rows, _], [all_heads, all_rows, numbers]) = (view.strides(), view.shape());
+        let in_float = size_of::<f32>() / size_of::<T>();
+        let shape = [all_heads, all_rows, numbers.div_ceil(in_float)];
+        Self { first: view.as_ptr().cast(), shape, strides: [heads / in_float, rows / in_float] }
     }
 
     /// These heads and rows, as far as there are such.

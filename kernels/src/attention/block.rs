@@ -9,13 +9,17 @@
 //!  strip 0   |  MR x NR tiles       |    -->   sums of strip 0
 //!  strip 1   |                      |    -->   sums of strip 1
 //! ```
+//!
+//! Everything is made of words, whatever a [`Method`] puts into them.
 
 use super::ahead::{Ahead, Span};
-use super::row::{all_finite, exponentials, largest, scale};
+use super::method::{Method, factor};
+use super::operand::{Stored, with_stored};
 use super::rows::{Inputs, Rows};
-use crate::gemm::{KC, multiply_panel, pack_panels};
-use crate::isa::{A_STRIDE, Isa, Prefetch, Vector};
-use crate::view::View;
+use super::stage::staged;
+use crate::gemm::{KC, multiply_panel};
+use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch};
+use core::cmp::Ordering::Greater;
 use core::ops::Range;
 
 /// Keys of one block. The weights of a strip are the A of the second product, so they have to fit
@@ -25,6 +29,9 @@ const _: () = assert!(KEYS <= KC);
 
 /// Rows that pass a panel of keys or values while it is in L1, in whole strips of up to MR rows.
 const GROUP_ROWS: usize = 28;
+
+/// Rows that a group may have: more than [`GROUP_ROWS`] where a strip has.
+const MOST_ROWS: usize = 32;
 
 /// Strips that [`GROUP_ROWS`] may be.
 const MOST_STRIPS: usize = 8;
@@ -43,12 +50,6 @@ pub(super) struct Share<'m> {
 #[inline(always)]
 fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
     i * n / parts..(i + 1) * n / parts
-}
-
-/// The least whole vectors that hold all of `keys`; none for none.
-#[inline(always)]
-fn whole_vectors(keys: &Range<usize>, lanes: usize) -> Range<usize> {
-    if keys.is_empty() { keys.clone() } else { keys.start / lanes * lanes..keys.end.next_multiple_of(lanes) }
 }
 
 impl Rows<'_> {
@@ -89,17 +90,19 @@ impl Rows<'_> {
     /// without those that see nothing of it. Results will go to `out`. `memory` has [`memory_len`]
     /// floats.
     #[inline(always)]
-    pub fn block<I: Isa>(
+    pub fn block<I: Isa, M: Method<I>>(
         &self,
         isa: I,
+        method: M,
         number: usize,
         memory: &mut [f32],
         out: Span,
         mut take: impl FnMut(Share<'_>),
     ) {
-        let mut block = Block::pack(isa, self, number, memory);
-        let strips = self.len().div_ceil(I::MR);
-        let at_once = strips_at_once::<I>();
+        let mut block = Block::pack(isa, method, self, number, memory);
+        let strip_rows = method.multiply().rows().min(MOST_ROWS);
+        let strips = self.len().div_ceil(strip_rows);
+        let at_once = (GROUP_ROWS / strip_rows).clamp(1, MOST_STRIPS);
         for first in (0..strips).step_by(at_once) {
             let first_row = part(self.len(), strips, first).start;
             let end = part(self.len(), strips, strips.min(first + at_once) - 1).end;
@@ -147,105 +150,115 @@ impl Strip {
     }
 }
 
-/// Strips of a group: those of [`GROUP_ROWS`].
-const fn strips_at_once<I: Isa>() -> usize {
-    let n = GROUP_ROWS / I::MR;
-    assert!(0 < n && n <= MOST_STRIPS);
-    n
-}
-
 /// Floats between the rows of weighted sums: dv in whole panels.
 fn value_stride<I: Isa>(inputs: &Inputs<'_>) -> usize {
     inputs.v.shape()[3].next_multiple_of(I::NR)
 }
 
 /// The parts of a block's memory, in the order of their lengths here.
-fn memory_parts<I: Isa>(inputs: &Inputs<'_>) -> [usize; 5] {
-    let [_, _, _, dk] = inputs.k.shape();
-    let queries = dk.div_ceil(KC).max(1) * GROUP_ROWS * A_STRIDE;
+fn memory_parts<I: Isa, M: Method<I>>(inputs: &Inputs<'_>) -> [usize; 6] {
+    let dk = M::words(inputs.k.shape()[3]);
+    let queries = dk.div_ceil(KC).max(1) * MOST_ROWS * A_STRIDE;
     let values = value_stride::<I>(inputs);
-    [queries, GROUP_ROWS * A_STRIDE, GROUP_ROWS * values, KEYS * dk, KEYS * values]
+    let (panel, rows) = (KEYS / M::NUMBERS * I::NR, MOST_ROWS * A_STRIDE);
+    [queries, rows, MOST_ROWS * values, staged::<I>().max(panel), KEYS * dk, KEYS / M::NUMBERS * values]
 }
 
 /// Floats of working memory for one block.
-pub(super) fn memory_len<I: Isa>(inputs: &Inputs<'_>) -> usize {
-    memory_parts::<I>(inputs).iter().sum()
+pub(super) fn memory_len<I: Isa, M: Method<I>>(inputs: &Inputs<'_>) -> usize {
+    memory_parts::<I, M>(inputs).iter().sum()
 }
 
 /// One block of keys at work.
-struct Block<'a> {
+struct Block<'a, M> {
+    method: M,
     rows: &'a Rows<'a>,
     /// Its first key.
     start: usize,
     /// Its keys that any row sees, counted from `start`, as are all ranges of keys below.
     keys: Range<usize>,
-    /// K^T in panels of NR keys from the one of `keys.start` on, dk * NR floats each.
+    /// K^T in panels of NR keys from the one of `keys.start` on, NR words for each word of dk.
     packed_keys: &'a mut [f32],
-    /// V in panels of NR columns, a row for each of `keys`, KEYS * NR floats each.
+    /// V in panels of NR columns, NR words for each word of the keys that are summed over, with room for
+    /// those of KEYS keys.
     packed_values: &'a mut [f32],
+    /// What only packing takes, and masking of values.
+    spare: &'a mut [f32],
     /// Whether these are all finite, once that has been asked.
     finite: Option<bool>,
-    /// Scaled queries of the group, in slabs of KC dimensions, rows A_STRIDE apart.
+    /// Words of queries of the group, in slabs of KC, rows A_STRIDE apart.
     queries: &'a mut [f32],
-    /// Scores, then weights of the group, rows A_STRIDE apart.
+    /// Scores, then words of weights of the group, rows A_STRIDE apart.
     scores: &'a mut [f32],
     /// Weighted sums of values of the group, rows `value_stride` apart.
     values: &'a mut [f32],
     /// Largest score of each row of the group.
-    max: [f32; GROUP_ROWS],
+    max: [f32; MOST_ROWS],
     /// Sum of weights of each row of the group.
-    sum: [f32; GROUP_ROWS],
+    sum: [f32; MOST_ROWS],
 }
 
-impl<'a> Block<'a> {
+impl<'a, M> Block<'a, M> {
     /// Packs the keys and values that any row sees.
     #[inline(always)]
-    fn pack<I: Isa>(isa: I, rows: &'a Rows<'a>, block: usize, memory: &'a mut [f32]) -> Self {
+    fn pack<I: Isa>(isa: I, method: M, rows: &'a Rows<'a>, block: usize, memory: &'a mut [f32]) -> Self
+    where
+        M: Method<I>,
+    {
         let inputs = rows.inputs;
-        let [queries, scores, values, packed_keys, _] = memory_parts::<I>(inputs);
+        let [queries, scores, values, spare, packed_keys, _] = memory_parts::<I, M>(inputs);
         let (queries, memory) = memory.split_at_mut(queries);
         let (scores, memory) = memory.split_at_mut(scores);
         let (values, memory) = memory.split_at_mut(values);
+        let (spare, memory) = memory.split_at_mut(spare);
         let (packed_keys, packed_values) = memory.split_at_mut(packed_keys);
         let mut block = Self {
+            method,
             rows,
             start: block * KEYS,
             keys: 0..0,
             packed_keys,
             packed_values,
+            spare,
             finite: None,
             queries,
             scores,
             values,
-            max: [0.0; GROUP_ROWS],
-            sum: [0.0; GROUP_ROWS],
+            max: [0.0; MOST_ROWS],
+            sum: [0.0; MOST_ROWS],
         };
         block.keys = rows.visible_in(block.start, &(0..rows.len()));
         let Range { start, end } = block.keys;
         let first = rows.sequence.keys.start + block.start;
-        let head = |view: View<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
+        let head = |view: Stored<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
         let k = head(inputs.k).slice(0, first + start / I::NR * I::NR..first + end);
-        pack_panels(isa, k.transpose(), block.packed_keys, k.shape()[1] * I::NR);
+        method.pack_keys(isa, k, block.packed_keys, M::words(k.shape()[1]) * I::NR, block.spare);
         let v = head(inputs.v).slice(0, first + start..first + end);
-        pack_panels(isa, v, block.packed_values, KEYS * I::NR);
+        method.pack_values(isa, v, start..end, block.packed_values);
         block
     }
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
     #[inline(always)]
-    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead) {
+    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead)
+    where
+        M: Method<I>,
+    {
         let inputs = self.rows.inputs;
         let sequence = &self.rows.sequence;
-        let dk = inputs.k.shape()[3];
+        let dk = M::words(inputs.k.shape()[3]);
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             for row in strip.rows.clone() {
                 let (query, head) = self.rows.place(row);
-                let q = inputs.q.row([sequence.batch, head, sequence.queries.start + query, 0]);
                 let place = strip.place + row - strip.rows.start;
-                for (slab, q) in q.chunks(KC).enumerate() {
-                    let at = (slab * GROUP_ROWS + place) * A_STRIDE;
-                    scale(isa, q, inputs.scale, &mut self.queries[at..][..q.len()]);
-                }
+                with_stored!(inputs.q, q => {
+                    let q = q.row([sequence.batch, head, sequence.queries.start + query, 0]);
+                    for (slab, q) in q.chunks(KC * M::NUMBERS).enumerate() {
+                        let at = (slab * MOST_ROWS + place) * A_STRIDE;
+                        let to = &mut self.queries[at..][..M::words(q.len())];
+                        self.method.pack_query(isa, q, inputs.scale, to);
+                    }
+                });
             }
         }
         let first_panel = self.keys.start / I::NR;
@@ -257,9 +270,9 @@ impl<'a> Block<'a> {
                 for slab in 0..dk.div_ceil(KC).max(1) {
                     let shape = [strip.rows.len(), KC.min(dk - slab * KC)];
                     multiply_panel(
-                        isa,
+                        (isa, self.method.multiply()),
                         shape,
-                        &self.queries[(slab * GROUP_ROWS + strip.place) * A_STRIDE..],
+                        &self.queries[(slab * MOST_ROWS + strip.place) * A_STRIDE..],
                         &keys[slab * KC * I::NR..],
                         (&mut self.scores[strip.place * A_STRIDE + columns.start..], A_STRIDE),
                         slab > 0,
@@ -272,32 +285,44 @@ impl<'a> Block<'a> {
 
     /// Turns the scores of a group into weights, 0 where a row does not see.
     #[inline(always)]
-    fn weigh<I: Isa>(&mut self, isa: I, group: &[Strip]) {
-        let lanes = I::V::LANES;
-        let adjusts = self.rows.inputs.adjusts();
+    fn weigh<I: Isa>(&mut self, isa: I, group: &[Strip])
+    where
+        M: Method<I>,
+    {
+        let inputs = self.rows.inputs;
+        // What is hidden is -inf until it is multiplied by the factor, which has to be positive then.
+        let adjusts =
+            inputs.adjusts() || (M::SCALES_SCORES && inputs.scale.partial_cmp(&0.0) != Some(Greater));
+        let scale = if M::SCALES_SCORES { Some(inputs.scale) } else { None };
+        let factor = factor(if adjusts { 1.0 } else { inputs.scale });
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             // All maxima before all weights: some rows are summed up while others are reduced.
             for (place, row) in strip.places().zip(strip.rows.clone()) {
                 let seen = self.seen(strip, row);
-                let whole = whole_vectors(&seen, lanes);
-                let cells = &mut self.scores[place * A_STRIDE..][whole.clone()];
+                let whole = M::whole(&seen);
+                let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
                 if adjusts {
-                    self.rows.adjustment(row, self.start + whole.start).apply(isa, cells);
+                    let adjustment = self.rows.adjustment(row, self.start + whole.start);
+                    adjustment.apply(isa, &mut scores[whole.clone()], scale);
                 }
                 if whole != seen {
-                    cells[..seen.start - whole.start].fill(f32::NEG_INFINITY);
-                    cells[seen.end - whole.start..].fill(f32::NEG_INFINITY);
+                    scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
+                    scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
                 }
-                self.max[place] = largest(isa, cells);
+                self.max[place] = self.method.largest(isa, scores, whole, factor);
             }
             for (place, row) in strip.places().zip(strip.rows.clone()) {
-                let whole = whole_vectors(&self.seen(strip, row), lanes);
+                let whole = M::whole(&self.seen(strip, row));
                 let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
-                self.sum[place] = exponentials(isa, &mut scores[whole.clone()], self.max[place]);
-                if !strip.same {
+                let max = &mut self.max[place];
+                self.sum[place] = self.method.weigh(isa, scores, whole.clone(), max, factor);
+                if !strip.same || M::NUMBERS > 1 {
                     // The product with V spans the keys of the whole strip.
-                    scores[strip.keys.start.min(whole.start)..whole.start].fill(0.0);
-                    scores[whole.end..strip.keys.end.max(whole.end)].fill(0.0);
+                    let all = M::summed(&strip.keys);
+                    let [start, end] = [whole.start, whole.end].map(|key| key / M::NUMBERS);
+                    let [first, last] = [all.start, all.end].map(|key| key / M::NUMBERS);
+                    scores[first.min(start)..start].fill(0.0);
+                    scores[end..last.max(end)].fill(0.0);
                 }
             }
         }
@@ -311,39 +336,44 @@ impl<'a> Block<'a> {
 
     /// Multiplies the weights of a group with the values.
     #[inline(always)]
-    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead) {
+    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead)
+    where
+        M: Method<I>,
+    {
         let stride = value_stride::<I>(self.rows.inputs);
         let packed = &*self.packed_values;
-        for (panel, values) in packed.chunks_exact(KEYS * I::NR).enumerate() {
+        let multiply = self.method.multiply();
+        let summed = M::summed(&self.keys);
+        for (panel, values) in packed.chunks_exact(KEYS / M::NUMBERS * I::NR).enumerate() {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 let scores = &self.scores[strip.place * A_STRIDE..];
                 let sums = &mut self.values[strip.place * stride + panel * I::NR..];
-                let first = self.keys.start;
                 // A weight of 0 drops what a row does not see of the strip's keys, unless its value
                 // is not finite: 0 * NaN is NaN.
                 let all = strip.same && self.rows.inputs.bias.is_none();
                 if !all && self.finite.is_none() {
-                    self.finite = Some(all_finite(isa, packed, self.keys.len()));
+                    self.finite = Some(self.method.all_finite(isa, packed, summed.len() / M::NUMBERS));
                 }
+                let keys = M::summed(&strip.keys);
+                let words = keys.len() / M::NUMBERS;
+                let values = &values[(keys.start - summed.start) / M::NUMBERS * I::NR..][..words * I::NR];
+                let scores = &scores[keys.start / M::NUMBERS..];
                 if all || self.finite == Some(true) {
-                    let Range { start, end } = strip.keys;
-                    let values = &values[(start - first) * I::NR..];
-                    let shape = [strip.rows.len(), end - start];
+                    let shape = [strip.rows.len(), words];
                     let prefetch = ahead.next::<I>(shape, values.as_ptr());
-                    multiply_panel(isa, shape, &scores[start..], values, (sums, stride), false, prefetch);
+                    multiply_panel((isa, multiply), shape, scores, values, (sums, stride), false, prefetch);
                     continue;
                 }
-                // Then each row takes the keys that it does see, which gives the same bits.
-                let none = Prefetch::none(values.as_ptr());
+                // Then each row takes the values that it does see, which gives the same bits.
                 for (i, row) in strip.rows.clone().enumerate() {
                     let (scores, sums) = (&scores[i * A_STRIDE..], &mut sums[i * stride..]);
-                    multiply_panel(isa, [1, 0], scores, values, (sums, stride), false, none);
                     let bias = self.rows.bias(row, self.start);
-                    let seen = self.rows.visible_in(self.start, &(row..row + 1));
-                    for key in seen.filter(|&key| !bias.hides(key)) {
-                        let values = &values[(key - first) * I::NR..];
-                        multiply_panel(isa, [1, 1], &scores[key..], values, (sums, stride), true, none);
-                    }
+                    let visible = self.rows.visible_in(self.start, &(row..row + 1));
+                    let seen = |key: usize| visible.contains(&key) && !bias.hides(key);
+                    let masked = &mut self.spare[..words * I::NR];
+                    self.method.mask_values(isa, values, keys.start, seen, masked);
+                    let none = Prefetch::none(values.as_ptr());
+                    multiply_panel((isa, multiply), [1, words], scores, masked, (sums, stride), false, none);
                 }
             }
         }

@@ -1,21 +1,21 @@
 //! What is done to single rows of scores, weights and sums, on vectors.
 
+use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::math;
 
-/// `out` = `factor` * `x`.
+/// `out` = `f(x)`, vector by vector.
 #[inline(always)]
-pub(super) fn scale<I: Isa>(isa: I, x: &[f32], factor: f32, out: &mut [f32]) {
-    let factor = I::V::splat(isa, factor);
+pub(super) fn map<I: Isa, T: Element>(x: &[T], out: &mut [f32], f: impl Fn(&[T]) -> I::V) {
     let mut from = x.chunks_exact(I::V::LANES);
     let mut to = out.chunks_exact_mut(I::V::LANES);
     for (to, from) in to.by_ref().zip(from.by_ref()) {
-        (I::V::load(isa, from) * factor).store(to);
+        f(from).store(to);
     }
     // Not without need: a masked store of nothing costs more than those of a whole row.
     let (rest, to) = (from.remainder(), to.into_remainder());
     if !rest.is_empty() {
-        (I::V::load_partial(isa, rest, 0.0) * factor).store_partial(to);
+        f(rest).store_partial(to);
     }
 }
 
@@ -80,13 +80,16 @@ impl Bias<'_> {
 }
 
 impl Adjustment<'_> {
-    /// Adjusts whole vectors of scores.
+    /// Adjusts whole vectors of scores, which are still to be multiplied by `scale` if there is one.
     #[inline(always)]
-    pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32]) {
+    pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32], scale: Option<f32>) {
         let lanes = I::V::LANES;
         let hidden = I::V::splat(isa, f32::NEG_INFINITY);
         for (at, cells) in (0..).step_by(lanes).zip(scores.chunks_exact_mut(lanes)) {
             let mut score = I::V::load(isa, cells);
+            if let Some(scale) = scale {
+                score = score * I::V::splat(isa, scale);
+            }
             if let Some(cap) = self.softcap {
                 score = math::tanh(isa, score / I::V::splat(isa, cap)) * I::V::splat(isa, cap);
             }
@@ -112,15 +115,23 @@ fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
     hidden.select(bias.eq(hidden), score + bias)
 }
 
-/// Whether the first `rows` rows of packed panels of `KEYS` rows hold neither NaN nor infinity.
+/// Whether the first `words` rows of packed panels of `rows` rows of words, which hold `numbers`, hold
+/// neither NaN nor infinity.
 #[inline(always)]
-pub(super) fn all_finite<I: Isa>(isa: I, panels: &[f32], rows: usize) -> bool {
+pub(super) fn all_finite<I: Isa, const N: usize>(
+    isa: I,
+    panels: &[f32],
+    [rows, words]: [usize; 2],
+    numbers: impl Fn(I::V) -> [I::V; N],
+) -> bool {
     let zero = I::V::splat(isa, 0.0);
     let mut sum = zero;
-    for panel in panels.chunks_exact(super::block::KEYS * I::NR) {
-        for cells in panel[..rows * I::NR].chunks_exact(I::V::LANES) {
+    for panel in panels.chunks_exact(rows * I::NR) {
+        for cells in panel[..words * I::NR].chunks_exact(I::V::LANES) {
             // 0 times a finite number is 0; times NaN or infinity, NaN.
-            sum = I::V::load(isa, cells).mul_add(zero, sum);
+            for v in numbers(I::V::load(isa, cells)) {
+                sum = v.mul_add(zero, sum);
+            }
         }
     }
     sum.sum() == 0.0

@@ -2,6 +2,7 @@
 
 use super::block::KEYS;
 use super::keys::{Layout, Sequence};
+use super::operand::Stored;
 use super::row::{Adjustment, Bias};
 use crate::view::View;
 use core::ops::Range;
@@ -9,9 +10,9 @@ use core::ops::Range;
 /// The arguments of a call that tasks share.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
-    pub q: View<'a, 4>,
-    pub k: View<'a, 4>,
-    pub v: View<'a, 4>,
+    pub q: Stored<'a, 4>,
+    pub k: Stored<'a, 4>,
+    pub v: Stored<'a, 4>,
     pub scale: f32,
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,

@@ -2,8 +2,11 @@
 
 use super::ahead::Span;
 use super::block::{KEYS, Share, memory_len};
+use super::method::Method;
+use super::operand::{Stored, StoredMut, with_stored_mut};
 use super::row::{combine, merge};
 use super::rows::{Inputs, Rows};
+use crate::element::{Element, store_first_lanes};
 use crate::isa::{Isa, Vector};
 use crate::view::{View, ViewMut};
 use crate::{math, parallel, scratch};
@@ -25,7 +28,12 @@ const MOST_ROWS: usize = 2048;
 const PARALLEL_WORK: usize = 2 << 20;
 
 /// Computes `outputs`, which has rows.
-pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
+pub(super) fn run<I: Isa, M: Method<I>>(
+    isa: I,
+    method: M,
+    inputs: &Inputs<'_>,
+    outputs: Outputs<'_, StoredMut<'_, 4>>,
+) {
     let [batch, kv_heads, _, dk] = inputs.k.shape();
     let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group);
     let keys = inputs.layout.longest()[1];
@@ -38,15 +46,15 @@ pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
     };
     let parts = tasks.div_ceil(batch * kv_heads);
     if parts > 1 && keys > KEYS && queries * group <= FEW_ROWS {
-        return share_out_keys(isa, inputs, outputs, keys.div_ceil(KEYS));
+        return share_out_keys(isa, method, inputs, outputs, keys.div_ceil(KEYS));
     }
     // Packed sequences share no keys.
     let sequence = queries.div_ceil((inputs.layout.len() / batch).max(1));
     let grain = queries.div_ceil(parts).max(sequence.min(ENOUGH_ROWS / group)).min(MOST_ROWS / group).max(1);
-    outputs.for_each_block([0; 3], [1, group, grain], tasks > 1, &|origin, mut outputs| {
+    outputs.for_each_block(isa, [1, group, grain], tasks > 1, &|origin, mut outputs| {
         let rows = outputs.out.shape()[2] * group;
-        let out = Span::of(outputs.out.as_view().at(0));
-        scratch::with(2 * rows + memory_len::<I>(inputs), |memory| {
+        let out = Span::of(Stored::F32(outputs.out.as_view().at(0)));
+        scratch::with(2 * rows + memory_len::<I, M>(inputs), |memory| {
             isa.run(
                 #[inline(always)]
                 || {
@@ -58,6 +66,7 @@ pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
                             let end = (block + 1) * KEYS;
                             rows.block(
                                 isa,
+                                method,
                                 block,
                                 memory,
                                 out,
@@ -77,7 +86,13 @@ pub(super) fn run<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>) {
 
 /// Computes `outputs` in two passes over memory that all tasks see: blocks of keys, each for all
 /// rows, and then their merging, in the same order as by a single task.
-fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blocks: usize) {
+fn share_out_keys<I: Isa, M: Method<I>>(
+    isa: I,
+    method: M,
+    inputs: &Inputs<'_>,
+    outputs: Outputs<'_, StoredMut<'_, 4>>,
+    blocks: usize,
+) {
     let [batch, kv_heads, _, _] = inputs.k.shape();
     let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group);
     let rows = queries * group;
@@ -87,7 +102,7 @@ fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blo
         parallel::for_each_block(all, 1, &|task, mut shares| {
             let (head, block) = (task / blocks, task % blocks);
             let shares = shares.row_mut([0, 0]);
-            scratch::with(memory_len::<I>(inputs), |memory| {
+            scratch::with(memory_len::<I, M>(inputs), |memory| {
                 isa.run(
                     #[inline(always)]
                     || {
@@ -105,6 +120,7 @@ fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blo
                             let first = part.first_query() * group;
                             part.block(
                                 isa,
+                                method,
                                 block,
                                 memory,
                                 Span::NOTHING,
@@ -125,7 +141,7 @@ fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blo
             });
         });
         let shares = View::new(shares, shape).expect("as long as its shape");
-        outputs.for_each_block([0; 3], [1, group, queries], true, &|origin, mut outputs| {
+        outputs.for_each_block(isa, [1, group, queries], true, &|origin, mut outputs| {
             let head = origin[0] * kv_heads + origin[1] / group;
             scratch::with(2 * rows, |state| {
                 isa.run(
@@ -157,20 +173,32 @@ fn share_out_keys<I: Isa>(isa: I, inputs: &Inputs<'_>, outputs: Outputs<'_>, blo
 
 /// Where results go: out \[batch, heads, queries, dv\] and its log-sum-exps
 /// \[batch, heads, queries, 1, or 0 if not wanted\]; or a block of both.
-pub(super) struct Outputs<'a> {
-    pub out: ViewMut<'a, 4>,
+pub(super) struct Outputs<'a, V = ViewMut<'a, 4>> {
+    pub out: V,
     pub lse: ViewMut<'a, 4>,
 }
 
-impl Outputs<'_> {
+impl Outputs<'_, StoredMut<'_, 4>> {
     /// Cuts the first three dimensions into blocks of `grain` and calls `f` for each, with the
     /// index of its first element, on the threads of the pool if `parallel`.
-    fn for_each_block(
+    fn for_each_block<I: Isa>(
+        self,
+        isa: I,
+        grain: [usize; 3],
+        parallel: bool,
+        f: &(impl Fn([usize; 3], Outputs<'_>) + Sync),
+    ) {
+        self.for_each_block_from([0; 3], grain, parallel, &|origin, outputs| {
+            outputs.with_floats(isa, origin, f)
+        });
+    }
+
+    fn for_each_block_from(
         self,
         origin: [usize; 3],
         grain: [usize; 3],
         parallel: bool,
-        f: &(impl Fn([usize; 3], Outputs<'_>) + Sync),
+        f: &(impl Fn([usize; 3], Self) + Sync),
     ) {
         let shape = self.out.shape();
         let Some(dim) = (0..3).find(|&d| shape[d] > grain[d]) else {
@@ -181,13 +209,44 @@ impl Outputs<'_> {
         let (low_lse, high_lse) = self.lse.split_at(dim, mid);
         let mut beyond = origin;
         beyond[dim] += mid;
-        let low = || Outputs { out: low, lse: low_lse }.for_each_block(origin, grain, parallel, f);
-        let high = || Outputs { out: high, lse: high_lse }.for_each_block(beyond, grain, parallel, f);
+        let low = || Outputs { out: low, lse: low_lse }.for_each_block_from(origin, grain, parallel, f);
+        let high = || Outputs { out: high, lse: high_lse }.for_each_block_from(beyond, grain, parallel, f);
         if parallel {
             parallel::join(low, high);
         } else {
             low();
             high();
+        }
+    }
+
+    /// Calls `f` with f32 to write to: sums of several blocks of keys are kept in it, and rounded once.
+    fn with_floats<I: Isa>(self, isa: I, origin: [usize; 3], f: &impl Fn([usize; 3], Outputs<'_>)) {
+        let Self { out, lse } = self;
+        let shape = out.shape();
+        match out {
+            StoredMut::F32(out) => f(origin, Outputs { out, lse }),
+            out => scratch::with(shape.iter().product(), |floats| {
+                f(origin, Outputs { out: ViewMut::new(floats, shape).expect("as long as its shape"), lse });
+                let floats = View::new(floats, shape).expect("as long as its shape");
+                with_stored_mut!(out, out => isa.run(
+                    #[inline(always)]
+                    || round(isa, floats, out),
+                ));
+            }),
+        }
+    }
+}
+
+/// Stores the nearest to each of `floats`.
+#[inline(always)]
+fn round<I: Isa, T: Element>(isa: I, floats: View<'_, 4>, mut out: ViewMut<'_, 4, T>) {
+    let [batch, heads, queries, _] = out.shape();
+    for b in 0..batch {
+        for (head, query) in (0..heads).flat_map(|head| (0..queries).map(move |query| (head, query))) {
+            let to = out.row_mut([b, head, query, 0]).chunks_mut(I::V::LANES);
+            for (from, to) in floats.row([b, head, query, 0]).chunks(I::V::LANES).zip(to) {
+                store_first_lanes(isa, I::V::load_partial(isa, from, 0.0), to);
+            }
         }
     }
 }

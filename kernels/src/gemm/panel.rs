@@ -1,7 +1,8 @@
 //! Panels and register tiles behind slices, for kernels that multiply inside a larger algorithm.
 
 use super::pack::pack_panel;
-use crate::isa::{A_STRIDE, Isa, Prefetch, Tile};
+use crate::element::{Element, first_bf16_bits};
+use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector};
 use crate::view::View;
 
 /// Packs `b` (k x n) as panels of `NR` columns, `panel_len` floats apart, zeros where the last is
@@ -21,15 +22,35 @@ pub(crate) fn pack_panels<I: Isa>(isa: I, b: View<'_, 2>, panels: &mut [f32], pa
     }
 }
 
-/// C = A B, or C += A B, for `rows` rows of A, `A_STRIDE` apart, and one packed panel of B: the
-/// register tile of [`Isa::gemm_tile`] with its bounds checked. Enters the instruction set by
+/// The row as pairs of the nearest bf16, two to a word, and zeros up to the end of `words`.
+///
+/// # Panics
+/// If they do not fit.
+#[inline(always)]
+pub(crate) fn pack_pairs<I: Isa, T: Element>(isa: I, row: &[T], words: &mut [f32]) {
+    assert!(row.len() <= 2 * words.len());
+    let to: *mut u16 = words.as_mut_ptr().cast();
+    let whole = row.len() - row.len() % I::V::LANES;
+    for at in (0..whole).step_by(I::V::LANES) {
+        // SAFETY: `at + LANES` numbers fit.
+        unsafe { first_bf16_bits(isa, &row[at..]).store_u16(to.add(at)) };
+    }
+    for at in whole..2 * words.len() {
+        let bits = row.get(at).map_or(0, |x| half::bf16::from_f32(x.to_f32()).to_bits());
+        // SAFETY: inside the words.
+        unsafe { *to.add(at) = bits };
+    }
+}
+
+/// C = A B, or C += A B, for `rows` rows of A, `A_STRIDE` apart, and one packed panel of B, of k words:
+/// the register tile of [`Multiply::tile`] with its bounds checked. Enters the instruction set by
 /// itself, so that the tiles of all heights exist once in the program and not once per caller.
 ///
 /// # Panics
-/// If `rows` is not in `1..=MR` or a slice is too short.
+/// If `rows` is none, or more than the tile has, or a slice is too short.
 #[inline(never)]
-pub(crate) fn multiply_panel<I: Isa>(
-    isa: I,
+pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
+    (isa, multiply): (I, M),
     [rows, k]: [usize; 2],
     a: &[f32],
     b: &[f32],
@@ -37,7 +58,7 @@ pub(crate) fn multiply_panel<I: Isa>(
     accumulate: bool,
     prefetch: Prefetch,
 ) {
-    assert!((1..=I::MR).contains(&rows));
+    assert!((1..=multiply.rows()).contains(&rows));
     assert!(k == 0 || a.len() >= (rows - 1) * A_STRIDE + k);
     assert!(b.len() >= k * I::NR);
     assert!(c.len() >= (rows - 1) * c_stride + I::NR);
@@ -56,6 +77,6 @@ pub(crate) fn multiply_panel<I: Isa>(
     // neither A nor B.
     isa.run(
         #[inline(always)]
-        || unsafe { isa.gemm_tile(tile) },
+        || unsafe { multiply.tile(isa, tile) },
     );
 }

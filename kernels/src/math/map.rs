@@ -1,6 +1,6 @@
 //! A function of every element: how tests, and programs, reach the functions on any backend.
 
-use super::{erf, exp, exp_fast, log, tanh};
+use super::{erf, exp, exp_fast, exp2_coarse, log, tanh};
 use crate::activation::Activation;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
@@ -14,6 +14,8 @@ pub enum Function {
     Exp,
     /// [`exp_fast`], defined as [`exp`] is.
     ExpFast,
+    /// [`exp2_coarse`].
+    Exp2Coarse,
     /// [`log`].
     Log,
     /// [`erf`].
@@ -26,9 +28,10 @@ pub enum Function {
 
 impl Function {
     /// All of them, for tests and tables; of the activations those that round more than once.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Exp,
         Self::ExpFast,
+        Self::Exp2Coarse,
         Self::Log,
         Self::Erf,
         Self::Tanh,
@@ -41,6 +44,7 @@ impl Function {
     pub fn definition(self, x: f64) -> f64 {
         match self {
             Self::Exp | Self::ExpFast => x.exp(),
+            Self::Exp2Coarse => x.exp2(),
             Self::Log => x.ln(),
             Self::Erf => libm::erf(x),
             Self::Tanh => x.tanh(),
@@ -54,6 +58,7 @@ impl Function {
         match self {
             Self::Exp => exp(isa, x),
             Self::ExpFast => exp_fast(isa, x),
+            Self::Exp2Coarse => exp2_coarse(isa, x),
             Self::Log => log(isa, x),
             Self::Erf => erf(isa, x),
             Self::Tanh => tanh(isa, x),

@@ -13,7 +13,7 @@ use crate::verify::bound::gamma;
 use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
-use tilewright_kernels::{Attention, Backend, Start, View, ViewMut, Window};
+use tilewright_kernels::{Attention, Backend, Element, Start, View, ViewMut, Window};
 pub use tilewright_peers::Dtype;
 use tilewright_peers::Operation as PeerOperation;
 
@@ -187,6 +187,26 @@ fn bytes_of(dtype: Dtype) -> [f64; 2] {
     }
 }
 
+/// An attention of numbers of type `T`.
+fn attention<'a, T: Element>(
+    s: AttentionShape,
+    inputs: &Inputs,
+    backend: Backend,
+    from_f32: impl Fn(f32) -> T + Copy,
+) -> Result<Prepared<'a>, Error> {
+    let shape = [s.batch, s.heads, s.queries, s.dim];
+    let kv = [s.batch, s.kv_heads, s.keys, s.dim];
+    let [q, k, v] = [&inputs.x, &inputs.y, &inputs.z].map(|x| narrow(x, true, from_f32));
+    let mut out = vec![T::default(); q.len()];
+    let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+    let run = move |_: &mut [f32]| {
+        let (q, k, v) = (View::new(&q, shape)?, View::new(&k, kv)?, View::new(&v, kv)?);
+        let (out, start) = (ViewMut::new(&mut out, shape)?, Start::At(s.keys - s.queries));
+        Ok(backend.run(Attention { window, start, ..Attention::new(q, k, v, out) })?)
+    };
+    Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
+}
+
 impl Case {
     /// The kernel's name: `linear`, `attention`, `layernorm`, .. or `model/bert-base`, ..
     pub fn kernel(&self) -> &'static str {
@@ -318,17 +338,27 @@ impl Case {
         }))
     }
 
-    /// The same in other types than f32: models, and products with packed weights. Activations are of the
-    /// same type, but for int8, to which they are quantised in every run; outputs are f32.
+    /// The same in other types than f32: models, products with packed weights, and attentions. Activations
+    /// are of the same type, but for int8, to which they are quantised in every run. Outputs of products are
+    /// f32; those of attentions, which go into the next product, are of the type.
     fn prepare_narrow<'a>(
         &self,
         inputs: &'a Inputs,
         backend: Backend,
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
-        if let Operation::Model { model, shape } = self.operation {
-            let run = models.forward(model, shape, Arithmetic { backend, dtype: format(self.dtype) })?;
-            return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
+        match (self.operation, self.dtype) {
+            (Operation::Attention(s), Dtype::Bf16) => {
+                return attention(s, inputs, backend, bf16::from_f32).map(Some);
+            }
+            (Operation::Attention(s), Dtype::F16) => {
+                return attention(s, inputs, backend, f16::from_f32).map(Some);
+            }
+            (Operation::Model { model, shape }, _) => {
+                let run = models.forward(model, shape, Arithmetic { backend, dtype: format(self.dtype) })?;
+                return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
+            }
+            _ => {}
         }
         let Operation::Linear { shape: [m, k, n], packed: true } = self.operation else {
             return Ok(None);

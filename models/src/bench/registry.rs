@@ -106,15 +106,13 @@ pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
     shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
 }
 
-/// All cases of a type: products and models of every type, kernels over rows of all but integers, and
-/// attention of f32.
+/// All cases of a type: products and models of every type, attentions and kernels over rows of all but
+/// integers.
 pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
     let of_type = |operation| Case { dtype, operation };
-    if dtype == Dtype::F32 {
-        all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
-    }
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
         all.extend(rows(ROWS).map(of_type));
     }
     all.extend(models(None).map(of_type));
@@ -127,11 +125,9 @@ pub fn report(dtype: Dtype) -> Vec<Case> {
         .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));
     let bert = MODELS[0].shapes.iter().map(|&shape| Operation::Model { model: 0, shape });
     let mut all = linear(&LINEAR[..REPORT_LINEAR], dtype);
-    if dtype == Dtype::F32 {
+    if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         let attention = ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention);
         all.extend(attention.map(|operation| Case { dtype, operation }));
-    }
-    if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         all.extend(rows.map(|operation| Case { dtype, operation }));
     }
     all.extend(bert.map(|operation| Case { dtype, operation }));

@@ -1,13 +1,15 @@
 //! Fused attention against its definition, and a row's bits against the same row alone.
 
 use super::bound::{compare, gamma, identical};
+use super::stored::{Stored, written};
 use super::tensor::{Layout, Random, Tensor, Values, extent, indices, seed};
 use super::{Check, Failure, Worst};
 use core::ops::Range;
+use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{
-    Attention as Kernel, Backend, DistanceBias, Sequences, Start, View, ViewMut, Window,
+    Attention as Kernel, Backend, DistanceBias, Element, Precision, Sequences, Start, View, ViewMut, Window,
 };
 
 /// Any attention: masks, biases, grouped heads, packed and padded sequences, strides.
@@ -34,6 +36,9 @@ pub struct Params {
     hides: bool,
     distance: Distance,
     lse: bool,
+    /// What q, k and v are stored as, and what out is.
+    stored: [Stored; 2],
+    precision: Precision,
     /// A key, counted from its batch row's first, that is NaN, and so is its value.
     poison: Option<usize>,
     values: Values,
@@ -67,8 +72,12 @@ const MAX_DISTANCE: usize = 128;
 /// Keys of a block, which is finished before it is merged with the others.
 const KEYS: usize = 256;
 
-/// Relative error of the fast exponential, in units of u.
+/// Relative error of the fast exponential, in units of u, and of the coarse one.
 const EXP_ROUNDINGS: usize = 8;
+const COARSE_ROUNDINGS: usize = 53;
+
+/// Relative error of a number that is rounded to bf16.
+const BF16_ROUNDING: f64 = 1.0 / 256.0;
 
 /// exp(-x) is a normal number of f32 for every x up to here.
 const UNDERFLOW: f64 = 87.0;
@@ -83,9 +92,9 @@ impl Check for Attention {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = Data::new(p);
-        let (mut found, found_lse) = data.run(p, backend, &data.v)?;
-        let (expected, expected_lse) = data.run(p, Backend::REFERENCE, &data.v)?;
-        let (magnitude, _) = data.run(p, Backend::REFERENCE, &data.v.map(f32::abs))?;
+        let (mut found, found_lse) = data.run(p, backend, &data.v, p.stored[1])?;
+        let (expected, expected_lse) = data.run(p, Backend::REFERENCE, &data.v, Stored::F32)?;
+        let (magnitude, _) = data.run(p, Backend::REFERENCE, &data.v.map(f32::abs), Stored::F32)?;
         let rows = data.rows(p);
         // sum w v / sum w: both sums err, by at most this share of the sum of magnitudes. What is lost
         // to underflow is less than the smallest normal number for each key.
@@ -94,7 +103,12 @@ impl Check for Attention {
         let bound = |i: usize| {
             let share = rows[i / dv].weights;
             let twice = (2.0 + gamma(4)) * share / (1.0 - share);
-            if share < 0.5 { twice * f64::from(magnitude[i]) + lost } else { f64::INFINITY }
+            // Weights may be rounded for their product with v, but not for their own sum.
+            let rounding = if p.is_bf16() { BF16_ROUNDING * (1.0 + share) / (1.0 - share) } else { 0.0 };
+            let error = (twice + rounding) * f64::from(magnitude[i]) + lost;
+            let largest = f64::from(expected[i].abs()) + error;
+            let stored = p.stored[1].half_ulp(if largest.is_finite() { largest } else { 0.0 });
+            if share < 0.5 { error + stored } else { f64::INFINITY }
         };
         for (i, (found, &expected)) in found.iter_mut().zip(&expected).enumerate() {
             // An infinite value whose weight underflows in f32 but not in f64.
@@ -123,7 +137,7 @@ impl Check for AttentionRows {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = Data::new(p);
-        let (all, all_lse) = data.run(p, backend, &data.v)?;
+        let (all, all_lse) = data.run(p, backend, &data.v, p.stored[1])?;
         let [_, kv_heads, group, queries, _, _, dv] = p.extents;
         let heads = kv_heads * group;
         let random = &mut Random::new(!p.seed);
@@ -175,10 +189,20 @@ fn strategy() -> BoxedStrategy<Params> {
         any::<bool>(),
         distance,
     );
+    let stored = || prop_oneof![2 => Just(Stored::F32), 2 => Just(Stored::Bf16), 1 => Just(Stored::F16)];
+    let precision = prop_oneof![
+        3 => Just(Precision::Stored),
+        1 => Just(Precision::F32),
+        2 => Just(Precision::Bf16),
+    ];
+    let types = prop_oneof![
+        1 => Just(([Stored::F32; 2], Precision::Stored)),
+        2 => ([stored(), stored()], precision),
+    ];
     let layouts = [(); 4].map(|()| Layout::rows());
     let data = (layouts, any::<[bool; 3]>(), prop::option::weighted(0.3, 0..800usize), Values::any(), seed());
-    (extents, sequences, (start, window), scores, any::<bool>(), data)
-        .prop_map(|(extents, sequences, (start, window), scores, lse, data)| {
+    (extents, sequences, (start, window), scores, (any::<bool>(), types), data)
+        .prop_map(|(extents, sequences, (start, window), scores, (lse, (stored, precision)), data)| {
             let (scale, softcap, bias, hides, distance) = scores;
             let (layouts, rows_first, poison, values, seed) = data;
             let mut extents = extents;
@@ -198,12 +222,30 @@ fn strategy() -> BoxedStrategy<Params> {
                 hides,
                 distance,
                 lse,
+                stored,
+                precision,
                 poison,
-                values,
+                // f16 holds no larger ones.
+                values: if stored.contains(&Stored::F16) && values == Values::Large {
+                    Values::Wide
+                } else {
+                    values
+                },
                 seed,
             }
         })
         .boxed()
+}
+
+impl Params {
+    /// Whether products are of bf16.
+    fn is_bf16(&self) -> bool {
+        match self.precision {
+            Precision::Stored => self.stored[0] == Stored::Bf16,
+            Precision::F32 => false,
+            Precision::Bf16 => true,
+        }
+    }
 }
 
 /// The arguments of one attention.
@@ -227,6 +269,15 @@ struct Sequence {
     keys: Range<usize>,
 }
 
+/// What of an attention is computed in one call.
+struct Part<'a> {
+    sequences: Sequences<'a>,
+    start: Start,
+    bias: Option<View<'a, 4>>,
+    /// Of out.
+    rows_first: bool,
+}
+
 /// What a row's errors are bounded by.
 #[derive(Clone, Copy)]
 struct Row {
@@ -237,7 +288,7 @@ struct Row {
 }
 
 /// The heads and rows of a tensor that may have them in the other order.
-fn heads_first(v: View<'_, 4>, rows_first: bool) -> View<'_, 4> {
+fn heads_first<T>(v: View<'_, 4, T>, rows_first: bool) -> View<'_, 4, T> {
     if rows_first { v.permute([0, 2, 1, 3]) } else { v }
 }
 
@@ -269,6 +320,7 @@ impl Data {
             Kind::KeyLengths => (vec![], (0..batch).map(|_| random.below(keys + 1)).collect()),
             Kind::Packed(n) => (ends(n, queries), ends(n, keys)),
         };
+        let [q, k, v] = [q, k, v].map(|x: Tensor<4>| x.map(|x| p.stored[0].round(x)));
         let mut data = Self {
             q,
             k,
@@ -339,34 +391,25 @@ impl Data {
         if all.is_empty() { None } else { Some(all.swap_remove(random.below(all.len()))) }
     }
 
-    /// Outputs and log-sum-exps of everything, in the order batch, head, query, dv.
-    fn run(&self, p: &Params, backend: Backend, v: &Tensor<4>) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+    /// Outputs and log-sum-exps of everything, in the order batch, head, query, dv, of outputs stored as
+    /// `out`.
+    fn run(
+        &self,
+        p: &Params,
+        backend: Backend,
+        v: &Tensor<4>,
+        out: Stored,
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let [batch, kv_heads, group, queries, _, _, dv] = p.extents;
         let heads = kv_heads * group;
         let shape = if p.rows_first[2] { [batch, queries, heads, dv] } else { [batch, heads, queries, dv] };
-        let mut out = Tensor::new(shape, &p.layouts[3], |_| f32::NAN);
-        let mut lse = vec![f32::NAN; batch * heads * queries];
-        let to = out.view_mut();
-        let to_lse = ViewMut::new(&mut lse, [batch, heads, queries])?;
-        backend.run(Kernel {
-            scale: p.scale,
-            softcap: p.softcap,
-            bias: self.bias.as_ref().map(Tensor::view),
-            distance: self.distance(p),
-            sequences: self.sequences(p),
-            start: p.start,
-            window: p.window,
-            lse: p.lse.then_some(to_lse),
-            ..Kernel::new(
-                heads_first(self.q.view(), p.rows_first[0]),
-                heads_first(self.k.view(), p.rows_first[1]),
-                heads_first(v.view(), p.rows_first[1]),
-                if p.rows_first[2] { to.permute([0, 2, 1, 3]) } else { to },
-            )
-        })?;
-        out.gaps_intact()?;
-        let view = heads_first(out.view(), p.rows_first[2]);
-        Ok((indices(view.shape()).map(|index| view.get(index)).collect(), lse))
+        let out = (Tensor::new(shape, &p.layouts[3], |_| f32::NAN), out);
+        let bias = self.bias.as_ref().map(Tensor::view);
+        let all = Part { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
+        let whole = |v: View<'_, 4>| v.shape().map(|n| 0..n);
+        let (q, k) =
+            (heads_first(self.q.view(), p.rows_first[0]), heads_first(self.k.view(), p.rows_first[1]));
+        self.compute(p, backend, v, (whole(q), whole(k)), all, out)
     }
 
     /// The queries `part` of one sequence, by themselves and without the padding.
@@ -377,35 +420,121 @@ impl Data {
         sequence: &Sequence,
         part: Range<usize>,
     ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
-        let [_, kv_heads, group, _, _, _, dv] = p.extents;
+        let [_, kv_heads, group, _, _, dk, dv] = p.extents;
         let (heads, n) = (kv_heads * group, part.len());
         let before = part.start - sequence.queries.start;
         let of_batch = sequence.batch..sequence.batch + 1;
-        let q = heads_first(self.q.view(), p.rows_first[0]).slice(0, of_batch.clone()).slice(2, part);
-        let [k, v] = [&self.k, &self.v].map(|x| {
-            let x = heads_first(x.view(), p.rows_first[1]);
-            x.slice(0, of_batch.clone()).slice(2, sequence.keys.clone())
-        });
         let bias = self.bias.as_ref().map(|bias| {
             let bias = bias.view().slice(0, sequence.index..sequence.index + 1);
             bias.slice(2, before..before + n).slice(3, 0..sequence.keys.len())
         });
-        let (mut out, mut lse) = (vec![f32::NAN; heads * n * dv], vec![f32::NAN; heads * n]);
-        let to = ViewMut::new(&mut lse, [1, heads, n])?;
+        let start = match p.start {
+            Start::At(position) => Start::At(position + before),
+            Start::End => Start::End,
+        };
+        let out = Tensor::new([1, heads, n, dv], &Layout::row_major(), |_| f32::NAN);
+        let ranges = (
+            [of_batch.clone(), 0..heads, part, 0..dk],
+            [of_batch, 0..kv_heads, sequence.keys.clone(), 0..dk],
+        );
+        let alone = Part { sequences: Sequences::Rows, start, bias, rows_first: false };
+        self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
+    }
+
+    /// Outputs and log-sum-exps of a part, of these ranges of q and of k, in the order batch, head,
+    /// query, dv.
+    fn compute(
+        &self,
+        p: &Params,
+        backend: Backend,
+        v: &Tensor<4>,
+        ranges: ([Range<usize>; 4], [Range<usize>; 4]),
+        part: Part<'_>,
+        out: (Tensor<4>, Stored),
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        /// Of numbers that are stored as `T`.
+        macro_rules! compute {
+            ($q:expr, $k:expr, $v:expr) => {{
+                let mut q = heads_first($q, p.rows_first[0]);
+                let (mut k, mut v) = (heads_first($k, p.rows_first[1]), heads_first($v, p.rows_first[1]));
+                for (d, (of_q, of_k)) in ranges.0.into_iter().zip(ranges.1).enumerate() {
+                    q = q.slice(d, of_q);
+                    k = k.slice(d, of_k.clone());
+                    v = if d < 3 { v.slice(d, of_k) } else { v };
+                }
+                self.store(p, backend, [q, k, v], part, out)
+            }};
+        }
+        macro_rules! narrow {
+            ($ty:ty) => {{
+                let [q, k, v] = [&self.q, &self.k, v].map(|x| x.cast::<$ty>());
+                compute!(q.view(), k.view(), v.view())
+            }};
+        }
+        match p.stored[0] {
+            Stored::F32 => compute!(self.q.view(), self.k.view(), v.view()),
+            Stored::Bf16 => narrow!(bf16),
+            Stored::F16 => narrow!(f16),
+        }
+    }
+
+    /// The same, of views.
+    fn store<T: Element>(
+        &self,
+        p: &Params,
+        backend: Backend,
+        inputs: [View<'_, 4, T>; 3],
+        part: Part<'_>,
+        (mut out, stored): (Tensor<4>, Stored),
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        let rows_first = part.rows_first;
+        macro_rules! narrow {
+            ($ty:ty) => {{
+                let mut narrow = out.cast::<$ty>();
+                let lse = self.call(p, backend, inputs, part, narrow.view_mut())?;
+                written(&narrow)?;
+                let view = heads_first(narrow.view(), rows_first);
+                Ok((indices(view.shape()).map(|index| view.get(index).to_f32()).collect(), lse))
+            }};
+        }
+        match stored {
+            Stored::F32 => {
+                let lse = self.call(p, backend, inputs, part, out.view_mut())?;
+                out.gaps_intact()?;
+                let view = heads_first(out.view(), rows_first);
+                Ok((indices(view.shape()).map(|index| view.get(index)).collect(), lse))
+            }
+            Stored::Bf16 => narrow!(bf16),
+            Stored::F16 => narrow!(f16),
+        }
+    }
+
+    /// Runs the kernel, and returns the log-sum-exps.
+    fn call<T: Element, O: Element>(
+        &self,
+        p: &Params,
+        backend: Backend,
+        [q, k, v]: [View<'_, 4, T>; 3],
+        part: Part<'_>,
+        out: ViewMut<'_, 4, O>,
+    ) -> Result<Vec<f32>, Failure> {
+        let [batch, heads, queries, _] = q.shape();
+        let mut lse = vec![f32::NAN; batch * heads * queries];
+        let to_lse = ViewMut::new(&mut lse, [batch, heads, queries])?;
+        let out = if part.rows_first { out.permute([0, 2, 1, 3]) } else { out };
         backend.run(Kernel {
+            precision: p.precision,
             scale: p.scale,
             softcap: p.softcap,
-            bias,
+            bias: part.bias,
             distance: self.distance(p),
-            start: match p.start {
-                Start::At(position) => Start::At(position + before),
-                Start::End => Start::End,
-            },
+            sequences: part.sequences,
+            start: part.start,
             window: p.window,
-            lse: p.lse.then_some(to),
-            ..Kernel::new(q, k, v, ViewMut::new(&mut out, [1, heads, n, dv])?)
+            lse: p.lse.then_some(to_lse),
+            ..Kernel::new(q, k, v, out)
         })?;
-        Ok((out, lse))
+        Ok(lse)
     }
 
     /// The largest magnitude of a finite value.
@@ -420,6 +549,9 @@ impl Data {
     /// what s errs absolutely, by the roundings of the differences that lead from s to the largest
     /// score (which telescope: together at most u (m - s) <= 2 u max|s|), and by those of exp itself.
     /// A sum over n keys in blocks adds at most n roundings, and those of merging each block.
+    ///
+    /// Pairs of bf16 round twice for each product, and take numbers below 2^-126 for zeros. The scale,
+    /// the way to powers of two and that of the largest score back are six more roundings of a score.
     fn rows(&self, p: &Params) -> Vec<Row> {
         let [batch, kv_heads, group, queries, keys, dk, _] = p.extents;
         let q = heads_first(self.q.view(), p.rows_first[0]);
@@ -433,20 +565,29 @@ impl Data {
             Distance::T5 { .. } => 1.0,
         };
         let scale = f64::from(p.scale.abs());
+        let (times, more, exp) = if p.is_bf16() { (2, 6, COARSE_ROUNDINGS) } else { (1, 0, EXP_ROUNDINGS) };
+        let flushed = if p.is_bf16() {
+            let of = |x: &Tensor<4>| largest(x.elements().into_iter().map(f64::from));
+            let one = f64::from(f32::MIN_POSITIVE) * (3.0 + of(&self.q) + of(&self.k));
+            scale * dk as f64 * one
+        } else {
+            0.0
+        };
+        let number = |x: f32| f64::from(if p.is_bf16() { bf16::from_f32(x).to_f32() } else { x });
         let blocks = keys.div_ceil(KEYS);
         indices([batch, kv_heads * group, queries])
             .map(|[b, head, i]| {
                 let q = q.row([b, head, i, 0]);
                 let product = largest((0..keys).map(|j| {
                     let k = k.row([b, head / group, j, 0]);
-                    let sum: f64 = q.iter().zip(k).map(|(&q, &k)| (f64::from(q) * f64::from(k)).abs()).sum();
+                    let sum: f64 = q.iter().zip(k).map(|(&q, &k)| (number(q) * number(k)).abs()).sum();
                     scale * sum
                 }));
                 let capped = p.softcap.map_or(product, |cap| product.min(f64::from(cap)));
                 let score = capped + bias + distance;
-                let error = gamma(dk + 1) * product + gamma(5) * capped + gamma(2) * score;
-                let weights = (error + gamma(2) * 2.0 * score).exp_m1();
-                let roundings = gamma((2 * blocks + 1) * EXP_ROUNDINGS + keys + 4 * blocks + 2);
+                let error = gamma(times * dk + 1) * product + gamma(5) * capped + gamma(2 + more) * score;
+                let weights = (error + flushed + gamma(2 + more) * 2.0 * score).exp_m1();
+                let roundings = gamma((2 * blocks + 1) * exp + times * keys + 4 * blocks + 2);
                 Row { weights: weights + roundings, score }
             })
             .collect()

@@ -5,13 +5,14 @@
 //! each product, and take denormals for zeros.
 
 use super::bound::{ETA, compare, gamma};
+use super::stored::{Stored, written};
 use super::tensor::{Layout, Random, Tensor, Values, extent, indices, seed};
 use super::{Check, Failure, Worst};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Quantized, Rhs};
-use tilewright_kernels::{Activation, Backend, Element, View, ViewMut};
+use tilewright_kernels::{Activation, Backend, View, ViewMut};
 
 /// Any product: strides, batches, packed and gated weights, epilogues.
 pub struct Gemm;
@@ -54,36 +55,6 @@ enum Left {
     Exact(Stored),
     Rounded,
     ZeroPoint,
-}
-
-/// What numbers are stored as.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stored {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl Stored {
-    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
-
-    /// The nearest number of the type.
-    fn round(self, x: f32) -> f32 {
-        match self {
-            Self::F32 => x,
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
-            Self::F16 => f16::from_f32(x).to_f32(),
-        }
-    }
-
-    /// Half of the distance of its neighbours, at a number of this magnitude.
-    fn half_ulp(self, magnitude: f64) -> f64 {
-        match self {
-            Self::F32 => 0.0,
-            Self::Bf16 => magnitude * 2f64.powi(-8) + 2f64.powi(-134),
-            Self::F16 => magnitude * 2f64.powi(-11) + 2f64.powi(-25),
-        }
-    }
 }
 
 impl Types {
@@ -421,12 +392,6 @@ impl Data {
         })?;
         Ok(c.elements())
     }
-}
-
-/// The elements of an output, if nothing else was written.
-fn written<T: Element>(c: &Tensor<3, T>) -> Result<Vec<f32>, Failure> {
-    c.gaps_intact()?;
-    Ok(c.elements().into_iter().map(T::to_f32).collect())
 }
 
 /// Runs `c = a b` on `backend`: what tests of single properties need.

@@ -32,6 +32,8 @@ impl Claim {
             Function::Activation(Activation::Tanh) => Self { up_to: all, ulp: 1.0, absolute: 0.0 },
             // Results below the normal range are flushed.
             Function::ExpFast => Self { up_to: 88.0, ulp: 6.0, absolute: f64::from(f32::MIN_POSITIVE) },
+            // 3.1e-6, relative to the smallest number of a power of two.
+            Function::Exp2Coarse => Self { up_to: 0.5, ulp: 52.0, absolute: f64::from(f32::MIN_POSITIVE) },
             // From -6 on, where |x| Phi(x) = 5.9e-9, the result may be 0.
             Function::Activation(Activation::GeluErf | Activation::GeluTanh) => {
                 Self { up_to: all, ulp: 2.0, absolute: 2.0f64.powi(-27) }

@@ -1,0 +1,177 @@
+//! The arguments of an attention, of whatever type: its definition, and its fast form.
+
+use super::distance::DistanceBias;
+use super::keys::{Layout, Sequences, Start, Window};
+use super::method::{Floats, Pairs};
+use super::operand::{Stored, StoredMut};
+use super::rows::{Distances, Inputs};
+use super::task::{self, Outputs};
+use crate::backend::Kernel;
+use crate::error::{Error, expect_shape};
+use crate::isa::{Isa, Vector};
+use crate::scratch;
+use crate::view::{View, ViewMut};
+use half::bf16;
+
+/// [`Attention`](super::Attention) without its types.
+pub(super) struct Call<'a> {
+    pub q: Stored<'a, 4>,
+    pub k: Stored<'a, 4>,
+    pub v: Stored<'a, 4>,
+    /// Whether q, k and v are rounded to bf16.
+    pub bf16: bool,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    pub bias: Option<View<'a, 4>>,
+    pub distance: Option<DistanceBias<'a>>,
+    pub sequences: Sequences<'a>,
+    pub start: Start,
+    pub window: Window,
+    pub out: StoredMut<'a, 4>,
+    pub lse: Option<ViewMut<'a, 3>>,
+}
+
+impl<'a> Call<'a> {
+    /// Refuses arguments that do not fit each other.
+    fn check(&self) -> Result<Layout<'a>, Error> {
+        let [batch, heads, queries, dk] = self.q.shape();
+        let [_, kv_heads, keys, _] = self.k.shape();
+        let dv = self.v.shape()[3];
+        expect_shape("Attention.k", &self.k.shape(), &[batch, kv_heads, keys, dk])?;
+        expect_shape("Attention.v", &self.v.shape(), &[batch, kv_heads, keys, dv])?;
+        expect_shape("Attention.out", &self.out.shape(), &[batch, heads, queries, dv])?;
+        if let Some(lse) = &self.lse {
+            expect_shape("Attention.lse", &lse.shape(), &[batch, heads, queries])?;
+        }
+        let invalid = |what, why| Err(Error::Invalid { what, why });
+        if heads > 0 && (kv_heads == 0 || heads % kv_heads != 0) {
+            return invalid("Attention.k", format!("{kv_heads} heads do not divide the {heads} of q"));
+        }
+        for (what, unit) in [
+            ("Attention.q", self.q.has_unit_rows()),
+            ("Attention.k", self.k.has_unit_rows()),
+            ("Attention.v", self.v.has_unit_rows()),
+            ("Attention.out", self.out.has_unit_rows()),
+        ] {
+            if !unit {
+                return invalid(what, "expected a last stride of 1".to_owned());
+            }
+        }
+        if let Some(cap) = self.softcap
+            && !(cap > 0.0 && cap.is_finite())
+        {
+            return invalid("Attention.softcap", format!("expected a positive number, found {cap}"));
+        }
+        let layout = Layout::new(self.sequences, self.start, self.window, [batch, queries, keys])?;
+        if let Some(bias) = &self.bias {
+            let [rows, columns] = layout.longest();
+            expect_shape("Attention.bias", &bias.shape(), &[layout.len(), heads, rows, columns])?;
+            if !bias.has_unit_rows() && bias.strides()[3] != 0 {
+                return invalid("Attention.bias", "expected a last stride of 0 or 1".to_owned());
+            }
+        }
+        if let Some(distance) = &self.distance {
+            distance.check(heads)?;
+        }
+        Ok(layout)
+    }
+}
+
+impl Kernel for Call<'_> {
+    type Output = Result<(), Error>;
+
+    crate::backend::compile_here!();
+
+    fn reference(mut self) -> Result<(), Error> {
+        let layout = self.check()?;
+        let ([_, heads, _, dk], dv) = (self.q.shape(), self.v.shape()[3]);
+        let group = heads / self.k.shape()[1].max(1);
+        for sequence in (0..layout.len()).map(|s| layout.get(s)) {
+            let queries = sequence.queries.clone();
+            for (head, i) in (0..heads).flat_map(|head| queries.clone().map(move |i| (head, i))) {
+                let (batch, kv_head, query) = (sequence.batch, head / group, i - sequence.queries.start);
+                let number = |x: f32| f64::from(if self.bf16 { bf16::from_f32(x).to_f32() } else { x });
+                let mut seen = vec![];
+                for j in sequence.visible(query) {
+                    let bias = self.bias.map_or(0.0, |bias| bias.get([sequence.index, head, query, j]));
+                    if bias == f32::NEG_INFINITY {
+                        continue;
+                    }
+                    let key = sequence.keys.start + j;
+                    let (q, k) =
+                        (|d| self.q.get([batch, head, i, d]), |d| self.k.get([batch, kv_head, key, d]));
+                    let dot: f64 = (0..dk).map(|d| number(q(d)) * number(k(d))).sum();
+                    let mut score = f64::from(self.scale) * dot;
+                    if let Some(cap) = self.softcap.map(f64::from) {
+                        score = cap * (score / cap).tanh();
+                    }
+                    score += f64::from(bias);
+                    if let Some(distance) = self.distance {
+                        let position = sequence.start + query as isize;
+                        score += f64::from(distance.get(head, j as isize - position));
+                    }
+                    seen.push((score, key));
+                }
+                let max = seen.iter().fold(f64::NEG_INFINITY, |max, s| max.max(s.0));
+                let sum: f64 = seen.iter().map(|(score, _)| (score - max).exp()).sum();
+                for d in 0..dv {
+                    let v = |key| number(self.v.get([batch, kv_head, key, d]));
+                    let terms = seen.iter().map(|&(score, key)| (score - max).exp() * v(key));
+                    let out = if seen.is_empty() { 0.0 } else { (terms.sum::<f64>() / sum) as f32 };
+                    self.out.set([batch, head, i, d], out);
+                }
+                if let Some(lse) = &mut self.lse {
+                    lse.set(
+                        [batch, head, i],
+                        if seen.is_empty() { f32::NEG_INFINITY } else { (max + sum.ln()) as f32 },
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
+        let layout = self.check()?;
+        let [batch, heads, queries, _] = self.q.shape();
+        if batch * heads * queries == 0 {
+            return Ok(());
+        }
+        // The table of distances is made once, for all tasks.
+        let distances = if self.distance.is_some() { layout.distances() } else { 0..0 };
+        // Rows of scores are read in whole vectors, which may reach past the last distance.
+        let stride = distances.len() + I::V::LANES;
+        let tables = self.distance.map_or(0, |_| heads * stride);
+        scratch::with(tables, |tables| {
+            if let Some(distance) = self.distance {
+                for (head, table) in tables.chunks_exact_mut(stride).enumerate() {
+                    distance.fill(head, distances.clone(), &mut table[..distances.len()]);
+                    table[distances.len()..].fill(0.0);
+                }
+            }
+            let tables = Distances { tables, stride, first: distances.start };
+            let inputs = Inputs {
+                q: self.q,
+                k: self.k,
+                v: self.v,
+                scale: self.scale,
+                softcap: self.softcap,
+                bias: self.bias,
+                distances: self.distance.map(|_| tables),
+                layout,
+                group: heads / self.k.shape()[1],
+            };
+            let mut unwanted = [];
+            let lse = match self.lse {
+                Some(lse) => ViewMut::<4>::from(lse).permute([1, 2, 3, 0]),
+                None => ViewMut::new(&mut unwanted, [batch, heads, queries, 0])?,
+            };
+            let outputs = Outputs { out: self.out, lse };
+            match isa.bf16() {
+                Some(multiply) if self.bf16 => task::run(isa, Pairs(multiply), &inputs, outputs),
+                _ => task::run(isa, Floats { rounded: self.bf16 }, &inputs, outputs),
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! Keys on their way to panels: rows of words first, which are then transposed.
+
+use crate::element::Element;
+use crate::gemm::pack_panels;
+use crate::isa::{Isa, WORDS};
+use crate::view::View;
+
+/// Words of a row that are staged at once, and floats between the rows: not a power of two.
+const STAGED_WORDS: usize = 256;
+const STAGED_STRIDE: usize = STAGED_WORDS + WORDS;
+
+/// Floats that staging a panel takes.
+pub(super) const fn staged<I: Isa>() -> usize {
+    I::NR * STAGED_STRIDE
+}
+
+/// Packs keys, of whose rows `stage(row, p, words)` writes the words from p on, by way of rows of words.
+#[inline(always)]
+pub(super) fn pack_staged<I: Isa, T: Element>(
+    isa: I,
+    keys: View<'_, 2, T>,
+    [words, depth]: [usize; 2],
+    panels: (&mut [f32], usize),
+    memory: &mut [f32],
+    stage: impl Fn(&[T], usize, &mut [f32]),
+) {
+    let n = keys.shape()[0];
+    let (panels, panel_len) = panels;
+    for (panel, first) in (0..n).step_by(I::NR).enumerate() {
+        let rows = I::NR.min(n - first);
+        for p in (0..words).step_by(STAGED_WORDS) {
+            let len = STAGED_WORDS.min(words - p);
+            for row in 0..rows {
+                stage(keys.row([first + row, 0]), p, &mut memory[row * STAGED_STRIDE..][..len]);
+            }
+            let to = &mut panels[panel * panel_len + p * I::NR..];
+            if depth == 1 {
+                let staged = View::with_strides(memory, [rows, len], [STAGED_STRIDE, 1]);
+                let staged = staged.expect("the memory has room");
+                pack_panels(isa, staged.transpose(), to, len * I::NR);
+                continue;
+            }
+            to[..len * I::NR].fill(0.0);
+            for (row, word) in (0..rows).flat_map(|row| (0..len).map(move |word| (row, word))) {
+                to[place::<I>(word, row, depth)] = memory[row * STAGED_STRIDE + word];
+            }
+        }
+    }
+}
+
+/// Where a word of a column stands in a panel.
+#[inline(always)]
+pub(super) fn place<I: Isa>(word: usize, column: usize, depth: usize) -> usize {
+    (word / depth * I::NR + column) * depth + word % depth
+}
