@@ -40,7 +40,7 @@ pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// multiple of [`WORDS`].
     unsafe fn tile(self, isa: I, tile: Tile);
 
-    /// One row of A by [`STREAMS`](super::tile::STREAMS) panels.
+    /// One row of A by several panels, four, side by side.
     ///
     /// # Safety
     /// As [`tile`](Self::tile) with one row, for each of the panels `b + q * panel_stride` and the sums
