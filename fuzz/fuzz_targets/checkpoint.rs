@@ -6,8 +6,8 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use tilewright::{Arithmetic, Batch};
 use tilewright::model::{ARCHITECTURES, Architecture};
+use tilewright::{Arithmetic, Batch};
 use tilewright_kernels::Backend;
 
 static CONFIG: &[u8] = include_bytes!("../../tests/golden/bert-masked-lm/config.json");

@@ -1,13 +1,14 @@
 //! The matrix product of operands that may not fit: views of any shape, strides and length.
 //!
-//! Every element is a small integer, so that all sums are exact and every backend must agree with the
-//! definition bit for bit, on the result as on the refusal. Panics and, by the sanitizer, accesses
+//! Every element is a small integer, so that all sums of floats are exact and every backend must agree with
+//! the definition bit for bit, on the result as on the refusal; where numbers are quantised, to a hundredth,
+//! which is far more than the rounding of scales. Panics and, by the sanitizer, accesses
 //! outside the slices are failures too.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Error, View, ViewMut};
 
 /// The largest batch, m, n and k: past a block of k and a tile, within a few milliseconds.
@@ -31,11 +32,22 @@ enum Kind {
     PackedGated,
 }
 
+/// How A is passed.
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Exact,
+    Rounded,
+    ZeroPoint,
+}
+
 #[derive(Arbitrary, Debug)]
 struct Case {
     /// batch, m, n, k.
     extents: [u16; 4],
     kind: Kind,
+    /// What packed weights are stored as.
+    format: u8,
+    left: Left,
     a: Operand,
     b: Operand,
     up: Operand,
@@ -45,6 +57,18 @@ struct Case {
     negative: bool,
     accumulate: bool,
     relu: bool,
+}
+
+impl Case {
+    fn format(&self) -> Format {
+        Format::ALL[usize::from(self.format) % Format::ALL.len()]
+    }
+
+    /// Whether nothing of it is rounded.
+    fn is_exact(&self) -> bool {
+        matches!(self.kind, Kind::Matrix | Kind::Gated)
+            || matches!(self.format(), Format::F32 | Format::Bf16 | Format::F16)
+    }
 }
 
 /// Shape, strides and length of a slice: whether they fit is for the view to say.
@@ -87,9 +111,9 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
     let (up, at) = place(case.up, [batch, k, n]);
     let up = View::with_strides(&up, at.shape, at.strides)?;
     let packed = match case.kind {
-        Kind::Packed if b.shape()[0] > 0 => Some(PackedB::new(backend, b.at(0))),
+        Kind::Packed if b.shape()[0] > 0 => Some(PackedB::in_format(backend, case.format(), b.at(0))?),
         Kind::PackedGated if b.shape()[0] > 0 && up.shape()[0] > 0 => {
-            Some(PackedB::gated(backend, b.at(0), up.at(0))?)
+            Some(PackedB::gated_in_format(backend, case.format(), b.at(0), up.at(0))?)
         }
         _ => None,
     };
@@ -111,7 +135,11 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
     };
     backend.run(Gemm {
         alpha: if case.negative { -1.0 } else { 1.0 },
-        a: a.into(),
+        a: match case.left {
+            Left::Exact => a.into(),
+            Left::Rounded => Lhs::Rounded(a),
+            Left::ZeroPoint => Lhs::ZeroPoint(a),
+        },
         b: rhs,
         beta: if case.accumulate { -2.0 } else { 0.0 },
         c: ViewMut::with_strides(&mut c, at.shape, at.strides)?.into(),
@@ -128,7 +156,19 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
 fuzz_target!(|case: Case| {
     let expected = run(&case, Backend::REFERENCE);
     for &backend in Backend::available() {
-        // Zeros of either sign are equal: a sum of nothing has none of its own.
-        assert_eq!(run(&case, backend), expected, "{} of {case:?}", backend.name());
+        let found = run(&case, backend);
+        if case.is_exact() {
+            // Zeros of either sign are equal: a sum of nothing has none of its own.
+            assert_eq!(found, expected, "{} of {case:?}", backend.name());
+            continue;
+        }
+        match (&found, &expected) {
+            (Ok(found), Ok(expected)) => {
+                let near = |(x, y): (&f32, &f32)| (x - y).abs() <= 0.01 * (1.0 + y.abs());
+                let all = found.len() == expected.len() && found.iter().zip(expected).all(near);
+                assert!(all, "{} of {case:?}: {found:?}, not {expected:?}", backend.name());
+            }
+            _ => assert_eq!(found, expected, "{} of {case:?}", backend.name()),
+        }
     }
 });

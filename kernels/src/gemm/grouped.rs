@@ -308,32 +308,45 @@ struct Group {
     sum: f32,
 }
 
-/// acc + s (d I + m S), of the vectors of a group.
-///
-/// # Safety
-/// A group of that layout stands at `group`.
-#[inline(always)]
-unsafe fn add_group<I: Isa, const N: usize>(
-    isa: I,
-    layout: Layout,
-    group: *const u8,
-    of_row: Group,
-    integers: [I::V; N],
-    acc: &mut [I::V; N],
-) {
-    let (scale, sum) = (I::V::splat(isa, of_row.scale), I::V::splat(isa, of_row.sum));
-    // SAFETY: the caller's.
-    unsafe {
-        let d = halves::<I, N>(isa, group);
-        let m = match layout.format {
-            Format::Q4_1 => halves::<I, N>(isa, group.add(2 * I::NR)),
-            _ => d,
-        };
+/// d and m of a group of B, for all columns.
+#[derive(Clone, Copy)]
+struct Scales<V, const N: usize> {
+    format: Format,
+    d: [V; N],
+    m: [V; N],
+}
+
+impl<V: Copy, const N: usize> Scales<V, N> {
+    /// Those of a group.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`.
+    #[inline(always)]
+    unsafe fn load<I: Isa<V = V>>(isa: I, layout: Layout, group: *const u8) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let d = halves::<I, N>(isa, group);
+            let m = match layout.format {
+                Format::Q4_1 => halves::<I, N>(isa, group.add(2 * I::NR)),
+                _ => d,
+            };
+            Self { format: layout.format, d, m }
+        }
+    }
+
+    /// acc + s (d I + m S), of the vectors of a group.
+    #[inline(always)]
+    fn add<I: Isa<V = V>>(&self, isa: I, of_row: Group, integers: [V; N], acc: &mut [V; N])
+    where
+        V: Vector<I>,
+    {
+        let (scale, sum) = (I::V::splat(isa, of_row.scale), I::V::splat(isa, of_row.sum));
+        let eight = I::V::splat(isa, 8.0 * of_row.sum);
         for j in 0..N {
-            let of_group = match layout.format {
-                Format::Q8_0 => d[j] * integers[j],
-                Format::Q4_0 => d[j] * (integers[j] - I::V::splat(isa, 8.0) * sum),
-                _ => d[j].mul_add(integers[j], m[j] * sum),
+            let of_group = match self.format {
+                Format::Q8_0 => self.d[j] * integers[j],
+                Format::Q4_0 => self.d[j] * (integers[j] - eight),
+                _ => self.d[j].mul_add(integers[j], self.m[j] * sum),
             };
             acc[j] = scale.mul_add(of_group, acc[j]);
         }
@@ -478,7 +491,12 @@ impl Product<'_> {
                     // SAFETY: group g of the panel and of the row.
                     unsafe {
                         let integers = way.row::<N>(isa, layout, group_at(g), slab(g));
-                        add_group(isa, layout, group_at(g), of_row(0, g), integers, &mut acc);
+                        Scales::<_, N>::load(isa, layout, group_at(g)).add(
+                            isa,
+                            of_row(0, g),
+                            integers,
+                            &mut acc,
+                        );
                     }
                 }
                 for (v, sum) in acc.iter().zip(sums.chunks_exact_mut(lanes)) {
@@ -492,6 +510,8 @@ impl Product<'_> {
                     let b_at = unsafe {
                         way.words(isa, layout, group_at(g), words.as_mut_ptr(), excess.as_mut_ptr())
                     };
+                    // SAFETY: as above.
+                    let scales = unsafe { Scales::<I::V, N>::load(isa, layout, group_at(g)) };
                     for strip in 0..strips {
                         let rows = part(m, strips, strip);
                         // SAFETY: the group's words, of the strip's rows; sums of a tile.
@@ -517,8 +537,7 @@ impl Product<'_> {
                             }
                             let sums = &mut sums[i * I::NR..(i + 1) * I::NR];
                             let mut acc = load::<I, N>(isa, sums);
-                            // SAFETY: group g of the panel.
-                            unsafe { add_group(isa, layout, group_at(g), of_row(i, g), integers, &mut acc) };
+                            scales.add(isa, of_row(i, g), integers, &mut acc);
                             for (v, sum) in acc.iter().zip(sums.chunks_exact_mut(lanes)) {
                                 v.store(sum);
                             }
