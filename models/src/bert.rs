@@ -361,7 +361,6 @@ impl Predictions {
 /// What stands on the encoder, one variant for each class of transformers.
 #[allow(clippy::large_enum_variant, reason = "a model has one head")]
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a model has one")]
 pub enum Head {
     /// `BertModel`, with a pooler where the checkpoint has one.
     Bare(Option<Pooler>),
