@@ -151,12 +151,12 @@ fn bf16_pairs_keep_what_is_hidden_apart() {
     let x = numbers(keys * dim, 4);
     let narrow = |x: &[f32]| -> Vec<bf16> { x.iter().map(|&x| bf16::from_f32(x)).collect() };
     let q = narrow(&x);
-    let view = |x| View::new(x, [1, 1, keys, dim]).unwrap();
     for &backend in Backend::available() {
         let run = |k: &[bf16], v: &[bf16]| {
+            let [q, k, v] = [&q, k, v].map(|x| View::new(x, [1, 1, keys, dim]).unwrap());
             let mut out = vec![bf16::NAN; keys * dim];
             let to = ViewMut::new(&mut out, [1, 1, keys, dim]).unwrap();
-            let attention = Attention::new(view(&q), view(k), view(v), to);
+            let attention = Attention::new(q, k, v, to);
             backend.run(Attention { window: Window::CAUSAL, ..attention }).unwrap();
             out
         };
