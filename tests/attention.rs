@@ -153,10 +153,10 @@ fn bf16_pairs_keep_what_is_hidden_apart() {
     let q = narrow(&x);
     for &backend in Backend::available() {
         let run = |k: &[bf16], v: &[bf16]| {
+            let [q, k, v] = [&q, k, v].map(|x| View::new(x, [1, 1, keys, dim]).unwrap());
             let mut out = vec![bf16::NAN; keys * dim];
-            let shape = [1, 1, keys, dim];
-            let [q, k, v] = [&q, k, v].map(|x| View::new(x, shape).unwrap());
-            let attention = Attention::new(q, k, v, ViewMut::new(&mut out, shape).unwrap());
+            let to = ViewMut::new(&mut out, [1, 1, keys, dim]).unwrap();
+            let attention = Attention::new(q, k, v, to);
             backend.run(Attention { window: Window::CAUSAL, ..attention }).unwrap();
             out
         };
