@@ -1,0 +1,273 @@
+//! How the quantised numbers of a group are multiplied: as floats, or as quads of int8.
+
+use super::super::blocks::GROUP;
+use super::super::decode::{store, visit};
+use super::super::format::{Format, Layout};
+use crate::isa::{Dot, Isa, Tile, Vector};
+
+/// How q are multiplied.
+pub(super) trait Way<I: Isa>: Copy + Send + Sync {
+    /// Words of a group: of A, and of each column of B.
+    const WORDS: usize;
+
+    /// Stores the q of a vector of A, from k-step `p` of its group on; `signed` if the other factor is
+    /// not.
+    ///
+    /// # Safety
+    /// A group's words are at `to`.
+    unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32);
+
+    /// The words of a group of B, for tiles: where they are, or decoded to `to`; and `excess`, of each
+    /// column, by which its sums are too large.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`; `to` has room for its words, `excess` for NR.
+    unsafe fn words(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        to: *mut f32,
+        excess: *mut f32,
+    ) -> *const f32;
+
+    /// The tile.
+    ///
+    /// # Safety
+    /// As [`Isa::dot_tile`].
+    unsafe fn tile(self, isa: I, tile: Tile);
+
+    /// Sums of a tile, less the excess, as floats.
+    fn integers(self, sums: I::V, excess: I::V) -> I::V;
+
+    /// Sums of one row, as floats.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`, and one of A, signed if B has no sign, at `a`.
+    unsafe fn row<const N: usize>(self, isa: I, layout: Layout, group: *const u8, a: *const f32)
+    -> [I::V; N];
+}
+
+/// Floats.
+#[derive(Clone, Copy)]
+pub(super) struct Floats;
+
+impl<I: Isa> Way<I> for Floats {
+    const WORDS: usize = GROUP;
+
+    #[inline(always)]
+    unsafe fn put(self, _: I, q: I::V, _: bool, p: usize, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { q.int_to_float().store_ptr(to.add(p)) };
+    }
+
+    #[inline(always)]
+    unsafe fn words(self, isa: I, layout: Layout, group: *const u8, to: *mut f32, _: *mut f32) -> *const f32 {
+        let lanes = I::V::LANES;
+        // SAFETY: the caller's; a panel has two or four vectors.
+        unsafe {
+            if I::NR == 2 * lanes {
+                visit::<I, 2, false>(
+                    isa,
+                    layout,
+                    group,
+                    0..GROUP,
+                    #[inline(always)]
+                    |p, v| store::<I, _>(v, to.add(p * I::NR)),
+                );
+            } else {
+                visit::<I, 4, false>(
+                    isa,
+                    layout,
+                    group,
+                    0..GROUP,
+                    #[inline(always)]
+                    |p, v| store::<I, _>(v, to.add(p * I::NR)),
+                );
+            }
+        }
+        to
+    }
+
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.gemm_tile(tile) }
+    }
+
+    #[inline(always)]
+    fn integers(self, sums: I::V, _: I::V) -> I::V {
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn row<const N: usize>(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        a: *const f32,
+    ) -> [I::V; N] {
+        let mut sums = [I::V::splat(isa, 0.0); N];
+        // SAFETY: the caller's.
+        unsafe {
+            visit::<I, N, false>(
+                isa,
+                layout,
+                group,
+                0..GROUP,
+                #[inline(always)]
+                |p, v| {
+                    let a = I::V::splat(isa, *a.add(p));
+                    for (sum, v) in sums.iter_mut().zip(v) {
+                        *sum = a.mul_add(v, *sum);
+                    }
+                },
+            );
+        }
+        sums
+    }
+}
+
+/// Quads of int8.
+#[derive(Clone, Copy)]
+pub(super) struct Quads<D>(pub D);
+
+/// 128 in each byte: what unsigned bytes are more than signed ones, and the bits in which they differ.
+const UNSIGNED: u32 = 0x8080_8080;
+
+/// The low halves of all bytes.
+const LOW: u32 = 0x0f0f_0f0f;
+
+impl<D> Quads<D> {
+    /// The quads of vector `j` of a group: `f(quad, words)`.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`.
+    #[inline(always)]
+    unsafe fn quads<I: Isa>(
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        j: usize,
+        mut f: impl FnMut(usize, I::V),
+    ) {
+        let at = j * I::V::LANES;
+        // SAFETY: the caller's.
+        unsafe {
+            if layout.format == Format::Q8_0 {
+                for quad in 0..GROUP / 4 {
+                    f(quad, I::V::load_ptr(isa, numbers::<I>(layout, group).add(quad * I::NR + at)));
+                }
+                return;
+            }
+            let low = I::V::splat_bits(isa, LOW);
+            for word in 0..GROUP / 8 {
+                let both = I::V::load_ptr(isa, numbers::<I>(layout, group).add(word * I::NR + at));
+                f(2 * word, both.and_bits(low));
+                f(2 * word + 1, both.shr_bits::<4>().and_bits(low));
+            }
+        }
+    }
+}
+
+/// The numbers of a group, behind its scales and minima.
+#[inline(always)]
+fn numbers<I: Isa>(layout: Layout, group: *const u8) -> *const f32 {
+    group.wrapping_add(if layout.format == Format::Q4_1 { 4 } else { 2 } * I::NR).cast()
+}
+
+impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
+    const WORDS: usize = GROUP / 4;
+
+    #[inline(always)]
+    unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32) {
+        let bias = I::V::splat_bits(isa, if signed || D::SIGNED { 0 } else { UNSIGNED });
+        // SAFETY: the caller's.
+        unsafe { q.xor_bits(bias).store_u8(to.cast::<u8>().add(p)) };
+    }
+
+    #[inline(always)]
+    unsafe fn words(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        to: *mut f32,
+        excess: *mut f32,
+    ) -> *const f32 {
+        let bias = I::V::splat_bits(isa, UNSIGNED);
+        // SAFETY: the caller's.
+        unsafe {
+            for j in 0..I::NR / I::V::LANES {
+                let mut sum = I::V::splat(isa, 0.0);
+                Self::quads(
+                    isa,
+                    layout,
+                    group,
+                    j,
+                    #[inline(always)]
+                    |quad, words: I::V| {
+                        if layout.format != Format::Q8_0 {
+                            words.store_ptr(to.add(quad * I::NR + j * I::V::LANES));
+                        }
+                        if !D::SIGNED {
+                            sum = self.0.dot(bias, words, sum);
+                        }
+                    },
+                );
+                sum.store_ptr(excess.add(j * I::V::LANES));
+            }
+            if layout.format == Format::Q8_0 { numbers::<I>(layout, group) } else { to }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.dot_tile(self.0, tile) }
+    }
+
+    #[inline(always)]
+    fn integers(self, sums: I::V, excess: I::V) -> I::V {
+        sums.sub_bits(excess).int_to_float()
+    }
+
+    #[inline(always)]
+    unsafe fn row<const N: usize>(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        a: *const f32,
+    ) -> [I::V; N] {
+        let bias = I::V::splat_bits(isa, UNSIGNED);
+        let mut sums = [I::V::splat(isa, 0.0); N];
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let mut excess = *sum;
+            // SAFETY: the caller's.
+            unsafe {
+                Self::quads(
+                    isa,
+                    layout,
+                    group,
+                    j,
+                    #[inline(always)]
+                    |quad, words: I::V| {
+                        let a = I::V::splat(isa, *a.add(quad));
+                        if D::SIGNED {
+                            *sum = self.0.dot(a, words, *sum);
+                        } else if layout.format == Format::Q8_0 {
+                            *sum = self.0.dot(a, words, *sum);
+                            excess = self.0.dot(bias, words, excess);
+                        } else {
+                            *sum = self.0.dot(words, a, *sum);
+                        }
+                    },
+                );
+            }
+            *sum = sum.sub_bits(excess).int_to_float();
+        }
+        sums
+    }
+}

@@ -1,0 +1,320 @@
+//! How A and B of a product become words: by the type of A, the format of B and the instruction set.
+//!
+//! ```text
+//! method    A is packed as           B                              sums
+//! Widened   f32                      decoded to f32, by blocks      f32
+//! Pairs     pairs of bf16            as it is                       f32
+//! Quads     quads of int8            as it is                       i32
+//! Halves    pairs of i16             decoded to them, by blocks     i32
+//! ```
+
+use super::super::KC;
+use super::super::decode::{decode, decode_pairs, row};
+use super::super::format::{Format, Layout};
+use super::super::pack::row_vectors;
+use super::super::quantize::Quantized;
+use crate::element::{Element, bf16_bits};
+use crate::isa::{Broadcast, F32, I16, Isa, Multiply, Vector, WORDS};
+use crate::view::View;
+use core::ops::Range;
+use half::{bf16, f16};
+
+/// How a row of A was quantised.
+#[derive(Clone, Copy)]
+pub(super) struct RowScale {
+    pub scale: f32,
+    pub zero: i32,
+}
+
+/// How A and B become words, and sums what the epilogue takes.
+pub(super) trait Method<I: Isa>: Copy + Send + Sync {
+    /// What multiplies the words.
+    type Multiply: Multiply<I>;
+
+    /// k-steps in a word.
+    const STEPS: usize;
+
+    /// Whether B is decoded.
+    const DECODED: bool;
+
+    /// Whether sums are i32.
+    const INTEGERS: bool;
+
+    fn multiply(self) -> Self::Multiply;
+
+    /// Words of k k-steps.
+    fn words(k: usize) -> usize {
+        k.div_ceil(Self::STEPS).next_multiple_of(WORDS)
+    }
+
+    /// Packs one row of A to words, in slabs `slab` floats apart.
+    ///
+    /// # Safety
+    /// `to` is valid for writes of KC words in each slab.
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale;
+
+    /// Decodes these words of a panel.
+    ///
+    /// # Safety
+    /// As [`decode`].
+    unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32);
+
+    /// Multiplies one row with one panel without storing what is decoded; or does not.
+    ///
+    /// # Safety
+    /// As [`decode::row`](super::decode::row).
+    #[inline(always)]
+    unsafe fn row(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *const f32, _: *mut f32) -> bool {
+        false
+    }
+}
+
+/// What is done to a row of A.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// Nothing.
+    Exact,
+    /// Rounded to the type of the weights.
+    Rounded(Format),
+    /// Quantised.
+    Symmetric,
+    ZeroPoint,
+}
+
+/// Where the words of a row of A go: KC of them to a slab.
+#[derive(Clone, Copy)]
+pub(super) struct Slabs {
+    pub row: *mut f32,
+    /// Floats from one slab to the next.
+    pub stride: usize,
+}
+
+impl Slabs {
+    /// Word `w`.
+    #[inline(always)]
+    pub fn word(self, w: usize) -> *mut f32 {
+        self.row.wrapping_add(w / KC * self.stride + w % KC)
+    }
+}
+
+/// f32 by f32, whatever the weights are stored as.
+#[derive(Clone, Copy)]
+pub(super) struct Widened;
+
+impl<I: Isa> Method<I> for Widened {
+    type Multiply = Broadcast<F32>;
+    const STEPS: usize = 1;
+    const DECODED: bool = true;
+    const INTEGERS: bool = false;
+
+    #[inline(always)]
+    fn multiply(self) -> Broadcast<F32> {
+        Broadcast(F32)
+    }
+
+    #[inline(always)]
+    fn words(k: usize) -> usize {
+        k
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+        // SAFETY: the caller's; a vector lies in one slab, for KC is a multiple of its lanes, and what it
+        // writes behind the row's end is in the slab's gap.
+        unsafe {
+            row_vectors::<I, T>(
+                isa,
+                row,
+                #[inline(always)]
+                |p, v| {
+                    let v = match kind {
+                        Kind::Rounded(Format::Bf16) => bf16_bits(isa, v).shl_bits::<16>(),
+                        Kind::Rounded(Format::F16) => {
+                            let mut halves = [0u16; 16];
+                            f16::store::<I>(isa, v, halves.as_mut_ptr().cast());
+                            f16::load::<I>(isa, halves.as_ptr().cast())
+                        }
+                        _ => v,
+                    };
+                    v.store_ptr(to.word(p));
+                },
+            );
+        }
+        RowScale { scale: 1.0, zero: 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { decode(isa, layout, panel.cast(), words, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn row(
+        self,
+        isa: I,
+        layout: Layout,
+        panel: *const f32,
+        words: Range<usize>,
+        a: *const f32,
+        sums: *mut f32,
+    ) -> bool {
+        // SAFETY: the caller's.
+        unsafe { row(isa, layout, panel.cast(), words, a, sums) };
+        true
+    }
+}
+
+/// Pairs of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs<M>(pub M);
+
+impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
+    type Multiply = M;
+    const STEPS: usize = 2;
+    const DECODED: bool = false;
+    const INTEGERS: bool = false;
+
+    #[inline(always)]
+    fn multiply(self) -> M {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, _: Kind, to: Slabs) -> RowScale {
+        // SAFETY: the caller's; a vector lies in one slab.
+        unsafe {
+            row_vectors::<I, T>(
+                isa,
+                row,
+                #[inline(always)]
+                |p, v| bf16::store::<I>(isa, v, to.word(p / 2).cast()),
+            );
+        }
+        RowScale { scale: 1.0, zero: 0 }
+    }
+
+    unsafe fn decode(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *mut f32) {}
+}
+
+/// How a row is quantised.
+#[inline(always)]
+fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Quantized {
+    let zero = I::V::splat(isa, 0.0);
+    let (mut least, mut largest, mut special) = (zero, zero, zero);
+    row_vectors::<I, T>(
+        isa,
+        row,
+        #[inline(always)]
+        |_, v| {
+            (least, largest) = (v.min(least), v.max(largest));
+            special = special + v * zero;
+        },
+    );
+    let (largest, least, special) = (largest.maximum(), -(-least).maximum(), special.sum());
+    match kind {
+        Kind::ZeroPoint => Quantized::of_range(least, largest, special),
+        _ => Quantized::of_magnitude(largest.max(-least), special),
+    }
+}
+
+/// Calls `store(p, v)` with the int8 of the row's numbers, each as the i32 of its lane.
+#[inline(always)]
+fn quantize_row<I: Isa, T: Element>(
+    isa: I,
+    row: View<'_, 1, T>,
+    kind: Kind,
+    mut store: impl FnMut(usize, I::V),
+) -> RowScale {
+    let Quantized { inverse, scale, zero } = quantized::<I, T>(isa, row, kind);
+    let inverse = I::V::splat(isa, inverse);
+    // The zero is at most 128 by magnitude, so that this sum of whole numbers is exact.
+    let (zero_point, least, most) =
+        (I::V::splat(isa, zero as f32), I::V::splat(isa, -128.0), I::V::splat(isa, 127.0));
+    row_vectors::<I, T>(
+        isa,
+        row,
+        #[inline(always)]
+        |p, v| {
+            let q = (v * inverse).round() + zero_point;
+            store(p, q.max(least).min(most).float_to_int());
+        },
+    );
+    RowScale { scale, zero }
+}
+
+/// Quads of int8.
+#[derive(Clone, Copy)]
+pub(super) struct Quads<M>(pub M);
+
+/// What unsigned bytes of A are more than the numbers they stand for.
+const UNSIGNED: i32 = 128;
+
+impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
+    type Multiply = M;
+    const STEPS: usize = 4;
+    const DECODED: bool = false;
+    const INTEGERS: bool = true;
+
+    #[inline(always)]
+    fn multiply(self) -> M {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+        let sign = I::V::splat_bits(isa, if M::SIGNED { 0 } else { UNSIGNED as u32 });
+        // SAFETY: the caller's; a vector lies in one slab.
+        let mut row_scale = unsafe {
+            quantize_row::<I, T>(
+                isa,
+                row,
+                kind,
+                #[inline(always)]
+                |p, q| q.xor_bits(sign).store_u8(to.word(p / 4).cast::<u8>().add(p % 4)),
+            )
+        };
+        if !M::SIGNED {
+            row_scale.zero += UNSIGNED;
+        }
+        row_scale
+    }
+
+    unsafe fn decode(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *mut f32) {}
+}
+
+/// Pairs of i16.
+#[derive(Clone, Copy)]
+pub(super) struct Halves;
+
+impl<I: Isa> Method<I> for Halves {
+    type Multiply = Broadcast<I16>;
+    const STEPS: usize = 2;
+    const DECODED: bool = true;
+    const INTEGERS: bool = true;
+
+    #[inline(always)]
+    fn multiply(self) -> Broadcast<I16> {
+        Broadcast(I16)
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+        // SAFETY: the caller's; a vector lies in one slab.
+        unsafe {
+            quantize_row::<I, T>(
+                isa,
+                row,
+                kind,
+                #[inline(always)]
+                |p, q| q.store_u16(to.word(p / 2).cast()),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(self, isa: I, _: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { decode_pairs(isa, panel.cast(), words, to) }
+    }
+}
