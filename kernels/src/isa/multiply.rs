@@ -65,6 +65,16 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
 
     /// `sum`, and the products of the word `a` and the word `b` of every lane.
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V;
+
+    /// The tile.
+    ///
+    /// # Safety
+    /// As [`Isa::dot_tile`].
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.dot_tile(self, tile) }
+    }
 }
 
 /// Words that are floats.
@@ -77,6 +87,12 @@ impl<I: Isa> Dot<I> for F32 {
     #[inline(always)]
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
         a.mul_add(b, sum)
+    }
+
+    #[inline(always)]
+    unsafe fn tile(self, isa: I, tile: Tile) {
+        // SAFETY: the caller's.
+        unsafe { isa.gemm_tile(tile) }
     }
 }
 
@@ -115,7 +131,7 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
     #[inline(always)]
     unsafe fn tile(self, isa: I, tile: Tile) {
         // SAFETY: the caller's.
-        unsafe { isa.dot_tile(self.0, tile) }
+        unsafe { self.0.tile(isa, tile) }
     }
 
     #[inline(always)]
