@@ -103,7 +103,7 @@ pub struct I16;
 impl<I: Isa> Dot<I> for I16 {
     const SIGNED: bool = true;
     const INSTRUCTION: &'static str = "i16";
-    const FEWER_ROWS: usize = 1;
+    const FEWER_ROWS: usize = 2;
 
     #[inline(always)]
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V {
