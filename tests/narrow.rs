@@ -174,7 +174,20 @@ fn formats_round_to_the_nearest() {
 
 #[test]
 fn refuses_what_it_cannot_sum() {
-    let (k, x) = (132_000, vec![1.0; 132_000]);
+    // 66311 is the last of which no sum overflows, and that is right at the ends of the range.
+    let most = 66_311;
+    let (a, w) = (vec![1.0; most], vec![-1.0; most]);
+    let mut low = a.clone();
+    low[0] = -1e-30; // a zero point next to the least number: what follows is 255 from it
+    for backend in all_backends() {
+        let b = View::new(&w, [1, most]).unwrap().transpose();
+        let packed = PackedB::in_format(backend, Format::Int8, b).unwrap();
+        let found =
+            product(backend, Lhs::ZeroPoint(View::new(&low, [1, 1, most]).unwrap()), &packed).unwrap();
+        let expected = -(most as f32);
+        assert!((found[0] / expected - 1.0).abs() < 1e-4, "{}: {found:?}", backend.name());
+    }
+    let (k, x) = (most + 1, vec![1.0; most + 1]);
     let column = View::new(&x, [1, k]).unwrap().transpose();
     let error = PackedB::in_format(Backend::best(), Format::Int8, column).unwrap_err();
     assert!(error.to_string().contains("k-steps of int8"), "{error}");

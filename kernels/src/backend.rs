@@ -132,14 +132,18 @@ backends! {
 /// A way of computing that this CPU supports.
 ///
 /// A name that ends in `-plain` is the same without the extensions that not every CPU with that
-/// instruction set has (of AVX-512: VNNI, BF16; of AVX2: AVX-VNNI; of NEON: BF16, I8MM, DotProd): there to test and measure what other CPUs run. It is
-/// available where there is something to leave out.
+/// instruction set has (of AVX-512: VNNI, BF16; of AVX2: AVX-VNNI; of NEON: BF16, I8MM, DotProd): there
+/// to test and measure what other CPUs run. It is available where there is something to leave out.
 ///
 /// ```
 /// use tilewright_kernels::Backend;
 /// let best = Backend::best();
 /// assert!(Backend::available().contains(&best));
 /// assert!(Backend::named("avx1024").is_err());
+/// // The instructions for bf16 and int8 that a backend uses, if it has them.
+/// for backend in Backend::available().iter().filter(|backend| backend.is_plain()) {
+///     assert_eq!((backend.bf16_instruction(), backend.int8_instruction()), (None, None));
+/// }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend(Token);

@@ -19,6 +19,11 @@ use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
 /// What weights are stored as.
+///
+/// ```
+/// use tilewright_kernels::gemm::Format;
+/// assert!(Format::ALL.iter().any(|format| format.name() == "q4_0" && format.is_grouped()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// f32: 4 bytes.

@@ -16,6 +16,32 @@ use half::{bf16, f16};
 /// | `Rounded`, `ZeroPoint` | int8 | A is quantised row by row, products and sums of integers: exact |
 /// | `Rounded` | groups of int8 or int4 | A is quantised in the same groups of 32, products and sums of a group are exact, groups are summed in f32 |
 /// | `Rounded` | f32 | as `F32` |
+///
+/// Errors: what is quantised or rounded is part of the definition, the same to the bit on every backend. Sums
+/// of int8 are exact, and a result has three roundings; sums of pairs of bf16 have at most 2 k of them, and may
+/// take numbers below 2^-126 for zeros; all others k, as those of f32.
+///
+/// ```
+/// use tilewright_kernels::{Backend, View, ViewMut};
+/// use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
+/// let (x, w) = ([0.5, -1., 0.25, 1.], [1., 2., 3., 4.]);
+/// let (x, w) = (View::new(&x, [1, 2, 2])?, View::new(&w, [2, 2])?.transpose());
+/// for format in Format::ALL {
+///     let b = PackedB::in_format(Backend::best(), format, w)?;
+///     let mut y = [0.; 4];
+///     Backend::best().run(Gemm {
+///         alpha: 1.,
+///         a: Lhs::Rounded(x), // to bf16, f16 or int8, as the weights are
+///         b: Rhs::Packed(&b),
+///         beta: 0.,
+///         c: ViewMut::new(&mut y, [2, 2])?.into(),
+///         epilogue: Epilogue::default(),
+///     })?;
+///     // Within a step of int4 at most: those of exact arithmetic are -1.5, -2.5, 2.25 and 4.75.
+///     assert!((y[0] + 1.5).abs() < 0.3 && (y[3] - 4.75).abs() < 0.6, "{}: {y:?}", format.name());
+/// }
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a, const D: usize = 3> {
     /// f32, used as it is.

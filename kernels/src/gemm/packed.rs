@@ -51,8 +51,9 @@ struct Scaled {
 #[repr(C, align(64))]
 struct Line([f32; LINE / size_of::<f32>()]);
 
-/// Most k-steps of int8: sums of more products of 128 and 127 could exceed an i32.
-const MOST_INT8_STEPS: usize = i32::MAX as usize / (128 * 128);
+/// Most k-steps of int8: with a zero point a number of A is up to 255 from it, and sums of more products
+/// of that and 127 could exceed an i32.
+const MOST_INT8_STEPS: usize = i32::MAX as usize / (255 * 127);
 
 /// Where the numbers of a column come from.
 enum Columns<'a, T> {

@@ -37,7 +37,7 @@ pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
     ///
     /// # Safety
     /// The bullets under [`Tile`] hold, with words for floats and [`rows`](Self::rows) for MR; k is a
-    /// multiple of [`WORDS`].
+    /// multiple of [`WORDS`], or any number for [`Broadcast`].
     unsafe fn tile(self, isa: I, tile: Tile);
 
     /// One row of A by several panels, four, side by side.
