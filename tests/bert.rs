@@ -67,7 +67,7 @@ fn every_backend_computes_what_transformers_does() {
         let expected = std::fs::read(dir.join("outputs.safetensors")).unwrap();
         let names = SafeTensors::deserialize(&expected).unwrap().len();
         for &backend in Backend::available() {
-            let outputs = load(&dir, backend).forward(&inputs.batch).unwrap();
+            let outputs = load(&dir, backend).forward(&inputs.tokens.batch).unwrap();
             assert_eq!(outputs.len(), names, "{name}");
             for output in &outputs {
                 let what = format!("{name} {} on {}", output.name, backend.name());
@@ -84,6 +84,7 @@ fn of_sequence<'a>(output: &'a Output, batch: &Batch, sequence: usize) -> &'a [f
     let rows = match output.each {
         Each::Token => batch.starts()[sequence]..batch.starts()[sequence + 1],
         Each::Sequence => sequence..sequence + 1,
+        Each::DecoderToken => unreachable!("an encoder"),
     };
     &output.values[rows.start * output.width..rows.end * output.width]
 }
@@ -124,7 +125,7 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let dir = golden("bert-pre-training");
-    let batch = inputs(&dir).batch;
+    let batch = inputs(&dir).tokens.batch;
     for on in arithmetics() {
         let mut results = (1..=4).map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -222,7 +223,7 @@ fn open(name: &str, bytes: Vec<u8>, head: OpenHead) -> Result<WithHead, Error> {
 #[test]
 fn other_spellings_of_the_same_checkpoint_are_the_same_model() {
     let (name, head): (_, OpenHead) = ("bert-pre-training", Head::pre_training);
-    let batch = inputs(&golden(name)).batch;
+    let batch = inputs(&golden(name)).tokens.batch;
     let run = |bytes| open(name, bytes, head).unwrap().forward(&batch).unwrap();
     let expected = run(rewrite(name, |_| {}));
 
@@ -279,7 +280,7 @@ fn shards_are_one_checkpoint() {
         .unwrap();
     };
     index(&mut whole.names());
-    let batch = inputs(&golden(name)).batch;
+    let batch = inputs(&golden(name)).tokens.batch;
     let run = |dir: &Path| load(dir, Backend::best()).forward(&batch).unwrap();
     assert!(run(dir) == run(&golden(name)));
 

@@ -35,7 +35,7 @@ const MEAN: f64 = 7.5;
 fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
     for name in ["bert-model", "bert-masked-lm", "bert-pre-training", "bert-sequence-classification"] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().batch;
+        let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().tokens.batch;
         let run = |on| Architecture::of(&dir).unwrap().load(&dir, on).unwrap().forward(&batch).unwrap();
         let expected = run(Arithmetic::f32(Backend::REFERENCE));
         for &backend in Backend::available() {

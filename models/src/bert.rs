@@ -16,7 +16,7 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
-use crate::layers::{self, Buffer, Linear, Norm, Table};
+use crate::layers::{Buffer, Heads, Linear, Norm, Table};
 use crate::model::{Each, Model, Output};
 use crate::weights::Weights;
 use std::collections::BTreeMap;
@@ -250,7 +250,8 @@ impl Bert {
     /// # Errors
     /// [`Error::Input`] if an id, token type or position lies outside of its table.
     pub fn forward<'w>(&self, batch: &Batch, work: &'w mut Workspace) -> Result<&'w [f32], Error> {
-        let Config { hidden_size: h, intermediate_size: i, num_attention_heads: heads, .. } = self.config;
+        let Config { hidden_size: h, intermediate_size: i, .. } = self.config;
+        let heads = Heads::of_width(self.on, self.config.num_attention_heads, h);
         let tokens = batch.tokens();
         let Workspace { x, sum, context, wide } = work;
         let (x, sum, context) = (x.get(tokens * h), sum.get(tokens * h), context.get(tokens * h));
@@ -260,7 +261,7 @@ impl Bert {
         for layer in &self.layers {
             let qkv = &mut wide[..tokens * 3 * h];
             layer.query_key_value.forward(x, qkv)?;
-            layers::self_attention(self.on, heads, batch.starts(), qkv, context)?;
+            heads.bidirectional(batch.starts(), qkv, context)?;
             layer.attention_output_dense.added(context, x, sum)?;
             layer.attention_output_layer_norm.forward(sum, x)?;
 

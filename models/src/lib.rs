@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
 //! | [`model`] | the table of architectures, and what they have in common |
+//! | [`generator`] | models that continue sequences, and what they remember of one |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
@@ -22,6 +23,7 @@ pub mod config;
 pub mod cpu;
 mod error;
 pub mod exchange;
+pub mod generator;
 pub mod layers;
 pub mod model;
 #[cfg(feature = "bench")]

@@ -5,6 +5,7 @@ use crate::batch::Batch;
 use crate::bert::{self, Head};
 use crate::config::{self, Kind};
 use crate::error::Error;
+use crate::generator::Generator;
 use crate::weights::Weights;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,23 @@ pub trait Model: std::fmt::Debug + Send {
     ///
     /// # Errors
     /// [`Error::Input`] if ids or positions lie outside of the model's tables.
+    /// Of an encoder-decoder, if it is not given what the decoder reads.
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error>;
+
+    /// Runs an encoder-decoder: `decoder` has a sequence for each of `batch`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and [`Error::Input`] if the model has no decoder.
+    fn forward_pair(&mut self, batch: &Batch, decoder: &Batch) -> Result<Vec<Output>, Error> {
+        let _ = (batch, decoder);
+        let why = "given to a model that has no decoder".to_owned();
+        Err(Error::Input { name: "decoder_input_ids", why })
+    }
+
+    /// The model as one that continues texts, if it is.
+    fn generator(&mut self) -> Option<&mut dyn Generator> {
+        None
+    }
 
     /// The most tokens that a sequence may have.
     fn max_length(&self) -> usize;
@@ -29,6 +46,8 @@ pub struct Output {
     pub each: Each,
     /// Length of a row.
     pub width: usize,
+    /// Whether a row is one number, and not a vector of one: then `width` is no dimension of the shape.
+    pub scalar: bool,
     /// \[tokens or sequences, width\].
     pub values: Vec<f32>,
 }
@@ -36,7 +55,12 @@ pub struct Output {
 impl Output {
     /// An output of `rows` rows.
     pub(crate) fn new(name: &'static str, each: Each, rows: usize, values: Vec<f32>) -> Self {
-        Self { name, each, width: values.len() / rows.max(1), values }
+        Self { name, each, width: values.len() / rows.max(1), scalar: false, values }
+    }
+
+    /// An output of one number for each token or sequence.
+    pub(crate) fn scalars(name: &'static str, each: Each, values: Vec<f32>) -> Self {
+        Self { name, each, width: 1, scalar: true, values }
     }
 }
 
@@ -47,6 +71,8 @@ pub enum Each {
     Token,
     /// Every sequence of the batch.
     Sequence,
+    /// Every token that the decoder of an encoder-decoder was given.
+    DecoderToken,
 }
 
 /// Makes the model of a checkpoint's directory out of its weights.

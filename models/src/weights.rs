@@ -266,6 +266,8 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut rng = Random::new(seed ^ hash);
-    let mean = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+    let of_norm = ["norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"];
+    let lower = name.to_ascii_lowercase();
+    let mean = if of_norm.iter().any(|end| lower.ends_with(end)) { 1.0 } else { 0.0 };
     (0..shape.iter().product()).map(|_| mean + 0.02 * rng.normal()).collect()
 }
