@@ -105,25 +105,17 @@ impl Config {
 
     /// Says what no model can be made of.
     fn check(&self) -> Result<(), String> {
-        let sizes = [
+        config::positive(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("number of labels", self.num_labels()),
-        ];
-        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} is 0"));
-        }
+        ])?;
+        config::eps("layer_norm_eps", self.layer_norm_eps)?;
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let (heads, hidden) = (self.num_attention_heads, self.hidden_size);
             return Err(format!("num_attention_heads {heads} does not divide hidden_size {hidden}"));
-        }
-        if !(self.layer_norm_eps >= 0.0 && self.layer_norm_eps.is_finite()) {
-            return Err(format!(
-                "layer_norm_eps: expected a number from 0 up, found {}",
-                self.layer_norm_eps
-            ));
         }
         if self.is_decoder {
             return Err("is_decoder: only encoders are supported".to_owned());
@@ -198,9 +190,10 @@ impl Bert {
             |name, entries| Table::open(weights, &format!("bert.embeddings.{name}_embeddings"), [entries, h]);
         let layer = |n| {
             let at = |name: &str| format!("bert.encoder.layer.{n}.{name}");
-            let query_key_value = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
+            let query_key_value =
+                ["query", "key", "value"].map(|part| (at(&format!("attention.self.{part}")), h));
             Ok(Layer {
-                query_key_value: Linear::open_fused(weights, &query_key_value, [h, h], on)?,
+                query_key_value: Linear::open_fused(weights, &query_key_value, h, true, on)?,
                 attention_output_dense: linear(at("attention.output.dense"), [h, h])?,
                 attention_output_layer_norm: norm(at("attention.output.LayerNorm"))?,
                 intermediate_dense: linear(at("intermediate.dense"), [i, h])?,
@@ -344,7 +337,7 @@ impl Predictions {
             vocab_size: words,
             transform_dense: Linear::open(weights, "cls.predictions.transform.dense", [h, h], on)?,
             transform_layer_norm: Norm::open(weights, "cls.predictions.transform.LayerNorm", h, eps, on)?,
-            decoder: Linear::open_as(weights, decoder, bias, [words, h], on)?,
+            decoder: Linear::open_as(weights, decoder, Some(bias), [words, h], on)?,
         })
     }
 

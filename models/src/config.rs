@@ -59,6 +59,22 @@ impl Kind {
     }
 }
 
+/// Refuses sizes of 0, by name.
+pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((name, _)) => Err(format!("{name} is 0")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what cannot be added to a variance.
+pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
+    match eps >= 0.0 && eps.is_finite() {
+        true => Ok(()),
+        false => Err(format!("{name}: expected a number from 0 up, found {eps}")),
+    }
+}
+
 /// Reads an activation's name, for `#[serde(deserialize_with)]`.
 ///
 /// # Errors

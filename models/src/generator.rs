@@ -9,7 +9,7 @@
 //! without padding, come and go. What a model computes for a token has the same bits whether it comes
 //! with a whole text, after one, alone or among other sequences.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, below};
 use crate::error::Error;
 use crate::layers::KvCache;
 use std::sync::Arc;
@@ -116,8 +116,14 @@ pub trait Generator: std::fmt::Debug + Send {
     ) -> Result<(), Error>;
 }
 
-/// Refuses caches that do not fit `tokens`; returns the position of every token.
-pub(crate) fn check(tokens: &Batch, caches: &[&mut Cache], most: usize) -> Result<Vec<u32>, Error> {
+/// Refuses caches that do not fit `tokens`, and tokens that are no ids; returns the position of every token.
+pub(crate) fn check(
+    tokens: &Batch,
+    caches: &[&mut Cache],
+    vocabulary: usize,
+    most: usize,
+) -> Result<Vec<u32>, Error> {
+    below("input_ids", &tokens.ids, vocabulary)?;
     let refuse = |why| Err(Error::Input { name: "caches", why });
     if caches.len() != tokens.len() {
         return refuse(format!(
@@ -126,7 +132,7 @@ pub(crate) fn check(tokens: &Batch, caches: &[&mut Cache], most: usize) -> Resul
             caches.len()
         ));
     }
-    let mut positions = Vec::with_capacity(tokens.tokens());
+    let mut positions = tokens.positions.clone();
     for (sequence, (ends, cache)) in tokens.starts().windows(2).zip(caches).enumerate() {
         let (new, len) = (ends[1] - ends[0], cache.len());
         let room = cache.capacity().min(most);
@@ -135,7 +141,26 @@ pub(crate) fn check(tokens: &Batch, caches: &[&mut Cache], most: usize) -> Resul
                 "sequence {sequence}: no room for {new} tokens after {len}, it holds {room}"
             ));
         }
-        positions.extend((len..len + new).map(|position| position as u32));
+        positions[ends[0]..ends[1]].iter_mut().for_each(|position| *position += len as u32);
     }
+    below("position", &positions, most)?;
     Ok(positions)
+}
+
+/// An empty cache for each sequence of `tokens`, with room for just that.
+pub(crate) fn caches_for(model: &impl Generator, tokens: &Batch) -> Vec<Cache> {
+    tokens.starts().windows(2).map(|ends| model.cache(ends[1] - ends[0])).collect()
+}
+
+/// The rows of `states`, \[tokens, width\], whose logits are wanted, in `rows`, where these are not all.
+pub(crate) fn wanted<'s>(want: Want, tokens: &Batch, states: &'s [f32], rows: &'s mut Vec<f32>) -> &'s [f32] {
+    let width = states.len() / tokens.tokens().max(1);
+    if want == Want::All || tokens.tokens() == tokens.len() {
+        return states;
+    }
+    rows.clear();
+    for end in &tokens.starts()[1..] {
+        rows.extend_from_slice(&states[(end - 1) * width..end * width]);
+    }
+    rows
 }

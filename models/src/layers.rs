@@ -35,35 +35,45 @@ impl Linear {
         [out, inp]: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        Self::open_as(weights, &format!("{name}.weight"), &format!("{name}.bias"), [out, inp], on)
+        Self::open_as(weights, &format!("{name}.weight"), Some(&format!("{name}.bias")), [out, inp], on)
     }
 
-    /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\].
+    /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\], if the layer has one.
     ///
     /// # Errors
     /// Those of [`Weights::get`].
     pub fn open_as(
         weights: &Weights,
         weight: &str,
-        bias: &str,
+        bias: Option<&str>,
         [out, inp]: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let bias = weights.get(bias, &[out])?;
-        Self::new(&weights.get(weight, &[out, inp])?, Some(bias), [out, inp], on)
+        let bias = bias.map(|bias| weights.get(bias, &[out])).transpose()?;
+        Self::new(&weights.get(weight, &[out, inp])?, bias, [out, inp], on)
     }
 
-    /// Reads the tensor `weight`, \[out, in\], of a layer that adds no bias.
+    /// Reads several layers of the same input, of names and widths, as one, whose outputs follow each
+    /// other; with `{name}.bias` if they are `biased`.
     ///
     /// # Errors
     /// Those of [`Weights::get`].
-    pub fn open_unbiased(
+    pub fn open_fused(
         weights: &Weights,
-        weight: &str,
-        [out, inp]: [usize; 2],
+        parts: &[(String, usize)],
+        inp: usize,
+        biased: bool,
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        Self::new(&weights.get(weight, &[out, inp])?, None, [out, inp], on)
+        let (mut weight, mut bias, mut width) = (Vec::new(), Vec::new(), 0);
+        for (name, out) in parts {
+            weight.extend(weights.get(&format!("{name}.weight"), &[*out, inp])?);
+            if biased {
+                bias.extend(weights.get(&format!("{name}.bias"), &[*out])?);
+            }
+            width += out;
+        }
+        Self::new(&weight, biased.then_some(bias), [width, inp], on)
     }
 
     /// Reads `{name}.weight`, \[in, out\] as the `Conv1D` of transformers stores it, and `{name}.bias`.
@@ -99,24 +109,6 @@ impl Linear {
             dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
         };
         Ok(Self { backend: on.backend, weight, bias: None })
-    }
-
-    /// Reads several layers of the same input as one, whose outputs follow each other.
-    ///
-    /// # Errors
-    /// Those of [`Weights::get`].
-    pub fn open_fused(
-        weights: &Weights,
-        names: &[String],
-        [out, inp]: [usize; 2],
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            weight.extend(weights.get(&format!("{name}.weight"), &[out, inp])?);
-            bias.extend(weights.get(&format!("{name}.bias"), &[out])?);
-        }
-        Self::new(&weight, Some(bias), [names.len() * out, inp], on)
     }
 
     /// Packs `weight`, \[out, in\], in the type that `on` asks for.

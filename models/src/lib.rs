@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`model`] | the table of architectures, and what they have in common |
 //! | [`generator`] | models that continue sequences, and what they remember of one |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
@@ -25,6 +26,7 @@ mod error;
 pub mod exchange;
 pub mod generator;
 pub mod layers;
+pub mod llama;
 pub mod model;
 #[cfg(feature = "bench")]
 pub mod probe;

@@ -6,6 +6,7 @@ use crate::bert::{self, Head};
 use crate::config::{self, Kind};
 use crate::error::Error;
 use crate::generator::Generator;
+use crate::llama::{self, Llama};
 use crate::weights::Weights;
 use std::path::{Path, PathBuf};
 
@@ -110,7 +111,23 @@ pub const ARCHITECTURES: &[Architecture] = &[
         model_type: "bert",
         open: |dir, weights, on| bert(dir, weights, on, Head::sequence_classification),
     },
+    Architecture {
+        class: "LlamaModel",
+        model_type: "llama",
+        open: |dir, weights, on| llama(dir, weights, on, false),
+    },
+    Architecture {
+        class: "LlamaForCausalLM",
+        model_type: "llama",
+        open: |dir, weights, on| llama(dir, weights, on, true),
+    },
 ];
+
+fn llama(dir: &Path, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Box<dyn Model>, Error> {
+    let path = dir.join("config.json");
+    let config = llama::Config::from_bytes(&path, &config::bytes(&path)?)?;
+    Ok(Box::new(Llama::open(config, weights, on, with_head)?))
+}
 
 fn bert(dir: &Path, weights: Weights, on: Arithmetic, head: bert::OpenHead) -> Result<Box<dyn Model>, Error> {
     let path = dir.join("config.json");
