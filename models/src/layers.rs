@@ -45,8 +45,11 @@ impl Linear {
         [out, inp]: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let bias = weights.get(bias, &[out])?;
-        Self::new(&weights.get(weight, &[out, inp])?, Some(bias), [out, inp], on)
+        let bias = Some(weights.get(bias, &[out])?);
+        match Self::as_stored(weights, &[weight], [out, inp], on)? {
+            Some(weight) => Ok(Self { backend: on.backend, weight, bias }),
+            None => Self::new(&weights.get(weight, &[out, inp])?, bias, [out, inp], on),
+        }
     }
 
     /// Reads several layers of the same input as one, whose outputs follow each other.
@@ -61,10 +64,34 @@ impl Linear {
     ) -> Result<Self, Error> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for name in names {
-            weight.extend(weights.get(&format!("{name}.weight"), &[out, inp])?);
             bias.extend(weights.get(&format!("{name}.bias"), &[out])?);
         }
+        let of_weights: Vec<String> = names.iter().map(|name| format!("{name}.weight")).collect();
+        if let Some(weight) = Self::as_stored(weights, &of_weights, [out, inp], on)? {
+            return Ok(Self { backend: on.backend, weight, bias: Some(bias) });
+        }
+        for name in &of_weights {
+            weight.extend(weights.get(name, &[out, inp])?);
+        }
         Self::new(&weight, Some(bias), [names.len() * out, inp], on)
+    }
+
+    /// The tensors `names`, \[out, in\] each, one below the other, packed as they are stored, if that is in
+    /// groups of the type that `on` asks for: rounding them once more could only lose.
+    fn as_stored(
+        weights: &Weights,
+        names: &[impl AsRef<str>],
+        [out, inp]: [usize; 2],
+        on: Arithmetic,
+    ) -> Result<Option<PackedB>, Error> {
+        let mut groups = Vec::new();
+        for name in names {
+            match weights.groups(name.as_ref(), [out, inp], on.dtype)? {
+                Some(bytes) => groups.extend_from_slice(&bytes),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(PackedB::from_groups(on.backend, on.dtype, &groups, [names.len() * out, inp])?))
     }
 
     /// Packs `weight`, \[out, in\], in the type that `on` asks for.

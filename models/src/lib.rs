@@ -6,6 +6,7 @@
 //! | [`model`] | the table of architectures, and what they have in common |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
+//! | [`gguf`] | the same in one file |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
 //! | [`accuracy`] | how far one model's outputs are from another's |
 //! | [`Batch`] | sequences of ids, packed without padding |
@@ -22,6 +23,7 @@ pub mod config;
 pub mod cpu;
 mod error;
 pub mod exchange;
+pub mod gguf;
 pub mod layers;
 pub mod model;
 #[cfg(feature = "bench")]
