@@ -322,7 +322,10 @@ impl Files {
         let gguf = Gguf::from_bytes(&path, &bytes)?;
         let entry = |(name, tensor): (&String, &gguf::Tensor)| {
             let gguf::Tensor { kind, shape, bytes, heads } = tensor.clone();
-            (gguf.hugging_face(name), Entry { file: 0, name: name.clone(), kind: Stored::Floats(kind), shape, bytes, heads })
+            (
+                gguf.hugging_face(name),
+                Entry { file: 0, name: name.clone(), kind: Stored::Floats(kind), shape, bytes, heads },
+            )
         };
         self.add(path, bytes, gguf.tensors().iter().map(entry))
     }

@@ -99,7 +99,8 @@ def blocks():
 def bert():
     source = load_file(HERE / "bert-model" / "model.safetensors")
     config = json.loads((HERE / "bert-model" / "config.json").read_text())
-    words = json.loads((HERE / "bert-model" / "tokenizer.json").read_text())["model"]["vocab"]
+    ids = {i: word for word, i in json.loads((HERE / "bert-model" / "tokenizer.json").read_text())["model"]["vocab"].items()}
+    words = [ids.get(i, f"[unused{i}]") for i in range(config["vocab_size"])]
     w = gguf.GGUFWriter(OUT / "bert-model.gguf", "bert")
     w.add_context_length(config["max_position_embeddings"]), w.add_embedding_length(config["hidden_size"])
     w.add_block_count(config["num_hidden_layers"]), w.add_feed_forward_length(config["intermediate_size"])

@@ -33,7 +33,9 @@ impl Gguf {
         let end = self.unsigned("tokenizer.ggml.eos_token_id")?;
         let turn = self.unsigned("tokenizer.ggml.eot_token_id")?;
         match (end, turn) {
-            (Some(end), Some(turn)) if end != turn => config.insert("eos_token_id".into(), json!([end, turn])),
+            (Some(end), Some(turn)) if end != turn => {
+                config.insert("eos_token_id".into(), json!([end, turn]))
+            }
             (Some(id), _) | (None, Some(id)) => config.insert("eos_token_id".into(), id.into()),
             (None, None) => None,
         };
@@ -109,7 +111,9 @@ impl Gguf {
             None | Some(0) => Ok(None),
             Some(1) => Ok(Some(Pooling::Mean)),
             Some(2) => Ok(Some(Pooling::Cls)),
-            Some(other) => Err(self.error(format!("{key}: expected 1 (mean) or 2 (first token), found {other}"))),
+            Some(other) => {
+                Err(self.error(format!("{key}: expected 1 (mean) or 2 (first token), found {other}")))
+            }
         }
     }
 
@@ -163,12 +167,12 @@ impl Gguf {
 /// Turns in so many tokens, below which a frequency is divided, and from which on it stays.
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;
-const LENGTH: f64 = 8192.0;
+const LENGTH: u32 = 8192;
 
 /// What LLaMA 3 divides its frequencies by.
 fn llama3_factors(theta: f64, head: u64, factor: f64) -> impl Iterator<Item = f64> {
     (0..head / 2).map(move |i| {
-        let turns = LENGTH / std::f64::consts::TAU / theta.powf(2.0 * i as f64 / head as f64);
+        let turns = f64::from(LENGTH) / std::f64::consts::TAU / theta.powf(2.0 * i as f64 / head as f64);
         let share = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
         1.0 / ((1.0 - share) / factor + share)
     })

@@ -57,8 +57,7 @@ const FAMILIES: [Family; 2] = [
 pub(super) fn hugging_face(architecture: &str, name: &str) -> Option<String> {
     let family = FAMILIES.iter().find(|family| family.architecture == architecture)?;
     let (stem, kind) = name.rsplit_once('.')?;
-    let find =
-        |table: &[(&str, &'static str)], stem| table.iter().find(|row| row.0 == stem).map(|row| row.1);
+    let find = |table: &[(&str, &'static str)], stem| table.iter().find(|row| row.0 == stem).map(|row| row.1);
     match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
         Some((n, part)) => Some(format!("{}{n}.{}.{kind}", family.layers, find(family.layer, part)?)),
         None => Some(format!("{}.{kind}", find(family.outside, stem)?)),

@@ -15,8 +15,7 @@ use std::collections::HashMap;
 const WORD: char = '\u{2581}';
 
 /// Words of GPT-2.
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Words of LLaMA 3.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -94,7 +93,8 @@ impl Gguf {
         let key = format!("tokenizer.ggml.{name}");
         match self.numbers(&key)? {
             Some(numbers) if numbers.len() != tokens => {
-                Err(self.error(format!("{key}: expected {tokens}, one for each token, found {}", numbers.len())))
+                Err(self
+                    .error(format!("{key}: expected {tokens}, one for each token, found {}", numbers.len())))
             }
             numbers => Ok(numbers),
         }
@@ -119,11 +119,8 @@ impl Gguf {
             at.map(|at| json!([merge[..at], merge[at + 1..]]))
                 .ok_or_else(|| self.error(format!("{key}: expected two tokens, found {merge:?}")))
         });
-        let split = |pattern: &&str| {
-            json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
-        };
-        let bytes =
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
+        let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
         let steps: Vec<Json> = patterns.iter().map(split).chain([bytes.clone()]).collect();
         Ok(json!({
             "model": {
@@ -180,7 +177,8 @@ impl Gguf {
     fn word_pieces(&self, tokens: &[String], vocabulary: Map<String, Json>) -> Result<Json, Error> {
         let unknown = self.id("unknown", tokens.len())?.map_or("[UNK]", |id| &tokens[id]);
         // The file does not say whether the model reads capitals; its words do.
-        let capitals = |token: &String| !token.starts_with('[') && token.contains(|c: char| c.is_ascii_uppercase());
+        let capitals =
+            |token: &String| !token.starts_with('[') && token.contains(|c: char| c.is_ascii_uppercase());
         Ok(json!({
             "model": {
                 "type": "WordPiece", "vocab": vocabulary, "unk_token": unknown,
@@ -220,9 +218,10 @@ impl Gguf {
         let with = |middle: &[Json]| -> Vec<Json> {
             first.map(special).into_iter().chain(middle.iter().cloned()).chain(last.map(special)).collect()
         };
-        let ids = first.into_iter().chain(last).map(|id| {
-            (tokens[id].clone(), json!({ "id": tokens[id], "ids": [id], "tokens": [tokens[id]] }))
-        });
+        let ids = first
+            .into_iter()
+            .chain(last)
+            .map(|id| (tokens[id].clone(), json!({ "id": tokens[id], "ids": [id], "tokens": [tokens[id]] })));
         Ok(json!({
             "type": "TemplateProcessing",
             "single": with(&[text("A", 0)]),

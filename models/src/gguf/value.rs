@@ -63,7 +63,9 @@ impl<R: Read> Reader<R> {
         let rest = self.len - self.at;
         match count.checked_mul(bytes_each) {
             Some(bytes) if bytes <= rest => Ok(()),
-            _ => Err(format!("expected {count} times {bytes_each} bytes, found {rest} to the end of the file")),
+            _ => {
+                Err(format!("expected {count} times {bytes_each} bytes, found {rest} to the end of the file"))
+            }
         }
     }
 
