@@ -69,8 +69,8 @@ fn word_pieces_are_those_of_tokenizer_json() {
     for text in texts().texts.iter().map(String::as_str).chain(["the [MASK] sat", "playing played PLAYS"]) {
         let ids = encode(&expected, text);
         assert_eq!(encode(&found, text), ids, "{text:?}");
-        assert_eq!(found.decode(&ids).unwrap(), expected.decode(&ids).unwrap(), "{text:?}");
     }
+    assert_eq!(found.decode(&encode(&found, "The dog played")).unwrap(), "the dog played");
     assert_eq!(found.mask(), "[MASK]");
 }
 
