@@ -97,7 +97,7 @@ impl Gguf {
             return Err(gguf.error("split.count: expected a file that is not one of several".to_owned()));
         }
         let alignment = gguf.unsigned("general.alignment")?.unwrap_or(32);
-        if alignment == 0 || alignment % 8 != 0 {
+        if alignment == 0 || !alignment.is_multiple_of(8) {
             let why = format!("general.alignment: expected a multiple of 8, found {alignment}");
             return Err(gguf.error(why));
         }
@@ -184,11 +184,11 @@ impl Gguf {
         if self.tensors.contains_key(name) {
             return Err("there are two tensors of this name".to_owned());
         }
-        if offset % alignment != 0 {
+        if !offset.is_multiple_of(alignment) {
             return Err(format!("expected an offset that is a multiple of {alignment}, found {offset}"));
         }
         let (numbers, size) = kind.block();
-        if dimensions[0] % numbers as u64 != 0 {
+        if !dimensions[0].is_multiple_of(numbers as u64) {
             let row = dimensions[0];
             return Err(format!("expected rows of blocks of {numbers} in {}, found {row}", kind.name()));
         }
@@ -215,7 +215,7 @@ impl Gguf {
         };
         let heads = count(key).or_else(|| count("attention.head_count")).unwrap_or(0);
         match heads.checked_mul(2) {
-            Some(halves) if halves != 0 && rows % halves == 0 => Ok(Some(heads)),
+            Some(halves) if halves != 0 && rows.is_multiple_of(halves) => Ok(Some(heads)),
             _ => Err(format!("expected rows of llama.{key} heads of even width, found {rows} for {heads}")),
         }
     }
@@ -271,9 +271,9 @@ impl Gguf {
 
     /// An integer, if the key is there.
     fn unsigned(&self, key: &str) -> Result<Option<u64>, Error> {
-        self.typed(key, "an integer from 0 up", |value| match value {
-            &Value::Unsigned(v) => Some(v),
-            &Value::Signed(v) => u64::try_from(v).ok(),
+        self.typed(key, "an integer from 0 up", |value| match *value {
+            Value::Unsigned(v) => Some(v),
+            Value::Signed(v) => u64::try_from(v).ok(),
             _ => None,
         })
     }
