@@ -19,7 +19,7 @@ use tilewright::weights::Weights;
 use tilewright::{Arithmetic, config};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::{Format, PackedB};
-use write::File;
+use write::{Change, File};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -245,7 +245,7 @@ fn metadata_becomes_the_config_of_hugging_face() {
     let error = on_disk(&factors).unwrap_err().to_string();
     assert!(error.contains("tensor rope_freqs.weight: expected the factors of LLaMA 3"), "{error}");
 
-    let refused: [(&str, &dyn Fn(&mut File)); 7] = [
+    let refused: [(&str, &Change); 7] = [
         ("llama.expert_count: expected 0, found 8", &|f| f.u32("llama.expert_count", 8)),
         ("llama.rope.dimension_count: expected 32, found 16", &|f| {
             f.u32("llama.attention.key_length", 32);

@@ -1,6 +1,6 @@
 //! Tokenizers of GGUF files against those they were made from.
 
-use super::write::File;
+use super::write::{Change, File};
 use super::{golden, models};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -143,7 +143,7 @@ fn tokenizers_that_are_not_supported_are_errors_that_name_the_key() {
     let ids = tokenizer(&|_| {}).unwrap().encode(&["ab"]).unwrap();
     assert_eq!(ids.ids(), [3]);
     let model = |name: &'static str| move |f: &mut File| f.keys[1].2 = super::write::string(name);
-    let cases: Vec<(&str, Box<dyn Fn(&mut File)>)> = vec![
+    let cases: Vec<(&str, Box<Change>)> = vec![
         (
             "tokenizer.ggml.pre: expected one of default, gpt-2",
             Box::new(|f| f.string("tokenizer.ggml.pre", "tekken")),

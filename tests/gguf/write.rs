@@ -20,6 +20,9 @@ pub struct Tensor {
     pub offset: u64,
 }
 
+/// What is done to a sound file.
+pub type Change = dyn Fn(&mut File);
+
 impl File {
     pub fn new(architecture: &str) -> Self {
         let mut file = Self { version: 3, keys: Vec::new(), tensors: Vec::new() };
