@@ -1,6 +1,7 @@
 //! JSON files beside a checkpoint, and the values in them that several architectures share.
 
 use crate::error::Error;
+use crate::gguf::{self, Gguf};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use std::path::{Path, PathBuf};
 use tilewright_kernels::Activation;
@@ -37,6 +38,33 @@ pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Erro
     if path.exists() { read(path).map(Some) } else { Ok(None) }
 }
 
+/// The content of config.json of the checkpoint at `path`, and what errors about it shall name: the file in
+/// a directory, or what the metadata of a GGUF file says in its place.
+///
+/// # Errors
+/// If there is neither, or the GGUF file is damaged or of a model that is not supported.
+pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
+    let json = path.join("config.json");
+    match gguf::find(path).filter(|_| !json.exists()) {
+        Some(file) => {
+            let bytes = Gguf::open(&file)?.config_json()?;
+            Ok((file, bytes))
+        }
+        None => {
+            let bytes = bytes(&json)?;
+            Ok((json, bytes))
+        }
+    }
+}
+
+/// The directory in which the other files of the checkpoint at `path` are.
+pub fn directory(path: &Path) -> &Path {
+    match gguf::find(path) {
+        Some(file) if file == path => path.parent().unwrap_or(path),
+        _ => path,
+    }
+}
+
 /// The part of config.json that says which architecture it is for.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -48,13 +76,13 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// Reads `dir/config.json`; returns its path as well.
+    /// Reads the config of the checkpoint at `path`; returns what errors shall name as well.
     ///
     /// # Errors
-    /// Those of [`read`].
-    pub fn read(dir: &Path) -> Result<(PathBuf, Self), Error> {
-        let path = dir.join("config.json");
-        let kind = read(&path)?;
+    /// Those of [`config_json`] and [`parse`].
+    pub fn read(path: &Path) -> Result<(PathBuf, Self), Error> {
+        let (path, bytes) = config_json(path)?;
+        let kind = parse(&path, &bytes)?;
         Ok((path, kind))
     }
 }

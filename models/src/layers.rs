@@ -50,7 +50,7 @@ impl Linear {
         on: Arithmetic,
     ) -> Result<Self, Error> {
         let bias = bias.map(|bias| weights.get(bias, &[out])).transpose()?;
-        Self::new(&weights.get(weight, &[out, inp])?, bias, [out, inp], on)
+        Self::stack(weights, &[(weight, out)], inp, bias, on)
     }
 
     /// Reads several layers of the same input, of names and widths, as one, whose outputs follow each
@@ -65,15 +65,14 @@ impl Linear {
         biased: bool,
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let (mut weight, mut bias, mut width) = (Vec::new(), Vec::new(), 0);
-        for (name, out) in parts {
-            weight.extend(weights.get(&format!("{name}.weight"), &[*out, inp])?);
-            if biased {
+        let names: Vec<_> = parts.iter().map(|(name, out)| (format!("{name}.weight"), *out)).collect();
+        let mut bias = biased.then(Vec::new);
+        if let Some(bias) = &mut bias {
+            for (name, out) in parts {
                 bias.extend(weights.get(&format!("{name}.bias"), &[*out])?);
             }
-            width += out;
         }
-        Self::new(&weight, biased.then_some(bias), [width, inp], on)
+        Self::stack(weights, &names, inp, bias, on)
     }
 
     /// Reads `{name}.weight`, \[in, out\] as the `Conv1D` of transformers stores it, and `{name}.bias`.
@@ -109,6 +108,32 @@ impl Linear {
             dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
         };
         Ok(Self { backend: on.backend, weight, bias: None })
+    }
+
+    /// Tensors of names and heights, one below the other. What a file stores in groups of the type that `on`
+    /// asks for is packed as it is: rounding it once more could only lose.
+    fn stack(
+        weights: &Weights,
+        parts: &[(impl AsRef<str>, usize)],
+        inp: usize,
+        bias: Option<Vec<f32>>,
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let height = parts.iter().map(|(_, out)| out).sum();
+        let mut groups = Some(Vec::new());
+        for (name, out) in parts {
+            let stored = weights.groups(name.as_ref(), [*out, inp], on.dtype)?;
+            groups = groups.zip(stored).map(|(all, bytes)| [&all[..], &bytes].concat());
+        }
+        if let Some(groups) = groups {
+            let weight = PackedB::from_groups(on.backend, on.dtype, &groups, [height, inp])?;
+            return Ok(Self { backend: on.backend, weight, bias });
+        }
+        let mut weight = Vec::new();
+        for (name, out) in parts {
+            weight.extend(weights.get(name.as_ref(), &[*out, inp])?);
+        }
+        Self::new(&weight, bias, [height, inp], on)
     }
 
     /// Packs `weight`, \[out, in\], in the type that `on` asks for.

@@ -8,6 +8,7 @@
 //! | [`generator`] | models that continue sequences, and what they remember of one |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
+//! | [`gguf`] | the same in one file |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
 //! | [`accuracy`] | how far one model's outputs are from another's |
 //! | [`Batch`] | sequences of ids, packed without padding |
@@ -25,6 +26,7 @@ pub mod cpu;
 mod error;
 pub mod exchange;
 pub mod generator;
+pub mod gguf;
 pub mod layers;
 pub mod llama;
 pub mod model;

@@ -76,7 +76,7 @@ pub enum Each {
     DecoderToken,
 }
 
-/// Makes the model of a checkpoint's directory out of its weights.
+/// Makes the model of a checkpoint's directory or file out of its weights.
 type Open = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
 
 /// A class of transformers that this crate implements.
@@ -124,19 +124,20 @@ pub const ARCHITECTURES: &[Architecture] = &[
 ];
 
 fn llama(dir: &Path, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Box<dyn Model>, Error> {
-    let path = dir.join("config.json");
-    let config = llama::Config::from_bytes(&path, &config::bytes(&path)?)?;
+    let (path, bytes) = config::config_json(dir)?;
+    let config = llama::Config::from_bytes(&path, &bytes)?;
     Ok(Box::new(Llama::open(config, weights, on, with_head)?))
 }
 
 fn bert(dir: &Path, weights: Weights, on: Arithmetic, head: bert::OpenHead) -> Result<Box<dyn Model>, Error> {
-    let path = dir.join("config.json");
-    let config = bert::Config::from_bytes(&path, &config::bytes(&path)?)?;
+    let (path, bytes) = config::config_json(dir)?;
+    let config = bert::Config::from_bytes(&path, &bytes)?;
     Ok(Box::new(bert::WithHead::open(config, weights, on, head)?))
 }
 
 impl Architecture {
-    /// The architecture that `architectures` in `dir/config.json` asks for; where the field is
+    /// The architecture that `architectures` in the [config](config::config_json) of the directory or GGUF file
+    /// `dir` asks for; where the field is
     /// missing, the bare model of the family `model_type`.
     ///
     /// # Errors
@@ -161,7 +162,7 @@ impl Architecture {
         }
     }
 
-    /// Reads the checkpoint in `dir`.
+    /// Reads the checkpoint that is the directory or GGUF file `dir`.
     ///
     /// # Errors
     /// If a file is missing or damaged, or a tensor missing or misshapen.

@@ -1,12 +1,13 @@
-//! Text to ids and back, as tokenizer.json says.
+//! Text to ids and back, as tokenizer.json or a GGUF file says.
 
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
+use crate::gguf::{self, Gguf};
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor as _, TruncationParams};
 
-/// The tokenizer of a model directory.
+/// The tokenizer of a model.
 ///
 /// Padding that tokenizer.json asks for is switched off (sequences are ragged), and truncation is
 /// only what [`truncate`](Self::truncate) asks for.
@@ -16,6 +17,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     mask: String,
     max_length: Option<usize>,
+    chat_template: Option<String>,
 }
 
 /// Fields of tokenizer_config.json.
@@ -25,6 +27,30 @@ struct Settings {
     mask_token: Option<SpecialToken>,
     /// A float, for some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
+    chat_template: Option<ChatTemplate>,
+}
+
+/// A chat template, or several with names.
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+enum ChatTemplate {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl ChatTemplate {
+    fn default(self) -> Option<String> {
+        match self {
+            Self::One(template) => Some(template),
+            Self::Named(all) => all.into_iter().find(|t| t.name == "default").map(|t| t.template),
+        }
+    }
 }
 
 /// A special token, which files give as text or as an object.
@@ -36,14 +62,23 @@ enum SpecialToken {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in `dir`, and `tokenizer_config.json` if there is one.
+    /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, with
+    /// `tokenizer_config.json` and `chat_template.jinja` if there are such files; where there is no
+    /// `tokenizer.json`, the tokenizer in the GGUF file.
     ///
     /// # Errors
-    /// If a file is missing or damaged.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("tokenizer.json");
-        let bytes = config::bytes(&path)?;
-        let mut tokenizer = Self::from_bytes(path, &bytes)?;
+    /// If there is none, or a file is damaged.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let dir = config::directory(path);
+        let (json, file) = (dir.join("tokenizer.json"), gguf::find(path));
+        let gguf = file.map(|file| Gguf::open(&file)).transpose()?;
+        let mut tokenizer = match &gguf {
+            Some(gguf) if !json.exists() => return Self::from_gguf(gguf),
+            _ => {
+                let bytes = config::bytes(&json)?;
+                Self::from_bytes(json, &bytes)?
+            }
+        };
         let settings: Settings =
             config::read_optional(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         match settings.mask_token {
@@ -51,6 +86,29 @@ impl Tokenizer {
             None => {}
         }
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
+        let jinja = dir.join("chat_template.jinja");
+        tokenizer.chat_template = match (settings.chat_template, gguf) {
+            _ if jinja.exists() => {
+                let text = String::from_utf8(config::bytes(&jinja)?);
+                Some(text.map_err(|e| Error::File { path: jinja, why: e.to_string() })?)
+            }
+            (Some(template), _) => template.default(),
+            (None, Some(gguf)) => gguf.chat_template()?.map(str::to_owned),
+            (None, None) => None,
+        };
+        Ok(tokenizer)
+    }
+
+    /// Makes the tokenizer that a GGUF file holds.
+    ///
+    /// # Errors
+    /// Those of [`Gguf::tokenizer_json`], and if its parts do not fit each other.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let mut tokenizer = Self::from_bytes(gguf.path().to_owned(), &gguf.tokenizer_json()?)?;
+        if let Some(mask) = gguf.mask_token()? {
+            tokenizer.mask = mask.to_owned();
+        }
+        tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned);
         Ok(tokenizer)
     }
 
@@ -63,12 +121,17 @@ impl Tokenizer {
             .map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
-        Ok(Self { path, inner, mask: "[MASK]".to_owned(), max_length: None })
+        Ok(Self { path, inner, mask: "[MASK]".to_owned(), max_length: None, chat_template: None })
     }
 
     /// The longest sequence that tokenizer_config.json allows, if it says so.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
+    }
+
+    /// How a conversation is written as a text, in Jinja, if a file says so.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
     }
 
     /// The token to be filled in, as it is written in a text: `[MASK]`.

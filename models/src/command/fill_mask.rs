@@ -14,7 +14,8 @@ use tilewright::tokenizer::Tokenizer;
   tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'
   tilewright fill-mask --model bert-base-uncased --dtype int8 --top-k 3 'The [MASK] sat on the [MASK].'")]
 pub struct FillMask {
-    /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model
+    /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model; GGUF files
+    /// have no such head
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
