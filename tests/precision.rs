@@ -39,7 +39,7 @@ fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
         let run = |on| Architecture::of(&dir).unwrap().load(&dir, on).unwrap().forward(&batch).unwrap();
         let expected = run(Arithmetic::f32(Backend::REFERENCE));
         for &backend in Backend::available() {
-            // f32 is the subject of `tests/bert.rs`.
+            // f32 is the subject of `tests/encoders.rs`.
             for dtype in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32) {
                 let mut seen = Comparison::default();
                 seen.add(&batch, &run(Arithmetic { backend, dtype }), &expected);
