@@ -3,6 +3,8 @@
 use crate::error::Error;
 use crate::gguf::{self, Gguf};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tilewright_kernels::Activation;
 
@@ -100,6 +102,82 @@ pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
     match eps >= 0.0 && eps.is_finite() {
         true => Ok(()),
         false => Err(format!("{name}: expected a number from 0 up, found {eps}")),
+    }
+}
+
+/// The fields of a config.json. One that is null is as good as missing.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    path: PathBuf,
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads the [config](config_json) of a directory or a GGUF file.
+    ///
+    /// # Errors
+    /// Those of [`config_json`] and [`parse`].
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let (path, bytes) = config_json(dir)?;
+        Self::from_bytes(&path, &bytes)
+    }
+
+    /// Reads them from memory; errors call the file `path`.
+    ///
+    /// # Errors
+    /// Those of [`parse`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        Ok(Self { path: path.to_owned(), values: parse(path, bytes)? })
+    }
+
+    /// The value of `name`, or else `default`.
+    ///
+    /// # Errors
+    /// [`Error::File`], naming the field, if it has another type; here and below.
+    pub fn get<T: DeserializeOwned>(&self, name: &str, default: T) -> Result<T, Error> {
+        match self.values.get(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => T::deserialize(value).map_err(|e| self.error(format!("{name}: {e}"))),
+        }
+    }
+
+    /// The activation that `name` names, or else `default`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and if the activation is not supported.
+    pub fn activation(&self, name: &str, default: Activation) -> Result<Activation, Error> {
+        #[derive(serde::Deserialize)]
+        struct Named(#[serde(deserialize_with = "activation")] Activation);
+        Ok(self.get(name, Named(default))?.0)
+    }
+
+    /// The names of classes, by number: `id2label`, or as many as `num_labels`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn labels(&self) -> Result<Option<BTreeMap<usize, String>>, Error> {
+        let number: Option<u16> = self.get("num_labels", None)?;
+        let numbered = |n: u16| (0..n.into()).map(|i| (i, format!("LABEL_{i}"))).collect();
+        self.get("id2label", number.map(numbered))
+    }
+
+    /// Refuses a field that asks for what this crate does not compute.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is there, and not `supported`.
+    pub fn only(&self, name: &str, supported: impl Into<Value>) -> Result<(), Error> {
+        let supported = supported.into();
+        match self.values.get(name) {
+            Some(found) if !found.is_null() && *found != supported => {
+                Err(self.error(format!("{name}: only {supported} is supported, found {found}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An error about this file.
+    pub fn error(&self, why: String) -> Error {
+        Error::File { path: self.path.clone(), why }
     }
 }
 

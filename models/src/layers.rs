@@ -163,6 +163,12 @@ impl Linear {
         self.weight.n()
     }
 
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        let weights = self.weight.k() * self.weight.n() * if self.weight.is_gated() { 2 } else { 1 };
+        weights + self.bias.as_ref().map_or(0, Vec::len)
+    }
+
     /// out = x W^T + b, for x of \[tokens, in\] and out of \[tokens, out\].
     ///
     /// # Errors
@@ -253,6 +259,11 @@ impl Norm {
         Ok(Self { backend: on.backend, weight, bias: None, eps })
     }
 
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+
     /// Normalises the rows of x, \[tokens, width\], into out.
     ///
     /// # Errors
@@ -311,6 +322,11 @@ impl Table {
     pub fn open(weights: &Weights, name: &str, [entries, width]: [usize; 2]) -> Result<Self, Error> {
         let weight = weights.get(&format!("{name}.weight"), &[entries, width])?;
         Ok(Self { weight, entries, width })
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.weight.len()
     }
 
     /// The rows of `ids`, \[ids, width\], in `out`.

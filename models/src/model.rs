@@ -2,12 +2,13 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::bert::{self, Head};
-use crate::config::{self, Kind};
+use crate::config::{self, Fields, Kind};
 use crate::error::Error;
 use crate::generator::Generator;
+use crate::heads::Task;
 use crate::llama::{self, Llama};
 use crate::weights::Weights;
+use crate::{albert, bert, electra, roberta};
 use std::path::{Path, PathBuf};
 
 /// A loaded model.
@@ -36,6 +37,12 @@ pub trait Model: std::fmt::Debug + Send {
 
     /// The most tokens that a sequence may have.
     fn max_length(&self) -> usize;
+
+    /// Number of weights and biases, by part. What is used in several places counts once, where it is
+    /// first. Empty if the model does not count them.
+    fn parameters(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
 }
 
 /// One result of a model, under the name that Hugging Face's class gives it.
@@ -89,28 +96,50 @@ pub struct Architecture {
     open: Open,
 }
 
+/// The row of an encoder: its class, its module, which has the name of the family, and its task.
+macro_rules! encoder {
+    ($class:literal, $family:ident, $task:ident) => {
+        Architecture {
+            class: $class,
+            model_type: stringify!($family),
+            open: |dir, weights, on| {
+                let config = $family::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new($family::open(config, weights, on, Task::$task)?))
+            },
+        }
+    };
+}
+
 /// The one table of architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
-    Architecture {
-        class: "BertModel",
-        model_type: "bert",
-        open: |dir, weights, on| bert(dir, weights, on, Head::bare),
-    },
-    Architecture {
-        class: "BertForMaskedLM",
-        model_type: "bert",
-        open: |dir, weights, on| bert(dir, weights, on, Head::masked_lm),
-    },
-    Architecture {
-        class: "BertForPreTraining",
-        model_type: "bert",
-        open: |dir, weights, on| bert(dir, weights, on, Head::pre_training),
-    },
-    Architecture {
-        class: "BertForSequenceClassification",
-        model_type: "bert",
-        open: |dir, weights, on| bert(dir, weights, on, Head::sequence_classification),
-    },
+    encoder!("BertModel", bert, Bare),
+    encoder!("BertForMaskedLM", bert, MaskedLm),
+    encoder!("BertForNextSentencePrediction", bert, NextSentence),
+    encoder!("BertForPreTraining", bert, PreTraining),
+    encoder!("BertForSequenceClassification", bert, SequenceClassification),
+    encoder!("BertForTokenClassification", bert, TokenClassification),
+    encoder!("BertForQuestionAnswering", bert, QuestionAnswering),
+    encoder!("BertForMultipleChoice", bert, MultipleChoice),
+    encoder!("RobertaModel", roberta, Bare),
+    encoder!("RobertaForMaskedLM", roberta, MaskedLm),
+    encoder!("RobertaForSequenceClassification", roberta, SequenceClassification),
+    encoder!("RobertaForTokenClassification", roberta, TokenClassification),
+    encoder!("RobertaForQuestionAnswering", roberta, QuestionAnswering),
+    encoder!("RobertaForMultipleChoice", roberta, MultipleChoice),
+    encoder!("AlbertModel", albert, Bare),
+    encoder!("AlbertForMaskedLM", albert, MaskedLm),
+    encoder!("AlbertForPreTraining", albert, PreTraining),
+    encoder!("AlbertForSequenceClassification", albert, SequenceClassification),
+    encoder!("AlbertForTokenClassification", albert, TokenClassification),
+    encoder!("AlbertForQuestionAnswering", albert, QuestionAnswering),
+    encoder!("AlbertForMultipleChoice", albert, MultipleChoice),
+    encoder!("ElectraModel", electra, Bare),
+    encoder!("ElectraForMaskedLM", electra, MaskedLm),
+    encoder!("ElectraForPreTraining", electra, PreTraining),
+    encoder!("ElectraForSequenceClassification", electra, SequenceClassification),
+    encoder!("ElectraForTokenClassification", electra, TokenClassification),
+    encoder!("ElectraForQuestionAnswering", electra, QuestionAnswering),
+    encoder!("ElectraForMultipleChoice", electra, MultipleChoice),
     Architecture {
         class: "LlamaModel",
         model_type: "llama",
@@ -127,12 +156,6 @@ fn llama(dir: &Path, weights: Weights, on: Arithmetic, with_head: bool) -> Resul
     let (path, bytes) = config::config_json(dir)?;
     let config = llama::Config::from_bytes(&path, &bytes)?;
     Ok(Box::new(Llama::open(config, weights, on, with_head)?))
-}
-
-fn bert(dir: &Path, weights: Weights, on: Arithmetic, head: bert::OpenHead) -> Result<Box<dyn Model>, Error> {
-    let (path, bytes) = config::config_json(dir)?;
-    let config = bert::Config::from_bytes(&path, &bytes)?;
-    Ok(Box::new(bert::WithHead::open(config, weights, on, head)?))
 }
 
 impl Architecture {

@@ -4,8 +4,9 @@ use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
 use crate::gguf::{self, Gguf};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use tokenizers::{PostProcessor as _, TruncationParams};
+use tokenizers::{EncodeInput, Encoding, PostProcessor as _, TruncationParams, TruncationStrategy};
 
 /// The tokenizer of a model.
 ///
@@ -19,6 +20,18 @@ pub struct Tokenizer {
     max_length: Option<usize>,
     chat_template: Option<String>,
 }
+
+/// Where a token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// 0 for the first text, 1 for the second, none for a special token.
+    pub text: Option<usize>,
+    /// Where it stands in that text.
+    pub bytes: Range<usize>,
+}
+
+/// The most tokens that two windows have in common: longer than answers are.
+const MOST_OVERLAP: usize = 128;
 
 /// Fields of tokenizer_config.json.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -121,7 +134,9 @@ impl Tokenizer {
             .map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
-        Ok(Self { path, inner, mask: "[MASK]".to_owned(), max_length: None, chat_template: None })
+        let mask = ["[MASK]", "<mask>"].into_iter().find(|mask| inner.token_to_id(mask).is_some());
+        let mask = mask.unwrap_or("[MASK]").to_owned();
+        Ok(Self { path, inner, mask, max_length: None, chat_template: None })
     }
 
     /// The longest sequence that tokenizer_config.json allows, if it says so.
@@ -134,7 +149,7 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
-    /// The token to be filled in, as it is written in a text: `[MASK]`.
+    /// The token to be filled in, as it is written in a text: `[MASK]`, `<mask>`.
     pub fn mask(&self) -> &str {
         &self.mask
     }
@@ -169,6 +184,67 @@ impl Tokenizer {
             batch.push(encoding.get_ids(), encoding.get_type_ids())?;
         }
         Ok(batch)
+    }
+
+    /// The tokens of a text, or of a pair of texts, as one sequence, and where each comes from: a special
+    /// token from nowhere.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_placed(&self, first: &str, second: Option<&str>) -> Result<(Batch, Vec<Place>), Error> {
+        let input = match second {
+            Some(second) => EncodeInput::from((first, second)),
+            None => EncodeInput::from(first),
+        };
+        self.placed(&[self.inner.encode(input, true).map_err(|e| self.error(e.to_string()))?])
+    }
+
+    /// The tokens of a pair of texts, of which the second is as long as it may be: where `max_length`
+    /// tokens do not hold it, there is a sequence for each of several windows on it, which overlap.
+    /// Replaces what [`truncate`](Self::truncate) asked for.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and if the first text leaves too little room.
+    pub fn encode_windows(
+        &mut self,
+        [first, second]: [&str; 2],
+        max_length: usize,
+    ) -> Result<(Batch, Vec<Place>), Error> {
+        let refuse = |why: String| Error::Input { name: "first text", why };
+        self.inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        let alone = self.inner.encode_fast(first, false).map_err(|e| refuse(e.to_string()))?.len();
+        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        let room = max_length.saturating_sub(alone + special);
+        // An overlap of less than half moves windows on, and holds what lies across the end of one.
+        if room < 4 {
+            return Err(refuse(format!("{alone} tokens of {max_length} leave no room for the second")));
+        }
+        let params = TruncationParams {
+            max_length,
+            stride: (room / 2 - 1).min(MOST_OVERLAP),
+            strategy: TruncationStrategy::OnlySecond,
+            ..TruncationParams::default()
+        };
+        self.inner.with_truncation(Some(params)).map_err(|e| refuse(e.to_string()))?;
+        let mut encoding = self.inner.encode((first, second), true).map_err(|e| refuse(e.to_string()))?;
+        let others = encoding.take_overflowing();
+        self.placed(&[vec![encoding], others].concat())
+    }
+
+    fn placed(&self, encodings: &[Encoding]) -> Result<(Batch, Vec<Place>), Error> {
+        let (mut batch, mut places) = (Batch::default(), Vec::new());
+        for encoding in encodings {
+            batch.push(encoding.get_ids(), encoding.get_type_ids())?;
+            let offsets = encoding.get_offsets().iter();
+            places.extend(
+                encoding
+                    .get_sequence_ids()
+                    .into_iter()
+                    .zip(offsets)
+                    .map(|(text, &(start, end))| Place { text, bytes: start..end }),
+            );
+        }
+        Ok((batch, places))
     }
 
     /// The id of `token`, as the vocabulary spells it.
