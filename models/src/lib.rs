@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`gpt2`] | GPT-2: decoder with learned positions |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
@@ -31,6 +32,7 @@ mod error;
 pub mod exchange;
 pub mod generator;
 pub mod gguf;
+pub mod gpt2;
 pub mod heads;
 pub mod layers;
 pub mod llama;
