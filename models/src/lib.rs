@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
+//! | [`t5`] | T5: encoder and decoder with biases for distances |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
 //! | [`model`] | the table of architectures, and what they have in common |
@@ -40,6 +41,7 @@ pub mod probe;
 pub mod random;
 pub mod roberta;
 pub mod sentence;
+pub mod t5;
 pub mod tokenizer;
 #[cfg(feature = "verify")]
 pub mod verify;

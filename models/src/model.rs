@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::generator::Generator;
 use crate::heads::Task;
 use crate::llama::{self, Llama};
+use crate::t5::{self, T5};
 use crate::weights::Weights;
 use crate::{albert, bert, electra, roberta};
 use std::path::{Path, PathBuf};
@@ -110,6 +111,20 @@ macro_rules! encoder {
     };
 }
 
+/// The row of a class of T5.
+macro_rules! t5 {
+    ($class:literal, $of:ident) => {
+        Architecture {
+            class: $class,
+            model_type: "t5",
+            open: |dir, weights, on| {
+                let config = t5::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new(T5::open(config, &weights, on, t5::Class::$of)?))
+            },
+        }
+    };
+}
+
 /// The one table of architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("BertModel", bert, Bare),
@@ -150,6 +165,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
         model_type: "llama",
         open: |dir, weights, on| llama(dir, weights, on, true),
     },
+    t5!("T5Model", Bare),
+    t5!("T5EncoderModel", Encoder),
+    t5!("T5ForConditionalGeneration", ConditionalGeneration),
 ];
 
 fn llama(dir: &Path, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Box<dyn Model>, Error> {
