@@ -18,14 +18,15 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
-use crate::layers::{Buffer, Heads, KvCache, Linear, Norm, Table};
+use crate::layers::{KvCache, Linear, Table};
 use crate::model::{Each, Model, Output};
 use crate::weights::Weights;
-use tilewright_kernels::DistanceBias;
 
 mod config;
+mod stack;
 
 pub use config::Config;
+use stack::{Stack, Workspace};
 
 /// What of a T5 is computed, by the classes of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,64 +52,6 @@ pub struct T5 {
     lm_head: Option<Linear>,
     tied: bool,
     work: Workspace,
-}
-
-/// `encoder` or `decoder`.
-#[derive(Debug)]
-struct Stack {
-    layers: Vec<Layer>,
-    /// block.0.layer.0.SelfAttention.relative_attention_bias, \[buckets, heads\].
-    relative_attention_bias: Table,
-    /// final_layer_norm, \[D\]; that before a tied head times 1 / sqrt(D), which rounds no more often than
-    /// to multiply the states.
-    final_layer_norm: Norm,
-}
-
-/// `block.N`.
-#[derive(Debug)]
-struct Layer {
-    /// layer.0.layer_norm, \[D\].
-    attention_layer_norm: Norm,
-    /// layer.0.SelfAttention.{q, k, v}, as one layer: \[D, 3 I\].
-    qkv: Linear,
-    /// layer.0.SelfAttention.o, \[I, D\].
-    o: Linear,
-    /// layer.1, of the decoder.
-    cross: Option<Cross>,
-    /// layer.1.layer_norm, of the decoder layer.2.layer_norm: \[D\].
-    feed_forward_layer_norm: Norm,
-    /// ..DenseReluDense.wi, or {wi_0, wi_1} as a pair: \[D, F\].
-    wi: Linear,
-    /// ..DenseReluDense.wo, \[F, D\].
-    wo: Linear,
-}
-
-/// `block.N.layer.1` of the decoder.
-#[derive(Debug)]
-struct Cross {
-    /// layer_norm, \[D\].
-    layer_norm: Norm,
-    /// EncDecAttention.q, \[D, I\].
-    q: Linear,
-    /// EncDecAttention.{k, v}, as one layer: \[D, 2 I\].
-    kv: Linear,
-    /// EncDecAttention.o, \[I, D\].
-    o: Linear,
-}
-
-/// Working memory: it grows to the largest batch, then nothing is allocated.
-#[derive(Debug, Default)]
-struct Workspace {
-    /// \[tokens, D\]: the states.
-    x: Buffer,
-    /// \[tokens, D\]: what a block reads, and what it adds to the states.
-    y: Buffer,
-    /// \[tokens, I\]: what attention found.
-    context: Buffer,
-    /// \[tokens, max(3 I, F)\]: inside of a block.
-    wide: Buffer,
-    /// States whose logits are wanted.
-    rows: Vec<f32>,
 }
 
 impl T5 {
@@ -173,7 +116,7 @@ impl T5 {
             && lm_head.is_some()
             && config.scale_decoder_outputs
         {
-            decoder.final_layer_norm.scale((d as f64).powf(-0.5) as f32);
+            decoder.scale((d as f64).powf(-0.5) as f32);
         }
         Ok(Self {
             on,
@@ -205,17 +148,9 @@ impl T5 {
 
     /// An empty cache for each of `sources`, whose states are in the workspace.
     fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        let (heads, width) = (self.config.heads(self.on), 2 * self.config.inner_width());
-        let Workspace { y, wide, .. } = &mut self.work;
-        let (y, kv) = (y.get(sources.tokens() * self.config.d_model), wide.get(sources.tokens() * width));
-        let mut found: Vec<Vec<KvCache>> = vec![Vec::new(); sources.len()];
-        let layers = self.decoder.iter().flat_map(|decoder| &decoder.layers);
-        for cross in layers.filter_map(|layer| layer.cross.as_ref()) {
-            cross.kv.forward(y, kv)?;
-            for (source, layer) in found.iter_mut().zip(heads.sources(sources.starts(), kv)?) {
-                source.push(layer);
-            }
-        }
+        let Self { config, on, decoder, work, .. } = self;
+        let Some(decoder) = decoder else { return Err(no_decoder()) };
+        let found = decoder.sources(config, *on, sources.starts(), work)?;
         let with = |source: Vec<KvCache>| Cache { source: Some(source.into()), ..self.cache(capacity) };
         Ok(found.into_iter().map(with).collect())
     }
@@ -232,122 +167,6 @@ impl T5 {
         }
         shared.get(*on, tokens.ids(), work.x.get(tokens.tokens() * config.d_model))?;
         decoder.run(config, *on, tokens.starts(), caches, work)
-    }
-}
-
-impl Stack {
-    fn open(config: &Config, weights: &Weights, on: Arithmetic, decodes: bool) -> Result<Self, Error> {
-        let stack = if decodes { "decoder" } else { "encoder" };
-        let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
-        let norm = |name: String| Norm::open_rms(weights, &name, d, config.layer_norm_epsilon, on);
-        // Several layers from D to I, as one, or the one from I to D.
-        let inward = |at: &str, names: &[&str]| {
-            let parts: Vec<_> = names.iter().map(|name| (format!("{at}.{name}"), i)).collect();
-            Linear::open_fused(weights, &parts, d, false, on)
-        };
-        let outward = |at: &str| Linear::open_as(weights, &format!("{at}.o.weight"), None, [d, i], on);
-        let layer = |n| {
-            let at = |name: &str| format!("{stack}.block.{n}.layer.{name}");
-            let attention = at("0.SelfAttention");
-            let cross = || {
-                let attention = at("1.EncDecAttention");
-                Ok::<_, Error>(Cross {
-                    layer_norm: norm(at("1.layer_norm"))?,
-                    q: inward(&attention, &["q"])?,
-                    kv: inward(&attention, &["k", "v"])?,
-                    o: outward(&attention)?,
-                })
-            };
-            let last = at(if decodes { "2" } else { "1" });
-            let dense = |name: &str| format!("{last}.DenseReluDense.{name}.weight");
-            Ok(Layer {
-                attention_layer_norm: norm(at("0.layer_norm"))?,
-                qkv: inward(&attention, &["q", "k", "v"])?,
-                o: outward(&attention)?,
-                cross: decodes.then(cross).transpose()?,
-                feed_forward_layer_norm: norm(format!("{last}.layer_norm"))?,
-                wi: match config.gated {
-                    true => Linear::open_gated(weights, [&dense("wi_0"), &dense("wi_1")], [f, d], on)?,
-                    false => Linear::open_as(weights, &dense("wi"), None, [f, d], on)?,
-                },
-                wo: Linear::open_as(weights, &dense("wo"), None, [d, f], on)?,
-            })
-        };
-        let layers = if decodes { config.num_decoder_layers } else { config.num_layers };
-        let bias = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias");
-        let buckets = config.relative_attention_num_buckets;
-        Ok(Self {
-            layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
-            relative_attention_bias: Table::open(weights, &bias, [buckets, config.num_heads])?,
-            final_layer_norm: norm(format!("{stack}.final_layer_norm"))?,
-        })
-    }
-
-    /// From embeddings in `x` of the workspace to states after the last norm in `y`, both \[tokens, D\]; a
-    /// decoder appends the tokens to the caches.
-    fn run(
-        &self,
-        config: &Config,
-        on: Arithmetic,
-        starts: &[usize],
-        caches: &mut [&mut Cache],
-        work: &mut Workspace,
-    ) -> Result<(), Error> {
-        let n = starts.last().map_or(0, |&end| end);
-        let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
-        let Workspace { x, y, context, wide, .. } = work;
-        let (x, y, context) = (x.get(n * d), y.get(n * d), context.get(n * i));
-        let wide = wide.get(n * f.max(3 * i));
-        let to_source = config.heads(on);
-        let distance = |bidirectional| DistanceBias::T5 {
-            table: self.relative_attention_bias.view(),
-            bidirectional,
-            max_distance: config.relative_attention_max_distance,
-        };
-
-        let norm_of =
-            |l: usize| self.layers.get(l).map_or(&self.final_layer_norm, |l| &l.attention_layer_norm);
-        norm_of(0).forward(x, y)?;
-        for (l, layer) in self.layers.iter().enumerate() {
-            let qkv = &mut wide[..n * 3 * i];
-            layer.qkv.forward(y, qkv)?;
-            let heads = Heads { distance: Some(distance(layer.cross.is_none())), ..to_source };
-            match &layer.cross {
-                None => heads.bidirectional(starts, qkv, context)?,
-                Some(_) => heads.causal(starts, qkv, caches, l, context)?,
-            }
-            layer.o.forward(context, y)?;
-
-            if let Some(cross) = &layer.cross {
-                cross.layer_norm.after_adding(y, x)?;
-                let q = &mut wide[..n * i];
-                cross.q.forward(y, q)?;
-                to_source.cross(starts, q, caches, l, context)?;
-                cross.o.forward(context, y)?;
-            }
-            layer.feed_forward_layer_norm.after_adding(y, x)?;
-            let inside = &mut wide[..n * f];
-            layer.wi.activated(y, config.activation, inside)?;
-            layer.wo.forward(inside, y)?;
-            norm_of(l + 1).after_adding(y, x)?;
-        }
-        Ok(())
-    }
-
-    fn parameters(&self) -> usize {
-        let others = self.relative_attention_bias.parameters() + self.final_layer_norm.parameters();
-        others + self.layers.iter().map(Layer::parameters).sum::<usize>()
-    }
-}
-
-impl Layer {
-    fn parameters(&self) -> usize {
-        let Self { attention_layer_norm, qkv, o, cross, feed_forward_layer_norm, wi, wo } = self;
-        let cross = cross.as_ref().map_or(0, |Cross { layer_norm, q, kv, o }| {
-            layer_norm.parameters() + [q, kv, o].map(Linear::parameters).iter().sum::<usize>()
-        });
-        let norms = attention_layer_norm.parameters() + feed_forward_layer_norm.parameters();
-        norms + [qkv, o, wi, wo].map(Linear::parameters).iter().sum::<usize>() + cross
     }
 }
 
@@ -386,8 +205,8 @@ impl Generator for T5 {
 
     fn cache(&self, capacity: usize) -> Cache {
         let heads = self.config.heads(self.on);
-        let layers = self.decoder.iter().flat_map(|decoder| &decoder.layers);
-        Cache { layers: layers.map(|_| heads.cache(capacity)).collect(), source: None }
+        let layers = self.decoder.as_ref().map_or(0, Stack::len);
+        Cache { layers: (0..layers).map(|_| heads.cache(capacity)).collect(), source: None }
     }
 
     fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
@@ -466,5 +285,53 @@ impl Model for T5 {
         let head = self.lm_head.iter().filter(|_| !self.tied);
         parts.extend(head.map(|head| ("head", head.parameters())));
         parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tilewright_kernels::Backend;
+
+    fn tiny(class: Class) -> T5 {
+        let config =
+            Config { vocab_size: 9, d_model: 8, d_kv: 3, d_ff: 5, num_heads: 2, ..Config::default() };
+        T5::random(config, 0, Arithmetic::f32(Backend::PORTABLE), class).unwrap()
+    }
+
+    fn batch(mask: [i64; 4]) -> Batch {
+        Batch::from_padded([1, 4], &[5, 6, 7, 8], Some(&mask), None).unwrap()
+    }
+
+    /// Padding on either side changes no distance; between tokens it would.
+    #[test]
+    fn masks_may_have_no_holes() {
+        let mut t5 = tiny(Class::Bare);
+        let (fine, hole) = (batch([0, 1, 1, 0]), batch([1, 0, 1, 1]));
+        let mut alone = Batch::default();
+        alone.push(&[6, 7], &[0, 0]).unwrap();
+        assert_eq!(t5.forward_pair(&fine, &fine).unwrap(), t5.forward_pair(&alone, &alone).unwrap());
+        let refused = |found: Result<_, Error>, name| {
+            let error = found.map(|_: Vec<Output>| ()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}: ")), "{error}");
+        };
+        refused(t5.forward_pair(&hole, &fine), "attention_mask");
+        refused(t5.forward_pair(&fine, &hole), "decoder_attention_mask");
+        refused(t5.forward(&fine), "decoder_input_ids");
+        refused(tiny(Class::Encoder).forward_pair(&fine, &fine), "decoder_input_ids");
+    }
+
+    #[test]
+    fn a_refusal_appends_nothing() {
+        let (mut t5, mut logits) = (tiny(Class::ConditionalGeneration), Vec::new());
+        let token = batch([0, 0, 1, 0]);
+        let mut without = t5.cache(4);
+        assert!(t5.extend(&token, &mut [&mut without], Want::All, &mut logits).is_err());
+        assert!(without.is_empty());
+        let mut bare = tiny(Class::Bare);
+        let mut cache = bare.encode(&token, 4).unwrap().remove(0);
+        assert!(bare.extend(&token, &mut [&mut cache], Want::All, &mut logits).is_err());
+        assert!(cache.is_empty() && bare.generator().is_none());
+        assert!(tiny(Class::Encoder).encode(&token, 4).is_err());
     }
 }

@@ -157,3 +157,46 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Config, Error> {
+        Config::from_bytes("config.json".as_ref(), json.as_bytes())
+    }
+
+    /// Each is what `T5Config` of `transformers` 5.23 makes of the same fields.
+    #[test]
+    fn fields_mean_what_they_mean_to_transformers() {
+        let of = |json| read(json).map(|c| (c.activation, c.gated, c.scale_decoder_outputs)).unwrap();
+        assert_eq!(of("{}"), (Activation::Relu, false, true));
+        let v1_1 = r#"{"feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}"#;
+        assert_eq!(of(v1_1), (Activation::GeluTanh, true, false));
+        let ours = r#"{"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "is_gated_act": false}"#;
+        assert_eq!(of(ours), (Activation::GeluErf, false, true));
+        let scaled = r#"{"feed_forward_proj": "gated-silu", "tie_word_embeddings": true, "scale_decoder_outputs": false}"#;
+        assert_eq!(of(scaled), (Activation::Silu, true, false));
+        assert_eq!(read(r#"{"num_layers": 4}"#).unwrap().num_decoder_layers, 4);
+        assert_eq!(read(r#"{"num_layers": 4, "num_decoder_layers": 2}"#).unwrap().num_decoder_layers, 2);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (field, value) in [
+            ("feed_forward_proj", "\"gated-quadratic\""),
+            ("dense_act_fn", "\"quadratic\""),
+            ("hidden_size", "99"),
+            ("head_dim", "65"),
+            ("num_heads", "0"),
+            ("d_kv", "18446744073709551615"),
+            ("num_decoder_layers", "1000000"),
+            ("relative_attention_num_buckets", "3"),
+            ("relative_attention_max_distance", "16"),
+            ("layer_norm_epsilon", "-1"),
+        ] {
+            let error = read(&format!("{{\"{field}\": {value}}}")).unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
+}
