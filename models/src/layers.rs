@@ -269,6 +269,11 @@ impl Norm {
         self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
     }
 
+    /// Multiplies all results from now on, by its weights and biases.
+    pub fn scale(&mut self, factor: f32) {
+        self.weight.iter_mut().chain(self.bias.iter_mut().flatten()).for_each(|weight| *weight *= factor);
+    }
+
     /// Normalises the rows of x, \[tokens, width\], into out.
     ///
     /// # Errors

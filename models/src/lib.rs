@@ -5,6 +5,7 @@
 //! | [`bert`] | BERT: config, weights, forward, heads |
 //! | [`gpt2`] | GPT-2: decoder with learned positions |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
+//! | [`t5`] | T5: encoder and decoder with biases for distances |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
 //! | [`model`] | the table of architectures, and what they have in common |
@@ -42,6 +43,7 @@ pub mod probe;
 pub mod random;
 pub mod roberta;
 pub mod sentence;
+pub mod t5;
 pub mod tokenizer;
 #[cfg(feature = "verify")]
 pub mod verify;

@@ -8,7 +8,7 @@ use crate::generator::Generator;
 use crate::heads::Task;
 use crate::layers::Linear;
 use crate::weights::Weights;
-use crate::{albert, bert, electra, gpt2, llama, roberta};
+use crate::{albert, bert, electra, gpt2, llama, roberta, t5};
 use std::path::{Path, PathBuf};
 
 /// A loaded model.
@@ -154,6 +154,20 @@ macro_rules! decoder {
     };
 }
 
+/// The row of a class of T5.
+macro_rules! t5 {
+    ($class:literal, $of:ident) => {
+        Architecture {
+            class: $class,
+            model_type: "t5",
+            open: |dir, weights, on| {
+                let config = t5::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new(t5::T5::open(config, &weights, on, t5::Class::$of)?))
+            },
+        }
+    };
+}
+
 /// The one table of architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("BertModel", bert, Bare),
@@ -188,6 +202,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
     decoder!("GPT2LMHeadModel", "gpt2", gpt2::Gpt2, true),
     decoder!("LlamaModel", "llama", llama::Llama, false),
     decoder!("LlamaForCausalLM", "llama", llama::Llama, true),
+    t5!("T5Model", Bare),
+    t5!("T5EncoderModel", Encoder),
+    t5!("T5ForConditionalGeneration", ConditionalGeneration),
 ];
 
 impl Architecture {

@@ -1,0 +1,337 @@
+//! T5 (Raffel et al. 2019, arXiv:1910.10683), and T5 1.1 and Flan-T5 (Chung et al. 2022,
+//! arXiv:2210.11416): an encoder, and a decoder that reads what the encoder made of a source.
+//!
+//! ```text
+//! x = shared[id]
+//! each layer:  x = x + o(attention(q, k, v of RMS(x)))        the decoder's sees what is before
+//!              x = x + o(attention(q of RMS(x), k, v of source))                 decoder alone
+//!              x = x + wo(relu(wi(RMS(x))))                                             or, 1.1:
+//!              x = x + wo(gelu(wi_0(h)) * wi_1(h)), h = RMS(x)
+//! logits       lm_head(RMS(x)); 1.0: shared^T RMS(x) / sqrt(D)
+//! ```
+//!
+//! Nothing says where a token is but a bias of each head for the distance from query to key, which is
+//! the same in all layers of the encoder, and of the decoder; a source is seen without. Dot products
+//! are not scaled: the initial weights were.
+
+use crate::arithmetic::Arithmetic;
+use crate::batch::{self, Batch};
+use crate::error::Error;
+use crate::generator::{self, Cache, Generator, Want};
+use crate::layers::{KvCache, Linear, Table};
+use crate::model::{Each, Model, Output};
+use crate::weights::Weights;
+
+mod config;
+mod stack;
+
+pub use config::Config;
+use stack::{Stack, Workspace};
+
+/// What of a T5 is computed, by the classes of transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `T5EncoderModel`: states of the encoder.
+    Encoder,
+    /// `T5Model`: states of the decoder.
+    Bare,
+    /// `T5ForConditionalGeneration`: logits of the next token.
+    ConditionalGeneration,
+}
+
+/// The encoder and, if the class has them, the decoder and its head.
+#[derive(Debug)]
+pub struct T5 {
+    config: Config,
+    on: Arithmetic,
+    /// shared, \[vocab_size, D\].
+    shared: Table,
+    encoder: Stack,
+    decoder: Option<Stack>,
+    /// lm_head, \[D, vocab_size\]: the embedding, where they are tied.
+    lm_head: Option<Linear>,
+    tied: bool,
+    work: Workspace,
+}
+
+impl T5 {
+    /// Reads what `class` has from `weights`. The head is `lm_head` where there is one, else the embedding.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    pub fn open(config: Config, weights: &Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
+        let tied = !weights.contains("lm_head.weight");
+        Self::with_head(config, weights, on, class, tied)
+    }
+
+    /// A model with random weights, the same for a seed on every machine. Its head is the embedding if
+    /// outputs are scaled, as in T5 1.0.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the config has a size of 0 or the like.
+    ///
+    /// ```
+    /// use tilewright::generator::{Generator, Want};
+    /// use tilewright::t5::{Class, Config, T5};
+    /// use tilewright::{Arithmetic, Batch};
+    /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
+    /// let config = Config { vocab_size: 99, d_model: 24, d_ff: 40, num_heads: 2, d_kv: 8, ..Config::default() };
+    /// let mut t5 = T5::random(config, 0, on, Class::ConditionalGeneration)?;
+    /// let (mut source, mut start, mut logits) = (Batch::default(), Batch::default(), Vec::new());
+    /// source.push(&[37, 5, 1], &[0; 3])?;
+    /// start.push(&[0], &[0])?;
+    /// let mut caches = t5.encode(&source, 20)?;
+    /// t5.extend(&start, &mut [&mut caches[0]], Want::Last, &mut logits)?;
+    /// assert_eq!((logits.len(), caches[0].len()), (99, 1));
+    /// # Ok::<(), tilewright::Error>(())
+    /// ```
+    pub fn random(config: Config, seed: u64, on: Arithmetic, class: Class) -> Result<Self, Error> {
+        let tied = config.scale_decoder_outputs;
+        Self::with_head(config, &Weights::random(seed), on, class, tied)
+    }
+
+    fn with_head(
+        config: Config,
+        weights: &Weights,
+        on: Arithmetic,
+        class: Class,
+        tied: bool,
+    ) -> Result<Self, Error> {
+        config.check().map_err(|why| Error::Input { name: "config", why })?;
+        // Checkpoints have the one table under one or several of these names.
+        let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
+        let has = |name: &&str| weights.contains(&format!("{name}.weight"));
+        let shared = names.into_iter().find(has).unwrap_or(names[0]);
+        let (words, d) = (config.vocab_size, config.d_model);
+        let head = if tied { format!("{shared}.weight") } else { "lm_head.weight".to_owned() };
+        let lm_head = match class {
+            Class::ConditionalGeneration => Some(Linear::open_as(weights, &head, None, [words, d], on)?),
+            Class::Encoder | Class::Bare => None,
+        };
+        let mut decoder = match class {
+            Class::Encoder => None,
+            Class::Bare | Class::ConditionalGeneration => Some(Stack::open(&config, weights, on, true)?),
+        };
+        if let Some(decoder) = &mut decoder
+            && lm_head.is_some()
+            && config.scale_decoder_outputs
+        {
+            decoder.scale((d as f64).powf(-0.5) as f32);
+        }
+        Ok(Self {
+            on,
+            shared: Table::open(weights, shared, [words, d])?,
+            encoder: Stack::open(&config, weights, on, false)?,
+            decoder,
+            lm_head,
+            tied,
+            config,
+            work: Workspace::default(),
+        })
+    }
+
+    /// The config it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The states of the encoder, \[tokens, D\], in the workspace.
+    fn encoder_states(&mut self, sources: &Batch) -> Result<&[f32], Error> {
+        batch::below("input_ids", &sources.ids, self.config.vocab_size)?;
+        without_holes("attention_mask", sources)?;
+        let Self { config, on, shared, encoder, work, .. } = self;
+        let n = sources.tokens() * config.d_model;
+        shared.get(*on, sources.ids(), work.x.get(n))?;
+        encoder.run(config, *on, sources.starts(), &mut [], work)?;
+        Ok(work.y.get(n))
+    }
+
+    /// An empty cache for each of `sources`, whose states are in the workspace.
+    fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
+        let Self { config, on, decoder, work, .. } = self;
+        let Some(decoder) = decoder else { return Err(no_decoder()) };
+        let found = decoder.sources(config, *on, sources.starts(), work)?;
+        let with = |source: Vec<KvCache>| Cache { source: Some(source.into()), ..self.cache(capacity) };
+        Ok(found.into_iter().map(with).collect())
+    }
+
+    /// Appends `tokens` to the caches and leaves their states, \[tokens, D\], in `y` of the workspace.
+    fn decoder_states(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
+        generator::check(tokens, caches, self.config.vocab_size, self.max_tokens())?;
+        without_holes("decoder_attention_mask", tokens)?;
+        let Self { config, on, shared, decoder, work, .. } = self;
+        let Some(decoder) = decoder else { return Err(no_decoder()) };
+        if let Some(sequence) = caches.iter().position(|cache| cache.source.is_none()) {
+            let why = format!("sequence {sequence}: it has no source");
+            return Err(Error::Input { name: "caches", why });
+        }
+        shared.get(*on, tokens.ids(), work.x.get(tokens.tokens() * config.d_model))?;
+        decoder.run(config, *on, tokens.starts(), caches, work)
+    }
+}
+
+/// Refuses a mask that hides tokens between others: the distance of two tokens is that of their rows.
+fn without_holes(name: &'static str, batch: &Batch) -> Result<(), Error> {
+    for (sequence, ends) in batch.starts().windows(2).enumerate() {
+        let positions = &batch.positions[ends[0]..ends[1]];
+        if let Some(before) = positions.windows(2).find(|two| two[1] != two[0] + 1) {
+            let why = format!(
+                "hides what is between tokens {} and {} of sequence {sequence}; expected padding at its ends",
+                before[0], before[1]
+            );
+            return Err(Error::Input { name, why });
+        }
+    }
+    Ok(())
+}
+
+fn no_decoder() -> Error {
+    Error::Input { name: "decoder_input_ids", why: "given to a model that has no decoder".to_owned() }
+}
+
+impl Generator for T5 {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    /// No limit: distances have none.
+    fn max_tokens(&self) -> usize {
+        usize::MAX
+    }
+
+    fn encodes(&self) -> bool {
+        true
+    }
+
+    fn cache(&self, capacity: usize) -> Cache {
+        let heads = self.config.heads(self.on);
+        let layers = self.decoder.as_ref().map_or(0, Stack::len);
+        Cache { layers: (0..layers).map(|_| heads.cache(capacity)).collect(), source: None }
+    }
+
+    fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
+        if self.decoder.is_none() {
+            return Err(no_decoder());
+        }
+        self.encoder_states(sources)?;
+        self.source_caches(sources, capacity)
+    }
+
+    fn extend(
+        &mut self,
+        tokens: &Batch,
+        caches: &mut [&mut Cache],
+        want: Want,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        if self.lm_head.is_none() {
+            return Err(Error::Input { name: "logits", why: "the model has no head".to_owned() });
+        }
+        self.decoder_states(tokens, caches)?;
+        let Self { config, lm_head: Some(lm_head), work, .. } = self else { return Err(no_decoder()) };
+        let Workspace { y, rows, .. } = work;
+        let states = generator::wanted(want, tokens, y.get(tokens.tokens() * config.d_model), rows);
+        logits.resize(states.len() / config.d_model * config.vocab_size, 0.0);
+        lm_head.forward(states, logits)
+    }
+}
+
+impl Model for T5 {
+    /// Of the encoder alone.
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
+        if self.decoder.is_some() {
+            let why = "missing; expected what the decoder reads".to_owned();
+            return Err(Error::Input { name: "decoder_input_ids", why });
+        }
+        let states = self.encoder_states(batch)?.to_vec();
+        Ok(vec![Output::new("last_hidden_state", Each::Token, batch.tokens(), states)])
+    }
+
+    fn forward_pair(&mut self, batch: &Batch, decoder: &Batch) -> Result<Vec<Output>, Error> {
+        if self.decoder.is_none() {
+            return Err(no_decoder());
+        }
+        let encoder_states = self.encoder_states(batch)?.to_vec();
+        let longest = decoder.starts().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
+        let mut caches = self.source_caches(batch, longest)?;
+        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
+        let (name, values) = if self.lm_head.is_some() {
+            let mut logits = Vec::new();
+            self.extend(decoder, &mut caches, Want::All, &mut logits)?;
+            ("logits", logits)
+        } else {
+            self.decoder_states(decoder, &mut caches)?;
+            ("last_hidden_state", self.work.y.get(decoder.tokens() * self.config.d_model).to_vec())
+        };
+        Ok(vec![
+            Output::new(name, Each::DecoderToken, decoder.tokens(), values),
+            Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), encoder_states),
+        ])
+    }
+
+    /// No limit: distances have none.
+    fn max_length(&self) -> usize {
+        usize::MAX
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generator> {
+        if self.lm_head.is_some() { Some(self) } else { None }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let mut parts =
+            vec![("word embeddings", self.shared.parameters()), ("encoder", self.encoder.parameters())];
+        parts.extend(self.decoder.iter().map(|decoder| ("decoder", decoder.parameters())));
+        let head = self.lm_head.iter().filter(|_| !self.tied);
+        parts.extend(head.map(|head| ("head", head.parameters())));
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tilewright_kernels::Backend;
+
+    fn tiny(class: Class) -> T5 {
+        let config =
+            Config { vocab_size: 9, d_model: 8, d_kv: 3, d_ff: 5, num_heads: 2, ..Config::default() };
+        T5::random(config, 0, Arithmetic::f32(Backend::PORTABLE), class).unwrap()
+    }
+
+    fn batch(mask: [i64; 4]) -> Batch {
+        Batch::from_padded([1, 4], &[5, 6, 7, 8], Some(&mask), None).unwrap()
+    }
+
+    /// Padding on either side changes no distance; between tokens it would.
+    #[test]
+    fn masks_may_have_no_holes() {
+        let mut t5 = tiny(Class::Bare);
+        let (fine, hole) = (batch([0, 1, 1, 0]), batch([1, 0, 1, 1]));
+        let mut alone = Batch::default();
+        alone.push(&[6, 7], &[0, 0]).unwrap();
+        assert_eq!(t5.forward_pair(&fine, &fine).unwrap(), t5.forward_pair(&alone, &alone).unwrap());
+        let refused = |found: Result<_, Error>, name| {
+            let error = found.map(|_: Vec<Output>| ()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}: ")), "{error}");
+        };
+        refused(t5.forward_pair(&hole, &fine), "attention_mask");
+        refused(t5.forward_pair(&fine, &hole), "decoder_attention_mask");
+        refused(t5.forward(&fine), "decoder_input_ids");
+        refused(tiny(Class::Encoder).forward_pair(&fine, &fine), "decoder_input_ids");
+    }
+
+    #[test]
+    fn a_refusal_appends_nothing() {
+        let (mut t5, mut logits) = (tiny(Class::ConditionalGeneration), Vec::new());
+        let token = batch([0, 0, 1, 0]);
+        let mut without = t5.cache(4);
+        assert!(t5.extend(&token, &mut [&mut without], Want::All, &mut logits).is_err());
+        assert!(without.is_empty());
+        let mut bare = tiny(Class::Bare);
+        let mut cache = bare.encode(&token, 4).unwrap().remove(0);
+        assert!(bare.extend(&token, &mut [&mut cache], Want::All, &mut logits).is_err());
+        assert!(cache.is_empty() && bare.generator().is_none());
+        assert!(tiny(Class::Encoder).encode(&token, 4).is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! What config.json says of a T5.
+
+use crate::arithmetic::Arithmetic;
+use crate::bert::MOST_LAYERS;
+use crate::config::{self, Fields};
+use crate::error::Error;
+use crate::layers::Heads;
+use serde_json::Value;
+use std::path::Path;
+use tilewright_kernels::Activation;
+
+/// config.json. Fields that are missing have the value of transformers' `T5Config`: those of T5-small.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Entries of the embedding.
+    pub vocab_size: usize,
+    /// Width D of a token's state.
+    pub d_model: usize,
+    /// Width of a head; all of them together need not be as wide as the states.
+    pub d_kv: usize,
+    /// Width F between the dense layers of a feed-forward block.
+    pub d_ff: usize,
+    /// Layers of the encoder.
+    pub num_layers: usize,
+    /// Layers of the decoder; as many as of the encoder where config.json does not say.
+    pub num_decoder_layers: usize,
+    /// Heads of each attention.
+    pub num_heads: usize,
+    /// Entries of a table of biases for distances.
+    pub relative_attention_num_buckets: usize,
+    /// The distance from which on all have the last.
+    pub relative_attention_max_distance: usize,
+    /// Added to mean squares.
+    pub layer_norm_epsilon: f32,
+    /// In feed-forward blocks: what config.json has as `feed_forward_proj`, or `dense_act_fn`.
+    pub activation: Activation,
+    /// Whether the activation is of a gate: `feed_forward_proj` is `gated-..`, or `is_gated_act`.
+    pub gated: bool,
+    /// Whether logits are those of states times 1 / sqrt(D): T5 1.0, whose head is the embedding. Where
+    /// config.json does not say, it is `tie_word_embeddings`.
+    pub scale_decoder_outputs: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_decoder_layers: 6,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            activation: Activation::Relu,
+            gated: false,
+            scale_decoder_outputs: true,
+        }
+    }
+}
+
+impl Config {
+    /// Reads config.json from memory; errors call it `path`.
+    ///
+    /// # Errors
+    /// If it is damaged, or asks for what is not supported: the field is named.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        Self::read(&Fields::from_bytes(path, bytes)?)
+    }
+
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes).
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        let or = Self::default();
+        let num_layers = fields.get("num_layers", or.num_layers)?;
+        let block: String = fields.get("feed_forward_proj", "relu".to_owned())?;
+        let (gated, name) = match block.strip_prefix("gated-") {
+            Some("gelu") => (true, "gelu_new"), // what T5 1.1 was trained with
+            Some(name) => (true, name),
+            None => (false, &*block),
+        };
+        let activation = config::activation(Value::from(name))
+            .map_err(|e| fields.error(format!("feed_forward_proj {block:?}: {e}")))?;
+        let config = Self {
+            vocab_size: fields.get("vocab_size", or.vocab_size)?,
+            d_model: fields.get("d_model", or.d_model)?,
+            d_kv: fields.get("d_kv", or.d_kv)?,
+            d_ff: fields.get("d_ff", or.d_ff)?,
+            num_layers,
+            num_decoder_layers: fields.get("num_decoder_layers", num_layers)?,
+            num_heads: fields.get("num_heads", or.num_heads)?,
+            relative_attention_num_buckets: fields
+                .get("relative_attention_num_buckets", or.relative_attention_num_buckets)?,
+            relative_attention_max_distance: fields
+                .get("relative_attention_max_distance", or.relative_attention_max_distance)?,
+            layer_norm_epsilon: fields.get("layer_norm_epsilon", or.layer_norm_epsilon)?,
+            activation: fields.activation("dense_act_fn", activation)?,
+            gated: fields.get("is_gated_act", gated)?,
+            scale_decoder_outputs: fields
+                .get("scale_decoder_outputs", fields.get("tie_word_embeddings", true)?)?,
+        };
+        // Other spellings, which transformers would follow.
+        fields.only("hidden_size", config.d_model)?;
+        fields.only("num_hidden_layers", config.num_layers)?;
+        fields.only("num_attention_heads", config.num_heads)?;
+        fields.only("head_dim", config.d_kv)?;
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
+    }
+
+    /// Width I of all heads together.
+    pub fn inner_width(&self) -> usize {
+        self.num_heads * self.d_kv
+    }
+
+    /// The heads of an attention to a source; others have a distance as well.
+    pub(super) fn heads(&self, on: Arithmetic) -> Heads<'static> {
+        let (heads, dim) = (self.num_heads, self.d_kv);
+        Heads { on, queries: heads, keys: heads, dim, scale: 1.0, distance: None }
+    }
+
+    /// Says what no model can be made of.
+    pub(super) fn check(&self) -> Result<(), String> {
+        config::positive(&[
+            ("vocab_size", self.vocab_size),
+            ("d_model", self.d_model),
+            ("d_kv", self.d_kv),
+            ("d_ff", self.d_ff),
+            ("num_layers", self.num_layers),
+            ("num_decoder_layers", self.num_decoder_layers),
+            ("num_heads", self.num_heads),
+        ])?;
+        config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
+        for (name, layers) in
+            [("num_layers", self.num_layers), ("num_decoder_layers", self.num_decoder_layers)]
+        {
+            if layers > MOST_LAYERS {
+                return Err(format!("{name}: {layers} are more than {MOST_LAYERS}"));
+            }
+        }
+        if self.num_heads.checked_mul(self.d_kv).and_then(|width| width.checked_mul(3)).is_none() {
+            return Err(format!("num_heads {} of d_kv {} are too wide", self.num_heads, self.d_kv));
+        }
+        let (buckets, most) = (self.relative_attention_num_buckets, self.relative_attention_max_distance);
+        if buckets < 4 {
+            return Err(format!("relative_attention_num_buckets: expected at least 4, found {buckets}"));
+        }
+        if most <= buckets / 2 {
+            return Err(format!(
+                "relative_attention_max_distance: expected more than half of the {buckets} buckets, found {most}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Config, Error> {
+        Config::from_bytes("config.json".as_ref(), json.as_bytes())
+    }
+
+    /// Each is what `T5Config` of `transformers` 5.23 makes of the same fields.
+    #[test]
+    fn fields_mean_what_they_mean_to_transformers() {
+        let of = |json| read(json).map(|c| (c.activation, c.gated, c.scale_decoder_outputs)).unwrap();
+        assert_eq!(of("{}"), (Activation::Relu, false, true));
+        let v1_1 = r#"{"feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}"#;
+        assert_eq!(of(v1_1), (Activation::GeluTanh, true, false));
+        let ours = r#"{"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "is_gated_act": false}"#;
+        assert_eq!(of(ours), (Activation::GeluErf, false, true));
+        let scaled = r#"{"feed_forward_proj": "gated-silu", "tie_word_embeddings": true, "scale_decoder_outputs": false}"#;
+        assert_eq!(of(scaled), (Activation::Silu, true, false));
+        assert_eq!(read(r#"{"num_layers": 4}"#).unwrap().num_decoder_layers, 4);
+        assert_eq!(read(r#"{"num_layers": 4, "num_decoder_layers": 2}"#).unwrap().num_decoder_layers, 2);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (field, value) in [
+            ("feed_forward_proj", "\"gated-quadratic\""),
+            ("dense_act_fn", "\"quadratic\""),
+            ("hidden_size", "99"),
+            ("head_dim", "65"),
+            ("num_heads", "0"),
+            ("d_kv", "18446744073709551615"),
+            ("num_decoder_layers", "1000000"),
+            ("relative_attention_num_buckets", "3"),
+            ("relative_attention_max_distance", "16"),
+            ("layer_norm_epsilon", "-1"),
+        ] {
+            let error = read(&format!("{{\"{field}\": {value}}}")).unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The layers of T5's encoder or decoder.
+
+use super::Config;
+use crate::arithmetic::Arithmetic;
+use crate::error::Error;
+use crate::generator::Cache;
+use crate::layers::{Buffer, Heads, KvCache, Linear, Norm, Table};
+use crate::weights::Weights;
+use tilewright_kernels::DistanceBias;
+
+/// `encoder` or `decoder`.
+#[derive(Debug)]
+pub(super) struct Stack {
+    layers: Vec<Layer>,
+    /// block.0.layer.0.SelfAttention.relative_attention_bias, \[buckets, heads\].
+    relative_attention_bias: Table,
+    /// final_layer_norm, \[D\]; that before a tied head times 1 / sqrt(D), which rounds no more often than
+    /// to multiply the states.
+    final_layer_norm: Norm,
+}
+
+/// `block.N`.
+#[derive(Debug)]
+struct Layer {
+    /// layer.0.layer_norm, \[D\].
+    attention_layer_norm: Norm,
+    /// layer.0.SelfAttention.{q, k, v}, as one layer: \[D, 3 I\].
+    qkv: Linear,
+    /// layer.0.SelfAttention.o, \[I, D\].
+    o: Linear,
+    /// layer.1, of the decoder.
+    cross: Option<Cross>,
+    /// layer.1.layer_norm, of the decoder layer.2.layer_norm: \[D\].
+    feed_forward_layer_norm: Norm,
+    /// ..DenseReluDense.wi, or {wi_0, wi_1} as a pair: \[D, F\].
+    wi: Linear,
+    /// ..DenseReluDense.wo, \[F, D\].
+    wo: Linear,
+}
+
+/// `block.N.layer.1` of the decoder.
+#[derive(Debug)]
+struct Cross {
+    /// layer_norm, \[D\].
+    layer_norm: Norm,
+    /// EncDecAttention.q, \[D, I\].
+    q: Linear,
+    /// EncDecAttention.{k, v}, as one layer: \[D, 2 I\].
+    kv: Linear,
+    /// EncDecAttention.o, \[I, D\].
+    o: Linear,
+}
+
+/// Working memory: it grows to the largest batch, then nothing is allocated.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    /// \[tokens, D\]: the states.
+    pub x: Buffer,
+    /// \[tokens, D\]: what a block reads, and what it adds to the states.
+    pub y: Buffer,
+    /// \[tokens, I\]: what attention found.
+    context: Buffer,
+    /// \[tokens, max(3 I, F)\]: inside of a block.
+    wide: Buffer,
+    /// States whose logits are wanted.
+    pub rows: Vec<f32>,
+}
+
+impl Stack {
+    /// Reads the layers of the encoder, or those of the decoder if it `decodes`.
+    pub fn open(config: &Config, weights: &Weights, on: Arithmetic, decodes: bool) -> Result<Self, Error> {
+        let stack = if decodes { "decoder" } else { "encoder" };
+        let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
+        let norm = |name: String| Norm::open_rms(weights, &name, d, config.layer_norm_epsilon, on);
+        // Several layers from D to I, as one, or the one from I to D.
+        let inward = |at: &str, names: &[&str]| {
+            let parts: Vec<_> = names.iter().map(|name| (format!("{at}.{name}"), i)).collect();
+            Linear::open_fused(weights, &parts, d, false, on)
+        };
+        let outward = |at: &str| Linear::open_as(weights, &format!("{at}.o.weight"), None, [d, i], on);
+        let layer = |n| {
+            let at = |name: &str| format!("{stack}.block.{n}.layer.{name}");
+            let attention = at("0.SelfAttention");
+            let cross = || {
+                let attention = at("1.EncDecAttention");
+                Ok::<_, Error>(Cross {
+                    layer_norm: norm(at("1.layer_norm"))?,
+                    q: inward(&attention, &["q"])?,
+                    kv: inward(&attention, &["k", "v"])?,
+                    o: outward(&attention)?,
+                })
+            };
+            let last = at(if decodes { "2" } else { "1" });
+            let dense = |name: &str| format!("{last}.DenseReluDense.{name}.weight");
+            Ok(Layer {
+                attention_layer_norm: norm(at("0.layer_norm"))?,
+                qkv: inward(&attention, &["q", "k", "v"])?,
+                o: outward(&attention)?,
+                cross: decodes.then(cross).transpose()?,
+                feed_forward_layer_norm: norm(format!("{last}.layer_norm"))?,
+                wi: match config.gated {
+                    true => Linear::open_gated(weights, [&dense("wi_0"), &dense("wi_1")], [f, d], on)?,
+                    false => Linear::open_as(weights, &dense("wi"), None, [f, d], on)?,
+                },
+                wo: Linear::open_as(weights, &dense("wo"), None, [d, f], on)?,
+            })
+        };
+        let layers = if decodes { config.num_decoder_layers } else { config.num_layers };
+        let bias = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias");
+        let buckets = config.relative_attention_num_buckets;
+        Ok(Self {
+            layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
+            relative_attention_bias: Table::open(weights, &bias, [buckets, config.num_heads])?,
+            final_layer_norm: norm(format!("{stack}.final_layer_norm"))?,
+        })
+    }
+
+    /// Number of layers.
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Multiplies the states after the last norm, from now on.
+    pub fn scale(&mut self, factor: f32) {
+        self.final_layer_norm.scale(factor);
+    }
+
+    /// For each source, what every layer of the decoder sees of it, from states in `y` of the workspace.
+    pub fn sources(
+        &self,
+        config: &Config,
+        on: Arithmetic,
+        starts: &[usize],
+        work: &mut Workspace,
+    ) -> Result<Vec<Vec<KvCache>>, Error> {
+        let (heads, n) = (config.heads(on), starts.last().map_or(0, |&end| end));
+        let (y, kv) = (work.y.get(n * config.d_model), work.wide.get(n * 2 * heads.key_width()));
+        let mut found = vec![Vec::new(); starts.len().saturating_sub(1)];
+        for cross in self.layers.iter().filter_map(|layer| layer.cross.as_ref()) {
+            cross.kv.forward(y, kv)?;
+            for (source, layer) in found.iter_mut().zip(heads.sources(starts, kv)?) {
+                source.push(layer);
+            }
+        }
+        Ok(found)
+    }
+
+    /// From embeddings in `x` of the workspace to states after the last norm in `y`, both \[tokens, D\]; a
+    /// decoder appends the tokens to the caches.
+    pub fn run(
+        &self,
+        config: &Config,
+        on: Arithmetic,
+        starts: &[usize],
+        caches: &mut [&mut Cache],
+        work: &mut Workspace,
+    ) -> Result<(), Error> {
+        let n = starts.last().map_or(0, |&end| end);
+        let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
+        let Workspace { x, y, context, wide, .. } = work;
+        let (x, y, context) = (x.get(n * d), y.get(n * d), context.get(n * i));
+        let wide = wide.get(n * f.max(3 * i));
+        let to_source = config.heads(on);
+        let distance = |bidirectional| DistanceBias::T5 {
+            table: self.relative_attention_bias.view(),
+            bidirectional,
+            max_distance: config.relative_attention_max_distance,
+        };
+
+        let norm_of =
+            |l: usize| self.layers.get(l).map_or(&self.final_layer_norm, |l| &l.attention_layer_norm);
+        norm_of(0).forward(x, y)?;
+        for (l, layer) in self.layers.iter().enumerate() {
+            let qkv = &mut wide[..n * 3 * i];
+            layer.qkv.forward(y, qkv)?;
+            let heads = Heads { distance: Some(distance(layer.cross.is_none())), ..to_source };
+            match &layer.cross {
+                None => heads.bidirectional(starts, qkv, context)?,
+                Some(_) => heads.causal(starts, qkv, caches, l, context)?,
+            }
+            layer.o.forward(context, y)?;
+
+            if let Some(cross) = &layer.cross {
+                cross.layer_norm.after_adding(y, x)?;
+                let q = &mut wide[..n * i];
+                cross.q.forward(y, q)?;
+                to_source.cross(starts, q, caches, l, context)?;
+                cross.o.forward(context, y)?;
+            }
+            layer.feed_forward_layer_norm.after_adding(y, x)?;
+            let inside = &mut wide[..n * f];
+            layer.wi.activated(y, config.activation, inside)?;
+            layer.wo.forward(inside, y)?;
+            norm_of(l + 1).after_adding(y, x)?;
+        }
+        Ok(())
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        let others = self.relative_attention_bias.parameters() + self.final_layer_norm.parameters();
+        others + self.layers.iter().map(Layer::parameters).sum::<usize>()
+    }
+}
+
+impl Layer {
+    fn parameters(&self) -> usize {
+        let Self { attention_layer_norm, qkv, o, cross, feed_forward_layer_norm, wi, wo } = self;
+        let cross = cross.as_ref().map_or(0, |Cross { layer_norm, q, kv, o }| {
+            layer_norm.parameters() + [q, kv, o].map(Linear::parameters).iter().sum::<usize>()
+        });
+        let norms = attention_layer_norm.parameters() + feed_forward_layer_norm.parameters();
+        norms + [qkv, o, wi, wo].map(Linear::parameters).iter().sum::<usize>() + cross
+    }
+}
