@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`bart`] | BART and Marian: encoder and decoder that normalise sums |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
@@ -19,6 +20,7 @@
 pub mod accuracy;
 pub mod albert;
 mod arithmetic;
+pub mod bart;
 mod batch;
 #[cfg(feature = "bench")]
 pub mod bench;
