@@ -22,18 +22,17 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
-use crate::layers::{Buffer, Heads, KvCache, Linear, Norm, Table};
+use crate::layers::{KvCache, Linear, Table};
 use crate::model::{Each, Model, Output};
 use crate::weights::Weights;
 use std::sync::Arc;
-use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
+use tilewright_kernels::Activation;
 
 mod config;
+mod stack;
 
 pub use config::{Config, Family};
-
-/// Added to variances; no config says otherwise.
-const EPS: f32 = 1e-5;
+use stack::{Stack, Workspace};
 
 /// Which class of transformers a model is, by what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,68 +68,6 @@ enum Head {
         /// classification_head.out_proj, \[D, classes\].
         out_proj: Linear,
     },
-}
-
-/// `model.encoder` or `model.decoder`.
-#[derive(Debug)]
-struct Stack {
-    /// \[vocab_size, D\], times the scale.
-    embed_tokens: Arc<Table>,
-    /// \[offset + max_position_embeddings, D\]; of sinusoids, of the positions met so far: \[positions, D\].
-    embed_positions: Table,
-    /// \[D\].
-    layernorm_embedding: Option<Norm>,
-    layers: Vec<Layer>,
-    heads: Heads<'static>,
-    /// Width F inside of feed-forward blocks.
-    ffn_dim: usize,
-}
-
-/// `layers.N`.
-#[derive(Debug)]
-struct Layer {
-    /// self_attn.{q_proj, k_proj, v_proj}, as one layer: \[D, 3 D\].
-    qkv_proj: Linear,
-    /// self_attn.out_proj, \[D, D\].
-    out_proj: Linear,
-    /// \[D\].
-    self_attn_layer_norm: Norm,
-    /// Of the decoder.
-    encoder_attn: Option<Cross>,
-    /// \[D, F\].
-    fc1: Linear,
-    /// \[F, D\].
-    fc2: Linear,
-    /// \[D\].
-    final_layer_norm: Norm,
-}
-
-/// `encoder_attn` and the norm after it.
-#[derive(Debug)]
-struct Cross {
-    /// q_proj, \[D, D\].
-    q_proj: Linear,
-    /// {k_proj, v_proj}, as one layer: \[D, 2 D\].
-    kv_proj: Linear,
-    /// out_proj, \[D, D\].
-    out_proj: Linear,
-    /// encoder_attn_layer_norm, \[D\].
-    layer_norm: Norm,
-}
-
-/// Working memory: it grows to the largest batch, then nothing is allocated.
-#[derive(Debug, Default)]
-struct Workspace {
-    /// \[tokens, D\]: the states.
-    x: Buffer,
-    /// \[tokens, D\]: those and what a block adds to them.
-    sum: Buffer,
-    /// \[tokens, D\]: what attention found.
-    context: Buffer,
-    /// \[tokens, max(3 D, F)\]: inside of a block.
-    wide: Buffer,
-    /// States whose logits are wanted.
-    rows: Vec<f32>,
 }
 
 impl Bart {
@@ -240,18 +177,9 @@ impl Bart {
 
     /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
     fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        let (n, d) = (sources.tokens(), self.config.d_model);
-        let Workspace { x, wide, .. } = &mut self.work;
-        let (x, kv) = (x.get(n * d), wide.get(n * 2 * d));
-        let mut found: Vec<Vec<KvCache>> = vec![Vec::new(); sources.len()];
-        for cross in self.decoder.layers.iter().filter_map(|layer| layer.encoder_attn.as_ref()) {
-            cross.kv_proj.forward(x, kv)?;
-            for (source, layer) in found.iter_mut().zip(self.decoder.heads.sources(sources.starts(), kv)?) {
-                source.push(layer);
-            }
-        }
+        let caches = self.decoder.sources(self.config.d_model, sources, &mut self.work)?;
         let with = |source: Vec<KvCache>| Cache { source: Some(source.into()), ..self.cache(capacity) };
-        Ok(found.into_iter().map(with).collect())
+        Ok(caches.into_iter().map(with).collect())
     }
 
     /// Appends `tokens` to the caches and leaves the states of the decoder, \[tokens, D\], in `x` of the
@@ -354,163 +282,6 @@ impl Bart {
     }
 }
 
-impl Stack {
-    fn open(
-        config: &Config,
-        weights: &Weights,
-        on: Arithmetic,
-        embed_tokens: Arc<Table>,
-        decodes: bool,
-    ) -> Result<Self, Error> {
-        let (stack, layers, heads, ffn_dim) = match decodes {
-            false => {
-                ("encoder", config.encoder_layers, config.encoder_attention_heads, config.encoder_ffn_dim)
-            }
-            true => {
-                ("decoder", config.decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim)
-            }
-        };
-        let (d, family) = (config.d_model, config.family);
-        let norm = |name: String| Norm::open(weights, &name, d, EPS, on);
-        let layer = |n| {
-            let at = |name: &str| format!("model.{stack}.layers.{n}.{name}");
-            let linear = |name, shape| Linear::open(weights, &at(name), shape, on);
-            let fused = |names: &[&str]| {
-                let parts: Vec<_> = names.iter().map(|name| (at(name), d)).collect();
-                Linear::open_fused(weights, &parts, d, true, on)
-            };
-            let cross = || {
-                Ok::<_, Error>(Cross {
-                    q_proj: linear("encoder_attn.q_proj", [d, d])?,
-                    kv_proj: fused(&["encoder_attn.k_proj", "encoder_attn.v_proj"])?,
-                    out_proj: linear("encoder_attn.out_proj", [d, d])?,
-                    layer_norm: norm(at("encoder_attn_layer_norm"))?,
-                })
-            };
-            Ok(Layer {
-                qkv_proj: fused(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
-                out_proj: linear("self_attn.out_proj", [d, d])?,
-                self_attn_layer_norm: norm(at("self_attn_layer_norm"))?,
-                encoder_attn: decodes.then(cross).transpose()?,
-                fc1: linear("fc1", [ffn_dim, d])?,
-                fc2: linear("fc2", [d, ffn_dim])?,
-                final_layer_norm: norm(at("final_layer_norm"))?,
-            })
-        };
-        let at = |name: &str| format!("model.{stack}.{name}");
-        let positions = config.max_position_embeddings.saturating_add(family.offset);
-        let normalised = family.layernorm_embedding;
-        Ok(Self {
-            embed_tokens,
-            embed_positions: match family.sinusoids {
-                true => sinusoids(0, d),
-                false => Table::open(weights, &at("embed_positions"), [positions, d])?,
-            },
-            layernorm_embedding: normalised.then(|| norm(at("layernorm_embedding"))).transpose()?,
-            layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
-            heads: Heads::of_width(on, heads, d),
-            ffn_dim,
-        })
-    }
-
-    /// The states of `tokens`, \[tokens, D\], in `x` of the workspace; a decoder appends them to the caches.
-    fn run(
-        &mut self,
-        config: &Config,
-        on: Arithmetic,
-        tokens: &Batch,
-        positions: &[u32],
-        caches: &mut [&mut Cache],
-        work: &mut Workspace,
-    ) -> Result<(), Error> {
-        let (n, d, f) = (tokens.tokens(), config.d_model, self.ffn_dim);
-        let Workspace { x, sum, context, wide, .. } = work;
-        let (x, sum, context) = (x.get(n * d), sum.get(n * d), context.get(n * d));
-        let wide = wide.get(n * f.max(3 * d));
-        self.embed(config.family, on, tokens.ids(), positions, x)?;
-        for (l, layer) in self.layers.iter().enumerate() {
-            let qkv = &mut wide[..n * 3 * d];
-            layer.qkv_proj.forward(x, qkv)?;
-            match layer.encoder_attn {
-                None => self.heads.bidirectional(tokens.starts(), qkv, context)?,
-                Some(_) => self.heads.causal(tokens.starts(), qkv, caches, l, context)?,
-            }
-            layer.out_proj.added(context, x, sum)?;
-            layer.self_attn_layer_norm.forward(sum, x)?;
-
-            if let Some(cross) = &layer.encoder_attn {
-                let q = &mut wide[..n * d];
-                cross.q_proj.forward(x, q)?;
-                self.heads.cross(tokens.starts(), q, caches, l, context)?;
-                cross.out_proj.added(context, x, sum)?;
-                cross.layer_norm.forward(sum, x)?;
-            }
-
-            let inside = &mut wide[..n * f];
-            layer.fc1.activated(x, config.activation_function, inside)?;
-            layer.fc2.added(inside, x, sum)?;
-            layer.final_layer_norm.forward(sum, x)?;
-        }
-        Ok(())
-    }
-
-    /// x = word\[id\] + position\[i\], normalised where the family does.
-    fn embed(
-        &mut self,
-        family: Family,
-        on: Arithmetic,
-        ids: &[u32],
-        positions: &[u32],
-        x: &mut [f32],
-    ) -> Result<(), Error> {
-        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let [rows, d] = self.embed_positions.view().shape();
-        if family.sinusoids && rows < longest {
-            self.embed_positions = sinusoids(longest.next_power_of_two(), d);
-        }
-        let table = self.embed_positions.view();
-        on.backend.run(Embedding {
-            lookups: &[
-                Lookup { table: self.embed_tokens.view(), ids },
-                Lookup { table: table.slice(0, family.offset..table.shape()[0]), ids: positions },
-            ],
-            out: ViewMut::new(x, [ids.len(), d])?,
-        })?;
-        self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(x))
-    }
-
-    /// Number of weights and biases, without the word table.
-    fn parameters(&self, family: Family) -> usize {
-        let positions = if family.sinusoids { 0 } else { self.embed_positions.parameters() };
-        let norm = self.layernorm_embedding.as_ref().map_or(0, Norm::parameters);
-        positions + norm + self.layers.iter().map(Layer::parameters).sum::<usize>()
-    }
-}
-
-impl Layer {
-    fn parameters(&self) -> usize {
-        let Self { qkv_proj, out_proj, self_attn_layer_norm, encoder_attn, fc1, fc2, final_layer_norm } =
-            self;
-        let cross = encoder_attn.as_ref().map_or(0, |Cross { q_proj, kv_proj, out_proj, layer_norm }| {
-            [q_proj, kv_proj, out_proj].map(Linear::parameters).iter().sum::<usize>()
-                + layer_norm.parameters()
-        });
-        let norms = self_attn_layer_norm.parameters() + final_layer_norm.parameters();
-        [qkv_proj, out_proj, fc1, fc2].map(Linear::parameters).iter().sum::<usize>() + norms + cross
-    }
-}
-
-/// sin(p w_i) for i < ceil(D / 2), then cos(p w_i) for i < floor(D / 2), with w_i = 10000^(-2 i / D), of each
-/// position p.
-fn sinusoids(positions: usize, d: usize) -> Table {
-    let angle = |p: usize, i: usize| p as f64 / 1e4f64.powf((2 * i) as f64 / d as f64);
-    let row = |p| {
-        let sines = (0..d.div_ceil(2)).map(move |i| angle(p, i).sin() as f32);
-        sines.chain((0..d / 2).map(move |i| angle(p, i).cos() as f32))
-    };
-    Table::new((0..positions).flat_map(row).collect(), [positions, d])
-}
-
 impl Generator for Bart {
     fn vocab_size(&self) -> usize {
         self.config.decoder_words()
@@ -525,8 +296,7 @@ impl Generator for Bart {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        let layers = self.decoder.layers.iter().map(|_| self.decoder.heads.cache(capacity));
-        Cache { layers: layers.collect(), source: None }
+        Cache { layers: self.decoder.caches(capacity), source: None }
     }
 
     fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
