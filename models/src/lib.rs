@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
 //! | [`bart`] | BART and Marian: encoder and decoder that normalise sums |
+//! | [`gpt2`] | GPT-2: decoder with learned positions |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
@@ -33,6 +34,7 @@ mod error;
 pub mod exchange;
 pub mod generator;
 pub mod gguf;
+pub mod gpt2;
 pub mod heads;
 pub mod layers;
 pub mod llama;
@@ -48,6 +50,6 @@ pub mod verify;
 pub mod weights;
 pub mod whole_file;
 
-pub use arithmetic::Arithmetic;
+pub use arithmetic::{Arithmetic, bytes_per_weight};
 pub use batch::Batch;
 pub use error::Error;

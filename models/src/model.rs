@@ -3,13 +3,13 @@
 use crate::arithmetic::Arithmetic;
 use crate::bart::{self, Bart};
 use crate::batch::Batch;
-use crate::config::{self, Fields, Kind};
+use crate::config::{Fields, Kind};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::heads::Task;
-use crate::llama::{self, Llama};
+use crate::layers::Linear;
 use crate::weights::Weights;
-use crate::{albert, bert, electra, roberta};
+use crate::{albert, bert, electra, gpt2, llama, roberta};
 use std::path::{Path, PathBuf};
 
 /// A loaded model.
@@ -43,6 +43,35 @@ pub trait Model: std::fmt::Debug + Send {
     /// first. Empty if the model does not count them.
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         Vec::new()
+    }
+
+    /// The linear layers that tokens pass, by part. Empty if the model does not list them.
+    fn products(&self) -> Vec<Product<'_>> {
+        Vec::new()
+    }
+}
+
+/// A linear layer of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// One of the parts of [`Model::parameters`].
+    pub part: &'static str,
+    /// The layer.
+    pub linear: &'a Linear,
+    /// How often a token passes it: more than once where layers are shared.
+    pub times: usize,
+    /// Whether its weights are those of the word table, in another form.
+    pub tied: bool,
+}
+
+impl<'a> Product<'a> {
+    /// Layers of a part with weights of their own.
+    pub(crate) fn of(
+        part: &'static str,
+        linear: impl IntoIterator<Item = &'a Linear>,
+        times: usize,
+    ) -> impl Iterator<Item = Self> {
+        linear.into_iter().map(move |linear| Self { part, linear, times, tied: false })
     }
 }
 
@@ -111,6 +140,21 @@ macro_rules! encoder {
     };
 }
 
+/// The row of a decoder: its class, its family, its type, in a module with its config, and whether it has a
+/// head.
+macro_rules! decoder {
+    ($class:literal, $family:literal, $module:ident::$model:ident, $with_head:literal) => {
+        Architecture {
+            class: $class,
+            model_type: $family,
+            open: |dir, weights, on| {
+                let config = $module::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new($module::$model::open(config, weights, on, $with_head)?))
+            },
+        }
+    };
+}
+
 /// The row of BART or Marian: its class, its family, twice, and what it has.
 macro_rules! bart {
     ($class:literal, $model_type:literal, $family:ident, $has:ident) => {
@@ -155,28 +199,16 @@ pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("ElectraForTokenClassification", electra, TokenClassification),
     encoder!("ElectraForQuestionAnswering", electra, QuestionAnswering),
     encoder!("ElectraForMultipleChoice", electra, MultipleChoice),
-    Architecture {
-        class: "LlamaModel",
-        model_type: "llama",
-        open: |dir, weights, on| llama(dir, weights, on, false),
-    },
-    Architecture {
-        class: "LlamaForCausalLM",
-        model_type: "llama",
-        open: |dir, weights, on| llama(dir, weights, on, true),
-    },
+    decoder!("GPT2Model", "gpt2", gpt2::Gpt2, false),
+    decoder!("GPT2LMHeadModel", "gpt2", gpt2::Gpt2, true),
+    decoder!("LlamaModel", "llama", llama::Llama, false),
+    decoder!("LlamaForCausalLM", "llama", llama::Llama, true),
     bart!("BartModel", "bart", BART, Bare),
     bart!("BartForConditionalGeneration", "bart", BART, ConditionalGeneration),
     bart!("BartForSequenceClassification", "bart", BART, SequenceClassification),
     bart!("MarianModel", "marian", MARIAN, Bare),
     bart!("MarianMTModel", "marian", MARIAN, ConditionalGeneration),
 ];
-
-fn llama(dir: &Path, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Box<dyn Model>, Error> {
-    let (path, bytes) = config::config_json(dir)?;
-    let config = llama::Config::from_bytes(&path, &bytes)?;
-    Ok(Box::new(Llama::open(config, weights, on, with_head)?))
-}
 
 impl Architecture {
     /// The architecture that `architectures` in the [config](config::config_json) of the directory or GGUF file

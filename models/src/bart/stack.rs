@@ -70,7 +70,7 @@ pub(super) struct Workspace {
     /// \[tokens, D\]: what attention found.
     context: Buffer,
     /// \[tokens, max(3 D, F)\]: inside of a block.
-    pub wide: Buffer,
+    wide: Buffer,
     /// States whose logits are wanted.
     pub rows: Vec<f32>,
 }
