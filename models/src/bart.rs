@@ -23,7 +23,7 @@ use crate::batch::{self, Batch};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
 use crate::layers::{KvCache, Linear, Table};
-use crate::model::{Each, Model, Output};
+use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 use std::sync::Arc;
 use tilewright_kernels::Activation;
@@ -365,5 +365,18 @@ impl Model for Bart {
             ("decoder", self.decoder.parameters(family)),
             ("head", head),
         ]
+    }
+
+    /// A token of the source passes the encoder and what makes keys and values of its states; one of the
+    /// decoder passes the rest.
+    fn products(&self) -> Vec<Product<'_>> {
+        let encoder = Product::of("encoder", self.encoder.linear(), 1);
+        let decoder = Product::of("decoder", self.decoder.linear(), 1);
+        let tied = self.config.tie_word_embeddings;
+        let head = match &self.head {
+            Head::Words(linear) => Some(Product { part: "head", linear, times: 1, tied }),
+            Head::None | Head::Classes { .. } => None,
+        };
+        encoder.chain(decoder).chain(head).collect()
     }
 }

@@ -224,6 +224,11 @@ impl Stack {
         self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(x))
     }
 
+    /// The linear layers of all layers.
+    pub fn linear(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(Layer::linear)
+    }
+
     /// Number of weights and biases, without the word table.
     pub fn parameters(&self, family: Family) -> usize {
         let positions = if family.sinusoids { 0 } else { self.embed_positions.parameters() };
@@ -233,15 +238,16 @@ impl Stack {
 }
 
 impl Layer {
+    fn linear(&self) -> impl Iterator<Item = &Linear> {
+        let Self { qkv_proj, out_proj, encoder_attn, fc1, fc2, .. } = self;
+        let cross = encoder_attn.as_ref().map(|cross| [&cross.q_proj, &cross.kv_proj, &cross.out_proj]);
+        [qkv_proj, out_proj].into_iter().chain(cross.into_iter().flatten()).chain([fc1, fc2])
+    }
+
     fn parameters(&self) -> usize {
-        let Self { qkv_proj, out_proj, self_attn_layer_norm, encoder_attn, fc1, fc2, final_layer_norm } =
-            self;
-        let cross = encoder_attn.as_ref().map_or(0, |Cross { q_proj, kv_proj, out_proj, layer_norm }| {
-            [q_proj, kv_proj, out_proj].map(Linear::parameters).iter().sum::<usize>()
-                + layer_norm.parameters()
-        });
-        let norms = self_attn_layer_norm.parameters() + final_layer_norm.parameters();
-        [qkv_proj, out_proj, fc1, fc2].map(Linear::parameters).iter().sum::<usize>() + norms + cross
+        let cross = self.encoder_attn.as_ref().map(|cross| &cross.layer_norm);
+        let norms = [&self.self_attn_layer_norm, &self.final_layer_norm].into_iter().chain(cross);
+        norms.map(Norm::parameters).sum::<usize>() + self.linear().map(Linear::parameters).sum::<usize>()
     }
 }
 
