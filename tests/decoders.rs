@@ -20,10 +20,12 @@ use tilewright_suite::golden::{assert_outputs, golden, inputs, load};
 const TOLERANCE: f32 = 1e-5;
 
 /// Checkpoints with a head that continues texts.
-const GENERATORS: [&str; 2] = ["gpt2", "llama-tied-llama3"];
+const GENERATORS: [&str; 8] =
+    ["gpt2", "llama", "llama-tied-llama3", "t5", "t5-v1_1", "t5-flan", "bart", "marian"];
 
 /// Others.
-const OTHERS: [&str; 2] = ["gpt2-model", "llama-linear-biased"];
+const OTHERS: [&str; 4] =
+    ["gpt2-model", "llama-linear-biased", "bart-sequence-classification", "marian-separate"];
 
 fn checkpoints() -> impl Iterator<Item = &'static str> {
     GENERATORS.into_iter().chain(OTHERS)

@@ -325,6 +325,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// The rows in `weight`, \[entries, width\].
+    pub(crate) fn new(weight: Vec<f32>, [entries, width]: [usize; 2]) -> Self {
+        debug_assert_eq!(weight.len(), entries * width);
+        Self { weight, entries, width }
+    }
+
     /// Reads `{name}.weight`, \[entries, width\].
     ///
     /// # Errors

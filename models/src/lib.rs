@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`bart`] | BART and Marian: encoder and decoder that normalise sums |
 //! | [`gpt2`] | GPT-2: decoder with learned positions |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`t5`] | T5: encoder and decoder with biases for distances |
@@ -21,6 +22,7 @@
 pub mod accuracy;
 pub mod albert;
 mod arithmetic;
+pub mod bart;
 mod batch;
 #[cfg(feature = "bench")]
 pub mod bench;

@@ -1,6 +1,7 @@
 //! What every model has in common for a program that does not know which one it runs.
 
 use crate::arithmetic::Arithmetic;
+use crate::bart::{self, Bart};
 use crate::batch::Batch;
 use crate::config::{Fields, Kind};
 use crate::error::Error;
@@ -168,6 +169,20 @@ macro_rules! t5 {
     };
 }
 
+/// The row of BART or Marian: its class, its family, twice, and what it has.
+macro_rules! bart {
+    ($class:literal, $model_type:literal, $family:ident, $has:ident) => {
+        Architecture {
+            class: $class,
+            model_type: $model_type,
+            open: |dir, weights, on| {
+                let config = bart::Config::read(&Fields::open(dir)?, bart::Family::$family)?;
+                Ok(Box::new(Bart::open(config, weights, on, bart::Class::$has)?))
+            },
+        }
+    };
+}
+
 /// The one table of architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("BertModel", bert, Bare),
@@ -205,6 +220,11 @@ pub const ARCHITECTURES: &[Architecture] = &[
     t5!("T5Model", Bare),
     t5!("T5EncoderModel", Encoder),
     t5!("T5ForConditionalGeneration", ConditionalGeneration),
+    bart!("BartModel", "bart", BART, Bare),
+    bart!("BartForConditionalGeneration", "bart", BART, ConditionalGeneration),
+    bart!("BartForSequenceClassification", "bart", BART, SequenceClassification),
+    bart!("MarianModel", "marian", MARIAN, Bare),
+    bart!("MarianMTModel", "marian", MARIAN, ConditionalGeneration),
 ];
 
 impl Architecture {

@@ -1,0 +1,382 @@
+//! BART (Lewis et al. 2019, arXiv:1910.13461) and Marian (Junczys-Dowmunt et al. 2018,
+//! arXiv:1804.00344): the encoder and decoder of Vaswani et al. 2017 (arXiv:1706.03762), which normalise
+//! what each block adds up.
+//!
+//! ```text
+//! x = LN(word[id] * scale + position[i])
+//! encoder      each layer:  x = LN(x + dense(attention(x)))
+//!                           x = LN(x + dense(activation(dense(x))))
+//! decoder      each layer:  x = LN(x + dense(attention(x))), of each token to all up to itself
+//!                           x = LN(x + dense(attention(x, states of the encoder)))
+//!                           x = LN(x + dense(activation(dense(x))))
+//! logits       head(x) + bias, head = word^T where they are tied
+//! class        dense(tanh(dense(x of the last end token)))
+//! ```
+//!
+//! | [`Family`] | positions | first norm | scale | a decoder given nothing reads |
+//! |---|---|---|---|---|
+//! | BART | a table | as above | 1, or sqrt(D) by config | the inputs after a start token |
+//! | Marian | \[sin \| cos\] of the position | none | the same | nothing: an error |
+
+use crate::arithmetic::Arithmetic;
+use crate::batch::{self, Batch};
+use crate::error::Error;
+use crate::generator::{self, Cache, Generator, Want};
+use crate::layers::{KvCache, Linear, Table};
+use crate::model::{Each, Model, Output, Product};
+use crate::weights::Weights;
+use std::sync::Arc;
+use tilewright_kernels::Activation;
+
+mod config;
+mod stack;
+
+pub use config::{Config, Family};
+use stack::{Stack, Workspace};
+
+/// Which class of transformers a model is, by what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `BartModel`, `MarianModel`: the states of encoder and decoder.
+    Bare,
+    /// `BartForConditionalGeneration`, `MarianMTModel`: logits of words.
+    ConditionalGeneration,
+    /// `BartForSequenceClassification`: the class of a text.
+    SequenceClassification,
+}
+
+/// Encoder, decoder and head.
+#[derive(Debug)]
+pub struct Bart {
+    config: Config,
+    on: Arithmetic,
+    encoder: Stack,
+    decoder: Stack,
+    head: Head,
+    work: Workspace,
+}
+
+/// What reads the states of the decoder.
+#[derive(Debug)]
+enum Head {
+    None,
+    /// lm_head and final_logits_bias, \[D, vocab_size\].
+    Words(Linear),
+    Classes {
+        /// classification_head.dense, \[D, D\].
+        dense: Linear,
+        /// classification_head.out_proj, \[D, classes\].
+        out_proj: Linear,
+    },
+}
+
+impl Bart {
+    /// Reads what `class` has from `weights`, whose names may lack the prefix `model.`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    pub fn open(config: Config, weights: Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
+        config.check().map_err(|why| Error::Input { name: "config", why })?;
+        let weights = &weights.with_base("model.");
+        let (d, words) = (config.d_model, config.decoder_words());
+        let (tied, shared) = (config.tie_word_embeddings, config.share_encoder_decoder_embeddings);
+        // Checkpoints have the table of several users under the name of one or of several of them.
+        let names = ["model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"];
+        let [_, of_encoder, of_decoder, of_head] = names;
+        let has = |name: &&str| weights.contains(&format!("{name}.weight"));
+        let first = |names: &[&'static str]| names.iter().copied().find(has).unwrap_or(names[0]);
+        let [of_encoder, of_decoder, of_head] = match (tied, shared) {
+            (true, true) => [first(&names); 3],
+            (true, false) => [of_encoder, first(&names[2..]), first(&names[2..])],
+            (false, _) => [of_encoder, of_decoder, of_head],
+        };
+
+        let source_words = Table::open(weights, of_encoder, [config.vocab_size, d])?;
+        let target_words = match of_decoder == of_encoder {
+            true => None,
+            false => Some(Table::open(weights, of_decoder, [words, d])?),
+        };
+        let head = match class {
+            Class::Bare => Head::None,
+            Class::ConditionalGeneration => {
+                let name = "final_logits_bias";
+                let bias = weights.contains(name).then(|| weights.get(name, &[1, words])).transpose()?;
+                let own = match of_head == of_decoder {
+                    true => None,
+                    false => Some(Table::open(weights, of_head, [words, d])?),
+                };
+                let table = own.as_ref().or(target_words.as_ref()).unwrap_or(&source_words);
+                Head::Words(Linear::new(&table.weight, bias, [words, d], on)?)
+            }
+            Class::SequenceClassification => Head::Classes {
+                dense: Linear::open(weights, "classification_head.dense", [d, d], on)?,
+                out_proj: Linear::open(
+                    weights,
+                    "classification_head.out_proj",
+                    [config.num_labels(), d],
+                    on.exactly(),
+                )?,
+            },
+        };
+        let scaled = |mut table: Table| {
+            if config.scale_embedding {
+                let scale = (d as f64).sqrt() as f32;
+                table.weight.iter_mut().for_each(|weight| *weight *= scale);
+            }
+            Arc::new(table)
+        };
+        let source_words = scaled(source_words);
+        let target_words = target_words.map_or(source_words.clone(), scaled);
+        Ok(Self {
+            on,
+            encoder: Stack::open(&config, weights, on, source_words, false)?,
+            decoder: Stack::open(&config, weights, on, target_words, true)?,
+            head,
+            config,
+            work: Workspace::default(),
+        })
+    }
+
+    /// A model with random weights, the same for a seed on every machine.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the config has a size of 0 or the like.
+    ///
+    /// ```
+    /// use tilewright::bart::{Bart, Class, Config, Family};
+    /// use tilewright::generator::{Generator, Want};
+    /// use tilewright::{Arithmetic, Batch};
+    /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
+    /// let small = Config { vocab_size: 99, d_model: 32, max_position_embeddings: 40, ..Config::of(Family::MARIAN) };
+    /// let config = Config { encoder_layers: 2, encoder_ffn_dim: 50, decoder_layers: 1, decoder_ffn_dim: 50, ..small };
+    /// let mut marian = Bart::random(config, 0, on, Class::ConditionalGeneration)?;
+    /// let (mut source, mut start, mut logits) = (Batch::default(), Batch::default(), Vec::new());
+    /// source.push(&[37, 5, 0], &[0; 3])?;
+    /// start.push(&[98], &[0])?;
+    /// let mut caches = marian.encode(&source, 20)?;
+    /// marian.extend(&start, &mut [&mut caches[0]], Want::Last, &mut logits)?;
+    /// assert_eq!((logits.len(), caches[0].len()), (99, 1));
+    /// # Ok::<(), tilewright::Error>(())
+    /// ```
+    pub fn random(config: Config, seed: u64, on: Arithmetic, class: Class) -> Result<Self, Error> {
+        Self::open(config, Weights::random(seed), on, class)
+    }
+
+    /// The config it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Leaves the states of the encoder, \[tokens, D\], in `x` of the workspace.
+    fn encoder_states(&mut self, sources: &Batch) -> Result<(), Error> {
+        let Self { config, on, encoder, work, .. } = self;
+        batch::below("input_ids", &sources.ids, config.vocab_size)?;
+        batch::below("position", &sources.positions, config.max_position_embeddings)?;
+        encoder.run(config, *on, sources, &sources.positions, &mut [], work)
+    }
+
+    /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
+    fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
+        let caches = self.decoder.sources(self.config.d_model, sources, &mut self.work)?;
+        let with = |source: Vec<KvCache>| Cache { source: Some(source.into()), ..self.cache(capacity) };
+        Ok(caches.into_iter().map(with).collect())
+    }
+
+    /// Appends `tokens` to the caches and leaves the states of the decoder, \[tokens, D\], in `x` of the
+    /// workspace.
+    fn decoder_states(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
+        let Self { config, on, decoder, work, .. } = self;
+        let positions =
+            generator::check(tokens, caches, config.decoder_words(), config.max_position_embeddings)?;
+        if let Some(sequence) = caches.iter().position(|cache| cache.source.is_none()) {
+            let why = format!("sequence {sequence}: it has no source");
+            return Err(Error::Input { name: "caches", why });
+        }
+        decoder.run(config, *on, tokens, &positions, caches, work)
+    }
+
+    /// What the decoder reads if it is given nothing: a start token and all but the last column of the
+    /// padded batch, whose padding the decoder sees as tokens; and the place of each token of `batch` in it.
+    fn shifted(&self, batch: &Batch) -> Result<(Batch, Vec<usize>), Error> {
+        let (mut decoder, mut places) = (Batch::default(), Vec::new());
+        for ends in batch.starts().windows(2) {
+            let (ids, columns) = (&batch.ids[ends[0]..ends[1]], &batch.positions[ends[0]..ends[1]]);
+            let (before, last) = (decoder.tokens(), columns[columns.len() - 1] as usize);
+            let mut shifted = vec![self.config.pad_token_id; last + 1];
+            shifted[0] = self.config.decoder_start_token_id;
+            for (&id, &column) in ids.iter().zip(columns).take(ids.len() - 1) {
+                shifted[column as usize + 1] = id;
+            }
+            decoder.push(&shifted, &vec![0; shifted.len()])?;
+            places.extend(columns.iter().map(|&column| before + column as usize));
+        }
+        Ok((decoder, places))
+    }
+
+    /// Runs encoder, decoder and head, which sees the states of the `places` among the tokens of `decoder`;
+    /// of all, if there are none.
+    fn outputs(
+        &mut self,
+        batch: &Batch,
+        decoder: &Batch,
+        places: Option<&[usize]>,
+    ) -> Result<Vec<Output>, Error> {
+        if decoder.len() != batch.len() {
+            let why = format!("expected {} sequences, found {}", batch.len(), decoder.len());
+            return Err(Error::Input { name: "decoder_input_ids", why });
+        }
+        let d = self.config.d_model;
+        let ends = match self.head {
+            Head::Classes { .. } => Some(self.ends(batch, decoder)?),
+            Head::None | Head::Words(_) => None,
+        };
+        self.encoder_states(batch)?;
+        let encoder_states = self.work.x.get(batch.tokens() * d).to_vec();
+        let longest = decoder.starts().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
+        let mut caches = self.source_caches(batch, longest)?;
+        self.decoder_states(decoder, &mut caches.iter_mut().collect::<Vec<_>>())?;
+
+        let states = self.work.x.get(decoder.tokens() * d);
+        let states = match ends.as_deref().or(places) {
+            Some(places) => places.iter().flat_map(|&t| &states[t * d..(t + 1) * d]).copied().collect(),
+            None => states.to_vec(),
+        };
+        let rows = states.len() / d;
+        let output = match &self.head {
+            Head::None => Output::new("last_hidden_state", Each::DecoderToken, rows, states),
+            Head::Words(lm_head) => {
+                let mut logits = vec![0.0; rows * lm_head.width()];
+                lm_head.forward(&states, &mut logits)?;
+                Output::new("logits", Each::DecoderToken, rows, logits)
+            }
+            Head::Classes { dense, out_proj } => {
+                let mut inside = vec![0.0; rows * d];
+                dense.activated(&states, Activation::Tanh, &mut inside)?;
+                let mut logits = vec![0.0; rows * out_proj.width()];
+                out_proj.forward(&inside, &mut logits)?;
+                Output::new("logits", Each::Sequence, rows, logits)
+            }
+        };
+        let states = Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), encoder_states);
+        Ok(vec![output, states])
+    }
+
+    /// Where the decoder has what stands in the column of each sequence's last end token.
+    fn ends(&self, batch: &Batch, decoder: &Batch) -> Result<Vec<usize>, Error> {
+        let end = self.config.eos_token_id;
+        let place = |sequence: usize| {
+            let [tokens, mut of_decoder] =
+                [batch, decoder].map(|batch| batch.starts()[sequence]..batch.starts()[sequence + 1]);
+            let Some(last) = tokens.rev().find(|&t| batch.ids[t] == end) else {
+                let why =
+                    format!("sequence {sequence} has no end token {end}, at whose place its class is read");
+                return Err(Error::Input { name: "input_ids", why });
+            };
+            let column = batch.positions[last];
+            of_decoder.find(|&t| decoder.positions[t] == column).ok_or_else(|| {
+                let why = format!("sequence {sequence} has nothing in column {column}, where its inputs end");
+                Error::Input { name: "decoder_input_ids", why }
+            })
+        };
+        (0..batch.len()).map(place).collect()
+    }
+}
+
+impl Generator for Bart {
+    fn vocab_size(&self) -> usize {
+        self.config.decoder_words()
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn encodes(&self) -> bool {
+        true
+    }
+
+    fn cache(&self, capacity: usize) -> Cache {
+        Cache { layers: self.decoder.caches(capacity), source: None }
+    }
+
+    fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
+        self.encoder_states(sources)?;
+        self.source_caches(sources, capacity)
+    }
+
+    fn extend(
+        &mut self,
+        tokens: &Batch,
+        caches: &mut [&mut Cache],
+        want: Want,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        if !matches!(self.head, Head::Words(_)) {
+            return Err(Error::Input { name: "logits", why: "the model has no head for words".to_owned() });
+        }
+        self.decoder_states(tokens, caches)?;
+        let Self { config, head: Head::Words(lm_head), work, .. } = self else { unreachable!("seen above") };
+        let Workspace { x, rows, .. } = work;
+        let states = generator::wanted(want, tokens, x.get(tokens.tokens() * config.d_model), rows);
+        logits.resize(states.len() / config.d_model * lm_head.width(), 0.0);
+        lm_head.forward(states, logits)
+    }
+}
+
+impl Model for Bart {
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
+        if !self.config.family.shifts_inputs {
+            let why = "missing; expected what the decoder reads".to_owned();
+            return Err(Error::Input { name: "decoder_input_ids", why });
+        }
+        // Before anything is made of them.
+        batch::below("position", &batch.positions, self.config.max_position_embeddings)?;
+        let (decoder, places) = self.shifted(batch)?;
+        self.outputs(batch, &decoder, Some(&places))
+    }
+
+    fn forward_pair(&mut self, batch: &Batch, decoder: &Batch) -> Result<Vec<Output>, Error> {
+        self.outputs(batch, decoder, None)
+    }
+
+    fn max_length(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generator> {
+        if matches!(self.head, Head::Words(_)) { Some(self) } else { None }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let (family, [source, target]) =
+            (self.config.family, [&self.encoder, &self.decoder].map(|stack| &stack.embed_tokens));
+        let other = if Arc::ptr_eq(source, target) { 0 } else { target.parameters() };
+        let head = match &self.head {
+            Head::None => 0,
+            Head::Words(lm_head) if self.config.tie_word_embeddings => {
+                lm_head.parameters() - target.parameters()
+            }
+            Head::Words(lm_head) => lm_head.parameters(),
+            Head::Classes { dense, out_proj } => dense.parameters() + out_proj.parameters(),
+        };
+        vec![
+            ("word embeddings", source.parameters() + other),
+            ("encoder", self.encoder.parameters(family)),
+            ("decoder", self.decoder.parameters(family)),
+            ("head", head),
+        ]
+    }
+
+    /// A token of the source passes the encoder and what makes keys and values of its states; one of the
+    /// decoder passes the rest.
+    fn products(&self) -> Vec<Product<'_>> {
+        let encoder = Product::of("encoder", self.encoder.linear(), 1);
+        let decoder = Product::of("decoder", self.decoder.linear(), 1);
+        let tied = self.config.tie_word_embeddings;
+        let head = match &self.head {
+            Head::Words(linear) => Some(Product { part: "head", linear, times: 1, tied }),
+            Head::None | Head::Classes { .. } => None,
+        };
+        encoder.chain(decoder).chain(head).collect()
+    }
+}

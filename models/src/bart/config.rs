@@ -1,0 +1,208 @@
+//! What config.json says of a BART or a Marian.
+
+use crate::config::{self, Fields};
+use crate::error::Error;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tilewright_kernels::Activation;
+
+/// What a family has of its own, whatever the config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Whether positions are sinusoids; else they are a table of the checkpoint.
+    pub sinusoids: bool,
+    /// Rows of that table before the one of position 0.
+    pub offset: usize,
+    /// Whether embeddings are normalised.
+    pub layernorm_embedding: bool,
+    /// Whether a decoder that is given nothing reads what the encoder reads, moved by one token.
+    pub shifts_inputs: bool,
+}
+
+impl Family {
+    /// BART.
+    pub const BART: Self =
+        Self { sinusoids: false, offset: 2, layernorm_embedding: true, shifts_inputs: true };
+    /// Marian.
+    pub const MARIAN: Self =
+        Self { sinusoids: true, offset: 0, layernorm_embedding: false, shifts_inputs: false };
+}
+
+/// config.json. Fields that are missing have the value of transformers' `BartConfig` or `MarianConfig`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whose config it is.
+    pub family: Family,
+    /// Entries of the word table of the encoder.
+    pub vocab_size: usize,
+    /// Entries of that of the decoder, where it is another.
+    pub decoder_vocab_size: usize,
+    /// Whether encoder and decoder have the same word table.
+    pub share_encoder_decoder_embeddings: bool,
+    /// Whether the head is the word table of the decoder. Where encoder and decoder share, and this is
+    /// false, each has a tensor of its own.
+    pub tie_word_embeddings: bool,
+    /// The longest sequence.
+    pub max_position_embeddings: usize,
+    /// Width D of a token's state.
+    pub d_model: usize,
+    /// Layers of the encoder.
+    pub encoder_layers: usize,
+    /// Heads of its attention, each D / heads wide.
+    pub encoder_attention_heads: usize,
+    /// Width F between the dense layers of its feed-forward blocks.
+    pub encoder_ffn_dim: usize,
+    /// Layers of the decoder.
+    pub decoder_layers: usize,
+    /// Heads of its attention, to itself and to the source.
+    pub decoder_attention_heads: usize,
+    /// Width F between the dense layers of its feed-forward blocks.
+    pub decoder_ffn_dim: usize,
+    /// Between them.
+    pub activation_function: Activation,
+    /// Whether word embeddings are multiplied by sqrt(D).
+    pub scale_embedding: bool,
+    /// The token of padding.
+    pub pad_token_id: u32,
+    /// The token that ends a text, at whose last place its class is read.
+    pub eos_token_id: u32,
+    /// The token with which a decoder starts.
+    pub decoder_start_token_id: u32,
+    /// Names of the classes, by number.
+    pub id2label: Option<BTreeMap<usize, String>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::of(Family::BART)
+    }
+}
+
+impl Config {
+    /// The sizes and tokens of a config.json that says nothing.
+    pub fn of(family: Family) -> Self {
+        let bart = Self {
+            family,
+            vocab_size: 50265,
+            decoder_vocab_size: 50265,
+            share_encoder_decoder_embeddings: true,
+            tie_word_embeddings: true,
+            max_position_embeddings: 1024,
+            d_model: 1024,
+            encoder_layers: 12,
+            encoder_attention_heads: 16,
+            encoder_ffn_dim: 4096,
+            decoder_layers: 12,
+            decoder_attention_heads: 16,
+            decoder_ffn_dim: 4096,
+            activation_function: Activation::GeluErf,
+            scale_embedding: false,
+            pad_token_id: 1,
+            eos_token_id: 2,
+            decoder_start_token_id: 2,
+            id2label: None,
+        };
+        match family == Family::MARIAN {
+            true => Self {
+                vocab_size: 58101,
+                decoder_vocab_size: 58101,
+                pad_token_id: 58100,
+                eos_token_id: 0,
+                decoder_start_token_id: 58100,
+                ..bart
+            },
+            false => bart,
+        }
+    }
+
+    /// Number of classes of a classifier: 3 unless `id2label` says otherwise.
+    pub fn num_labels(&self) -> usize {
+        self.id2label.as_ref().map_or(3, BTreeMap::len)
+    }
+
+    /// Entries of the word table of the decoder, and of the head.
+    pub fn decoder_words(&self) -> usize {
+        match self.share_encoder_decoder_embeddings {
+            true => self.vocab_size,
+            false => self.decoder_vocab_size,
+        }
+    }
+
+    /// Reads config.json of a family from memory; errors call it `path`.
+    ///
+    /// # Errors
+    /// If it is damaged, or asks for what is not supported: the field is named.
+    pub fn from_bytes(path: &Path, bytes: &[u8], family: Family) -> Result<Self, Error> {
+        Self::read(&Fields::from_bytes(path, bytes)?, family)
+    }
+
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes).
+    pub fn read(fields: &Fields, family: Family) -> Result<Self, Error> {
+        // Other models were once written as these two, and are of other classes today.
+        fields.only("normalize_before", false)?;
+        fields.only("add_final_layer_norm", false)?;
+        fields.only("normalize_embedding", family.layernorm_embedding)?;
+        fields.only("static_position_embeddings", family.sinusoids)?;
+        if !family.sinusoids {
+            fields.only("extra_pos_embeddings", family.offset)?;
+        }
+        fields.only("is_decoder", false)?;
+        fields.only("is_encoder_decoder", true)?;
+        let or = Self::of(family);
+        let vocab_size = fields.get("vocab_size", or.vocab_size)?;
+        let config = Self {
+            family,
+            vocab_size,
+            decoder_vocab_size: fields.get("decoder_vocab_size", vocab_size)?,
+            share_encoder_decoder_embeddings: match family == Family::MARIAN {
+                true => fields.get("share_encoder_decoder_embeddings", true)?,
+                false => true,
+            },
+            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
+            max_position_embeddings: fields.get("max_position_embeddings", or.max_position_embeddings)?,
+            d_model: fields.get("d_model", or.d_model)?,
+            encoder_layers: fields.get("encoder_layers", or.encoder_layers)?,
+            encoder_attention_heads: fields.get("encoder_attention_heads", or.encoder_attention_heads)?,
+            encoder_ffn_dim: fields.get("encoder_ffn_dim", or.encoder_ffn_dim)?,
+            decoder_layers: fields.get("decoder_layers", or.decoder_layers)?,
+            decoder_attention_heads: fields.get("decoder_attention_heads", or.decoder_attention_heads)?,
+            decoder_ffn_dim: fields.get("decoder_ffn_dim", or.decoder_ffn_dim)?,
+            activation_function: fields.activation("activation_function", or.activation_function)?,
+            scale_embedding: fields.get("scale_embedding", or.scale_embedding)?,
+            pad_token_id: fields.get("pad_token_id", or.pad_token_id)?,
+            eos_token_id: fields.get("eos_token_id", or.eos_token_id)?,
+            decoder_start_token_id: fields.get("decoder_start_token_id", or.decoder_start_token_id)?,
+            id2label: fields.labels()?.or(or.id2label),
+        };
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
+    }
+
+    /// Says what no model can be made of.
+    pub(super) fn check(&self) -> Result<(), String> {
+        config::positive(&[
+            ("vocab_size", self.vocab_size),
+            ("decoder_vocab_size", self.decoder_vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("d_model", self.d_model),
+            ("encoder_layers", self.encoder_layers),
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("encoder_ffn_dim", self.encoder_ffn_dim),
+            ("decoder_layers", self.decoder_layers),
+            ("decoder_attention_heads", self.decoder_attention_heads),
+            ("decoder_ffn_dim", self.decoder_ffn_dim),
+            ("number of labels", self.num_labels()),
+        ])?;
+        let heads = [
+            ("encoder_attention_heads", self.encoder_attention_heads),
+            ("decoder_attention_heads", self.decoder_attention_heads),
+        ];
+        match heads.iter().find(|(_, heads)| !self.d_model.is_multiple_of(*heads)) {
+            Some((name, heads)) => Err(format!("{name} {heads} does not divide d_model {}", self.d_model)),
+            None => Ok(()),
+        }
+    }
+}

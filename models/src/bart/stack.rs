@@ -1,0 +1,263 @@
+//! The encoder or the decoder: embeddings and layers.
+
+use super::config::{Config, Family};
+use crate::arithmetic::Arithmetic;
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::generator::Cache;
+use crate::layers::{Buffer, Heads, KvCache, Linear, Norm, Table};
+use crate::weights::Weights;
+use std::sync::Arc;
+use tilewright_kernels::{Embedding, Lookup, ViewMut};
+
+/// Added to variances; no config says otherwise.
+const EPS: f32 = 1e-5;
+
+/// `model.encoder` or `model.decoder`.
+#[derive(Debug)]
+pub(super) struct Stack {
+    /// \[vocab_size, D\], times the scale.
+    pub embed_tokens: Arc<Table>,
+    /// \[offset + max_position_embeddings, D\]; of sinusoids, of the positions met so far: \[positions, D\].
+    embed_positions: Table,
+    /// \[D\].
+    layernorm_embedding: Option<Norm>,
+    layers: Vec<Layer>,
+    heads: Heads<'static>,
+    /// Width F inside of feed-forward blocks.
+    ffn_dim: usize,
+}
+
+/// `layers.N`.
+#[derive(Debug)]
+struct Layer {
+    /// self_attn.{q_proj, k_proj, v_proj}, as one layer: \[D, 3 D\].
+    qkv_proj: Linear,
+    /// self_attn.out_proj, \[D, D\].
+    out_proj: Linear,
+    /// \[D\].
+    self_attn_layer_norm: Norm,
+    /// Of the decoder.
+    encoder_attn: Option<Cross>,
+    /// \[D, F\].
+    fc1: Linear,
+    /// \[F, D\].
+    fc2: Linear,
+    /// \[D\].
+    final_layer_norm: Norm,
+}
+
+/// `encoder_attn` and the norm after it.
+#[derive(Debug)]
+struct Cross {
+    /// q_proj, \[D, D\].
+    q_proj: Linear,
+    /// {k_proj, v_proj}, as one layer: \[D, 2 D\].
+    kv_proj: Linear,
+    /// out_proj, \[D, D\].
+    out_proj: Linear,
+    /// encoder_attn_layer_norm, \[D\].
+    layer_norm: Norm,
+}
+
+/// Working memory: it grows to the largest batch, then nothing is allocated.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    /// \[tokens, D\]: the states.
+    pub x: Buffer,
+    /// \[tokens, D\]: those and what a block adds to them.
+    sum: Buffer,
+    /// \[tokens, D\]: what attention found.
+    context: Buffer,
+    /// \[tokens, max(3 D, F)\]: inside of a block.
+    wide: Buffer,
+    /// States whose logits are wanted.
+    pub rows: Vec<f32>,
+}
+
+impl Stack {
+    pub fn open(
+        config: &Config,
+        weights: &Weights,
+        on: Arithmetic,
+        embed_tokens: Arc<Table>,
+        decodes: bool,
+    ) -> Result<Self, Error> {
+        let (stack, layers, heads, ffn_dim) = match decodes {
+            false => {
+                ("encoder", config.encoder_layers, config.encoder_attention_heads, config.encoder_ffn_dim)
+            }
+            true => {
+                ("decoder", config.decoder_layers, config.decoder_attention_heads, config.decoder_ffn_dim)
+            }
+        };
+        let (d, family) = (config.d_model, config.family);
+        let norm = |name: String| Norm::open(weights, &name, d, EPS, on);
+        let layer = |n| {
+            let at = |name: &str| format!("model.{stack}.layers.{n}.{name}");
+            let linear = |name, shape| Linear::open(weights, &at(name), shape, on);
+            let fused = |names: &[&str]| {
+                let parts: Vec<_> = names.iter().map(|name| (at(name), d)).collect();
+                Linear::open_fused(weights, &parts, d, true, on)
+            };
+            let cross = || {
+                Ok::<_, Error>(Cross {
+                    q_proj: linear("encoder_attn.q_proj", [d, d])?,
+                    kv_proj: fused(&["encoder_attn.k_proj", "encoder_attn.v_proj"])?,
+                    out_proj: linear("encoder_attn.out_proj", [d, d])?,
+                    layer_norm: norm(at("encoder_attn_layer_norm"))?,
+                })
+            };
+            Ok(Layer {
+                qkv_proj: fused(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+                out_proj: linear("self_attn.out_proj", [d, d])?,
+                self_attn_layer_norm: norm(at("self_attn_layer_norm"))?,
+                encoder_attn: decodes.then(cross).transpose()?,
+                fc1: linear("fc1", [ffn_dim, d])?,
+                fc2: linear("fc2", [d, ffn_dim])?,
+                final_layer_norm: norm(at("final_layer_norm"))?,
+            })
+        };
+        let at = |name: &str| format!("model.{stack}.{name}");
+        let positions = config.max_position_embeddings.saturating_add(family.offset);
+        let normalised = family.layernorm_embedding;
+        Ok(Self {
+            embed_tokens,
+            embed_positions: match family.sinusoids {
+                true => sinusoids(0, d),
+                false => Table::open(weights, &at("embed_positions"), [positions, d])?,
+            },
+            layernorm_embedding: normalised.then(|| norm(at("layernorm_embedding"))).transpose()?,
+            layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
+            heads: Heads::of_width(on, heads, d),
+            ffn_dim,
+        })
+    }
+
+    /// The states of `tokens`, \[tokens, D\], in `x` of the workspace; a decoder appends them to the caches.
+    pub fn run(
+        &mut self,
+        config: &Config,
+        on: Arithmetic,
+        tokens: &Batch,
+        positions: &[u32],
+        caches: &mut [&mut Cache],
+        work: &mut Workspace,
+    ) -> Result<(), Error> {
+        let (n, d, f) = (tokens.tokens(), config.d_model, self.ffn_dim);
+        let Workspace { x, sum, context, wide, .. } = work;
+        let (x, sum, context) = (x.get(n * d), sum.get(n * d), context.get(n * d));
+        let wide = wide.get(n * f.max(3 * d));
+        self.embed(config.family, on, tokens.ids(), positions, x)?;
+        for (l, layer) in self.layers.iter().enumerate() {
+            let qkv = &mut wide[..n * 3 * d];
+            layer.qkv_proj.forward(x, qkv)?;
+            match layer.encoder_attn {
+                None => self.heads.bidirectional(tokens.starts(), qkv, context)?,
+                Some(_) => self.heads.causal(tokens.starts(), qkv, caches, l, context)?,
+            }
+            layer.out_proj.added(context, x, sum)?;
+            layer.self_attn_layer_norm.forward(sum, x)?;
+
+            if let Some(cross) = &layer.encoder_attn {
+                let q = &mut wide[..n * d];
+                cross.q_proj.forward(x, q)?;
+                self.heads.cross(tokens.starts(), q, caches, l, context)?;
+                cross.out_proj.added(context, x, sum)?;
+                cross.layer_norm.forward(sum, x)?;
+            }
+
+            let inside = &mut wide[..n * f];
+            layer.fc1.activated(x, config.activation_function, inside)?;
+            layer.fc2.added(inside, x, sum)?;
+            layer.final_layer_norm.forward(sum, x)?;
+        }
+        Ok(())
+    }
+
+    /// Room for the keys and values of `capacity` tokens in each layer.
+    pub fn caches(&self, capacity: usize) -> Vec<KvCache> {
+        self.layers.iter().map(|_| self.heads.cache(capacity)).collect()
+    }
+
+    /// Keys and values of each layer for each of `sources`, whose states are in `x` of the workspace.
+    pub fn sources(
+        &self,
+        d: usize,
+        sources: &Batch,
+        work: &mut Workspace,
+    ) -> Result<Vec<Vec<KvCache>>, Error> {
+        let Workspace { x, wide, .. } = work;
+        let (x, kv) = (x.get(sources.tokens() * d), wide.get(sources.tokens() * 2 * d));
+        let mut found = vec![Vec::new(); sources.len()];
+        for cross in self.layers.iter().filter_map(|layer| layer.encoder_attn.as_ref()) {
+            cross.kv_proj.forward(x, kv)?;
+            for (source, layer) in found.iter_mut().zip(self.heads.sources(sources.starts(), kv)?) {
+                source.push(layer);
+            }
+        }
+        Ok(found)
+    }
+
+    /// x = word\[id\] + position\[i\], normalised where the family does.
+    fn embed(
+        &mut self,
+        family: Family,
+        on: Arithmetic,
+        ids: &[u32],
+        positions: &[u32],
+        x: &mut [f32],
+    ) -> Result<(), Error> {
+        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
+        let [rows, d] = self.embed_positions.view().shape();
+        if family.sinusoids && rows < longest {
+            self.embed_positions = sinusoids(longest.next_power_of_two(), d);
+        }
+        let table = self.embed_positions.view();
+        on.backend.run(Embedding {
+            lookups: &[
+                Lookup { table: self.embed_tokens.view(), ids },
+                Lookup { table: table.slice(0, family.offset..table.shape()[0]), ids: positions },
+            ],
+            out: ViewMut::new(x, [ids.len(), d])?,
+        })?;
+        self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(x))
+    }
+
+    /// The linear layers of all layers.
+    pub fn linear(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(Layer::linear)
+    }
+
+    /// Number of weights and biases, without the word table.
+    pub fn parameters(&self, family: Family) -> usize {
+        let positions = if family.sinusoids { 0 } else { self.embed_positions.parameters() };
+        let norm = self.layernorm_embedding.as_ref().map_or(0, Norm::parameters);
+        positions + norm + self.layers.iter().map(Layer::parameters).sum::<usize>()
+    }
+}
+
+impl Layer {
+    fn linear(&self) -> impl Iterator<Item = &Linear> {
+        let Self { qkv_proj, out_proj, encoder_attn, fc1, fc2, .. } = self;
+        let cross = encoder_attn.as_ref().map(|cross| [&cross.q_proj, &cross.kv_proj, &cross.out_proj]);
+        [qkv_proj, out_proj].into_iter().chain(cross.into_iter().flatten()).chain([fc1, fc2])
+    }
+
+    fn parameters(&self) -> usize {
+        let cross = self.encoder_attn.as_ref().map(|cross| &cross.layer_norm);
+        let norms = [&self.self_attn_layer_norm, &self.final_layer_norm].into_iter().chain(cross);
+        norms.map(Norm::parameters).sum::<usize>() + self.linear().map(Linear::parameters).sum::<usize>()
+    }
+}
+
+/// sin(p w_i) for i < ceil(D / 2), then cos(p w_i) for i < floor(D / 2), with w_i = 10000^(-2 i / D), of each
+/// position p.
+fn sinusoids(positions: usize, d: usize) -> Table {
+    let angle = |p: usize, i: usize| p as f64 / 1e4f64.powf((2 * i) as f64 / d as f64);
+    let row = |p| {
+        let sines = (0..d.div_ceil(2)).map(move |i| angle(p, i).sin() as f32);
+        sines.chain((0..d / 2).map(move |i| angle(p, i).cos() as f32))
+    };
+    Table::new((0..positions).flat_map(row).collect(), [positions, d])
+}
