@@ -19,7 +19,7 @@ use crate::batch::{self, Batch};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
 use crate::layers::{KvCache, Linear, Table};
-use crate::model::{Each, Model, Output};
+use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 
 mod config;
@@ -285,6 +285,13 @@ impl Model for T5 {
         let head = self.lm_head.iter().filter(|_| !self.tied);
         parts.extend(head.map(|head| ("head", head.parameters())));
         parts
+    }
+
+    fn products(&self) -> Vec<Product<'_>> {
+        let decoder = self.decoder.iter().flat_map(|decoder| Product::of("decoder", decoder.linear(), 1));
+        let tied = self.tied;
+        let head = self.lm_head.iter().map(|linear| Product { part: "head", linear, times: 1, tied });
+        Product::of("encoder", self.encoder.linear(), 1).chain(decoder).chain(head).collect()
     }
 }
 

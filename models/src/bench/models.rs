@@ -6,7 +6,7 @@ use crate::generator::{Cache, Generator, Want};
 use crate::heads::Task as Head;
 use crate::model::Model;
 use crate::weights::Weights;
-use crate::{Arithmetic, Batch, bert, gpt2, llama};
+use crate::{Arithmetic, Batch, bart, bert, gpt2, llama, t5};
 use core::fmt;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,6 +88,8 @@ struct Size {
     width: usize,
     /// Whether logits of the last token are computed, by so many weights.
     head: usize,
+    /// Of an encoder-decoder, the weights that a token of the source passes; `weights` are of the decoder.
+    source: usize,
 }
 
 const fn forward(batch: usize, length: usize) -> Task {
@@ -96,7 +98,7 @@ const fn forward(batch: usize, length: usize) -> Task {
 
 /// A BERT's: four products with H x H, two with H x I.
 const fn encoder(layers: usize, h: usize, i: usize) -> Size {
-    Size { words: 30522, layers, weights: 4 * h * h + 2 * h * i, width: h, head: 0 }
+    Size { words: 30522, layers, weights: 4 * h * h + 2 * h * i, width: h, head: 0, source: 0 }
 }
 
 fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
@@ -108,6 +110,20 @@ fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn
         ..bert::Config::default()
     };
     Ok(Box::new(bert::open(config, Weights::random(0), on, Head::Bare)?))
+}
+
+/// BART-base, whose sizes are half of what a config means that says nothing.
+fn bart_base() -> bart::Config {
+    bart::Config {
+        d_model: 768,
+        encoder_layers: 6,
+        decoder_layers: 6,
+        encoder_attention_heads: 12,
+        decoder_attention_heads: 12,
+        encoder_ffn_dim: 3072,
+        decoder_ffn_dim: 3072,
+        ..bart::Config::of(bart::Family::BART)
+    }
 }
 
 /// All of them. The first is that of `tilewright report`.
@@ -133,7 +149,14 @@ pub static MODELS: &[ModelCase] = &[
     ModelCase {
         name: "model/gpt2",
         make: |on| Ok(Box::new(gpt2::Gpt2::random(gpt2::Config::default(), 0, on)?)),
-        size: Size { words: 50257, layers: 12, weights: 12 * 768 * 768, width: 768, head: 768 * 50257 },
+        size: Size {
+            words: 50257,
+            layers: 12,
+            weights: 12 * 768 * 768,
+            width: 768,
+            head: 768 * 50257,
+            source: 0,
+        },
         tasks: &[forward(1, 512), Task::Generate { prompt: 64, tokens: 32 }],
     },
     ModelCase {
@@ -160,15 +183,50 @@ pub static MODELS: &[ModelCase] = &[
             weights: 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536,
             width: 576,
             head: 576 * 49152,
+            source: 0,
         },
         tasks: &[forward(1, 512), Task::Generate { prompt: 16, tokens: 64 }],
+    },
+    ModelCase {
+        name: "model/t5-small",
+        make: |on| {
+            let (config, class) = (t5::Config::default(), t5::Class::ConditionalGeneration);
+            Ok(Box::new(t5::T5::random(config, 0, on, class)?))
+        },
+        size: Size {
+            words: 32128,
+            layers: 6,
+            // Attention to the text so far, that to the source without its keys and values, feed-forward.
+            weights: 6 * 512 * 512 + 2 * 512 * 2048,
+            width: 512,
+            head: 512 * 32128,
+            // The encoder, and keys and values for the decoder.
+            source: 6 * (6 * 512 * 512 + 2 * 512 * 2048),
+        },
+        tasks: &[Task::Generate { prompt: 64, tokens: 64 }],
+    },
+    ModelCase {
+        name: "model/bart-base",
+        make: |on| {
+            let (config, class) = (bart_base(), bart::Class::ConditionalGeneration);
+            Ok(Box::new(bart::Bart::random(config, 0, on, class)?))
+        },
+        size: Size {
+            words: 50265,
+            layers: 6,
+            weights: 6 * 768 * 768 + 2 * 768 * 3072,
+            width: 768,
+            head: 768 * 50265,
+            source: 6 * (6 * 768 * 768 + 2 * 768 * 3072),
+        },
+        tasks: &[Task::Generate { prompt: 64, tokens: 64 }],
     },
 ];
 
 impl ModelCase {
     /// What a run does, with weights of so many bytes a number.
     pub fn work(&self, task: Task, bytes: f64) -> Work {
-        let Size { layers, weights, width, head, .. } = self.size;
+        let Size { layers, weights, width, head, source, .. } = self.size;
         let causal = head > 0;
         let lengths = task.lengths();
         // Scores and sums: each token over all keys, or those up to its own.
@@ -179,15 +237,18 @@ impl ModelCase {
         let mut shown = tokens;
         if let Task::Generate { prompt, tokens: new } = task {
             // The last token is not read again.
-            tokens = prompt + new - 1;
-            scores = seen(tokens);
+            tokens = if source > 0 { new } else { prompt + new - 1 };
+            scores = seen(tokens) + if source > 0 { prompt * (prompt + new) } else { 0 };
             (logits, passes, shown) = (new, new, new);
         }
-        let flops = 2 * (tokens * layers * weights + 2 * scores * layers * width + logits * head);
+        let mut flops = 2 * (tokens * layers * weights + 2 * scores * layers * width + logits * head);
+        if let Task::Generate { prompt, .. } = task {
+            flops += 2 * prompt * source;
+        }
         Work {
             flops: flops as f64,
             // States come and go in cache.
-            bytes: bytes * (passes * (layers * weights + head)) as f64,
+            bytes: bytes * (source + passes * (layers * weights + head)) as f64,
             tokens: Some(shown as f64),
         }
     }

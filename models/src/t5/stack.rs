@@ -196,6 +196,11 @@ impl Stack {
         Ok(())
     }
 
+    /// The linear layers of all layers.
+    pub fn linear(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(Layer::linear)
+    }
+
     /// Number of weights.
     pub fn parameters(&self) -> usize {
         let others = self.relative_attention_bias.parameters() + self.final_layer_norm.parameters();
@@ -211,5 +216,10 @@ impl Layer {
         });
         let norms = attention_layer_norm.parameters() + feed_forward_layer_norm.parameters();
         norms + [qkv, o, wi, wo].map(Linear::parameters).iter().sum::<usize>() + cross
+    }
+
+    fn linear(&self) -> impl Iterator<Item = &Linear> {
+        let cross = self.cross.iter().flat_map(|Cross { q, kv, o, .. }| [q, kv, o]);
+        [&self.qkv, &self.o, &self.wi, &self.wo].into_iter().chain(cross)
     }
 }
