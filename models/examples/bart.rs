@@ -15,7 +15,10 @@ fn main() -> Result<(), Error> {
             Box::new(bart::Bart::random(config, 0, on, bart::Class::ConditionalGeneration)?)
         }
     };
-    let Some(model) = model.generator() else { return Ok(println!("the model has no head for words")) };
+    let Some(model) = model.generator() else {
+        println!("the model has no head for words");
+        return Ok(());
+    };
     let mut source = Batch::default();
     source.push(&[0, 12, 7, 2], &[0; 4])?;
     let mut cache = model.encode(&source, 20)?.remove(0);

@@ -3,7 +3,7 @@
 //! what each block adds up.
 //!
 //! ```text
-//! x = LN(word[id] * scale + position[i])
+//! x = LN(word[id] * scale + position[i]), scale = 1, or sqrt(D) where the config says so
 //! encoder      each layer:  x = LN(x + dense(attention(x)))
 //!                           x = LN(x + dense(activation(dense(x))))
 //! decoder      each layer:  x = LN(x + dense(attention(x))), of each token to all up to itself
@@ -13,10 +13,10 @@
 //! class        dense(tanh(dense(x of the last end token)))
 //! ```
 //!
-//! | [`Family`] | positions | first norm | scale | a decoder given nothing reads |
-//! |---|---|---|---|---|
-//! | BART | a table | as above | 1, or sqrt(D) by config | the inputs after a start token |
-//! | Marian | \[sin \| cos\] of the position | none | the same | nothing: an error |
+//! | [`Family`] | positions | norm of embeddings | a decoder given nothing reads |
+//! |---|---|---|---|
+//! | BART | a table | yes | the inputs after a start token |
+//! | Marian | sinusoids: first all sines, then all cosines | none | nothing: an error |
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
