@@ -228,7 +228,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
 ];
 
 impl Architecture {
-    /// The architecture that `architectures` in the [config](config::config_json) of the directory or GGUF file
+    /// The architecture that `architectures` in the [config](crate::config::config_json) of the directory or GGUF file
     /// `dir` asks for; where the field is
     /// missing, the bare model of the family `model_type`.
     ///

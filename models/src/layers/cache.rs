@@ -24,6 +24,11 @@ impl KvCache {
         self.k.len() / (self.kv_heads * self.dims[0])
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The most tokens.
     pub fn capacity(&self) -> usize {
         self.capacity
