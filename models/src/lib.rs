@@ -6,6 +6,7 @@
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`model`] | the table of architectures, and what they have in common |
 //! | [`generator`] | models that continue sequences, and what they remember of one |
+//! | [`generate`] | text generation: sampling, beam search, batches that come and go, chat templates |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
@@ -24,6 +25,7 @@ pub mod config;
 pub mod cpu;
 mod error;
 pub mod exchange;
+pub mod generate;
 pub mod generator;
 pub mod layers;
 pub mod llama;

@@ -1,7 +1,7 @@
 //! Text to ids and back, as tokenizer.json says.
 
 use crate::batch::Batch;
-use crate::config;
+use crate::config::{self, SpecialToken};
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor as _, TruncationParams};
@@ -27,14 +27,6 @@ struct Settings {
     model_max_length: Option<f64>,
 }
 
-/// A special token, which files give as text or as an object.
-#[derive(Debug, serde::Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Object { content: String },
-}
-
 impl Tokenizer {
     /// Reads `tokenizer.json` in `dir`, and `tokenizer_config.json` if there is one.
     ///
@@ -46,9 +38,8 @@ impl Tokenizer {
         let mut tokenizer = Self::from_bytes(path, &bytes)?;
         let settings: Settings =
             config::read_optional(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        match settings.mask_token {
-            Some(SpecialToken::Text(content) | SpecialToken::Object { content }) => tokenizer.mask = content,
-            None => {}
+        if let Some(mask) = settings.mask_token {
+            tokenizer.mask = mask.into();
         }
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
         Ok(tokenizer)
@@ -106,6 +97,16 @@ impl Tokenizer {
             batch.push(encoding.get_ids(), encoding.get_type_ids())?;
         }
         Ok(batch)
+    }
+
+    /// Ids of `text`, which holds the special tokens that it needs, as a rendered chat does: they are
+    /// recognised where they are written, and none is added.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode_as_written(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.error(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The id of `token`, as the vocabulary spells it.
