@@ -50,7 +50,7 @@ impl Linear {
         on: Arithmetic,
     ) -> Result<Self, Error> {
         let bias = bias.map(|bias| weights.get(bias, &[out])).transpose()?;
-        Self::new(&weights.get(weight, &[out, inp])?, bias, [out, inp], on)
+        Self::stack(weights, &[(weight, out)], inp, bias, on)
     }
 
     /// Reads several layers of the same input, of names and widths, as one, whose outputs follow each
@@ -65,15 +65,14 @@ impl Linear {
         biased: bool,
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let (mut weight, mut bias, mut width) = (Vec::new(), Vec::new(), 0);
-        for (name, out) in parts {
-            weight.extend(weights.get(&format!("{name}.weight"), &[*out, inp])?);
-            if biased {
+        let names: Vec<_> = parts.iter().map(|(name, out)| (format!("{name}.weight"), *out)).collect();
+        let mut bias = biased.then(Vec::new);
+        if let Some(bias) = &mut bias {
+            for (name, out) in parts {
                 bias.extend(weights.get(&format!("{name}.bias"), &[*out])?);
             }
-            width += out;
         }
-        Self::new(&weight, biased.then_some(bias), [width, inp], on)
+        Self::stack(weights, &names, inp, bias, on)
     }
 
     /// Reads `{name}.weight`, \[in, out\] as the `Conv1D` of transformers stores it, and `{name}.bias`.
@@ -111,6 +110,32 @@ impl Linear {
         Ok(Self { backend: on.backend, weight, bias: None })
     }
 
+    /// Tensors of names and heights, one below the other. What a file stores in groups of the type that `on`
+    /// asks for is packed as it is: rounding it once more could only lose.
+    fn stack(
+        weights: &Weights,
+        parts: &[(impl AsRef<str>, usize)],
+        inp: usize,
+        bias: Option<Vec<f32>>,
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let height = parts.iter().map(|(_, out)| out).sum();
+        let mut groups = Some(Vec::new());
+        for (name, out) in parts {
+            let stored = weights.groups(name.as_ref(), [*out, inp], on.dtype)?;
+            groups = groups.zip(stored).map(|(all, bytes)| [&all[..], &bytes].concat());
+        }
+        if let Some(groups) = groups {
+            let weight = PackedB::from_groups(on.backend, on.dtype, &groups, [height, inp])?;
+            return Ok(Self { backend: on.backend, weight, bias });
+        }
+        let mut weight = Vec::new();
+        for (name, out) in parts {
+            weight.extend(weights.get(name.as_ref(), &[*out, inp])?);
+        }
+        Self::new(&weight, bias, [height, inp], on)
+    }
+
     /// Packs `weight`, \[out, in\], in the type that `on` asks for.
     ///
     /// # Errors
@@ -136,6 +161,12 @@ impl Linear {
     /// Width of the output.
     pub fn width(&self) -> usize {
         self.weight.n()
+    }
+
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        let weights = self.weight.k() * self.weight.n() * if self.weight.is_gated() { 2 } else { 1 };
+        weights + self.bias.as_ref().map_or(0, Vec::len)
     }
 
     /// out = x W^T + b, for x of \[tokens, in\] and out of \[tokens, out\].
@@ -228,6 +259,11 @@ impl Norm {
         Ok(Self { backend: on.backend, weight, bias: None, eps })
     }
 
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+
     /// Normalises the rows of x, \[tokens, width\], into out.
     ///
     /// # Errors
@@ -286,6 +322,11 @@ impl Table {
     pub fn open(weights: &Weights, name: &str, [entries, width]: [usize; 2]) -> Result<Self, Error> {
         let weight = weights.get(&format!("{name}.weight"), &[entries, width])?;
         Ok(Self { weight, entries, width })
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.weight.len()
     }
 
     /// The rows of `ids`, \[ids, width\], in `out`.

@@ -20,8 +20,8 @@ use tilewright::model::Architecture;
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors --dtype bf16")]
 pub struct Forward {
-    /// Directory with config.json and model.safetensors
-    #[arg(long, value_name = "DIR")]
+    /// Directory with config.json and model.safetensors, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
 
     /// File of the inputs
