@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`gpt2`] | GPT-2: decoder with learned positions |
 //! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
@@ -33,6 +34,7 @@ pub mod exchange;
 pub mod generate;
 pub mod generator;
 pub mod gguf;
+pub mod gpt2;
 pub mod heads;
 pub mod layers;
 pub mod llama;

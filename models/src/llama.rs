@@ -11,20 +11,18 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::config;
+use crate::config::{self, Fields};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
 use crate::model::{Each, Model, Output};
 use crate::weights::Weights;
 use std::f64::consts::TAU;
-use std::path::Path;
 use tilewright_kernels::{Activation, Rope, RopeLayout, RopeTable, Rows, ViewMut};
 
 /// config.json. Fields that are missing have the value of transformers' `LlamaConfig`: those of
 /// LLaMA 7B.
-#[derive(Clone, Debug, serde::Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Entries of the embedding.
     pub vocab_size: usize,
@@ -41,7 +39,6 @@ pub struct Config {
     /// Width of a head; H / heads if not given.
     pub head_dim: Option<usize>,
     /// Of the gate.
-    #[serde(deserialize_with = "config::activation")]
     pub hidden_act: Activation,
     /// The longest sequence.
     pub max_position_embeddings: usize,
@@ -51,26 +48,10 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// Whether the dense layers of attention add a bias.
     pub attention_bias: bool,
-    /// Whether those of the feed-forward block do, which is not supported.
-    pub mlp_bias: bool,
-    /// Base of the rotary frequencies, in the spelling of transformers 4.
-    pub rope_theta: Option<f64>,
-    /// How they are scaled, in the spelling of transformers 4.
-    pub rope_scaling: Option<RopeParameters>,
-    /// Both, in the spelling of transformers 5.
-    pub rope_parameters: Option<RopeParameters>,
-}
-
-/// How rotary frequencies are made.
-#[derive(Clone, Debug, serde::Deserialize)]
-pub struct RopeParameters {
-    /// Their base.
-    pub rope_theta: Option<f64>,
-    /// Share of a head's columns that are turned; only all of them are supported.
-    pub partial_rotary_factor: Option<f64>,
-    /// What is done to them.
-    #[serde(flatten)]
-    pub scaling: RopeScaling,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// How they are scaled.
+    pub rope_scaling: RopeScaling,
 }
 
 /// What is done to rotary frequencies, for longer contexts than a model was made for.
@@ -96,6 +77,15 @@ pub enum RopeScaling {
         /// The context that the model was made for.
         original_max_position_embeddings: f64,
     },
+}
+
+/// `rope_parameters` of config.json.
+#[derive(Default, serde::Deserialize)]
+struct RopeParameters {
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    #[serde(flatten)]
+    scaling: RopeScaling,
 }
 
 /// The fields of all kinds of scaling.
@@ -167,25 +157,50 @@ impl Default for Config {
             rms_norm_eps: 1e-6,
             tie_word_embeddings: false,
             attention_bias: false,
-            mlp_bias: false,
-            rope_theta: None,
-            rope_scaling: None,
-            rope_parameters: None,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::Default,
         }
     }
 }
 
 impl Config {
-    /// Reads config.json from memory; errors call it `path`.
+    /// Takes the fields of config.json. What concerns the rotary embedding stands in `rope_parameters`, or, as
+    /// transformers 4 writes it, in `rope_theta` and `rope_scaling`.
     ///
     /// # Errors
-    /// If it is damaged, or asks for what is not supported: the field is named.
-    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let config: Self = config::parse(path, bytes)?;
-        match config.check() {
-            Ok(()) => Ok(config),
-            Err(why) => Err(Error::File { path: path.to_owned(), why }),
+    /// If one has the wrong type, or asks for what is not supported: the field is named.
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        fields.only("mlp_bias", false)?;
+        fields.only("partial_rotary_factor", 1.0)?;
+        let or = Self::default();
+        let rope: Option<RopeParameters> = match fields.get("rope_parameters", None)? {
+            Some(rope) => Some(rope),
+            None => fields.get("rope_scaling", None)?,
+        };
+        let RopeParameters { rope_theta, partial_rotary_factor, scaling } = rope.unwrap_or_default();
+        if let Some(share) = partial_rotary_factor
+            && share != 1.0
+        {
+            return Err(fields.error(format!("partial_rotary_factor: only 1.0 is supported, found {share}")));
         }
+        let config = Self {
+            vocab_size: fields.get("vocab_size", or.vocab_size)?,
+            hidden_size: fields.get("hidden_size", or.hidden_size)?,
+            intermediate_size: fields.get("intermediate_size", or.intermediate_size)?,
+            num_hidden_layers: fields.get("num_hidden_layers", or.num_hidden_layers)?,
+            num_attention_heads: fields.get("num_attention_heads", or.num_attention_heads)?,
+            num_key_value_heads: fields.get("num_key_value_heads", or.num_key_value_heads)?,
+            head_dim: fields.get("head_dim", or.head_dim)?,
+            hidden_act: fields.activation("hidden_act", or.hidden_act)?,
+            max_position_embeddings: fields.get("max_position_embeddings", or.max_position_embeddings)?,
+            rms_norm_eps: fields.get("rms_norm_eps", or.rms_norm_eps)?,
+            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
+            attention_bias: fields.get("attention_bias", or.attention_bias)?,
+            rope_theta: fields.get("rope_theta", None)?.or(rope_theta).unwrap_or(or.rope_theta),
+            rope_scaling: scaling,
+        };
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
     }
 
     /// Heads of keys and values.
@@ -198,18 +213,12 @@ impl Config {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    fn rope(&self) -> impl Iterator<Item = &RopeParameters> {
-        [&self.rope_parameters, &self.rope_scaling].into_iter().flatten()
-    }
-
     /// Frequencies in radians a position, one for each pair of a head's columns.
     fn frequencies(&self) -> Vec<f64> {
-        let base = self.rope().find_map(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(1e4);
-        let scaling = self.rope().map(|rope| rope.scaling).find(|&s| s != RopeScaling::Default);
         let dim = self.head_dim();
         (0..dim / 2)
-            .map(|i| base.powf(-((2 * i) as f64) / dim as f64))
-            .map(|frequency| scaling.unwrap_or_default().apply(frequency))
+            .map(|i| self.rope_theta.powf(-((2 * i) as f64) / dim as f64))
+            .map(|frequency| self.rope_scaling.apply(frequency))
             .collect()
     }
 
@@ -239,15 +248,8 @@ impl Config {
         if !self.head_dim().is_multiple_of(2) {
             return Err(format!("head_dim: expected an even number, found {}", self.head_dim()));
         }
-        if self.mlp_bias {
-            return Err("mlp_bias: only feed-forward blocks without bias are supported".to_owned());
-        }
-        if self.rope().filter_map(|rope| rope.partial_rotary_factor).any(|share| share != 1.0) {
-            return Err("partial_rotary_factor: only 1 is supported".to_owned());
-        }
-        let base = self.rope().find_map(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(1e4);
-        if !(base > 0.0 && base.is_finite()) {
-            return Err(format!("rope_theta: expected a positive number, found {base}"));
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return Err(format!("rope_theta: expected a positive number, found {}", self.rope_theta));
         }
         Ok(())
     }
@@ -377,8 +379,7 @@ impl Llama {
         let wide = wide.get(n * heads.width().max(i));
 
         self.embed_tokens.get(self.on, tokens.ids(), x)?;
-        let Some(first) = self.layers.first() else { unreachable!("the config has layers") };
-        first.input_layernorm.forward(x, y)?;
+        self.layers[0].input_layernorm.forward(x, y)?;
         for (l, layer) in self.layers.iter().enumerate() {
             let qkv = &mut wide[..n * heads.width()];
             layer.qkv_proj.forward(y, qkv)?;
@@ -465,5 +466,20 @@ impl Model for Llama {
 
     fn generator(&mut self) -> Option<&mut dyn Generator> {
         if self.lm_head.is_some() { Some(self) } else { None }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let of_layer = |layer: &Layer| {
+            let linear = [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj];
+            let norms = [&layer.input_layernorm, &layer.post_attention_layernorm];
+            linear.map(Linear::parameters).iter().sum::<usize>()
+                + norms.map(Norm::parameters).iter().sum::<usize>()
+        };
+        let untied = self.lm_head.iter().filter(|_| !self.config.tie_word_embeddings);
+        vec![
+            ("word embeddings", self.embed_tokens.parameters()),
+            ("layers", self.layers.iter().map(of_layer).sum::<usize>() + self.norm.parameters()),
+            ("head", untied.map(Linear::parameters).sum()),
+        ]
     }
 }

@@ -2,13 +2,12 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::config::{self, Fields, Kind};
+use crate::config::{Fields, Kind};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::heads::Task;
-use crate::llama::{self, Llama};
 use crate::weights::Weights;
-use crate::{albert, bert, electra, roberta};
+use crate::{albert, bert, electra, gpt2, llama, roberta};
 use std::path::{Path, PathBuf};
 
 /// A loaded model.
@@ -110,6 +109,21 @@ macro_rules! encoder {
     };
 }
 
+/// The row of a decoder: its class, its family, its type, in a module with its config, and whether it has a
+/// head.
+macro_rules! decoder {
+    ($class:literal, $family:literal, $module:ident::$model:ident, $with_head:literal) => {
+        Architecture {
+            class: $class,
+            model_type: $family,
+            open: |dir, weights, on| {
+                let config = $module::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new($module::$model::open(config, weights, on, $with_head)?))
+            },
+        }
+    };
+}
+
 /// The one table of architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("BertModel", bert, Bare),
@@ -140,23 +154,11 @@ pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("ElectraForTokenClassification", electra, TokenClassification),
     encoder!("ElectraForQuestionAnswering", electra, QuestionAnswering),
     encoder!("ElectraForMultipleChoice", electra, MultipleChoice),
-    Architecture {
-        class: "LlamaModel",
-        model_type: "llama",
-        open: |dir, weights, on| llama(dir, weights, on, false),
-    },
-    Architecture {
-        class: "LlamaForCausalLM",
-        model_type: "llama",
-        open: |dir, weights, on| llama(dir, weights, on, true),
-    },
+    decoder!("GPT2Model", "gpt2", gpt2::Gpt2, false),
+    decoder!("GPT2LMHeadModel", "gpt2", gpt2::Gpt2, true),
+    decoder!("LlamaModel", "llama", llama::Llama, false),
+    decoder!("LlamaForCausalLM", "llama", llama::Llama, true),
 ];
-
-fn llama(dir: &Path, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Box<dyn Model>, Error> {
-    let (path, bytes) = config::config_json(dir)?;
-    let config = llama::Config::from_bytes(&path, &bytes)?;
-    Ok(Box::new(Llama::open(config, weights, on, with_head)?))
-}
 
 impl Architecture {
     /// The architecture that `architectures` in the [config](config::config_json) of the directory or GGUF file

@@ -1,0 +1,345 @@
+//! GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019): a decoder that
+//! normalises what each block reads.
+//!
+//! ```text
+//! x = wte[id] + wpe[position]
+//! each layer:  x = x + dense(attention(dense(LN(x))))
+//!              x = x + dense(GELU(dense(LN(x))))
+//! logits       LN(x) wte^T
+//! ```
+//!
+//! Checkpoints store the weights of dense layers as \[in, out\].
+
+use crate::arithmetic::Arithmetic;
+use crate::batch::Batch;
+use crate::config::{self, Fields};
+use crate::error::Error;
+use crate::generator::{self, Cache, Generator, Want};
+use crate::layers::{Buffer, Heads, Linear, Norm, Table};
+use crate::model::{Each, Model, Output};
+use crate::weights::Weights;
+use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
+
+/// config.json. Fields that are missing have the value of transformers' `GPT2Config`: those of the
+/// model of 124 million parameters.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Entries of the word table.
+    pub vocab_size: usize,
+    /// Entries of the position table: the longest sequence.
+    pub n_positions: usize,
+    /// Width H of a token's state.
+    pub n_embd: usize,
+    /// Number of layers.
+    pub n_layer: usize,
+    /// Heads of each layer's attention, each H / heads wide.
+    pub n_head: usize,
+    /// Width I between the two dense layers of a feed-forward block; 4 H if not given.
+    pub n_inner: Option<usize>,
+    /// Between them.
+    pub activation_function: Activation,
+    /// Added to variances.
+    pub layer_norm_epsilon: f32,
+    /// Whether scores are divided by the square root of a head's width.
+    pub scale_attn_weights: bool,
+    /// Whether those of layer n are divided by n + 1 as well.
+    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Whether the head is the word table.
+    pub tie_word_embeddings: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 50257,
+            n_positions: 1024,
+            n_embd: 768,
+            n_layer: 12,
+            n_head: 12,
+            n_inner: None,
+            activation_function: Activation::GeluTanh,
+            layer_norm_epsilon: 1e-5,
+            scale_attn_weights: true,
+            scale_attn_by_inverse_layer_idx: false,
+            tie_word_embeddings: true,
+        }
+    }
+}
+
+impl Config {
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// If one has the wrong type, or asks for what is not supported: the field is named.
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        fields.only("add_cross_attention", false)?;
+        let or = Self::default();
+        let config = Self {
+            vocab_size: fields.get("vocab_size", or.vocab_size)?,
+            n_positions: fields.get("n_positions", or.n_positions)?,
+            n_embd: fields.get("n_embd", or.n_embd)?,
+            n_layer: fields.get("n_layer", or.n_layer)?,
+            n_head: fields.get("n_head", or.n_head)?,
+            n_inner: fields.get("n_inner", or.n_inner)?,
+            activation_function: fields.activation("activation_function", or.activation_function)?,
+            layer_norm_epsilon: fields.get("layer_norm_epsilon", or.layer_norm_epsilon)?,
+            scale_attn_weights: fields.get("scale_attn_weights", or.scale_attn_weights)?,
+            scale_attn_by_inverse_layer_idx: fields
+                .get("scale_attn_by_inverse_layer_idx", or.scale_attn_by_inverse_layer_idx)?,
+            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
+        };
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
+    }
+
+    /// Width between the dense layers of a feed-forward block.
+    pub fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(4 * self.n_embd)
+    }
+
+    /// Says what no model can be made of.
+    fn check(&self) -> Result<(), String> {
+        config::positive(&[
+            ("vocab_size", self.vocab_size),
+            ("n_positions", self.n_positions),
+            ("n_embd", self.n_embd),
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_inner", self.inner()),
+        ])?;
+        config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
+        match self.n_embd.is_multiple_of(self.n_head) {
+            true => Ok(()),
+            false => Err(format!("n_head {} does not divide n_embd {}", self.n_head, self.n_embd)),
+        }
+    }
+}
+
+/// The decoder and, if the checkpoint is of a language model, its head.
+#[derive(Debug)]
+pub struct Gpt2 {
+    config: Config,
+    on: Arithmetic,
+    /// wte, \[vocab_size, H\].
+    wte: Table,
+    /// wpe, \[n_positions, H\].
+    wpe: Table,
+    h: Vec<Layer>,
+    /// \[H\].
+    ln_f: Norm,
+    /// lm_head, \[H, vocab_size\]: the word table, where they are tied.
+    lm_head: Option<Linear>,
+    work: Workspace,
+}
+
+/// `h.N`.
+#[derive(Debug)]
+struct Layer {
+    /// \[H\].
+    ln_1: Norm,
+    /// attn.c_attn, queries, keys and values: \[H, 3 H\].
+    c_attn: Linear,
+    /// attn.c_proj, \[H, H\].
+    attn_c_proj: Linear,
+    /// \[H\].
+    ln_2: Norm,
+    /// mlp.c_fc, \[H, I\].
+    c_fc: Linear,
+    /// mlp.c_proj, \[I, H\].
+    mlp_c_proj: Linear,
+}
+
+/// Working memory: it grows to the largest batch, then nothing is allocated.
+#[derive(Debug, Default)]
+struct Workspace {
+    /// \[tokens, H\]: the states.
+    x: Buffer,
+    /// \[tokens, H\]: what a block reads, and what it adds to the states.
+    y: Buffer,
+    /// \[tokens, H\]: what attention found.
+    context: Buffer,
+    /// \[tokens, max(3 H, I)\]: inside of a block.
+    wide: Buffer,
+    /// States whose logits are wanted.
+    rows: Vec<f32>,
+}
+
+impl Gpt2 {
+    /// Reads the decoder from `weights`, whose names may lack the prefix `transformer.`, and its head if it is
+    /// `with_head`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    pub fn open(config: Config, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Self, Error> {
+        config.check().map_err(|why| Error::Input { name: "config", why })?;
+        let weights = &weights.with_base("transformer.");
+        let (h, i, words, eps) =
+            (config.n_embd, config.inner(), config.vocab_size, config.layer_norm_epsilon);
+        let layer = |n| {
+            let at = |name: &str| format!("transformer.h.{n}.{name}");
+            let linear = |name, shape| Linear::open_transposed(weights, &at(name), shape, on);
+            Ok(Layer {
+                ln_1: Norm::open(weights, &at("ln_1"), h, eps, on)?,
+                c_attn: linear("attn.c_attn", [h, 3 * h])?,
+                attn_c_proj: linear("attn.c_proj", [h, h])?,
+                ln_2: Norm::open(weights, &at("ln_2"), h, eps, on)?,
+                c_fc: linear("mlp.c_fc", [h, i])?,
+                mlp_c_proj: linear("mlp.c_proj", [i, h])?,
+            })
+        };
+        let head = if config.tie_word_embeddings { "transformer.wte.weight" } else { "lm_head.weight" };
+        Ok(Self {
+            on,
+            wte: Table::open(weights, "transformer.wte", [words, h])?,
+            wpe: Table::open(weights, "transformer.wpe", [config.n_positions, h])?,
+            h: (0..config.n_layer).map(layer).collect::<Result<_, Error>>()?,
+            ln_f: Norm::open(weights, "transformer.ln_f", h, eps, on)?,
+            lm_head: match with_head {
+                true => Some(Linear::open_as(weights, head, None, [words, h], on)?),
+                false => None,
+            },
+            config,
+            work: Workspace::default(),
+        })
+    }
+
+    /// A language model with random weights, the same for a seed on every machine.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the config has a size of 0 or the like.
+    ///
+    /// ```
+    /// use tilewright::generator::{Generator, Want};
+    /// use tilewright::{Arithmetic, Batch, gpt2::{Config, Gpt2}};
+    /// let config = Config { n_layer: 2, n_embd: 24, n_head: 3, vocab_size: 90, ..Config::default() };
+    /// let mut gpt2 = Gpt2::random(config, 0, Arithmetic::f32(tilewright_kernels::Backend::best()))?;
+    /// let (mut cache, mut logits) = (gpt2.cache(8), Vec::new());
+    /// let mut prompt = Batch::default();
+    /// prompt.push(&[7, 8, 9], &[0; 3])?;
+    /// gpt2.extend(&prompt, &mut [&mut cache], Want::Last, &mut logits)?;
+    /// assert_eq!((logits.len(), cache.len()), (90, 3));
+    /// # Ok::<(), tilewright::Error>(())
+    /// ```
+    pub fn random(config: Config, seed: u64, on: Arithmetic) -> Result<Self, Error> {
+        Self::open(config, Weights::random(seed), on, true)
+    }
+
+    /// The config it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Appends `tokens` to the caches and leaves their states after the last norm, \[tokens, H\], in `y` of
+    /// the workspace.
+    fn run(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
+        let config = &self.config;
+        let positions = generator::check(tokens, caches, config.vocab_size, config.n_positions)?;
+        let (h, i, n) = (config.n_embd, config.inner(), tokens.tokens());
+        let Workspace { x, y, context, wide, .. } = &mut self.work;
+        let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * h));
+        let wide = wide.get(n * i.max(3 * h));
+
+        self.on.backend.run(Embedding {
+            lookups: &[
+                Lookup { table: self.wte.view(), ids: tokens.ids() },
+                Lookup { table: self.wpe.view(), ids: &positions },
+            ],
+            out: ViewMut::new(x, [n, h])?,
+        })?;
+        self.h[0].ln_1.forward(x, y)?;
+        for (l, layer) in self.h.iter().enumerate() {
+            let qkv = &mut wide[..n * 3 * h];
+            layer.c_attn.forward(y, qkv)?;
+            heads(config, self.on, l).causal(tokens.starts(), qkv, caches, l, context)?;
+            layer.attn_c_proj.forward(context, y)?;
+            layer.ln_2.after_adding(y, x)?;
+
+            let inside = &mut wide[..n * i];
+            layer.c_fc.activated(y, config.activation_function, inside)?;
+            layer.mlp_c_proj.forward(inside, y)?;
+            let next = self.h.get(l + 1).map_or(&self.ln_f, |next| &next.ln_1);
+            next.after_adding(y, x)?;
+        }
+        Ok(())
+    }
+}
+
+/// The heads of a layer.
+fn heads(config: &Config, on: Arithmetic, layer: usize) -> Heads<'static> {
+    let heads = Heads::of_width(on, config.n_head, config.n_embd);
+    let scale = if config.scale_attn_weights { heads.scale } else { 1.0 };
+    let divisor = if config.scale_attn_by_inverse_layer_idx { layer + 1 } else { 1 };
+    Heads { scale: scale / divisor as f32, ..heads }
+}
+
+impl Generator for Gpt2 {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn cache(&self, capacity: usize) -> Cache {
+        let layer = |l| heads(&self.config, self.on, l).cache(capacity);
+        Cache { layers: (0..self.h.len()).map(layer).collect(), source: None }
+    }
+
+    fn extend(
+        &mut self,
+        tokens: &Batch,
+        caches: &mut [&mut Cache],
+        want: Want,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        self.run(tokens, caches)?;
+        let Some(lm_head) = &self.lm_head else {
+            return Err(Error::Input { name: "logits", why: "the model has no head".to_owned() });
+        };
+        let Workspace { y, rows, .. } = &mut self.work;
+        let states = generator::wanted(want, tokens, y.get(tokens.tokens() * self.config.n_embd), rows);
+        logits.resize(states.len() / self.config.n_embd * self.config.vocab_size, 0.0);
+        lm_head.forward(states, logits)
+    }
+}
+
+impl Model for Gpt2 {
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
+        let mut caches = generator::caches_for(self, batch);
+        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
+        let (name, values) = if self.lm_head.is_some() {
+            let mut logits = Vec::new();
+            self.extend(batch, &mut caches, Want::All, &mut logits)?;
+            ("logits", logits)
+        } else {
+            self.run(batch, &mut caches)?;
+            ("last_hidden_state", self.work.y.get(batch.tokens() * self.config.n_embd).to_vec())
+        };
+        Ok(vec![Output::new(name, Each::Token, batch.tokens(), values)])
+    }
+
+    fn max_length(&self) -> usize {
+        self.config.n_positions
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generator> {
+        if self.lm_head.is_some() { Some(self) } else { None }
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let of_layer = |layer: &Layer| {
+            let linear = [&layer.c_attn, &layer.attn_c_proj, &layer.c_fc, &layer.mlp_c_proj];
+            linear.map(Linear::parameters).iter().sum::<usize>()
+                + layer.ln_1.parameters()
+                + layer.ln_2.parameters()
+        };
+        let untied = self.lm_head.iter().filter(|_| !self.config.tie_word_embeddings);
+        vec![
+            ("word embeddings", self.wte.parameters()),
+            ("other embeddings", self.wpe.parameters()),
+            ("layers", self.h.iter().map(of_layer).sum::<usize>() + self.ln_f.parameters()),
+            ("head", untied.map(Linear::parameters).sum()),
+        ]
+    }
+}
