@@ -32,7 +32,7 @@ pub mod speculation;
 pub mod stream;
 
 pub use beam::{Hypothesis, beam_search};
-pub use chat::ChatTemplate;
+pub use chat::Message;
 pub use engine::{Engine, Finish, Finished, Request};
 pub use sampling::Sampler;
 pub use settings::{EarlyStopping, Settings};

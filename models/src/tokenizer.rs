@@ -19,6 +19,8 @@ pub struct Tokenizer {
     mask: String,
     max_length: Option<usize>,
     chat_template: Option<String>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
 }
 
 /// Where a token comes from.
@@ -41,6 +43,8 @@ struct Settings {
     /// A float, for some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
     chat_template: Option<ChatTemplate>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
 }
 
 /// A chat template, or several with names.
@@ -89,6 +93,8 @@ impl Tokenizer {
         if let Some(mask) = settings.mask_token {
             tokenizer.mask = mask.into();
         }
+        tokenizer.bos_token = settings.bos_token.map(String::from);
+        tokenizer.eos_token = settings.eos_token.map(String::from);
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
         let jinja = dir.join("chat_template.jinja");
         tokenizer.chat_template = match (settings.chat_template, gguf) {
@@ -109,9 +115,11 @@ impl Tokenizer {
     /// Those of [`Gguf::tokenizer_json`], and if its parts do not fit each other.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let mut tokenizer = Self::from_bytes(gguf.path().to_owned(), &gguf.tokenizer_json()?)?;
-        if let Some(mask) = gguf.mask_token()? {
+        if let Some(mask) = gguf.special_token("mask")? {
             tokenizer.mask = mask.to_owned();
         }
+        tokenizer.bos_token = gguf.special_token("bos")?.map(str::to_owned);
+        tokenizer.eos_token = gguf.special_token("eos")?.map(str::to_owned);
         tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned);
         Ok(tokenizer)
     }
@@ -127,7 +135,15 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         let mask = ["[MASK]", "<mask>"].into_iter().find(|mask| inner.token_to_id(mask).is_some());
         let mask = mask.unwrap_or("[MASK]").to_owned();
-        Ok(Self { path, inner, mask, max_length: None, chat_template: None })
+        Ok(Self {
+            path,
+            inner,
+            mask,
+            max_length: None,
+            chat_template: None,
+            bos_token: None,
+            eos_token: None,
+        })
     }
 
     /// The longest sequence that tokenizer_config.json allows, if it says so.
@@ -138,6 +154,16 @@ impl Tokenizer {
     /// How a conversation is written as a text, in Jinja, if a file says so.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// The token that a text starts with, as the vocabulary spells it, if a file says so.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.bos_token.as_deref()
+    }
+
+    /// The token that a text ends with, as the vocabulary spells it, if a file says so.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.eos_token.as_deref()
     }
 
     /// The token to be filled in, as it is written in a text: `[MASK]`, `<mask>`.
@@ -266,7 +292,8 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(|e| self.error(e.to_string()))
     }
 
-    fn error(&self, why: String) -> Error {
+    /// An error about its file.
+    pub(crate) fn error(&self, why: String) -> Error {
         Error::File { path: self.path.clone(), why }
     }
 }

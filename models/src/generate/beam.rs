@@ -72,7 +72,8 @@ pub fn beam_search(
     }
     let kept = n * (1 + settings.eos_token_id.len()).max(2);
     if kept > n * vocabulary {
-        let why = format!("{n} beams need {kept} candidates, a vocabulary of {vocabulary} tokens has not as many");
+        let why =
+            format!("{n} beams need {kept} candidates, a vocabulary of {vocabulary} tokens has not as many");
         return Err(Error::Input { name: "num_beams", why });
     }
     let mut caches = match model.encodes() {

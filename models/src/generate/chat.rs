@@ -1,14 +1,13 @@
 //! Chat templates: from messages to the text that a model continues, as the checkpoint's template in Jinja
 //! says.
 
-use crate::config;
 use crate::error::Error;
+use crate::tokenizer::Tokenizer;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::Serialize;
-use std::path::{Path, PathBuf};
 
 /// A message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -23,138 +22,41 @@ impl Message {
     }
 }
 
-/// The chat template of a checkpoint.
+/// The text of `messages`, up to where the assistant speaks, as the tokenizer's template writes it. It has the
+/// special tokens in it: encode it with [`Tokenizer::encode_as_written`].
 ///
-/// It is rendered as transformers does: blocks take their line with them, strings have Python's methods.
+/// The template is rendered as transformers does: blocks take their line with them, strings have Python's
+/// methods. There are no tools.
 ///
-/// ```
-/// use tilewright::generate::chat::{ChatTemplate, Message};
-/// let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.strip() }}{% endfor %}\
-///     {% if add_generation_prompt %}<assistant>{% endif %}";
-/// let template = ChatTemplate::new("a test".into(), source.to_owned(), String::new(), String::new())?;
-/// assert_eq!(template.render(&[Message::new("user", " Hi ")])?, "<user>Hi<assistant>");
-/// # Ok::<(), tilewright::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct ChatTemplate {
-    path: PathBuf,
-    environment: Environment<'static>,
-    bos_token: String,
-    eos_token: String,
+/// # Errors
+/// If the tokenizer has no template, or it is no Jinja, refuses the messages, or asks for what is not supported.
+pub fn render(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, Error> {
+    let Some(template) = tokenizer.chat_template() else {
+        return Err(tokenizer.error("there is no chat template beside it".to_owned()));
+    };
+    let rendered = render_template(template, tokenizer, messages);
+    rendered.map_err(|e| tokenizer.error(format!("chat template: {e}")))
 }
 
-/// Fields of tokenizer_config.json.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(default)]
-struct Settings {
-    chat_template: Option<Templates>,
-    bos_token: Option<config::SpecialToken>,
-    eos_token: Option<config::SpecialToken>,
-}
-
-/// A template, or several of which the one named `default` is for chats.
-#[derive(Debug, serde::Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Several(Vec<Named>),
-}
-
-#[derive(Debug, serde::Deserialize)]
-struct Named {
-    name: String,
-    template: String,
-}
-
-impl ChatTemplate {
-    /// Reads `chat_template.jinja` in `dir`, or else the template of tokenizer_config.json; returns nothing
-    /// if the checkpoint has none.
-    ///
-    /// # Errors
-    /// If a file is damaged, or a template is no Jinja.
-    pub fn open(dir: &Path) -> Result<Option<Self>, Error> {
-        let (file, config) = (dir.join("chat_template.jinja"), dir.join("tokenizer_config.json"));
-        let settings: Settings = config::read_optional(&config)?.unwrap_or_default();
-        let (path, source) = if file.exists() {
-            let source = std::fs::read_to_string(&file);
-            let source = source.map_err(|source| Error::Io { path: file.clone(), source })?;
-            (file, Some(source))
-        } else {
-            let source = settings.chat_template.and_then(|templates| match templates {
-                Templates::One(template) => Some(template),
-                Templates::Several(all) => {
-                    all.into_iter().find(|named| named.name == "default").map(|named| named.template)
-                }
-            });
-            (config, source)
-        };
-        let text = |token: Option<config::SpecialToken>| token.map(String::from).unwrap_or_default();
-        let [bos, eos] = [settings.bos_token, settings.eos_token].map(text);
-        source.map(|source| Self::new(path, source, bos, eos)).transpose()
-    }
-
-    /// The template `source`, which errors call `path`, and the tokens that it may ask for.
-    ///
-    /// # Errors
-    /// If it is no Jinja.
-    pub fn new(path: PathBuf, source: String, bos_token: String, eos_token: String) -> Result<Self, Error> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |why: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
-        });
-        environment.add_filter("tojson", to_json);
-        match environment.add_template_owned(NAME, source) {
-            Ok(()) => Ok(Self { path, environment, bos_token, eos_token }),
-            Err(e) => Err(refused(&path, &e)),
-        }
-    }
-
-    /// The text of `messages`, up to where the assistant speaks.
-    ///
-    /// # Errors
-    /// If the template refuses the messages, or asks for what is not supported.
-    pub fn render(&self, messages: &[Message]) -> Result<String, Error> {
-        let Self { bos_token, eos_token, .. } = self;
-        let values = context! { messages, bos_token, eos_token, add_generation_prompt => true };
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(values));
-        rendered.map_err(|e| refused(&self.path, &e))
-    }
-}
-
-/// The one template of an environment.
-const NAME: &str = "chat";
-
-fn refused(path: &Path, e: &minijinja::Error) -> Error {
-    Error::File { path: path.to_owned(), why: format!("chat template: {e}") }
-}
-
-/// JSON as Python writes it, a space after each comma and colon, and without escapes for HTML.
-fn to_json(value: &Value, options: minijinja::value::Kwargs) -> Result<Value, minijinja::Error> {
-    struct Spaced;
-    impl serde_json::ser::Formatter for Spaced {
-        fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
-            if first { Ok(()) } else { w.write_all(b", ") }
-        }
-        fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, w: &mut W, first: bool) -> std::io::Result<()> {
-            if first { Ok(()) } else { w.write_all(b", ") }
-        }
-        fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-            w.write_all(b": ")
-        }
-    }
-    let refuse = |e: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
-    let mut json = Vec::new();
-    match options.get::<Option<usize>>("indent")? {
-        Some(indent) => {
-            let indent = " ".repeat(indent);
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, Spaced)),
-    }
-    .map_err(refuse)?;
-    Ok(Value::from_safe_string(String::from_utf8_lossy(&json).into_owned()))
+fn render_template(
+    template: &str,
+    tokenizer: &Tokenizer,
+    messages: &[Message],
+) -> Result<String, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |why: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
+    });
+    let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
+    environment.render_str(
+        template,
+        context! {
+            messages => messages.iter().map(message).collect::<Vec<Value>>(),
+            bos_token => tokenizer.bos_token().unwrap_or_default(),
+            eos_token => tokenizer.eos_token().unwrap_or_default(),
+            add_generation_prompt => true,
+        },
+    )
 }

@@ -159,14 +159,18 @@ const UNSUPPORTED: [(&str, f64); 18] = [
 const DEFAULT_LENGTH: usize = 20;
 
 impl Settings {
-    /// Reads `generation_config.json` in `dir`, or config.json where there is none.
+    /// Reads `generation_config.json` in the directory `path` or beside the GGUF file `path`; where there is
+    /// none, the [config](config::config_json).
     ///
     /// # Errors
     /// If the file is missing or damaged, or asks for what is not supported: the key is named.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let own = dir.join("generation_config.json");
-        let path = if own.exists() { own } else { dir.join("config.json") };
-        Self::from_bytes(&path, &config::bytes(&path)?)
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let own = config::directory(path).join("generation_config.json");
+        let (path, bytes) = match own.exists() {
+            true => (own.clone(), config::bytes(&own)?),
+            false => config::config_json(path)?,
+        };
+        Self::from_bytes(&path, &bytes)
     }
 
     /// Reads such a file from memory; errors call it `path`.
@@ -199,18 +203,23 @@ impl Settings {
     /// # Errors
     /// The name, what was expected, and what was found.
     pub fn check(&self) -> Result<(), String> {
-        let within = |name: &str, value: f64, range: std::ops::RangeInclusive<f64>| match range.contains(&value) {
-            true => Ok(()),
-            false => Err(format!(
-                "{name}: expected a number from {} to {}, found {value}",
-                range.start(),
-                range.end()
-            )),
-        };
+        let within =
+            |name: &str, value: f64, range: std::ops::RangeInclusive<f64>| match range.contains(&value) {
+                true => Ok(()),
+                false => Err(format!(
+                    "{name}: expected a number from {} to {}, found {value}",
+                    range.start(),
+                    range.end()
+                )),
+            };
         within("temperature", self.temperature.into(), f64::from(f32::MIN_POSITIVE)..=f32::MAX.into())?;
         within("top_p", self.top_p.into(), 0.0..=1.0)?;
         within("min_p", self.min_p.into(), 0.0..=1.0)?;
-        within("repetition_penalty", self.repetition_penalty.into(), f64::from(f32::MIN_POSITIVE)..=f32::MAX.into())?;
+        within(
+            "repetition_penalty",
+            self.repetition_penalty.into(),
+            f64::from(f32::MIN_POSITIVE)..=f32::MAX.into(),
+        )?;
         within("length_penalty", self.length_penalty, f64::MIN..=f64::MAX)?;
         if self.num_beams == 0 {
             return Err("num_beams is 0".to_owned());
@@ -219,7 +228,9 @@ impl Settings {
             return Err("max_new_tokens is 0".to_owned());
         }
         if self.do_sample && self.num_beams > 1 {
-            return Err("do_sample: drawing tokens in a beam search (num_beams > 1) is not supported".to_owned());
+            return Err(
+                "do_sample: drawing tokens in a beam search (num_beams > 1) is not supported".to_owned()
+            );
         }
         Ok(())
     }
