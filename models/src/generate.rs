@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`settings`] | generation_config.json |
 //! | [`sampling`] | what changes the scores, and the choice |
+//! | [`sequence`] | a text from when it is asked for to its end |
 //! | [`engine`] | continuous batching |
 //! | [`speculation`] | tokens guessed ahead |
 //! | [`beam`] | beam search |
@@ -27,14 +28,16 @@ pub mod beam;
 pub mod chat;
 pub mod engine;
 pub mod sampling;
+pub mod sequence;
 pub mod settings;
 pub mod speculation;
 pub mod stream;
 
 pub use beam::{Hypothesis, beam_search};
 pub use chat::Message;
-pub use engine::{Engine, Finish, Finished, Request};
+pub use engine::{Engine, Statistics};
 pub use sampling::Sampler;
+pub use sequence::{Finish, Finished, Request};
 pub use settings::{EarlyStopping, Settings};
 pub use speculation::Speculation;
 pub use stream::TextStream;

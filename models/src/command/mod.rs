@@ -12,6 +12,7 @@ mod detect_replaced;
 mod embed;
 mod fill_mask;
 mod forward;
+mod generate;
 mod isa;
 mod report;
 mod verify;
@@ -41,6 +42,7 @@ enum Command {
     Embed(embed::Embed),
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
+    Generate(Box<generate::Generate>),
     Isa(isa::Isa),
     Report(report::Report),
     Verify(verify::Verify),
@@ -56,6 +58,7 @@ impl Command {
             Self::Embed(args) => args.run(),
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
+            Self::Generate(args) => args.run(),
             Self::Isa(args) => args.run(),
             Self::Report(args) => args.run(),
             Self::Verify(args) => args.run(),

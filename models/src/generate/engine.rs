@@ -11,67 +11,13 @@
 //! One `extend` a step takes the prompts of new sequences and the last token of each other one, packed
 //! without padding. A sequence has the same tokens alone and among any others.
 
-use super::sampling::Sampler;
-use super::settings::Settings;
+use super::sequence::{Finished, Request, Sequence, Watch};
 use super::speculation::{self, Drafted, Speculation};
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::generator::{Cache, Generator, Want};
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// A text to be continued.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The tokens that it starts with; of an encoder-decoder, the source.
-    pub prompt: Vec<u32>,
-    /// How it is continued; beams are not the engine's, see [`beam_search`](super::beam_search).
-    pub settings: Arc<Settings>,
-    /// Seed of its random numbers.
-    pub seed: u64,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// An end token, which is the last of its tokens.
-    Eos,
-    /// It has as many tokens as its settings allow.
-    Length,
-    /// It has as many tokens as the model allows.
-    Capacity,
-    /// Whoever watched its tokens had enough: a stop string.
-    Stop,
-}
-
-impl Finish {
-    /// `eos`, `length`, `capacity` or `stop`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Eos => "eos",
-            Self::Length => "length",
-            Self::Capacity => "capacity",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-/// A text that ended.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// The number that [`Engine::submit`] returned.
-    pub id: usize,
-    /// What was generated.
-    pub tokens: Vec<u32>,
-    /// Why it ended.
-    pub finish: Finish,
-    /// From when it was submitted to its first token.
-    pub first_token: Duration,
-    /// From when it was submitted to its last token.
-    pub total: Duration,
-}
 
 /// What an engine did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -128,32 +74,6 @@ pub struct Engine<'m> {
     statistics: Statistics,
 }
 
-/// A sequence that is continued.
-#[derive(Debug)]
-struct Sequence {
-    id: usize,
-    /// Of an encoder-decoder; else empty.
-    source: Vec<u32>,
-    /// What the decoder was given, and what was generated.
-    ids: Vec<u32>,
-    /// Tokens that it was given.
-    prompt: usize,
-    /// Tokens with which it ends, and why.
-    longest: (usize, Finish),
-    settings: Arc<Settings>,
-    sampler: Sampler,
-    /// Once it is admitted; and that of the draft model.
-    cache: Option<Cache>,
-    draft: Option<Cache>,
-    guess: Vec<u32>,
-    submitted: Instant,
-    first_token: Option<Duration>,
-    end: Option<Finish>,
-}
-
-/// Sees every token; may end its sequence.
-pub type Watch<'w> = &'w mut dyn FnMut(usize, u32) -> ControlFlow<()>;
-
 impl<'m> Engine<'m> {
     /// An engine that continues up to `at_once` sequences together.
     ///
@@ -197,42 +117,10 @@ impl<'m> Engine<'m> {
     /// [`Error::Input`] if the settings ask for what cannot be, or the prompt is empty or leaves no room for
     /// a token.
     pub fn submit(&mut self, request: Request) -> Result<usize, Error> {
-        let Request { prompt, settings, seed } = request;
-        settings.check().map_err(|why| Error::Input { name: "settings", why })?;
-        let (source, ids) = match self.model.encodes() {
-            true => (prompt, vec![settings.decoder_start()?]),
-            false => (Vec::new(), prompt),
-        };
-        let (prompt, allowed) = (ids.len(), settings.longest(ids.len()));
-        if prompt == 0 || self.model.encodes() && source.is_empty() {
-            return Err(Error::Input { name: "prompt", why: "it has no tokens".to_owned() });
-        }
-        let longest = match self.model.max_tokens() {
-            most if most < allowed => (most, Finish::Capacity),
-            _ => (allowed, Finish::Length),
-        };
-        if prompt >= longest.0 {
-            let why = format!("{prompt} tokens leave no room, there may be {}", longest.0);
-            return Err(Error::Input { name: "prompt", why });
-        }
-        let id = self.submitted;
+        let sequence = Sequence::new(self.submitted, request, &*self.model)?;
+        self.waiting.push_back(sequence);
         self.submitted += 1;
-        self.waiting.push_back(Sequence {
-            id,
-            source,
-            ids,
-            prompt,
-            longest,
-            sampler: Sampler::new(settings.clone(), seed, prompt, allowed),
-            settings,
-            cache: None,
-            draft: None,
-            guess: Vec::new(),
-            submitted: Instant::now(),
-            first_token: None,
-            end: None,
-        });
-        Ok(id)
+        Ok(self.submitted - 1)
     }
 
     /// Whether all texts that were submitted ended.
@@ -390,51 +278,7 @@ impl<'m> Engine<'m> {
                 cache.truncate(0);
                 free.push(cache);
             }
-            s.ids.drain(..s.prompt);
-            finished.push(Finished {
-                id: s.id,
-                tokens: s.ids,
-                finish: s.end.unwrap_or(Finish::Stop),
-                first_token: s.first_token.unwrap_or_default(),
-                total: s.submitted.elapsed(),
-            });
+            finished.push(s.finished());
         }
-    }
-}
-
-impl Sequence {
-    /// Adds a token for each row of logits, as long as the one before was guessed; returns how many were.
-    fn choose<'r>(
-        &mut self,
-        rows: &mut impl Iterator<Item = &'r mut [f32]>,
-        watch: Watch<'_>,
-    ) -> Result<usize, Error> {
-        let mut right = 0;
-        for row in rows {
-            let token = self.sampler.next(&self.ids, row)?;
-            self.ids.push(token);
-            self.first_token.get_or_insert_with(|| self.submitted.elapsed());
-            let stop = watch(self.id, token).is_break();
-            let guessed = self.guess.get(right) == Some(&token);
-            right += usize::from(guessed);
-            self.end = if self.settings.eos_token_id.contains(&token) {
-                Some(Finish::Eos)
-            } else if stop {
-                Some(Finish::Stop)
-            } else if self.ids.len() >= self.longest.0 {
-                Some(self.longest.1)
-            } else {
-                None
-            };
-            if self.end.is_some() || !guessed {
-                break;
-            }
-        }
-        if let Some(cache) = &mut self.cache {
-            // The last token was not read yet, and wrong guesses were.
-            cache.truncate(cache.len().min(self.ids.len() - 1));
-        }
-        self.guess.clear();
-        Ok(right)
     }
 }

@@ -61,10 +61,9 @@ pub(crate) fn lookup(ids: &[u32], source: &[u32], most: usize, guess: &mut Vec<u
     guess.clear();
     for run in (1..=LONGEST_RUN.min(ids.len())).rev() {
         let (before, last) = (&ids[..ids.len() - 1], &ids[ids.len() - run..]);
-        for text in [before, source] {
-            if let Some(at) = text.windows(run).rposition(|window| window == last) {
-                // In `ids` itself what follows may reach to the end.
-                let text = if std::ptr::eq(text, before) { ids } else { source };
+        // In `ids` itself what follows may reach to the end.
+        for (within, text) in [(before, ids), (source, source)] {
+            if let Some(at) = within.windows(run).rposition(|window| window == last) {
                 let follows = &text[at + run..];
                 guess.extend_from_slice(&follows[..most.min(follows.len())]);
                 if !guess.is_empty() {
