@@ -1,30 +1,24 @@
 //! What generation_config.json asks for, under the names and with the meanings of transformers'
 //! `GenerationConfig`.
 
-use crate::config;
+use crate::config::{self, Fields};
 use crate::error::Error;
 use serde::de::{Deserialize, Deserializer, Error as _};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::Path;
 
 /// How tokens are chosen and when a text ends. The default is greedy, 20 tokens, without an end token.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Tokens that end a text.
-    #[serde(deserialize_with = "ids")]
     pub eos_token_id: Vec<u32>,
     /// The token that a text starts with.
-    #[serde(deserialize_with = "id")]
     pub bos_token_id: Option<u32>,
     /// The first token of a decoder that continues a source; `bos_token_id` if there is none.
-    #[serde(deserialize_with = "id")]
     pub decoder_start_token_id: Option<u32>,
     /// The token after the first, whatever the model says.
-    #[serde(deserialize_with = "id")]
     pub forced_bos_token_id: Option<u32>,
     /// The last token of a text that ends for its length: one of these.
-    #[serde(deserialize_with = "ids")]
     pub forced_eos_token_id: Vec<u32>,
     /// The most tokens with those of the prompt. 20 stands for "not given", as in transformers.
     pub max_length: Option<usize>,
@@ -178,23 +172,48 @@ impl Settings {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let refuse = |why| Error::File { path: path.to_owned(), why };
-        let mut keys: Map<String, Value> = config::parse(path, bytes)?;
-        // null stands for "not given".
-        keys.retain(|_, value| !value.is_null());
+        let fields = &Fields::from_bytes(path, bytes)?;
         for (name, neutral) in UNSUPPORTED {
-            let changes = match keys.get(name) {
-                None | Some(Value::Bool(false)) => false,
-                Some(Value::Number(number)) => number.as_f64() != Some(neutral),
-                Some(Value::Array(values)) => !values.is_empty(),
-                Some(_) => true,
+            let value = fields.get(name, Value::Null)?;
+            let changes = match &value {
+                Value::Null | Value::Bool(false) => false,
+                Value::Number(number) => number.as_f64() != Some(neutral),
+                Value::Array(values) => !values.is_empty(),
+                _ => true,
             };
             if changes {
-                return Err(refuse(format!("{name} = {} is not supported", keys[name])));
+                return Err(fields.error(format!("{name} = {value} is not supported")));
             }
         }
-        let settings: Self = serde_json::from_value(keys.into()).map_err(|e| refuse(e.to_string()))?;
-        settings.check().map_err(refuse)?;
+        let ids = |name: &str| Ok::<_, Error>(fields.get(name, Ids::default())?.0);
+        let id = |name: &str| Ok::<_, Error>(ids(name)?.first().copied());
+        let default = Self::default();
+        let settings = Self {
+            eos_token_id: ids("eos_token_id")?,
+            bos_token_id: id("bos_token_id")?,
+            decoder_start_token_id: id("decoder_start_token_id")?,
+            forced_bos_token_id: id("forced_bos_token_id")?,
+            forced_eos_token_id: ids("forced_eos_token_id")?,
+            max_length: fields.get("max_length", None)?,
+            max_new_tokens: fields.get("max_new_tokens", None)?,
+            min_length: fields.get("min_length", default.min_length)?,
+            min_new_tokens: fields.get("min_new_tokens", None)?,
+            bad_words_ids: fields.get("bad_words_ids", Vec::new())?,
+            suppress_tokens: ids("suppress_tokens")?,
+            begin_suppress_tokens: ids("begin_suppress_tokens")?,
+            no_repeat_ngram_size: fields.get("no_repeat_ngram_size", default.no_repeat_ngram_size)?,
+            repetition_penalty: fields.get("repetition_penalty", default.repetition_penalty)?,
+            do_sample: fields.get("do_sample", default.do_sample)?,
+            temperature: fields.get("temperature", default.temperature)?,
+            top_k: fields.get("top_k", default.top_k)?,
+            top_p: fields.get("top_p", default.top_p)?,
+            min_p: fields.get("min_p", default.min_p)?,
+            num_beams: fields.get("num_beams", default.num_beams)?,
+            length_penalty: fields.get("length_penalty", default.length_penalty)?,
+            early_stopping: fields.get("early_stopping", default.early_stopping)?,
+            renormalize_logits: fields.get("renormalize_logits", default.renormalize_logits)?,
+        };
+        settings.check().map_err(|why| fields.error(why))?;
         Ok(settings)
     }
 
@@ -261,20 +280,17 @@ impl Settings {
     }
 }
 
-/// A token; negative numbers stand for none.
-fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    match i64::deserialize(from)? {
-        ..0 => Ok(None),
-        id => u32::try_from(id).map(Some).map_err(D::Error::custom),
-    }
-}
+/// A token or several; negative numbers stand for none.
+#[derive(Default)]
+struct Ids(Vec<u32>);
 
-/// A token or several.
-fn ids<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
-    let ids = match Value::deserialize(from)? {
-        Value::Array(ids) => ids,
-        one => vec![one],
-    };
-    let ids: Result<Vec<_>, _> = ids.into_iter().map(id).collect();
-    ids.map(|ids| ids.into_iter().flatten().collect()).map_err(D::Error::custom)
+impl<'de> Deserialize<'de> for Ids {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let ids = match Value::deserialize(from)? {
+            Value::Array(ids) => ids,
+            one => vec![one],
+        };
+        let ids = ids.into_iter().filter(|id| id.as_i64().is_none_or(|id| id >= 0)).map(u32::deserialize);
+        ids.collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
+    }
 }
