@@ -4,16 +4,16 @@
 #![forbid(unsafe_code)]
 
 use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tilewright::bert::Config;
 use tilewright::config::Fields;
-use tilewright::exchange::Inputs;
 use tilewright::model::{Architecture, Each, Model, Output};
 use tilewright::sentence::Embedder;
 use tilewright::weights::Weights;
 use tilewright::{Arithmetic, Batch, Error, albert, electra, roberta};
 use tilewright_kernels::Backend;
 use tilewright_suite::arithmetics;
+use tilewright_suite::golden::{self, assert_close, assert_outputs, golden, inputs, tensor};
 
 /// Largest error as a share of an output's largest magnitude. f32 leaves about 2^-24 = 6e-8 in each
 /// of some dozen operations in a row; the worst measured of all backends and outputs is 3.2e-6.
@@ -76,42 +76,8 @@ fn checkpoints() -> impl Iterator<Item = String> {
     FAMILIES.iter().flat_map(|(family, kinds)| kinds.iter().map(move |kind| format!("{family}-{kind}")))
 }
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
-
-fn inputs(dir: &Path) -> Inputs {
-    Inputs::open(&dir.join("inputs.safetensors")).unwrap()
-}
-
 fn load(dir: &Path, backend: Backend) -> Box<dyn Model> {
-    load_in(dir, Arithmetic::f32(backend))
-}
-
-fn load_in(dir: &Path, on: Arithmetic) -> Box<dyn Model> {
-    Architecture::of(dir).unwrap().load(dir, on).unwrap()
-}
-
-/// Shape and values of a tensor of f32.
-fn tensor(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = file.tensor(name).unwrap();
-    let values = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    (tensor.shape().to_vec(), values)
-}
-
-/// Fails unless `found` is `expected` to the tolerance.
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        // Written so that NaN fails.
-        assert!(
-            (f - e).abs() <= tolerance * scale,
-            "{what}: element {i} is {f}, expected {e} (scale {scale})"
-        );
-    }
+    golden::load(dir, Arithmetic::f32(backend))
 }
 
 #[test]
@@ -119,17 +85,10 @@ fn every_backend_computes_what_transformers_does() {
     for name in checkpoints() {
         let dir = golden(&name);
         let inputs = inputs(&dir);
-        let expected = std::fs::read(dir.join("outputs.safetensors")).unwrap();
-        let names = SafeTensors::deserialize(&expected).unwrap().len();
         for &backend in Backend::available() {
             let outputs = load(&dir, backend).forward(&inputs.tokens.batch).unwrap();
-            assert_eq!(outputs.len(), names, "{name}");
-            for output in &outputs {
-                let what = format!("{name} {} on {}", output.name, backend.name());
-                let (shape, values) = tensor(&dir.join("outputs.safetensors"), output.name);
-                assert_eq!(inputs.padded_shape(output), shape, "{what}");
-                assert_close(&what, &inputs.pad(output), &values, TOLERANCE);
-            }
+            let what = format!("{name} on {}", backend.name());
+            assert_outputs(&what, &inputs, &outputs, &dir.join("outputs.safetensors"), TOLERANCE);
         }
     }
 }
@@ -162,7 +121,7 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
 
     for name in checkpoints() {
         for on in arithmetics() {
-            let mut model = load_in(&golden(&name), on);
+            let mut model = golden::load(&golden(&name), on);
             let together = model.forward(&batch).unwrap();
             for (i, text) in texts.iter().enumerate() {
                 let mut alone = Batch::default();
@@ -185,7 +144,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let dir = golden(&name);
         let batch = inputs(&dir).tokens.batch;
         for on in arithmetics() {
-            let mut model = load_in(&dir, on);
+            let mut model = golden::load(&dir, on);
             let mut results = pools.iter().map(|pool| pool.install(|| model.forward(&batch).unwrap()));
             let first = results.next().unwrap();
             assert!(results.all(|other| other == first), "{name} on {on:?}");

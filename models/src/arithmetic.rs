@@ -32,6 +32,18 @@ pub struct Arithmetic {
     pub dtype: Format,
 }
 
+/// Bytes that a weight of this type takes, scales of groups included.
+pub fn bytes_per_weight(dtype: Format) -> f64 {
+    match dtype {
+        Format::F32 => 4.0,
+        Format::Bf16 | Format::F16 => 2.0,
+        Format::Int8 => 1.0,
+        Format::Q8_0 => 34.0 / 32.0,
+        Format::Q4_0 => 18.0 / 32.0,
+        Format::Q4_1 => 20.0 / 32.0,
+    }
+}
+
 impl Arithmetic {
     /// Nothing is rounded to less than f32.
     pub fn f32(backend: Backend) -> Self {

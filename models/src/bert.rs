@@ -24,6 +24,7 @@ use crate::batch::{self, Batch};
 use crate::error::Error;
 use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
+use crate::model::Product;
 use crate::weights::Weights;
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 
@@ -189,15 +190,13 @@ struct Layer {
 }
 
 impl Layer {
+    fn linear(&self) -> [&Linear; 4] {
+        [&self.query_key_value, &self.attention_output_dense, &self.intermediate_dense, &self.output_dense]
+    }
+
     fn parameters(&self) -> usize {
-        let linear = [
-            &self.query_key_value,
-            &self.attention_output_dense,
-            &self.intermediate_dense,
-            &self.output_dense,
-        ];
         let norms = [&self.attention_output_layer_norm, &self.output_layer_norm];
-        linear.map(Linear::parameters).iter().sum::<usize>()
+        self.linear().map(Linear::parameters).iter().sum::<usize>()
             + norms.map(Norm::parameters).iter().sum::<usize>()
     }
 }
@@ -314,6 +313,16 @@ impl Encoder {
         parts.extend(self.projection.iter().map(|p| ("projection of embeddings", p.parameters())));
         parts.push(("layers", self.layers.iter().map(Layer::parameters).sum()));
         parts
+    }
+
+    /// The linear layers, and how often a token passes each.
+    pub fn products(&self) -> Vec<Product<'_>> {
+        let mut products: Vec<_> = Product::of("projection of embeddings", &self.projection, 1).collect();
+        for (n, layer) in self.layers.iter().enumerate() {
+            let times = self.plan.order.iter().filter(|&&of| of == n).count();
+            products.extend(Product::of("layers", layer.linear(), times));
+        }
+        products
     }
 
     /// The states of all tokens after the last layer, \[tokens, H\], in `work`.

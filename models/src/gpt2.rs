@@ -16,7 +16,7 @@ use crate::config::{self, Fields};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
-use crate::model::{Each, Model, Output};
+use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 
@@ -147,6 +147,12 @@ struct Layer {
     c_fc: Linear,
     /// mlp.c_proj, \[I, H\].
     mlp_c_proj: Linear,
+}
+
+impl Layer {
+    fn linear(&self) -> [&Linear; 4] {
+        [&self.c_attn, &self.attn_c_proj, &self.c_fc, &self.mlp_c_proj]
+    }
 }
 
 /// Working memory: it grows to the largest batch, then nothing is allocated.
@@ -329,10 +335,8 @@ impl Model for Gpt2 {
 
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         let of_layer = |layer: &Layer| {
-            let linear = [&layer.c_attn, &layer.attn_c_proj, &layer.c_fc, &layer.mlp_c_proj];
-            linear.map(Linear::parameters).iter().sum::<usize>()
-                + layer.ln_1.parameters()
-                + layer.ln_2.parameters()
+            layer.linear().map(Linear::parameters).iter().sum::<usize>()
+                + [&layer.ln_1, &layer.ln_2].map(Norm::parameters).iter().sum::<usize>()
         };
         let untied = self.lm_head.iter().filter(|_| !self.config.tie_word_embeddings);
         vec![
@@ -341,5 +345,11 @@ impl Model for Gpt2 {
             ("layers", self.h.iter().map(of_layer).sum::<usize>() + self.ln_f.parameters()),
             ("head", untied.map(Linear::parameters).sum()),
         ]
+    }
+
+    fn products(&self) -> Vec<Product<'_>> {
+        let tied = self.config.tie_word_embeddings;
+        let head = self.lm_head.iter().map(|linear| Product { part: "head", linear, times: 1, tied });
+        self.h.iter().flat_map(|layer| Product::of("layers", layer.linear(), 1)).chain(head).collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::batch::Batch;
 use crate::bert::{Config, Encoder, Workspace};
 use crate::error::Error;
 use crate::layers::{Linear, Norm};
-use crate::model::{Each, Model, Output};
+use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
 
@@ -196,6 +196,23 @@ impl Head {
     }
 }
 
+impl Head {
+    /// The linear layers that every token passes; those of a sequence's first alone are left out.
+    fn products(&self) -> Vec<Product<'_>> {
+        match self {
+            Self::MaskedLm(words) | Self::PreTraining(words, ..) => {
+                let decoder = Product { part: "head", linear: &words.decoder, times: 1, tied: words.tied };
+                Product::of("head", [&words.dense], 1).chain([decoder]).collect()
+            }
+            Self::ReplacedTokens(dense, _, replaced) => Product::of("head", [dense, replaced], 1).collect(),
+            Self::Token(classes) | Self::QuestionAnswering(classes) => {
+                Product::of("head", [classes], 1).collect()
+            }
+            Self::Bare(_) | Self::Sequence(..) | Self::MultipleChoice(..) => Vec::new(),
+        }
+    }
+}
+
 /// Reads the parts of heads.
 #[derive(Clone, Copy)]
 pub(crate) struct Open<'a> {
@@ -288,5 +305,11 @@ impl Model for EncoderModel {
         let mut parts = self.encoder.parameters();
         parts.push(("head", self.head.parameters()));
         parts
+    }
+
+    fn products(&self) -> Vec<Product<'_>> {
+        let mut products = self.encoder.products();
+        products.extend(self.head.products());
+        products
     }
 }

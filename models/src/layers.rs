@@ -169,6 +169,11 @@ impl Linear {
         weights + self.bias.as_ref().map_or(0, Vec::len)
     }
 
+    /// Multiply-adds for a token.
+    pub fn multiply_adds(&self) -> usize {
+        self.parameters() - self.bias.as_ref().map_or(0, Vec::len)
+    }
+
     /// out = x W^T + b, for x of \[tokens, in\] and out of \[tokens, out\].
     ///
     /// # Errors

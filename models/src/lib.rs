@@ -50,6 +50,6 @@ pub mod verify;
 pub mod weights;
 pub mod whole_file;
 
-pub use arithmetic::Arithmetic;
+pub use arithmetic::{Arithmetic, bytes_per_weight};
 pub use batch::Batch;
 pub use error::Error;

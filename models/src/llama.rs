@@ -15,7 +15,7 @@ use crate::config::{self, Fields};
 use crate::error::Error;
 use crate::generator::{self, Cache, Generator, Want};
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
-use crate::model::{Each, Model, Output};
+use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 use std::f64::consts::TAU;
 use tilewright_kernels::{Activation, Rope, RopeLayout, RopeTable, Rows, ViewMut};
@@ -290,6 +290,12 @@ struct Layer {
     down_proj: Linear,
 }
 
+impl Layer {
+    fn linear(&self) -> [&Linear; 4] {
+        [&self.qkv_proj, &self.o_proj, &self.gate_up_proj, &self.down_proj]
+    }
+}
+
 /// Working memory: it grows to the largest batch, then nothing is allocated.
 #[derive(Debug, Default)]
 struct Workspace {
@@ -470,10 +476,11 @@ impl Model for Llama {
 
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         let of_layer = |layer: &Layer| {
-            let linear = [&layer.qkv_proj, &layer.o_proj, &layer.gate_up_proj, &layer.down_proj];
-            let norms = [&layer.input_layernorm, &layer.post_attention_layernorm];
-            linear.map(Linear::parameters).iter().sum::<usize>()
-                + norms.map(Norm::parameters).iter().sum::<usize>()
+            layer.linear().map(Linear::parameters).iter().sum::<usize>()
+                + [&layer.input_layernorm, &layer.post_attention_layernorm]
+                    .map(Norm::parameters)
+                    .iter()
+                    .sum::<usize>()
         };
         let untied = self.lm_head.iter().filter(|_| !self.config.tie_word_embeddings);
         vec![
@@ -481,5 +488,11 @@ impl Model for Llama {
             ("layers", self.layers.iter().map(of_layer).sum::<usize>() + self.norm.parameters()),
             ("head", untied.map(Linear::parameters).sum()),
         ]
+    }
+
+    fn products(&self) -> Vec<Product<'_>> {
+        let tied = self.config.tie_word_embeddings;
+        let head = self.lm_head.iter().map(|linear| Product { part: "head", linear, times: 1, tied });
+        self.layers.iter().flat_map(|layer| Product::of("layers", layer.linear(), 1)).chain(head).collect()
     }
 }

@@ -6,6 +6,7 @@ use crate::config::{Fields, Kind};
 use crate::error::Error;
 use crate::generator::Generator;
 use crate::heads::Task;
+use crate::layers::Linear;
 use crate::weights::Weights;
 use crate::{albert, bert, electra, gpt2, llama, roberta};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,35 @@ pub trait Model: std::fmt::Debug + Send {
     /// first. Empty if the model does not count them.
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         Vec::new()
+    }
+
+    /// The linear layers that tokens pass, by part. Empty if the model does not list them.
+    fn products(&self) -> Vec<Product<'_>> {
+        Vec::new()
+    }
+}
+
+/// A linear layer of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// One of the parts of [`Model::parameters`].
+    pub part: &'static str,
+    /// The layer.
+    pub linear: &'a Linear,
+    /// How often a token passes it: more than once where layers are shared.
+    pub times: usize,
+    /// Whether its weights are those of the word table, in another form.
+    pub tied: bool,
+}
+
+impl<'a> Product<'a> {
+    /// Layers of a part with weights of their own.
+    pub(crate) fn of(
+        part: &'static str,
+        linear: impl IntoIterator<Item = &'a Linear>,
+        times: usize,
+    ) -> impl Iterator<Item = Self> {
+        linear.into_iter().map(move |linear| Self { part, linear, times, tied: false })
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the tests and benches share: how the tests run a kernel's checks, on every backend, and honest
 //! about those that it cannot run.
 
+pub mod golden;
+
 use std::io::Write;
 use tilewright::{Arithmetic, verify};
 use tilewright_kernels::Backend;

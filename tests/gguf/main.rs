@@ -112,11 +112,12 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
         }
         let weights = Weights::from_gguf("test.gguf".into(), file.bytes()).unwrap();
         let names = ["query", "key"].map(|part| format!("bert.encoder.layer.0.attention.self.{part}"));
+        let parts = names.clone().map(|name| (name, 3));
         let values = weights.get(&format!("{}.weight", names[0]), &[3, 64]).unwrap();
         for &backend in Backend::available() {
             let on = Arithmetic { backend, dtype: format };
             let one = Linear::open(&weights, &names[0], [3, 64], on).unwrap();
-            let two = Linear::open_fused(&weights, &names, [3, 64], on).unwrap();
+            let two = Linear::open_fused(&weights, &parts, 64, true, on).unwrap();
             // A row of the identity finds a column: weights that were rounded once more would be others.
             let mut x = vec![0.0; 64 * 64];
             (0..64).for_each(|i| x[i * 65] = 1.0);
@@ -140,7 +141,7 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
 #[test]
 fn bert_computes_the_same_from_either_file() {
     let (file, dir) = (golden("gguf/bert-model.gguf"), golden("bert-model"));
-    let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().batch;
+    let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().tokens.batch;
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(&file, folder.path().join("any-name.GGUF")).unwrap();
     for path in [&file, folder.path()] {

@@ -6,8 +6,8 @@ mod rows;
 pub use inputs::{Aligned, Inputs};
 pub use rows::{ROW_KERNELS, RowKernel};
 
-use super::models::{MODELS, Models};
-use crate::arithmetic::Arithmetic;
+use super::models::{MODELS, Models, Task};
+use crate::arithmetic::{Arithmetic, bytes_per_weight};
 use crate::error::Error;
 use crate::verify::bound::gamma;
 use core::fmt;
@@ -36,12 +36,12 @@ pub enum Operation {
         /// Rows, columns.
         shape: [usize; 2],
     },
-    /// A model's forward pass with random weights.
+    /// A model with random weights.
     Model {
         /// Index into [`MODELS`].
         model: usize,
-        /// Sequences, and the length of each.
-        shape: [usize; 2],
+        /// What it does.
+        task: Task,
     },
 }
 
@@ -176,14 +176,11 @@ fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
 
 /// Bytes of a number of this type: of activations, and of weights.
 fn bytes_of(dtype: Dtype) -> [f64; 2] {
+    let of_weights = bytes_per_weight(format(dtype));
     match dtype {
-        Dtype::F32 => [4.0; 2],
-        Dtype::Bf16 | Dtype::F16 => [2.0; 2],
+        Dtype::F32 | Dtype::Bf16 | Dtype::F16 => [of_weights; 2],
         // Quantised in every run, from f32.
-        Dtype::Int8 => [4.0, 1.0],
-        Dtype::Q8_0 => [4.0, 34.0 / 32.0],
-        Dtype::Q4_0 => [4.0, 18.0 / 32.0],
-        Dtype::Q4_1 => [4.0, 20.0 / 32.0],
+        _ => [4.0, of_weights],
     }
 }
 
@@ -224,7 +221,7 @@ impl Case {
             Operation::Linear { shape: [m, k, n], .. } => format!("{m}x{k}x{n}"),
             Operation::Attention(shape) => shape.to_string(),
             Operation::Rows { shape: [rows, columns], .. } => format!("{rows}x{columns}"),
-            Operation::Model { shape: [batch, length], .. } => format!("B{batch} S{length}"),
+            Operation::Model { task, .. } => task.to_string(),
         }
     }
 
@@ -271,7 +268,7 @@ impl Case {
                 let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
                 Work { flops: 0.0, bytes, tokens: None }
             }
-            Operation::Model { model, shape } => MODELS[model].work(shape, of_weights),
+            Operation::Model { model, task } => MODELS[model].work(task, of_weights),
         }
     }
 
@@ -331,8 +328,8 @@ impl Case {
             Operation::Rows { kernel, shape } => {
                 return Ok(kernel.prepare(backend, shape, inputs, self.dtype));
             }
-            Operation::Model { model, shape } => {
-                let run = models.forward(model, shape, Arithmetic::f32(backend))?;
+            Operation::Model { model, task } => {
+                let run = models.prepare(model, task, Arithmetic::f32(backend))?;
                 Prepared { run, out: Aligned::default(), narrow: false }
             }
         }))
@@ -354,8 +351,8 @@ impl Case {
             (Operation::Attention(s), Dtype::F16) => {
                 return attention(s, inputs, backend, f16::from_f32).map(Some);
             }
-            (Operation::Model { model, shape }, _) => {
-                let run = models.forward(model, shape, Arithmetic { backend, dtype: format(self.dtype) })?;
+            (Operation::Model { model, task }, _) => {
+                let run = models.prepare(model, task, Arithmetic { backend, dtype: format(self.dtype) })?;
                 return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
             }
             _ => {}

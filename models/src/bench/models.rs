@@ -1,67 +1,194 @@
 //! Models as cases: architectures with random weights.
 
 use super::case::{Compute, Work};
-use crate::bert::{Config, Encoder, Workspace};
 use crate::error::Error;
-use crate::{Arithmetic, Batch};
+use crate::generator::{Cache, Generator, Want};
+use crate::heads::Task as Head;
+use crate::model::Model;
+use crate::weights::Weights;
+use crate::{Arithmetic, Batch, bert, gpt2, llama};
+use core::fmt;
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a model does in a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Sequences of one length go through it; of a decoder, up to the logits of what follows each.
+    Forward {
+        /// Sequences.
+        batch: usize,
+        /// Tokens of each.
+        length: usize,
+    },
+    /// Sequences of lengths spread evenly from the shortest to the longest, 4, go through it.
+    Ragged {
+        /// Sequences.
+        batch: usize,
+        /// Tokens of the longest.
+        longest: usize,
+    },
+    /// A prompt, or a source, is read and continued greedily.
+    Generate {
+        /// Tokens of the prompt or source.
+        prompt: usize,
+        /// Tokens that follow.
+        tokens: usize,
+    },
+}
+
+/// Tokens of the shortest of ragged sequences.
+const SHORTEST: usize = 4;
+
+impl fmt::Display for Task {
+    /// `B1 S128`, `B64 S4..128`, `16 in, 64 out`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forward { batch, length } => write!(f, "B{batch} S{length}"),
+            Self::Ragged { batch, longest } => write!(f, "B{batch} S{SHORTEST}..{longest}"),
+            Self::Generate { prompt, tokens } => write!(f, "{prompt} in, {tokens} out"),
+        }
+    }
+}
+
+impl Task {
+    /// Lengths of the sequences that are read.
+    fn lengths(self) -> Vec<usize> {
+        match self {
+            Self::Forward { batch, length } => vec![length; batch],
+            Self::Ragged { batch, longest } => {
+                let step = |i: usize| (longest - SHORTEST) * i / (batch - 1).max(1);
+                (0..batch).map(|i| SHORTEST + step(i)).collect()
+            }
+            Self::Generate { prompt, .. } => vec![prompt],
+        }
+    }
+}
 
 /// A model of known sizes.
 #[derive(Debug)]
 pub struct ModelCase {
     /// Its name in rows and filters.
     pub name: &'static str,
-    config: fn() -> Config,
-    /// Sequences, and their length, of the registry's cases.
-    pub shapes: &'static [[usize; 2]],
+    make: fn(Arithmetic) -> Result<Box<dyn Model>, Error>,
+    size: Size,
+    /// Those of the registry's cases.
+    pub tasks: &'static [Task],
 }
 
-/// All of them.
+/// What work is counted from.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// Entries of the word table.
+    words: usize,
+    layers: usize,
+    /// Weights of the linear layers in one layer.
+    weights: usize,
+    /// Width of queries.
+    width: usize,
+    /// Whether logits of the last token are computed, by so many weights.
+    head: usize,
+}
+
+const fn forward(batch: usize, length: usize) -> Task {
+    Task::Forward { batch, length }
+}
+
+/// A BERT's: four products with H x H, two with H x I.
+const fn encoder(layers: usize, h: usize, i: usize) -> Size {
+    Size { words: 30522, layers, weights: 4 * h * h + 2 * h * i, width: h, head: 0 }
+}
+
+fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+    let config = bert::Config {
+        hidden_size: h,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        intermediate_size: 4 * h,
+        ..bert::Config::default()
+    };
+    Ok(Box::new(bert::open(config, Weights::random(0), on, Head::Bare)?))
+}
+
+/// All of them. The first is that of `tilewright report`.
 pub static MODELS: &[ModelCase] = &[
     ModelCase {
         name: "model/bert-base",
-        config: Config::default,
-        shapes: &[[1, 16], [1, 128], [8, 128], [1, 512]],
+        make: |on| bert(12, 768, 12, on),
+        size: encoder(12, 768, 3072),
+        tasks: &[forward(1, 16), forward(1, 128), forward(8, 128), forward(1, 512)],
     },
     ModelCase {
         name: "model/bert-large",
-        config: || Config {
-            hidden_size: 1024,
-            num_hidden_layers: 24,
-            num_attention_heads: 16,
-            intermediate_size: 4096,
-            ..Config::default()
-        },
-        shapes: &[[1, 128]],
+        make: |on| bert(24, 1024, 16, on),
+        size: encoder(24, 1024, 4096),
+        tasks: &[forward(1, 128)],
     },
     ModelCase {
         name: "model/minilm-l6",
-        config: || Config {
-            hidden_size: 384,
-            num_hidden_layers: 6,
-            num_attention_heads: 12,
-            intermediate_size: 1536,
-            ..Config::default()
+        make: |on| bert(6, 384, 12, on),
+        size: encoder(6, 384, 1536),
+        tasks: &[forward(1, 16), forward(1, 128), forward(32, 32), Task::Ragged { batch: 64, longest: 128 }],
+    },
+    ModelCase {
+        name: "model/gpt2",
+        make: |on| Ok(Box::new(gpt2::Gpt2::random(gpt2::Config::default(), 0, on)?)),
+        size: Size { words: 50257, layers: 12, weights: 12 * 768 * 768, width: 768, head: 768 * 50257 },
+        tasks: &[forward(1, 512), Task::Generate { prompt: 64, tokens: 32 }],
+    },
+    ModelCase {
+        name: "model/smollm2-135m",
+        make: |on| {
+            let config = llama::Config {
+                vocab_size: 49152,
+                hidden_size: 576,
+                intermediate_size: 1536,
+                num_hidden_layers: 30,
+                num_attention_heads: 9,
+                num_key_value_heads: Some(3),
+                max_position_embeddings: 8192,
+                rope_theta: 1e5,
+                tie_word_embeddings: true,
+                ..llama::Config::default()
+            };
+            Ok(Box::new(llama::Llama::random(config, 0, on)?))
         },
-        shapes: &[[1, 16], [1, 128], [32, 32]],
+        size: Size {
+            words: 49152,
+            layers: 30,
+            // Queries and outputs of 9 heads, keys and values of 3; gate, up and down.
+            weights: 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536,
+            width: 576,
+            head: 576 * 49152,
+        },
+        tasks: &[forward(1, 512), Task::Generate { prompt: 16, tokens: 64 }],
     },
 ];
 
 impl ModelCase {
-    /// What a forward pass over `[batch, length]` does, with weights of so many bytes a number.
-    pub fn work(&self, [batch, length]: [usize; 2], bytes: f64) -> Work {
-        let config = (self.config)();
-        let [h, i, layers] = [config.hidden_size, config.intermediate_size, config.num_hidden_layers];
-        let tokens = (batch * length) as f64;
-        // Four products with H x H, two with H x I; scores and sums over `length` keys.
-        let weights = (layers * (4 * h * h + 2 * h * i)) as f64;
-        let scores = (layers * 2 * length * h) as f64;
+    /// What a run does, with weights of so many bytes a number.
+    pub fn work(&self, task: Task, bytes: f64) -> Work {
+        let Size { layers, weights, width, head, .. } = self.size;
+        let causal = head > 0;
+        let lengths = task.lengths();
+        // Scores and sums: each token over all keys, or those up to its own.
+        let seen = |n: usize| if causal { n * (n + 1) / 2 } else { n * n };
+        let (mut tokens, mut scores): (usize, usize) =
+            (lengths.iter().sum(), lengths.iter().map(|&n| seen(n)).sum());
+        let (mut logits, mut passes) = (lengths.len(), 1);
+        let mut shown = tokens;
+        if let Task::Generate { prompt, tokens: new } = task {
+            // The last token is not read again.
+            tokens = prompt + new - 1;
+            scores = seen(tokens);
+            (logits, passes, shown) = (new, new, new);
+        }
+        let flops = 2 * (tokens * layers * weights + 2 * scores * layers * width + logits * head);
         Work {
-            flops: 2.0 * tokens * (weights + scores),
+            flops: flops as f64,
             // States come and go in cache.
-            bytes: bytes * weights,
-            tokens: Some(tokens),
+            bytes: bytes * (passes * (layers * weights + head)) as f64,
+            tokens: Some(shown as f64),
         }
     }
 }
@@ -69,36 +196,80 @@ impl ModelCase {
 /// The model made last, so that cases of one model do not each draw its weights.
 #[derive(Debug, Default)]
 pub struct Models {
-    last: RefCell<Option<(usize, Arithmetic, Arc<Encoder>)>>,
+    last: RefCell<Option<(usize, Arithmetic, Shared)>>,
 }
 
+/// A model that several cases run, one after the other.
+type Shared = Arc<Mutex<Box<dyn Model>>>;
+
 impl Models {
-    /// A forward pass; it takes no output, for its states stay inside.
-    pub(super) fn forward(
+    /// A run; it takes no output, for its states stay inside.
+    pub(super) fn prepare(
         &self,
         model: usize,
-        [batch, length]: [usize; 2],
+        task: Task,
         on: Arithmetic,
     ) -> Result<Compute<'static>, Error> {
         let mut last = self.last.borrow_mut();
-        let bert = match &*last {
-            Some((of, by, bert)) if (*of, *by) == (model, on) => Arc::clone(bert),
+        let shared = match &*last {
+            Some((of, by, shared)) if (*of, *by) == (model, on) => Arc::clone(shared),
             _ => {
                 *last = None; // before the next one needs its memory
-                let bert = Arc::new(Encoder::random((MODELS[model].config)(), 0, on)?);
-                *last = Some((model, on, Arc::clone(&bert)));
-                bert
+                let shared: Shared = Arc::new(Mutex::new((MODELS[model].make)(on)?));
+                *last = Some((model, on, Arc::clone(&shared)));
+                shared
             }
         };
-        let vocabulary = bert.config().vocab_size;
+        let words = MODELS[model].size.words;
         let mut sequences = Batch::default();
-        for s in 0..batch {
+        for (s, length) in task.lengths().into_iter().enumerate() {
             // All over the table, as words are.
-            let ids: Vec<u32> =
-                (0..length).map(|i| ((s * length + i + 1) * 7919 % vocabulary) as u32).collect();
+            let ids: Vec<u32> = (0..length).map(|i| ((s * length + i + 1) * 7919 % words) as u32).collect();
             sequences.push(&ids, &vec![0; length])?;
         }
-        let mut work = Workspace::default();
-        Ok(Box::new(move |_| bert.forward(&sequences, &mut work).map(drop)))
+        let new = if let Task::Generate { tokens, .. } = task { tokens } else { 1 };
+        let mut continued = Continued::default();
+        Ok(Box::new(move |_| {
+            let mut model = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            match model.generator() {
+                Some(generator) => continued.run(generator, &sequences, new),
+                None => model.forward(&sequences).map(drop),
+            }
+        }))
+    }
+}
+
+/// Sequences that are continued, and their memory.
+#[derive(Default)]
+struct Continued {
+    caches: Vec<Cache>,
+    logits: Vec<f32>,
+}
+
+impl Continued {
+    /// Reads the sequences and continues each by `new` tokens, greedily.
+    fn run(&mut self, model: &mut dyn Generator, sequences: &Batch, new: usize) -> Result<(), Error> {
+        let Self { caches, logits } = self;
+        let mut tokens = sequences.clone();
+        if model.encodes() {
+            *caches = model.encode(sequences, new)?;
+            tokens = Batch::default();
+            (0..sequences.len()).try_for_each(|_| tokens.push(&[0], &[0]))?;
+        } else if caches.is_empty() {
+            let longest = sequences.starts().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
+            caches.resize_with(sequences.len(), || model.cache(longest + new));
+        }
+        let words = model.vocab_size();
+        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
+        caches.iter_mut().for_each(|cache| cache.truncate(0));
+        for _ in 0..new {
+            model.extend(&tokens, &mut caches, Want::Last, logits)?;
+            tokens = Batch::default();
+            for row in logits.chunks_exact(words) {
+                let next = (1..words).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+                tokens.push(&[next as u32], &[0])?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! All cases: one definition for `tilewright bench`, `tilewright report` and `cargo bench`.
 
 use super::case::{AttentionShape, Case, Operation, ROW_KERNELS};
-use super::models::MODELS;
+use super::models::{MODELS, Task};
 use crate::error::Error;
 use std::path::Path;
 use tilewright_peers::Dtype;
@@ -123,7 +123,7 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
 pub fn report(dtype: Dtype) -> Vec<Case> {
     let rows = rows(&ROWS[..REPORT_ROWS])
         .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));
-    let bert = MODELS[0].shapes.iter().map(|&shape| Operation::Model { model: 0, shape });
+    let bert = MODELS[0].tasks.iter().map(|&task| Operation::Model { model: 0, task });
     let mut all = linear(&LINEAR[..REPORT_LINEAR], dtype);
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         let attention = ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention);
@@ -138,11 +138,11 @@ fn rows(shapes: &[[usize; 2]]) -> impl Iterator<Item = Operation> {
     shapes.iter().flat_map(|&shape| ROW_KERNELS.iter().map(move |kernel| Operation::Rows { kernel, shape }))
 }
 
-/// The models, at their own shapes or all at this one.
-pub fn models(shape: Option<[usize; 2]>) -> impl Iterator<Item = Operation> {
+/// The models at their own tasks, or all at this one.
+pub fn models(task: Option<Task>) -> impl Iterator<Item = Operation> {
     MODELS.iter().enumerate().flat_map(move |(model, case)| {
-        let shapes = shape.map_or(case.shapes.to_vec(), |shape| vec![shape]);
-        shapes.into_iter().map(move |shape| Operation::Model { model, shape })
+        let tasks = task.map_or(case.tasks.to_vec(), |task| vec![task]);
+        tasks.into_iter().map(move |task| Operation::Model { model, task })
     })
 }
 

@@ -17,7 +17,7 @@ use tilewright::bench::bencher::{Bencher, Measured};
 use tilewright::bench::case::{Case, DTYPES, dtype_name};
 use tilewright::bench::measure::Effort;
 use tilewright::bench::record::{Comparison, Machine, Row, Run};
-use tilewright::bench::{html, registry};
+use tilewright::bench::{html, models::Task, registry};
 use tilewright::whole_file;
 use tilewright_peers::Dtype;
 
@@ -248,7 +248,8 @@ impl Bench {
                 None => registry::cases(dtype),
             };
             if let (Some(batch), Some(seq)) = (self.batch, self.seq) {
-                let models = registry::models(Some([batch.into(), seq.into()]));
+                let task = Task::Forward { batch: batch.into(), length: seq.into() };
+                let models = registry::models(Some(task));
                 of_type = models.map(|operation| Case { dtype, operation }).collect();
             }
             of_type.retain(|case| {

@@ -13,6 +13,7 @@ mod embed;
 mod fill_mask;
 mod forward;
 mod generate;
+mod info;
 mod isa;
 mod report;
 mod verify;
@@ -43,6 +44,7 @@ enum Command {
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
     Generate(Box<generate::Generate>),
+    Info(info::Info),
     Isa(isa::Isa),
     Report(report::Report),
     Verify(verify::Verify),
@@ -59,6 +61,7 @@ impl Command {
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Generate(args) => args.run(),
+            Self::Info(args) => args.run(),
             Self::Isa(args) => args.run(),
             Self::Report(args) => args.run(),
             Self::Verify(args) => args.run(),

@@ -1,0 +1,126 @@
+//! `tilewright info`: what a checkpoint is, without running it.
+
+use super::{Common, checkpoint, verify::TABLE};
+use anyhow::Result;
+use clap::Args;
+use comfy_table::{CellAlignment, Table};
+use serde_json::json;
+use std::path::PathBuf;
+use tilewright::bytes_per_weight;
+use tilewright::model::{Architecture, Product};
+use tilewright_kernels::gemm::Format;
+
+/// Show a checkpoint's architecture, its parameters, and what a token costs
+///
+/// Weights that are used in several places (layers that ALBERT repeats, a head that is the word table) count
+/// once among the parameters. A token costs two operations for each weight of the linear layers that it
+/// passes, as often as it passes them; attention, which depends on the text's length, is left out. In other
+/// types than f32, embeddings and norms stay f32, and a head that is the word table is kept in both.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tilewright info --model albert-base-v2
+  tilewright info --model SmolLM2-135M-Instruct.Q4_1.gguf --json | jq .parameters")]
+pub struct Info {
+    /// Directory with config.json and model.safetensors, or GGUF file
+    #[arg(long, value_name = "DIR|FILE")]
+    model: PathBuf,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Operations of a token in one part.
+fn operations<'a>(products: impl IntoIterator<Item = &'a Product<'a>>) -> usize {
+    products.into_iter().map(|p| 2 * p.times * p.linear.multiply_adds()).sum()
+}
+
+impl Info {
+    pub fn run(self) -> Result<()> {
+        let session = self.common.start()?;
+        let architecture = Architecture::of(&self.model)?;
+        let weights = checkpoint::weights(&self.model, Format::F32)?;
+        let mut model = architecture.open(&self.model, weights, session.arithmetic(Format::F32))?;
+        let cache = model.generator().map(|generator| generator.cache(1).bytes());
+        let (parameters, products) = (model.parameters(), model.products());
+        let total: usize = parameters.iter().map(|(_, n)| n).sum();
+        let own: usize = products.iter().filter(|p| !p.tied).map(|p| p.linear.multiply_adds()).sum();
+        // [memory, read for a token alone], in bytes.
+        let bytes = |dtype: Format| {
+            let of = |n: usize| (n as f64 * bytes_per_weight(dtype)) as usize;
+            let packed: usize = products.iter().map(|p| of(p.linear.multiply_adds())).sum();
+            let read: usize = products.iter().map(|p| of(p.times * p.linear.multiply_adds())).sum();
+            [packed + 4 * (total - own), read]
+        };
+        let of_part = |name: &str| operations(products.iter().filter(|p| p.part == name));
+
+        if session.json {
+            let parts: Vec<_> = parameters
+                .iter()
+                .map(|(name, n)| json!({ "part": name, "parameters": n, "operations_per_token": of_part(name) }))
+                .collect();
+            let dtypes: serde_json::Map<_, _> = Format::ALL
+                .map(|dtype| {
+                    let [memory, per_token] = bytes(dtype);
+                    (dtype.name().to_owned(), json!({ "memory": memory, "bytes_per_token": per_token }))
+                })
+                .into_iter()
+                .collect();
+            return session.print_json(json!({
+                "architecture": architecture.class,
+                "model_type": architecture.model_type,
+                "max_length": model.max_length(),
+                "parameters": total,
+                "parts": parts,
+                "operations_per_token": operations(&products),
+                "dtypes": dtypes,
+                "cache_bytes_per_token": cache,
+            }));
+        }
+        session.say(&format!(
+            "{}, {} parameters, texts of up to {} tokens\n",
+            architecture.class,
+            count(total),
+            model.max_length()
+        ))?;
+        let mut table = Table::new();
+        table.load_style(TABLE).set_header(["part", "parameters", "", "operations per token"]);
+        for (name, n) in &parameters {
+            let share = format!("{:.1}%", 100.0 * *n as f64 / total.max(1) as f64);
+            table.add_row([name.to_string(), count(*n), share, count(of_part(name))]);
+        }
+        table.add_row(["all".to_owned(), count(total), String::new(), count(operations(&products))]);
+        session.say(&right(table))?;
+
+        let mut table = Table::new();
+        table.load_style(TABLE).set_header(["dtype", "memory of weights", "read for a token"]);
+        for dtype in Format::ALL {
+            let [memory, read] = bytes(dtype);
+            table.add_row([dtype.name().to_owned(), mebibytes(memory), mebibytes(read)]);
+        }
+        session.say(&format!("\n{}", right(table)))?;
+        if let Some(cache) = cache {
+            session.say(&format!("\nkeys and values of a token in f32: {:.1} KiB", cache as f64 / 1024.0))?;
+        }
+        Ok(())
+    }
+}
+
+/// All columns but the first to the right.
+fn right(mut table: Table) -> String {
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table.to_string()
+}
+
+/// `23.04 M`.
+fn count(n: usize) -> String {
+    match n as f64 {
+        n if n >= 1e9 => format!("{:.2} G", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
+        n if n >= 1e3 => format!("{:.1} k", n / 1e3),
+        n => format!("{n}"),
+    }
+}
+
+fn mebibytes(n: usize) -> String {
+    format!("{:.1} MiB", n as f64 / f64::from(1 << 20))
+}

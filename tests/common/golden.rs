@@ -1,0 +1,72 @@
+//! Golden checkpoints: tiny models, their inputs, and what transformers makes of them.
+
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+use tilewright::Arithmetic;
+use tilewright::exchange::Inputs;
+use tilewright::model::{Architecture, Model, Output};
+
+/// The directory `name` of `tests/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The inputs of a checkpoint.
+///
+/// # Panics
+/// If there are none; as all that follows, if something is not as it has to be.
+pub fn inputs(dir: &Path) -> Inputs {
+    Inputs::open(&dir.join("inputs.safetensors")).unwrap()
+}
+
+/// The model of the class that the checkpoint names.
+///
+/// # Panics
+/// If it cannot be loaded.
+pub fn load(dir: &Path, on: Arithmetic) -> Box<dyn Model> {
+    Architecture::of(dir).unwrap().load(dir, on).unwrap()
+}
+
+/// Shape and values of a tensor of f32.
+///
+/// # Panics
+/// If the file does not have it.
+pub fn tensor(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor(name).unwrap();
+    let values = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    (tensor.shape().to_vec(), values)
+}
+
+/// Fails unless `found` is `expected` up to a share of its largest magnitude.
+///
+/// # Panics
+/// If it is not.
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        // Written so that NaN fails.
+        assert!(
+            (f - e).abs() <= tolerance * scale,
+            "{what}: element {i} is {f}, expected {e} (scale {scale})"
+        );
+    }
+}
+
+/// Fails unless `outputs` are all that the file `expected` holds, up to the tolerance.
+///
+/// # Panics
+/// If they are not.
+pub fn assert_outputs(what: &str, inputs: &Inputs, outputs: &[Output], expected: &Path, tolerance: f32) {
+    let bytes = std::fs::read(expected).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(outputs.len(), file.len(), "{what}: expected {:?}", file.names());
+    for output in outputs {
+        let what = format!("{what}: {}", output.name);
+        let (shape, values) = tensor(expected, output.name);
+        assert_eq!(inputs.padded_shape(output), shape, "{what}");
+        assert_close(&what, &inputs.pad(output), &values, tolerance);
+    }
+}

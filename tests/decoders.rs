@@ -1,0 +1,244 @@
+//! Models that continue texts against transformers: golden outputs on every backend, and that a token's results
+//! are the same however it came.
+//!
+//! `tests/golden/decoders.py` made the checkpoints and what transformers computes with them in f64.
+#![forbid(unsafe_code)]
+
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use std::path::Path;
+use tilewright::generator::{Cache, Generator, Want};
+use tilewright::model::Architecture;
+use tilewright::weights::Weights;
+use tilewright::{Arithmetic, Batch};
+use tilewright_kernels::Backend;
+use tilewright_suite::arithmetics;
+use tilewright_suite::golden::{assert_outputs, golden, inputs, load};
+
+/// As a share of an output's largest magnitude, as for encoders. Norms of LLaMA and T5 and rotary angles are of
+/// f32 in transformers as well.
+const TOLERANCE: f32 = 1e-5;
+
+/// Checkpoints with a head that continues texts.
+const GENERATORS: [&str; 2] = ["gpt2", "llama-tied-llama3"];
+
+/// Others.
+const OTHERS: [&str; 2] = ["gpt2-model", "llama-linear-biased"];
+
+fn checkpoints() -> impl Iterator<Item = &'static str> {
+    GENERATORS.into_iter().chain(OTHERS)
+}
+
+#[test]
+fn every_backend_computes_what_transformers_does() {
+    for name in checkpoints() {
+        let dir = golden(name);
+        let inputs = inputs(&dir);
+        for &backend in Backend::available() {
+            let on = Arithmetic::f32(backend);
+            let what = format!("{name} on {}", backend.name());
+            let outputs = inputs.run(&mut *load(&dir, on)).unwrap();
+            assert_outputs(&what, &inputs, &outputs, &dir.join("outputs.safetensors"), TOLERANCE);
+            let bare = dir.join("bare.safetensors");
+            if bare.exists() {
+                let mut model = Architecture::bare(&dir).unwrap().load(&dir, on).unwrap();
+                let outputs = inputs.run(&mut *model).unwrap();
+                assert_outputs(&format!("bare {what}"), &inputs, &outputs, &bare, TOLERANCE);
+            }
+        }
+    }
+}
+
+fn batch(sequences: &[&[u32]]) -> Batch {
+    let mut batch = Batch::default();
+    for ids in sequences {
+        batch.push(ids, &vec![0; ids.len()]).unwrap();
+    }
+    batch
+}
+
+/// Ids that depend on nothing but their number and place.
+fn text(number: u32, len: u32) -> Vec<u32> {
+    (0..len).map(|i| 3 + (i * 7 + number * 11 + i * i) % 39).collect()
+}
+
+/// Empty caches: of a source each, if the model reads one.
+fn caches(model: &mut dyn Generator, sequences: usize, capacity: usize) -> Vec<Cache> {
+    if !model.encodes() {
+        return (0..sequences).map(|_| model.cache(capacity)).collect();
+    }
+    let sources: Vec<Vec<u32>> = (0..sequences as u32).map(|s| text(s + 50, 1 + s * 5)).collect();
+    model.encode(&batch(&sources.iter().map(|s| &s[..]).collect::<Vec<_>>()), capacity).unwrap()
+}
+
+fn extend(
+    model: &mut dyn Generator,
+    sequences: &[&[u32]],
+    caches: &mut [&mut Cache],
+    want: Want,
+) -> Vec<f32> {
+    let mut logits = Vec::new();
+    model.extend(&batch(sequences), caches, want, &mut logits).unwrap();
+    assert!(logits.iter().all(|x| x.is_finite()));
+    logits
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
+    for name in GENERATORS {
+        for on in arithmetics() {
+            let mut model = load(&golden(name), on);
+            let model = model.generator().unwrap();
+            let words = model.vocab_size();
+            let texts: Vec<Vec<u32>> = [19, 1, 33, 6].into_iter().zip(0..).map(|(n, s)| text(s, n)).collect();
+            let mut all = caches(model, texts.len(), 40);
+            let whole: Vec<Vec<u32>> = texts
+                .iter()
+                .zip(&mut all)
+                .map(|(text, cache)| bits(&extend(model, &[text], &mut [cache], Want::All)))
+                .collect();
+            let row = |s: usize, token: usize| &whole[s][token * words..(token + 1) * words];
+
+            // All at once; then again, after they were forgotten.
+            for _ in 0..2 {
+                all.iter_mut().for_each(|cache| cache.truncate(0));
+                let sequences: Vec<&[u32]> = texts.iter().map(|text| &text[..]).collect();
+                let mut refs: Vec<&mut Cache> = all.iter_mut().collect();
+                let together = bits(&extend(model, &sequences, &mut refs, Want::All));
+                assert_eq!(together, whole.concat(), "{name} {on:?}: together");
+            }
+
+            // Token by token, with others that come and go in pieces of their own.
+            all.iter_mut().for_each(|cache| cache.truncate(0));
+            let mut done = [0; 4];
+            for step in 0.. {
+                let mut pieces: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+                for (s, text) in texts.iter().enumerate() {
+                    let piece = [1, 1, 5, 2][s];
+                    let joins = step >= 2 * s;
+                    if joins && done[s] < text.len() {
+                        pieces.push((s, done[s]..text.len().min(done[s] + piece)));
+                    }
+                }
+                if pieces.is_empty() && step > 8 {
+                    break;
+                }
+                let sequences: Vec<&[u32]> =
+                    pieces.iter().map(|(s, piece)| &texts[*s][piece.clone()]).collect();
+                let mut refs: Vec<&mut Cache> = Vec::new();
+                for (s, cache) in all.iter_mut().enumerate() {
+                    if pieces.iter().any(|(of, _)| *of == s) {
+                        refs.push(cache);
+                    }
+                }
+                if sequences.is_empty() {
+                    continue;
+                }
+                let last = bits(&extend(model, &sequences, &mut refs, Want::Last));
+                for ((s, piece), logits) in pieces.iter().zip(last.chunks_exact(words)) {
+                    assert_eq!(
+                        logits,
+                        row(*s, piece.end - 1),
+                        "{name} {on:?}: sequence {s} up to {}",
+                        piece.end
+                    );
+                    done[*s] = piece.end;
+                }
+            }
+
+            // From a copy that goes back a few tokens.
+            let mut copy = all[2].clone();
+            copy.copy_from(&all[0]).unwrap();
+            copy.truncate(11);
+            let again = bits(&extend(model, &[&texts[0][11..]], &mut [&mut copy], Want::All));
+            assert_eq!(again, whole[0][11 * words..], "{name} {on:?}: copied");
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for name in GENERATORS {
+        let on = Arithmetic::f32(Backend::best());
+        let inputs = inputs(&golden(name));
+        let mut results = (1..=4).map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| inputs.run(&mut *load(&golden(name), on)).unwrap())
+        });
+        let first = results.next().unwrap();
+        assert!(results.all(|other| other == first), "{name}");
+    }
+}
+
+/// The checkpoint's file with a tensor changed.
+fn changed(dir: &Path, name: &str, change: impl Fn(&mut [f32])) -> Weights {
+    let path = dir.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor(name).unwrap();
+    let mut values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    change(&mut values);
+    let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let view = TensorView::new(tensor.dtype(), tensor.shape().to_vec(), &data).unwrap();
+    let views = file.tensors().into_iter().map(|(n, v)| if n == name { (n, view.clone()) } else { (n, v) });
+    Weights::from_bytes(path, safetensors::serialize(views, None).unwrap()).unwrap()
+}
+
+#[test]
+fn no_weight_can_be_ignored() {
+    let on = Arithmetic::f32(Backend::PORTABLE);
+    for name in checkpoints() {
+        let dir = golden(name);
+        let (inputs, architecture) = (inputs(&dir), Architecture::of(&dir).unwrap());
+        let run = |weights| -> Result<Vec<f32>, String> {
+            let mut model = architecture.open(&dir, weights, on).map_err(|e| e.to_string())?;
+            let outputs = inputs.run(&mut *model).map_err(|e| e.to_string())?;
+            Ok(outputs.into_iter().flat_map(|o| o.values).collect())
+        };
+        let names: Vec<String> = Weights::open(&dir).unwrap().names().map(str::to_owned).collect();
+        let expected = run(Weights::open(&dir).unwrap()).unwrap();
+        for tensor in names {
+            let scaled = run(changed(&dir, &tensor, |v| v.iter_mut().for_each(|v| *v = *v * 1.5 + 0.25)));
+            // All scores of a row grow by what is added to keys: softmax does not see it.
+            let of_keys = tensor.ends_with("k_proj.bias");
+            assert!(of_keys || scaled.unwrap() != expected, "{name}: {tensor} changes nothing");
+            let error = run(changed(&dir, &tensor, |v| v[0] = f32::NAN)).unwrap_err();
+            let short = tensor.trim_start_matches("model.").trim_start_matches("transformer.");
+            assert!(error.contains(short) && error.contains("NaN"), "{name}: {tensor}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    for name in GENERATORS {
+        let mut model = load(&golden(name), Arithmetic::f32(Backend::best()));
+        let model = model.generator().unwrap();
+        let mut of_two = caches(model, 2, 8);
+        let [a, b] = &mut of_two[..] else { unreachable!() };
+        let mut logits = Vec::new();
+        let before = extend(model, &[&[5, 6, 7]], &mut [a], Want::Last);
+        let mut refuse = |sequences: &[&[u32]], caches: &mut [&mut Cache], part: &str| {
+            let error =
+                model.extend(&batch(sequences), caches, Want::Last, &mut logits).unwrap_err().to_string();
+            assert!(error.contains(part), "{name}: {error}");
+        };
+        refuse(&[&[5; 6]], &mut [a], "no room for 6 tokens after 3, it holds 8");
+        refuse(&[&[5], &[6; 9]], &mut [a, b], "sequence 1");
+        refuse(&[&[5]], &mut [a, b], "one for each of 1 sequences, found 2");
+        refuse(&[&[5, 43_000]], &mut [a], "input_ids");
+        assert_eq!((a.len(), b.len()), (3, 0));
+        a.truncate(0);
+        assert_eq!(bits(&extend(model, &[&[5, 6, 7]], &mut [a], Want::Last)), bits(&before));
+        if model.encodes() {
+            let mut without_source = model.cache(8);
+            let tokens = batch(&[&[5]]);
+            let error = model.extend(&tokens, &mut [&mut without_source], Want::Last, &mut logits);
+            assert!(error.unwrap_err().to_string().contains("source"), "{name}");
+        }
+    }
+}
