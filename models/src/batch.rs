@@ -65,20 +65,39 @@ impl Batch {
     /// # Errors
     /// [`Error::Input`] if it is empty, or the types are not as many as the ids.
     pub fn push(&mut self, ids: &[u32], types: &[u32]) -> Result<(), Error> {
-        if ids.is_empty() {
-            return Err(input("input_ids", format!("sequence {} has no tokens", self.len())));
-        }
         if types.len() != ids.len() {
             return Err(input(
                 "token_type_ids",
                 format!("expected {} values, found {}", ids.len(), types.len()),
             ));
         }
+        self.push_ids(ids)?;
+        let start = self.types.len() - types.len();
+        self.types[start..].copy_from_slice(types);
+        Ok(())
+    }
+
+    /// Adds a sequence of one text, whose types are 0.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is empty.
+    pub fn push_ids(&mut self, ids: &[u32]) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Err(input("input_ids", format!("sequence {} has no tokens", self.len())));
+        }
         self.ids.extend_from_slice(ids);
-        self.types.extend_from_slice(types);
+        self.types.resize(self.ids.len(), 0);
         self.positions.extend((0..ids.len()).map(|i| i as u32));
         self.starts.push(self.ids.len());
         Ok(())
+    }
+
+    /// Removes all sequences, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.types.clear();
+        self.positions.clear();
+        self.starts.truncate(1);
     }
 
     /// The tokens that `attention_mask` (ones and zeros; all if there is none) shows of `rows`

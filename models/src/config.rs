@@ -89,6 +89,22 @@ impl Kind {
     }
 }
 
+/// A special token, which files give as text or as an object.
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+pub(crate) enum SpecialToken {
+    Text(String),
+    Object { content: String },
+}
+
+impl From<SpecialToken> for String {
+    fn from(token: SpecialToken) -> Self {
+        match token {
+            SpecialToken::Text(content) | SpecialToken::Object { content } => content,
+        }
+    }
+}
+
 /// Refuses sizes of 0, by name.
 pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
     match sizes.iter().find(|(_, size)| *size == 0) {

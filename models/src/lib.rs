@@ -11,6 +11,7 @@
 //! | [`heads`] | what stands on these encoders |
 //! | [`model`] | the table of architectures, and what they have in common |
 //! | [`generator`] | models that continue sequences, and what they remember of one |
+//! | [`generate`] | text generation: sampling, beam search, batches that come and go, chat templates |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
 //! | [`gguf`] | the same in one file |
@@ -33,6 +34,7 @@ pub mod cpu;
 pub mod electra;
 mod error;
 pub mod exchange;
+pub mod generate;
 pub mod generator;
 pub mod gguf;
 pub mod gpt2;

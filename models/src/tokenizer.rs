@@ -1,7 +1,7 @@
 //! Text to ids and back, as tokenizer.json or a GGUF file says.
 
 use crate::batch::Batch;
-use crate::config;
+use crate::config::{self, SpecialToken};
 use crate::error::Error;
 use crate::gguf::{self, Gguf};
 use std::ops::Range;
@@ -19,6 +19,8 @@ pub struct Tokenizer {
     mask: String,
     max_length: Option<usize>,
     chat_template: Option<String>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
 }
 
 /// Where a token comes from.
@@ -41,6 +43,8 @@ struct Settings {
     /// A float, for some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
     chat_template: Option<ChatTemplate>,
+    bos_token: Option<SpecialToken>,
+    eos_token: Option<SpecialToken>,
 }
 
 /// A chat template, or several with names.
@@ -66,14 +70,6 @@ impl ChatTemplate {
     }
 }
 
-/// A special token, which files give as text or as an object.
-#[derive(Debug, serde::Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Object { content: String },
-}
-
 impl Tokenizer {
     /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, with
     /// `tokenizer_config.json` and `chat_template.jinja` if there are such files; where there is no
@@ -94,10 +90,11 @@ impl Tokenizer {
         };
         let settings: Settings =
             config::read_optional(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        match settings.mask_token {
-            Some(SpecialToken::Text(content) | SpecialToken::Object { content }) => tokenizer.mask = content,
-            None => {}
+        if let Some(mask) = settings.mask_token {
+            tokenizer.mask = mask.into();
         }
+        tokenizer.bos_token = settings.bos_token.map(String::from);
+        tokenizer.eos_token = settings.eos_token.map(String::from);
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
         let jinja = dir.join("chat_template.jinja");
         tokenizer.chat_template = match (settings.chat_template, gguf) {
@@ -118,9 +115,11 @@ impl Tokenizer {
     /// Those of [`Gguf::tokenizer_json`], and if its parts do not fit each other.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let mut tokenizer = Self::from_bytes(gguf.path().to_owned(), &gguf.tokenizer_json()?)?;
-        if let Some(mask) = gguf.mask_token()? {
+        if let Some(mask) = gguf.special_token("mask")? {
             tokenizer.mask = mask.to_owned();
         }
+        tokenizer.bos_token = gguf.special_token("bos")?.map(str::to_owned);
+        tokenizer.eos_token = gguf.special_token("eos")?.map(str::to_owned);
         tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned);
         Ok(tokenizer)
     }
@@ -136,7 +135,15 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         let mask = ["[MASK]", "<mask>"].into_iter().find(|mask| inner.token_to_id(mask).is_some());
         let mask = mask.unwrap_or("[MASK]").to_owned();
-        Ok(Self { path, inner, mask, max_length: None, chat_template: None })
+        Ok(Self {
+            path,
+            inner,
+            mask,
+            max_length: None,
+            chat_template: None,
+            bos_token: None,
+            eos_token: None,
+        })
     }
 
     /// The longest sequence that tokenizer_config.json allows, if it says so.
@@ -147,6 +154,16 @@ impl Tokenizer {
     /// How a conversation is written as a text, in Jinja, if a file says so.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// The token that a text starts with, as the vocabulary spells it, if a file says so.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.bos_token.as_deref()
+    }
+
+    /// The token that a text ends with, as the vocabulary spells it, if a file says so.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.eos_token.as_deref()
     }
 
     /// The token to be filled in, as it is written in a text: `[MASK]`, `<mask>`.
@@ -184,6 +201,16 @@ impl Tokenizer {
             batch.push(encoding.get_ids(), encoding.get_type_ids())?;
         }
         Ok(batch)
+    }
+
+    /// Ids of `text`, which holds the special tokens that it needs, as a rendered chat does: they are
+    /// recognised where they are written, and none is added.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode_as_written(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.error(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The tokens of a text, or of a pair of texts, as one sequence, and where each comes from: a special
@@ -265,7 +292,8 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(|e| self.error(e.to_string()))
     }
 
-    fn error(&self, why: String) -> Error {
+    /// An error about its file.
+    pub(crate) fn error(&self, why: String) -> Error {
         Error::File { path: self.path.clone(), why }
     }
 }

@@ -12,6 +12,7 @@ mod detect_replaced;
 mod embed;
 mod fill_mask;
 mod forward;
+mod generate;
 mod info;
 mod isa;
 mod report;
@@ -42,6 +43,7 @@ enum Command {
     Embed(embed::Embed),
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
+    Generate(Box<generate::Generate>),
     Info(info::Info),
     Isa(isa::Isa),
     Report(report::Report),
@@ -58,6 +60,7 @@ impl Command {
             Self::Embed(args) => args.run(),
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
+            Self::Generate(args) => args.run(),
             Self::Info(args) => args.run(),
             Self::Isa(args) => args.run(),
             Self::Report(args) => args.run(),

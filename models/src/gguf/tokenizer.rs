@@ -77,10 +77,10 @@ impl Gguf {
         Ok(tokenizer.to_string().into_bytes())
     }
 
-    /// The token that a text has in the place of what a model shall fill in.
-    pub(crate) fn mask_token(&self) -> Result<Option<&str>, Error> {
+    /// The token that is `mask`, `bos` or `eos`.
+    pub(crate) fn special_token(&self, name: &str) -> Result<Option<&str>, Error> {
         let tokens = self.strings("tokenizer.ggml.tokens")?.unwrap_or(&[]);
-        Ok(self.id("mask", tokens.len())?.map(|id| &*tokens[id]))
+        Ok(self.id(name, tokens.len())?.map(|id| &*tokens[id]))
     }
 
     /// `tokenizer.chat_template`.

@@ -1,0 +1,172 @@
+//! A text from when it is asked for to its end.
+
+use super::sampling::Sampler;
+use super::settings::Settings;
+use crate::error::Error;
+use crate::generator::{Cache, Generator};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A text to be continued.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The tokens that it starts with; of an encoder-decoder, the source.
+    pub prompt: Vec<u32>,
+    /// How it is continued; beams are not the engine's, see [`beam_search`](super::beam_search).
+    pub settings: Arc<Settings>,
+    /// Seed of its random numbers.
+    pub seed: u64,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end token, which is the last of its tokens.
+    Eos,
+    /// It has as many tokens as its settings allow.
+    Length,
+    /// It has as many tokens as the model allows.
+    Capacity,
+    /// Whoever watched its tokens had enough: a stop string.
+    Stop,
+}
+
+impl Finish {
+    /// `eos`, `length`, `capacity` or `stop`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Length => "length",
+            Self::Capacity => "capacity",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// A text that ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The number that [`Engine::submit`](super::Engine::submit) returned.
+    pub id: usize,
+    /// What was generated.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// From when it was submitted to its first token.
+    pub first_token: Duration,
+    /// From when it was submitted to its last token.
+    pub total: Duration,
+}
+
+/// Sees every token; may end its sequence.
+pub type Watch<'w> = &'w mut dyn FnMut(usize, u32) -> ControlFlow<()>;
+
+/// A sequence that is continued.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: usize,
+    /// Of an encoder-decoder; else empty.
+    pub(super) source: Vec<u32>,
+    /// What the decoder was given, and what was generated.
+    pub(super) ids: Vec<u32>,
+    /// Tokens that it was given.
+    pub(super) prompt: usize,
+    /// Tokens with which it ends, and why.
+    pub(super) longest: (usize, Finish),
+    pub(super) settings: Arc<Settings>,
+    pub(super) sampler: Sampler,
+    /// Once it is admitted; and that of the draft model.
+    pub(super) cache: Option<Cache>,
+    pub(super) draft: Option<Cache>,
+    pub(super) guess: Vec<u32>,
+    pub(super) submitted: Instant,
+    pub(super) first_token: Option<Duration>,
+    pub(super) end: Option<Finish>,
+}
+
+impl Sequence {
+    /// The sequence of a request to `model`, which counts it as `id`.
+    pub(super) fn new(id: usize, request: Request, model: &dyn Generator) -> Result<Self, Error> {
+        let Request { prompt, settings, seed } = request;
+        settings.check().map_err(|why| Error::Input { name: "settings", why })?;
+        let (source, ids) = match model.encodes() {
+            true => (prompt, vec![settings.decoder_start()?]),
+            false => (Vec::new(), prompt),
+        };
+        let (prompt, allowed) = (ids.len(), settings.longest(ids.len()));
+        if prompt == 0 || model.encodes() && source.is_empty() {
+            return Err(Error::Input { name: "prompt", why: "it has no tokens".to_owned() });
+        }
+        let longest = match model.max_tokens() {
+            most if most < allowed => (most, Finish::Capacity),
+            _ => (allowed, Finish::Length),
+        };
+        if prompt >= longest.0 {
+            let why = format!("{prompt} tokens leave no room, there may be {}", longest.0);
+            return Err(Error::Input { name: "prompt", why });
+        }
+        Ok(Self {
+            id,
+            source,
+            ids,
+            prompt,
+            longest,
+            sampler: Sampler::new(settings.clone(), seed, prompt, allowed),
+            settings,
+            cache: None,
+            draft: None,
+            guess: Vec::new(),
+            submitted: Instant::now(),
+            first_token: None,
+            end: None,
+        })
+    }
+
+    /// Adds a token for each row of logits, as long as the one before was guessed; returns how many were.
+    pub(super) fn choose<'r>(
+        &mut self,
+        rows: &mut impl Iterator<Item = &'r mut [f32]>,
+        watch: Watch<'_>,
+    ) -> Result<usize, Error> {
+        let mut right = 0;
+        for row in rows {
+            let token = self.sampler.next(&self.ids, row)?;
+            self.ids.push(token);
+            self.first_token.get_or_insert_with(|| self.submitted.elapsed());
+            let stop = watch(self.id, token).is_break();
+            let guessed = self.guess.get(right) == Some(&token);
+            right += usize::from(guessed);
+            self.end = if self.settings.eos_token_id.contains(&token) {
+                Some(Finish::Eos)
+            } else if stop {
+                Some(Finish::Stop)
+            } else if self.ids.len() >= self.longest.0 {
+                Some(self.longest.1)
+            } else {
+                None
+            };
+            if self.end.is_some() || !guessed {
+                break;
+            }
+        }
+        if let Some(cache) = &mut self.cache {
+            // The last token was not read yet, and wrong guesses were.
+            cache.truncate(cache.len().min(self.ids.len() - 1));
+        }
+        self.guess.clear();
+        Ok(right)
+    }
+
+    /// What was generated.
+    pub(super) fn finished(mut self) -> Finished {
+        self.ids.drain(..self.prompt);
+        Finished {
+            id: self.id,
+            tokens: self.ids,
+            finish: self.end.unwrap_or(Finish::Stop),
+            first_token: self.first_token.unwrap_or_default(),
+            total: self.submitted.elapsed(),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What generation_config.json asks for, under the names and with the meanings of transformers'
+//! `GenerationConfig`.
+
+use crate::config::{self, Fields};
+use crate::error::Error;
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde_json::Value;
+use std::path::Path;
+
+/// How tokens are chosen and when a text ends. The default is greedy, 20 tokens, without an end token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Tokens that end a text.
+    pub eos_token_id: Vec<u32>,
+    /// The token that a text starts with.
+    pub bos_token_id: Option<u32>,
+    /// The first token of a decoder that continues a source; `bos_token_id` if there is none.
+    pub decoder_start_token_id: Option<u32>,
+    /// The token after the first, whatever the model says.
+    pub forced_bos_token_id: Option<u32>,
+    /// The last token of a text that ends for its length: one of these.
+    pub forced_eos_token_id: Vec<u32>,
+    /// The most tokens with those of the prompt. 20 stands for "not given", as in transformers.
+    pub max_length: Option<usize>,
+    /// The most tokens without those of the prompt.
+    pub max_new_tokens: Option<usize>,
+    /// No end before so many tokens with those of the prompt.
+    pub min_length: usize,
+    /// No end before so many tokens without those of the prompt.
+    pub min_new_tokens: Option<usize>,
+    /// Sequences of tokens that are not to be written; one that is an end token alone is no such.
+    pub bad_words_ids: Vec<Vec<u32>>,
+    /// Tokens that are never written.
+    pub suppress_tokens: Vec<u32>,
+    /// Tokens that are not written first.
+    pub begin_suppress_tokens: Vec<u32>,
+    /// So many tokens in a row are not written twice; 0: any are.
+    pub no_repeat_ngram_size: usize,
+    /// Scores of tokens that are there already are divided by it if positive, multiplied if negative:
+    /// Keskar et al. 2019, arXiv:1909.05858.
+    pub repetition_penalty: f32,
+    /// Whether tokens are drawn, and not the most probable taken.
+    pub do_sample: bool,
+    /// Scores are divided by it before a token is drawn.
+    pub temperature: f32,
+    /// Only so many tokens can be drawn; 0: all.
+    pub top_k: usize,
+    /// Only the most probable tokens can be drawn that together reach this probability: Holtzman et al.
+    /// 2020, arXiv:1904.09751.
+    pub top_p: f32,
+    /// Only tokens can be drawn that are at least so probable, relative to the most probable: Nguyen et al.
+    /// 2024, arXiv:2407.01082.
+    pub min_p: f32,
+    /// Texts that a beam search follows at once; 1: no beam search.
+    pub num_beams: usize,
+    /// Scores of texts are divided by their length to this power.
+    pub length_penalty: f64,
+    /// When a beam search ends.
+    pub early_stopping: EarlyStopping,
+    /// Whether probabilities are made to sum to 1 after some tokens were forbidden; of a beam search.
+    pub renormalize_logits: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            eos_token_id: Vec::new(),
+            bos_token_id: None,
+            decoder_start_token_id: None,
+            forced_bos_token_id: None,
+            forced_eos_token_id: Vec::new(),
+            max_length: None,
+            max_new_tokens: None,
+            min_length: 0,
+            min_new_tokens: None,
+            bad_words_ids: Vec::new(),
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
+            no_repeat_ngram_size: 0,
+            repetition_penalty: 1.0,
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 50,
+            top_p: 1.0,
+            min_p: 0.0,
+            num_beams: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::Heuristic,
+            renormalize_logits: false,
+        }
+    }
+}
+
+/// When a beam search ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// `true`: as soon as there are as many finished texts as beams.
+    Full,
+    /// `false`: when no text of the present length could be better than the worst finished one.
+    #[default]
+    Heuristic,
+    /// `"never"`: when no text of any length could.
+    Never,
+}
+
+impl std::str::FromStr for EarlyStopping {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(Self::Full),
+            "false" => Ok(Self::Heuristic),
+            "never" => Ok(Self::Never),
+            _ => Err(format!("expected true, false or never, found {text:?}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EarlyStopping {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Value::deserialize(from)? {
+            Value::Bool(true) => Ok(Self::Full),
+            Value::Bool(false) => Ok(Self::Heuristic),
+            Value::String(text) => text.parse().map_err(D::Error::custom),
+            other => Err(D::Error::custom(format_args!("expected true, false or \"never\", found {other}"))),
+        }
+    }
+}
+
+/// Keys that would change a text and are not supported, with the number that changes nothing.
+const UNSUPPORTED: [(&str, f64); 18] = [
+    ("assistant_early_exit", 0.0),
+    ("constraints", 0.0),
+    ("diversity_penalty", 0.0),
+    ("dola_layers", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("exponential_decay_length_penalty", 0.0),
+    ("force_words_ids", 0.0),
+    ("guidance_scale", 1.0),
+    ("num_beam_groups", 1.0),
+    ("penalty_alpha", 0.0),
+    ("sequence_bias", 0.0),
+    ("token_healing", 0.0),
+    ("top_h", 0.0),
+    ("typical_p", 1.0),
+    ("watermarking_config", 0.0),
+];
+
+/// `max_length` that transformers takes for "not given", and the tokens it then writes.
+const DEFAULT_LENGTH: usize = 20;
+
+impl Settings {
+    /// Reads `generation_config.json` in the directory `path` or beside the GGUF file `path`; where there is
+    /// none, the [config](config::config_json).
+    ///
+    /// # Errors
+    /// If the file is missing or damaged, or asks for what is not supported: the key is named.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let own = config::directory(path).join("generation_config.json");
+        let (path, bytes) = match own.exists() {
+            true => (own.clone(), config::bytes(&own)?),
+            false => config::config_json(path)?,
+        };
+        Self::from_bytes(&path, &bytes)
+    }
+
+    /// Reads such a file from memory; errors call it `path`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let fields = &Fields::from_bytes(path, bytes)?;
+        for (name, neutral) in UNSUPPORTED {
+            let value = fields.get(name, Value::Null)?;
+            let changes = match &value {
+                Value::Null | Value::Bool(false) => false,
+                Value::Number(number) => number.as_f64() != Some(neutral),
+                Value::Array(values) => !values.is_empty(),
+                _ => true,
+            };
+            if changes {
+                return Err(fields.error(format!("{name} = {value} is not supported")));
+            }
+        }
+        let ids = |name: &str| Ok::<_, Error>(fields.get(name, Ids::default())?.0);
+        let id = |name: &str| Ok::<_, Error>(ids(name)?.first().copied());
+        let default = Self::default();
+        let settings = Self {
+            eos_token_id: ids("eos_token_id")?,
+            bos_token_id: id("bos_token_id")?,
+            decoder_start_token_id: id("decoder_start_token_id")?,
+            forced_bos_token_id: id("forced_bos_token_id")?,
+            forced_eos_token_id: ids("forced_eos_token_id")?,
+            max_length: fields.get("max_length", None)?,
+            max_new_tokens: fields.get("max_new_tokens", None)?,
+            min_length: fields.get("min_length", default.min_length)?,
+            min_new_tokens: fields.get("min_new_tokens", None)?,
+            bad_words_ids: fields.get("bad_words_ids", Vec::new())?,
+            suppress_tokens: ids("suppress_tokens")?,
+            begin_suppress_tokens: ids("begin_suppress_tokens")?,
+            no_repeat_ngram_size: fields.get("no_repeat_ngram_size", default.no_repeat_ngram_size)?,
+            repetition_penalty: fields.get("repetition_penalty", default.repetition_penalty)?,
+            do_sample: fields.get("do_sample", default.do_sample)?,
+            temperature: fields.get("temperature", default.temperature)?,
+            top_k: fields.get("top_k", default.top_k)?,
+            top_p: fields.get("top_p", default.top_p)?,
+            min_p: fields.get("min_p", default.min_p)?,
+            num_beams: fields.get("num_beams", default.num_beams)?,
+            length_penalty: fields.get("length_penalty", default.length_penalty)?,
+            early_stopping: fields.get("early_stopping", default.early_stopping)?,
+            renormalize_logits: fields.get("renormalize_logits", default.renormalize_logits)?,
+        };
+        settings.check().map_err(|why| fields.error(why))?;
+        Ok(settings)
+    }
+
+    /// Says which setting has a value that no text can be generated with.
+    ///
+    /// # Errors
+    /// The name, what was expected, and what was found.
+    pub fn check(&self) -> Result<(), String> {
+        let within =
+            |name: &str, value: f64, range: std::ops::RangeInclusive<f64>| match range.contains(&value) {
+                true => Ok(()),
+                false => Err(format!(
+                    "{name}: expected a number from {} to {}, found {value}",
+                    range.start(),
+                    range.end()
+                )),
+            };
+        within("temperature", self.temperature.into(), f64::from(f32::MIN_POSITIVE)..=f32::MAX.into())?;
+        within("top_p", self.top_p.into(), 0.0..=1.0)?;
+        within("min_p", self.min_p.into(), 0.0..=1.0)?;
+        within(
+            "repetition_penalty",
+            self.repetition_penalty.into(),
+            f64::from(f32::MIN_POSITIVE)..=f32::MAX.into(),
+        )?;
+        within("length_penalty", self.length_penalty, f64::MIN..=f64::MAX)?;
+        if self.num_beams == 0 {
+            return Err("num_beams is 0".to_owned());
+        }
+        if self.max_new_tokens == Some(0) {
+            return Err("max_new_tokens is 0".to_owned());
+        }
+        if self.do_sample && self.num_beams > 1 {
+            return Err(
+                "do_sample: drawing tokens in a beam search (num_beams > 1) is not supported".to_owned()
+            );
+        }
+        Ok(())
+    }
+
+    /// The most tokens of a text that starts with `prompt` tokens, those included.
+    pub fn longest(&self, prompt: usize) -> usize {
+        match (self.max_new_tokens, self.max_length) {
+            (Some(new), _) => prompt.saturating_add(new),
+            (None, Some(all)) if all != DEFAULT_LENGTH => all,
+            (None, _) => prompt.saturating_add(DEFAULT_LENGTH),
+        }
+    }
+
+    /// Whether `max_new_tokens` or `max_length` is given.
+    pub fn has_longest(&self) -> bool {
+        self.max_new_tokens.is_some() || self.max_length.is_some_and(|all| all != DEFAULT_LENGTH)
+    }
+
+    /// The token that a decoder starts with after a source.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if none is given.
+    pub fn decoder_start(&self) -> Result<u32, Error> {
+        self.decoder_start_token_id.or(self.bos_token_id).ok_or_else(|| Error::Input {
+            name: "decoder_start_token_id",
+            why: "missing, and so is bos_token_id".to_owned(),
+        })
+    }
+}
+
+/// A token or several; negative numbers stand for none.
+#[derive(Default)]
+struct Ids(Vec<u32>);
+
+impl<'de> Deserialize<'de> for Ids {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let ids = match Value::deserialize(from)? {
+            Value::Array(ids) => ids,
+            one => vec![one],
+        };
+        let ids = ids.into_iter().filter(|id| id.as_i64().is_none_or(|id| id >= 0)).map(u32::deserialize);
+        ids.collect::<Result<_, _>>().map(Self).map_err(D::Error::custom)
+    }
+}

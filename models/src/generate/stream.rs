@@ -1,0 +1,100 @@
+//! The text of a sequence while it is generated, in pieces that are never taken back.
+//!
+//! ```text
+//! tokens  -> pieces      held back: bytes that are no whole character yet
+//! pieces  -> output      held back: what may be the start of a stop string
+//! ```
+
+use crate::error::Error;
+use crate::tokenizer::Tokenizer;
+
+/// What a tokenizer writes for bytes that are no character, or not yet.
+const UNFINISHED: char = '\u{fffd}';
+
+/// Decodes tokens one by one, up to a stop string.
+///
+/// All pieces together are the text of all tokens, up to a stop string if one was met.
+#[derive(Clone, Debug)]
+pub struct TextStream<'t> {
+    tokenizer: &'t Tokenizer,
+    stops: Vec<String>,
+    ids: Vec<u32>,
+    /// From this token on ids are decoded; those up to `read` are there only because what a decoder
+    /// writes for a token depends on the one before it.
+    context: usize,
+    /// The text of the tokens before this one was taken over.
+    read: usize,
+    /// Text that may be the start of a stop string.
+    held: String,
+    stopped: bool,
+}
+
+impl<'t> TextStream<'t> {
+    /// A text that ends before any of `stops`; empty ones are none.
+    pub fn new(tokenizer: &'t Tokenizer, stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        Self { tokenizer, stops, ids: Vec::new(), context: 0, read: 0, held: String::new(), stopped: false }
+    }
+
+    /// Whether a stop string was met: nothing follows.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Adds a token; returns the text that is certain now.
+    ///
+    /// # Errors
+    /// If the tokenizer's decoder fails.
+    pub fn push(&mut self, id: u32) -> Result<String, Error> {
+        self.ids.push(id);
+        let text = self.tokenizer.decode(&self.ids[self.context..])?;
+        if text.ends_with(UNFINISHED) {
+            return Ok(String::new());
+        }
+        self.take_over(&text)?;
+        Ok(self.certain())
+    }
+
+    /// The rest, of a text that ended for another reason than a stop string.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn finish(&mut self) -> Result<String, Error> {
+        let text = self.tokenizer.decode(&self.ids[self.context..])?;
+        self.take_over(&text)?;
+        let certain = self.certain();
+        let rest = std::mem::take(&mut self.held);
+        Ok(if self.stopped { certain } else { certain + &rest })
+    }
+
+    /// Adds to `held` what the tokens from `read` on add to `text`, the text from `context` on.
+    fn take_over(&mut self, text: &str) -> Result<(), Error> {
+        let before = self.tokenizer.decode(&self.ids[self.context..self.read])?;
+        // Where the decoder changes what it wrote already (a space before a comma), what is the same stays.
+        let same = before.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+        let same = (0..=same).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        self.held.push_str(&text[same..]);
+        // A token without text, as special ones are, is no context for what comes after it.
+        if same < text.len() {
+            self.context = self.read;
+        }
+        self.read = self.ids.len();
+        Ok(())
+    }
+
+    /// Takes out of `held` what can be no part of a stop string.
+    fn certain(&mut self) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+            self.stopped = true;
+            self.held.truncate(at);
+            return std::mem::take(&mut self.held);
+        }
+        let may_start = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
+        let from = self.held.char_indices().map(|(at, _)| at).find(may_start).unwrap_or(self.held.len());
+        let rest = self.held.split_off(from);
+        std::mem::replace(&mut self.held, rest)
+    }
+}
