@@ -31,15 +31,30 @@ const WORST: f64 = 48.0;
 /// The same of the mean error, which was 3.7 units at most.
 const MEAN: f64 = 7.5;
 
+const CHECKPOINTS: [&str; 12] = [
+    "bert-model",
+    "bert-masked-lm",
+    "bert-pre-training",
+    "bert-sequence-classification",
+    "roberta-model",
+    "roberta-masked-lm",
+    "roberta-sequence-classification",
+    "albert-model",
+    "albert-masked-lm",
+    "electra-model",
+    "electra-masked-lm",
+    "electra-pre-training",
+];
+
 #[test]
 fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
-    for name in ["bert-model", "bert-masked-lm", "bert-pre-training", "bert-sequence-classification"] {
+    for name in CHECKPOINTS {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().batch;
+        let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().tokens.batch;
         let run = |on| Architecture::of(&dir).unwrap().load(&dir, on).unwrap().forward(&batch).unwrap();
         let expected = run(Arithmetic::f32(Backend::REFERENCE));
         for &backend in Backend::available() {
-            // f32 is the subject of `tests/bert.rs`.
+            // f32 is the subject of `tests/encoders.rs`.
             for dtype in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32) {
                 let mut seen = Comparison::default();
                 seen.add(&batch, &run(Arithmetic { backend, dtype }), &expected);

@@ -48,7 +48,7 @@ pub struct Deviation {
 /// use tilewright::{Batch, accuracy::Comparison, model::{Each, Output}};
 /// let mut batch = Batch::default();
 /// batch.push(&[7, 8], &[0, 0])?;
-/// let logits = |values| Output { name: "logits", each: Each::Token, width: 2, values };
+/// let logits = |values| Output { name: "logits", each: Each::Token, width: 2, scalar: false, values };
 /// let (expected, found) = (logits(vec![1., 2., 4., 3.]), logits(vec![1., 2., 3., 3.5]));
 /// let mut seen = Comparison::default();
 /// seen.add(&batch, &[found], &[expected]);

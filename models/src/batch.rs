@@ -140,13 +140,17 @@ impl Batch {
 
     /// Refuses ids, types or positions that their tables do not hold.
     pub(crate) fn check(&self, vocabulary: usize, types: usize, positions: usize) -> Result<(), Error> {
-        let below = |name, values: &[u32], n: usize| match values.iter().max() {
-            Some(&most) if most as usize >= n => Err(input(name, format!("{most} is not below {n}"))),
-            _ => Ok(()),
-        };
         below("input_ids", &self.ids, vocabulary)?;
         below("token_type_ids", &self.types, types)?;
         below("position", &self.positions, positions)
+    }
+}
+
+/// Refuses values that are not below `n`.
+pub(crate) fn below(name: &'static str, values: &[u32], n: usize) -> Result<(), Error> {
+    match values.iter().max() {
+        Some(&most) if most as usize >= n => Err(input(name, format!("{most} is not below {n}"))),
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,10 @@
 //! JSON files beside a checkpoint, and the values in them that several architectures share.
 
 use crate::error::Error;
+use crate::gguf::{self, Gguf};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tilewright_kernels::Activation;
 
@@ -37,6 +40,33 @@ pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Erro
     if path.exists() { read(path).map(Some) } else { Ok(None) }
 }
 
+/// The content of config.json of the checkpoint at `path`, and what errors about it shall name: the file in
+/// a directory, or what the metadata of a GGUF file says in its place.
+///
+/// # Errors
+/// If there is neither, or the GGUF file is damaged or of a model that is not supported.
+pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
+    let json = path.join("config.json");
+    match gguf::find(path).filter(|_| !json.exists()) {
+        Some(file) => {
+            let bytes = Gguf::open(&file)?.config_json()?;
+            Ok((file, bytes))
+        }
+        None => {
+            let bytes = bytes(&json)?;
+            Ok((json, bytes))
+        }
+    }
+}
+
+/// The directory in which the other files of the checkpoint at `path` are.
+pub fn directory(path: &Path) -> &Path {
+    match gguf::find(path) {
+        Some(file) if file == path => path.parent().unwrap_or(path),
+        _ => path,
+    }
+}
+
 /// The part of config.json that says which architecture it is for.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -48,14 +78,106 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// Reads `dir/config.json`; returns its path as well.
+    /// Reads the config of the checkpoint at `path`; returns what errors shall name as well.
     ///
     /// # Errors
-    /// Those of [`read`].
-    pub fn read(dir: &Path) -> Result<(PathBuf, Self), Error> {
-        let path = dir.join("config.json");
-        let kind = read(&path)?;
+    /// Those of [`config_json`] and [`parse`].
+    pub fn read(path: &Path) -> Result<(PathBuf, Self), Error> {
+        let (path, bytes) = config_json(path)?;
+        let kind = parse(&path, &bytes)?;
         Ok((path, kind))
+    }
+}
+
+/// Refuses sizes of 0, by name.
+pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((name, _)) => Err(format!("{name} is 0")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what cannot be added to a variance.
+pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
+    match eps >= 0.0 && eps.is_finite() {
+        true => Ok(()),
+        false => Err(format!("{name}: expected a number from 0 up, found {eps}")),
+    }
+}
+
+/// The fields of a config.json. One that is null is as good as missing.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    path: PathBuf,
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads the [config](config_json) of a directory or a GGUF file.
+    ///
+    /// # Errors
+    /// Those of [`config_json`] and [`parse`].
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let (path, bytes) = config_json(dir)?;
+        Self::from_bytes(&path, &bytes)
+    }
+
+    /// Reads them from memory; errors call the file `path`.
+    ///
+    /// # Errors
+    /// Those of [`parse`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        Ok(Self { path: path.to_owned(), values: parse(path, bytes)? })
+    }
+
+    /// The value of `name`, or else `default`.
+    ///
+    /// # Errors
+    /// [`Error::File`], naming the field, if it has another type; here and below.
+    pub fn get<T: DeserializeOwned>(&self, name: &str, default: T) -> Result<T, Error> {
+        match self.values.get(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => T::deserialize(value).map_err(|e| self.error(format!("{name}: {e}"))),
+        }
+    }
+
+    /// The activation that `name` names, or else `default`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and if the activation is not supported.
+    pub fn activation(&self, name: &str, default: Activation) -> Result<Activation, Error> {
+        #[derive(serde::Deserialize)]
+        struct Named(#[serde(deserialize_with = "activation")] Activation);
+        Ok(self.get(name, Named(default))?.0)
+    }
+
+    /// The names of classes, by number: `id2label`, or as many as `num_labels`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn labels(&self) -> Result<Option<BTreeMap<usize, String>>, Error> {
+        let number: Option<u16> = self.get("num_labels", None)?;
+        let numbered = |n: u16| (0..n.into()).map(|i| (i, format!("LABEL_{i}"))).collect();
+        self.get("id2label", number.map(numbered))
+    }
+
+    /// Refuses a field that asks for what this crate does not compute.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is there, and not `supported`.
+    pub fn only(&self, name: &str, supported: impl Into<Value>) -> Result<(), Error> {
+        let supported = supported.into();
+        match self.values.get(name) {
+            Some(found) if !found.is_null() && *found != supported => {
+                Err(self.error(format!("{name}: only {supported} is supported, found {found}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An error about this file.
+    pub fn error(&self, why: String) -> Error {
+        Error::File { path: self.path.clone(), why }
     }
 }
 

@@ -4,25 +4,37 @@
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
-use crate::model::{Each, Output};
+use crate::model::{Each, Model, Output};
 use crate::whole_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::path::Path;
 
-/// A padded batch, \[rows, columns\], of which only the tokens that its mask shows are computed.
+/// A padded batch, of which only the tokens that its mask shows are computed.
 #[derive(Clone, Debug)]
-pub struct Inputs {
-    /// Sequences.
-    pub rows: usize,
-    /// Tokens of a sequence, padding included.
-    pub columns: usize,
+pub struct Padded {
+    /// \[rows, columns\], or \[rows, choices, columns\] of which each choice is a sequence of its own.
+    pub shape: Vec<usize>,
     /// What the mask shows.
     pub batch: Batch,
 }
 
+/// What a model is run on.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// `input_ids`, of the encoder where there is a decoder too.
+    pub tokens: Padded,
+    /// `decoder_input_ids`.
+    pub decoder: Option<Padded>,
+}
+
+/// Names of ids, mask and token types.
+const TOKENS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
+const DECODER: [&str; 2] = ["decoder_input_ids", "decoder_attention_mask"];
+
 impl Inputs {
-    /// Reads a safetensors file with `input_ids` and, if it has them, `attention_mask` and
-    /// `token_type_ids`, all of int64 and \[rows, columns\].
+    /// Reads a safetensors file with `input_ids` and, if it has them, `attention_mask`,
+    /// `token_type_ids`, `decoder_input_ids` and `decoder_attention_mask`, all of int64 and
+    /// \[rows, columns\]; the first three may be \[rows, choices, columns\].
     ///
     /// # Errors
     /// If the file cannot be read, an input has another type or shape, or is one that no model
@@ -41,44 +53,91 @@ impl Inputs {
             why: format!("not a safetensors file: {e}"),
         })?;
         let error = |name: &str, why| Error::Tensor { path: path.to_owned(), name: name.to_owned(), why };
-        let known = ["input_ids", "attention_mask", "token_type_ids"];
+        let known = TOKENS.iter().chain(&DECODER).copied().collect::<Vec<_>>();
         if let Some(name) = file.names().into_iter().find(|name| !known.contains(name)) {
             return Err(error(name, format!("no such input; expected {}", known.join(", "))));
         }
-        let Ok(ids) = file.tensor("input_ids") else {
-            return Err(error("input_ids", "missing".to_owned()));
-        };
-        let &[rows, columns] = ids.shape() else {
-            return Err(error(
-                "input_ids",
-                format!("expected shape [rows, columns], found {:?}", ids.shape()),
-            ));
-        };
-        let read = |name: &str| -> Result<Option<Vec<i64>>, Error> {
+        let read = |name: &str, shape: &[usize]| -> Result<Option<Vec<i64>>, Error> {
             let Ok(tensor) = file.tensor(name) else { return Ok(None) };
             if tensor.dtype() != Dtype::I64 {
                 return Err(error(name, format!("expected I64, found {:?}", tensor.dtype())));
             }
-            if tensor.shape() != [rows, columns] {
-                return Err(error(
-                    name,
-                    format!("expected shape [{rows}, {columns}], found {:?}", tensor.shape()),
-                ));
+            if tensor.shape() != shape {
+                return Err(error(name, format!("expected shape {shape:?}, found {:?}", tensor.shape())));
             }
             Ok(Some(tensor.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()))
         };
-        let [ids, mask, types] = [read(known[0])?, read(known[1])?, read(known[2])?];
-        let ids = ids.unwrap_or_default();
-        let batch = Batch::from_padded([rows, columns], &ids, mask.as_deref(), types.as_deref())?;
-        Ok(Self { rows, columns, batch })
+        // The shape of ids is that of their mask and types.
+        let shape_of = |name: &str| match file.tensor(name) {
+            Ok(tensor) if matches!(tensor.shape().len(), 2 | 3) => Ok(Some(tensor.shape().to_vec())),
+            Ok(tensor) => {
+                let found = tensor.shape();
+                Err(error(
+                    name,
+                    format!("expected shape [rows, columns] or [rows, choices, columns], found {found:?}"),
+                ))
+            }
+            Err(_) => Ok(None),
+        };
+        let padded = |shape: Vec<usize>, ids: &str, mask: &str, types: Option<&str>| {
+            let (columns, rows) = shape.split_last().expect("at least two");
+            // The file holds ids of this shape, so that the product is no larger than it.
+            let rows = rows.iter().product();
+            let [ids, mask] = [read(ids, &shape)?, read(mask, &shape)?];
+            let types = types.map_or(Ok(None), |types| read(types, &shape))?;
+            let ids = ids.unwrap_or_default();
+            let batch = Batch::from_padded([rows, *columns], &ids, mask.as_deref(), types.as_deref())?;
+            Ok::<_, Error>(Padded { shape, batch })
+        };
+        let Some(shape) = shape_of(TOKENS[0])? else {
+            return Err(error(TOKENS[0], "missing".to_owned()));
+        };
+        let tokens = padded(shape, TOKENS[0], TOKENS[1], Some(TOKENS[2]))?;
+        let decoder = match shape_of(DECODER[0])? {
+            Some(shape) => Some(padded(shape, DECODER[0], DECODER[1], None)?),
+            None if file.tensor(DECODER[1]).is_ok() => {
+                return Err(error(DECODER[1], format!("given without {}", DECODER[0])));
+            }
+            None => None,
+        };
+        if let Some(decoder) = &decoder
+            && decoder.batch.len() != tokens.batch.len()
+        {
+            let [expected, found] = [tokens.batch.len(), decoder.batch.len()];
+            return Err(error(DECODER[0], format!("expected {expected} sequences, found {found}")));
+        }
+        Ok(Self { tokens, decoder })
+    }
+
+    /// Runs `model` on them.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`] and [`Model::forward_pair`].
+    pub fn run(&self, model: &mut dyn Model) -> Result<Vec<Output>, Error> {
+        match &self.decoder {
+            Some(decoder) => model.forward_pair(&self.tokens.batch, &decoder.batch),
+            None => model.forward(&self.tokens.batch),
+        }
+    }
+
+    /// What the rows of `output` stand for.
+    fn padded_of(&self, output: &Output) -> &Padded {
+        match (output.each, &self.decoder) {
+            (Each::DecoderToken, Some(decoder)) => decoder,
+            _ => &self.tokens,
+        }
     }
 
     /// The shape of `output` where padding is back in its place.
     pub fn padded_shape(&self, output: &Output) -> Vec<usize> {
-        match output.each {
-            Each::Token => vec![self.rows, self.columns, output.width],
-            Each::Sequence => vec![self.rows, output.width],
+        let mut shape = self.padded_of(output).shape.clone();
+        if output.each == Each::Sequence {
+            shape.pop();
         }
+        if !output.scalar {
+            shape.push(output.width);
+        }
+        shape
     }
 
     /// The values of `output` with zeros where padding was.
@@ -86,11 +145,12 @@ impl Inputs {
         if output.each == Each::Sequence {
             return output.values.clone();
         }
-        let mut padded = vec![0.0; self.rows * self.columns * output.width];
-        let starts = self.batch.starts();
-        for (row, tokens) in starts.windows(2).enumerate() {
+        let Padded { shape, batch } = self.padded_of(output);
+        let columns = shape[shape.len() - 1];
+        let mut padded = vec![0.0; batch.len() * columns * output.width];
+        for (row, tokens) in batch.starts().windows(2).enumerate() {
             for token in tokens[0]..tokens[1] {
-                let to = (row * self.columns + self.batch.positions[token] as usize) * output.width;
+                let to = (row * columns + batch.positions[token] as usize) * output.width;
                 let from = token * output.width;
                 padded[to..to + output.width].copy_from_slice(&output.values[from..from + output.width]);
             }

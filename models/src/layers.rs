@@ -6,9 +6,13 @@ use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::weights::Weights;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
-use tilewright_kernels::{
-    Activation, Attention, Backend, LayerNorm, Precision, Rows, Sequences, View, ViewMut,
-};
+use tilewright_kernels::{Activation, Backend, Embedding, LayerNorm, Lookup, RmsNorm, Rows, View, ViewMut};
+
+mod attention;
+mod cache;
+
+pub use attention::Heads;
+pub use cache::KvCache;
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
@@ -31,40 +35,105 @@ impl Linear {
         [out, inp]: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        Self::open_as(weights, &format!("{name}.weight"), &format!("{name}.bias"), [out, inp], on)
+        Self::open_as(weights, &format!("{name}.weight"), Some(&format!("{name}.bias")), [out, inp], on)
     }
 
-    /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\].
+    /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\], if the layer has one.
     ///
     /// # Errors
     /// Those of [`Weights::get`].
     pub fn open_as(
         weights: &Weights,
         weight: &str,
-        bias: &str,
+        bias: Option<&str>,
         [out, inp]: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let bias = weights.get(bias, &[out])?;
-        Self::new(&weights.get(weight, &[out, inp])?, Some(bias), [out, inp], on)
+        let bias = bias.map(|bias| weights.get(bias, &[out])).transpose()?;
+        Self::stack(weights, &[(weight, out)], inp, bias, on)
     }
 
-    /// Reads several layers of the same input as one, whose outputs follow each other.
+    /// Reads several layers of the same input, of names and widths, as one, whose outputs follow each
+    /// other; with `{name}.bias` if they are `biased`.
     ///
     /// # Errors
     /// Those of [`Weights::get`].
     pub fn open_fused(
         weights: &Weights,
-        names: &[String],
-        [out, inp]: [usize; 2],
+        parts: &[(String, usize)],
+        inp: usize,
+        biased: bool,
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for name in names {
-            weight.extend(weights.get(&format!("{name}.weight"), &[out, inp])?);
-            bias.extend(weights.get(&format!("{name}.bias"), &[out])?);
+        let names: Vec<_> = parts.iter().map(|(name, out)| (format!("{name}.weight"), *out)).collect();
+        let mut bias = biased.then(Vec::new);
+        if let Some(bias) = &mut bias {
+            for (name, out) in parts {
+                bias.extend(weights.get(&format!("{name}.bias"), &[*out])?);
+            }
         }
-        Self::new(&weight, Some(bias), [names.len() * out, inp], on)
+        Self::stack(weights, &names, inp, bias, on)
+    }
+
+    /// Reads `{name}.weight`, \[in, out\] as the `Conv1D` of transformers stores it, and `{name}.bias`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`].
+    pub fn open_transposed(
+        weights: &Weights,
+        name: &str,
+        [inp, out]: [usize; 2],
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let weight = weights.get(&format!("{name}.weight"), &[inp, out])?;
+        let bias = weights.get(&format!("{name}.bias"), &[out])?;
+        Self::pack(View::new(&weight, [inp, out])?, Some(bias), on)
+    }
+
+    /// Reads the tensors `gate` and `up`, both \[out, in\], as one layer without bias, whose
+    /// [`activated`](Self::activated) is activation(x gate^T) * (x up^T).
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`].
+    pub fn open_gated(
+        weights: &Weights,
+        [gate, up]: [&str; 2],
+        shape: [usize; 2],
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let [gate, up] = [weights.get(gate, &shape)?, weights.get(up, &shape)?];
+        let [gate, up] = [View::new(&gate, shape)?.transpose(), View::new(&up, shape)?.transpose()];
+        let weight = match on.dtype {
+            Format::F32 => PackedB::gated(on.backend, gate, up)?,
+            dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
+        };
+        Ok(Self { backend: on.backend, weight, bias: None })
+    }
+
+    /// Tensors of names and heights, one below the other. What a file stores in groups of the type that `on`
+    /// asks for is packed as it is: rounding it once more could only lose.
+    fn stack(
+        weights: &Weights,
+        parts: &[(impl AsRef<str>, usize)],
+        inp: usize,
+        bias: Option<Vec<f32>>,
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let height = parts.iter().map(|(_, out)| out).sum();
+        let mut groups = Some(Vec::new());
+        for (name, out) in parts {
+            let stored = weights.groups(name.as_ref(), [*out, inp], on.dtype)?;
+            groups = groups.zip(stored).map(|(all, bytes)| [&all[..], &bytes].concat());
+        }
+        if let Some(groups) = groups {
+            let weight = PackedB::from_groups(on.backend, on.dtype, &groups, [height, inp])?;
+            return Ok(Self { backend: on.backend, weight, bias });
+        }
+        let mut weight = Vec::new();
+        for (name, out) in parts {
+            weight.extend(weights.get(name.as_ref(), &[*out, inp])?);
+        }
+        Self::new(&weight, bias, [height, inp], on)
     }
 
     /// Packs `weight`, \[out, in\], in the type that `on` asks for.
@@ -77,7 +146,11 @@ impl Linear {
         shape: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let weight = View::new(weight, shape)?.transpose();
+        Self::pack(View::new(weight, shape)?.transpose(), bias, on)
+    }
+
+    /// Packs W^T, \[in, out\].
+    fn pack(weight: View<'_, 2>, bias: Option<Vec<f32>>, on: Arithmetic) -> Result<Self, Error> {
         let weight = match on.dtype {
             Format::F32 => PackedB::new(on.backend, weight),
             dtype => PackedB::in_format(on.backend, dtype, weight)?,
@@ -88,6 +161,12 @@ impl Linear {
     /// Width of the output.
     pub fn width(&self) -> usize {
         self.weight.n()
+    }
+
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        let weights = self.weight.k() * self.weight.n() * if self.weight.is_gated() { 2 } else { 1 };
+        weights + self.bias.as_ref().map_or(0, Vec::len)
     }
 
     /// out = x W^T + b, for x of \[tokens, in\] and out of \[tokens, out\].
@@ -133,19 +212,24 @@ impl Linear {
     }
 }
 
-/// y = (x - mean) / sqrt(var + eps) * weight + bias, for each token.
+/// Normalises the state of each token:
+///
+/// ```text
+/// layer norm    (x - mean) / sqrt(var + eps) * weight + bias
+/// RMS norm      x / sqrt(mean of x^2 + eps) * weight
+/// ```
 #[derive(Clone, Debug)]
 pub struct Norm {
     backend: Backend,
     /// \[width\].
     weight: Vec<f32>,
-    /// \[width\].
-    bias: Vec<f32>,
+    /// \[width\]; none of an RMS norm.
+    bias: Option<Vec<f32>>,
     eps: f32,
 }
 
 impl Norm {
-    /// Reads `{name}.weight` and `{name}.bias`, both \[width\].
+    /// Reads `{name}.weight` and `{name}.bias`, both \[width\], of a layer norm.
     ///
     /// # Errors
     /// Those of [`Weights::get`].
@@ -156,9 +240,28 @@ impl Norm {
         eps: f32,
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let weight = weights.get(&format!("{name}.weight"), &[width])?;
         let bias = weights.get(&format!("{name}.bias"), &[width])?;
-        Ok(Self { backend: on.backend, weight, bias, eps })
+        Ok(Self { bias: Some(bias), ..Self::open_rms(weights, name, width, eps, on)? })
+    }
+
+    /// Reads `{name}.weight`, \[width\], of an RMS norm.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`].
+    pub fn open_rms(
+        weights: &Weights,
+        name: &str,
+        width: usize,
+        eps: f32,
+        on: Arithmetic,
+    ) -> Result<Self, Error> {
+        let weight = weights.get(&format!("{name}.weight"), &[width])?;
+        Ok(Self { backend: on.backend, weight, bias: None, eps })
+    }
+
+    /// Number of weights and biases.
+    pub fn parameters(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
     }
 
     /// Normalises the rows of x, \[tokens, width\], into out.
@@ -166,8 +269,8 @@ impl Norm {
     /// # Errors
     /// [`Error::Kernel`] if x is too short for the rows of out.
     pub fn forward(&self, x: &[f32], out: &mut [f32]) -> Result<(), Error> {
-        let shape = [out.len() / self.weight.len(), self.weight.len()];
-        self.run(Rows::Into(View::new(x, shape)?, ViewMut::new(out, shape)?))
+        let shape = self.shape(out);
+        self.run(Rows::Into(View::new(x, shape)?, ViewMut::new(out, shape)?), None)
     }
 
     /// Normalises the rows of x, \[tokens, width\], in place.
@@ -175,13 +278,30 @@ impl Norm {
     /// # Errors
     /// None, in this form.
     pub fn in_place(&self, x: &mut [f32]) -> Result<(), Error> {
-        let shape = [x.len() / self.weight.len(), self.weight.len()];
-        self.run(Rows::InPlace(ViewMut::new(x, shape)?))
+        let shape = self.shape(x);
+        self.run(Rows::InPlace(ViewMut::new(x, shape)?), None)
     }
 
-    fn run(&self, rows: Rows<'_>) -> Result<(), Error> {
-        let (weight, bias) = (Some(&*self.weight), Some(&*self.bias));
-        Ok(self.backend.run(LayerNorm { rows, residual: None, weight, bias, eps: self.eps })?)
+    /// x += y, and y becomes the rows of that, normalised: the step between two blocks that normalise what
+    /// they read. Both are \[tokens, width\].
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if x is too short for the rows of y.
+    pub fn after_adding(&self, y: &mut [f32], x: &mut [f32]) -> Result<(), Error> {
+        let shape = self.shape(y);
+        self.run(Rows::InPlace(ViewMut::new(y, shape)?), Some(ViewMut::new(x, shape)?))
+    }
+
+    fn shape(&self, rows: &[f32]) -> [usize; 2] {
+        [rows.len() / self.weight.len(), self.weight.len()]
+    }
+
+    fn run(&self, rows: Rows<'_>, residual: Option<ViewMut<'_, 2>>) -> Result<(), Error> {
+        let (weight, eps) = (Some(&*self.weight), self.eps);
+        Ok(match &self.bias {
+            Some(bias) => self.backend.run(LayerNorm { rows, residual, weight, bias: Some(bias), eps })?,
+            None => self.backend.run(RmsNorm { rows, residual, weight, eps })?,
+        })
     }
 }
 
@@ -204,46 +324,24 @@ impl Table {
         Ok(Self { weight, entries, width })
     }
 
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.weight.len()
+    }
+
+    /// The rows of `ids`, \[ids, width\], in `out`.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if an id is not in the table, or `out` is too short.
+    pub fn get(&self, on: Arithmetic, ids: &[u32], out: &mut [f32]) -> Result<(), Error> {
+        let lookups = &[Lookup { table: self.view(), ids }];
+        Ok(on.backend.run(Embedding { lookups, out: ViewMut::new(out, [ids.len(), self.width])? })?)
+    }
+
     /// The table, \[entries, width\].
     pub fn view(&self) -> View<'_, 2> {
         View::new(&self.weight, [self.entries, self.width]).expect("read with this shape")
     }
-}
-
-/// Attention of every sequence's tokens to each other.
-///
-/// `qkv` is \[tokens, 3 heads dim\]: all heads of the queries, of the keys, of the values; `out` is
-/// \[tokens, heads dim\].
-///
-/// Where linear layers are of bf16 or int8, its products are of bf16, and the softmax between them is of f32;
-/// elsewhere all of it is.
-///
-/// # Errors
-/// [`Error::Kernel`] if shapes do not fit.
-pub fn self_attention(
-    on: Arithmetic,
-    heads: usize,
-    starts: &[usize],
-    qkv: &[f32],
-    out: &mut [f32],
-) -> Result<(), Error> {
-    let tokens = starts.last().copied().unwrap_or(0);
-    let width = out.len() / tokens.max(1);
-    let shape = [1, heads, tokens, width / heads];
-    // Heads are `dim` apart within a token, tokens 3 `width` apart.
-    let part = |i: usize| {
-        let skip = (i * width).min(qkv.len());
-        View::with_strides(&qkv[skip..], shape, [0, shape[3], 3 * width, 1])
-    };
-    let out = ViewMut::with_strides(out, shape, [0, shape[3], width, 1])?;
-    Ok(on.backend.run(Attention {
-        sequences: Sequences::Packed { q: starts, k: starts },
-        precision: match on.dtype {
-            Format::Bf16 | Format::Int8 => Precision::Bf16,
-            _ => Precision::F32,
-        },
-        ..Attention::new(part(0)?, part(1)?, part(2)?, out)
-    })?)
 }
 
 /// Working memory that grows to the largest length asked for, and stays. It begins at a cache line, so

@@ -3,15 +3,21 @@
 //! | module | what |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
+//! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
+//! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
+//! | [`heads`] | what stands on these encoders |
 //! | [`model`] | the table of architectures, and what they have in common |
+//! | [`generator`] | models that continue sequences, and what they remember of one |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
 //! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
+//! | [`gguf`] | the same in one file |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
 //! | [`accuracy`] | how far one model's outputs are from another's |
 //! | [`Batch`] | sequences of ids, packed without padding |
 #![forbid(unsafe_code)]
 
 pub mod accuracy;
+pub mod albert;
 mod arithmetic;
 mod batch;
 #[cfg(feature = "bench")]
@@ -20,13 +26,19 @@ pub mod bert;
 pub mod config;
 #[cfg(feature = "bench")]
 pub mod cpu;
+pub mod electra;
 mod error;
 pub mod exchange;
+pub mod generator;
+pub mod gguf;
+pub mod heads;
 pub mod layers;
+pub mod llama;
 pub mod model;
 #[cfg(feature = "bench")]
 pub mod probe;
 pub mod random;
+pub mod roberta;
 pub mod sentence;
 pub mod tokenizer;
 #[cfg(feature = "verify")]

@@ -11,6 +11,7 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
+use crate::gguf::{self, Gguf};
 use crate::model::{Architecture, Model, Output};
 use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
@@ -44,18 +45,26 @@ struct Settings {
 }
 
 impl Sentence {
-    /// Reads the files in `dir`. Without modules.json it is the mean without normalisation, as
+    /// Reads the files in the directory `path`, or beside the GGUF file `path`. Without modules.json it is what
+    /// the GGUF file says, normalised as llama.cpp does it, or else the mean without normalisation, as
     /// sentence-transformers does it.
     ///
     /// # Errors
     /// If a file is damaged, or asks for a module or a pooling that is not supported.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let dir = config::directory(path);
         let settings: Settings =
             config::read_optional(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
         let mut sentence =
             Self { pooling: Pooling::Mean, normalize: false, max_length: settings.max_seq_length };
+        let file = gguf::find(path);
         let path = dir.join("modules.json");
-        let Some(modules) = config::read_optional::<Vec<Module>>(&path)? else { return Ok(sentence) };
+        let Some(modules) = config::read_optional::<Vec<Module>>(&path)? else {
+            if let Some(pooling) = file.map(|file| Gguf::open(&file)?.pooling()).transpose()?.flatten() {
+                (sentence.pooling, sentence.normalize) = (pooling, true);
+            }
+            return Ok(sentence);
+        };
         for module in &modules {
             match module.class.rsplit('.').next() {
                 Some("Transformer") => {}

@@ -1,12 +1,14 @@
-//! Text to ids and back, as tokenizer.json says.
+//! Text to ids and back, as tokenizer.json or a GGUF file says.
 
 use crate::batch::Batch;
 use crate::config;
 use crate::error::Error;
+use crate::gguf::{self, Gguf};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use tokenizers::{PostProcessor as _, TruncationParams};
+use tokenizers::{EncodeInput, Encoding, PostProcessor as _, TruncationParams, TruncationStrategy};
 
-/// The tokenizer of a model directory.
+/// The tokenizer of a model.
 ///
 /// Padding that tokenizer.json asks for is switched off (sequences are ragged), and truncation is
 /// only what [`truncate`](Self::truncate) asks for.
@@ -16,7 +18,20 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     mask: String,
     max_length: Option<usize>,
+    chat_template: Option<String>,
 }
+
+/// Where a token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// 0 for the first text, 1 for the second, none for a special token.
+    pub text: Option<usize>,
+    /// Where it stands in that text.
+    pub bytes: Range<usize>,
+}
+
+/// The most tokens that two windows have in common: longer than answers are.
+const MOST_OVERLAP: usize = 128;
 
 /// Fields of tokenizer_config.json.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -25,6 +40,30 @@ struct Settings {
     mask_token: Option<SpecialToken>,
     /// A float, for some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
+    chat_template: Option<ChatTemplate>,
+}
+
+/// A chat template, or several with names.
+#[derive(Debug, serde::Deserialize)]
+#[serde(untagged)]
+enum ChatTemplate {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl ChatTemplate {
+    fn default(self) -> Option<String> {
+        match self {
+            Self::One(template) => Some(template),
+            Self::Named(all) => all.into_iter().find(|t| t.name == "default").map(|t| t.template),
+        }
+    }
 }
 
 /// A special token, which files give as text or as an object.
@@ -36,14 +75,23 @@ enum SpecialToken {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in `dir`, and `tokenizer_config.json` if there is one.
+    /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, with
+    /// `tokenizer_config.json` and `chat_template.jinja` if there are such files; where there is no
+    /// `tokenizer.json`, the tokenizer in the GGUF file.
     ///
     /// # Errors
-    /// If a file is missing or damaged.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("tokenizer.json");
-        let bytes = config::bytes(&path)?;
-        let mut tokenizer = Self::from_bytes(path, &bytes)?;
+    /// If there is none, or a file is damaged.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let dir = config::directory(path);
+        let (json, file) = (dir.join("tokenizer.json"), gguf::find(path));
+        let gguf = file.map(|file| Gguf::open(&file)).transpose()?;
+        let mut tokenizer = match &gguf {
+            Some(gguf) if !json.exists() => return Self::from_gguf(gguf),
+            _ => {
+                let bytes = config::bytes(&json)?;
+                Self::from_bytes(json, &bytes)?
+            }
+        };
         let settings: Settings =
             config::read_optional(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         match settings.mask_token {
@@ -51,6 +99,29 @@ impl Tokenizer {
             None => {}
         }
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
+        let jinja = dir.join("chat_template.jinja");
+        tokenizer.chat_template = match (settings.chat_template, gguf) {
+            _ if jinja.exists() => {
+                let text = String::from_utf8(config::bytes(&jinja)?);
+                Some(text.map_err(|e| Error::File { path: jinja, why: e.to_string() })?)
+            }
+            (Some(template), _) => template.default(),
+            (None, Some(gguf)) => gguf.chat_template()?.map(str::to_owned),
+            (None, None) => None,
+        };
+        Ok(tokenizer)
+    }
+
+    /// Makes the tokenizer that a GGUF file holds.
+    ///
+    /// # Errors
+    /// Those of [`Gguf::tokenizer_json`], and if its parts do not fit each other.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let mut tokenizer = Self::from_bytes(gguf.path().to_owned(), &gguf.tokenizer_json()?)?;
+        if let Some(mask) = gguf.mask_token()? {
+            tokenizer.mask = mask.to_owned();
+        }
+        tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned);
         Ok(tokenizer)
     }
 
@@ -63,7 +134,9 @@ impl Tokenizer {
             .map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
-        Ok(Self { path, inner, mask: "[MASK]".to_owned(), max_length: None })
+        let mask = ["[MASK]", "<mask>"].into_iter().find(|mask| inner.token_to_id(mask).is_some());
+        let mask = mask.unwrap_or("[MASK]").to_owned();
+        Ok(Self { path, inner, mask, max_length: None, chat_template: None })
     }
 
     /// The longest sequence that tokenizer_config.json allows, if it says so.
@@ -71,7 +144,12 @@ impl Tokenizer {
         self.max_length
     }
 
-    /// The token to be filled in, as it is written in a text: `[MASK]`.
+    /// How a conversation is written as a text, in Jinja, if a file says so.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The token to be filled in, as it is written in a text: `[MASK]`, `<mask>`.
     pub fn mask(&self) -> &str {
         &self.mask
     }
@@ -106,6 +184,67 @@ impl Tokenizer {
             batch.push(encoding.get_ids(), encoding.get_type_ids())?;
         }
         Ok(batch)
+    }
+
+    /// The tokens of a text, or of a pair of texts, as one sequence, and where each comes from: a special
+    /// token from nowhere.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_placed(&self, first: &str, second: Option<&str>) -> Result<(Batch, Vec<Place>), Error> {
+        let input = match second {
+            Some(second) => EncodeInput::from((first, second)),
+            None => EncodeInput::from(first),
+        };
+        self.placed(&[self.inner.encode(input, true).map_err(|e| self.error(e.to_string()))?])
+    }
+
+    /// The tokens of a pair of texts, of which the second is as long as it may be: where `max_length`
+    /// tokens do not hold it, there is a sequence for each of several windows on it, which overlap.
+    /// Replaces what [`truncate`](Self::truncate) asked for.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and if the first text leaves too little room.
+    pub fn encode_windows(
+        &mut self,
+        [first, second]: [&str; 2],
+        max_length: usize,
+    ) -> Result<(Batch, Vec<Place>), Error> {
+        let refuse = |why: String| Error::Input { name: "first text", why };
+        self.inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
+        let alone = self.inner.encode_fast(first, false).map_err(|e| refuse(e.to_string()))?.len();
+        let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
+        let room = max_length.saturating_sub(alone + special);
+        // An overlap of less than half moves windows on, and holds what lies across the end of one.
+        if room < 4 {
+            return Err(refuse(format!("{alone} tokens of {max_length} leave no room for the second")));
+        }
+        let params = TruncationParams {
+            max_length,
+            stride: (room / 2 - 1).min(MOST_OVERLAP),
+            strategy: TruncationStrategy::OnlySecond,
+            ..TruncationParams::default()
+        };
+        self.inner.with_truncation(Some(params)).map_err(|e| refuse(e.to_string()))?;
+        let mut encoding = self.inner.encode((first, second), true).map_err(|e| refuse(e.to_string()))?;
+        let others = encoding.take_overflowing();
+        self.placed(&[vec![encoding], others].concat())
+    }
+
+    fn placed(&self, encodings: &[Encoding]) -> Result<(Batch, Vec<Place>), Error> {
+        let (mut batch, mut places) = (Batch::default(), Vec::new());
+        for encoding in encodings {
+            batch.push(encoding.get_ids(), encoding.get_type_ids())?;
+            let offsets = encoding.get_offsets().iter();
+            places.extend(
+                encoding
+                    .get_sequence_ids()
+                    .into_iter()
+                    .zip(offsets)
+                    .map(|(text, &(start, end))| Place { text, bytes: start..end }),
+            );
+        }
+        Ok((batch, places))
     }
 
     /// The id of `token`, as the vocabulary spells it.

@@ -1,26 +1,33 @@
-//! Named tensors of a checkpoint: safetensors files, as f32.
+//! Named tensors of a checkpoint: safetensors and GGUF files, as f32.
 //!
 //! ```text
 //! DIR/model.safetensors                 everything in one file, or
-//! DIR/model.safetensors.index.json      {"weight_map": {tensor: file, ..}}
+//! DIR/model.safetensors.index.json      {"weight_map": {tensor: file, ..}}, or
+//! DIR/NAME.gguf                         if there is one alone
+//! FILE.gguf
 //! ```
 //!
 //! A model asks for the tensors it needs by name and shape. One that is missing, misshapen, not of
 //! floats, or holds NaN or Inf is an error that names it and its file. Tensors that no one asks for
 //! are ignored: checkpoints carry heads and buffers (`position_ids`) that a model has no use for.
 //!
-//! Two differences between checkpoints of the same model are hidden here: old ones call
-//! `LayerNorm.weight` and `LayerNorm.bias` `LayerNorm.gamma` and `LayerNorm.beta`, and those saved
-//! from a bare model lack the prefix (`bert.`) that those with a head have.
+//! Three differences between checkpoints of the same model are hidden here: old ones call
+//! `LayerNorm.weight` and `LayerNorm.bias` `LayerNorm.gamma` and `LayerNorm.beta`; those saved
+//! from a bare model lack the prefix (`bert.`) that those with a head have; and GGUF files have names of
+//! their own, the rows of LLaMA's queries and keys in another order, and numbers in blocks, which
+//! [`Weights::groups`] gives as they are.
 
 use crate::config;
 use crate::error::Error;
+use crate::gguf::{self, Gguf, Type};
 use crate::random::Random;
 use safetensors::{Dtype, SafeTensors};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use tilewright_kernels::gemm::Format;
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
@@ -48,14 +55,18 @@ impl std::fmt::Debug for Watch {
 
 #[derive(Debug)]
 enum Source {
-    Files {
-        files: Vec<File>,
-        tensors: BTreeMap<String, Entry>,
-    },
+    Files(Files),
     /// Any tensor that is asked for exists.
     Random {
         seed: u64,
     },
+}
+
+#[derive(Debug, Default)]
+struct Files {
+    files: Vec<File>,
+    /// By Hugging Face's names.
+    tensors: BTreeMap<String, Entry>,
 }
 
 #[derive(Debug)]
@@ -68,32 +79,50 @@ struct File {
 #[derive(Debug)]
 struct Entry {
     file: usize,
-    dtype: Dtype,
+    /// The file's own name of it, which errors give.
+    name: String,
+    kind: Stored,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    /// Heads whose rows are interleaved, if they are.
+    heads: Option<usize>,
+}
+
+/// What a tensor's numbers are stored as.
+#[derive(Debug)]
+enum Stored {
+    Floats(Type),
+    /// No model asks for integers.
+    Other(Dtype),
 }
 
 impl Weights {
-    /// Reads the checkpoint in `dir`: `model.safetensors`, or the files that
-    /// `model.safetensors.index.json` lists.
+    /// Reads the checkpoint at `path`: a GGUF file, or a directory of `model.safetensors`, of the files that
+    /// `model.safetensors.index.json` lists, or of a single GGUF file.
     ///
     /// # Errors
-    /// If neither exists, or a file cannot be read, is damaged or lacks a tensor that the index
+    /// If none exists, or a file cannot be read, is damaged or lacks a tensor that the index
     /// says it holds.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let dir = path;
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         if single.exists() || !index.exists() {
+            if let Some(file) = gguf::find(path).filter(|_| !single.exists()) {
+                let bytes = config::bytes(&file)?;
+                return Self::from_gguf(file, bytes);
+            }
             let bytes = config::bytes(&single)?;
             return Self::from_bytes(single, bytes);
         }
         let weight_map = read_index(&index, &config::bytes(&index)?)?;
-        let mut weights = Self::empty(dir.to_owned());
+        let mut files = Files::default();
         for name in weight_map.values().collect::<BTreeSet<_>>() {
             let path = dir.join(name);
             let bytes = config::bytes(&path)?;
-            weights.add(path, bytes)?;
+            files.add_safetensors(path, bytes)?;
         }
+        let weights = Self::of(dir.to_owned(), Source::Files(files));
         for (name, file) in weight_map {
             if !weights.contains(&name) {
                 return Err(weights.error(&name, format!("missing, though the index says it is in {file}")));
@@ -107,15 +136,25 @@ impl Weights {
     /// # Errors
     /// If it is damaged.
     pub fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Error> {
-        let mut weights = Self::empty(path.clone());
-        weights.add(path, bytes)?;
-        Ok(weights)
+        let mut files = Files::default();
+        files.add_safetensors(path.clone(), bytes)?;
+        Ok(Self::of(path, Source::Files(files)))
+    }
+
+    /// Reads one GGUF file from memory; errors call it `path`. Tensors have the names of Hugging Face.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn from_gguf(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Error> {
+        let mut files = Files::default();
+        files.add_gguf(path.clone(), bytes)?;
+        Ok(Self::of(path, Source::Files(files)))
     }
 
     /// A checkpoint as a model is initialised before training: every tensor that is asked for
     /// exists, normally distributed around 0 (the weights of norms around 1) with deviation 0.02.
     pub fn random(seed: u64) -> Self {
-        Self { path: "random weights".into(), base: "", source: Source::Random { seed }, watch: None }
+        Self::of("random weights".into(), Source::Random { seed })
     }
 
     /// The same tensors, whose names may or may not start with `base`, which ends in a dot.
@@ -133,7 +172,7 @@ impl Weights {
     /// Bytes of all tensors in the files.
     pub fn bytes(&self) -> u64 {
         match &self.source {
-            Source::Files { tensors, .. } => tensors.values().map(|t| t.bytes.len() as u64).sum(),
+            Source::Files(files) => files.tensors.values().map(|t| t.bytes.len() as u64).sum(),
             Source::Random { .. } => 0,
         }
     }
@@ -141,7 +180,7 @@ impl Weights {
     /// All names, in alphabetical order; none for random weights.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let tensors = match &self.source {
-            Source::Files { tensors, .. } => Some(tensors),
+            Source::Files(files) => Some(&files.tensors),
             Source::Random { .. } => None,
         };
         tensors.into_iter().flat_map(|tensors| tensors.keys().map(String::as_str))
@@ -150,7 +189,7 @@ impl Weights {
     /// Whether [`get`](Self::get) would find the tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
-            Source::Files { tensors, .. } => self.find(tensors, name).is_some(),
+            Source::Files(files) => self.find(files, name).is_some(),
             Source::Random { .. } => true,
         }
     }
@@ -158,73 +197,90 @@ impl Weights {
     /// The tensor `name` of shape `shape`, row-major.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if it is missing, has another shape, is stored as anything but f32, f16 or
-    /// bf16, or holds a value that is not finite.
+    /// [`Error::Tensor`] if it is missing, has another shape, is stored as anything but floats or blocks of
+    /// them, or holds a value that is not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let (files, tensors) = match &self.source {
-            Source::Files { files, tensors } => (files, tensors),
+        let files = match &self.source {
+            Source::Files(files) => files,
             Source::Random { seed } => return Ok(random(*seed, name, shape)),
         };
-        let Some((name, entry)) = self.find(tensors, name) else {
+        let Some(entry) = self.find(files, name) else {
             return Err(self.error(name, format!("missing; expected shape {shape:?}")));
         };
-        let File { path, bytes } = &files[entry.file];
-        let error = |why| Error::Tensor { path: path.clone(), name: name.to_owned(), why };
+        let File { path, bytes } = &files.files[entry.file];
+        let error = |why| Error::Tensor { path: path.clone(), name: entry.name.clone(), why };
         if entry.shape != shape {
             return Err(error(format!("expected shape {shape:?}, found {:?}", entry.shape)));
         }
         let bytes = &bytes[entry.bytes.clone()];
+        self.tell(bytes);
+        let values = match &entry.kind {
+            Stored::Floats(kind) => kind.dequantize(bytes),
+            Stored::Other(found) => {
+                return Err(error(format!("expected F32, F16 or BF16, found {found:?}")));
+            }
+        };
+        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            return Err(error(format!("element {i} is {}", values[i])));
+        }
+        Ok(match entry.heads {
+            Some(heads) => gguf::in_halves(&values, entry.shape[0], heads),
+            None => values,
+        })
+    }
+
+    /// The rows of the matrix `name`, \[out, in\], in the blocks that a GGUF file stores them in, if those are
+    /// of `format`: for [`PackedB::from_groups`](tilewright_kernels::gemm::PackedB::from_groups).
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the scale of a block is not finite. All else that can be wrong with the tensor
+    /// [`get`](Self::get) says.
+    pub fn groups(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        format: Format,
+    ) -> Result<Option<Cow<'_, [u8]>>, Error> {
+        let kind = match format {
+            Format::Q8_0 => Type::Q8_0,
+            Format::Q4_0 => Type::Q4_0,
+            Format::Q4_1 => Type::Q4_1,
+            _ => return Ok(None),
+        };
+        let Source::Files(files) = &self.source else { return Ok(None) };
+        let same = |entry: &&Entry| {
+            entry.shape == shape && matches!(entry.kind, Stored::Floats(stored) if stored == kind)
+        };
+        let Some(entry) = self.find(files, name).filter(same) else { return Ok(None) };
+        let File { path, bytes } = &files.files[entry.file];
+        let bytes = &bytes[entry.bytes.clone()];
+        let halves = if kind == Type::Q4_1 { 2 } else { 1 };
+        for (i, block) in bytes.chunks_exact(kind.block().1).enumerate() {
+            let scales = block.as_chunks().0.iter().take(halves).map(|b| half::f16::from_le_bytes(*b));
+            if let Some(scale) = scales.into_iter().find(|scale| !scale.is_finite()) {
+                let why = format!("the scale of block {i} is {scale}");
+                return Err(Error::Tensor { path: path.clone(), name: entry.name.clone(), why });
+            }
+        }
+        self.tell(bytes);
+        Ok(Some(match entry.heads {
+            Some(heads) => gguf::in_halves(bytes, shape[0], heads).into(),
+            None => bytes.into(),
+        }))
+    }
+
+    fn tell(&self, bytes: &[u8]) {
         if let Some(Watch { tell, done, all }) = &self.watch {
             tell(done.fetch_add(bytes.len() as u64, Ordering::Relaxed), *all);
         }
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::BF16 => {
-                bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-            }
-            other => return Err(error(format!("expected F32, F16 or BF16, found {other:?}"))),
-        };
-        match values.iter().position(|v| !v.is_finite()) {
-            Some(i) => Err(error(format!("element {i} is {}", values[i]))),
-            None => Ok(values),
-        }
     }
 
-    fn empty(path: PathBuf) -> Self {
-        let source = Source::Files { files: Vec::new(), tensors: BTreeMap::new() };
+    fn of(path: PathBuf, source: Source) -> Self {
         Self { path, base: "", source, watch: None }
     }
 
-    /// Adds a file's tensors; a name in two files is an error.
-    fn add(&mut self, path: PathBuf, bytes: Vec<u8>) -> Result<(), Error> {
-        let Source::Files { files, tensors } = &mut self.source else {
-            unreachable!("only weights of files gain files")
-        };
-        // The header's length, 8 bytes, and the header precede the data.
-        let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|e| Error::File { path: path.clone(), why: format!("not a safetensors file: {e}") })?;
-        let data = 8 + header;
-        for (name, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let entry = Entry {
-                file: files.len(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                bytes: data + start..data + end,
-            };
-            if let Some(other) = tensors.get(&name) {
-                let why = format!("also in {}", files[other.file].path.display());
-                return Err(Error::Tensor { path, name, why });
-            }
-            tensors.insert(name, entry);
-        }
-        files.push(File { path, bytes });
-        Ok(())
-    }
-
-    /// The tensor under `name` or one of its other spellings, and which it was.
-    fn find<'a>(&self, tensors: &'a BTreeMap<String, Entry>, name: &str) -> Option<(&'a str, &'a Entry)> {
+    /// The tensor under `name` or one of its other spellings.
+    fn find<'a>(&self, files: &'a Files, name: &str) -> Option<&'a Entry> {
         let old = name
             .strip_suffix("LayerNorm.weight")
             .map(|start| format!("{start}LayerNorm.gamma"))
@@ -234,12 +290,63 @@ impl Weights {
             .flatten()
             .flat_map(|name| [Some(name), name.strip_prefix(self.base)])
             .flatten()
-            .find_map(|name| tensors.get_key_value(name))
-            .map(|(name, entry)| (name.as_str(), entry))
+            .find_map(|name| files.tensors.get(name))
     }
 
     fn error(&self, name: &str, why: String) -> Error {
         Error::Tensor { path: self.path.clone(), name: name.to_owned(), why }
+    }
+}
+
+impl Files {
+    fn add_safetensors(&mut self, path: PathBuf, bytes: Vec<u8>) -> Result<(), Error> {
+        // The header's length, 8 bytes, and the header precede the data.
+        let (header, metadata) = SafeTensors::read_metadata(&bytes)
+            .map_err(|e| Error::File { path: path.clone(), why: format!("not a safetensors file: {e}") })?;
+        let data = 8 + header;
+        let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
+            let (start, end) = info.data_offsets;
+            let kind = match info.dtype {
+                Dtype::F32 => Stored::Floats(Type::F32),
+                Dtype::F16 => Stored::Floats(Type::F16),
+                Dtype::BF16 => Stored::Floats(Type::BF16),
+                other => Stored::Other(other),
+            };
+            let (shape, bytes) = (info.shape.clone(), data + start..data + end);
+            (name.clone(), Entry { file: 0, name, kind, shape, bytes, heads: None })
+        };
+        self.add(path, bytes, metadata.tensors().into_iter().map(entry))
+    }
+
+    fn add_gguf(&mut self, path: PathBuf, bytes: Vec<u8>) -> Result<(), Error> {
+        let gguf = Gguf::from_bytes(&path, &bytes)?;
+        let entry = |(name, tensor): (&String, &gguf::Tensor)| {
+            let gguf::Tensor { kind, shape, bytes, heads } = tensor.clone();
+            (
+                gguf.hugging_face(name),
+                Entry { file: 0, name: name.clone(), kind: Stored::Floats(kind), shape, bytes, heads },
+            )
+        };
+        self.add(path, bytes, gguf.tensors().iter().map(entry))
+    }
+
+    /// Adds a file's tensors; a name in two files is an error.
+    fn add(
+        &mut self,
+        path: PathBuf,
+        bytes: Vec<u8>,
+        tensors: impl Iterator<Item = (String, Entry)>,
+    ) -> Result<(), Error> {
+        self.files.push(File { path, bytes });
+        let file = self.files.len() - 1;
+        for (name, entry) in tensors {
+            if let Some(other) = self.tensors.insert(name.clone(), Entry { file, ..entry }) {
+                let path = self.files[file].path.clone();
+                let why = format!("also in {}", self.files[other.file].path.display());
+                return Err(Error::Tensor { path, name, why });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -266,6 +373,8 @@ fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut rng = Random::new(seed ^ hash);
-    let mean = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+    let of_norm = ["norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"];
+    let lower = name.to_ascii_lowercase();
+    let mean = if of_norm.iter().any(|end| lower.ends_with(end)) { 1.0 } else { 0.0 };
     (0..shape.iter().product()).map(|_| mean + 0.02 * rng.normal()).collect()
 }

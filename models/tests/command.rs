@@ -84,6 +84,177 @@ fn fill_mask_ranks_words_for_each_mask() {
     assert!(error(&["fill-mask", "--model", &dir, "no mask"]).contains("no [MASK]"));
 }
 
+/// A golden checkpoint with one of the golden tokenizers.
+fn with_tokenizer(name: &str, tokenizer: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(format!("{}/{file}", golden(name)), folder.path().join(file)).unwrap();
+    }
+    let tokenizer = golden(&format!("tokenizers/{tokenizer}.json"));
+    std::fs::copy(tokenizer, folder.path().join("tokenizer.json")).unwrap();
+    folder
+}
+
+/// The JSON of a subcommand on such a checkpoint.
+fn ask(command: &str, [name, tokenizer]: [&str; 2], more: &[&str]) -> Value {
+    let folder = with_tokenizer(name, tokenizer);
+    let common = [command, "--model", folder.path().to_str().unwrap(), "--isa", "portable", "--json"];
+    json(&[&common[..], more].concat(), "")
+}
+
+fn numbers(values: &Value, key: &str) -> Vec<f64> {
+    values.as_array().unwrap().iter().map(|v| v[key].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn fill_mask_knows_the_masks_of_all_families() {
+    for (of, mask) in [
+        (["roberta-masked-lm", "roberta"], "<mask>"),
+        (["albert-masked-lm", "bert"], "[MASK]"),
+        (["electra-masked-lm", "bert"], "[MASK]"),
+    ] {
+        let found = ask("fill-mask", of, &[&format!("the cat {mask} on the {mask}."), "--top-k", "50"]);
+        let masks = found["masks"].as_array().unwrap();
+        assert_eq!(masks.len(), 2, "{of:?}");
+        for mask in masks {
+            let sum: f64 = numbers(&mask["words"], "probability").iter().sum();
+            assert!((sum - 1.0).abs() < 1e-9, "{of:?}: {sum}");
+        }
+    }
+}
+
+#[test]
+fn classify_names_the_classes_of_texts_and_pairs() {
+    for of in [
+        ["roberta-sequence-classification", "roberta"],
+        ["albert-sequence-classification", "bert"],
+        ["electra-sequence-classification", "bert"],
+    ] {
+        let found = ask("classify", of, &["the cat sat", "a dog"]);
+        let [cat, dog] = &found["texts"].as_array().unwrap()[..] else { panic!("two texts: {found}") };
+        assert_eq!((&cat["text"], &dog["text"]), (&"the cat sat".into(), &"a dog".into()));
+        let probabilities = numbers(&cat["labels"], "probability");
+        assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{probabilities:?}");
+        assert!(probabilities.is_sorted_by(|a, b| a >= b), "{probabilities:?}");
+        let mut labels: Vec<_> =
+            cat["labels"].as_array().unwrap().iter().map(|l| l["label"].as_str().unwrap()).collect();
+        labels.sort_unstable();
+        assert_eq!(labels, ["bad", "fair", "good"]);
+
+        let pair = ask("classify", of, &["--pair", "--top-k", "1", "the cat sat", "a dog"]);
+        assert_eq!(pair["texts"].as_array().unwrap().len(), 1);
+        assert_eq!(pair["texts"][0]["pair"], "a dog");
+        assert_ne!(pair["texts"][0]["labels"][0]["probability"], probabilities[0]);
+    }
+    let folder = with_tokenizer("roberta-sequence-classification", "roberta");
+    let dir = folder.path().to_str().unwrap();
+    assert!(error(&["classify", "--model", dir, "--pair", "one"]).contains("1 texts are no pairs"));
+    let table = String::from_utf8(run(&["classify", "--model", dir, "the cat"], "").stdout).unwrap();
+    assert!(table.contains("probability  label") && table.contains("fair"), "{table}");
+    let refused = error(&["answer", "--model", dir, "--question", "q", "--context", "c"]);
+    assert!(refused.contains("RobertaForSequenceClassification"), "{refused}");
+    assert!(refused.contains("ForQuestionAnswering"), "{refused}");
+    let refused = error(&["fill-mask", "--model", dir, "the <mask>"]);
+    assert!(refused.contains("no head that predicts words"), "{refused}");
+}
+
+#[test]
+fn classify_follows_the_problem_type() {
+    let folder = with_tokenizer("albert-sequence-classification", "bert");
+    let dir = folder.path().to_str().unwrap();
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let with = |problem: &str| {
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config["problem_type"] = problem.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        json(&["classify", "--model", dir, "--isa", "portable", "--json", "the cat"], "")["texts"][0]["labels"]
+            .clone()
+    };
+    let scores = numbers(&with("regression"), "score");
+    let sigmoids: Vec<f64> = scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect();
+    assert_eq!(numbers(&with("multi_label_classification"), "probability"), sigmoids);
+}
+
+#[test]
+fn classify_names_the_class_of_each_token_and_where_it_stands() {
+    let text = "the h\u{e9} cats ran!";
+    for of in [["bert-token-classification", "bert"], ["roberta-token-classification", "roberta"]] {
+        let found = ask("classify", of, &[text]);
+        let tokens = found["texts"][0]["tokens"].as_array().unwrap();
+        let last = tokens.last().unwrap();
+        assert_eq!((&last["token"], &last["characters"]), (&"!".into(), &serde_json::json!([15, 16])));
+        for token in tokens {
+            let known = ["O", "B-PER", "I-PER", "B-LOC"].contains(&token["label"].as_str().unwrap());
+            assert!(known && token["probability"].as_f64().unwrap() > 0.25, "{token}");
+        }
+    }
+}
+
+#[test]
+fn answer_stays_within_the_context() {
+    let sentence = "the cat sat on the mat. ";
+    for of in [
+        ["bert-question-answering", "bert"],
+        ["roberta-question-answering", "roberta"],
+        ["albert-question-answering", "bert"],
+        ["electra-question-answering", "bert"],
+    ] {
+        // One window, and several: models take 40 tokens.
+        for (times, windows) in [(1, 1..2), (20, 2..40)] {
+            let context = sentence.repeat(times);
+            let arguments = ["--question", "a dog", "--context", &context, "--top-k", "4", "--longest", "3"];
+            let found = ask("answer", of, &arguments);
+            assert!(windows.contains(&found["windows"].as_u64().unwrap()), "{of:?}: {}", found["windows"]);
+            let answers = found["answers"].as_array().unwrap();
+            assert_eq!(answers.len(), 4, "{of:?}");
+            let probabilities = numbers(&found["answers"], "probability");
+            assert!(probabilities.is_sorted_by(|a, b| a >= b) && probabilities[0] < 1.0, "{probabilities:?}");
+            for answer in answers {
+                let [from, to] = [0, 1].map(|i| answer["characters"][i].as_u64().unwrap() as usize);
+                assert!(from < to && answer["answer"] == context[from..to], "{of:?}: {answer}");
+            }
+        }
+    }
+    let folder = with_tokenizer("bert-question-answering", "bert");
+    let dir = folder.path().to_str().unwrap();
+    let long = "the cat ".repeat(20);
+    let refused = error(&["answer", "--model", dir, "--question", &long, "--context", "c"]);
+    assert!(refused.contains("first text: 40 tokens of 40 leave no room"), "{refused}");
+    let refused = error(&["answer", "--model", dir, "--question", "a", "--context", ""]);
+    assert!(refused.contains("the context has no tokens"), "{refused}");
+}
+
+#[test]
+fn detect_replaced_marks_tokens() {
+    let of = ["electra-pre-training", "bert"];
+    let found = ask("detect-replaced", of, &["the cat sat on the mat."]);
+    let tokens = found["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 7);
+    for token in tokens {
+        assert_eq!(token["replaced"], token["probability"].as_f64().unwrap() > 0.5, "{token}");
+    }
+    let marked = tokens.iter().filter(|token| token["replaced"] == true).count();
+    let folder = with_tokenizer(of[0], of[1]);
+    let dir = folder.path().to_str().unwrap();
+    let arguments = ["detect-replaced", "--model", dir, "--isa", "portable", "the cat sat on the mat."];
+    let table = String::from_utf8(run(&arguments, "").stdout).unwrap();
+    assert_eq!(table.lines().filter(|line| line.ends_with("replaced")).count(), marked, "{table}");
+}
+
+#[test]
+fn embed_takes_the_encoders_of_all_families() {
+    for of in [
+        ["roberta-model", "roberta"],
+        ["roberta-masked-lm", "roberta"],
+        ["albert-model", "bert"],
+        ["electra-pre-training", "bert"],
+    ] {
+        let found = ask("embed", of, &["the cat sat"]);
+        let width = if of[0].starts_with("albert") { 18 } else { 24 };
+        assert_eq!(found["embeddings"][0]["embedding"].as_array().unwrap().len(), width, "{of:?}");
+    }
+}
+
 #[test]
 fn forward_writes_the_outputs_of_the_class_beside_nothing_else() {
     let (dir, out) = (golden("bert-pre-training"), tempfile::tempdir().unwrap());

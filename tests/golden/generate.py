@@ -7,8 +7,8 @@ Where TILEWRIGHT_MODELS names a directory with all-minilm-l6-v2 (sentence-transf
 its embeddings of SENTENCES are made as well; without it that fixture stays as it is.
 
 Every parameter is random, those of norms and biases included, so that none can be left out unnoticed.
-Sizes are odd: 12 columns to a head, 36 to a state, 52 between. Outputs are computed in f64 from the
-f32 parameters: what differs from them is our error alone.
+Sizes are odd: 12 columns to a head, 36 to a state, 52 between; those of encoders.py are smaller. Outputs
+are computed in f64 from the f32 parameters: what differs from them is our error alone.
 """
 
 import json
@@ -18,10 +18,13 @@ import string
 
 import torch
 import transformers
+
+import common
+import encoders  # makes those fixtures
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-HERE = pathlib.Path(__file__).parent
+HERE = common.HERE
 WORDS = "the cat sat on mat a dog is in house ran big red sun sea and or not we they was word play ##ing ##ed ##s".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *string.ascii_lowercase, *".,?!'-",
               *("##" + c for c in string.ascii_lowercase)]
@@ -43,14 +46,6 @@ SENTENCES = [
 ]
 
 
-def randomise(model, seed):
-    """Weights with deviation 0.3 give attention that prefers some tokens and GELUs that bend."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, p in model.named_parameters():
-        mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-        p.data = mean + 0.3 * torch.randn(p.shape, generator=generator)
-
-
 def inputs(seed):
     """A padded batch of texts of two types; the last is padded on the left and has a hole."""
     generator = torch.Generator().manual_seed(seed)
@@ -65,23 +60,7 @@ def inputs(seed):
 
 
 def checkpoint(name, cls, seed, **changes):
-    folder = HERE / name
-    config = transformers.BertConfig(**SIZES, **changes)
-    config.architectures = [cls.__name__]
-    model = cls(config).eval()
-    randomise(model, seed)
-    model.tie_weights()
-    model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    batch = inputs(seed)
-    save_file(batch, folder / "inputs.safetensors")
-    with torch.no_grad():
-        outputs = model.double()(**batch)
-    visible = batch["attention_mask"].bool()
-    # Padding is zero in ours, and of no meaning in theirs.
-    save_file({k: torch.where(visible[..., None], v, 0.0).float() if v.dim() == 3 else v.float().contiguous()
-               for k, v in outputs.items()}, folder / "outputs.safetensors")
-    return model
+    return common.checkpoint(name, cls, transformers.BertConfig(**SIZES, **changes), seed, inputs(seed))
 
 
 def tokenizer():

@@ -9,6 +9,7 @@
 mod method;
 
 use super::KC;
+use super::blocks::GROUP;
 use super::format::{Format, Layout, Order};
 use super::loops::{ONCE_KC, Product, Task, part};
 use super::operand::{Lhs, with_rows};
@@ -105,11 +106,16 @@ impl Product<'_> {
         let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
         let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
         let large_c = self.has_large_c();
-        let step = if M::DECODED && strips == 1 { ONCE_KC } else { KC };
+        let decodes_row = m == 1 && M::DECODES_ROWS;
+        let step = match (decodes_row, M::DECODED && strips == 1) {
+            (true, _) => ROW_STEPS,
+            (_, true) => ONCE_KC,
+            _ => KC,
+        };
         let mut panel = task.panels.start;
         while panel < task.panels.end {
-            let streams =
-                if m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
+            let side_by_side = m == 1 && (decodes_row || !M::DECODED);
+            let streams = if side_by_side && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
             let at = first_panel.wrapping_add(panel * panel_words);
             let column = panel * width;
             let full = column + streams * width <= self.shape[2];
@@ -124,9 +130,18 @@ impl Product<'_> {
             for pc in (0..words.max(1)).step_by(step) {
                 let kc = step.min(words - pc);
                 let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
-                // SAFETY: the words are the panel's and the row's, whose sums are `out`.
-                let done = m == 1 && unsafe { method.row(isa, b.layout(), at, pc..pc + kc, slab, out) };
-                let b_at = if M::DECODED && !done {
+                if decodes_row {
+                    let [start, end] = [pc, pc + kc].map(|step| b.layout().panel_bytes(step));
+                    for q in 0..streams {
+                        let panel = at.wrapping_add(q * panel_words);
+                        // SAFETY: the words are the panel's and the row's, whose sums follow each other.
+                        unsafe { method.row(isa, b.layout(), panel, pc..pc + kc, slab, out.add(q * I::NR)) };
+                        for line in (start..end).step_by(64) {
+                            isa.prefetch(panel.wrapping_byte_add(line + ROW_AHEAD * (end - start)));
+                        }
+                    }
+                }
+                let b_at = if M::DECODED && !decodes_row {
                     // SAFETY: the words are the panel's, and `decoded` has room for KC of them.
                     unsafe { method.decode(isa, b.layout(), at, pc..pc + kc, decoded.as_mut_ptr()) };
                     decoded.as_ptr()
@@ -159,7 +174,7 @@ impl Product<'_> {
                                 Prefetch::share::<I>(next, kc, rows.len().min(I::MR), strip, strips)
                             },
                         };
-                        if done {
+                        if decodes_row {
                         } else if streams > 1 {
                             multiply.row(isa, tile, panel_words);
                         } else {
@@ -185,6 +200,15 @@ impl Product<'_> {
         }
     }
 }
+
+/// k-steps that one row decodes of a panel before it goes on to the next of [`STREAMS`] side by side. Sums
+/// of a step wait for those of the step before it, four cycles on most CPUs: so few steps that the next
+/// panels' are under way meanwhile; and whole groups of the formats that have them.
+const ROW_STEPS: usize = 32;
+const _: () = assert!(KC.is_multiple_of(ROW_STEPS) && ROW_STEPS.is_multiple_of(GROUP));
+
+/// As many times [`ROW_STEPS`] are prefetched ahead.
+const ROW_AHEAD: usize = 2;
 
 /// A task's memory.
 struct Memory<'a> {

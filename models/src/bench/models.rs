@@ -1,7 +1,7 @@
 //! Models as cases: architectures with random weights.
 
 use super::case::{Compute, Work};
-use crate::bert::{Bert, Config, Workspace};
+use crate::bert::{Config, Encoder, Workspace};
 use crate::error::Error;
 use crate::{Arithmetic, Batch};
 use std::cell::RefCell;
@@ -69,7 +69,7 @@ impl ModelCase {
 /// The model made last, so that cases of one model do not each draw its weights.
 #[derive(Debug, Default)]
 pub struct Models {
-    last: RefCell<Option<(usize, Arithmetic, Arc<Bert>)>>,
+    last: RefCell<Option<(usize, Arithmetic, Arc<Encoder>)>>,
 }
 
 impl Models {
@@ -85,7 +85,7 @@ impl Models {
             Some((of, by, bert)) if (*of, *by) == (model, on) => Arc::clone(bert),
             _ => {
                 *last = None; // before the next one needs its memory
-                let bert = Arc::new(Bert::random((MODELS[model].config)(), 0, on)?);
+                let bert = Arc::new(Encoder::random((MODELS[model].config)(), 0, on)?);
                 *last = Some((model, on, Arc::clone(&bert)));
                 bert
             }

@@ -1,14 +1,16 @@
 //! What subcommands that run a checkpoint share: `--dtype`, and loading behind a progress bar.
 
 use super::{Common, Session, verify::style};
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tilewright::model::{Architecture, Model};
+use tilewright::model::{Architecture, Model, Output};
+use tilewright::tokenizer::Tokenizer;
 use tilewright::weights::Weights;
-use tilewright::{Arithmetic, Error};
+use tilewright::{Arithmetic, Batch, Error};
 use tilewright_kernels::gemm::Format;
 
 /// `--dtype`; flatten it into a subcommand's arguments.
@@ -30,6 +32,66 @@ impl Dtype {
     pub fn load(&self, as_a: Architecture, dir: &Path, session: &Session) -> Result<Box<dyn Model>, Error> {
         as_a.open(dir, weights(dir, self.dtype)?, session.arithmetic(self.dtype))
     }
+}
+
+/// A checkpoint that is asked about texts.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its class.
+    pub class: &'static str,
+    pub model: Box<dyn Model>,
+    /// Cuts texts to what the model takes.
+    pub tokenizer: Tokenizer,
+}
+
+impl Dtype {
+    /// Loads the checkpoint in `dir`, whose class must end in one of `kinds`, and its tokenizer.
+    pub fn load_for(&self, kinds: &[&str], dir: &Path, session: &Session) -> Result<Loaded> {
+        let architecture = Architecture::of(dir)?;
+        let class = architecture.class;
+        if !kinds.iter().any(|kind| class.ends_with(kind)) {
+            bail!("{class} in {} is of another kind; expected .. {}", dir.display(), kinds.join(", .. "));
+        }
+        let mut tokenizer = Tokenizer::open(dir)?;
+        let model = self.load(architecture, dir, session)?;
+        let most = tokenizer.max_length().unwrap_or(usize::MAX).min(model.max_length());
+        tokenizer.truncate(most)?;
+        Ok(Loaded { class, model, tokenizer })
+    }
+}
+
+impl Loaded {
+    /// The output `name` for `batch`.
+    pub fn output(&mut self, batch: &Batch, name: &str) -> Result<Output> {
+        let outputs = self.model.forward(batch)?;
+        outputs.into_iter().find(|o| o.name == name).with_context(|| format!("{} has no {name}", self.class))
+    }
+}
+
+/// softmax(scores).
+pub fn softmax(scores: &[f32]) -> Vec<f64> {
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = scores.iter().map(|&score| f64::from(score - most).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+/// 1 / (1 + e^-score).
+pub fn sigmoid(score: f32) -> f64 {
+    1.0 / (1.0 + (-f64::from(score)).exp())
+}
+
+/// The `n` largest of softmax(scores) with their places, largest first.
+pub fn most_probable(scores: &[f32], n: usize) -> Vec<(u32, f64)> {
+    let probabilities = softmax(scores);
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order.into_iter().take(n).map(|i| (i as u32, probabilities[i])).collect()
+}
+
+/// Where `bytes` of `text` stand, counted in characters.
+pub fn characters(text: &str, bytes: &Range<usize>) -> [usize; 2] {
+    [bytes.start, bytes.end].map(|end| text.char_indices().take_while(|(at, _)| *at < end).count())
 }
 
 /// Parses the name of a format.

@@ -19,8 +19,8 @@ use tilewright::sentence::Embedder;
   tilewright embed --model all-minilm-l6-v2 --dtype int8 'A cat sits on a mat.'
   tilewright embed --model all-minilm-l6-v2 --json < sentences.txt | jq '.embeddings[].embedding'")]
 pub struct Embed {
-    /// Directory with config.json, tokenizer.json and model.safetensors
-    #[arg(long, value_name = "DIR")]
+    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
 
     /// Texts; without any, each line of stdin is one

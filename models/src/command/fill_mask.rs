@@ -1,6 +1,9 @@
 //! `tilewright fill-mask`: what a masked language model expects at a mask.
 
-use super::{Common, checkpoint::Dtype};
+use super::{
+    Common,
+    checkpoint::{Dtype, most_probable},
+};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -14,11 +17,12 @@ use tilewright::tokenizer::Tokenizer;
   tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'
   tilewright fill-mask --model bert-base-uncased --dtype int8 --top-k 3 'The [MASK] sat on the [MASK].'")]
 pub struct FillMask {
-    /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model
+    /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model; GGUF files
+    /// have no such head
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
 
-    /// Text with one or more masks, written as the tokenizer writes them: [MASK]
+    /// Text with one or more masks, written as the tokenizer writes them: [MASK], or <mask>
     #[arg(value_name = "TEXT")]
     text: String,
 
@@ -91,14 +95,4 @@ impl FillMask {
         }
         Ok(())
     }
-}
-
-/// The `n` largest of softmax(scores) with their places, largest first.
-fn most_probable(scores: &[f32], n: usize) -> Vec<(u32, f64)> {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |score: f32| f64::from(score - most).exp();
-    let total: f64 = scores.iter().map(|&score| weight(score)).sum();
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    order.into_iter().take(n).map(|i| (i as u32, weight(scores[i]) / total)).collect()
 }

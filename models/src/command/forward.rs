@@ -11,8 +11,8 @@ use tilewright::model::Architecture;
 
 /// Runs a checkpoint on tensors, for comparison with other frameworks
 ///
-/// IN.safetensors holds input_ids and, if needed, attention_mask and token_type_ids: int64, [rows,
-/// columns]. OUT.safetensors gets the outputs of the class that `architectures` in config.json names,
+/// IN.safetensors holds input_ids and, if needed, attention_mask, token_type_ids, decoder_input_ids
+/// and decoder_attention_mask: int64, [rows, columns]. OUT.safetensors gets the outputs of the class that `architectures` in config.json names,
 /// as float32 under Hugging Face's names (last_hidden_state, pooler_output, logits, prediction_logits,
 /// seq_relationship_logits), with zeros at padding.
 #[derive(Debug, Args)]
@@ -20,8 +20,8 @@ use tilewright::model::Architecture;
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors --dtype bf16")]
 pub struct Forward {
-    /// Directory with config.json and model.safetensors
-    #[arg(long, value_name = "DIR")]
+    /// Directory with config.json and model.safetensors, or a GGUF file
+    #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
 
     /// File of the inputs
@@ -46,7 +46,7 @@ impl Forward {
         let architecture = Architecture::of(&self.model)?;
         let mut model = self.precision.load(architecture, &self.model, &session)?;
         let start = Instant::now();
-        let outputs = model.forward(&inputs.batch)?;
+        let outputs = inputs.run(&mut *model)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         inputs.write(&self.out, &outputs)?;
 
@@ -62,7 +62,7 @@ impl Forward {
         session.say(&format!(
             "{}: {} tokens in {milliseconds:.1} ms",
             architecture.class,
-            inputs.batch.tokens()
+            inputs.tokens.batch.tokens()
         ))?;
         for output in &outputs {
             session.say(&format!("{:24} {:?}", output.name, inputs.padded_shape(output)))?;

@@ -4,8 +4,11 @@
 //! A new subcommand is a file with a [`clap::Args`] struct and its `run`, a `mod` line, and one
 //! variant of [`Command`] with its arm.
 
+mod answer;
 mod bench;
 mod checkpoint;
+mod classify;
+mod detect_replaced;
 mod embed;
 mod fill_mask;
 mod forward;
@@ -31,7 +34,10 @@ struct Tilewright {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Answer(answer::Answer),
     Bench(Box<bench::Bench>),
+    Classify(classify::Classify),
+    DetectReplaced(detect_replaced::DetectReplaced),
     Embed(embed::Embed),
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
@@ -43,7 +49,10 @@ enum Command {
 impl Command {
     fn run(self) -> Result<()> {
         match self {
+            Self::Answer(args) => args.run(),
             Self::Bench(args) => args.run(),
+            Self::Classify(args) => args.run(),
+            Self::DetectReplaced(args) => args.run(),
             Self::Embed(args) => args.run(),
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),

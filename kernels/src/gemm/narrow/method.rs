@@ -59,14 +59,15 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     /// As [`decode`].
     unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32);
 
-    /// Multiplies one row with one panel without storing what is decoded; or does not.
+    /// Whether [`row`](Self::row) is there.
+    const DECODES_ROWS: bool = false;
+
+    /// Multiplies one row with one panel without storing what is decoded.
     ///
     /// # Safety
     /// As [`decode::row`](super::decode::row).
     #[inline(always)]
-    unsafe fn row(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *const f32, _: *mut f32) -> bool {
-        false
-    }
+    unsafe fn row(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *const f32, _: *mut f32) {}
 }
 
 /// What is done to a row of A.
@@ -106,6 +107,7 @@ impl<I: Isa> Method<I> for Widened {
     const STEPS: usize = 1;
     const DECODED: bool = true;
     const INTEGERS: bool = false;
+    const DECODES_ROWS: bool = true;
 
     #[inline(always)]
     fn multiply(self) -> Broadcast<F32> {
@@ -158,10 +160,9 @@ impl<I: Isa> Method<I> for Widened {
         words: Range<usize>,
         a: *const f32,
         sums: *mut f32,
-    ) -> bool {
+    ) {
         // SAFETY: the caller's.
         unsafe { row(isa, layout, panel.cast(), words, a, sums) };
-        true
     }
 }
 

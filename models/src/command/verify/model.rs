@@ -122,7 +122,7 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
 /// The inputs: those of a file, or texts of up to `longest` tokens.
 fn batches(args: &Verify, dir: &Path, longest: usize) -> Result<Vec<Batch>> {
     if let Some(path) = &args.inputs {
-        return Ok(vec![Inputs::open(path)?.batch]);
+        return Ok(vec![Inputs::open(path)?.tokens.batch]);
     }
     let read;
     let texts: &str = match &args.texts {

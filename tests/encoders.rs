@@ -1,16 +1,17 @@
-//! BERT against transformers: golden outputs on every backend, and the promises about batches.
+//! Encoders against transformers: golden outputs on every backend, and the promises about batches.
 //!
 //! `tests/golden/generate.py` made the checkpoints and what transformers computes with them in f64.
 #![forbid(unsafe_code)]
 
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
-use tilewright::bert::{Config, Head, OpenHead, WithHead};
+use tilewright::bert::Config;
+use tilewright::config::Fields;
 use tilewright::exchange::Inputs;
 use tilewright::model::{Architecture, Each, Model, Output};
 use tilewright::sentence::Embedder;
 use tilewright::weights::Weights;
-use tilewright::{Arithmetic, Batch, Error};
+use tilewright::{Arithmetic, Batch, Error, albert, electra, roberta};
 use tilewright_kernels::Backend;
 use tilewright_suite::arithmetics;
 
@@ -18,8 +19,62 @@ use tilewright_suite::arithmetics;
 /// of some dozen operations in a row; the worst measured of all backends and outputs is 3.2e-6.
 const TOLERANCE: f32 = 1e-5;
 
-const CHECKPOINTS: [&str; 4] =
-    ["bert-model", "bert-masked-lm", "bert-pre-training", "bert-sequence-classification"];
+/// The families, their encoders' prefixes, and the checkpoints of their classes.
+const FAMILIES: [(&str, &[&str]); 4] = [
+    (
+        "bert",
+        &[
+            "model",
+            "masked-lm",
+            "next-sentence",
+            "pre-training",
+            "sequence-classification",
+            "token-classification",
+            "question-answering",
+            "multiple-choice",
+        ],
+    ),
+    (
+        "roberta",
+        &[
+            "model",
+            "masked-lm",
+            "sequence-classification",
+            "token-classification",
+            "question-answering",
+            "multiple-choice",
+        ],
+    ),
+    (
+        "albert",
+        &[
+            "model",
+            "masked-lm",
+            "pre-training",
+            "sequence-classification",
+            "token-classification",
+            "question-answering",
+            "multiple-choice",
+        ],
+    ),
+    (
+        "electra",
+        &[
+            "model",
+            "model-wide",
+            "masked-lm",
+            "pre-training",
+            "sequence-classification",
+            "token-classification",
+            "question-answering",
+            "multiple-choice",
+        ],
+    ),
+];
+
+fn checkpoints() -> impl Iterator<Item = String> {
+    FAMILIES.iter().flat_map(|(family, kinds)| kinds.iter().map(move |kind| format!("{family}-{kind}")))
+}
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -61,13 +116,13 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 
 #[test]
 fn every_backend_computes_what_transformers_does() {
-    for name in CHECKPOINTS {
-        let dir = golden(name);
+    for name in checkpoints() {
+        let dir = golden(&name);
         let inputs = inputs(&dir);
         let expected = std::fs::read(dir.join("outputs.safetensors")).unwrap();
         let names = SafeTensors::deserialize(&expected).unwrap().len();
         for &backend in Backend::available() {
-            let outputs = load(&dir, backend).forward(&inputs.batch).unwrap();
+            let outputs = load(&dir, backend).forward(&inputs.tokens.batch).unwrap();
             assert_eq!(outputs.len(), names, "{name}");
             for output in &outputs {
                 let what = format!("{name} {} on {}", output.name, backend.name());
@@ -84,6 +139,7 @@ fn of_sequence<'a>(output: &'a Output, batch: &Batch, sequence: usize) -> &'a [f
     let rows = match output.each {
         Each::Token => batch.starts()[sequence]..batch.starts()[sequence + 1],
         Each::Sequence => sequence..sequence + 1,
+        Each::DecoderToken => unreachable!("an encoder"),
     };
     &output.values[rows.start * output.width..rows.end * output.width]
 }
@@ -92,7 +148,7 @@ fn of_sequence<'a>(output: &'a Output, batch: &Batch, sequence: usize) -> &'a [f
 fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
     // Few tokens of few ids each, so that the batch needs other blocks than a sequence alone.
     let texts: Vec<Vec<u32>> =
-        (0..20).map(|n| (0..1 + n * 2).map(|i| 5 + (i * 7 + n) % 80).collect()).collect();
+        (0..20).map(|n| (0..1 + n * 3 / 2).map(|i| 5 + (i * 7 + n) % 45).collect()).collect();
     let columns = texts.iter().map(Vec::len).max().unwrap();
     let (mut batch, mut ids, mut mask) = (Batch::default(), Vec::new(), Vec::new());
     for text in &texts {
@@ -104,9 +160,9 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
     let padded = Batch::from_padded([texts.len(), columns], &ids, Some(&mask), None).unwrap();
     assert_eq!(padded, batch);
 
-    for name in CHECKPOINTS {
+    for name in checkpoints() {
         for on in arithmetics() {
-            let mut model = load_in(&golden(name), on);
+            let mut model = load_in(&golden(&name), on);
             let together = model.forward(&batch).unwrap();
             for (i, text) in texts.iter().enumerate() {
                 let mut alone = Batch::default();
@@ -123,15 +179,17 @@ fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let dir = golden("bert-pre-training");
-    let batch = inputs(&dir).batch;
-    for on in arithmetics() {
-        let mut results = (1..=4).map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| load_in(&dir, on).forward(&batch).unwrap())
-        });
-        let first = results.next().unwrap();
-        assert!(results.all(|other| other == first), "{on:?}");
+    let pools: Vec<_> =
+        (1..=4).map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap()).collect();
+    for name in checkpoints() {
+        let dir = golden(&name);
+        let batch = inputs(&dir).tokens.batch;
+        for on in arithmetics() {
+            let mut model = load_in(&dir, on);
+            let mut results = pools.iter().map(|pool| pool.install(|| model.forward(&batch).unwrap()));
+            let first = results.next().unwrap();
+            assert!(results.all(|other| other == first), "{name} on {on:?}");
+        }
     }
 }
 
@@ -212,25 +270,37 @@ impl Stored {
     }
 }
 
-fn open(name: &str, bytes: Vec<u8>, head: OpenHead) -> Result<WithHead, Error> {
-    let path = golden(name).join("config.json");
-    let config = Config::from_bytes(&path, &std::fs::read(&path).unwrap())?;
+/// The model of the golden checkpoint `name` with these bytes as its weights.
+fn open(name: &str, bytes: Vec<u8>, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
     let weights = Weights::from_bytes("changed.safetensors".into(), bytes)?;
-    WithHead::open(config, weights, Arithmetic::f32(Backend::best()), head)
+    Architecture::of(&golden(name))?.open(&golden(name), weights, on)
+}
+
+fn open_best(name: &str, bytes: Vec<u8>) -> Result<Box<dyn Model>, Error> {
+    open(name, bytes, Arithmetic::f32(Backend::best()))
 }
 
 #[test]
 fn other_spellings_of_the_same_checkpoint_are_the_same_model() {
-    let (name, head): (_, OpenHead) = ("bert-pre-training", Head::pre_training);
-    let batch = inputs(&golden(name)).batch;
-    let run = |bytes| open(name, bytes, head).unwrap().forward(&batch).unwrap();
+    for (family, _) in FAMILIES {
+        other_spellings(&format!(
+            "{family}-{}",
+            if family == "roberta" { "masked-lm" } else { "pre-training" }
+        ));
+    }
+}
+
+fn other_spellings(name: &str) {
+    let batch = inputs(&golden(name)).tokens.batch;
+    let run = |bytes| open_best(name, bytes).unwrap().forward(&batch).unwrap();
     let expected = run(rewrite(name, |_| {}));
 
     let old = |t: &mut Stored| {
         t.name =
             t.name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
     };
-    let bare = |t: &mut Stored| t.name = t.name.trim_start_matches("bert.").to_owned();
+    let prefix = format!("{}.", name.split('-').next().unwrap());
+    let bare = |t: &mut Stored| t.name = t.name.trim_start_matches(&prefix).to_owned();
     assert!(run(rewrite(name, old)) == expected);
     assert!(run(rewrite(name, bare)) == expected);
 
@@ -279,7 +349,7 @@ fn shards_are_one_checkpoint() {
         .unwrap();
     };
     index(&mut whole.names());
-    let batch = inputs(&golden(name)).batch;
+    let batch = inputs(&golden(name)).tokens.batch;
     let run = |dir: &Path| load(dir, Backend::best()).forward(&batch).unwrap();
     assert!(run(dir) == run(&golden(name)));
 
@@ -333,11 +403,116 @@ fn damaged_checkpoints_are_errors_that_name_file_and_tensor() {
         ("not JSON", patched(8, b"]"), vec![]),
     ];
     for (what, bytes, parts) in cases {
-        let error = open(name, bytes, Head::masked_lm).expect_err(what).to_string();
+        let error = open_best(name, bytes).expect_err(what).to_string();
         for part in ["changed.safetensors"].iter().chain(&parts) {
             assert!(error.contains(part), "{what}: {error}");
         }
     }
+}
+
+/// Whether a tensor of the file `name` has no part in the outputs of its class.
+fn is_unread(name: &str, tensor: &str) -> bool {
+    match name {
+        // An untied decoder has a bias of its own.
+        "albert-pre-training" => tensor == "predictions.bias",
+        _ => false,
+    }
+}
+
+/// Whether a tensor is read, but cancels: what a key's bias adds to the scores of a query is the same for
+/// all keys, so that softmax does not see it.
+fn cancels(tensor: &str) -> bool {
+    tensor.ends_with("key.bias")
+}
+
+/// Whether a checkpoint without the tensor is one as well: bare models may have no pooler, and an untied
+/// decoder the bias that a tied one has.
+fn may_lack(name: &str, tensor: &str) -> bool {
+    name.ends_with("model") && tensor.starts_with("pooler")
+        || name == "albert-pre-training" && tensor == "predictions.decoder.bias"
+}
+
+#[test]
+fn no_weight_can_be_ignored() {
+    let on = Arithmetic::f32(Backend::named("portable").unwrap());
+    for name in checkpoints() {
+        let batch = inputs(&golden(&name)).tokens.batch;
+        let names: Vec<String> = Weights::open(&golden(&name)).unwrap().names().map(str::to_owned).collect();
+        let run = |bytes| open(&name, bytes, on).map(|mut model| model.forward(&batch).unwrap());
+        let expected = run(rewrite(&name, |_| {})).unwrap();
+        for tensor in names {
+            let with = |change: &dyn Fn(&mut Stored)| {
+                rewrite(&name, |t| {
+                    if t.name == tensor {
+                        change(t)
+                    }
+                })
+            };
+            let changed =
+                run(with(&|t| t.store(safetensors::Dtype::F32, |v| (v + 0.5).to_le_bytes().to_vec())));
+            if is_unread(&name, &tensor) {
+                assert!(changed.unwrap() == expected, "{name}: {tensor} has a part in the outputs");
+                continue;
+            }
+            if !cancels(&tensor) {
+                assert!(changed.unwrap() != expected, "{name}: {tensor} is ignored");
+            }
+            // Whatever is read is asked for by name and shape.
+            let error = |bytes| run(bytes).map(drop).expect_err(&format!("{name}: {tensor}")).to_string();
+            let nan = error(with(&|t| t.data[..4].copy_from_slice(&f32::NAN.to_le_bytes())));
+            assert!(nan.contains(&tensor) && nan.contains("element 0 is NaN"), "{name}: {nan}");
+            let misshapen = error(with(&|t| t.shape.push(1)));
+            assert!(
+                misshapen.contains(&tensor) && misshapen.contains("expected shape"),
+                "{name}: {misshapen}"
+            );
+            if !may_lack(&name, &tensor) {
+                let missing = error(with(&|t| t.name.clear()));
+                assert!(missing.contains("missing") && missing.contains("changed"), "{name}: {missing}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bare_models_without_pooler_have_no_output_of_it() {
+    for name in ["bert-model", "roberta-model", "albert-model"] {
+        let batch = inputs(&golden(name)).tokens.batch;
+        let without = rewrite(name, |t| {
+            if t.name.starts_with("pooler") {
+                t.name.clear()
+            }
+        });
+        let outputs = open_best(name, without).unwrap().forward(&batch).unwrap();
+        assert_eq!(outputs.iter().map(|o| o.name).collect::<Vec<_>>(), ["last_hidden_state"], "{name}");
+    }
+}
+
+#[test]
+fn parameters_are_those_of_the_file() {
+    for name in checkpoints() {
+        let parts = load(&golden(&name), Backend::best()).parameters();
+        let bytes = std::fs::read(golden(&name).join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let used = file.iter().filter(|(tensor, _)| !is_unread(&name, tensor));
+        let stored: usize = used.map(|(_, t)| t.shape().iter().product::<usize>()).sum();
+        assert_eq!(parts.iter().map(|(_, n)| n).sum::<usize>(), stored, "{name}: {parts:?}");
+    }
+}
+
+#[test]
+fn roberta_counts_positions_from_padding_and_without_it() {
+    let mut model = load(&golden("roberta-model"), Backend::best());
+    assert_eq!(model.max_length(), 40 - 2);
+    let mut run = |ids: &[u32]| {
+        let mut batch = Batch::default();
+        batch.push(ids, &vec![0; ids.len()]).unwrap();
+        model.forward(&batch)
+    };
+    assert!(run(&[5; 38]).is_ok());
+    assert_eq!(run(&[5; 39]).unwrap_err().to_string(), "position: 40 is not below 40");
+    // Padding that a mask shows takes no position from the others.
+    assert!(run(&[&[5; 38][..], &[1; 4]].concat()).is_ok());
 }
 
 #[test]
@@ -348,7 +523,11 @@ fn configs_that_are_not_supported_are_errors_that_name_the_field() {
         (r#"{"num_attention_heads": 7}"#, "num_attention_heads 7"),
         (r#"{"num_attention_heads": 0}"#, "num_attention_heads is 0"),
         (r#"{"vocab_size": 0}"#, "vocab_size is 0"),
-        (r#"{"vocab_size": -1}"#, "-1"),
+        (r#"{"vocab_size": -1}"#, "vocab_size: invalid value: integer `-1`"),
+        (r#"{"num_labels": 1000000}"#, "num_labels"),
+        (r#"{"num_hidden_layers": 1000000000000}"#, "num_hidden_layers"),
+        (r#"{"pruned_heads": {"1": [0]}}"#, "pruned_heads"),
+        ("[]", "map"),
         (r#"{"layer_norm_eps": -1}"#, "layer_norm_eps"),
         (r#"{"is_decoder": true}"#, "is_decoder"),
         (r#"{"hidden_size": 1e99"#, "line 1"),
@@ -360,6 +539,34 @@ fn configs_that_are_not_supported_are_errors_that_name_the_field() {
     }
     let not_utf8 = Config::from_bytes(Path::new("config.json"), b"{\"hidden_act\": \"\xff\"}").unwrap_err();
     assert!(not_utf8.to_string().starts_with("config.json: "), "{not_utf8}");
+
+    // What the others add, and of every family what none computes.
+    let cases = [
+        ("roberta", r#"{"pad_token_id": 600}"#, "pad_token_id 600"),
+        ("roberta", r#"{"pad_token_id": -1}"#, "pad_token_id: "),
+        ("roberta", r#"{"add_cross_attention": true}"#, "add_cross_attention"),
+        ("albert", r#"{"embedding_size": 0}"#, "embedding_size is 0"),
+        ("albert", r#"{"num_hidden_groups": 0}"#, "num_hidden_groups is 0"),
+        ("albert", r#"{"inner_group_num": 0}"#, "inner_group_num is 0"),
+        ("albert", r#"{"inner_group_num": 1000000000000}"#, "inner_group_num 1000000000000"),
+        ("albert", r#"{"net_structure_type": 1}"#, "net_structure_type"),
+        ("albert", r#"{"hidden_act": "mish"}"#, "hidden_act: activation \"mish\""),
+        ("electra", r#"{"embedding_size": 0}"#, "embedding_size is 0"),
+        ("electra", r#"{"summary_type": "mean"}"#, "summary_type"),
+        ("electra", r#"{"summary_use_proj": false}"#, "summary_use_proj"),
+        ("electra", r#"{"summary_activation": "mish"}"#, "summary_activation"),
+        ("electra", r#"{"position_embedding_type": "relative_key"}"#, "position_embedding_type"),
+    ];
+    for (family, json, part) in cases {
+        let fields = Fields::from_bytes(Path::new("config.json"), json.as_bytes()).unwrap();
+        let error = match family {
+            "roberta" => roberta::Config::read(&fields).unwrap_err(),
+            "albert" => albert::Config::read(&fields).unwrap_err(),
+            _ => electra::Config::read(&fields).unwrap_err(),
+        };
+        let error = error.to_string();
+        assert!(error.starts_with("config.json: ") && error.contains(part), "{family} {json}: {error}");
+    }
 
     let folder = tempfile::tempdir().unwrap();
     for (json, part) in [

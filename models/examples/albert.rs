@@ -1,0 +1,19 @@
+//! ALBERT: what sharing layers and narrow embeddings save, with the sizes of ALBERT-base and random weights.
+
+use tilewright::{Arithmetic, Error, albert, bert, heads::Task, model::Model as _, weights::Weights};
+use tilewright_kernels::Backend;
+
+fn main() -> Result<(), Error> {
+    let on = Arithmetic::f32(Backend::best());
+    let base = bert::Config { vocab_size: 30000, ..bert::Config::default() };
+    let bert = bert::open(base.clone(), Weights::random(0), on, Task::Bare)?;
+    let config = albert::Config { bert: base, ..albert::Config::default() };
+    let albert = albert::open(config, Weights::random(0), on, Task::Bare)?;
+    for (name, parts) in [("BERT", bert.parameters()), ("ALBERT", albert.parameters())] {
+        println!("{name}");
+        for (part, parameters) in parts {
+            println!("  {part:24} {:8.2} M", parameters as f64 / 1e6);
+        }
+    }
+    Ok(())
+}

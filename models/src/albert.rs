@@ -1,0 +1,165 @@
+//! ALBERT (Lan et al. 2019, arXiv:1909.11942): BERT with few weights.
+//!
+//! ```text
+//! differs from BERT   embeddings are E wide, and one linear layer takes them to H
+//!                     layers are shared: step i computes the layers of group floor(i G / steps)
+//! heads               masked language model   decoder(LN(GELU(dense(x)))), where dense goes from H to E
+//!                     order of two texts      dense(pooler): label 0 is the right one
+//! ```
+//!
+//! With 30000 words and H = 768, E = 128 the embeddings need 3.94 M weights in the place of 23.04 M, and
+//! twelve layers as many as one.
+
+use crate::arithmetic::Arithmetic;
+use crate::bert::{self, Encoder, LayerNames, MOST_LAYERS, Plan};
+use crate::config::Fields;
+use crate::error::Error;
+use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::weights::Weights;
+use tilewright_kernels::Activation;
+
+/// config.json. Fields that are missing have the value of transformers' `AlbertConfig`: those of
+/// ALBERT-xxlarge.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it has in common with BERT. `num_hidden_layers` counts steps, not stored layers.
+    pub bert: bert::Config,
+    /// Width E of the embeddings.
+    pub embedding_size: usize,
+    /// Groups G of layers, each for as many consecutive steps.
+    pub num_hidden_groups: usize,
+    /// Layers of a group, all of which each of its steps computes.
+    pub inner_group_num: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bert: bert::Config {
+                vocab_size: 30000,
+                hidden_size: 4096,
+                num_attention_heads: 64,
+                intermediate_size: 16384,
+                hidden_act: Activation::GeluTanh,
+                ..bert::Config::default()
+            },
+            embedding_size: 128,
+            num_hidden_groups: 1,
+            inner_group_num: 1,
+        }
+    }
+}
+
+impl Config {
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// If it asks for what is not supported: the field is named.
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        fields.only("net_structure_type", 0)?;
+        fields.only("num_memory_blocks", 0)?;
+        let or = Self::default();
+        let config = Self {
+            bert: bert::Config::read_or(fields, or.bert)?,
+            embedding_size: fields.get("embedding_size", or.embedding_size)?,
+            num_hidden_groups: fields.get("num_hidden_groups", or.num_hidden_groups)?,
+            inner_group_num: fields.get("inner_group_num", or.inner_group_num)?,
+        };
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("embedding_size", self.embedding_size),
+            ("num_hidden_groups", self.num_hidden_groups),
+            ("inner_group_num", self.inner_group_num),
+        ];
+        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(format!("{name} is 0"));
+        }
+        let (groups, inner) = (self.num_hidden_groups, self.inner_group_num);
+        if groups.max(self.bert.num_hidden_layers).saturating_mul(inner) > MOST_LAYERS {
+            return Err(format!(
+                "num_hidden_groups {groups}, inner_group_num {inner}: more than {MOST_LAYERS} layers"
+            ));
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> Plan {
+        let (groups, inner) = (self.num_hidden_groups, self.inner_group_num);
+        // Rounded as transformers rounds it, where groups do not divide steps.
+        let steps_of_group = self.bert.num_hidden_layers as f64 / groups as f64;
+        let group = |step: usize| (step as f64 / steps_of_group) as usize;
+        let name =
+            |n: usize| format!("encoder.albert_layer_groups.{}.albert_layers.{}", n / inner, n % inner);
+        Plan {
+            embedding_size: self.embedding_size,
+            projection: Some("encoder.embedding_hidden_mapping_in"),
+            layers: (0..groups * inner).map(name).collect(),
+            order: (0..self.bert.num_hidden_layers)
+                .flat_map(|step| (0..inner).map(move |layer| group(step) * inner + layer))
+                .collect(),
+            names: LayerNames {
+                query_key_value: ["attention.query", "attention.key", "attention.value"],
+                attention_output_dense: "attention.dense",
+                attention_output_layer_norm: "attention.LayerNorm",
+                intermediate_dense: "ffn",
+                output_dense: "ffn_output",
+                output_layer_norm: "full_layer_layer_norm",
+            },
+            ..Plan::bert("albert.", &self.bert)
+        }
+    }
+}
+
+/// ALBERT with the head that `task` asks for, from `weights`, whose names may lack the prefix `albert.`.
+///
+/// # Errors
+/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, or there is
+/// no such head.
+///
+/// ```
+/// use tilewright::{Arithmetic, albert, bert, heads::Task, model::Model as _, weights::Weights};
+/// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
+/// let base = bert::Config { vocab_size: 300, hidden_size: 24, num_attention_heads: 3, ..bert::Config::default() };
+/// let config = albert::Config { bert: base, embedding_size: 8, ..albert::Config::default() };
+/// let model = albert::open(config, Weights::random(0), on, Task::Bare)?;
+/// let parts = model.parameters();
+/// assert_eq!(parts[0], ("word embeddings", 300 * 8));
+/// assert_eq!(parts[2], ("projection of embeddings", 8 * 24 + 24));
+/// # Ok::<(), tilewright::Error>(())
+/// ```
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+    config.check().map_err(|why| Error::Input { name: "config", why })?;
+    let (plan, config) = (config.plan(), config.bert);
+    let weights = weights.with_base("albert.");
+    let of = Open { config: &config, embedding_size: plan.embedding_size, weights: &weights, on };
+    let labels = config.num_labels();
+    let pooler = || of.pooler("albert.pooler", Some(Activation::Tanh));
+    let predictions = || {
+        let names = PredictionNames {
+            dense: "predictions.dense",
+            layer_norm: "predictions.LayerNorm",
+            word_embeddings: "albert.embeddings.word_embeddings.weight",
+            decoder: "predictions.decoder",
+            bias: "predictions.bias",
+        };
+        of.predictions(names, config.hidden_act)
+    };
+    let head = match task {
+        Task::Bare => Head::Bare(of.has("albert.pooler.weight").then(pooler).transpose()?),
+        Task::MaskedLm => Head::MaskedLm(predictions()?),
+        Task::PreTraining => {
+            let order = of.classifier("sop_classifier.classifier", labels)?;
+            Head::PreTraining(predictions()?, pooler()?, ("sop_logits", order))
+        }
+        Task::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
+        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        Task::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
+        Task::NextSentence => return Err(task.missing("ALBERT")),
+    };
+    Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
+}

@@ -1,0 +1,122 @@
+//! What config.json says of a BERT, and of the encoders that differ from it.
+
+use crate::config::{self, Fields};
+use crate::error::Error;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tilewright_kernels::Activation;
+
+/// The most layers that are believed: beyond it a file is damaged, and would need memory for their names.
+pub(crate) const MOST_LAYERS: usize = 1 << 16;
+
+/// config.json. Fields that are missing have the value of transformers' `BertConfig`: those of
+/// BERT-base.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Entries of the word table.
+    pub vocab_size: usize,
+    /// Width H of a token's state.
+    pub hidden_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Heads of each layer's attention, each H / heads wide.
+    pub num_attention_heads: usize,
+    /// Width I between the two dense layers of a feed-forward block.
+    pub intermediate_size: usize,
+    /// Between them, and in the head of the masked language model.
+    pub hidden_act: Activation,
+    /// Entries of the position table: the longest sequence.
+    pub max_position_embeddings: usize,
+    /// Entries of the token-type table.
+    pub type_vocab_size: usize,
+    /// Added to variances.
+    pub layer_norm_eps: f32,
+    /// Whether the decoder of the masked language model is the word table.
+    pub tie_word_embeddings: bool,
+    /// Names of the classes, by number.
+    pub id2label: Option<BTreeMap<usize, String>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: Activation::GeluErf,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            tie_word_embeddings: true,
+            id2label: None,
+        }
+    }
+}
+
+impl Config {
+    /// Number of classes of a classifier: 2 unless `id2label` says otherwise.
+    pub fn num_labels(&self) -> usize {
+        self.id2label.as_ref().map_or(2, BTreeMap::len)
+    }
+
+    /// Reads config.json from memory; errors call it `path`.
+    ///
+    /// # Errors
+    /// If it is damaged, or asks for what is not supported: the field is named.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        Self::read(&Fields::from_bytes(path, bytes)?)
+    }
+
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes).
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        Self::read_or(fields, Self::default())
+    }
+
+    /// The same, where a field that is missing is that of `or`.
+    pub(crate) fn read_or(fields: &Fields, or: Self) -> Result<Self, Error> {
+        fields.only("position_embedding_type", "absolute")?;
+        fields.only("is_decoder", false)?;
+        fields.only("add_cross_attention", false)?;
+        fields.only("pruned_heads", serde_json::json!({}))?;
+        let config = Self {
+            vocab_size: fields.get("vocab_size", or.vocab_size)?,
+            hidden_size: fields.get("hidden_size", or.hidden_size)?,
+            num_hidden_layers: fields.get("num_hidden_layers", or.num_hidden_layers)?,
+            num_attention_heads: fields.get("num_attention_heads", or.num_attention_heads)?,
+            intermediate_size: fields.get("intermediate_size", or.intermediate_size)?,
+            hidden_act: fields.activation("hidden_act", or.hidden_act)?,
+            max_position_embeddings: fields.get("max_position_embeddings", or.max_position_embeddings)?,
+            type_vocab_size: fields.get("type_vocab_size", or.type_vocab_size)?,
+            layer_norm_eps: fields.get("layer_norm_eps", or.layer_norm_eps)?,
+            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
+            id2label: fields.labels()?.or(or.id2label),
+        };
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
+    }
+
+    /// Says what no model can be made of.
+    pub(super) fn check(&self) -> Result<(), String> {
+        config::positive(&[
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("number of labels", self.num_labels()),
+        ])?;
+        config::eps("layer_norm_eps", self.layer_norm_eps)?;
+        if self.num_hidden_layers > MOST_LAYERS {
+            return Err(format!("num_hidden_layers: {} are more than {MOST_LAYERS}", self.num_hidden_layers));
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let (heads, hidden) = (self.num_attention_heads, self.hidden_size);
+            return Err(format!("num_attention_heads {heads} does not divide hidden_size {hidden}"));
+        }
+        Ok(())
+    }
+}

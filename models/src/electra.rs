@@ -1,0 +1,115 @@
+//! ELECTRA (Clark et al. 2020, arXiv:2003.10555): an encoder that tells replaced tokens from original
+//! ones, and the small one that replaces them.
+//!
+//! ```text
+//! differs from BERT   embeddings are E wide, and one linear layer takes them to H if that is another width
+//!                     no pooler
+//! heads               discriminator         dense(act(dense(x))): above 0 is replaced
+//!                     generator             decoder(LN(GELU(dense(x)))), where dense goes from H to E
+//!                     class of a sequence   out_proj(GELU(dense(x of token 0)))
+//!                     choice of several     dense(act(summary(x of token 0)))
+//! ```
+
+use crate::arithmetic::Arithmetic;
+use crate::bert::{self, Encoder, Plan};
+use crate::config::Fields;
+use crate::error::Error;
+use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::weights::Weights;
+use tilewright_kernels::Activation;
+
+/// config.json. Fields that are missing have the value of transformers' `ElectraConfig`: those of
+/// ELECTRA-small.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it has in common with BERT.
+    pub bert: bert::Config,
+    /// Width E of the embeddings.
+    pub embedding_size: usize,
+    /// In the head of a choice; none for an empty name.
+    pub summary_activation: Option<Activation>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bert: bert::Config {
+                hidden_size: 256,
+                num_attention_heads: 4,
+                intermediate_size: 1024,
+                ..bert::Config::default()
+            },
+            embedding_size: 128,
+            summary_activation: Some(Activation::GeluErf),
+        }
+    }
+}
+
+impl Config {
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// If it asks for what is not supported: the field is named.
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        fields.only("summary_type", "first")?;
+        fields.only("summary_use_proj", true)?;
+        fields.only("summary_proj_to_labels", false)?;
+        let or = Self::default();
+        let embedding_size = fields.get("embedding_size", or.embedding_size)?;
+        if embedding_size == 0 {
+            return Err(fields.error("embedding_size is 0".to_owned()));
+        }
+        let summary_activation = match fields.get("summary_activation", "gelu".to_owned())?.is_empty() {
+            true => None,
+            false => Some(fields.activation("summary_activation", Activation::GeluErf)?),
+        };
+        Ok(Self { bert: bert::Config::read_or(fields, or.bert)?, embedding_size, summary_activation })
+    }
+}
+
+/// ELECTRA with the head that `task` asks for, from `weights`, whose names may lack the prefix `electra.`.
+///
+/// # Errors
+/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, or there is
+/// no such head.
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+    let Config { bert: config, embedding_size, summary_activation } = config;
+    let weights = weights.with_base("electra.");
+    let of = Open { config: &config, embedding_size, weights: &weights, on };
+    let labels = config.num_labels();
+    let head = match task {
+        Task::Bare => Head::Bare(None),
+        Task::MaskedLm => {
+            let names = PredictionNames {
+                dense: "generator_predictions.dense",
+                layer_norm: "generator_predictions.LayerNorm",
+                word_embeddings: "electra.embeddings.word_embeddings.weight",
+                decoder: "generator_lm_head",
+                bias: "generator_lm_head.bias",
+            };
+            Head::MaskedLm(of.predictions(names, Activation::GeluErf)?)
+        }
+        Task::PreTraining => Head::ReplacedTokens(
+            of.square("discriminator_predictions.dense")?,
+            config.hidden_act,
+            of.classifier("discriminator_predictions.dense_prediction", 1)?,
+        ),
+        Task::SequenceClassification => Head::Sequence(
+            of.pooler("classifier.dense", Some(Activation::GeluErf))?,
+            of.classifier("classifier.out_proj", labels)?,
+        ),
+        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        Task::MultipleChoice => Head::MultipleChoice(
+            of.pooler("sequence_summary.summary", summary_activation)?,
+            of.classifier("classifier", 1)?,
+        ),
+        Task::NextSentence => return Err(task.missing("ELECTRA")),
+    };
+    let plan = Plan {
+        embedding_size,
+        projection: (embedding_size != config.hidden_size).then_some("embeddings_project"),
+        ..Plan::bert("electra.", &config)
+    };
+    Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
+}

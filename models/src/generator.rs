@@ -1,0 +1,166 @@
+//! Models that continue sequences: what they remember of one, and how they are asked for the next token.
+//!
+//! ```text
+//! decoder alone       extend(prompt) -> logits, extend(token) -> logits, ..
+//! encoder-decoder     encode(sources), extend(start token) -> logits, extend(token) -> logits, ..
+//! ```
+//!
+//! Every sequence has a [`Cache`] of its own, so that sequences of any lengths are extended together
+//! without padding, come and go. What a model computes for a token has the same bits whether it comes
+//! with a whole text, after one, alone or among other sequences.
+
+use crate::batch::{Batch, below};
+use crate::error::Error;
+use crate::layers::KvCache;
+use std::sync::Arc;
+
+/// What a model remembers of a sequence: keys and values of each layer.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Of the tokens so far, one for each layer.
+    pub(crate) layers: Vec<KvCache>,
+    /// Of the source, one for each layer of the decoder; shared by all that continue the same source.
+    pub(crate) source: Option<Arc<[KvCache]>>,
+}
+
+impl Cache {
+    /// Number of tokens in it, which is the position of the next.
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, KvCache::len)
+    }
+
+    /// Whether it holds no token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most tokens that it can hold.
+    pub fn capacity(&self) -> usize {
+        self.layers.first().map_or(0, KvCache::capacity)
+    }
+
+    /// Bytes of all keys and values, without those of the source.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(KvCache::bytes).sum()
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.truncate(len));
+    }
+
+    /// Becomes a copy of `other`, a cache of the same model and capacity.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if it is not.
+    pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
+        for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
+            layer.copy_from(other)?;
+        }
+        self.source.clone_from(&other.source);
+        Ok(())
+    }
+}
+
+/// For which tokens logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The last of each sequence.
+    Last,
+    /// All.
+    All,
+}
+
+/// A model that continues sequences.
+pub trait Generator: std::fmt::Debug + Send {
+    /// Number of logits of a token.
+    fn vocab_size(&self) -> usize;
+
+    /// The most tokens that a sequence may have; of a decoder, without its source.
+    fn max_tokens(&self) -> usize;
+
+    /// Whether it continues sources that are encoded first.
+    fn encodes(&self) -> bool {
+        false
+    }
+
+    /// An empty cache of a sequence of up to `capacity` tokens; of an encoder-decoder, without a source.
+    fn cache(&self, capacity: usize) -> Cache;
+
+    /// Encodes sources, and returns an empty cache for each, of up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an id or a position lies outside of its table, or the model has no encoder.
+    fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
+        let _ = (sources, capacity);
+        Err(Error::Input {
+            name: "input_ids",
+            why: "given as a source to a model without encoder".to_owned(),
+        })
+    }
+
+    /// Appends each sequence of `tokens` to its cache, and writes the logits that are wanted to `logits`:
+    /// \[tokens or sequences, vocab_size\].
+    ///
+    /// Nothing is appended in case of an error.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an id lies outside of the table, there is not one cache for each sequence, or a
+    /// cache has no room, or no source where the model needs one.
+    fn extend(
+        &mut self,
+        tokens: &Batch,
+        caches: &mut [&mut Cache],
+        want: Want,
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error>;
+}
+
+/// Refuses caches that do not fit `tokens`, and tokens that are no ids; returns the position of every token.
+pub(crate) fn check(
+    tokens: &Batch,
+    caches: &[&mut Cache],
+    vocabulary: usize,
+    most: usize,
+) -> Result<Vec<u32>, Error> {
+    below("input_ids", &tokens.ids, vocabulary)?;
+    let refuse = |why| Err(Error::Input { name: "caches", why });
+    if caches.len() != tokens.len() {
+        return refuse(format!(
+            "expected one for each of {} sequences, found {}",
+            tokens.len(),
+            caches.len()
+        ));
+    }
+    let mut positions = tokens.positions.clone();
+    for (sequence, (ends, cache)) in tokens.starts().windows(2).zip(caches).enumerate() {
+        let (new, len) = (ends[1] - ends[0], cache.len());
+        let room = cache.capacity().min(most);
+        if len + new > room {
+            return refuse(format!(
+                "sequence {sequence}: no room for {new} tokens after {len}, it holds {room}"
+            ));
+        }
+        positions[ends[0]..ends[1]].iter_mut().for_each(|position| *position += len as u32);
+    }
+    below("position", &positions, most)?;
+    Ok(positions)
+}
+
+/// An empty cache for each sequence of `tokens`, with room for just that.
+pub(crate) fn caches_for(model: &impl Generator, tokens: &Batch) -> Vec<Cache> {
+    tokens.starts().windows(2).map(|ends| model.cache(ends[1] - ends[0])).collect()
+}
+
+/// The rows of `states`, \[tokens, width\], whose logits are wanted, in `rows`, where these are not all.
+pub(crate) fn wanted<'s>(want: Want, tokens: &Batch, states: &'s [f32], rows: &'s mut Vec<f32>) -> &'s [f32] {
+    let width = states.len() / tokens.tokens().max(1);
+    if want == Want::All || tokens.tokens() == tokens.len() {
+        return states;
+    }
+    rows.clear();
+    for end in &tokens.starts()[1..] {
+        rows.extend_from_slice(&states[(end - 1) * width..end * width]);
+    }
+    rows
+}

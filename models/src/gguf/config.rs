@@ -1,0 +1,186 @@
+//! What config.json would say of the model in a GGUF file.
+//!
+//! llama.cpp stores the bands of LLaMA 3's rotary frequencies as the factors that they come to,
+//! `rope_freqs.weight`, and not as the numbers that config.json has for them. All LLaMA 3 models have the
+//! same but for the largest factor; factors that are not theirs are refused.
+
+use super::Gguf;
+use crate::error::Error;
+use serde_json::{Map, Value as Json, json};
+use tilewright_kernels::Pooling;
+
+impl Gguf {
+    /// The bytes of config.json for the class `LlamaForCausalLM` or `BertModel`.
+    ///
+    /// # Errors
+    /// If `general.architecture` is another, or a key is missing, of another type, or asks for what is not
+    /// supported: it is named.
+    pub fn config_json(&self) -> Result<Vec<u8>, Error> {
+        let mut config = match self.architecture() {
+            "llama" => self.llama_config()?,
+            "bert" => self.bert_config()?,
+            other => {
+                let why = format!("general.architecture: expected llama or bert, found {other:?}");
+                return Err(self.error(why));
+            }
+        };
+        for (name, key) in [("bos", "bos"), ("pad", "padding"), ("unk", "unknown")] {
+            if let Some(id) = self.unsigned(&format!("tokenizer.ggml.{key}_token_id"))? {
+                config.insert(format!("{name}_token_id"), id.into());
+            }
+        }
+        // What ends an answer may not be what ends a text.
+        let end = self.unsigned("tokenizer.ggml.eos_token_id")?;
+        let turn = self.unsigned("tokenizer.ggml.eot_token_id")?;
+        match (end, turn) {
+            (Some(end), Some(turn)) if end != turn => {
+                config.insert("eos_token_id".into(), json!([end, turn]))
+            }
+            (Some(id), _) | (None, Some(id)) => config.insert("eos_token_id".into(), id.into()),
+            (None, None) => None,
+        };
+        Ok(Json::Object(config).to_string().into_bytes())
+    }
+
+    fn llama_config(&self) -> Result<Map<String, Json>, Error> {
+        let optional = |key: &str| self.unsigned(&format!("llama.{key}"));
+        let size = |key: &str| self.required(&format!("llama.{key}"), optional(key));
+        let (hidden, heads) = (size("embedding_length")?, size("attention.head_count")?);
+        let of_hidden = || hidden.checked_div(heads);
+        let rotated = optional("rope.dimension_count")?;
+        let Some(head) = optional("attention.key_length")?.or(rotated).or_else(of_hidden) else {
+            return Err(self.error("llama.attention.head_count: expected at least 1, found 0".to_owned()));
+        };
+        let must_be = [
+            ("rope.dimension_count", rotated, head),
+            ("attention.value_length", optional("attention.value_length")?, head),
+            ("expert_count", optional("expert_count")?, 0),
+        ];
+        if let Some((key, Some(found), expected)) = must_be.iter().find(|k| k.1.is_some_and(|v| v != k.2)) {
+            return Err(self.error(format!("llama.{key}: expected {expected}, found {found}")));
+        }
+        let theta = self.float("llama.rope.freq_base")?.unwrap_or(10_000.0);
+        let eps = "llama.attention.layer_norm_rms_epsilon";
+        Ok(object(json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": hidden,
+            "intermediate_size": size("feed_forward_length")?,
+            "num_hidden_layers": size("block_count")?,
+            "num_attention_heads": heads,
+            "num_key_value_heads": optional("attention.head_count_kv")?.unwrap_or(heads),
+            "head_dim": head,
+            "rms_norm_eps": self.required(eps, self.float(eps))?,
+            "rope_theta": theta,
+            "rope_scaling": self.rope_scaling(theta, head)?,
+            "max_position_embeddings": size("context_length")?,
+            "vocab_size": self.rows("token_embd.weight")?,
+            "tie_word_embeddings": !self.tensors.contains_key("output.weight"),
+            "attention_bias": self.tensors.contains_key("blk.0.attn_q.bias"),
+            "mlp_bias": self.tensors.contains_key("blk.0.ffn_up.bias"),
+        })))
+    }
+
+    fn bert_config(&self) -> Result<Map<String, Json>, Error> {
+        let size = |key: &str| {
+            let key = format!("bert.{key}");
+            self.required(&key, self.unsigned(&key))
+        };
+        let eps = "bert.attention.layer_norm_epsilon";
+        Ok(object(json!({
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "hidden_act": "gelu",
+            "hidden_size": size("embedding_length")?,
+            "intermediate_size": size("feed_forward_length")?,
+            "num_hidden_layers": size("block_count")?,
+            "num_attention_heads": size("attention.head_count")?,
+            "layer_norm_eps": self.required(eps, self.float(eps))?,
+            "max_position_embeddings": self.rows("position_embd.weight")?,
+            "type_vocab_size": self.rows("token_types.weight")?,
+            "vocab_size": self.rows("token_embd.weight")?,
+            "is_decoder": self.bool("bert.attention.causal")?.unwrap_or(false),
+        })))
+    }
+
+    /// How token states become one of the text, if the file says so.
+    pub(crate) fn pooling(&self) -> Result<Option<Pooling>, Error> {
+        let key = format!("{}.pooling_type", self.architecture());
+        match self.unsigned(&key)? {
+            None | Some(0) => Ok(None),
+            Some(1) => Ok(Some(Pooling::Mean)),
+            Some(2) => Ok(Some(Pooling::Cls)),
+            Some(other) => {
+                Err(self.error(format!("{key}: expected 1 (mean) or 2 (first token), found {other}")))
+            }
+        }
+    }
+
+    /// Rows of a table, whatever the metadata says of them.
+    fn rows(&self, name: &str) -> Result<usize, Error> {
+        match self.tensors.get(name).map(|t| &t.shape[..]) {
+            Some(&[rows, _]) => Ok(rows),
+            Some(shape) => Err(self.tensor_error(name, format!("expected a table, found shape {shape:?}"))),
+            None => Err(self.tensor_error(name, "missing".to_owned())),
+        }
+    }
+
+    fn rope_scaling(&self, theta: f64, head: u64) -> Result<Json, Error> {
+        let name = "rope_freqs.weight";
+        if let Some(tensor) = self.tensors.get(name) {
+            let found = self.values(tensor)?;
+            let factor = found.iter().copied().fold(1.0, f32::max);
+            let expected = llama3_factors(theta, head, factor.into());
+            let same = |(&f, e): (&f32, f64)| (f64::from(f) / e - 1.0).abs() < 1e-4;
+            if found.len() as u64 != head / 2 || !found.iter().zip(expected).all(same) {
+                let why = format!(
+                    "expected the factors of LLaMA 3, from {LOW} and {HIGH} turns in {LENGTH} tokens, found others"
+                );
+                return Err(self.tensor_error(name, why));
+            }
+            return Ok(json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": LOW,
+                "high_freq_factor": HIGH,
+                "original_max_position_embeddings": LENGTH,
+            }));
+        }
+        let factor = match self.float("llama.rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.float("llama.rope.scale_linear")?,
+        };
+        let kind = self.string("llama.rope.scaling.type")?.unwrap_or("linear");
+        Ok(match factor {
+            Some(factor) if kind != "none" => json!({
+                "rope_type": kind,
+                "factor": factor,
+                "original_max_position_embeddings":
+                    self.unsigned("llama.rope.scaling.original_context_length")?,
+            }),
+            _ => Json::Null,
+        })
+    }
+}
+
+/// Turns in so many tokens, below which a frequency is divided, and from which on it stays.
+const LOW: f64 = 1.0;
+const HIGH: f64 = 4.0;
+const LENGTH: u32 = 8192;
+
+/// What LLaMA 3 divides its frequencies by.
+fn llama3_factors(theta: f64, head: u64, factor: f64) -> impl Iterator<Item = f64> {
+    (0..head / 2).map(move |i| {
+        let turns = f64::from(LENGTH) / std::f64::consts::TAU / theta.powf(2.0 * i as f64 / head as f64);
+        let share = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+        1.0 / ((1.0 - share) / factor + share)
+    })
+}
+
+fn object(value: Json) -> Map<String, Json> {
+    match value {
+        Json::Object(map) => map,
+        _ => unreachable!("written as an object"),
+    }
+}

@@ -1,0 +1,292 @@
+//! What stands on an encoder: from the states of tokens, \[tokens, H\], to the outputs of a class of
+//! transformers.
+//!
+//! ```text
+//! first token     activation(dense(x of token 0))
+//! words           decoder(LN(activation(dense(x))))
+//! classes         dense(first token), or dense(x) for each token
+//! ```
+//!
+//! The families differ in names and activations, which their files give.
+
+use crate::arithmetic::Arithmetic;
+use crate::batch::Batch;
+use crate::bert::{Config, Encoder, Workspace};
+use crate::error::Error;
+use crate::layers::{Linear, Norm};
+use crate::model::{Each, Model, Output};
+use crate::weights::Weights;
+use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
+
+/// What an encoder is for, which decides its heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// `..Model`: the states themselves.
+    Bare,
+    /// `..ForMaskedLM`: the words behind masks.
+    MaskedLm,
+    /// `..ForNextSentencePrediction`: whether the second text follows the first.
+    NextSentence,
+    /// `..ForPreTraining`: what the family was trained for at first.
+    PreTraining,
+    /// `..ForSequenceClassification`: the class of a text.
+    SequenceClassification,
+    /// `..ForTokenClassification`: the class of each token.
+    TokenClassification,
+    /// `..ForQuestionAnswering`: where an answer starts and ends.
+    QuestionAnswering,
+    /// `..ForMultipleChoice`: which of several texts fits best.
+    MultipleChoice,
+}
+
+impl Task {
+    /// The error of a family that has no such head.
+    pub(crate) fn missing(self, family: &str) -> Error {
+        Error::Input { name: "task", why: format!("{family} has no head for {self:?}") }
+    }
+}
+
+/// A layer on the first token of each sequence: activation(dense(x)).
+#[derive(Debug)]
+pub struct Pooler {
+    on: Arithmetic,
+    /// \[H, H\].
+    dense: Linear,
+    activation: Option<Activation>,
+}
+
+impl Pooler {
+    /// From states \[tokens, H\] to \[sequences, H\].
+    fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
+        let h = states.len() / batch.tokens().max(1);
+        let mut first = vec![0.0; batch.len() * h];
+        self.on.backend.run(Pool {
+            x: View::new(states, [batch.tokens(), h])?,
+            offsets: batch.starts(),
+            pooling: Pooling::Cls,
+            out: ViewMut::new(&mut first, [batch.len(), h])?,
+        })?;
+        let mut pooled = vec![0.0; first.len()];
+        match self.activation {
+            Some(activation) => self.dense.activated(&first, activation, &mut pooled)?,
+            None => self.dense.forward(&first, &mut pooled)?,
+        }
+        Ok(pooled)
+    }
+}
+
+/// A score of every word for every token.
+#[derive(Debug)]
+pub struct Predictions {
+    /// \[H, E\].
+    dense: Linear,
+    activation: Activation,
+    /// \[E\].
+    layer_norm: Norm,
+    /// \[E, vocab_size\].
+    decoder: Linear,
+    /// Whether the decoder is the word table.
+    tied: bool,
+}
+
+impl Predictions {
+    /// From states \[tokens, H\] to \[tokens, vocab_size\].
+    fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
+        let mut transformed = vec![0.0; batch.tokens() * self.dense.width()];
+        self.dense.activated(states, self.activation, &mut transformed)?;
+        self.layer_norm.in_place(&mut transformed)?;
+        let mut logits = vec![0.0; batch.tokens() * self.decoder.width()];
+        self.decoder.forward(&transformed, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// Number of weights and biases, without the word table.
+    fn parameters(&self) -> usize {
+        let decoder = match self.tied {
+            true => self.decoder.width(),
+            false => self.decoder.parameters(),
+        };
+        self.dense.parameters() + self.layer_norm.parameters() + decoder
+    }
+}
+
+/// What stands on an encoder. Linear layers without another word are classifiers, \[H, classes\].
+#[allow(clippy::large_enum_variant, reason = "a model has one head")]
+#[derive(Debug)]
+pub enum Head {
+    /// `last_hidden_state`, and `pooler_output` where there is a pooler.
+    Bare(Option<Pooler>),
+    /// `logits` of words for each token.
+    MaskedLm(Predictions),
+    /// `prediction_logits` of words for each token, and an output of a name for each sequence.
+    PreTraining(Predictions, Pooler, (&'static str, Linear)),
+    /// One of `logits` for each token: whether it was replaced. The first layer is \[H, H\].
+    ReplacedTokens(Linear, Activation, Linear),
+    /// `logits` for each sequence.
+    Sequence(Pooler, Linear),
+    /// `logits` for each token.
+    Token(Linear),
+    /// `start_logits` and `end_logits`, one each for each token.
+    QuestionAnswering(Linear),
+    /// One of `logits` for each sequence.
+    MultipleChoice(Pooler, Linear),
+}
+
+impl Head {
+    fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<Output>, Error> {
+        let per_token = |name, values| Output::new(name, Each::Token, batch.tokens(), values);
+        let per_sequence = |name, values| Output::new(name, Each::Sequence, batch.len(), values);
+        let classify = |rows: usize, x: &[f32], classes: &Linear| {
+            let mut logits = vec![0.0; rows * classes.width()];
+            classes.forward(x, &mut logits).map(|()| logits)
+        };
+        let of_tokens = |classes| classify(batch.tokens(), states, classes);
+        let of_sequences =
+            |pooler: &Pooler, classes| classify(batch.len(), &pooler.forward(batch, states)?, classes);
+        Ok(match self {
+            Self::Bare(pooler) => {
+                let mut outputs = vec![per_token("last_hidden_state", states.to_vec())];
+                if let Some(pooler) = pooler {
+                    outputs.push(per_sequence("pooler_output", pooler.forward(batch, states)?));
+                }
+                outputs
+            }
+            Self::MaskedLm(predictions) => vec![per_token("logits", predictions.forward(batch, states)?)],
+            Self::PreTraining(predictions, pooler, (name, classes)) => vec![
+                per_token("prediction_logits", predictions.forward(batch, states)?),
+                per_sequence(name, of_sequences(pooler, classes)?),
+            ],
+            Self::ReplacedTokens(dense, activation, replaced) => {
+                let mut inside = vec![0.0; states.len()];
+                dense.activated(states, *activation, &mut inside)?;
+                let logits = classify(batch.tokens(), &inside, replaced)?;
+                vec![Output::scalars("logits", Each::Token, logits)]
+            }
+            Self::Sequence(pooler, classes) => vec![per_sequence("logits", of_sequences(pooler, classes)?)],
+            Self::Token(classes) => vec![per_token("logits", of_tokens(classes)?)],
+            Self::QuestionAnswering(ends) => {
+                let logits = of_tokens(ends)?;
+                let end = |i| logits.iter().skip(i).step_by(2).copied().collect();
+                vec![
+                    Output::scalars("start_logits", Each::Token, end(0)),
+                    Output::scalars("end_logits", Each::Token, end(1)),
+                ]
+            }
+            Self::MultipleChoice(pooler, score) => {
+                vec![Output::scalars("logits", Each::Sequence, of_sequences(pooler, score)?)]
+            }
+        })
+    }
+
+    /// Number of weights and biases, without the word table.
+    fn parameters(&self) -> usize {
+        let pooler = |pooler: &Pooler| pooler.dense.parameters();
+        match self {
+            Self::Bare(of) => of.as_ref().map_or(0, pooler),
+            Self::MaskedLm(predictions) => predictions.parameters(),
+            Self::PreTraining(predictions, of, (_, classes)) => {
+                predictions.parameters() + pooler(of) + classes.parameters()
+            }
+            Self::ReplacedTokens(dense, _, replaced) => dense.parameters() + replaced.parameters(),
+            Self::Sequence(of, classes) | Self::MultipleChoice(of, classes) => {
+                pooler(of) + classes.parameters()
+            }
+            Self::Token(classes) | Self::QuestionAnswering(classes) => classes.parameters(),
+        }
+    }
+}
+
+/// Reads the parts of heads.
+#[derive(Clone, Copy)]
+pub(crate) struct Open<'a> {
+    pub config: &'a Config,
+    pub embedding_size: usize,
+    pub weights: &'a Weights,
+    pub on: Arithmetic,
+}
+
+/// The names of what predicts words.
+#[derive(Clone, Copy)]
+pub(crate) struct PredictionNames {
+    /// The linear layer from H to E.
+    pub dense: &'static str,
+    /// The norm after it.
+    pub layer_norm: &'static str,
+    /// The tensor that is the decoder's weight where the config ties them.
+    pub word_embeddings: &'static str,
+    /// The linear layer from E to words.
+    pub decoder: &'static str,
+    /// Another name of its bias, which files may have instead of the decoder's own.
+    pub bias: &'static str,
+}
+
+impl Open<'_> {
+    /// Whether the checkpoint has the tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.contains(name)
+    }
+
+    pub fn pooler(&self, name: &str, activation: Option<Activation>) -> Result<Pooler, Error> {
+        Ok(Pooler { on: self.on, dense: self.square(name)?, activation })
+    }
+
+    /// A linear layer from H to H.
+    pub fn square(&self, name: &str) -> Result<Linear, Error> {
+        Linear::open(self.weights, name, [self.config.hidden_size; 2], self.on)
+    }
+
+    /// A linear layer from H to `classes`, in f32 whatever the type of others.
+    pub fn classifier(&self, name: &str, classes: usize) -> Result<Linear, Error> {
+        Linear::open(self.weights, name, [classes, self.config.hidden_size], self.on.exactly())
+    }
+
+    pub fn predictions(&self, names: PredictionNames, activation: Activation) -> Result<Predictions, Error> {
+        let Self { config, embedding_size: e, weights, on } = *self;
+        let tied = config.tie_word_embeddings;
+        let own = ["weight", "bias"].map(|part| format!("{}.{part}", names.decoder));
+        let (weight, biases) = match tied {
+            true => (names.word_embeddings, [names.bias, &own[1]]),
+            false => (&*own[0], [&*own[1], names.bias]),
+        };
+        let bias = biases.into_iter().find(|name| self.has(name)).unwrap_or(biases[0]);
+        Ok(Predictions {
+            dense: Linear::open(weights, names.dense, [e, config.hidden_size], on)?,
+            activation,
+            layer_norm: Norm::open(weights, names.layer_norm, e, config.layer_norm_eps, on)?,
+            decoder: Linear::open_as(weights, weight, Some(bias), [config.vocab_size, e], on)?,
+            tied,
+        })
+    }
+}
+
+/// An encoder, its head, and their working memory.
+#[derive(Debug)]
+pub struct EncoderModel {
+    encoder: Encoder,
+    head: Head,
+    work: Workspace,
+}
+
+impl EncoderModel {
+    /// Puts `head` on `encoder`.
+    pub(crate) fn new(encoder: Encoder, head: Head) -> Self {
+        Self { encoder, head, work: Workspace::default() }
+    }
+}
+
+impl Model for EncoderModel {
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
+        let states = self.encoder.forward(batch, &mut self.work)?;
+        self.head.forward(batch, states)
+    }
+
+    fn max_length(&self) -> usize {
+        self.encoder.max_length()
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let mut parts = self.encoder.parameters();
+        parts.push(("head", self.head.parameters()));
+        parts
+    }
+}

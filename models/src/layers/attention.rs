@@ -1,0 +1,185 @@
+//! Attention of a layer: how heads stand in the output of a linear layer, and what sees what.
+//!
+//! ```text
+//! queries, keys and values of a token      [q heads | k heads | k heads], each head `dim` wide
+//! ```
+
+use super::cache::{CachedAttention, KvCache};
+use crate::arithmetic::Arithmetic;
+use crate::error::Error;
+use crate::generator::Cache;
+use tilewright_kernels::gemm::Format;
+use tilewright_kernels::{Attention, DistanceBias, Precision, Sequences, Start, View, ViewMut, Window};
+
+/// Heads of an attention, and what is done to the scores.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    /// Where and in what it is computed: where linear layers are of bf16 or int8, products are of bf16, and
+    /// the softmax between them is of f32; elsewhere all of it is.
+    pub on: Arithmetic,
+    /// Heads of queries.
+    pub queries: usize,
+    /// Heads of keys and of values, each for `queries / keys` consecutive heads of queries.
+    pub keys: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// Factor of the dot products.
+    pub scale: f32,
+    /// Added to the scores for the distance from query to key.
+    pub distance: Option<DistanceBias<'a>>,
+}
+
+impl Heads<'_> {
+    /// As many heads of keys as of queries, all as wide as the states together; scale 1 / sqrt(dim).
+    pub fn of_width(on: Arithmetic, heads: usize, width: usize) -> Self {
+        let dim = width / heads;
+        Self { on, queries: heads, keys: heads, dim, scale: 1.0 / (dim as f32).sqrt(), distance: None }
+    }
+
+    /// Width of queries and of the output of a token.
+    pub fn query_width(&self) -> usize {
+        self.queries * self.dim
+    }
+
+    /// Width of the keys of a token, and of its values.
+    pub fn key_width(&self) -> usize {
+        self.keys * self.dim
+    }
+
+    /// Width of queries, keys and values of a token.
+    pub fn width(&self) -> usize {
+        self.query_width() + 2 * self.key_width()
+    }
+
+    /// What the products are made of.
+    fn precision(&self) -> Precision {
+        match self.on.dtype {
+            Format::Bf16 | Format::Int8 => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// Room for the keys and values of `capacity` tokens.
+    pub fn cache(&self, capacity: usize) -> KvCache {
+        KvCache::new(self.on.backend, self.precision(), self.keys, [self.dim; 2], capacity)
+    }
+
+    /// `heads` heads of each row of `x`, from column `column` on: \[heads, tokens, dim\].
+    fn part<'x>(
+        &self,
+        x: &'x [f32],
+        width: usize,
+        column: usize,
+        heads: usize,
+    ) -> Result<View<'x, 3>, Error> {
+        let tokens = x.len() / width;
+        let x = &x[column.min(x.len())..];
+        Ok(View::with_strides(x, [heads, tokens, self.dim], [self.dim, width, 1])?)
+    }
+
+    /// The same of all heads of `out`, \[1, heads, tokens, dim\].
+    fn outputs<'x>(&self, out: &'x mut [f32]) -> Result<ViewMut<'x, 4>, Error> {
+        let width = self.query_width();
+        let shape = [1, self.queries, out.len() / width, self.dim];
+        Ok(ViewMut::with_strides(out, shape, [0, self.dim, width, 1])?)
+    }
+
+    /// Attention of every sequence's tokens to each other, in both directions: from `qkv`,
+    /// \[tokens, width\], to `out`, \[tokens, query width\].
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if shapes do not fit; here and below.
+    pub fn bidirectional(&self, starts: &[usize], qkv: &[f32], out: &mut [f32]) -> Result<(), Error> {
+        let (width, q, k) = (self.width(), self.query_width(), self.key_width());
+        let part = |column, heads| Ok::<_, Error>(one(self.part(qkv, width, column, heads)?));
+        Ok(self.on.backend.run(Attention {
+            sequences: Sequences::Packed { q: starts, k: starts },
+            precision: self.precision(),
+            scale: self.scale,
+            distance: self.distance,
+            ..Attention::new(
+                part(0, self.queries)?,
+                part(q, self.keys)?,
+                part(q + k, self.keys)?,
+                self.outputs(out)?,
+            )
+        })?)
+    }
+
+    /// Appends the keys and values of new tokens, \[tokens, width\], to the caches of their sequences in
+    /// layer `layer`, and lets each token see all up to itself.
+    ///
+    /// # Errors
+    /// As [`bidirectional`](Self::bidirectional), and if a cache has no room.
+    pub fn causal(
+        &self,
+        starts: &[usize],
+        qkv: &[f32],
+        caches: &mut [&mut Cache],
+        layer: usize,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let (width, q, k) = (self.width(), self.query_width(), self.key_width());
+        let [keys, values] = [self.part(qkv, width, q, self.keys)?, self.part(qkv, width, q + k, self.keys)?];
+        for (cache, ends) in caches.iter_mut().zip(starts.windows(2)) {
+            let tokens = ends[0]..ends[1];
+            cache.layers[layer].append(keys.slice(1, tokens.clone()), values.slice(1, tokens))?;
+        }
+        let caches: Vec<&KvCache> = caches.iter().map(|cache| &cache.layers[layer]).collect();
+        let queries = one(self.part(qkv, width, 0, self.queries)?);
+        self.cached(starts, queries, &caches, Window::CAUSAL, out)
+    }
+
+    /// Keys and values of sources, \[tokens, 2 key width\], each in a cache of its own.
+    ///
+    /// # Errors
+    /// As [`bidirectional`](Self::bidirectional).
+    pub fn sources(&self, starts: &[usize], kv: &[f32]) -> Result<Vec<KvCache>, Error> {
+        let (width, k) = (2 * self.key_width(), self.key_width());
+        let [keys, values] = [self.part(kv, width, 0, self.keys)?, self.part(kv, width, k, self.keys)?];
+        let source = |ends: &[usize]| {
+            let tokens = ends[0]..ends[1];
+            let mut cache = self.cache(tokens.len());
+            cache.append(keys.slice(1, tokens.clone()), values.slice(1, tokens))?;
+            Ok(cache)
+        };
+        starts.windows(2).map(source).collect()
+    }
+
+    /// Lets each token, \[tokens, query width\], see all of its sequence's source in layer `layer`.
+    ///
+    /// # Errors
+    /// As [`bidirectional`](Self::bidirectional), and if a cache has no source.
+    pub fn cross(
+        &self,
+        starts: &[usize],
+        q: &[f32],
+        caches: &[&mut Cache],
+        layer: usize,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let missing = || Error::Input { name: "caches", why: "one has no source".to_owned() };
+        let sources = caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(missing)?[layer]));
+        let sources: Vec<&KvCache> = sources.collect::<Result<_, Error>>()?;
+        let queries = one(self.part(q, self.query_width(), 0, self.queries)?);
+        self.cached(starts, queries, &sources, Window::ALL, out)
+    }
+
+    fn cached(
+        &self,
+        starts: &[usize],
+        q: View<'_, 4>,
+        caches: &[&KvCache],
+        window: Window,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let out = self.outputs(out)?;
+        let (scale, distance, start) = (self.scale, self.distance, Start::End);
+        Ok(CachedAttention { q, caches, starts, scale, distance, start, window, out }.run(self.on.backend)?)
+    }
+}
+
+/// A batch of one.
+fn one(x: View<'_, 3>) -> View<'_, 4> {
+    x.into()
+}

@@ -1,0 +1,86 @@
+//! RoBERTa (Liu et al. 2019, arXiv:1907.11692): BERT trained for longer, and without the next sentence.
+//!
+//! ```text
+//! differs from BERT   positions are counted from the id of padding + 1 on
+//! heads               masked language model   decoder(LN(GELU(dense(x)))), whatever the activation
+//!                     class of a sequence     out_proj(tanh(dense(x of token 0))), without the pooler
+//! ```
+
+use crate::arithmetic::Arithmetic;
+use crate::bert::{self, Encoder, Plan};
+use crate::config::Fields;
+use crate::error::Error;
+use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::weights::Weights;
+use tilewright_kernels::Activation;
+
+/// config.json. Fields that are missing have the value of transformers' `RobertaConfig`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it has in common with BERT. `max_position_embeddings` counts the positions of padding and
+    /// before, which no token of a sequence has.
+    pub bert: bert::Config,
+    /// The id of padding.
+    pub pad_token_id: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { bert: bert::Config { vocab_size: 50265, ..bert::Config::default() }, pad_token_id: 1 }
+    }
+}
+
+impl Config {
+    /// Takes the fields of config.json.
+    ///
+    /// # Errors
+    /// If it asks for what is not supported: the field is named.
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        let or = Self::default();
+        let pad_token_id = fields.get("pad_token_id", or.pad_token_id)?;
+        let bert = bert::Config::read_or(fields, or.bert)?;
+        if pad_token_id as usize + 1 >= bert.max_position_embeddings {
+            let most = bert.max_position_embeddings;
+            return Err(fields.error(format!(
+                "pad_token_id {pad_token_id} leaves no position of max_position_embeddings {most}"
+            )));
+        }
+        Ok(Self { bert, pad_token_id })
+    }
+}
+
+/// RoBERTa with the head that `task` asks for, from `weights`, whose names may lack the prefix `roberta.`.
+///
+/// # Errors
+/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, or there is
+/// no such head.
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+    let Config { bert: config, pad_token_id } = config;
+    let weights = weights.with_base("roberta.");
+    let of = Open { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
+    let labels = config.num_labels();
+    let tanh = |name| of.pooler(name, Some(Activation::Tanh));
+    let pooler = || tanh("roberta.pooler.dense");
+    let head = match task {
+        Task::Bare => Head::Bare(of.has("roberta.pooler.dense.weight").then(pooler).transpose()?),
+        Task::MaskedLm => {
+            let names = PredictionNames {
+                dense: "lm_head.dense",
+                layer_norm: "lm_head.layer_norm",
+                word_embeddings: "roberta.embeddings.word_embeddings.weight",
+                decoder: "lm_head.decoder",
+                bias: "lm_head.bias",
+            };
+            Head::MaskedLm(of.predictions(names, Activation::GeluErf)?)
+        }
+        Task::SequenceClassification => {
+            Head::Sequence(tanh("classifier.dense")?, of.classifier("classifier.out_proj", labels)?)
+        }
+        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        Task::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
+        Task::NextSentence | Task::PreTraining => return Err(task.missing("RoBERTa")),
+    };
+    let plan = Plan { padding: Some(pad_token_id), ..Plan::bert("roberta.", &config) };
+    Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
+}
