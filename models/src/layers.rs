@@ -297,10 +297,11 @@ impl Norm {
 
     fn run(&self, rows: Rows<'_>, residual: Option<ViewMut<'_, 2>>) -> Result<(), Error> {
         let (weight, eps) = (Some(&*self.weight), self.eps);
-        Ok(match &self.bias {
+        match &self.bias {
             Some(bias) => self.backend.run(LayerNorm { rows, residual, weight, bias: Some(bias), eps })?,
             None => self.backend.run(RmsNorm { rows, residual, weight, eps })?,
-        })
+        }
+        Ok(())
     }
 }
 
