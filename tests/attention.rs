@@ -2,7 +2,8 @@
 
 use half::bf16;
 use tilewright_kernels::{
-    Attention, Backend, DistanceBias, Error, Precision, Sequences, Start, View, ViewMut, Window,
+    Attention, Backend, CachedAttention, DistanceBias, Error, KvCache, Precision, Sequences, Start, View,
+    ViewMut, Window,
 };
 
 #[test]
@@ -63,6 +64,49 @@ fn misfits_are_refused() {
     refused("Attention.sequences.k", packed(&[0, 1, 3], &[0, 5]));
     refused("Attention.sequences.q", packed(&[0, 2], &[0, 5]));
     refused("Attention.sequences.k", packed(&[0, 2, 3], &[0, 6, 5]));
+}
+
+/// What an error names.
+fn named(result: Result<(), Error>) -> &'static str {
+    match result {
+        Err(Error::Shape { what, .. } | Error::Invalid { what, .. }) => what,
+        other => panic!("expected an error that names an argument, found {other:?}"),
+    }
+}
+
+/// Tokens that do not fit a cache are refused, and it stays as it is.
+#[test]
+fn misfits_of_caches_are_refused() {
+    let x = [0.5; 2 * 4 * 8];
+    let view = |shape| View::new(&x, shape).unwrap();
+    let q = View::new(&x, [1, 4, 2, 8]).unwrap();
+    for &backend in Backend::available() {
+        let cache = |precision, capacity| KvCache::new(backend, precision, 2, [8, 4], capacity);
+        let mut whole = cache(Precision::F32, 3);
+        whole.append(view([2, 2, 8]), view([2, 2, 4])).unwrap();
+        assert_eq!(named(whole.append(view([1, 1, 8]), view([2, 1, 4]))), "KvCache.k");
+        assert_eq!(named(whole.append(view([2, 1, 4]), view([2, 1, 4]))), "KvCache.k");
+        assert_eq!(named(whole.append(view([2, 1, 8]), view([2, 2, 4]))), "KvCache.v");
+        assert_eq!(named(whole.append(view([2, 2, 8]), view([2, 2, 4]))), "KvCache.append");
+        assert_eq!((whole.len(), whole.capacity()), (2, 3));
+        assert_eq!(named(cache(Precision::F32, 1).copy_from(&whole)), "KvCache.append");
+        assert_eq!(named(cache(Precision::Bf16, 3).copy_from(&whole)), "KvCache.other");
+        let other = KvCache::new(backend, Precision::F32, 1, [8, 4], 3);
+        assert_eq!(named(whole.copy_from(&other)), "KvCache.other");
+
+        let refused = |caches: &[&KvCache], starts: &[usize]| {
+            let mut out = [7.0; 4 * 2 * 4];
+            let to = ViewMut::new(&mut out, [1, 4, 2, 4]).unwrap();
+            let what = named(backend.run(CachedAttention::new(q, caches, starts, to)));
+            assert_eq!(out, [7.0; 4 * 2 * 4]);
+            what
+        };
+        assert_eq!(refused(&[&whole, &other], &[0, 1, 2]), "CachedAttention.caches");
+        assert_eq!(refused(&[&whole, &cache(Precision::Bf16, 3)], &[0, 1, 2]), "CachedAttention.caches");
+        assert_eq!(refused(&[&whole], &[0, 1, 2]), "CachedAttention.starts");
+        assert_eq!(refused(&[&whole], &[0, 1]), "CachedAttention.starts");
+        assert_eq!(refused(&[], &[0]), "CachedAttention.starts");
+    }
 }
 
 /// A score of -inf weighs 0, and 0 times an infinite value is NaN, also across blocks of keys.

@@ -28,16 +28,22 @@
 
 mod ahead;
 mod block;
+mod cache;
+mod cached;
 mod call;
 mod distance;
 mod keys;
 mod method;
 mod operand;
+mod panels;
 mod row;
 mod rows;
+mod source;
 mod stage;
 mod task;
 
+pub use cache::KvCache;
+pub use cached::CachedAttention;
 pub use distance::DistanceBias;
 pub use keys::{Sequences, Start, Window};
 pub use operand::{Stored, StoredMut};
@@ -48,6 +54,7 @@ use crate::error::Error;
 use crate::isa::Isa;
 use crate::view::{View, ViewMut};
 use call::Call;
+use source::Source;
 
 /// What [`Attention`] multiplies. Sums, scores and the softmax are in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,8 +181,7 @@ impl<'a, T: Element, O: Element> Attention<'a, T, O> {
     fn erase(self) -> Call<'a> {
         Call {
             q: T::erase(self.q),
-            k: T::erase(self.k),
-            v: T::erase(self.v),
+            source: Source::Views { k: T::erase(self.k), v: T::erase(self.v), sequences: self.sequences },
             bf16: match self.precision {
                 Precision::Stored => T::IS_BF16,
                 Precision::F32 => false,
@@ -185,7 +191,6 @@ impl<'a, T: Element, O: Element> Attention<'a, T, O> {
             softcap: self.softcap,
             bias: self.bias,
             distance: self.distance,
-            sequences: self.sequences,
             start: self.start,
             window: self.window,
             out: O::erase_mut(self.out),

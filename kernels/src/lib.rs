@@ -25,7 +25,7 @@ mod view;
 
 pub use activate::{Activate, Gated};
 pub use activation::Activation;
-pub use attention::{Attention, DistanceBias, Precision, Sequences, Start, Window};
+pub use attention::{Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, Start, Window};
 pub use backend::{Backend, Kernel};
 pub use element::Element;
 pub use embedding::{Embedding, Lookup};

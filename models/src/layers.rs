@@ -9,10 +9,9 @@ use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Embedding, LayerNorm, Lookup, RmsNorm, Rows, View, ViewMut};
 
 mod attention;
-mod cache;
 
 pub use attention::Heads;
-pub use cache::KvCache;
+pub use tilewright_kernels::KvCache;
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]

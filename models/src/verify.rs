@@ -10,6 +10,7 @@ pub mod attention;
 pub mod bound;
 pub mod embedding;
 pub mod gemm;
+pub mod kv_cache;
 pub mod math;
 pub mod norm;
 pub mod rope;
@@ -75,6 +76,7 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<gemm::Gemm>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),
+    Entry::of::<kv_cache::CachedAttention>(),
     Entry::of::<norm::LayerNorm>(),
     Entry::of::<norm::RmsNorm>(),
     Entry::of::<norm::L2Normalize>(),

@@ -17,6 +17,12 @@ impl Span {
     /// No rows.
     pub const NOTHING: Self = Self { first: core::ptr::null(), shape: [0; 3], strides: [0; 2] };
 
+    /// Of any memory.
+    #[inline(always)]
+    pub fn new(floats: &[f32], shape: [usize; 3], strides: [usize; 2]) -> Self {
+        Self { first: floats.as_ptr(), shape, strides }
+    }
+
     /// All of `view`.
     #[inline(always)]
     pub fn of(view: Stored<'_, 3>) -> Self {

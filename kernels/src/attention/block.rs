@@ -16,6 +16,7 @@ use super::ahead::{Ahead, Span};
 use super::method::{Method, factor};
 use super::operand::{Stored, with_stored};
 use super::rows::{Inputs, Rows};
+use super::source::Source;
 use super::stage::staged;
 use crate::gemm::{KC, multiply_panel};
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch};
@@ -58,18 +59,13 @@ impl Rows<'_> {
     /// after the last, of the next head.
     #[inline(always)]
     fn ahead(&self, block: usize, rows: Range<usize>, [share, shares]: [usize; 2], out: Span) -> Ahead {
-        let Inputs { q, k, v, group, .. } = *self.inputs;
-        let [batch, kv_heads, ..] = k.shape();
-        let here = (self.sequence.batch, self.kv_head);
-        let next_head = match here {
-            (batch, head) if head + 1 < kv_heads => (batch, head + 1),
-            (last, _) => ((last + 1).min(batch - 1), 0),
+        let Inputs { q, source, layout, kv_heads, group, .. } = *self.inputs;
+        let here = [self.sequence.index, self.kv_head];
+        let (next, next_block) = if block + 1 < self.blocks().end {
+            (here, block + 1)
+        } else {
+            (source.after(here, [layout.len(), kv_heads]), 0)
         };
-        let (next, next_block) =
-            if block + 1 < self.blocks().end { (here, block + 1) } else { (next_head, 0) };
-        let first = self.sequence.keys.start + next_block * KEYS;
-        let keys = part(KEYS, shares, share);
-        let keys = first + keys.start..first + keys.end;
         let of_rows = |rows: Range<usize>| rows.start / group..rows.end.div_ceil(group);
         let (at, next_rows) = if rows.end < self.len() {
             (here, rows.end..rows.end + GROUP_ROWS)
@@ -78,12 +74,11 @@ impl Rows<'_> {
         };
         let queries = of_rows(next_rows);
         let queries = self.first_query() + queries.start..self.first_query() + queries.end;
-        Ahead::new([
-            out.part(0..group, of_rows(rows)),
-            Span::of(q.at(at.0)).part(at.1 * group..(at.1 + 1) * group, queries),
-            Span::of(k.at(next.0)).part(next.1..next.1 + 1, keys.clone()),
-            Span::of(v.at(next.0)).part(next.1..next.1 + 1, keys),
-        ])
+        let batch = at[0].min(q.shape()[0] - 1);
+        let keys = part(KEYS, shares, share);
+        let [k, v] = source.span(next, self.sequence.keys.start, next_block, keys);
+        let q = Span::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
+        Ahead::new([out.part(0..group, of_rows(rows)), q, k, v])
     }
 
     /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
@@ -152,16 +147,20 @@ impl Strip {
 
 /// Floats between the rows of weighted sums: dv in whole panels.
 fn value_stride<I: Isa>(inputs: &Inputs<'_>) -> usize {
-    inputs.v.shape()[3].next_multiple_of(I::NR)
+    inputs.dv.next_multiple_of(I::NR)
 }
 
 /// The parts of a block's memory, in the order of their lengths here.
 fn memory_parts<I: Isa, M: Method<I>>(inputs: &Inputs<'_>) -> [usize; 6] {
-    let dk = M::words(inputs.k.shape()[3]);
+    let dk = M::words(inputs.dk);
     let queries = dk.div_ceil(KC).max(1) * MOST_ROWS * A_STRIDE;
     let values = value_stride::<I>(inputs);
     let (panel, rows) = (KEYS / M::NUMBERS * I::NR, MOST_ROWS * A_STRIDE);
-    [queries, rows, MOST_ROWS * values, staged::<I>().max(panel), KEYS * dk, KEYS / M::NUMBERS * values]
+    let (packing, keys, all_values) = match inputs.source {
+        Source::Views { .. } => (staged::<I>(), KEYS * dk, KEYS / M::NUMBERS * values),
+        Source::Caches { .. } => (0, 0, 0),
+    };
+    [queries, rows, MOST_ROWS * values, packing.max(panel), keys, all_values]
 }
 
 /// Floats of working memory for one block.
@@ -177,11 +176,18 @@ struct Block<'a, M> {
     start: usize,
     /// Its keys that any row sees, counted from `start`, as are all ranges of keys below.
     keys: Range<usize>,
-    /// K^T in panels of NR keys from the one of `keys.start` on, NR words for each word of dk.
-    packed_keys: &'a mut [f32],
-    /// V in panels of NR columns, NR words for each word of the keys that are summed over, with room for
-    /// those of KEYS keys.
-    packed_values: &'a mut [f32],
+    /// K^T in panels of NR keys, NR words for each word of dk.
+    packed_keys: &'a [f32],
+    /// Number of the first of these panels.
+    first_panel: usize,
+    /// V in panels of NR columns, NR words for each word of keys.
+    packed_values: &'a [f32],
+    /// Floats from one of these panels to the next.
+    panel_len: usize,
+    /// The first of the keys whose values these are; from here on they are summed over.
+    first_value: usize,
+    /// Keys whose values are there: the others of the words that are summed over are zeros.
+    held: Range<usize>,
     /// What only packing takes, and masking of values.
     spare: &'a mut [f32],
     /// Whether these are all finite, once that has been asked.
@@ -199,7 +205,7 @@ struct Block<'a, M> {
 }
 
 impl<'a, M> Block<'a, M> {
-    /// Packs the keys and values that any row sees.
+    /// Packs the keys and values that any row sees, unless they are packed.
     #[inline(always)]
     fn pack<I: Isa>(isa: I, method: M, rows: &'a Rows<'a>, block: usize, memory: &'a mut [f32]) -> Self
     where
@@ -212,13 +218,39 @@ impl<'a, M> Block<'a, M> {
         let (values, memory) = memory.split_at_mut(values);
         let (spare, memory) = memory.split_at_mut(spare);
         let (packed_keys, packed_values) = memory.split_at_mut(packed_keys);
-        let mut block = Self {
+        let first_key = block * KEYS;
+        let keys = rows.visible_in(first_key, &(0..rows.len()));
+        let (first_panel, panel_len, first_value, held);
+        let (packed_keys, packed_values): (&[f32], &[f32]) = match inputs.source {
+            Source::Caches { caches, .. } => {
+                let panels = caches[rows.sequence.index].block(rows.kv_head, block);
+                (first_panel, panel_len, first_value, held) = (0, panels.panel_len, 0, 0..panels.len);
+                (panels.keys, panels.values)
+            }
+            Source::Views { k, v, .. } => {
+                let Range { start, end } = keys;
+                (first_panel, panel_len) = (start / I::NR, KEYS / M::NUMBERS * I::NR);
+                (first_value, held) = (M::summed(&keys).start, start..end);
+                let first = rows.sequence.keys.start + first_key;
+                let head = |view: Stored<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
+                let k = head(k).slice(0, first + first_panel * I::NR..first + end);
+                method.pack_keys(isa, k, packed_keys, M::words(inputs.dk) * I::NR, spare);
+                let v = head(v).slice(0, first + start..first + end);
+                method.pack_values(isa, v, start..end, (packed_values, panel_len));
+                (packed_keys, packed_values)
+            }
+        };
+        Self {
             method,
             rows,
-            start: block * KEYS,
-            keys: 0..0,
+            start: first_key,
+            keys,
             packed_keys,
+            first_panel,
             packed_values,
+            panel_len,
+            first_value,
+            held,
             spare,
             finite: None,
             queries,
@@ -226,16 +258,7 @@ impl<'a, M> Block<'a, M> {
             values,
             max: [0.0; MOST_ROWS],
             sum: [0.0; MOST_ROWS],
-        };
-        block.keys = rows.visible_in(block.start, &(0..rows.len()));
-        let Range { start, end } = block.keys;
-        let first = rows.sequence.keys.start + block.start;
-        let head = |view: Stored<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
-        let k = head(inputs.k).slice(0, first + start / I::NR * I::NR..first + end);
-        method.pack_keys(isa, k, block.packed_keys, M::words(k.shape()[1]) * I::NR, block.spare);
-        let v = head(inputs.v).slice(0, first + start..first + end);
-        method.pack_values(isa, v, start..end, block.packed_values);
-        block
+        }
     }
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
@@ -246,7 +269,7 @@ impl<'a, M> Block<'a, M> {
     {
         let inputs = self.rows.inputs;
         let sequence = &self.rows.sequence;
-        let dk = M::words(inputs.k.shape()[3]);
+        let dk = M::words(inputs.dk);
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             for row in strip.rows.clone() {
                 let (query, head) = self.rows.place(row);
@@ -261,9 +284,8 @@ impl<'a, M> Block<'a, M> {
                 });
             }
         }
-        let first_panel = self.keys.start / I::NR;
-        for panel in first_panel..self.keys.end.div_ceil(I::NR) {
-            let keys = &self.packed_keys[(panel - first_panel) * dk * I::NR..];
+        for panel in self.keys.start / I::NR..self.keys.end.div_ceil(I::NR) {
+            let keys = &self.packed_keys[(panel - self.first_panel) * dk * I::NR..];
             let columns = panel * I::NR..(panel + 1) * I::NR;
             let sees_some = |s: &&Strip| s.keys.start < columns.end && columns.start < s.keys.end;
             for strip in group.iter().filter(sees_some) {
@@ -341,22 +363,24 @@ impl<'a, M> Block<'a, M> {
         M: Method<I>,
     {
         let stride = value_stride::<I>(self.rows.inputs);
-        let packed = &*self.packed_values;
+        let (packed, first) = (self.packed_values, self.first_value);
         let multiply = self.method.multiply();
-        let summed = M::summed(&self.keys);
-        for (panel, values) in packed.chunks_exact(KEYS / M::NUMBERS * I::NR).enumerate() {
+        for (panel, values) in packed.chunks_exact(self.panel_len).enumerate() {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 let scores = &self.scores[strip.place * A_STRIDE..];
                 let sums = &mut self.values[strip.place * stride + panel * I::NR..];
-                // A weight of 0 drops what a row does not see of the strip's keys, unless its value
-                // is not finite: 0 * NaN is NaN.
-                let all = strip.same && self.rows.inputs.bias.is_none();
-                if !all && self.finite.is_none() {
-                    self.finite = Some(self.method.all_finite(isa, packed, summed.len() / M::NUMBERS));
-                }
+                // A weight of 0 drops what a row does not see of the keys that are summed over, unless its
+                // value is not finite: 0 * NaN is NaN.
                 let keys = M::summed(&strip.keys);
+                let held = keys.start.max(self.held.start)..keys.end.min(self.held.end);
+                let all = strip.same && held == strip.keys && self.rows.inputs.bias.is_none();
+                if !all && self.finite.is_none() {
+                    let summed = M::summed(&self.keys);
+                    let [start, end] = [summed.start, summed.end].map(|key| (key - first) / M::NUMBERS);
+                    self.finite = Some(self.method.all_finite(isa, (packed, self.panel_len), start..end));
+                }
                 let words = keys.len() / M::NUMBERS;
-                let values = &values[(keys.start - summed.start) / M::NUMBERS * I::NR..][..words * I::NR];
+                let values = &values[(keys.start - first) / M::NUMBERS * I::NR..][..words * I::NR];
                 let scores = &scores[keys.start / M::NUMBERS..];
                 if all || self.finite == Some(true) {
                     let shape = [strip.rows.len(), words];

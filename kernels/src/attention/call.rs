@@ -1,10 +1,12 @@
 //! The arguments of an attention, of whatever type: its definition, and its fast form.
 
 use super::distance::DistanceBias;
-use super::keys::{Layout, Sequences, Start, Window};
-use super::method::{Floats, Pairs};
+use super::keys::{Layout, Start, Window};
+use super::method::with_method;
 use super::operand::{Stored, StoredMut};
+use super::panels::Format;
 use super::rows::{Distances, Inputs};
+use super::source::Source;
 use super::task::{self, Outputs};
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
@@ -13,18 +15,16 @@ use crate::scratch;
 use crate::view::{View, ViewMut};
 use half::bf16;
 
-/// [`Attention`](super::Attention) without its types.
+/// [`Attention`](super::Attention) without its types, or [`CachedAttention`](super::CachedAttention).
 pub(super) struct Call<'a> {
     pub q: Stored<'a, 4>,
-    pub k: Stored<'a, 4>,
-    pub v: Stored<'a, 4>,
+    pub source: Source<'a>,
     /// Whether q, k and v are rounded to bf16.
     pub bf16: bool,
     pub scale: f32,
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,
     pub distance: Option<DistanceBias<'a>>,
-    pub sequences: Sequences<'a>,
     pub start: Start,
     pub window: Window,
     pub out: StoredMut<'a, 4>,
@@ -32,27 +32,18 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Refuses arguments that do not fit each other.
-    fn check(&self) -> Result<Layout<'a>, Error> {
-        let [batch, heads, queries, dk] = self.q.shape();
-        let [_, kv_heads, keys, _] = self.k.shape();
-        let dv = self.v.shape()[3];
-        expect_shape("Attention.k", &self.k.shape(), &[batch, kv_heads, keys, dk])?;
-        expect_shape("Attention.v", &self.v.shape(), &[batch, kv_heads, keys, dv])?;
+    /// Refuses arguments that do not fit each other; returns the number of kv heads and dv, too.
+    fn check(&self) -> Result<(Layout<'a>, [usize; 2]), Error> {
+        let [batch, heads, queries, _] = self.q.shape();
+        let [kv_heads, dv] = self.source.check(self.q.shape(), self.out.shape()[3])?;
         expect_shape("Attention.out", &self.out.shape(), &[batch, heads, queries, dv])?;
         if let Some(lse) = &self.lse {
             expect_shape("Attention.lse", &lse.shape(), &[batch, heads, queries])?;
         }
         let invalid = |what, why| Err(Error::Invalid { what, why });
-        if heads > 0 && (kv_heads == 0 || heads % kv_heads != 0) {
-            return invalid("Attention.k", format!("{kv_heads} heads do not divide the {heads} of q"));
-        }
-        for (what, unit) in [
-            ("Attention.q", self.q.has_unit_rows()),
-            ("Attention.k", self.k.has_unit_rows()),
-            ("Attention.v", self.v.has_unit_rows()),
-            ("Attention.out", self.out.has_unit_rows()),
-        ] {
+        for (what, unit) in
+            [("Attention.q", self.q.has_unit_rows()), ("Attention.out", self.out.has_unit_rows())]
+        {
             if !unit {
                 return invalid(what, "expected a last stride of 1".to_owned());
             }
@@ -62,7 +53,7 @@ impl<'a> Call<'a> {
         {
             return invalid("Attention.softcap", format!("expected a positive number, found {cap}"));
         }
-        let layout = Layout::new(self.sequences, self.start, self.window, [batch, queries, keys])?;
+        let layout = Layout::new(self.source, self.start, self.window, [batch, queries])?;
         if let Some(bias) = &self.bias {
             let [rows, columns] = layout.longest();
             expect_shape("Attention.bias", &bias.shape(), &[layout.len(), heads, rows, columns])?;
@@ -73,7 +64,7 @@ impl<'a> Call<'a> {
         if let Some(distance) = &self.distance {
             distance.check(heads)?;
         }
-        Ok(layout)
+        Ok((layout, [kv_heads, dv]))
     }
 }
 
@@ -83,9 +74,9 @@ impl Kernel for Call<'_> {
     crate::backend::compile_here!();
 
     fn reference(mut self) -> Result<(), Error> {
-        let layout = self.check()?;
-        let ([_, heads, _, dk], dv) = (self.q.shape(), self.v.shape()[3]);
-        let group = heads / self.k.shape()[1].max(1);
+        let (layout, [kv_heads, dv]) = self.check()?;
+        let [_, heads, _, dk] = self.q.shape();
+        let group = heads / kv_heads.max(1);
         for sequence in (0..layout.len()).map(|s| layout.get(s)) {
             let queries = sequence.queries.clone();
             for (head, i) in (0..heads).flat_map(|head| queries.clone().map(move |i| (head, i))) {
@@ -97,9 +88,10 @@ impl Kernel for Call<'_> {
                     if bias == f32::NEG_INFINITY {
                         continue;
                     }
-                    let key = sequence.keys.start + j;
-                    let (q, k) =
-                        (|d| self.q.get([batch, head, i, d]), |d| self.k.get([batch, kv_head, key, d]));
+                    let (q, k) = (
+                        |d| self.q.get([batch, head, i, d]),
+                        |d| self.source.key(&sequence, [kv_head, j, d]),
+                    );
                     let dot: f64 = (0..dk).map(|d| number(q(d)) * number(k(d))).sum();
                     let mut score = f64::from(self.scale) * dot;
                     if let Some(cap) = self.softcap.map(f64::from) {
@@ -110,12 +102,12 @@ impl Kernel for Call<'_> {
                         let position = sequence.start + query as isize;
                         score += f64::from(distance.get(head, j as isize - position));
                     }
-                    seen.push((score, key));
+                    seen.push((score, j));
                 }
                 let max = seen.iter().fold(f64::NEG_INFINITY, |max, s| max.max(s.0));
                 let sum: f64 = seen.iter().map(|(score, _)| (score - max).exp()).sum();
                 for d in 0..dv {
-                    let v = |key| number(self.v.get([batch, kv_head, key, d]));
+                    let v = |key| number(self.source.value(&sequence, [kv_head, key, d]));
                     let terms = seen.iter().map(|&(score, key)| (score - max).exp() * v(key));
                     let out = if seen.is_empty() { 0.0 } else { (terms.sum::<f64>() / sum) as f32 };
                     self.out.set([batch, head, i, d], out);
@@ -132,10 +124,16 @@ impl Kernel for Call<'_> {
     }
 
     fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
-        let layout = self.check()?;
-        let [batch, heads, queries, _] = self.q.shape();
+        let (layout, [kv_heads, dv]) = self.check()?;
+        let [batch, heads, queries, dk] = self.q.shape();
         if batch * heads * queries == 0 {
             return Ok(());
+        }
+        if let Source::Caches { caches, .. } = self.source {
+            let format = Format::of(isa, self.bf16, dk);
+            for cache in caches {
+                cache.check_format("CachedAttention.caches", format, I::NAME)?;
+            }
         }
         // The table of distances is made once, for all tasks.
         let distances = if self.distance.is_some() { layout.distances() } else { 0..0 };
@@ -152,14 +150,16 @@ impl Kernel for Call<'_> {
             let tables = Distances { tables, stride, first: distances.start };
             let inputs = Inputs {
                 q: self.q,
-                k: self.k,
-                v: self.v,
+                source: self.source,
+                kv_heads,
+                dk,
+                dv,
                 scale: self.scale,
                 softcap: self.softcap,
                 bias: self.bias,
                 distances: self.distance.map(|_| tables),
                 layout,
-                group: heads / self.k.shape()[1],
+                group: heads / kv_heads,
             };
             let mut unwanted = [];
             let lse = match self.lse {
@@ -167,10 +167,7 @@ impl Kernel for Call<'_> {
                 None => ViewMut::new(&mut unwanted, [batch, heads, queries, 0])?,
             };
             let outputs = Outputs { out: self.out, lse };
-            match isa.bf16() {
-                Some(multiply) if self.bf16 => task::run(isa, Pairs(multiply), &inputs, outputs),
-                _ => task::run(isa, Floats { rounded: self.bf16 }, &inputs, outputs),
-            }
+            with_method!(isa, self.bf16, method => task::run(isa, method, &inputs, outputs));
             Ok(())
         })
     }

@@ -1,5 +1,6 @@
 //! Which keys a query may see: always one contiguous range.
 
+use super::source::Source;
 use crate::error::{Error, expect_shape};
 use core::ops::Range;
 
@@ -85,10 +86,10 @@ impl Sequence {
     }
 }
 
-/// The checked [`Sequences`] of a call, with their positions.
+/// The checked sequences of a call, with their positions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout<'a> {
-    sequences: Sequences<'a>,
+    source: Source<'a>,
     start: Start,
     window: Window,
     batch: usize,
@@ -96,13 +97,21 @@ pub(super) struct Layout<'a> {
     keys: usize,
 }
 
+/// Refuses ends of sequences that do not divide `rows` rows.
+fn check_ends(what: &'static str, ends: &[usize], rows: usize) -> Result<(), Error> {
+    if ends.first() == Some(&0) && ends.last() == Some(&rows) && ends.is_sorted() {
+        return Ok(());
+    }
+    Err(Error::Invalid { what, why: format!("expected ascending numbers from 0 to {rows}") })
+}
+
 impl<'a> Layout<'a> {
     /// Refuses lengths that do not fit the batch, its rows of queries and its rows of keys.
     pub fn new(
-        sequences: Sequences<'a>,
+        source: Source<'a>,
         start: Start,
         window: Window,
-        [batch, queries, keys]: [usize; 3],
+        [batch, queries]: [usize; 2],
     ) -> Result<Self, Error> {
         if let Start::At(position) = start
             && position > FARTHEST
@@ -110,6 +119,15 @@ impl<'a> Layout<'a> {
             let why = format!("expected a position of at most {FARTHEST}, found {position}");
             return Err(Error::Invalid { what: "Attention.start", why });
         }
+        let (sequences, keys) = match source {
+            Source::Views { k, sequences, .. } => (sequences, k.shape()[2]),
+            Source::Caches { caches, starts } => {
+                expect_shape("Attention.q", &[batch], &[1])?;
+                expect_shape("CachedAttention.starts", &[starts.len()], &[caches.len() + 1])?;
+                check_ends("CachedAttention.starts", starts, queries)?;
+                return Ok(Self { source, start, window, batch, queries, keys: 0 });
+            }
+        };
         match sequences {
             Sequences::Rows => {}
             Sequences::KeyLengths(lengths) => {
@@ -122,34 +140,40 @@ impl<'a> Layout<'a> {
             Sequences::Packed { q, k } => {
                 expect_shape("Attention.q", &[batch], &[1])?;
                 expect_shape("Attention.sequences.k", &[k.len()], &[q.len()])?;
-                for (what, ends, rows) in
-                    [("Attention.sequences.q", q, queries), ("Attention.sequences.k", k, keys)]
-                {
-                    if ends.first() != Some(&0) || ends.last() != Some(&rows) || !ends.is_sorted() {
-                        let why = format!("expected ascending numbers from 0 to {rows}");
-                        return Err(Error::Invalid { what, why });
-                    }
-                }
+                check_ends("Attention.sequences.q", q, queries)?;
+                check_ends("Attention.sequences.k", k, keys)?;
             }
         }
-        Ok(Self { sequences, start, window, batch, queries, keys })
+        Ok(Self { source, start, window, batch, queries, keys })
     }
 
     /// Number of sequences in the whole batch.
     pub fn len(&self) -> usize {
-        match self.sequences {
-            Sequences::Packed { q, .. } => q.len() - 1,
-            _ => self.batch,
+        self.query_ends().map_or(self.batch, |ends| ends.len() - 1)
+    }
+
+    /// Where the queries of sequences end, if these stand end to end.
+    #[inline]
+    fn query_ends(&self) -> Option<&'a [usize]> {
+        match self.source {
+            Source::Views { sequences: Sequences::Packed { q, .. }, .. } => Some(q),
+            Source::Views { .. } => None,
+            Source::Caches { starts, .. } => Some(starts),
         }
     }
 
     /// Sequence `index`.
     #[inline]
     pub fn get(&self, index: usize) -> Sequence {
-        let (batch, queries, keys) = match self.sequences {
-            Sequences::Rows => (index, 0..self.queries, 0..self.keys),
-            Sequences::KeyLengths(lengths) => (index, 0..self.queries, 0..lengths[index]),
-            Sequences::Packed { q, k } => (0, q[index]..q[index + 1], k[index]..k[index + 1]),
+        let (batch, queries) = match self.query_ends() {
+            Some(ends) => (0, ends[index]..ends[index + 1]),
+            None => (index, 0..self.queries),
+        };
+        let keys = match self.source {
+            Source::Views { sequences: Sequences::Rows, .. } => 0..self.keys,
+            Source::Views { sequences: Sequences::KeyLengths(lengths), .. } => 0..lengths[index],
+            Source::Views { sequences: Sequences::Packed { k, .. }, .. } => k[index]..k[index + 1],
+            Source::Caches { caches, .. } => 0..caches[index].len(),
         };
         let start = match self.start {
             Start::At(position) => position as isize,
@@ -161,23 +185,25 @@ impl<'a> Layout<'a> {
     /// The sequences that have any of the query rows `rows` of a batch row.
     #[inline]
     pub fn of_rows(&self, batch: usize, rows: &Range<usize>) -> Range<usize> {
-        match self.sequences {
-            Sequences::Packed { q, .. } => {
+        match self.query_ends() {
+            Some(q) => {
                 let first = q.partition_point(|&end| end <= rows.start).max(1) - 1;
                 let last = q.partition_point(|&end| end < rows.end);
                 first..last.clamp(first, self.len())
             }
-            _ => batch..batch + 1,
+            None => batch..batch + 1,
         }
     }
 
     /// Queries and keys of the longest sequence; of all batch rows, where these are sequences.
     pub fn longest(&self) -> [usize; 2] {
         let most = |ends: &[usize]| ends.windows(2).map(|e| e[1] - e[0]).max().unwrap_or(0);
-        match self.sequences {
-            Sequences::Packed { q, k } => [most(q), most(k)],
-            _ => [self.queries, self.keys],
-        }
+        let keys = match self.source {
+            Source::Views { sequences: Sequences::Packed { k, .. }, .. } => most(k),
+            Source::Views { .. } => self.keys,
+            Source::Caches { caches, .. } => caches.iter().map(|cache| cache.len()).max().unwrap_or(0),
+        };
+        [self.query_ends().map_or(self.queries, most), keys]
     }
 
     /// All distances `key - position` that any sequence has.

@@ -17,7 +17,6 @@
 //! Sums of weights are of what is not yet rounded: so they, and the log-sum-exp, are as exact as those
 //! of f32, and a weight's rounding, at most 2^-8 of it, is all that an output gains in error.
 
-use super::block::KEYS;
 use super::operand::{Stored, with_stored};
 use super::row::{all_finite, exponentials, largest, map};
 use super::stage::{pack_staged, place};
@@ -53,12 +52,18 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     /// Packs a part of a query to as many words.
     fn pack_query<T: Element>(self, isa: I, query: &[T], scale: f32, to: &mut [f32]);
 
+    /// Packs a part of a key to as many words.
+    fn pack_row<T: Element>(self, isa: I, row: &[T], to: &mut [f32]);
+
     /// Packs keys to panels, `panel_len` floats apart. `memory` has [`staged`](super::stage::staged) floats.
     fn pack_keys(self, isa: I, keys: Stored<'_, 2>, panels: &mut [f32], panel_len: usize, memory: &mut [f32]);
 
-    /// Packs values, those of the keys `keys`, to panels of KEYS keys: all that [`summed`](Self::summed)
-    /// makes of these, zeros for the others.
-    fn pack_values(self, isa: I, values: Stored<'_, 2>, keys: Range<usize>, panels: &mut [f32]);
+    /// Packs values, those of the keys `keys`, to panels, so many floats apart: all that
+    /// [`summed`](Self::summed) makes of these, zeros for the others.
+    fn pack_values(self, isa: I, values: Stored<'_, 2>, keys: Range<usize>, panels: (&mut [f32], usize));
+
+    /// Writes the value of one key, counted from the panels' first, and leaves those of the others.
+    fn put_value<T: Element>(self, isa: I, value: &[T], key: usize, panels: (&mut [f32], usize));
 
     /// The largest score of a row's `whole` keys, NaN aside; each is multiplied by `factor` first.
     fn largest(self, isa: I, row: &[f32], whole: Range<usize>, factor: f32) -> f32;
@@ -67,8 +72,8 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     /// weights. `max` is what [`largest`](Self::largest) returned, and becomes the natural one.
     fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, factor: f32) -> f32;
 
-    /// Whether so many words of each panel of values hold neither NaN nor infinity.
-    fn all_finite(self, isa: I, panels: &[f32], words: usize) -> bool;
+    /// Whether these words of each panel of values, so many floats apart, hold neither NaN nor infinity.
+    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool;
 
     /// Copies `from`, words of a panel of values from the key `first` on, with zeros for the values of
     /// keys that are not `seen`.
@@ -127,6 +132,16 @@ impl<I: Isa> Method<I> for Floats {
     }
 
     #[inline(always)]
+    fn pack_row<T: Element>(self, isa: I, row: &[T], to: &mut [f32]) {
+        map::<I, T>(
+            row,
+            to,
+            #[inline(always)]
+            |part| widened(isa, part, self.rounded),
+        );
+    }
+
+    #[inline(always)]
     fn pack_keys(
         self,
         isa: I,
@@ -146,29 +161,41 @@ impl<I: Isa> Method<I> for Floats {
             (panels, panel_len),
             memory,
             #[inline(always)]
-            |row, p, to| {
-                map::<I, _>(&row[p..p + to.len()], to, #[inline(always)] |part| widened(isa, part, self.rounded));
-            },
+            |row, p, to| self.pack_row(isa, &row[p..p + to.len()], to),
         ));
     }
 
     #[inline(always)]
-    fn pack_values(self, isa: I, values: Stored<'_, 2>, keys: Range<usize>, panels: &mut [f32]) {
+    fn pack_values(
+        self,
+        isa: I,
+        values: Stored<'_, 2>,
+        keys: Range<usize>,
+        (panels, panel_len): (&mut [f32], usize),
+    ) {
         if let (Stored::F32(values), false) = (values, self.rounded) {
-            return pack_panels(isa, values, panels, KEYS * I::NR);
+            return pack_panels(isa, values, panels, panel_len);
         }
-        with_stored!(values, values => {
-            for key in 0..keys.len() {
-                let row = values.row([key, 0]);
-                for (panel, part) in row.chunks(I::NR).enumerate() {
-                    let to = &mut panels[(panel * KEYS + key) * I::NR..][..I::NR];
-                    for (at, to) in to.chunks_exact_mut(I::V::LANES).enumerate() {
-                        let from = part.get(at * I::V::LANES..).unwrap_or(&[]);
-                        widened(isa, from, self.rounded).store(to);
-                    }
-                }
-            }
+        with_stored!(values, values => for key in 0..keys.len() {
+            self.put_value(isa, values.row([key, 0]), key, (panels, panel_len));
         });
+    }
+
+    #[inline(always)]
+    fn put_value<T: Element>(
+        self,
+        isa: I,
+        value: &[T],
+        key: usize,
+        (panels, panel_len): (&mut [f32], usize),
+    ) {
+        for (panel, part) in value.chunks(I::NR).enumerate() {
+            let to = &mut panels[panel * panel_len + key * I::NR..][..I::NR];
+            for (at, to) in to.chunks_exact_mut(I::V::LANES).enumerate() {
+                let from = part.get(at * I::V::LANES..).unwrap_or(&[]);
+                widened(isa, from, self.rounded).store(to);
+            }
+        }
     }
 
     #[inline(always)]
@@ -182,11 +209,11 @@ impl<I: Isa> Method<I> for Floats {
     }
 
     #[inline(always)]
-    fn all_finite(self, isa: I, panels: &[f32], words: usize) -> bool {
+    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool {
         all_finite(
             isa,
             panels,
-            [KEYS, words],
+            words,
             #[inline(always)]
             |v| [v],
         )
@@ -236,6 +263,11 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
     }
 
     #[inline(always)]
+    fn pack_row<T: Element>(self, isa: I, row: &[T], to: &mut [f32]) {
+        pack_pairs(isa, row, to);
+    }
+
+    #[inline(always)]
     fn pack_keys(
         self,
         isa: I,
@@ -254,13 +286,19 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
             #[inline(always)]
             |row, p, to| {
                 let end = row.len().min(2 * (p + to.len()));
-                pack_pairs(isa, &row[2 * p..end], to);
+                self.pack_row(isa, &row[2 * p..end], to);
             },
         ));
     }
 
     #[inline(always)]
-    fn pack_values(self, isa: I, values: Stored<'_, 2>, keys: Range<usize>, panels: &mut [f32]) {
+    fn pack_values(
+        self,
+        isa: I,
+        values: Stored<'_, 2>,
+        keys: Range<usize>,
+        (panels, panel_len): (&mut [f32], usize),
+    ) {
         let (lanes, depth) = (I::V::LANES, self.0.depth());
         let summed = <Self as Method<I>>::summed(&keys);
         with_stored!(values, values => for first in summed.clone().step_by(2 * lanes) {
@@ -270,7 +308,7 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
                 };
                 let (low, high) = (row(key), row(key + lanes));
                 let word = (first - summed.start) / 2 + key - first;
-                for (panel, to) in panels.chunks_exact_mut(KEYS / 2 * I::NR).enumerate() {
+                for (panel, to) in panels.chunks_mut(panel_len).enumerate() {
                     for column in (0..I::NR).step_by(lanes) {
                         let at = panel * I::NR + column;
                         let low = first_bf16_bits(isa, low.get(at..).unwrap_or(&[]));
@@ -283,12 +321,43 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
                         let mut each = [0.0; 16];
                         words.store(&mut each);
                         for (i, x) in each[..lanes].iter().enumerate() {
-                            to[place::<I>(word, column + i, depth)] = *x;
+                            to[place(I::NR, word, column + i, depth)] = *x;
                         }
                     }
                 }
             }
         });
+    }
+
+    #[inline(always)]
+    fn put_value<T: Element>(
+        self,
+        isa: I,
+        value: &[T],
+        key: usize,
+        (panels, panel_len): (&mut [f32], usize),
+    ) {
+        let (lanes, depth) = (I::V::LANES, self.0.depth());
+        let (word, high) = (key / (2 * lanes) * lanes + key % lanes, key / lanes % 2 == 1);
+        let others = if high { 0xffff } else { 0xffff_0000 };
+        for (part, panel) in value.chunks(I::NR).zip(panels.chunks_mut(panel_len)) {
+            for column in (0..I::NR).step_by(lanes) {
+                let bits = first_bf16_bits(isa, part.get(column..).unwrap_or(&[]));
+                let bits = if high { bits.shl_bits::<16>() } else { bits };
+                if depth == 1 {
+                    let to = &mut panel[word * I::NR + column..];
+                    let kept = I::V::load(isa, to).and_bits(I::V::splat_bits(isa, others));
+                    kept.or_bits(bits).store(to);
+                    continue;
+                }
+                let mut each = [0.0; 16];
+                bits.store(&mut each);
+                for (i, x) in each[..lanes].iter().enumerate() {
+                    let to = &mut panel[place(I::NR, word, column + i, depth)];
+                    *to = f32::from_bits(to.to_bits() & others | x.to_bits());
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -328,11 +397,11 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
     }
 
     #[inline(always)]
-    fn all_finite(self, isa: I, panels: &[f32], words: usize) -> bool {
+    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool {
         all_finite(
             isa,
             panels,
-            [KEYS / 2, words],
+            words,
             #[inline(always)]
             |v| [v.and_bits(I::V::splat_bits(isa, 0xffff_0000)), v.shl_bits::<16>()],
         )
@@ -346,12 +415,29 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
             let half = |key: usize, mask: u32| if seen(key) { mask } else { 0 };
             let mask = half(low, 0xffff) | half(low + lanes, 0xffff_0000);
             for column in 0..I::NR {
-                let at = place::<I>(word, column, self.0.depth());
+                let at = place(I::NR, word, column, self.0.depth());
                 to[at] = f32::from_bits(from[at].to_bits() & mask);
             }
         }
     }
 }
+
+/// Runs an expression with the method of an instruction set for bf16, or for f32.
+macro_rules! with_method {
+    ($isa:expr, $bf16:expr, $method:ident => $body:expr) => {
+        match $isa.bf16() {
+            Some(multiply) if $bf16 => {
+                let $method = $crate::attention::method::Pairs(multiply);
+                $body
+            }
+            _ => {
+                let $method = $crate::attention::method::Floats { rounded: $bf16 };
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_method;
 
 /// What scores of pairs are multiplied by, for powers of two, if they are still to be scaled, or not.
 #[inline(always)]

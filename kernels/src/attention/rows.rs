@@ -4,6 +4,7 @@ use super::block::KEYS;
 use super::keys::{Layout, Sequence};
 use super::operand::Stored;
 use super::row::{Adjustment, Bias};
+use super::source::Source;
 use crate::view::View;
 use core::ops::Range;
 
@@ -11,8 +12,12 @@ use core::ops::Range;
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub q: Stored<'a, 4>,
-    pub k: Stored<'a, 4>,
-    pub v: Stored<'a, 4>,
+    pub source: Source<'a>,
+    pub kv_heads: usize,
+    /// Numbers of a key.
+    pub dk: usize,
+    /// Numbers of a value.
+    pub dv: usize,
     pub scale: f32,
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,

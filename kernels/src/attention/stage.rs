@@ -42,14 +42,14 @@ pub(super) fn pack_staged<I: Isa, T: Element>(
             }
             to[..len * I::NR].fill(0.0);
             for (row, word) in (0..rows).flat_map(|row| (0..len).map(move |word| (row, word))) {
-                to[place::<I>(word, row, depth)] = memory[row * STAGED_STRIDE + word];
+                to[place(I::NR, word, row, depth)] = memory[row * STAGED_STRIDE + word];
             }
         }
     }
 }
 
-/// Where a word of a column stands in a panel.
+/// Where a word of a column stands in a panel of `nr` columns.
 #[inline(always)]
-pub(super) fn place<I: Isa>(word: usize, column: usize, depth: usize) -> usize {
-    (word / depth * I::NR + column) * depth + word % depth
+pub(super) fn place(nr: usize, word: usize, column: usize, depth: usize) -> usize {
+    (word / depth * nr + column) * depth + word % depth
 }

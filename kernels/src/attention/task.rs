@@ -34,8 +34,8 @@ pub(super) fn run<I: Isa, M: Method<I>>(
     inputs: &Inputs<'_>,
     outputs: Outputs<'_, StoredMut<'_, 4>>,
 ) {
-    let [batch, kv_heads, _, dk] = inputs.k.shape();
-    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group);
+    let Inputs { kv_heads, dk, dv, group, .. } = *inputs;
+    let [batch, _, queries, _] = inputs.q.shape();
     let keys = inputs.layout.longest()[1];
     let work = batch * kv_heads * (queries * group).max(16) * keys * (dk + dv);
     // Twice as many tasks as threads evens out tasks that are not equally long.
@@ -93,8 +93,8 @@ fn share_out_keys<I: Isa, M: Method<I>>(
     outputs: Outputs<'_, StoredMut<'_, 4>>,
     blocks: usize,
 ) {
-    let [batch, kv_heads, _, _] = inputs.k.shape();
-    let (queries, dv, group) = (inputs.q.shape()[2], inputs.v.shape()[3], inputs.group);
+    let Inputs { kv_heads, dv, group, .. } = *inputs;
+    let [batch, _, queries, _] = inputs.q.shape();
     let rows = queries * group;
     let shape = [batch * kv_heads * blocks, rows * (2 + dv)];
     scratch::with(shape[0] * shape[1], |shares| {

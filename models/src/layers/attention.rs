@@ -4,12 +4,13 @@
 //! queries, keys and values of a token      [q heads | k heads | k heads], each head `dim` wide
 //! ```
 
-use super::cache::{CachedAttention, KvCache};
 use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::generator::Cache;
 use tilewright_kernels::gemm::Format;
-use tilewright_kernels::{Attention, DistanceBias, Precision, Sequences, Start, View, ViewMut, Window};
+use tilewright_kernels::{
+    Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,
+};
 
 /// Heads of an attention, and what is done to the scores.
 #[derive(Clone, Copy, Debug)]
@@ -173,9 +174,12 @@ impl Heads<'_> {
         window: Window,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let out = self.outputs(out)?;
-        let (scale, distance, start) = (self.scale, self.distance, Start::End);
-        Ok(CachedAttention { q, caches, starts, scale, distance, start, window, out }.run(self.on.backend)?)
+        Ok(self.on.backend.run(CachedAttention {
+            scale: self.scale,
+            distance: self.distance,
+            window,
+            ..CachedAttention::new(q, caches, starts, self.outputs(out)?)
+        })?)
     }
 }
 

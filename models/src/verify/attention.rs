@@ -56,7 +56,7 @@ enum Kind {
 
 /// A bias by distance; its numbers come from the seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Distance {
+pub(super) enum Distance {
     None,
     Alibi,
     T5 { bidirectional: bool },
@@ -66,7 +66,7 @@ enum Distance {
 const MOST_WORK: usize = 1 << 19;
 
 /// T5's buckets, and the distance from which on they are all the same: the models' own numbers.
-const BUCKETS: usize = 32;
+pub(super) const BUCKETS: usize = 32;
 const MAX_DISTANCE: usize = 128;
 
 /// Keys of a block, which is finished before it is merged with the others.
@@ -177,17 +177,12 @@ fn strategy() -> BoxedStrategy<Params> {
         prop_oneof![1 => Just(Start::At(0)), 1 => (0..300usize).prop_map(Start::At), 2 => Just(Start::End)];
     let side = || prop::option::weighted(0.5, prop_oneof![2 => Just(0), 1 => 0..20usize, 1 => 0..400usize]);
     let window = (side(), side()).prop_map(|(before, after)| Window { before, after });
-    let distance = prop_oneof![
-        2 => Just(Distance::None),
-        1 => Just(Distance::Alibi),
-        1 => any::<bool>().prop_map(|bidirectional| Distance::T5 { bidirectional }),
-    ];
     let scores = (
         select(vec![0.125, 1.0, -0.3]),
         prop::option::weighted(0.2, select(vec![0.5, 30.0])),
         prop::option::weighted(0.3, Layout::repeated_rows()),
         any::<bool>(),
-        distance,
+        Distance::any(),
     );
     let stored = || prop_oneof![2 => Just(Stored::F32), 2 => Just(Stored::Bf16), 1 => Just(Stored::F16)];
     let precision = prop_oneof![
@@ -235,6 +230,31 @@ fn strategy() -> BoxedStrategy<Params> {
             }
         })
         .boxed()
+}
+
+impl Distance {
+    /// Any of the kinds, or none.
+    pub(super) fn any() -> BoxedStrategy<Self> {
+        prop_oneof![
+            2 => Just(Self::None),
+            1 => Just(Self::Alibi),
+            1 => any::<bool>().prop_map(|bidirectional| Self::T5 { bidirectional }),
+        ]
+        .boxed()
+    }
+
+    /// The kernel's argument, of the slope of each head and a table \[BUCKETS, heads\].
+    pub(super) fn bias<'a>(self, slopes: &'a [f32], table: &'a [f32]) -> Option<DistanceBias<'a>> {
+        match self {
+            Self::None => None,
+            Self::Alibi => Some(DistanceBias::Alibi { slopes }),
+            Self::T5 { bidirectional } => Some(DistanceBias::T5 {
+                table: View::new(table, [BUCKETS, slopes.len()]).expect("as long as its shape"),
+                bidirectional,
+                max_distance: MAX_DISTANCE,
+            }),
+        }
+    }
 }
 
 impl Params {
@@ -355,15 +375,7 @@ impl Data {
 
     /// The kernel's argument.
     fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
-        match p.distance {
-            Distance::None => None,
-            Distance::Alibi => Some(DistanceBias::Alibi { slopes: &self.slopes }),
-            Distance::T5 { bidirectional } => Some(DistanceBias::T5 {
-                table: View::new(&self.table, [BUCKETS, self.slopes.len()]).expect("as long as its shape"),
-                bidirectional,
-                max_distance: MAX_DISTANCE,
-            }),
-        }
+        p.distance.bias(&self.slopes, &self.table)
     }
 
     /// A sequence with queries, if there is one.
@@ -595,7 +607,7 @@ impl Data {
 }
 
 /// The same with one kind of NaN: which of them an operation makes of several, nothing says.
-fn quiet(x: &[f32]) -> Vec<f32> {
+pub(super) fn quiet(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect()
 }
 

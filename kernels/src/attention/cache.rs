@@ -1,0 +1,401 @@
+//! Keys and values that stay packed from call to call, so that a decoder packs only what is new.
+
+use super::Precision;
+use super::ahead::Span;
+use super::block::KEYS;
+use super::method::with_method;
+use super::operand::Stored;
+use super::panels::{Describe, Format, append, append_len};
+use crate::backend::{Backend, Kernel};
+use crate::element::Element;
+use crate::error::{Error, expect_shape};
+use crate::isa::Isa;
+use crate::parallel;
+use crate::scratch::{self, LINE};
+use crate::view::{View, ViewMut};
+use core::fmt;
+use core::ops::Range;
+use half::bf16;
+
+/// Numbers below which appending them takes less time than a second thread to start.
+const PARALLEL_NUMBERS: usize = 1 << 16;
+
+/// Keys and values of one sequence in one layer, in the panels that attention multiplies.
+///
+/// It is laid out for one backend; what attends to it is [`CachedAttention`](super::CachedAttention), with
+/// an example. Memory: kv_heads (dk + dv) numbers of 4 or, where the CPU multiplies pairs of bf16 and that
+/// is the precision, 2 bytes for each token of the capacity, which is rounded up to 32 tokens or, beyond 256,
+/// to 256; dv to the width of a tile, and dk, of pairs, to 32. The system provides it as it is first written.
+///
+/// ```
+/// use tilewright_kernels::{Backend, KvCache, Precision, View};
+/// let mut cache = KvCache::new(Backend::best(), Precision::Bf16, 2, [8, 4], 100);
+/// let (k, v) = ([0.5; 2 * 3 * 8], [0.25; 2 * 3 * 4]);
+/// cache.append(View::new(&k, [2, 3, 8])?, View::new(&v, [2, 3, 4])?)?;
+/// assert_eq!((cache.len(), cache.capacity()), (3, 100));
+/// // Two of the tokens were drafts that the model does not confirm.
+/// cache.truncate(1);
+/// assert_eq!(cache.len(), 1);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+pub struct KvCache {
+    backend: Backend,
+    format: Format,
+    kv_heads: usize,
+    dk: usize,
+    dv: usize,
+    len: usize,
+    capacity: usize,
+    /// Keys that the panels of values of one block have room for.
+    block_keys: usize,
+    /// \[kv_heads, head_len\] from the first cache line on.
+    memory: Vec<f32>,
+}
+
+/// The panels of a block of keys of one head.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a> {
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
+    /// Words from one panel of values to the next.
+    pub panel_len: usize,
+    /// Keys that are there.
+    pub len: usize,
+}
+
+impl KvCache {
+    /// Room for `capacity` tokens of `kv_heads` heads, whose keys are of `dk` and values of `dv` numbers, all
+    /// of it allocated here. [`Precision::Stored`] is f32.
+    ///
+    /// # Panics
+    /// If there is not as much memory.
+    pub fn new(
+        backend: Backend,
+        precision: Precision,
+        kv_heads: usize,
+        [dk, dv]: [usize; 2],
+        capacity: usize,
+    ) -> Self {
+        let format = backend.run(Describe { bf16: precision == Precision::Bf16, dk });
+        let whole = capacity.max(1).checked_next_multiple_of(format.nr.max(format.group)).unwrap_or(KEYS);
+        let mut cache = Self {
+            backend,
+            format,
+            kv_heads,
+            dk,
+            dv,
+            len: 0,
+            capacity,
+            block_keys: whole.min(KEYS),
+            memory: vec![],
+        };
+        // Too much is still too much for a vector.
+        let len = kv_heads.saturating_mul(cache.head_len()).saturating_add(LINE / size_of::<f32>());
+        cache.memory = vec![0.0; len];
+        cache
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Most tokens that there can be.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes of the memory for all of them.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.memory[..])
+    }
+
+    /// Heads, and the numbers of a key and of a value.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.kv_heads, self.dk, self.dv]
+    }
+
+    /// Appends tokens: k \[kv_heads, tokens, dk\], v \[kv_heads, tokens, dv\], of unit last stride. In bf16,
+    /// numbers are rounded to the nearest, ties to even.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Invalid`] if they do not fit the cache, each other, or into the room
+    /// that is left; nothing is appended then.
+    pub fn append<T: Element>(&mut self, k: View<'_, 3, T>, v: View<'_, 3, T>) -> Result<(), Error> {
+        let tokens = k.shape()[1];
+        expect_shape("KvCache.k", &k.shape(), &[self.kv_heads, tokens, self.dk])?;
+        expect_shape("KvCache.v", &v.shape(), &[self.kv_heads, tokens, self.dv])?;
+        for (what, unit) in [("KvCache.k", k.has_unit_rows()), ("KvCache.v", v.has_unit_rows())] {
+            if !unit {
+                return Err(Error::Invalid { what, why: "expected a last stride of 1".to_owned() });
+            }
+        }
+        self.expect_room(self.len, tokens)?;
+        self.backend.run(Append { cache: self, k: T::erase(k), v: T::erase(v) });
+        self.len += tokens;
+        Ok(())
+    }
+
+    /// Forgets the tokens from `len` on, if there are as many.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        // Of the last group of values, which is still multiplied; numbers that share no words are not.
+        let begun = len..self.len.min(len.next_multiple_of(self.format.group));
+        self.len = len;
+        for (head, key) in (0..self.kv_heads).flat_map(|head| begun.clone().map(move |key| (head, key))) {
+            for d in 0..self.dv {
+                let (at, half) = self.value_at(head, key, d);
+                let format = self.format;
+                let word = &mut self.floats_mut()[at];
+                *word = format.without(*word, half);
+            }
+        }
+    }
+
+    /// Becomes a copy of the tokens of `other`, with a capacity of its own.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Invalid`] if `other` has another shape or layout, or more tokens than
+    /// fit; nothing changes then.
+    pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
+        const WHAT: &str = "KvCache.other";
+        expect_shape(WHAT, &other.shape(), &self.shape())?;
+        self.check_format(WHAT, other.format, other.backend.name())?;
+        self.expect_room(0, other.len)?;
+        self.len = other.len;
+        let Format { nr, numbers, key_words, group, .. } = self.format;
+        let keys = other.len.next_multiple_of(nr) * key_words;
+        let panels = self.dv.div_ceil(nr);
+        for head in 0..self.kv_heads {
+            let [mut to, mut from] = [self.head_at(head), other.head_at(head)];
+            self.floats_mut()[to..][..keys].copy_from_slice(&other.floats()[from..][..keys]);
+            to += self.keys_len();
+            from += other.keys_len();
+            for first in (0..other.len).step_by(KEYS) {
+                let n = (other.len - first).min(KEYS).next_multiple_of(group) / numbers * nr;
+                for _ in 0..panels {
+                    self.floats_mut()[to..][..n].copy_from_slice(&other.floats()[from..][..n]);
+                    to += self.panel_len();
+                    from += other.panel_len();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses more tokens behind `len` than there is room for.
+    fn expect_room(&self, len: usize, tokens: usize) -> Result<(), Error> {
+        let capacity = self.capacity;
+        if tokens <= capacity - len {
+            return Ok(());
+        }
+        let why = format!("expected room for {tokens} tokens behind {len}, found a capacity of {capacity}");
+        Err(Error::Invalid { what: "KvCache.append", why })
+    }
+
+    /// Refuses another layout, that of `backend`.
+    pub(super) fn check_format(
+        &self,
+        what: &'static str,
+        format: Format,
+        backend: &str,
+    ) -> Result<(), Error> {
+        if self.format == format {
+            return Ok(());
+        }
+        let precision = |format: Format| if format.bf16 { "bf16" } else { "f32" };
+        let why = format!(
+            "expected a cache laid out as {} of {backend}, found one of {} of {}",
+            precision(format),
+            precision(self.format),
+            self.backend.name()
+        );
+        Err(Error::Invalid { what, why })
+    }
+
+    /// Whether numbers are rounded to bf16.
+    pub(super) fn is_bf16(&self) -> bool {
+        self.format.bf16
+    }
+
+    /// The memory from its first cache line on: a copy begins at another place.
+    fn floats(&self) -> &[f32] {
+        &self.memory[self.memory.as_ptr().align_offset(LINE)..]
+    }
+
+    fn floats_mut(&mut self) -> &mut [f32] {
+        let skip = self.memory.as_ptr().align_offset(LINE);
+        &mut self.memory[skip..]
+    }
+
+    /// Words from one panel of values to the next.
+    fn panel_len(&self) -> usize {
+        self.block_keys / self.format.numbers * self.format.nr
+    }
+
+    /// Words of the panels of values of a block.
+    fn block_len(&self) -> usize {
+        self.panel_len().saturating_mul(self.dv.div_ceil(self.format.nr))
+    }
+
+    /// Words of the panels of keys of a head.
+    fn keys_len(&self) -> usize {
+        let blocks = self.capacity.div_ceil(self.block_keys);
+        blocks.saturating_mul(self.block_keys).saturating_mul(self.format.key_words)
+    }
+
+    /// Words of a head.
+    fn head_len(&self) -> usize {
+        let blocks = self.capacity.div_ceil(self.block_keys);
+        self.keys_len().saturating_add(blocks.saturating_mul(self.block_len()))
+    }
+
+    /// The first word of a head.
+    fn head_at(&self, head: usize) -> usize {
+        head * self.head_len()
+    }
+
+    fn key_at(&self, head: usize, key: usize, d: usize) -> (usize, usize) {
+        let (at, half) = self.format.key(key, d);
+        (self.head_at(head) + at, half)
+    }
+
+    fn value_at(&self, head: usize, key: usize, d: usize) -> (usize, usize) {
+        let (at, half) = self.format.value(key % KEYS, d, self.panel_len());
+        (self.head_at(head) + self.keys_len() + key / KEYS * self.block_len() + at, half)
+    }
+
+    /// Number `d` of a key.
+    pub(super) fn key(&self, [head, key, d]: [usize; 3]) -> f32 {
+        let (at, half) = self.key_at(head, key, d);
+        self.format.get(self.floats()[at], half)
+    }
+
+    /// Number `d` of the value of a key.
+    pub(super) fn value(&self, [head, key, d]: [usize; 3]) -> f32 {
+        let (at, half) = self.value_at(head, key, d);
+        self.format.get(self.floats()[at], half)
+    }
+
+    /// The panels of a block that has keys.
+    #[inline(always)]
+    pub(super) fn block(&self, head: usize, block: usize) -> Panels<'_> {
+        let words = &self.floats()[self.head_at(head)..];
+        let (keys, values) = words.split_at(self.keys_len());
+        let key_len = self.block_keys * self.format.key_words;
+        Panels {
+            keys: &keys[block * key_len..][..key_len],
+            values: &values[block * self.block_len()..][..self.block_len()],
+            panel_len: self.panel_len(),
+            len: (self.len - block * KEYS).min(KEYS),
+        }
+    }
+
+    /// The memory of the keys `keys` of a block, if it has any, and of their values.
+    #[inline(always)]
+    pub(super) fn span(&self, head: usize, block: usize, keys: Range<usize>) -> [Span; 2] {
+        if block * KEYS >= self.len {
+            return [Span::NOTHING; 2];
+        }
+        let Panels { keys: of_keys, values, panel_len, len } = self.block(head, block);
+        let Format { nr, numbers, key_words, .. } = self.format;
+        // Panels of keys follow each other, so that rows of any length are their memory, too.
+        let rows = len.next_multiple_of(nr);
+        let panels = self.dv.div_ceil(nr);
+        let words = keys.start / numbers..keys.end.div_ceil(numbers);
+        [
+            Span::new(of_keys, [1, rows, key_words], [0, key_words]).part(0..1, keys),
+            Span::new(values, [panels, len.div_ceil(numbers), nr], [panel_len, nr]).part(0..panels, words),
+        ]
+    }
+}
+
+impl Clone for KvCache {
+    fn clone(&self) -> Self {
+        let precision = if self.is_bf16() { Precision::Bf16 } else { Precision::F32 };
+        let mut copy = Self::new(self.backend, precision, self.kv_heads, [self.dk, self.dv], self.capacity);
+        copy.copy_from(self).expect("of the same shape");
+        copy
+    }
+}
+
+impl fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kv_heads, dk, dv, len, capacity, .. } = self;
+        f.debug_struct("KvCache")
+            .field("backend", &self.backend.name())
+            .field("bf16", &self.is_bf16())
+            .field("kv_heads", kv_heads)
+            .field("dk", dk)
+            .field("dv", dv)
+            .field("len", len)
+            .field("capacity", capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes tokens behind the last; there is room.
+struct Append<'a> {
+    cache: &'a mut KvCache,
+    k: Stored<'a, 3>,
+    v: Stored<'a, 3>,
+}
+
+impl Kernel for Append<'_> {
+    type Output = ();
+
+    crate::backend::compile_here!();
+
+    fn reference(self) {
+        let Self { cache, k, v } = self;
+        let is_bf16 = cache.is_bf16();
+        let number = |x: f32| if is_bf16 { bf16::from_f32(x).to_f32() } else { x };
+        let [kv_heads, tokens, _] = k.shape();
+        for (head, token) in (0..kv_heads).flat_map(|head| (0..tokens).map(move |token| (head, token))) {
+            let key = cache.len + token;
+            for d in 0..cache.dk {
+                let x = number(k.get([head, token, d]));
+                let at = cache.key_at(head, key, d).0;
+                cache.floats_mut()[at] = x;
+            }
+            for d in 0..cache.dv {
+                let x = number(v.get([head, token, d]));
+                let at = cache.value_at(head, key, d).0;
+                cache.floats_mut()[at] = x;
+            }
+        }
+    }
+
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { cache, k, v } = self;
+        let [kv_heads, tokens, dk] = k.shape();
+        let (format, len, block_keys) = (cache.format, cache.len, cache.block_keys);
+        let (keys_len, head_len) = (cache.keys_len(), cache.head_len());
+        let grain = if kv_heads * tokens * (dk + cache.dv) < PARALLEL_NUMBERS { kv_heads } else { 1 };
+        let heads =
+            ViewMut::new(cache.floats_mut(), [kv_heads, head_len]).expect("allocated for these heads");
+        with_method!(isa, format.bf16, method => {
+            parallel::for_each_block(heads, grain, &|first, heads| {
+                scratch::with(append_len::<I>(&format), |memory| {
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            for (head, words) in heads.into_rows().enumerate() {
+                                let (keys, values) = words.split_at_mut(keys_len);
+                                let kv = [k.at(first + head), v.at(first + head)];
+                                append(isa, method, kv, len, (keys, values, block_keys), memory);
+                            }
+                        },
+                    );
+                });
+            });
+        });
+    }
+}

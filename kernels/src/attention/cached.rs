@@ -1,0 +1,115 @@
+//! Attention to caches, whose keys and values are packed already.
+
+use super::cache::KvCache;
+use super::call::Call;
+use super::distance::DistanceBias;
+use super::keys::{Start, Window};
+use super::operand::{Stored, StoredMut};
+use super::source::Source;
+use crate::backend::{Backend, Kernel};
+use crate::error::Error;
+use crate::isa::Isa;
+use crate::view::{View, ViewMut};
+
+/// [`Attention`](super::Attention) of packed sequences of queries, each to a cache of its own.
+///
+/// The bits are those of [`Attention`](super::Attention) to the same keys and values in views, of the
+/// caches' [`Precision`](super::Precision) and on the backend that the caches are laid out for. A cache may
+/// stand for several sequences, such as beams that attend to one encoder.
+///
+/// # Errors
+/// Those of [`Attention`](super::Attention), by its names; caches that do not fit q or each other, and
+/// caches of another layout than the backend's: only [`Backend::REFERENCE`] reads all of them.
+///
+/// ```
+/// use tilewright_kernels::{Backend, CachedAttention, KvCache, Precision, View, ViewMut, Window};
+/// let backend = Backend::best();
+/// // Two query heads that share a head of keys and values, of 4 numbers each.
+/// let (heads, kv_heads, dim) = (2, 1, 4);
+/// let mut cache = KvCache::new(backend, Precision::F32, kv_heads, [dim, dim], 100);
+/// let x = [0.5; 24];
+/// // A prompt of three tokens, and then one more.
+/// for tokens in [3, 1] {
+///     let kv = View::new(&x, [kv_heads, tokens, dim])?;
+///     cache.append(kv, kv)?;
+///     let q = View::new(&x, [1, heads, tokens, dim])?;
+///     let mut out = vec![0.0; heads * tokens * dim];
+///     let out = ViewMut::new(&mut out, [1, heads, tokens, dim])?;
+///     let attention = CachedAttention::new(q, &[&cache], &[0, tokens], out);
+///     backend.run(CachedAttention { window: Window::CAUSAL, ..attention })?;
+/// }
+/// assert_eq!(cache.len(), 4);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct CachedAttention<'a> {
+    /// Queries \[1, heads, queries, dk\], sequence after sequence.
+    pub q: View<'a, 4>,
+    /// Keys and values of each sequence, of kv_heads heads, dk and dv numbers; all of one precision.
+    pub caches: &'a [&'a KvCache],
+    /// \[sequences + 1\]: sequence s has the queries `starts[s]..starts[s + 1]`; from 0 to the number of
+    /// queries.
+    pub starts: &'a [usize],
+    /// Factor of the dot products.
+    pub scale: f32,
+    /// Bends scores to lie between its negative and itself, before any bias; positive.
+    pub softcap: Option<f32>,
+    /// Added to the scores for the distance from query to key.
+    pub distance: Option<DistanceBias<'a>>,
+    /// Where each sequence's queries stand among its keys.
+    pub start: Start,
+    /// Which keys around its position a query sees.
+    pub window: Window,
+    /// \[1, heads, queries, dv\].
+    pub out: ViewMut<'a, 4>,
+}
+
+impl<'a> CachedAttention<'a> {
+    /// Plain attention over all keys, at scale 1 / sqrt(dk). Queries stand at the last keys
+    /// ([`Start::End`]), as those of the tokens that were appended last do.
+    pub fn new(q: View<'a, 4>, caches: &'a [&'a KvCache], starts: &'a [usize], out: ViewMut<'a, 4>) -> Self {
+        Self {
+            q,
+            caches,
+            starts,
+            scale: 1.0 / (q.shape()[3] as f32).sqrt(),
+            softcap: None,
+            distance: None,
+            start: Start::End,
+            window: Window::ALL,
+            out,
+        }
+    }
+
+    fn call(self) -> Call<'a> {
+        Call {
+            q: Stored::F32(self.q),
+            source: Source::Caches { caches: self.caches, starts: self.starts },
+            bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),
+            scale: self.scale,
+            softcap: self.softcap,
+            bias: None,
+            distance: self.distance,
+            start: self.start,
+            window: self.window,
+            out: StoredMut::F32(self.out),
+            lse: None,
+        }
+    }
+}
+
+impl Kernel for CachedAttention<'_> {
+    type Output = Result<(), Error>;
+
+    fn run_on(self, backend: Backend) -> Result<(), Error> {
+        self.call().run_on(backend)
+    }
+
+    fn reference(self) -> Result<(), Error> {
+        self.call().reference()
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
+        self.call().eval(isa)
+    }
+}

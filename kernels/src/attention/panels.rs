@@ -1,0 +1,174 @@
+//! Where numbers stand in the panels of a cache, and how tokens get there.
+//!
+//! ```text
+//! of a head   K^T panels            V panels of block 0, of block 1, ..
+//!             +----+----+- .. -+    +----+----+   +----+----+
+//!             | NR keys each,  |    | NR columns each, all  |
+//!             | dk long        |    | keys of a block long  |
+//!             +----+----+- .. -+    +----+----+   +----+----+
+//! ```
+//!
+//! Words are those that a [`Method`] makes, at the places where it puts them for a block. A word of keys
+//! holds numbers of one key, but one of values may hold those of two: a token that is appended writes only
+//! its half. Behind the last token, the rest of its group of values is zeros, as
+//! [`Method::pack_values`] leaves it: these are multiplied, with weights of 0. Nothing else there is ever
+//! used, whatever it holds.
+
+use super::block::KEYS;
+use super::method::{Method, with_method};
+use super::operand::{Stored, with_stored};
+use super::stage::{place, staged};
+use crate::backend::Kernel;
+use crate::isa::{Isa, Multiply, Vector};
+use core::ops::Range;
+
+/// The words of an instruction set, and the sizes of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Format {
+    /// Whether numbers are rounded to bf16.
+    pub bf16: bool,
+    /// Columns of a panel.
+    pub nr: usize,
+    /// [`Method::NUMBERS`].
+    pub numbers: usize,
+    /// Words of a key.
+    pub key_words: usize,
+    /// Keys whose values share words are as far apart.
+    lanes: usize,
+    /// [`Multiply::depth`].
+    depth: usize,
+    /// Keys that are multiplied together: a power of two.
+    pub group: usize,
+}
+
+/// Asks a backend for its format.
+pub(super) struct Describe {
+    pub bf16: bool,
+    pub dk: usize,
+}
+
+impl Kernel for Describe {
+    type Output = Format;
+
+    crate::backend::compile_here!();
+
+    /// Rows of keys, columns of values.
+    fn reference(self) -> Format {
+        let Self { bf16, dk } = self;
+        Format { bf16, nr: 1, numbers: 1, key_words: dk, lanes: 1, depth: 1, group: 1 }
+    }
+
+    fn eval<I: Isa>(self, isa: I) -> Format {
+        Format::of(isa, self.bf16, self.dk)
+    }
+}
+
+impl Format {
+    /// That of an instruction set, of keys of `dk` numbers.
+    pub fn of<I: Isa>(isa: I, bf16: bool, dk: usize) -> Self {
+        fn of<I: Isa, M: Method<I>>(method: M, bf16: bool, dk: usize) -> Format {
+            Format {
+                bf16,
+                nr: I::NR,
+                numbers: M::NUMBERS,
+                key_words: M::words(dk),
+                lanes: I::V::LANES,
+                depth: method.multiply().depth(),
+                group: group::<I, M>(),
+            }
+        }
+        with_method!(isa, bf16, method => of::<I, _>(method, bf16, dk))
+    }
+
+    /// The word of number `d` of a key in its head's panels, and which of the word's numbers it is.
+    pub fn key(&self, key: usize, d: usize) -> (usize, usize) {
+        let (word, column) = (d / self.numbers, key % self.nr);
+        let panel = key / self.nr * self.key_words * self.nr;
+        (panel + place(self.nr, word, column, self.depth), d % self.numbers)
+    }
+
+    /// The word of number `d` of the value of a key in its block's panels, `panel_len` words apart, and
+    /// which of the word's numbers it is.
+    pub fn value(&self, key: usize, d: usize, panel_len: usize) -> (usize, usize) {
+        let word = key / (self.numbers * self.lanes) * self.lanes + key % self.lanes;
+        let at = d / self.nr * panel_len + place(self.nr, word, d % self.nr, self.depth);
+        (at, key / self.lanes % self.numbers)
+    }
+
+    /// Number `half` of a word.
+    pub fn get(&self, word: f32, half: usize) -> f32 {
+        match (self.numbers, half) {
+            (1, _) => word,
+            (_, 0) => f32::from_bits(word.to_bits() << 16),
+            _ => f32::from_bits(word.to_bits() & 0xffff_0000),
+        }
+    }
+
+    /// A word whose number `half` is 0.
+    pub fn without(&self, word: f32, half: usize) -> f32 {
+        match (self.numbers, half) {
+            (1, _) => 0.0,
+            (_, 0) => f32::from_bits(word.to_bits() & 0xffff_0000),
+            _ => f32::from_bits(word.to_bits() & 0xffff),
+        }
+    }
+}
+
+/// Keys whose values are packed together.
+fn group<I: Isa, M: Method<I>>() -> usize {
+    M::summed(&(0..1)).len()
+}
+
+/// Floats of memory that [`append`] takes.
+pub(super) fn append_len<I: Isa>(format: &Format) -> usize {
+    staged::<I>().max(format.key_words)
+}
+
+/// Appends tokens to the `len` that the panels of a head have. Those of values are of `block_keys` keys.
+#[inline(always)]
+pub(super) fn append<I: Isa, M: Method<I>>(
+    isa: I,
+    method: M,
+    [k, v]: [Stored<'_, 2>; 2],
+    len: usize,
+    (keys, values, block_keys): (&mut [f32], &mut [f32], usize),
+    memory: &mut [f32],
+) {
+    let [tokens, dk] = k.shape();
+    let words = M::words(dk);
+    let depth = method.multiply().depth();
+    // Panels and groups that have been begun are filled one by one, and others packed as a block's are.
+    let begun = tokens.min(len.next_multiple_of(I::NR) - len);
+    for token in 0..begun {
+        let row = &mut memory[..words];
+        with_stored!(k, k => method.pack_row(isa, k.row([token, 0]), row));
+        let panel = &mut keys[(len + token) / I::NR * words * I::NR..][..words * I::NR];
+        for (word, x) in row.iter().enumerate() {
+            panel[place(I::NR, word, (len + token) % I::NR, depth)] = *x;
+        }
+    }
+    if begun < tokens {
+        let panels = &mut keys[(len + begun) / I::NR * words * I::NR..];
+        method.pack_keys(isa, k.slice(0, begun..tokens), panels, words * I::NR, memory);
+    }
+    let panel_len = block_keys / M::NUMBERS * I::NR;
+    let block_len = panel_len * v.shape()[1].div_ceil(I::NR);
+    let begun = tokens.min(len.next_multiple_of(group::<I, M>()) - len);
+    for token in 0..begun {
+        let key = len + token;
+        let panels = (&mut values[key / KEYS * block_len..][..block_len], panel_len);
+        with_stored!(v, v => method.put_value(isa, v.row([token, 0]), key % KEYS, panels));
+    }
+    let mut next = begun;
+    while next < tokens {
+        let key = len + next;
+        let end = tokens.min(next + KEYS - key % KEYS);
+        let block = &mut values[key / KEYS * block_len..][..block_len];
+        let skipped = key % KEYS / M::NUMBERS * I::NR;
+        let of: Range<usize> = key % KEYS..key % KEYS + end - next;
+        // Without columns there is nothing to skip.
+        let panels = block.get_mut(skipped..).unwrap_or_default();
+        method.pack_values(isa, v.slice(0, next..end), of, (panels, panel_len));
+        next = end;
+    }
+}

@@ -1,0 +1,117 @@
+//! Where keys and values come from: views, that every call packs, or caches, that are packed already.
+
+use super::ahead::Span;
+use super::block::KEYS;
+use super::cache::KvCache;
+use super::keys::{Sequence, Sequences};
+use super::operand::Stored;
+use crate::error::{Error, expect_shape};
+use core::ops::Range;
+
+/// Keys and values, and how they divide into sequences.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// k \[batch, kv_heads, keys, dk\] and v \[batch, kv_heads, keys, dv\].
+    Views { k: Stored<'a, 4>, v: Stored<'a, 4>, sequences: Sequences<'a> },
+    /// One cache for each sequence, whose queries are `starts[s]..starts[s + 1]`.
+    Caches { caches: &'a [&'a KvCache], starts: &'a [usize] },
+}
+
+impl<'a> Source<'a> {
+    /// Refuses shapes that do not fit q \[batch, heads, queries, dk\]; returns the number of kv heads and
+    /// dv. `out_width` is dv where no cache says it.
+    pub fn check(&self, q: [usize; 4], out_width: usize) -> Result<[usize; 2], Error> {
+        let [batch, heads, _, dk] = q;
+        let invalid = |what, why| Err(Error::Invalid { what, why });
+        let (what, kv_heads, dv) = match self {
+            Self::Views { k, v, .. } => {
+                let ([_, kv_heads, keys, _], dv) = (k.shape(), v.shape()[3]);
+                expect_shape("Attention.k", &k.shape(), &[batch, kv_heads, keys, dk])?;
+                expect_shape("Attention.v", &v.shape(), &[batch, kv_heads, keys, dv])?;
+                for (what, view) in [("Attention.k", k), ("Attention.v", v)] {
+                    if !view.has_unit_rows() {
+                        return invalid(what, "expected a last stride of 1".to_owned());
+                    }
+                }
+                ("Attention.k", kv_heads, dv)
+            }
+            Self::Caches { caches, .. } => {
+                let what = "CachedAttention.caches";
+                let Some(first) = caches.first() else { return Ok([heads, out_width]) };
+                let [kv_heads, _, dv] = first.shape();
+                for cache in *caches {
+                    expect_shape(what, &cache.shape(), &[kv_heads, dk, dv])?;
+                    if cache.is_bf16() != first.is_bf16() {
+                        return invalid(
+                            what,
+                            "expected one precision, found caches of f32 and of bf16".to_owned(),
+                        );
+                    }
+                }
+                (what, kv_heads, dv)
+            }
+        };
+        if heads > 0 && (kv_heads == 0 || heads % kv_heads != 0) {
+            return invalid(what, format!("{kv_heads} heads do not divide the {heads} of q"));
+        }
+        Ok([kv_heads, dv])
+    }
+
+    /// Number `d` of a key of `sequence`, counted from its first.
+    pub fn key(&self, sequence: &Sequence, [kv_head, key, d]: [usize; 3]) -> f32 {
+        match self {
+            Self::Views { k, .. } => k.get([sequence.batch, kv_head, sequence.keys.start + key, d]),
+            Self::Caches { caches, .. } => caches[sequence.index].key([kv_head, key, d]),
+        }
+    }
+
+    /// Number `d` of the value of a key of `sequence`, counted from its first.
+    pub fn value(&self, sequence: &Sequence, [kv_head, key, d]: [usize; 3]) -> f32 {
+        match self {
+            Self::Views { v, .. } => v.get([sequence.batch, kv_head, sequence.keys.start + key, d]),
+            Self::Caches { caches, .. } => caches[sequence.index].value([kv_head, key, d]),
+        }
+    }
+
+    /// What a task needs after the last block of `sequence` and `kv_head`, of `kv_heads` in `sequences`
+    /// sequences: the next head of a batch row, or the next cache.
+    #[inline(always)]
+    pub fn after(&self, [sequence, kv_head]: [usize; 2], [sequences, kv_heads]: [usize; 2]) -> [usize; 2] {
+        let wraps = |i: usize, n: usize| if i + 1 < n { (i + 1, false) } else { (0, true) };
+        match self {
+            Self::Views { sequences: Sequences::Packed { .. }, .. } => [sequence, wraps(kv_head, kv_heads).0],
+            Self::Views { .. } => match wraps(kv_head, kv_heads) {
+                (head, false) => [sequence, head],
+                (head, true) => [(sequence + 1).min(sequences - 1), head],
+            },
+            Self::Caches { .. } => match wraps(sequence, sequences) {
+                (next, false) => [next, kv_head],
+                (next, true) => [next, (kv_head + 1).min(kv_heads - 1)],
+            },
+        }
+    }
+
+    /// The memory of the keys `keys` of a block, counted from its first, and of their values. `first` is
+    /// the first key of the sequence.
+    #[inline(always)]
+    pub fn span(
+        &self,
+        [sequence, kv_head]: [usize; 2],
+        first: usize,
+        block: usize,
+        keys: Range<usize>,
+    ) -> [Span; 2] {
+        match *self {
+            Self::Views { k, v, sequences } => {
+                let batch = if matches!(sequences, Sequences::Packed { .. }) { 0 } else { sequence };
+                let first = first + block * KEYS;
+                let keys = first + keys.start..first + keys.end;
+                [k, v].map(
+                    #[inline(always)]
+                    |x| Span::of(x.at(batch)).part(kv_head..kv_head + 1, keys.clone()),
+                )
+            }
+            Self::Caches { caches, .. } => caches[sequence].span(kv_head, block, keys),
+        }
+    }
+}
