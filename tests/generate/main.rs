@@ -7,16 +7,14 @@ mod settings;
 mod text;
 
 use serde_json::Value;
-use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tilewright::config::Kind;
 use tilewright::generate::{
     Engine, Finish, Finished, Request, Settings, Speculation, Statistics, beam_search,
 };
 use tilewright::llama::{Config, Llama};
-use tilewright::model::{ARCHITECTURES, Model as _};
+use tilewright::model::Model as _;
 use tilewright::{Arithmetic, Batch, Error};
 use tilewright_kernels::Backend;
 use tilewright_suite::all_backends;
@@ -44,15 +42,8 @@ fn texts_are_those_of_transformers_on_every_backend() {
     let mut checkpoints: Vec<PathBuf> =
         golden("").read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     checkpoints.retain(|dir| dir.join("generate.json").exists());
-    for name in ["gpt2", "llama", "llama-tied-llama3"] {
-        assert!(checkpoints.contains(&golden(name)), "{name}");
-    }
+    assert!(checkpoints.len() >= 8, "{checkpoints:?}");
     for dir in checkpoints {
-        let family = Kind::read(&dir).unwrap().1.model_type.unwrap();
-        if ARCHITECTURES.iter().all(|a| a.model_type != family) {
-            let _ = writeln!(std::io::stderr(), "SKIPPED {}: no model of {family}", dir.display());
-            continue;
-        }
         let cases: Value =
             serde_json::from_slice(&std::fs::read(dir.join("generate.json")).unwrap()).unwrap();
         let of_checkpoint = Settings::open(&dir).unwrap();
