@@ -2,6 +2,7 @@
 
 use super::case::{Compute, Work};
 use crate::error::Error;
+use crate::generate::{Settings, beam_search};
 use crate::generator::{Cache, Generator, Want};
 use crate::heads::Task as Head;
 use crate::model::Model;
@@ -28,12 +29,14 @@ pub enum Task {
         /// Tokens of the longest.
         longest: usize,
     },
-    /// A prompt, or a source, is read and continued greedily.
+    /// A prompt, or a source, is read and continued.
     Generate {
         /// Tokens of the prompt or source.
         prompt: usize,
         /// Tokens that follow.
         tokens: usize,
+        /// Texts that a beam search follows at once; 1: each token is the most probable one.
+        beams: usize,
     },
 }
 
@@ -46,7 +49,10 @@ impl fmt::Display for Task {
         match self {
             Self::Forward { batch, length } => write!(f, "B{batch} S{length}"),
             Self::Ragged { batch, longest } => write!(f, "B{batch} S{SHORTEST}..{longest}"),
-            Self::Generate { prompt, tokens } => write!(f, "{prompt} in, {tokens} out"),
+            Self::Generate { prompt, tokens, beams } => {
+                write!(f, "{prompt} in, {tokens} out")?;
+                if *beams > 1 { write!(f, ", {beams} beams") } else { Ok(()) }
+            }
         }
     }
 }
@@ -94,6 +100,10 @@ struct Size {
 
 const fn forward(batch: usize, length: usize) -> Task {
     Task::Forward { batch, length }
+}
+
+const fn generate(prompt: usize, tokens: usize, beams: usize) -> Task {
+    Task::Generate { prompt, tokens, beams }
 }
 
 /// A BERT's: four products with H x H, two with H x I.
@@ -157,7 +167,7 @@ pub static MODELS: &[ModelCase] = &[
             head: 768 * 50257,
             source: 0,
         },
-        tasks: &[forward(1, 512), Task::Generate { prompt: 64, tokens: 32 }],
+        tasks: &[forward(1, 512), generate(64, 32, 1)],
     },
     ModelCase {
         name: "model/smollm2-135m",
@@ -185,7 +195,7 @@ pub static MODELS: &[ModelCase] = &[
             head: 576 * 49152,
             source: 0,
         },
-        tasks: &[forward(1, 512), Task::Generate { prompt: 16, tokens: 64 }],
+        tasks: &[forward(1, 512), generate(16, 64, 1)],
     },
     ModelCase {
         name: "model/t5-small",
@@ -203,7 +213,7 @@ pub static MODELS: &[ModelCase] = &[
             // The encoder, and keys and values for the decoder.
             source: 6 * (6 * 512 * 512 + 2 * 512 * 2048),
         },
-        tasks: &[Task::Generate { prompt: 64, tokens: 64 }],
+        tasks: &[generate(64, 64, 1), generate(64, 64, 4)],
     },
     ModelCase {
         name: "model/bart-base",
@@ -219,7 +229,7 @@ pub static MODELS: &[ModelCase] = &[
             head: 768 * 50265,
             source: 6 * (6 * 768 * 768 + 2 * 768 * 3072),
         },
-        tasks: &[Task::Generate { prompt: 64, tokens: 64 }],
+        tasks: &[generate(64, 64, 1), generate(64, 64, 4)],
     },
 ];
 
@@ -235,11 +245,12 @@ impl ModelCase {
             (lengths.iter().sum(), lengths.iter().map(|&n| seen(n)).sum());
         let (mut logits, mut passes) = (lengths.len(), 1);
         let mut shown = tokens;
-        if let Task::Generate { prompt, tokens: new } = task {
+        if let Task::Generate { prompt, tokens: new, beams } = task {
             // The last token is not read again.
-            tokens = if source > 0 { new } else { prompt + new - 1 };
-            scores = seen(tokens) + if source > 0 { prompt * (prompt + new) } else { 0 };
-            (logits, passes, shown) = (new, new, new);
+            tokens = beams * if source > 0 { new } else { prompt + new - 1 };
+            scores =
+                beams * seen(tokens / beams) + if source > 0 { prompt * (prompt + beams * new) } else { 0 };
+            (logits, passes, shown) = (beams * new, new, new);
         }
         let mut flops = 2 * (tokens * layers * weights + 2 * scores * layers * width + logits * head);
         if let Task::Generate { prompt, .. } = task {
@@ -288,11 +299,20 @@ impl Models {
             let ids: Vec<u32> = (0..length).map(|i| ((s * length + i + 1) * 7919 % words) as u32).collect();
             sequences.push(&ids, &vec![0; length])?;
         }
-        let new = if let Task::Generate { tokens, .. } = task { tokens } else { 1 };
+        let (new, beams) =
+            if let Task::Generate { tokens, beams, .. } = task { (tokens, beams) } else { (1, 1) };
         let mut continued = Continued::default();
+        let settings = Arc::new(Settings {
+            num_beams: beams,
+            min_new_tokens: Some(new),
+            max_new_tokens: Some(new),
+            decoder_start_token_id: Some(0),
+            ..Settings::default()
+        });
         Ok(Box::new(move |_| {
             let mut model = shared.lock().unwrap_or_else(PoisonError::into_inner);
             match model.generator() {
+                Some(generator) if beams > 1 => beam_search(generator, sequences.ids(), &settings).map(drop),
                 Some(generator) => continued.run(generator, &sequences, new),
                 None => model.forward(&sequences).map(drop),
             }
