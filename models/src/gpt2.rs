@@ -94,7 +94,7 @@ impl Config {
 
     /// Width between the dense layers of a feed-forward block.
     pub fn inner(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
     /// Says what no model can be made of.

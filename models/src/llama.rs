@@ -54,6 +54,9 @@ pub struct Config {
     pub rope_scaling: RopeScaling,
 }
 
+/// The most columns of a head that are believed.
+const MOST_HEAD_DIM: usize = 1 << 16;
+
 /// What is done to rotary frequencies, for longer contexts than a model was made for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(try_from = "RawScaling")]
@@ -244,6 +247,10 @@ impl Config {
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
             let hidden = self.hidden_size;
             return Err(format!("num_attention_heads {heads} does not divide hidden_size {hidden}"));
+        }
+        // A file cannot be trusted for sizes: frequencies are made before any tensor is seen.
+        if self.head_dim() > MOST_HEAD_DIM || heads.checked_mul(self.head_dim()).is_none() {
+            return Err(format!("head_dim: {} columns in {heads} heads are too many", self.head_dim()));
         }
         if !self.head_dim().is_multiple_of(2) {
             return Err(format!("head_dim: expected an even number, found {}", self.head_dim()));
