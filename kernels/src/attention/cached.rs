@@ -35,7 +35,8 @@ use crate::view::{View, ViewMut};
 ///     let q = View::new(&x, [1, heads, tokens, dim])?;
 ///     let mut out = vec![0.0; heads * tokens * dim];
 ///     let out = ViewMut::new(&mut out, [1, heads, tokens, dim])?;
-///     let attention = CachedAttention::new(q, &[&cache], &[0, tokens], out);
+///     let (caches, starts) = ([&cache], [0, tokens]);
+///     let attention = CachedAttention::new(q, &caches, &starts, out);
 ///     backend.run(CachedAttention { window: Window::CAUSAL, ..attention })?;
 /// }
 /// assert_eq!(cache.len(), 4);
