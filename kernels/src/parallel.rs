@@ -6,6 +6,8 @@
 mod awake;
 
 use crate::view::ViewMut;
+#[cfg(feature = "rayon")]
+use awake::Busy;
 
 /// Threads that a kernel may use: those of the pool it is called in.
 #[inline]
@@ -23,7 +25,8 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     if tasks > 1 && threads() > 1 {
         use rayon::prelude::*;
         awake::keep(threads());
-        (0..tasks).into_par_iter().with_max_len(1).for_each(&f);
+        let _busy = Busy::new();
+        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| Busy::with(|| f(task)));
         return;
     }
     (0..tasks).for_each(f);
@@ -64,7 +67,9 @@ pub(crate) fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     #[cfg(feature = "rayon")]
     if threads() > 1 {
         awake::keep(threads());
-        rayon::join(a, b);
+        let _busy = Busy::new();
+        // Wherever they run.
+        rayon::join(|| Busy::with(a), || Busy::with(b));
         return;
     }
     a();

@@ -178,7 +178,7 @@ pub(crate) trait RowKernel: Sized + Send {
 
 /// Elements that one thread takes alone. A layer norm of this many runs for 15 us, and waking another
 /// thread takes several: of 128 rows of 768, two threads normalised hardly faster than one, or slower.
-const GRAIN: usize = 1 << 17;
+const GRAIN: usize = 1 << 15;
 
 /// Runs a checked kernel on the threads of the pool, in pieces of whole rows of at most [`GRAIN`]
 /// elements.

@@ -10,76 +10,26 @@
 //! quads of int8, I is a sum of these; elsewhere it is a chain of floats. What follows is the same, one
 //! chain of multiply-adds over groups, so that all ways give a row the same bits.
 
+mod row;
 mod tile;
 mod way;
 
 use super::KC;
 use super::blocks::GROUP;
-use super::decode::halves;
-use super::format::{Format, Layout};
+
 use super::loops::{Product, Task, part};
 use super::operand::with_rows;
 use super::pack::packed_a_len;
 use super::packed::PackedB;
 use super::quantize::Quantized;
 use crate::element::Element;
+use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use crate::scratch;
 use crate::view::View;
+use row::row;
 use tile::{FACTORS, GROUPS, Groups, Strip, multiply};
 use way::{Floats, Quads, Way};
-
-/// A quantised group of a row: s, and S as a float.
-#[derive(Clone, Copy)]
-struct Group {
-    scale: f32,
-    sum: f32,
-}
-
-/// d and m of a group of B, for all columns.
-#[derive(Clone, Copy)]
-struct Scales<V, const N: usize> {
-    format: Format,
-    d: [V; N],
-    m: [V; N],
-}
-
-impl<V: Copy, const N: usize> Scales<V, N> {
-    /// Those of a group.
-    ///
-    /// # Safety
-    /// A group of that layout stands at `group`.
-    #[inline(always)]
-    unsafe fn load<I: Isa<V = V>>(isa: I, layout: Layout, group: *const u8) -> Self {
-        // SAFETY: the caller's.
-        unsafe {
-            let d = halves::<I, N>(isa, group);
-            let m = match layout.format {
-                Format::Q4_1 => halves::<I, N>(isa, group.add(2 * I::NR)),
-                _ => d,
-            };
-            Self { format: layout.format, d, m }
-        }
-    }
-
-    /// acc + s (d I + m S), of the vectors of a group.
-    #[inline(always)]
-    fn add<I: Isa<V = V>>(&self, isa: I, of_row: Group, integers: [V; N], acc: &mut [V; N])
-    where
-        V: Vector<I>,
-    {
-        let (scale, sum) = (I::V::splat(isa, of_row.scale), I::V::splat(isa, of_row.sum));
-        let eight = I::V::splat(isa, 8.0 * of_row.sum);
-        for j in 0..N {
-            let of_group = match self.format {
-                Format::Q8_0 => self.d[j] * integers[j],
-                Format::Q4_0 => self.d[j] * (integers[j] - eight),
-                _ => self.d[j].mul_add(integers[j], self.m[j] * sum),
-            };
-            acc[j] = scale.mul_add(of_group, acc[j]);
-        }
-    }
-}
 
 /// Quantises the groups of a row.
 ///
@@ -161,7 +111,7 @@ impl Product<'_> {
         self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
             let rows = task.rows.len();
             let decoded = GROUPS * (W::WORDS + FACTORS) * I::NR;
-            let floats = [packed_a_len(rows, words), 2 * rows * groups, decoded, rows * I::NR];
+            let floats = [packed_a_len(rows, words), 2 * rows * groups, decoded, rows.max(STREAMS) * I::NR];
             scratch::with(floats.iter().sum(), |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
                 let (of_rows, memory) = memory.split_at_mut(floats[1]);
@@ -190,47 +140,36 @@ impl Product<'_> {
         [packed_a, of_rows, decoded, sums]: [&mut [f32]; 4],
     ) {
         let (m, width, layout) = (task.rows.len(), self.width::<I>(), b.layout());
-        let (groups, lanes) = (self.k.div_ceil(GROUP), I::V::LANES);
+        let groups = self.k.div_ceil(GROUP);
         let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        let signed = m == 1 && layout.format != Format::Q8_0;
         let stride = m * A_STRIDE;
         for i in 0..m {
             let to = packed_a.as_mut_ptr().wrapping_add(i * A_STRIDE);
             let of_row = &mut of_rows[2 * i * groups..2 * (i + 1) * groups];
             // SAFETY: row i of every slab.
             unsafe {
-                with_rows!(a, v => pack_row::<I, W, _>(isa, way, v.at(i), signed, (to, stride), of_row))
+                with_rows!(a, v => pack_row::<I, W, _>(isa, way, v.at(i), m == 1, (to, stride), of_row))
             };
         }
         let slab = |g: usize| packed_a.as_ptr().wrapping_add(g * W::WORDS / KC * stride + g * W::WORDS % KC);
-        let of_row = |i: usize, g: usize| {
-            let at = 2 * (i * groups + g);
-            Group { scale: of_rows[at], sum: of_rows[at + 1] }
-        };
         let strips = m.div_ceil(tile::rows::<I>());
-        let zero = I::V::splat(isa, 0.0);
-        for panel in task.panels.clone() {
-            let at = b.panels().as_ptr().cast::<u8>().wrapping_add(4 * panel * b.panel_words());
+        let panel_bytes = size_of::<f32>() * b.panel_words();
+        let mut panel = task.panels.start;
+        while panel < task.panels.end {
+            let at = b.panels().as_ptr().cast::<u8>().wrapping_add(panel * panel_bytes);
             let group_at = |g: usize| at.wrapping_add(g * layout.group_bytes());
-            sums.fill(0.0);
+            let streams = if m == 1 && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
             if m == 1 {
-                let mut acc = [zero; N];
-                for g in 0..groups {
-                    // SAFETY: group g of the panel and of the row.
-                    unsafe {
-                        let integers = way.row::<N>(isa, layout, group_at(g), slab(g));
-                        Scales::<_, N>::load(isa, layout, group_at(g)).add(
-                            isa,
-                            of_row(0, g),
-                            integers,
-                            &mut acc,
-                        );
+                // SAFETY: the groups of the row and of as many panels, and their sums.
+                unsafe {
+                    if streams == STREAMS {
+                        row::<I, W, N, STREAMS>(isa, way, layout, of_rows, slab, (at, panel_bytes), sums);
+                    } else {
+                        row::<I, W, N, 1>(isa, way, layout, of_rows, slab, (at, panel_bytes), sums);
                     }
                 }
-                for (v, sum) in acc.iter().zip(sums.chunks_exact_mut(lanes)) {
-                    v.store(sum);
-                }
             } else {
+                sums.fill(0.0);
                 let (words, factors) = decoded.split_at_mut(GROUPS * W::WORDS * I::NR);
                 for first in (0..groups).step_by(GROUPS) {
                     let all = first..groups.min(first + GROUPS);
@@ -254,14 +193,16 @@ impl Product<'_> {
                     }
                 }
             }
-            for strip in 0..strips {
-                let rows = part(m, strips, strip);
-                let sums = &mut sums[rows.start * I::NR..rows.end * I::NR];
-                // SAFETY: the strip's rows and columns of C.
-                unsafe {
-                    self.finish::<I>(task.batch, panel * width).rows(isa, sums, task.rows.start + rows.start);
+            for q in 0..streams {
+                let finish = self.finish::<I>(task.batch, (panel + q) * width);
+                for strip in 0..strips {
+                    let rows = part(m, strips, strip);
+                    let sums = &mut sums[(rows.start + q) * I::NR..][..rows.len() * I::NR];
+                    // SAFETY: the strip's rows and columns of C.
+                    unsafe { finish.rows(isa, sums, task.rows.start + rows.start) };
                 }
             }
+            panel += streams;
         }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! A model that continues a text runs hundreds of products a token, each for some ten microseconds. Threads
 //! of rayon fall asleep in between, and waking one takes longer than such a product does. So a call that
-//! uses threads asks the others to look for work, on and on, for [`AWAKE`] after it. Whatever work the pool
-//! has meanwhile, ours or not, they do.
+//! uses threads asks the others to look for work, on and on, for [`AWAKE`] after it: two threads decode up
+//! to half as fast again. Whatever work the pool has meanwhile, ours or not, they do.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock};
@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// How long threads look for work after a call: a few times what models do between two products that are
 /// shared out.
 const AWAKE: Duration = Duration::from_micros(100);
+
+/// How long at a stretch, however many calls follow: below a look there may be work of the thread's own, such
+/// as what comes after a wait that is over.
+const STRETCH: Duration = Duration::from_millis(1);
 
 /// Pauses between two looks, for those who look at the same queues.
 const PAUSES: usize = 8;
@@ -28,10 +32,10 @@ struct Watch {
 }
 
 thread_local! {
-    /// This thread's, and when it last asked others to stay awake.
+    /// This thread's, and when the last that it asked may sleep if it asks no more.
     static MINE: RefCell<(Arc<Watch>, u64)> = RefCell::default();
-    /// Whether this thread is awake for another.
-    static WATCHING: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+    /// Whether this thread calls, computes, or is awake for another.
+    static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Nanoseconds since some instant.
@@ -40,8 +44,35 @@ fn now() -> u64 {
     START.elapsed().as_nanos() as u64
 }
 
-/// Keeps the other threads of the pool awake for a while.
+/// While there is one, its thread is busy.
+pub(super) struct Busy {
+    before: bool,
+}
+
+impl Busy {
+    pub fn new() -> Self {
+        Self { before: BUSY.replace(true) }
+    }
+
+    /// Calls `f` on a busy thread.
+    pub fn with(f: impl FnOnce()) {
+        let _busy = Self::new();
+        f();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.set(self.before);
+    }
+}
+
+/// Keeps the other threads of the pool awake for a while, unless this one is busy: then it is a part of
+/// some call, whose threads are awake.
 pub(super) fn keep(threads: usize) {
+    if BUSY.get() {
+        return;
+    }
     MINE.with_borrow_mut(|(watch, asked)| {
         let now = now();
         let until = now + AWAKE.as_nanos() as u64;
@@ -50,11 +81,10 @@ pub(super) fn keep(threads: usize) {
             return;
         }
         *asked = until;
-        let (watch, caller) = (Arc::clone(watch), rayon::current_thread_index());
-        rayon::spawn_broadcast(move |context| {
-            if Some(context.index()) != caller && !WATCHING.replace(true) {
-                watch.look();
-                WATCHING.set(false);
+        let watch = Arc::clone(watch);
+        rayon::spawn_broadcast(move |_| {
+            if !BUSY.get() {
+                Busy::with(|| watch.look());
             }
         });
     });
@@ -63,17 +93,16 @@ pub(super) fn keep(threads: usize) {
 impl Watch {
     /// Does what there is to do until it may sleep.
     fn look(&self) {
-        loop {
+        let end = now() + STRETCH.as_nanos() as u64;
+        let looks = || now() < end.min(self.until.load(SeqCst));
+        while looks() {
             self.awake.fetch_add(1, SeqCst);
-            while now() < self.until.load(SeqCst) {
+            while looks() {
                 rayon::yield_now();
                 (0..PAUSES).for_each(|_| spin_loop());
             }
+            // Its caller may count on this thread until here: so it looks once more.
             self.awake.fetch_sub(1, SeqCst);
-            // Its caller may have counted on this thread in between.
-            if now() >= self.until.load(SeqCst) {
-                return;
-            }
         }
     }
 }

@@ -10,8 +10,8 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     /// Words of a group: of A, and of each column of B.
     const WORDS: usize;
 
-    /// Stores the q of a vector of A, from k-step `p` of its group on; `signed` if the other factor is
-    /// not.
+    /// Stores the q of a vector of A, from k-step `p` of its group on, `signed` or as the other factor of a
+    /// signed one.
     ///
     /// # Safety
     /// A group's words are at `to`.
@@ -41,12 +41,18 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     /// Sums as floats.
     fn float(self, sums: I::V) -> I::V;
 
-    /// Sums of one row, as floats.
+    /// Sums of one row, as floats; `sum` is the row's own.
     ///
     /// # Safety
-    /// A group of that layout stands at `group`, and one of A, signed if B has no sign, at `a`.
-    unsafe fn row<const N: usize>(self, isa: I, layout: Layout, group: *const u8, a: *const f32)
-    -> [I::V; N];
+    /// A group of that layout stands at `group`, and a signed one of A at `a`.
+    unsafe fn row<const N: usize>(
+        self,
+        isa: I,
+        layout: Layout,
+        group: *const u8,
+        a: *const f32,
+        sum: f32,
+    ) -> [I::V; N];
 }
 
 /// Floats.
@@ -119,6 +125,7 @@ impl<I: Isa> Way<I> for Floats {
         layout: Layout,
         group: *const u8,
         a: *const f32,
+        _: f32,
     ) -> [I::V; N] {
         let mut sums = [I::V::splat(isa, 0.0); N];
         // SAFETY: the caller's.
@@ -265,11 +272,14 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
         layout: Layout,
         group: *const u8,
         a: *const f32,
+        sum: f32,
     ) -> [I::V; N] {
         let bias = I::V::splat_bits(isa, UNSIGNED);
+        // Where B has to be unsigned and is not, 128 is added to each of its numbers: exact, as floats too.
+        let biased = !D::SIGNED && layout.format == Format::Q8_0;
+        let excess = I::V::splat(isa, if biased { 128.0 * sum } else { 0.0 });
         let mut sums = [I::V::splat(isa, 0.0); N];
         for (j, sum) in sums.iter_mut().enumerate() {
-            let mut excess = *sum;
             // SAFETY: the caller's.
             unsafe {
                 Self::quads(
@@ -280,18 +290,13 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
                     #[inline(always)]
                     |quad, words: I::V| {
                         let a = I::V::splat(isa, *a.add(quad));
-                        if D::SIGNED {
-                            *sum = self.0.dot(a, words, *sum);
-                        } else if layout.format == Format::Q8_0 {
-                            *sum = self.0.dot(a, words, *sum);
-                            excess = self.0.dot(bias, words, excess);
-                        } else {
-                            *sum = self.0.dot(words, a, *sum);
-                        }
+                        let words = if biased { words.xor_bits(bias) } else { words };
+                        *sum =
+                            if D::SIGNED { self.0.dot(a, words, *sum) } else { self.0.dot(words, a, *sum) };
                     },
                 );
             }
-            *sum = sum.sub_bits(excess).int_to_float();
+            *sum = sum.int_to_float() - excess;
         }
         sums
     }

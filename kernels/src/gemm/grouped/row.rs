@@ -1,0 +1,90 @@
+//! One row by several panels: the time goes into reading these.
+
+use super::super::decode::halves;
+use super::super::format::{Format, Layout};
+use super::way::Way;
+use crate::isa::{Isa, Vector};
+use crate::scratch::LINE;
+
+/// Bytes ahead of what it multiplies that [`row`] prefetches of each panel.
+const AHEAD: usize = 2048;
+
+/// d and m of a group of B, for all columns.
+#[derive(Clone, Copy)]
+struct Scales<V, const N: usize> {
+    format: Format,
+    d: [V; N],
+    m: [V; N],
+}
+
+impl<V: Copy, const N: usize> Scales<V, N> {
+    /// Those of a group.
+    ///
+    /// # Safety
+    /// A group of that layout stands at `group`.
+    #[inline(always)]
+    unsafe fn load<I: Isa<V = V>>(isa: I, layout: Layout, group: *const u8) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let d = halves::<I, N>(isa, group);
+            let m = match layout.format {
+                Format::Q4_1 => halves::<I, N>(isa, group.add(2 * I::NR)),
+                _ => d,
+            };
+            Self { format: layout.format, d, m }
+        }
+    }
+
+    /// acc + s (d I + m S), of the vectors of a group.
+    #[inline(always)]
+    fn add<I: Isa<V = V>>(&self, isa: I, [scale, sum]: [f32; 2], integers: [V; N], acc: &mut [V; N])
+    where
+        V: Vector<I>,
+    {
+        let eight = I::V::splat(isa, 8.0 * sum);
+        let (scale, sum) = (I::V::splat(isa, scale), I::V::splat(isa, sum));
+        for j in 0..N {
+            let of_group = match self.format {
+                Format::Q8_0 => self.d[j] * integers[j],
+                Format::Q4_0 => self.d[j] * (integers[j] - eight),
+                _ => self.d[j].mul_add(integers[j], self.m[j] * sum),
+            };
+            acc[j] = scale.mul_add(of_group, acc[j]);
+        }
+    }
+}
+
+/// Multiplies a row with `S` panels side by side, whose sums, NR each, follow each other; `of_row` has the
+/// scale and the sum of each of its groups, `words` says where a group's words are.
+///
+/// # Safety
+/// The words are signed; as many panels of that layout stand at `panels`, so many bytes apart, and have
+/// `N` vectors.
+#[inline(always)]
+pub(super) unsafe fn row<I: Isa, W: Way<I>, const N: usize, const S: usize>(
+    isa: I,
+    way: W,
+    layout: Layout,
+    of_row: &[f32],
+    words: impl Fn(usize) -> *const f32,
+    (panels, stride): (*const u8, usize),
+    sums: &mut [f32],
+) {
+    let mut acc = [[I::V::splat(isa, 0.0); N]; S];
+    for (g, of_row) in of_row.as_chunks().0.iter().enumerate() {
+        for (q, acc) in acc.iter_mut().enumerate() {
+            let group = panels.wrapping_add(q * stride + g * layout.group_bytes());
+            for line in (0..layout.group_bytes()).step_by(LINE) {
+                isa.prefetch(group.wrapping_add(AHEAD + line).cast());
+            }
+            // SAFETY: group g of the row and of panel q.
+            unsafe {
+                let integers = way.row::<N>(isa, layout, group, words(g), of_row[1]);
+                Scales::<_, N>::load(isa, layout, group).add(isa, *of_row, integers, acc);
+            }
+        }
+    }
+    for (v, sum) in acc.as_flattened().iter().zip(sums.chunks_exact_mut(I::V::LANES)) {
+        v.store(sum);
+    }
+}
