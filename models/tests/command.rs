@@ -227,7 +227,8 @@ fn answer_knows_when_there_is_none() {
     let dir = folder.path().to_str().unwrap();
     for times in [1, 20] {
         let context = "the cat sat on the mat. ".repeat(times);
-        let of = ["answer", "--model", dir, "--isa", "portable", "--question", "a dog", "--context", &context];
+        let of =
+            ["answer", "--model", dir, "--isa", "portable", "--question", "a dog", "--context", &context];
         let with = |more: &[&str]| json(&[&of[..], &["--json"], more].concat(), "");
         let found = with(&[]);
         let number = |key: &str| found[key].as_f64().unwrap();
@@ -493,7 +494,10 @@ fn failures_say_what_and_where_and_exit_with_1() {
     #[cfg(not(feature = "hub"))]
     for command in ["info", "verify"] {
         let refused = error(&[command, "--model", "acme/tiny"]);
-        assert!(refused.contains("acme/tiny: no such file") && refused.contains("--features hub"), "{refused}");
+        assert!(
+            refused.contains("acme/tiny: no such file") && refused.contains("--features hub"),
+            "{refused}"
+        );
     }
     // Usage errors are clap's, with status 2.
     assert_eq!(run(&["embed"], "").status.code(), Some(2));

@@ -69,7 +69,9 @@ impl Hub {
     fn run(&self, home: &Path, arguments: &[&str]) -> Output {
         let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
         let mut command = Command::new(env!("CARGO_BIN_EXE_tilewright"));
-        proxies.map(|proxy| command.env_remove(proxy));
+        for proxy in proxies {
+            command.env_remove(proxy);
+        }
         command
             .args(arguments)
             .env_remove("TILEWRIGHT_ISA")
@@ -127,7 +129,8 @@ fn answer(
     let parts: Vec<&str> = path.splitn(6, '/').collect();
     let bytes = match parts[..] {
         ["", "acme", "closed", ..] => {
-            return connection.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return connection
+                .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
         ["", organisation, name, "resolve", _, file] => {
             repositories.get(format!("{organisation}/{name}").as_str()).and_then(|files| files.get(file))
@@ -149,7 +152,8 @@ fn answer(
         start + part.len() - 1,
         bytes.len()
     )?;
-    let sent = if breaks && path.ends_with("model.safetensors") { part.len().div_ceil(2) } else { part.len() };
+    let sent =
+        if breaks && path.ends_with("model.safetensors") { part.len().div_ceil(2) } else { part.len() };
     connection.write_all(&part[..sent])?;
     // Whoever closes with something unread resets the connection.
     connection.shutdown(std::net::Shutdown::Write)?;
@@ -197,7 +201,8 @@ fn names_are_downloaded_once() {
     let home = tempfile::tempdir().unwrap();
     let dir = golden("bert-model");
     let embed = |model: &str| {
-        hub.json(home.path(), &["embed", "--model", model, "--isa", "portable", "the cat sat"])["embeddings"].clone()
+        hub.json(home.path(), &["embed", "--model", model, "--isa", "portable", "the cat sat"])["embeddings"]
+            .clone()
     };
     let expected = embed(dir.to_str().unwrap());
     assert!(hub.asked().is_empty(), "a directory is no name");
@@ -229,7 +234,10 @@ fn what_is_not_there_is_named_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let error = |model: &str| hub.error(home.path(), &["info", "--model", model]);
     let refused = error("acme/none");
-    assert!(refused.contains("acme/none: no config.json in the repository, or no such repository"), "{refused}");
+    assert!(
+        refused.contains("acme/none: no config.json in the repository, or no such repository"),
+        "{refused}"
+    );
     assert!(refused.contains("404"), "{refused}");
     let refused = error("acme/closed");
     assert!(refused.contains("acme/closed: no such repository, or HF_TOKEN does not open it"), "{refused}");
@@ -248,7 +256,10 @@ fn what_breaks_off_goes_on_where_it_was() {
     let arguments = ["info", "--model", "acme/tiny"];
     hub.breaks.store(true, Ordering::Relaxed);
     let refused = hub.error(home.path(), &arguments);
-    assert!(refused.contains("acme/tiny: cannot download") && refused.contains("model.safetensors"), "{refused}");
+    assert!(
+        refused.contains("acme/tiny: cannot download") && refused.contains("model.safetensors"),
+        "{refused}"
+    );
     let left = tree(home.path());
     assert!(!left.iter().any(|path| path.ends_with("/model.safetensors")), "half a file: {left:?}");
     assert!(left.iter().any(|path| path.ends_with(".part")), "{left:?}");

@@ -65,7 +65,8 @@ struct Span {
 impl Answer {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
-        let mut loaded = self.precision.load_for(&["ForQuestionAnswering"], &self.checkpoint.locate()?, &session)?;
+        let mut loaded =
+            self.precision.load_for(&["ForQuestionAnswering"], &self.checkpoint.locate()?, &session)?;
         let most = loaded.tokenizer.max_length().unwrap_or(usize::MAX).min(loaded.model.max_length());
         let (batch, places) = loaded.tokenizer.encode_windows([&self.question, &self.context], most)?;
         let outputs = loaded.model.forward(&batch)?;

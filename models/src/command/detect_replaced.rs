@@ -29,7 +29,8 @@ pub struct DetectReplaced {
 impl DetectReplaced {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
-        let mut loaded = self.precision.load_for(&["ElectraForPreTraining"], &self.checkpoint.locate()?, &session)?;
+        let mut loaded =
+            self.precision.load_for(&["ElectraForPreTraining"], &self.checkpoint.locate()?, &session)?;
         let (batch, places) = loaded.tokenizer.encode_placed(&self.text, None)?;
         let logits = loaded.output(&batch, "logits")?.values;
         // Above 0 the probability is above a half.

@@ -1,9 +1,8 @@
 //! Checkpoints by name: what names a repository of the Hugging Face Hub, and the download of the files that are
 //! read of it to the Hub's cache. Downloads need the feature `hub`.
 
-use anyhow::Result;
 use std::fmt::{Display, Formatter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `ORG/NAME` or `ORG/NAME@REVISION`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +42,7 @@ impl Display for Name<'_> {
 }
 
 #[cfg(not(feature = "hub"))]
-pub fn download(name: &Name<'_>) -> Result<PathBuf> {
+pub fn download(name: &Name<'_>) -> anyhow::Result<std::path::PathBuf> {
     anyhow::bail!(
         "{name}: no such file or directory. This build does not download from the Hugging Face Hub; one with \
          `cargo build --release --package tilewright --features hub` does"
@@ -160,8 +159,9 @@ mod with_hub {
                     let url = self.api.url(file);
                     bail!("{}: no such repository, or HF_TOKEN does not open it ({e} for {url})", self.name)
                 }
-                Err(e) => Err(e)
-                    .with_context(|| format!("{}: cannot download {}", self.name, self.api.url(file))),
+                Err(e) => {
+                    Err(e).with_context(|| format!("{}: cannot download {}", self.name, self.api.url(file)))
+                }
             }
         }
     }
@@ -203,8 +203,20 @@ mod tests {
             assert_eq!(parse(name).as_deref(), Some(name));
         }
         for path in [
-            "tiny", "./tiny", "../tiny", "/acme/tiny", "acme/", "acme/tiny/", "acme/big/tiny", "acme/tiny.gguf",
-            "acme/my model", "acme/tiny@", "acme/tiny@a/../b", "@v1", "~/tiny", "acme/..",
+            "tiny",
+            "./tiny",
+            "../tiny",
+            "/acme/tiny",
+            "acme/",
+            "acme/tiny/",
+            "acme/big/tiny",
+            "acme/tiny.gguf",
+            "acme/my model",
+            "acme/tiny@",
+            "acme/tiny@a/../b",
+            "@v1",
+            "~/tiny",
+            "acme/..",
         ] {
             assert_eq!(parse(path), None, "{path}");
         }

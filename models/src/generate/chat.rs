@@ -117,8 +117,7 @@ fn render_template(template: &str, tokenizer: &Tokenizer, chat: &Chat) -> Result
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", json::tojson);
-    environment
-        .add_function("raise_exception", move |why: String| -> Result<Value, _> { Err(refuse(why)) });
+    environment.add_function("raise_exception", move |why: String| -> Result<Value, _> { Err(refuse(why)) });
     let now = chat.now;
     environment.add_function("strftime_now", move |format: String| {
         let now = Timestamp::try_from(now).map(|now| now.to_zoned(TimeZone::system()));
