@@ -24,6 +24,14 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
+/// The content of the file `path`, which is a text.
+///
+/// # Errors
+/// [`Error::Io`], and [`Error::File`] if it is no UTF-8.
+pub fn text(path: &Path) -> Result<String, Error> {
+    String::from_utf8(bytes(path)?).map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })
+}
+
 /// Reads and parses the JSON file `path`.
 ///
 /// # Errors

@@ -34,7 +34,7 @@ pub mod speculation;
 pub mod stream;
 
 pub use beam::{Hypothesis, beam_search};
-pub use chat::Message;
+pub use chat::Chat;
 pub use engine::{Engine, Statistics};
 pub use sampling::Sampler;
 pub use sequence::{Finish, Finished, Request};

@@ -19,6 +19,8 @@ pub struct Tokenizer {
     mask: String,
     max_length: Option<usize>,
     chat_template: Option<String>,
+    /// Where it is another one.
+    chat_template_for_tools: Option<String>,
     bos_token: Option<String>,
     eos_token: Option<String>,
 }
@@ -62,18 +64,19 @@ struct NamedTemplate {
 }
 
 impl ChatTemplate {
-    fn default(self) -> Option<String> {
+    /// The one of this name, where one alone is the default.
+    fn named(&self, name: &str) -> Option<String> {
         match self {
-            Self::One(template) => Some(template),
-            Self::Named(all) => all.into_iter().find(|t| t.name == "default").map(|t| t.template),
+            Self::One(template) => (name == "default").then(|| template.clone()),
+            Self::Named(all) => all.iter().find(|t| t.name == name).map(|t| t.template.clone()),
         }
     }
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, with
-    /// `tokenizer_config.json` and `chat_template.jinja` if there are such files; where there is no
-    /// `tokenizer.json`, the tokenizer in the GGUF file.
+    /// `tokenizer_config.json`, `chat_template.jinja` and `additional_chat_templates/tool_use.jinja` if there
+    /// are such files; where there is no `tokenizer.json`, the tokenizer in the GGUF file.
     ///
     /// # Errors
     /// If there is none, or a file is damaged.
@@ -97,15 +100,21 @@ impl Tokenizer {
         tokenizer.eos_token = settings.eos_token.map(String::from);
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
         let jinja = dir.join("chat_template.jinja");
-        tokenizer.chat_template = match (settings.chat_template, gguf) {
+        match (settings.chat_template, gguf) {
             _ if jinja.exists() => {
-                let text = String::from_utf8(config::bytes(&jinja)?);
-                Some(text.map_err(|e| Error::File { path: jinja, why: e.to_string() })?)
+                tokenizer.chat_template = Some(config::text(&jinja)?);
+                let for_tools = dir.join("additional_chat_templates/tool_use.jinja");
+                if for_tools.exists() {
+                    tokenizer.chat_template_for_tools = Some(config::text(&for_tools)?);
+                }
             }
-            (Some(template), _) => template.default(),
-            (None, Some(gguf)) => gguf.chat_template()?.map(str::to_owned),
-            (None, None) => None,
-        };
+            (Some(template), _) => {
+                tokenizer.chat_template = template.named("default");
+                tokenizer.chat_template_for_tools = template.named("tool_use");
+            }
+            (None, Some(gguf)) => tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned),
+            (None, None) => {}
+        }
         Ok(tokenizer)
     }
 
@@ -141,6 +150,7 @@ impl Tokenizer {
             mask,
             max_length: None,
             chat_template: None,
+            chat_template_for_tools: None,
             bos_token: None,
             eos_token: None,
         })
@@ -154,6 +164,11 @@ impl Tokenizer {
     /// How a conversation is written as a text, in Jinja, if a file says so.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// The same for a conversation with tools, which may be a template of its own.
+    pub fn chat_template_for_tools(&self) -> Option<&str> {
+        self.chat_template_for_tools.as_deref().or(self.chat_template())
     }
 
     /// The token that a text starts with, as the vocabulary spells it, if a file says so.

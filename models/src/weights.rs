@@ -350,8 +350,12 @@ impl Files {
     }
 }
 
-/// The files that an index names for its tensors, which may only be neighbours of the index.
-pub(crate) fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
+/// The files that the index `path`, whose content is `bytes`, names for its tensors. They may only be neighbours of the
+/// index.
+///
+/// # Errors
+/// [`Error::File`] if it is no index, or names others.
+pub fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,

@@ -7,6 +7,10 @@ use serde_json::Value;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use tilewright::Arithmetic;
+use tilewright::model::Architecture;
+use tilewright::tokenizer::Tokenizer;
+use tilewright_kernels::Backend;
 
 fn golden(name: &str) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/golden");
@@ -215,6 +219,51 @@ fn answer_stays_within_the_context() {
             }
         }
     }
+}
+
+#[test]
+fn answer_knows_when_there_is_none() {
+    let folder = with_tokenizer("bert-question-answering", "bert");
+    let dir = folder.path().to_str().unwrap();
+    for times in [1, 20] {
+        let context = "the cat sat on the mat. ".repeat(times);
+        let of =
+            ["answer", "--model", dir, "--isa", "portable", "--question", "a dog", "--context", &context];
+        let with = |more: &[&str]| json(&[&of[..], &["--json"], more].concat(), "");
+        let found = with(&[]);
+        let number = |key: &str| found[key].as_f64().unwrap();
+        let (null, difference) = (number("null_score"), number("score_difference"));
+        let best = found["answers"][0]["score"].as_f64().unwrap();
+        assert!((null - best - difference).abs() < 1e-5 && found["answered"] == true, "{found}");
+
+        // As its definition says, of the logits that `forward` writes.
+        if times == 1 {
+            let tokenizer = Tokenizer::open(folder.path()).unwrap();
+            let (batch, _) = tokenizer.encode_placed("a dog", Some(&context)).unwrap();
+            let on = Arithmetic::f32(Backend::PORTABLE);
+            let mut model = Architecture::of(folder.path()).unwrap().load(folder.path(), on).unwrap();
+            let outputs = model.forward(&batch).unwrap();
+            let [start, end] = &outputs[..] else { panic!("two outputs") };
+            assert_eq!(null, f64::from(start.values[0] + end.values[0]));
+            // The question takes three tokens with the special ones, and there is one at the end.
+            let (first, last) = (4, batch.tokens() - 1);
+            let spans = (first..last).flat_map(|i| (i..last).map(move |j| (i, j)));
+            let naive = spans.map(|(i, j)| start.values[i] + end.values[j]).fold(f32::MIN, f32::max);
+            assert_eq!(best, f64::from(naive));
+        }
+        let threshold = |more: f64| with(&["--no-answer-threshold", &(difference + more).to_string()]);
+        assert_eq!(threshold(0.01)["answers"], found["answers"]);
+        let none = threshold(-0.01);
+        assert_eq!((&none["answered"], &none["answers"]), (&false.into(), &serde_json::json!([])));
+        assert_eq!(none["null_score"], found["null_score"]);
+        let table = run(&[&of[..], &["--no-answer-threshold", "-1e9"]].concat(), "");
+        let table = String::from_utf8(table.stdout).unwrap();
+        assert!(table.contains("no answer") && !table.contains("probability"), "{table}");
+    }
+}
+
+#[test]
+fn answer_refuses_what_leaves_no_room() {
     let folder = with_tokenizer("bert-question-answering", "bert");
     let dir = folder.path().to_str().unwrap();
     let long = "the cat ".repeat(20);
@@ -405,6 +454,21 @@ fn generate_continues_texts() {
 
     let chat = ask(&["hi", "--chat", "--system", "b"], "");
     assert_eq!(of(&chat, "tokens"), of(&ask(&["sb.uhi."], ""), "tokens"));
+    let template = "{% for t in tools %}{{ t.n }}{% endfor %}{{ documents[0].text }}{{ x + 1 }}{{ y }}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let file = |name: &str, json: &str| {
+        std::fs::write(folder.path().join(name), json).unwrap();
+        folder.path().join(name).to_str().unwrap().to_owned()
+    };
+    let tools = file("tools.json", r#"[{"n": "a"}, {"n": "b"}]"#);
+    let documents = file("documents.json", r#"[{"text": "c"}]"#);
+    let more = ["--documents", &documents, "--chat-variable", "x=1", "--chat-variable", "y=d e"];
+    let chat = ask(&[&["hi", "--chat", "--tools", &tools][..], &more].concat(), "");
+    assert_eq!(of(&chat, "tokens"), of(&ask(&["abc2d e"], ""), "tokens"));
+    let wrong = file("wrong.json", "{}");
+    let refused = error(&["generate", "--model", dir, "--chat", "--tools", &wrong, "hi"]);
+    assert!(refused.contains("wrong.json: expected a list of objects"), "{refused}");
+    assert_eq!(run(&["generate", "--model", dir, "--tools", &tools, "hi"], "").status.code(), Some(2));
     let refused = error(&["generate", "--model", dir, "--beams", "2", "--stop", "x", "a"]);
     assert!(refused.contains("--stop"), "{refused}");
     assert!(error(&["generate", "--model", dir, "--top-p", "2", "a"]).contains("top_p"));
@@ -427,6 +491,14 @@ fn failures_say_what_and_where_and_exit_with_1() {
     let inputs = golden("bert-model/inputs.safetensors");
     let refused = error(&["forward", "--model", &dir, "--inputs", &inputs, "--out", "/nowhere/x"]);
     assert!(refused.contains("/nowhere"), "{refused}");
+    #[cfg(not(feature = "hub"))]
+    for command in ["info", "verify"] {
+        let refused = error(&[command, "--model", "acme/tiny"]);
+        assert!(
+            refused.contains("acme/tiny: no such file") && refused.contains("--features hub"),
+            "{refused}"
+        );
+    }
     // Usage errors are clap's, with status 2.
     assert_eq!(run(&["embed"], "").status.code(), Some(2));
     assert_eq!(run(&["embed", "--model", &dir, "--threads", "0", "x"], "").status.code(), Some(2));

@@ -1,6 +1,10 @@
 //! From tokens to text, and from chats to text.
 
-use tilewright::generate::{Message, TextStream, chat};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use tilewright::generate::TextStream;
+use tilewright::generate::chat::{self, Chat, Json};
 use tilewright::tokenizer::Tokenizer;
 use tilewright_suite::golden::golden;
 
@@ -53,26 +57,102 @@ fn chats_are_written_as_their_template_says() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(golden("tokenizers/roberta.json"), dir.path().join("tokenizer.json")).unwrap();
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    let messages = [Message::new("system", " Be brief. "), Message::new("user", "<b>Hi</b> & \"you\"")];
-    let render = || chat::render(&Tokenizer::open(dir.path()).unwrap(), &messages);
-    assert!(render().unwrap_err().to_string().contains("no chat template"));
+    let mut asked =
+        Chat::new(vec![Json::message("system", " Be brief. "), Json::message("user", "<b>Hi</b> & \"you\"")]);
+    let render = |asked: &Chat| chat::render(&Tokenizer::open(dir.path()).unwrap(), asked);
+    let refused = |asked: &Chat| render(asked).unwrap_err().to_string();
+    assert!(refused(&asked).contains("no chat template"));
     let template = "{{- bos_token }}\n{%- for message in messages %}\n    {%- if message['role'] == 'system' %}\n        \
         {{- message.content.strip().upper() }}\n    {%- else %}\n[{{ message['role'] + ']' }} {{ message['content'] | trim }}\
         {{ eos_token }}\n    {%- endif %}\n{%- endfor %}\n{%- if add_generation_prompt %}\n[assistant]\n{% endif %}\n";
     let config = serde_json::json!({
         "bos_token": "<s>", "eos_token": { "content": "</s>", "lstrip": false },
-        "chat_template": [{ "name": "rag", "template": "?" }, { "name": "default", "template": template }],
+        "chat_template": [
+            { "name": "tool_use", "template": "{{ tools | tojson }}" }, { "name": "default", "template": template },
+        ],
     });
     write("tokenizer_config.json", &config.to_string());
-    assert_eq!(render().unwrap(), "<s>BE BRIEF.[user] <b>Hi</b> & \"you\"</s>[assistant]\n");
+    assert_eq!(render(&asked).unwrap(), "<s>BE BRIEF.[user] <b>Hi</b> & \"you\"</s>[assistant]\n");
+    asked.tools = Some("a tool".into());
+    assert_eq!(render(&asked).unwrap(), "\"a tool\"");
     let encoded = Tokenizer::open(dir.path()).unwrap().encode_as_written("<s>a</s>").unwrap();
     let tokenizer = tokenizer();
     assert_eq!(encoded.first().copied(), tokenizer.id("<s>"));
     assert_eq!(encoded.iter().filter(|&&id| Some(id) == tokenizer.id("<s>")).count(), 1);
 
-    // A file of its own comes first.
-    write("chat_template.jinja", "{{ raise_exception('roles must alternate') }}");
-    assert!(render().unwrap_err().to_string().contains("roles must alternate"));
-    write("chat_template.jinja", "{% for %}");
-    assert!(render().unwrap_err().to_string().contains("tokenizer.json"));
+    // A file of its own comes first, and serves tools as well where there is no other.
+    let refuses = |template: &str, part: &str| {
+        write("chat_template.jinja", template);
+        assert!(refused(&asked).contains(part), "{}", refused(&asked));
+    };
+    refuses("{{ raise_exception('roles must alternate') }}", "roles must alternate");
+    refuses("{% for %}", "tokenizer.json");
+    refuses("{{ strftime_now('%!') }}", "strftime_now(\"%!\")");
+    refuses("{{ nothing | tojson }}", "undefined is no JSON");
+    refuses("{{ 1 | tojson(width=2) }}", "width");
+    refuses("{% generation %}", "end of input");
+    let deep = "{% set ns = namespace(x=[]) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
+    refuses(deep, "nested more than 128 times");
+    let tools = dir.path().join("additional_chat_templates/tool_use.jinja");
+    std::fs::create_dir(tools.parent().unwrap()).unwrap();
+    std::fs::write(tools, "{{ tools.upper() }}").unwrap();
+    assert_eq!(render(&asked).unwrap(), "A TOOL");
+}
+
+/// What `tests/golden/chat.py` writes.
+#[derive(serde::Deserialize)]
+struct Case {
+    template: String,
+    messages: Vec<Json>,
+    tools: Option<Json>,
+    documents: Option<Json>,
+    #[serde(default)]
+    variables: BTreeMap<String, Json>,
+    add_generation_prompt: bool,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+#[test]
+fn templates_write_what_they_do_in_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(golden("tokenizers/roberta.json"), dir.path().join("tokenizer.json")).unwrap();
+    let tokens = r#"{"bos_token": "<s>", "eos_token": "</s>"}"#;
+    std::fs::write(dir.path().join("tokenizer_config.json"), tokens).unwrap();
+    let cases: Vec<Case> =
+        serde_json::from_slice(&std::fs::read(golden("chat/cases.json")).unwrap()).unwrap();
+    for (i, case) in cases.into_iter().enumerate() {
+        let name = format!("{i}, {}", case.template);
+        let template = golden(&format!("chat/{}.jinja", case.template));
+        std::fs::copy(template, dir.path().join("chat_template.jinja")).unwrap();
+        let asked = Chat {
+            messages: case.messages,
+            tools: case.tools,
+            documents: case.documents,
+            variables: case.variables,
+            add_generation_prompt: case.add_generation_prompt,
+            // As in chat.py.
+            now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_785_067_200),
+        };
+        match (chat::render(&Tokenizer::open(dir.path()).unwrap(), &asked), case.text, case.error) {
+            (Ok(found), Some(text), None) => assert_eq!(found, text, "{name}"),
+            (Err(e), None, Some(error)) => assert!(e.to_string().contains(&error), "{name}: {e}"),
+            (found, text, error) => panic!("{name}: {found:?}; expected {text:?} or {error:?}"),
+        }
+    }
+}
+
+#[test]
+fn tools_are_lists_of_objects() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let read = |json: &str| {
+        std::fs::write(file.path(), json).unwrap();
+        Json::read_objects(file.path())
+    };
+    assert!(read(r#"[{"type": "function"}]"#).is_ok() && read("[]").is_ok());
+    for (json, part) in [("{}", "found map"), ("[{}, 1]", "found number at 1"), ("[", "EOF")] {
+        let message = read(json).unwrap_err().to_string();
+        assert!(message.contains(part) && message.contains(file.path().to_str().unwrap()), "{message}");
+    }
+    assert!(Json::read_objects(Path::new("/nowhere")).is_err());
 }

@@ -1,26 +1,30 @@
 //! `tilewright answer`: where in a text the answer to a question stands.
 
 use super::Common;
-use super::checkpoint::{Dtype, characters, softmax};
+use super::checkpoint::{Checkpoint, Dtype, characters, softmax};
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use std::ops::Range;
-use std::path::PathBuf;
 
 /// Finds the answer to a question in a text
 ///
 /// An answer is a span of the text; its probability is that of its first token to be the start, times
 /// that of its last to be the end, among all tokens of the text. A text that is longer than the model
-/// takes is read in windows that overlap.
+/// takes is read in windows that overlap. The model is a ..ForQuestionAnswering.
+///
+/// The score of a span is the sum of its two logits. A model that was trained on questions without an answer
+/// gives its first token the score of there being none (of several windows the least counts):
+/// --no-answer-threshold says by how much it must exceed that of the best span.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   tilewright answer --model roberta-base-squad2 --question 'Who lives in London?' \\
+      --context 'Ada lives in London, and Alan in Wilmslow.'
+  tilewright answer --model roberta-base-squad2 --no-answer-threshold 0 --question 'Who lives in Paris?' \\
       --context 'Ada lives in London, and Alan in Wilmslow.'")]
 pub struct Answer {
-    /// Directory with config.json, tokenizer.json and model.safetensors of a ..ForQuestionAnswering
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// The question
     #[arg(long, value_name = "TEXT")]
@@ -34,6 +38,11 @@ pub struct Answer {
     #[arg(long, value_name = "N", default_value_t = 1)]
     top_k: usize,
 
+    /// Find no answer where the score of there being none is more than X above that of the best span; 0 weighs both
+    /// alike [default: always answer]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    no_answer_threshold: Option<f32>,
+
     /// The most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 30)]
     longest: usize,
@@ -45,10 +54,19 @@ pub struct Answer {
     common: Common,
 }
 
+/// A part of the context.
+struct Span {
+    probability: f64,
+    /// start logit + end logit.
+    score: f32,
+    bytes: Range<usize>,
+}
+
 impl Answer {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
-        let mut loaded = self.precision.load_for(&["ForQuestionAnswering"], &self.model, &session)?;
+        let mut loaded =
+            self.precision.load_for(&["ForQuestionAnswering"], &self.checkpoint.locate()?, &session)?;
         let most = loaded.tokenizer.max_length().unwrap_or(usize::MAX).min(loaded.model.max_length());
         let (batch, places) = loaded.tokenizer.encode_windows([&self.question, &self.context], most)?;
         let outputs = loaded.model.forward(&batch)?;
@@ -58,8 +76,11 @@ impl Answer {
         let in_context: Vec<usize> = (0..places.len()).filter(|&i| places[i].text == Some(1)).collect();
         let probabilities =
             |values: &[f32]| softmax(&in_context.iter().map(|&i| values[i]).collect::<Vec<_>>());
-        let (start, end) = (probabilities(&start.values), probabilities(&end.values));
-        let mut spans: Vec<(f64, Range<usize>)> = Vec::new();
+        let score = |first: usize, last: usize| start.values[first] + end.values[last];
+        let first_tokens = &batch.starts()[..batch.len()];
+        let null_score = first_tokens.iter().map(|&i| score(i, i)).fold(f32::INFINITY, f32::min);
+        let (starts, ends) = (probabilities(&start.values), probabilities(&end.values));
+        let mut spans: Vec<Span> = Vec::new();
         for first in 0..in_context.len() {
             for last in first..in_context.len().min(first.saturating_add(self.longest)) {
                 // Tokens of a context follow each other; there are special ones between two windows.
@@ -67,32 +88,42 @@ impl Answer {
                     break;
                 }
                 let [from, to] = [first, last].map(|i| &places[in_context[i]].bytes);
-                spans.push((start[first] * end[last], from.start..to.end));
+                spans.push(Span {
+                    probability: starts[first] * ends[last],
+                    score: score(in_context[first], in_context[last]),
+                    bytes: from.start..to.end,
+                });
             }
         }
-        spans.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut best: Vec<(f64, Range<usize>)> = Vec::new();
+        spans.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        let mut best: Vec<Span> = Vec::new();
         for span in spans {
             if best.len() == self.top_k {
                 break;
             }
             // The same words may have been in two windows.
-            if best.iter().all(|(_, bytes)| *bytes != span.1) {
+            if best.iter().all(|other| other.bytes != span.bytes) {
                 best.push(span);
             }
         }
-        if best.is_empty() {
+        let Some(most) = best.first() else {
             bail!("no answer: the context has no tokens, or --top-k or --longest is 0");
+        };
+        let difference = null_score - most.score;
+        let answered = self.no_answer_threshold.is_none_or(|threshold| difference <= threshold);
+        if !answered {
+            best.clear();
         }
 
         let text = |bytes: &Range<usize>| self.context.get(bytes.clone()).unwrap_or_default();
         if session.json {
             let answers: Vec<_> = best
                 .iter()
-                .map(|(probability, bytes)| {
+                .map(|Span { probability, score, bytes }| {
                     json!({
                         "answer": text(bytes),
                         "probability": probability,
+                        "score": score,
                         "characters": characters(&self.context, bytes),
                     })
                 })
@@ -101,11 +132,17 @@ impl Answer {
                 "architecture": loaded.class,
                 "question": self.question,
                 "windows": batch.len(),
+                "null_score": null_score,
+                "score_difference": difference,
+                "answered": answered,
                 "answers": answers,
             }));
         }
+        if !answered {
+            return session.say(&format!("\nno answer: its score is {difference:.2} above the best span's"));
+        }
         session.say(&format!("\n{:>11}  {:>11}  answer", "probability", "characters"))?;
-        for (probability, bytes) in &best {
+        for Span { probability, bytes, .. } in &best {
             let [from, to] = characters(&self.context, bytes);
             session.say(&format!("{probability:11.4}  {:>11}  {}", format!("{from}..{to}"), text(bytes)))?;
         }

@@ -1,17 +1,42 @@
-//! What subcommands that run a checkpoint share: `--dtype`, and loading behind a progress bar.
+//! What subcommands that run a checkpoint share: `--model`, `--dtype`, and loading behind a progress bar.
 
-use super::{Common, Session, verify::style};
+use super::{Common, Session, hub, verify::style};
 use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tilewright::model::{Architecture, Model, Output};
 use tilewright::tokenizer::Tokenizer;
 use tilewright::weights::Weights;
 use tilewright::{Arithmetic, Batch, Error};
 use tilewright_kernels::gemm::Format;
+
+/// `--model`; flatten it into a subcommand's arguments.
+#[derive(Debug, clap::Args)]
+pub struct Checkpoint {
+    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file; where there is none of this
+    /// name, a repository of the Hugging Face Hub, ORG/NAME or ORG/NAME@REVISION, which is downloaded to its cache
+    /// (HF_HOME, HF_ENDPOINT and HF_TOKEN are respected), if this was built with `--features hub`
+    #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
+    model: PathBuf,
+}
+
+impl Checkpoint {
+    /// The directory or file.
+    pub fn locate(&self) -> Result<PathBuf> {
+        locate(&self.model)
+    }
+}
+
+/// The directory or file that `model` says: its path, or that of what it names on the Hub.
+pub fn locate(model: &Path) -> Result<PathBuf> {
+    match hub::Name::parse(model) {
+        Some(name) if !model.exists() => hub::download(&name),
+        _ => Ok(model.to_owned()),
+    }
+}
 
 /// `--dtype`; flatten it into a subcommand's arguments.
 #[derive(Debug, clap::Args)]

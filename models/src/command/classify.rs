@@ -1,13 +1,12 @@
 //! `tilewright classify`: the class of a text, or of each of its tokens.
 
-use super::checkpoint::{Dtype, Loaded, characters, most_probable, sigmoid};
+use super::checkpoint::{Checkpoint, Dtype, Loaded, characters, most_probable, sigmoid};
 use super::{Common, Session};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use tilewright::config::Fields;
 
 /// Says of what class texts are, or each of their tokens, with the probability
@@ -20,9 +19,8 @@ use tilewright::config::Fields;
   tilewright classify --model bert-mnli --pair 'A man sleeps.' 'Someone is awake.'
   tilewright classify --model bert-ner --json 'Ada lives in London.'")]
 pub struct Classify {
-    /// Directory with config.json, tokenizer.json and model.safetensors of a classifier
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// Texts; without any, each line of stdin is one
     #[arg(value_name = "TEXT")]
@@ -78,8 +76,9 @@ impl Classify {
     pub fn run(mut self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
         let kinds = ["ForSequenceClassification", "ForTokenClassification"];
-        let mut loaded = self.precision.load_for(&kinds, &self.model, &session)?;
-        let fields = Fields::open(&self.model)?;
+        let dir = self.checkpoint.locate()?;
+        let mut loaded = self.precision.load_for(&kinds, &dir, &session)?;
+        let fields = Fields::open(&dir)?;
         let names = fields.labels()?.unwrap_or_default();
         if self.texts.is_empty() {
             if std::io::stdin().is_terminal() {

@@ -1,21 +1,19 @@
 //! `tilewright detect-replaced`: which tokens of a text an ELECTRA discriminator takes for replaced.
 
 use super::Common;
-use super::checkpoint::{Dtype, characters, sigmoid};
+use super::checkpoint::{Checkpoint, Dtype, characters, sigmoid};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 
-/// Marks the tokens of a text that do not belong there
+/// Marks the tokens of a text that do not belong there, by an ElectraForPreTraining
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   tilewright detect-replaced --model electra-base-discriminator 'The quick brown fox fake over the lazy dog'")]
 pub struct DetectReplaced {
-    /// Directory with config.json, tokenizer.json and model.safetensors of an ElectraForPreTraining
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// The text
     #[arg(value_name = "TEXT")]
@@ -31,7 +29,8 @@ pub struct DetectReplaced {
 impl DetectReplaced {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
-        let mut loaded = self.precision.load_for(&["ElectraForPreTraining"], &self.model, &session)?;
+        let mut loaded =
+            self.precision.load_for(&["ElectraForPreTraining"], &self.checkpoint.locate()?, &session)?;
         let (batch, places) = loaded.tokenizer.encode_placed(&self.text, None)?;
         let logits = loaded.output(&batch, "logits")?.values;
         // Above 0 the probability is above a half.

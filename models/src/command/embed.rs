@@ -1,12 +1,11 @@
 //! `tilewright embed`: one vector for each text.
 
 use super::Common;
-use super::checkpoint::{self, Dtype};
+use super::checkpoint::{self, Checkpoint, Dtype};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use tilewright::sentence::Embedder;
 
 /// Turns texts into vectors, whose cosine says how alike the texts are
@@ -19,9 +18,8 @@ use tilewright::sentence::Embedder;
   tilewright embed --model all-minilm-l6-v2 --dtype int8 'A cat sits on a mat.'
   tilewright embed --model all-minilm-l6-v2 --json < sentences.txt | jq '.embeddings[].embedding'")]
 pub struct Embed {
-    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file
-    #[arg(long, value_name = "DIR|FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// Texts; without any, each line of stdin is one
     #[arg(value_name = "TEXT")]
@@ -44,8 +42,9 @@ impl Embed {
     pub fn run(mut self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
         let dtype = self.precision.dtype;
-        let weights = checkpoint::weights(&self.model, dtype)?;
-        let mut embedder = Embedder::with_weights(&self.model, weights, session.arithmetic(dtype))?;
+        let dir = self.checkpoint.locate()?;
+        let weights = checkpoint::weights(&dir, dtype)?;
+        let mut embedder = Embedder::with_weights(&dir, weights, session.arithmetic(dtype))?;
         if self.texts.is_empty() {
             if std::io::stdin().is_terminal() {
                 bail!("no texts: give some as arguments, or lines on stdin");

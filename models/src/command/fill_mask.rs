@@ -1,26 +1,23 @@
 //! `tilewright fill-mask`: what a masked language model expects at a mask.
 
-use super::{
-    Common,
-    checkpoint::{Dtype, most_probable},
-};
+use super::Common;
+use super::checkpoint::{Checkpoint, Dtype, most_probable};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
 use tilewright::model::{Architecture, Each, Output};
 use tilewright::tokenizer::Tokenizer;
 
 /// Fills the mask in a text with the most probable words
+///
+/// The model is a masked language model, which GGUF files do not hold.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'
   tilewright fill-mask --model bert-base-uncased --dtype int8 --top-k 3 'The [MASK] sat on the [MASK].'")]
 pub struct FillMask {
-    /// Directory with config.json, tokenizer.json and model.safetensors of a masked language model; GGUF files
-    /// have no such head
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// Text with one or more masks, written as the tokenizer writes them: [MASK], or <mask>
     #[arg(value_name = "TEXT")]
@@ -40,7 +37,8 @@ pub struct FillMask {
 impl FillMask {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
-        let tokenizer = Tokenizer::open(&self.model)?;
+        let dir = self.checkpoint.locate()?;
+        let tokenizer = Tokenizer::open(&dir)?;
         let mask = tokenizer.mask();
         let mask_id = tokenizer.id(mask).with_context(|| format!("the vocabulary has no {mask}"))?;
         let batch = tokenizer.encode(&[&self.text])?;
@@ -48,13 +46,13 @@ impl FillMask {
         if masks.is_empty() {
             bail!("no {mask} in the text {:?}", self.text);
         }
-        let architecture = Architecture::of(&self.model)?;
-        let mut model = self.precision.load(architecture, &self.model, &session)?;
+        let architecture = Architecture::of(&dir)?;
+        let mut model = self.precision.load(architecture, &dir, &session)?;
         let outputs = model.forward(&batch)?;
         let is_scores =
             |o: &&Output| o.each == Each::Token && ["logits", "prediction_logits"].contains(&o.name);
         let Some(scores) = outputs.iter().find(is_scores) else {
-            bail!("{} in {} has no head that predicts words", architecture.class, self.model.display());
+            bail!("{} in {} has no head that predicts words", architecture.class, dir.display());
         };
 
         let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! `tilewright forward`: the parity door, tensors in and tensors out.
 
-use super::{Common, checkpoint::Dtype};
+use super::Common;
+use super::checkpoint::{Checkpoint, Dtype};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
@@ -20,9 +21,8 @@ use tilewright::model::Architecture;
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors --dtype bf16")]
 pub struct Forward {
-    /// Directory with config.json and model.safetensors, or a GGUF file
-    #[arg(long, value_name = "DIR|FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// File of the inputs
     #[arg(long, value_name = "IN.safetensors")]
@@ -43,8 +43,9 @@ impl Forward {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
         let inputs = Inputs::open(&self.inputs)?;
-        let architecture = Architecture::of(&self.model)?;
-        let mut model = self.precision.load(architecture, &self.model, &session)?;
+        let dir = self.checkpoint.locate()?;
+        let architecture = Architecture::of(&dir)?;
+        let mut model = self.precision.load(architecture, &dir, &session)?;
         let start = Instant::now();
         let outputs = inputs.run(&mut *model)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;

@@ -1,9 +1,15 @@
 //! `tilewright generate`: what follows a text.
 
-use super::checkpoint::Dtype;
+mod chatting;
+mod timing;
+
+use super::checkpoint::{self, Checkpoint, Dtype};
+use super::verify::style;
 use super::{Common, Session};
 use anyhow::{Context as _, Result, bail};
+use chatting::Chatting;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{IsTerminal as _, Write as _};
 use std::ops::ControlFlow;
@@ -11,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tilewright::generate::{
-    EarlyStopping, Engine, Finish, Message, Request, Settings, Speculation, Statistics, TextStream,
-    beam_search, chat,
+    EarlyStopping, Engine, Finish, Request, Settings, Speculation, Statistics, TextStream, beam_search,
 };
 use tilewright::generator::Generator;
 use tilewright::model::{Architecture, Model};
@@ -22,17 +27,23 @@ use tilewright::tokenizer::Tokenizer;
 ///
 /// What no option says is as the checkpoint's generation_config.json says (or its config.json); where that says
 /// nothing, each token is the most probable one. An encoder-decoder is given the text as its source.
+///
+/// A single text is written while it is generated, to a terminal and to a pipe alike; several, those of a beam search
+/// and JSON when all are there, with a progress bar on stderr if that is a terminal. The header is on stdout, with
+/// --json on stderr, as what it took always is. Draws of the same seed are the same, alone and among others.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright generate --model smollm2-135m-instruct --chat 'What is the capital of France?'
+  tilewright generate --model llama-3.2-1b-instruct --chat --tools tools.json 'Is it warm in Rome?'
   tilewright generate --model smollm2.gguf --max-tokens 40 --temperature 0.8 --seed 7 'Once upon a time'
+  tilewright generate --model t5-small 'translate English to German: The cat sat on the mat.'
   tilewright generate --model opus-mt-en-de --beams 4 'The cat sat on the mat.'
   tilewright generate --model smollm2-360m --speculate smollm2-135m --dtype bf16 'def fibonacci(n):'
+  tilewright generate --model smollm2-360m --speculate lookup --chat 'Repeat this text: ..'
   tilewright generate --model gpt2 --json --stop '###' --batch 16 < prompts.txt | jq -r '.texts[].text'")]
 pub struct Generate {
-    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file
-    #[arg(long, value_name = "DIR|FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     /// Texts; without any, each line of stdin is one
     #[arg(value_name = "PROMPT")]
@@ -62,7 +73,7 @@ pub struct Generate {
     #[arg(long, value_name = "X")]
     repetition_penalty: Option<f32>,
 
-    /// Seed of the draws; that of each further text is one more
+    /// Seed of the draws; that of each further text is one more. The same seed draws the same tokens
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
@@ -83,17 +94,12 @@ pub struct Generate {
     #[arg(long, value_name = "STRING")]
     stop: Vec<String>,
 
-    /// Take each text for what a user says, in the checkpoint's chat template
-    #[arg(long)]
-    chat: bool,
+    #[command(flatten)]
+    chatting: Chatting,
 
-    /// What the system says first
-    #[arg(long, value_name = "TEXT", requires = "chat")]
-    system: Option<String>,
-
-    /// Guess tokens ahead, which changes none: from the text itself (lookup), or by a smaller model of the same
-    /// vocabulary
-    #[arg(long, value_name = "lookup|DIR|FILE")]
+    /// Guess tokens ahead and check them in one step, which changes no token and saves time where guesses are right:
+    /// 8 from where the text has said the same before (lookup), or 4 by a smaller model of the same vocabulary
+    #[arg(long, value_name = "lookup|DIR|FILE|ORG/NAME")]
     speculate: Option<PathBuf>,
 
     /// How many texts to continue at once
@@ -128,20 +134,22 @@ impl Generate {
     pub fn run(mut self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
         let start = Instant::now();
-        let settings = Arc::new(self.settings()?);
-        let tokenizer = Tokenizer::open(&self.model)?;
-        let architecture = Architecture::of(&self.model)?;
-        let mut model = self.load(&self.model, &session)?;
+        let path = self.checkpoint.locate()?;
+        let settings = Arc::new(self.settings(&path)?);
+        let tokenizer = Tokenizer::open(&path)?;
+        let architecture = Architecture::of(&path)?;
+        let mut model = self.load(&path, &session)?;
         let mut draft = match &self.speculate {
-            Some(path) if path.as_os_str() != "lookup" => Some(self.load(path, &session)?),
+            Some(guess) if guess.as_os_str() != "lookup" => {
+                Some(self.load(&checkpoint::locate(guess)?, &session)?)
+            }
             _ => None,
         };
         let load = start.elapsed();
         self.read_prompts()?;
-        let prompts: Vec<Vec<u32>> =
-            self.prompts.iter().map(|prompt| self.encode(&tokenizer, prompt)).collect::<Result<_>>()?;
+        let prompts = self.encode_all(&tokenizer)?;
 
-        let generator = continuing(&mut *model, &self.model)?;
+        let generator = continuing(&mut *model, &path)?;
         let (texts, statistics) = if settings.num_beams > 1 {
             self.search(generator, &tokenizer, &settings, &prompts)?
         } else {
@@ -157,13 +165,13 @@ impl Generate {
             (texts, engine.statistics())
         };
 
-        eprintln!("{}", summary(load, &texts, &statistics));
+        eprintln!("{}", timing::summary(load, &texts, &statistics));
         if session.json {
             let texts: Vec<Value> = self.prompts.iter().zip(&prompts).zip(&texts).map(as_json).collect();
             return session.print_json(json!({
                 "architecture": architecture.class,
                 "texts": texts,
-                "timings": timings(load, &statistics),
+                "timings": timing::json(load, &statistics),
             }));
         }
         // A single text of no beam search was printed while it was generated.
@@ -180,8 +188,8 @@ impl Generate {
     }
 
     /// Those of the checkpoint, changed by the options.
-    fn settings(&self) -> Result<Settings> {
-        let mut settings = Settings::open(&self.model)?;
+    fn settings(&self, path: &Path) -> Result<Settings> {
+        let mut settings = Settings::open(path)?;
         if let Some(tokens) = self.max_tokens.or((!settings.has_longest()).then_some(TOKENS)) {
             settings.max_new_tokens = Some(tokens);
         }
@@ -233,14 +241,15 @@ impl Generate {
         Ok(())
     }
 
-    fn encode(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
-        if self.chat {
-            let system = self.system.iter().map(|system| Message::new("system", system));
-            let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
-            return Ok(tokenizer.encode_as_written(&chat::render(tokenizer, &messages)?)?);
+    fn encode_all(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+        if let Some(chat) = self.chatting.chat()? {
+            return self.prompts.iter().map(|prompt| chat.encode(tokenizer, prompt)).collect();
         }
-        let encoded = tokenizer.encode(&[prompt]).with_context(|| format!("the text {prompt:?}"))?;
-        Ok(encoded.ids().to_vec())
+        let encode = |prompt: &String| {
+            let encoded = tokenizer.encode(&[prompt]).with_context(|| format!("the text {prompt:?}"))?;
+            Ok(encoded.ids().to_vec())
+        };
+        self.prompts.iter().map(encode).collect()
     }
 
     fn is_streamed(&self, settings: &Settings) -> bool {
@@ -262,6 +271,10 @@ impl Generate {
         }
         let mut streams = vec![(TextStream::new(tokenizer, &self.stop), String::new()); prompts.len()];
         let streamed = self.is_streamed(settings) && !session.json;
+        let bar = match streamed {
+            true => ProgressBar::hidden(),
+            false => ProgressBar::no_length().with_style(tokens_style()),
+        };
         let write = |(_, text): &mut (TextStream<'_>, String), piece: &str| -> Result<()> {
             text.push_str(piece);
             if streamed {
@@ -273,6 +286,7 @@ impl Generate {
         };
         let mut failed = None;
         let finished = engine.run(&mut |id, token| {
+            bar.inc(1);
             let stream = &mut streams[id];
             let pushed = stream.0.push(token).map_err(anyhow::Error::from);
             if let Err(e) = pushed.and_then(|piece| write(stream, &piece)) {
@@ -283,6 +297,7 @@ impl Generate {
                 false => ControlFlow::Continue(()),
             }
         })?;
+        bar.finish_and_clear();
         if let Some(e) = failed {
             return Err(e);
         }
@@ -311,7 +326,10 @@ impl Generate {
         prompts: &[Vec<u32>],
     ) -> Result<(Vec<Text>, Statistics)> {
         let (mut texts, mut statistics) = (Vec::new(), Statistics::default());
+        let bar = ProgressBar::new(prompts.len() as u64).with_style(style()).with_message("texts");
         for prompt in prompts {
+            // Shown before the first has come to its end.
+            bar.tick();
             let start = Instant::now();
             let best = beam_search(generator, prompt, settings)?.into_iter().next();
             let tokens = best.context("the beam search found no text")?.tokens;
@@ -321,53 +339,21 @@ impl Generate {
             let ended = tokens.last().is_some_and(|last| settings.eos_token_id.contains(last));
             let finish = if ended { Finish::Eos } else { Finish::Length };
             texts.push(Text { text: tokenizer.decode(&tokens)?, tokens, finish, first_token: None, total });
+            bar.inc(1);
         }
+        bar.finish_and_clear();
         Ok((texts, statistics))
     }
+}
+
+/// The progress of texts of which none knows when they end.
+fn tokens_style() -> ProgressStyle {
+    ProgressStyle::with_template("{pos} tokens, {per_sec}").expect("a valid template")
 }
 
 /// The model of the checkpoint at `path` as one that continues texts.
 fn continuing<'m>(model: &'m mut dyn Model, path: &Path) -> Result<&'m mut dyn Generator> {
     model.generator().with_context(|| format!("the model in {} does not continue texts", path.display()))
-}
-
-/// `n` in each second of `time`, if there are any.
-fn rate(n: usize, time: Duration) -> Option<f64> {
-    (n > 0 && !time.is_zero()).then(|| n as f64 / time.as_secs_f64())
-}
-
-fn summary(load: Duration, texts: &[Text], of: &Statistics) -> String {
-    let mut parts = vec![format!("loaded in {:.2} s", load.as_secs_f64())];
-    if let Some(rate) = rate(of.prefill_tokens, of.prefill) {
-        parts.push(format!("prefill {} tokens, {rate:.1}/s", of.prefill_tokens));
-    }
-    if let Some(rate) = rate(of.decode_tokens, of.decode) {
-        parts.push(format!("decode {} tokens, {rate:.1}/s", of.decode_tokens));
-    }
-    if let Some(first) = texts.iter().filter_map(|text| text.first_token).min() {
-        parts.push(format!("first token after {:.3} s", first.as_secs_f64()));
-    }
-    if of.guessed > 0 {
-        parts.push(format!("{} of {} guesses right", of.accepted, of.guessed));
-    }
-    if let [text] = texts {
-        parts.push(format!("end: {}", text.finish.name()));
-    }
-    parts.join(" | ")
-}
-
-fn timings(load: Duration, of: &Statistics) -> Value {
-    json!({
-        "load_s": load.as_secs_f64(),
-        "prefill_tokens": of.prefill_tokens,
-        "prefill_s": of.prefill.as_secs_f64(),
-        "prefill_tokens_per_s": rate(of.prefill_tokens, of.prefill),
-        "decode_tokens": of.decode_tokens,
-        "decode_s": of.decode.as_secs_f64(),
-        "decode_tokens_per_s": rate(of.decode_tokens, of.decode),
-        "guessed": of.guessed,
-        "accepted": of.accepted,
-    })
 }
 
 fn as_json(((prompt, prompt_tokens), text): ((&String, &Vec<u32>), &Text)) -> Value {

@@ -1,11 +1,11 @@
 //! `tilewright info`: what a checkpoint is, without running it.
 
-use super::{Common, checkpoint, verify::TABLE};
+use super::checkpoint::{self, Checkpoint};
+use super::{Common, verify::TABLE};
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde_json::json;
-use std::path::PathBuf;
 use tilewright::bytes_per_weight;
 use tilewright::model::{Architecture, Product};
 use tilewright_kernels::gemm::Format;
@@ -21,9 +21,8 @@ use tilewright_kernels::gemm::Format;
   tilewright info --model albert-base-v2
   tilewright info --model SmolLM2-135M-Instruct.Q4_1.gguf --json | jq .parameters")]
 pub struct Info {
-    /// Directory with config.json and model.safetensors, or GGUF file
-    #[arg(long, value_name = "DIR|FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
 
     #[command(flatten)]
     common: Common,
@@ -37,9 +36,10 @@ fn operations<'a>(products: impl IntoIterator<Item = &'a Product<'a>>) -> usize 
 impl Info {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
-        let architecture = Architecture::of(&self.model)?;
-        let weights = checkpoint::weights(&self.model, Format::F32)?;
-        let mut model = architecture.open(&self.model, weights, session.arithmetic(Format::F32))?;
+        let dir = self.checkpoint.locate()?;
+        let architecture = Architecture::of(&dir)?;
+        let weights = checkpoint::weights(&dir, Format::F32)?;
+        let mut model = architecture.open(&dir, weights, session.arithmetic(Format::F32))?;
         let cache = model.generator().map(|generator| generator.cache(1).bytes());
         let (parameters, products) = (model.parameters(), model.products());
         let total: usize = parameters.iter().map(|(_, n)| n).sum();

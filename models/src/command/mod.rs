@@ -13,6 +13,7 @@ mod embed;
 mod fill_mask;
 mod forward;
 mod generate;
+mod hub;
 mod info;
 mod isa;
 mod report;

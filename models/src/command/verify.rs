@@ -3,7 +3,7 @@
 mod exhaustive;
 mod model;
 
-use super::checkpoint::format;
+use super::checkpoint::{self, format};
 use super::{Common, Session};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -50,8 +50,8 @@ pub struct Verify {
     #[arg(long, conflicts_with_all = ["kernel", "seed", "cases"])]
     exhaustive: bool,
 
-    /// Check this checkpoint: a directory with config.json, tokenizer.json and model.safetensors
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "seed", "cases", "exhaustive"])]
+    /// Check this checkpoint: a directory, a GGUF file or a name, as other subcommands take them
+    #[arg(long, value_name = "DIR|FILE|ORG/NAME", conflicts_with_all = ["kernel", "seed", "cases", "exhaustive"])]
     model: Option<PathBuf>,
 
     /// Only in these types of its linear layers [default: all]
@@ -87,8 +87,8 @@ pub struct Row {
 impl Verify {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
-        if let Some(dir) = &self.model {
-            return model::run(&self, dir, &session);
+        if let Some(model) = &self.model {
+            return model::run(&self, &checkpoint::locate(model)?, &session);
         }
         let backends = if self.common.forced() { vec![session.backend] } else { all() };
         if self.exhaustive {

@@ -1,62 +1,191 @@
 //! Chat templates: from messages to the text that a model continues, as the checkpoint's template in Jinja
 //! says.
+//!
+//! A template is given what `apply_chat_template` of transformers gives it: blocks take their line with them,
+//! strings have Python's methods, and there are
+//!
+//! | name | what |
+//! |---|---|
+//! | `messages`, `tools`, `documents` | of the [`Chat`]; none where it has none |
+//! | `add_generation_prompt`, `bos_token`, `eos_token` | the tokens where a file says so |
+//! | `tojson` | Python's `json.dumps`, with its options |
+//! | `strftime_now(format)` | the time of the chat, in the zone of the system |
+//! | `raise_exception(message)` | refuses the chat |
+//! | `{% generation %}` .. `{% endgeneration %}` | what is between, in a scope of its own |
 
+mod json;
+
+use crate::config;
 use crate::error::Error;
 use crate::tokenizer::Tokenizer;
+use jiff::{Timestamp, tz::TimeZone};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
 use minijinja::{Environment, ErrorKind, Value, context};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::SystemTime;
 
-/// A message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
+/// What a template writes as a text.
+#[derive(Clone, Debug)]
+pub struct Chat {
+    /// What was said: objects with `role` (`system`, `user`, `assistant`, `tool`), `content`, and whatever else
+    /// the template reads (`tool_calls`, `reasoning_content`).
+    pub messages: Vec<Json>,
+    /// The functions that the model may call, as a list of JSON schemas.
+    pub tools: Option<Json>,
+    /// Texts to answer from, as a list of objects with `title` and `text`.
+    pub documents: Option<Json>,
+    /// Whatever else the template reads, by name: `enable_thinking`.
+    pub variables: BTreeMap<String, Json>,
+    /// Whether the text shall end where the assistant begins to speak.
+    pub add_generation_prompt: bool,
+    /// When it is.
+    pub now: SystemTime,
 }
 
-impl Message {
-    /// A message of this role.
-    pub fn new(role: &str, content: &str) -> Self {
-        Self { role: role.to_owned(), content: content.to_owned() }
+impl Chat {
+    /// These messages, now, with nothing else, to be answered.
+    pub fn new(messages: Vec<Json>) -> Self {
+        Self {
+            messages,
+            tools: None,
+            documents: None,
+            variables: BTreeMap::new(),
+            add_generation_prompt: true,
+            now: SystemTime::now(),
+        }
     }
 }
 
-/// The text of `messages`, up to where the assistant speaks, as the tokenizer's template writes it. It has the
-/// special tokens in it: encode it with [`Tokenizer::encode_as_written`].
-///
-/// The template is rendered as transformers does: blocks take their line with them, strings have Python's
-/// methods. There are no tools.
+/// A JSON value as templates see it: fields of objects stay in their order.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Json(Value);
+
+impl From<&str> for Json {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Json {
+    /// A message of a chat.
+    pub fn message(role: &str, content: &str) -> Self {
+        Self(context! { role, content })
+    }
+
+    /// Reads a file that holds a list of objects, as tools, documents and messages are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::File`].
+    pub fn read_objects(path: &Path) -> Result<Self, Error> {
+        let list: Self = config::read(path)?;
+        let refuse = |why| Err(Error::File { path: path.to_owned(), why });
+        if list.0.kind() != ValueKind::Seq {
+            return refuse(format!("expected a list of objects, found {}", list.0.kind()));
+        }
+        for (i, item) in list.0.try_iter().into_iter().flatten().enumerate() {
+            if item.kind() != ValueKind::Map {
+                return refuse(format!("expected a list of objects, found {} at {i}", item.kind()));
+            }
+        }
+        Ok(list)
+    }
+}
+
+/// The text of `chat` as the tokenizer's template writes it: if there are tools, that for tools. It has the special
+/// tokens in it: encode it with [`Tokenizer::encode_as_written`].
 ///
 /// # Errors
-/// If the tokenizer has no template, or it is no Jinja, refuses the messages, or asks for what is not supported.
-pub fn render(tokenizer: &Tokenizer, messages: &[Message]) -> Result<String, Error> {
-    let Some(template) = tokenizer.chat_template() else {
+/// If the tokenizer has no template, or it is no Jinja, refuses the chat, or asks for what is not supported.
+pub fn render(tokenizer: &Tokenizer, chat: &Chat) -> Result<String, Error> {
+    let template = match chat.tools {
+        Some(_) => tokenizer.chat_template_for_tools(),
+        None => tokenizer.chat_template(),
+    };
+    let Some(template) = template else {
         return Err(tokenizer.error("there is no chat template beside it".to_owned()));
     };
-    let rendered = render_template(template, tokenizer, messages);
+    let rendered = render_template(template, tokenizer, chat);
     rendered.map_err(|e| tokenizer.error(format!("chat template: {e}")))
 }
 
-fn render_template(
-    template: &str,
-    tokenizer: &Tokenizer,
-    messages: &[Message],
-) -> Result<String, minijinja::Error> {
+fn render_template(template: &str, tokenizer: &Tokenizer, chat: &Chat) -> Result<String, minijinja::Error> {
+    let refuse = |why: String| minijinja::Error::new(ErrorKind::InvalidOperation, why);
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |why: String| -> Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
+    environment.add_filter("tojson", json::tojson);
+    environment.add_function("raise_exception", move |why: String| -> Result<Value, _> { Err(refuse(why)) });
+    let now = chat.now;
+    environment.add_function("strftime_now", move |format: String| {
+        let now = Timestamp::try_from(now).map(|now| now.to_zoned(TimeZone::system()));
+        let text = now.and_then(|now| jiff::fmt::strtime::format(&format, &now));
+        text.map_err(|e| refuse(format!("strftime_now({format:?}): {e}")))
     });
-    let message = |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
-    environment.render_str(
-        template,
-        context! {
-            messages => messages.iter().map(message).collect::<Vec<Value>>(),
-            bos_token => tokenizer.bos_token().unwrap_or_default(),
-            eos_token => tokenizer.eos_token().unwrap_or_default(),
-            add_generation_prompt => true,
-        },
-    )
+
+    let or_none = |json: &Option<Json>| json.as_ref().map_or(Value::from(()), |json| json.0.clone());
+    let mut variables = vec![
+        ("messages", Value::from_iter(chat.messages.iter().map(|message| as_transformers(&message.0)))),
+        ("tools", or_none(&chat.tools)),
+        ("documents", or_none(&chat.documents)),
+        ("add_generation_prompt", chat.add_generation_prompt.into()),
+    ];
+    let tokens = [("bos_token", tokenizer.bos_token()), ("eos_token", tokenizer.eos_token())];
+    variables.extend(tokens.into_iter().filter_map(|(name, token)| Some((name, token?.into()))));
+    variables.extend(chat.variables.iter().map(|(name, json)| (name.as_str(), json.0.clone())));
+    environment.render_str(&with_scopes(template), Value::from_pairs(variables))
+}
+
+/// A message without fields that are null, and its reasoning under all names that templates read it by.
+fn as_transformers(message: &Value) -> Value {
+    let Ok(keys) = message.try_iter() else { return message.clone() };
+    if message.kind() != ValueKind::Map {
+        return message.clone();
+    }
+    let field = |key: Value| message.get_item(&key).ok().filter(|v| !v.is_none() && !v.is_undefined());
+    let mut fields: Vec<(Value, Value)> = keys.filter_map(|key| Some((key.clone(), field(key)?))).collect();
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    if let Some(reasoning) = names.into_iter().find_map(|name| field(name.into())) {
+        if field("thinking".into()).is_none() {
+            fields.insert(0, ("thinking".into(), reasoning.clone()));
+        }
+        if field("reasoning_content".into()).is_none() {
+            fields.push(("reasoning_content".into(), reasoning));
+        }
+    }
+    Value::from_pairs(fields)
+}
+
+/// `{% generation %}` marks what the assistant said, for those who train on it, and is a scope to everyone else:
+/// Jinja's `{% with %}`.
+fn with_scopes(template: &str) -> String {
+    let mut written = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find("{%") {
+        let tag = &rest[at + 2..];
+        let name = tag.strip_prefix(['-', '+']).unwrap_or(tag).trim_start();
+        let (end, after) = match name.strip_prefix("end") {
+            Some(name) => ("end", name),
+            None => ("", name),
+        };
+        let after = after.strip_prefix("generation").filter(|after| {
+            let after = after.trim_start();
+            after.strip_prefix(['-', '+']).unwrap_or(after).starts_with("%}")
+        });
+        match after {
+            Some(after) => {
+                written += &rest[..rest.len() - name.len()];
+                written += end;
+                written += "with";
+                rest = after;
+            }
+            None => {
+                written += &rest[..at + 2];
+                rest = tag;
+            }
+        }
+    }
+    written + rest
 }

@@ -1,0 +1,156 @@
+//! `tojson` as transformers defines it for chat templates: Python's `json.dumps`, which escapes no HTML and, unless
+//! it is asked to, no character beyond ASCII.
+
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Error, ErrorKind, Value};
+use std::fmt::Write as _;
+
+/// The deepest value that is written, as deep as what is read from files may be: templates can nest as they like.
+const DEPTH: usize = 128;
+
+/// The JSON of `value`. Options have the names and the order of transformers; `sort_keys` is only given by name.
+pub fn tojson(
+    value: &Value,
+    ensure_ascii: Option<Value>,
+    indent: Option<Value>,
+    separators: Option<Value>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let option = |given: Option<Value>, name: &str| match given {
+        Some(given) => Ok(given),
+        None => options.get::<Option<Value>>(name).map(|v| v.unwrap_or(Value::from(()))),
+    };
+    let (indent, separators) = (option(indent, "indent")?, option(separators, "separators")?);
+    let indent = match indent.as_str() {
+        Some(text) => Some(text.to_owned()),
+        None if indent.is_none() => None,
+        None if indent.kind() == ValueKind::Bool => Some(" ".repeat(indent.is_true().into())),
+        None => Some(" ".repeat(i64::try_from(indent)?.clamp(0, 80) as usize)),
+    };
+    let part = |i| separators.get_item_by_index(i).map(|part| part.to_string());
+    let [comma, colon] = match separators.is_none() {
+        true => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
+        false => [part(0)?, part(1)?],
+    };
+    let ascii = option(ensure_ascii, "ensure_ascii")?.is_true();
+    let sorted = option(None, "sort_keys")?.is_true();
+    options.assert_all_used()?;
+    let mut writer = Writer { indent, comma, colon, ascii, sorted, out: String::new() };
+    writer.value(value, 0)?;
+    Ok(writer.out)
+}
+
+struct Writer {
+    indent: Option<String>,
+    comma: String,
+    colon: String,
+    ascii: bool,
+    sorted: bool,
+    out: String,
+}
+
+impl Writer {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {why}")));
+        if depth > DEPTH {
+            return refuse(format!("a value is nested more than {DEPTH} times"));
+        }
+        match value.kind() {
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out += &scalar(value),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.list(['[', ']'], &items, depth, |writer, item| writer.value(item, depth + 1))?;
+            }
+            ValueKind::Map => {
+                let mut items = Vec::new();
+                for key in value.try_iter()? {
+                    let name = key.as_str().map_or_else(|| scalar(&key), str::to_owned);
+                    items.push((name, value.get_item(&key)?));
+                }
+                if self.sorted {
+                    items.sort_by(|a, b| a.0.cmp(&b.0));
+                }
+                self.list(['{', '}'], &items, depth, |writer, (name, item)| {
+                    writer.string(name);
+                    writer.out += &writer.colon.clone();
+                    writer.value(item, depth + 1)
+                })?;
+            }
+            other => return refuse(format!("{other} is no JSON")),
+        }
+        Ok(())
+    }
+
+    fn list<T>(
+        &mut self,
+        [open, close]: [char; 2],
+        items: &[T],
+        depth: usize,
+        mut write: impl FnMut(&mut Self, &T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.out.push(open);
+        for (i, item) in items.iter().enumerate() {
+            if i > 0 {
+                self.out += &self.comma.clone();
+            }
+            self.line(depth + 1);
+            write(self, item)?;
+        }
+        if !items.is_empty() {
+            self.line(depth);
+        }
+        self.out.push(close);
+        Ok(())
+    }
+
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = &self.indent {
+            self.out.push('\n');
+            self.out += &indent.repeat(depth);
+        }
+    }
+
+    fn string(&mut self, text: &str) {
+        self.out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => self.out += "\\\"",
+                '\\' => self.out += "\\\\",
+                '\n' => self.out += "\\n",
+                '\r' => self.out += "\\r",
+                '\t' => self.out += "\\t",
+                '\u{8}' => self.out += "\\b",
+                '\u{c}' => self.out += "\\f",
+                c if c < ' ' || self.ascii && !(' '..='~').contains(&c) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        // Writing to a string does not fail.
+                        let _ = write!(self.out, "\\u{unit:04x}");
+                    }
+                }
+                c => self.out.push(c),
+            }
+        }
+        self.out.push('"');
+    }
+}
+
+/// A value without parts. Floats are Python's: `1.0`, `1e-05`, `1e+16`.
+fn scalar(value: &Value) -> String {
+    match value.kind() {
+        ValueKind::None => "null".to_owned(),
+        ValueKind::Bool => value.is_true().to_string(),
+        _ if value.is_integer() => value.to_string(),
+        _ => match f64::try_from(value.clone()) {
+            Ok(float) if float.is_infinite() => if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+            Ok(float) => {
+                let text = format!("{float:?}");
+                match text.split_once('e').and_then(|(digits, e)| Some((digits, e.parse::<i32>().ok()?))) {
+                    Some((digits, e)) => format!("{digits}e{e:+03}"),
+                    None => text,
+                }
+            }
+            Err(_) => value.to_string(),
+        },
+    }
+}
