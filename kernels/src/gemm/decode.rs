@@ -6,7 +6,7 @@
 use super::blocks::GROUP;
 use super::format::{Format, Layout, Order};
 use crate::element::Element;
-use crate::isa::{Isa, Vector};
+use crate::isa::{A_STRIDE, Isa, Vector};
 use core::ops::Range;
 use half::{bf16, f16};
 
@@ -59,36 +59,47 @@ pub(super) unsafe fn store<I: Isa, const N: usize>(vectors: [I::V; N], to: *mut 
     }
 }
 
-/// One row of A by one panel, decoded in registers: `sums` += the row's steps times the panel's. Every
-/// sum is the same chain as the tile's.
+/// Most rows that [`rows`] takes: their sums leave registers for what is decoded.
+#[inline(always)]
+pub(super) const fn few<I: Isa>() -> usize {
+    if I::MR < 14 { 4 } else { 8 }
+}
+
+/// A few rows of A, `A_STRIDE` apart, by one panel, decoded in registers: `sums`, NR to a row, += the rows'
+/// steps times the panel's. Every sum is the same chain as the tile's. `m` is a power of two.
 ///
 /// # Safety
-/// As [`visit`]; `a` is valid for reads of a float for each step, `sums` for NR floats.
+/// As [`visit`]; `a` is valid for reads of a float for each step of `m` rows, `sums` for NR floats a row.
 #[inline(always)]
-pub(super) unsafe fn row<I: Isa>(
+pub(super) unsafe fn rows<I: Isa>(
     isa: I,
     layout: Layout,
     panel: *const u8,
     steps: Range<usize>,
-    a: *const f32,
+    (a, m): (*const f32, usize),
     sums: *mut f32,
 ) {
     // SAFETY: the caller's; a panel has two or four vectors.
     unsafe {
-        if I::NR == 2 * I::V::LANES {
-            row_of::<I, 2>(isa, layout, panel, steps, a, sums);
-        } else {
-            row_of::<I, 4>(isa, layout, panel, steps, a, sums);
+        match (m, I::NR / I::V::LANES) {
+            (1, 2) => rows_of::<I, 2, 1>(isa, layout, panel, steps, a, sums),
+            (2, 2) => rows_of::<I, 2, 2>(isa, layout, panel, steps, a, sums),
+            (4, 2) => rows_of::<I, 2, 4>(isa, layout, panel, steps, a, sums),
+            (8, 2) => rows_of::<I, 2, 8>(isa, layout, panel, steps, a, sums),
+            (1, 4) => rows_of::<I, 4, 1>(isa, layout, panel, steps, a, sums),
+            (2, 4) => rows_of::<I, 4, 2>(isa, layout, panel, steps, a, sums),
+            (4, 4) => rows_of::<I, 4, 4>(isa, layout, panel, steps, a, sums),
+            _ => unreachable!("{m} rows are not few"),
         }
     }
 }
 
-/// [`row`] for so many vectors.
+/// [`rows`] for `R` rows and panels of `N` vectors.
 ///
 /// # Safety
-/// As [`row`].
+/// As [`rows`].
 #[inline(always)]
-unsafe fn row_of<I: Isa, const N: usize>(
+unsafe fn rows_of<I: Isa, const N: usize, const R: usize>(
     isa: I,
     layout: Layout,
     panel: *const u8,
@@ -96,12 +107,15 @@ unsafe fn row_of<I: Isa, const N: usize>(
     a: *const f32,
     sums: *mut f32,
 ) {
+    if R > few::<I>() || N * I::V::LANES != I::NR {
+        return;
+    }
     let (first, lanes) = (steps.start, I::V::LANES);
-    let mut acc = [I::V::splat(isa, 0.0); N];
+    let mut acc = [[I::V::splat(isa, 0.0); N]; R];
     // SAFETY: the caller's.
     unsafe {
         if first > 0 {
-            for (j, v) in acc.iter_mut().enumerate() {
+            for (j, v) in acc.as_flattened_mut().iter_mut().enumerate() {
                 *v = I::V::load_ptr(isa, sums.add(j * lanes));
             }
         }
@@ -112,13 +126,17 @@ unsafe fn row_of<I: Isa, const N: usize>(
             steps,
             #[inline(always)]
             |p, vectors| {
-                let a = I::V::splat(isa, *a.add(p - first));
-                for (sum, b) in acc.iter_mut().zip(vectors) {
-                    *sum = a.mul_add(b, *sum);
+                for (i, row) in acc.iter_mut().enumerate() {
+                    let a = I::V::splat(isa, *a.add(i * A_STRIDE + p - first));
+                    for (sum, b) in row.iter_mut().zip(vectors) {
+                        *sum = a.mul_add(b, *sum);
+                    }
                 }
             },
         );
-        store::<I, N>(acc, sums);
+        for (j, v) in acc.as_flattened().iter().enumerate() {
+            v.store_ptr(sums.add(j * lanes));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! methods of [`method`].
 //!
 //! A block of KC words of a panel is decoded, if it has to be, and then multiplied with all strips of
-//! rows. One row reads several panels side by side where they are read as they are. Which method it is
+//! rows; a few rows decode it in registers, and read several panels side by side. Which method it is
 //! depends on the types and the backend alone, and each sum is one chain, k ascending, so that a row's
 //! bits depend on nothing else.
 
@@ -10,6 +10,7 @@ mod method;
 
 use super::KC;
 use super::blocks::GROUP;
+use super::decode::few;
 use super::format::{Format, Layout, Order};
 use super::loops::{ONCE_KC, Product, Task, part};
 use super::operand::{Lhs, with_rows};
@@ -17,7 +18,7 @@ use super::pack::packed_a_len;
 use super::packed::PackedB;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
-use crate::scratch;
+use crate::scratch::{self, LINE};
 use method::{Halves, Kind, Method, Pairs, Quads, Slabs, Widened};
 
 impl Product<'_> {
@@ -61,9 +62,12 @@ impl Product<'_> {
         let blocks = self.row_blocks::<I>(0, words);
         self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
             let rows = task.rows.len();
-            let decoded = if M::DECODED { KC.min(words) * I::NR } else { 0 };
+            let few = M::DECODES_ROWS && rows <= few::<I>();
+            let rows = if few { rows.next_power_of_two() } else { rows };
+            let decoded = if M::DECODED && !few { KC.min(words) * I::NR } else { 0 };
             let scales = if M::INTEGERS { 2 * rows } else { 0 };
-            let floats = [packed_a_len(rows, words), decoded, scales, rows.max(STREAMS) * I::NR];
+            let sums = if few { STREAMS * rows } else { rows.max(STREAMS) } * I::NR;
+            let floats = [packed_a_len(rows, words), decoded, scales, sums];
             scratch::with(floats.iter().sum::<usize>() + I::V::LANES, |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
                 let (decoded, memory) = memory.split_at_mut(floats[1]);
@@ -72,7 +76,13 @@ impl Product<'_> {
                 // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
                 isa.run(
                     #[inline(always)]
-                    || unsafe { self.narrow_block(isa, b, method, kind, &task, memory) },
+                    || unsafe {
+                        if few {
+                            self.few_rows(isa, b, method, kind, &task, memory);
+                        } else {
+                            self.narrow_block(isa, b, method, kind, &task, memory);
+                        }
+                    },
                 );
             });
         });
@@ -97,7 +107,7 @@ impl Product<'_> {
         let (m, width, words) = (task.rows.len(), self.width::<I>(), M::words(self.k));
         let multiply = method.multiply();
         // SAFETY: `packed_a` and `scales` have room.
-        unsafe { pack_rows(isa, method, kind, a, words, packed_a, scales) };
+        unsafe { pack_rows(isa, method, kind, (a, m), words, packed_a, scales) };
         let strips = m.div_ceil(multiply.rows());
         let panel_words = b.panel_words();
         let first_panel = b.panels().as_ptr();
@@ -106,16 +116,11 @@ impl Product<'_> {
         let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
         let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
         let large_c = self.has_large_c();
-        let decodes_row = m == 1 && M::DECODES_ROWS;
-        let step = match (decodes_row, M::DECODED && strips == 1) {
-            (true, _) => ROW_STEPS,
-            (_, true) => ONCE_KC,
-            _ => KC,
-        };
+        let step = if M::DECODED && strips == 1 { ONCE_KC } else { KC };
         let mut panel = task.panels.start;
         while panel < task.panels.end {
-            let side_by_side = m == 1 && (decodes_row || !M::DECODED);
-            let streams = if side_by_side && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
+            let side_by_side = m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end;
+            let streams = if side_by_side { STREAMS } else { 1 };
             let at = first_panel.wrapping_add(panel * panel_words);
             let column = panel * width;
             let full = column + streams * width <= self.shape[2];
@@ -130,18 +135,7 @@ impl Product<'_> {
             for pc in (0..words.max(1)).step_by(step) {
                 let kc = step.min(words - pc);
                 let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
-                if decodes_row {
-                    let [start, end] = [pc, pc + kc].map(|step| b.layout().panel_bytes(step));
-                    for q in 0..streams {
-                        let panel = at.wrapping_add(q * panel_words);
-                        // SAFETY: the words are the panel's and the row's, whose sums follow each other.
-                        unsafe { method.row(isa, b.layout(), panel, pc..pc + kc, slab, out.add(q * I::NR)) };
-                        for line in (start..end).step_by(64) {
-                            isa.prefetch(panel.wrapping_byte_add(line + ROW_AHEAD * (end - start)));
-                        }
-                    }
-                }
-                let b_at = if M::DECODED && !decodes_row {
+                let b_at = if M::DECODED {
                     // SAFETY: the words are the panel's, and `decoded` has room for KC of them.
                     unsafe { method.decode(isa, b.layout(), at, pc..pc + kc, decoded.as_mut_ptr()) };
                     decoded.as_ptr()
@@ -174,8 +168,7 @@ impl Product<'_> {
                                 Prefetch::share::<I>(next, kc, rows.len().min(I::MR), strip, strips)
                             },
                         };
-                        if decodes_row {
-                        } else if streams > 1 {
+                        if streams > 1 {
                             multiply.row(isa, tile, panel_words);
                         } else {
                             multiply.tile(isa, tile);
@@ -199,9 +192,63 @@ impl Product<'_> {
             panel += streams;
         }
     }
+
+    /// Computes one block of C of a few rows: what is decoded goes to no memory, and several panels are
+    /// read side by side.
+    ///
+    /// # Safety
+    /// As [`narrow_block`](Self::narrow_block), with memory for a power of two of rows, and for as many
+    /// sums in each of `STREAMS` panels.
+    #[inline(always)]
+    unsafe fn few_rows<I: Isa, M: Method<I>>(
+        &self,
+        isa: I,
+        b: &PackedB,
+        method: M,
+        kind: Kind,
+        task: &Task,
+        memory: Memory<'_>,
+    ) {
+        let Memory { a: packed_a, scales, sums, .. } = memory;
+        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
+        let (m, width, words) = (task.rows.len(), self.width::<I>(), M::words(self.k));
+        let (rows, panel_words, layout) = (m.next_power_of_two(), b.panel_words(), b.layout());
+        if rows > m {
+            packed_a.fill(0.0);
+        }
+        // SAFETY: `packed_a` and `scales` have room.
+        unsafe { pack_rows(isa, method, kind, (a, rows), words, packed_a, scales) };
+        let mut panel = task.panels.start;
+        while panel < task.panels.end {
+            let streams = STREAMS.min(task.panels.end - panel);
+            let at = b.panels().as_ptr().wrapping_add(panel * panel_words);
+            for pc in (0..words.max(1)).step_by(ROW_STEPS) {
+                let steps = pc..words.min(pc + ROW_STEPS);
+                let a = packed_a[pc / KC * rows * A_STRIDE + pc % KC..].as_ptr();
+                let [start, end] = [steps.start, steps.end].map(|step| layout.panel_bytes(step));
+                for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(streams).enumerate() {
+                    let panel = at.wrapping_add(q * panel_words);
+                    // SAFETY: the words are the panel's and the rows'.
+                    unsafe { method.rows(isa, layout, panel, steps.clone(), (a, rows), sums.as_mut_ptr()) };
+                    for line in (start..end).step_by(LINE) {
+                        isa.prefetch(panel.wrapping_byte_add(line + ROW_AHEAD * (end - start)));
+                    }
+                }
+            }
+            for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(streams).enumerate() {
+                let sums = &mut sums[..m * I::NR];
+                if let Some(columns) = b.columns(panel + q) {
+                    scale_sums::<I>(isa, columns, &[], sums);
+                }
+                // SAFETY: the task's rows and the panel's columns of C.
+                unsafe { self.finish::<I>(task.batch, (panel + q) * width).rows(isa, sums, task.rows.start) };
+            }
+            panel += streams;
+        }
+    }
 }
 
-/// k-steps that one row decodes of a panel before it goes on to the next of [`STREAMS`] side by side. Sums
+/// k-steps that a few rows decode of a panel before they go on to the next of [`STREAMS`] side by side. Sums
 /// of a step wait for those of the step before it, four cycles on most CPUs: so few steps that the next
 /// panels' are under way meanwhile; and whole groups of the formats that have them.
 const ROW_STEPS: usize = 32;
@@ -222,7 +269,7 @@ struct Memory<'a> {
     sums: &'a mut [f32],
 }
 
-/// Packs rows of A, and fills them up with zeros.
+/// Packs rows of A to slabs of so many rows, and fills them up with zeros.
 ///
 /// # Safety
 /// The memory has room for them.
@@ -231,13 +278,13 @@ unsafe fn pack_rows<I: Isa, M: Method<I>>(
     isa: I,
     method: M,
     kind: Kind,
-    a: Lhs<'_, 2>,
+    (a, rows): (Lhs<'_, 2>, usize),
     words: usize,
     packed: &mut [f32],
     scales: &mut [f32],
 ) {
     let [m, k] = a.shape();
-    let stride = m * A_STRIDE;
+    let stride = rows * A_STRIDE;
     for i in 0..m {
         let to = Slabs { row: packed.as_mut_ptr().wrapping_add(i * A_STRIDE), stride };
         // SAFETY: row i of every slab.

@@ -9,7 +9,7 @@
 //! ```
 
 use super::super::KC;
-use super::super::decode::{decode, decode_pairs, row};
+use super::super::decode::{decode, decode_pairs, rows};
 use super::super::format::{Format, Layout};
 use super::super::pack::row_vectors;
 use super::super::quantize::Quantized;
@@ -59,15 +59,24 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     /// As [`decode`].
     unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32);
 
-    /// Whether [`row`](Self::row) is there.
+    /// Whether [`rows`](Self::rows) is there.
     const DECODES_ROWS: bool = false;
 
-    /// Multiplies one row with one panel without storing what is decoded.
+    /// Multiplies a few rows with one panel without storing what is decoded.
     ///
     /// # Safety
-    /// As [`decode::row`](super::decode::row).
+    /// As [`decode::rows`](super::super::decode::rows).
     #[inline(always)]
-    unsafe fn row(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *const f32, _: *mut f32) {}
+    unsafe fn rows(
+        self,
+        _: I,
+        _: Layout,
+        _: *const f32,
+        _: Range<usize>,
+        _: (*const f32, usize),
+        _: *mut f32,
+    ) {
+    }
 }
 
 /// What is done to a row of A.
@@ -152,17 +161,17 @@ impl<I: Isa> Method<I> for Widened {
     }
 
     #[inline(always)]
-    unsafe fn row(
+    unsafe fn rows(
         self,
         isa: I,
         layout: Layout,
         panel: *const f32,
         words: Range<usize>,
-        a: *const f32,
+        a: (*const f32, usize),
         sums: *mut f32,
     ) {
         // SAFETY: the caller's.
-        unsafe { row(isa, layout, panel.cast(), words, a, sums) };
+        unsafe { rows(isa, layout, panel.cast(), words, a, sums) };
     }
 }
 
