@@ -38,8 +38,7 @@ impl Info {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
         let architecture = Architecture::of(&self.model)?;
-        let weights = checkpoint::weights(&self.model, Format::F32)?;
-        let mut model = architecture.open(&self.model, weights, session.arithmetic(Format::F32))?;
+        let mut model = checkpoint::open(architecture, &self.model, session.arithmetic(Format::F32))?;
         let cache = model.generator().map(|generator| generator.cache(1).bytes());
         let (parameters, products) = (model.parameters(), model.products());
         let total: usize = parameters.iter().map(|(_, n)| n).sum();
