@@ -10,6 +10,7 @@ mod embedding;
 mod error;
 pub mod gemm;
 pub mod isa;
+mod large_pages;
 mod layer_norm;
 pub mod math;
 mod parallel;

@@ -2,6 +2,9 @@
 //!
 //! No result may depend on the order of tasks or on their number: each writes to a place of its own.
 
+#[cfg(feature = "rayon")]
+mod awake;
+
 use crate::view::ViewMut;
 
 /// Threads that a kernel may use: those of the pool it is called in.
@@ -19,6 +22,7 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     #[cfg(feature = "rayon")]
     if tasks > 1 && threads() > 1 {
         use rayon::prelude::*;
+        awake::keep(threads());
         (0..tasks).into_par_iter().with_max_len(1).for_each(&f);
         return;
     }
@@ -59,6 +63,7 @@ fn split<const D: usize, T: Send>(
 pub(crate) fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     #[cfg(feature = "rayon")]
     if threads() > 1 {
+        awake::keep(threads());
         rayon::join(a, b);
         return;
     }

@@ -6,6 +6,7 @@ use super::method::Method;
 use super::operand::{Stored, StoredMut, with_stored_mut};
 use super::row::{combine, merge};
 use super::rows::{Inputs, Rows};
+use super::source::Source;
 use crate::element::{Element, store_first_lanes};
 use crate::isa::{Isa, Vector};
 use crate::view::{View, ViewMut};
@@ -37,7 +38,9 @@ pub(super) fn run<I: Isa, M: Method<I>>(
     let Inputs { kv_heads, dk, dv, group, .. } = *inputs;
     let [batch, _, queries, _] = inputs.q.shape();
     let keys = inputs.layout.longest()[1];
-    let work = batch * kv_heads * (queries * group).max(16) * keys * (dk + dv);
+    // Packing keys takes as long as multiplying so many rows with them, and reading packed ones, so many.
+    let least = if matches!(inputs.source, Source::Caches { .. }) { 4 } else { 16 };
+    let work = batch * kv_heads * (queries * group).max(least) * keys * (dk + dv);
     // Twice as many tasks as threads evens out tasks that are not equally long.
     let tasks = match parallel::threads() {
         1 => 1,

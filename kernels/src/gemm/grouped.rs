@@ -10,6 +10,7 @@
 //! quads of int8, I is a sum of these; elsewhere it is a chain of floats. What follows is the same, one
 //! chain of multiply-adds over groups, so that all ways give a row the same bits.
 
+mod tile;
 mod way;
 
 use super::KC;
@@ -22,20 +23,11 @@ use super::pack::packed_a_len;
 use super::packed::PackedB;
 use super::quantize::Quantized;
 use crate::element::Element;
-use crate::isa::{A_STRIDE, Isa, Prefetch, Tile, Vector};
+use crate::isa::{A_STRIDE, Isa, Vector};
 use crate::scratch;
 use crate::view::View;
+use tile::{FACTORS, GROUPS, Groups, Strip, multiply};
 use way::{Floats, Quads, Way};
-
-/// `N` vectors, one behind the other.
-#[inline(always)]
-fn load<I: Isa, const N: usize>(isa: I, from: &[f32]) -> [I::V; N] {
-    let mut vectors = [I::V::splat(isa, 0.0); N];
-    for (v, from) in vectors.iter_mut().zip(from.chunks_exact(I::V::LANES)) {
-        *v = I::V::load(isa, from);
-    }
-    vectors
-}
 
 /// A quantised group of a row: s, and S as a float.
 #[derive(Clone, Copy)]
@@ -168,13 +160,13 @@ impl Product<'_> {
         let blocks = self.row_blocks::<I>(0, words);
         self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
             let rows = task.rows.len();
-            let partial = (W::WORDS + 1 + I::MR) * I::NR;
-            let floats = [packed_a_len(rows, words), 2 * rows * groups, partial, rows * I::NR];
+            let decoded = GROUPS * (W::WORDS + FACTORS) * I::NR;
+            let floats = [packed_a_len(rows, words), 2 * rows * groups, decoded, rows * I::NR];
             scratch::with(floats.iter().sum(), |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
                 let (of_rows, memory) = memory.split_at_mut(floats[1]);
-                let (partial, sums) = memory.split_at_mut(floats[2]);
-                let memory = [a, of_rows, partial, sums];
+                let (decoded, sums) = memory.split_at_mut(floats[2]);
+                let memory = [a, of_rows, decoded, sums];
                 // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
                 isa.run(
                     #[inline(always)]
@@ -195,7 +187,7 @@ impl Product<'_> {
         b: &PackedB,
         way: W,
         task: &Task,
-        [packed_a, of_rows, partial, sums]: [&mut [f32]; 4],
+        [packed_a, of_rows, decoded, sums]: [&mut [f32]; 4],
     ) {
         let (m, width, layout) = (task.rows.len(), self.width::<I>(), b.layout());
         let (groups, lanes) = (self.k.div_ceil(GROUP), I::V::LANES);
@@ -215,7 +207,7 @@ impl Product<'_> {
             let at = 2 * (i * groups + g);
             Group { scale: of_rows[at], sum: of_rows[at + 1] }
         };
-        let strips = m.div_ceil(I::MR);
+        let strips = m.div_ceil(tile::rows::<I>());
         let zero = I::V::splat(isa, 0.0);
         for panel in task.panels.clone() {
             let at = b.panels().as_ptr().cast::<u8>().wrapping_add(4 * panel * b.panel_words());
@@ -239,45 +231,26 @@ impl Product<'_> {
                     v.store(sum);
                 }
             } else {
-                let (words, rest) = partial.split_at_mut(W::WORDS * I::NR);
-                let (excess, tile_sums) = rest.split_at_mut(I::NR);
-                for g in 0..groups {
-                    // SAFETY: group g of the panel; there is room for its words.
-                    let b_at = unsafe {
-                        way.words(isa, layout, group_at(g), words.as_mut_ptr(), excess.as_mut_ptr())
+                let (words, factors) = decoded.split_at_mut(GROUPS * W::WORDS * I::NR);
+                for first in (0..groups).step_by(GROUPS) {
+                    let all = first..groups.min(first + GROUPS);
+                    // SAFETY: groups of the panel; there is room for as many.
+                    let b = unsafe {
+                        let at = group_at(first);
+                        Groups::decode(isa, way, layout, at, all.len(), words.as_mut_ptr(), factors)
                     };
-                    // SAFETY: as above.
-                    let scales = unsafe { Scales::<I::V, N>::load(isa, layout, group_at(g)) };
                     for strip in 0..strips {
                         let rows = part(m, strips, strip);
-                        // SAFETY: the group's words, of the strip's rows; sums of a tile.
-                        unsafe {
-                            let tile = Tile {
-                                rows: rows.len(),
-                                k: W::WORDS,
-                                a: slab(g).add(rows.start * A_STRIDE),
-                                b: b_at,
-                                b_stride: I::NR,
-                                c: tile_sums.as_mut_ptr(),
-                                c_stride: I::NR,
-                                accumulate: false,
-                                prefetch: Prefetch::none(b_at),
-                            };
-                            way.tile(isa, tile);
-                        }
-                        let excess = load::<I, N>(isa, excess);
-                        for i in rows.clone() {
-                            let mut integers = load::<I, N>(isa, &tile_sums[(i - rows.start) * I::NR..]);
-                            for (sum, excess) in integers.iter_mut().zip(excess) {
-                                *sum = way.integers(*sum, excess);
-                            }
-                            let sums = &mut sums[i * I::NR..(i + 1) * I::NR];
-                            let mut acc = load::<I, N>(isa, sums);
-                            scales.add(isa, of_row(i, g), integers, &mut acc);
-                            for (v, sum) in acc.iter().zip(sums.chunks_exact_mut(lanes)) {
-                                v.store(sum);
-                            }
-                        }
+                        let a = Strip {
+                            rows: rows.len(),
+                            words: slab(first).wrapping_add(rows.start * A_STRIDE),
+                            groups: &of_rows[2 * rows.start * groups..2 * rows.end * groups],
+                            stride: 2 * groups,
+                            first,
+                        };
+                        let sums = &mut sums[rows.start * I::NR..rows.end * I::NR];
+                        // SAFETY: the words are those of these groups.
+                        unsafe { multiply::<I, W, N>(isa, way, layout.format, a, b, sums) };
                     }
                 }
             }

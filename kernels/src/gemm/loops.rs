@@ -30,9 +30,9 @@ const L3_FLOATS: usize = 4 << 20;
 pub(super) const ONCE_KC: usize = 128;
 const _: () = assert!(KC.is_multiple_of(ONCE_KC)); // A is packed in slabs of KC
 
-/// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core,
-/// twice a wake-up of the pool. Fewer than 16 rows count as 16: their time goes into reading B.
-const PARALLEL_WORK: usize = 2 << 20;
+/// Multiply-adds below which a second thread costs more than it brings, while the pool is awake: about
+/// 5 us on one core. Fewer than 16 rows count as 16: their time goes into reading B.
+const PARALLEL_WORK: usize = 1 << 19;
 
 /// A checked product: C = epilogue(alpha A B + beta C).
 pub(super) struct Product<'a> {

@@ -6,6 +6,7 @@ use super::pack::Pack;
 use crate::backend::Backend;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
+use crate::large_pages;
 use crate::parallel;
 use crate::scratch::LINE;
 use crate::view::{View, ViewMut};
@@ -148,7 +149,7 @@ impl PackedB {
         let columns = panels * layout.nr;
         let scaled = || Box::new(Scaled { scales: vec![0.0; columns], sums: vec![0; columns] });
         Self {
-            panels: vec![Line([0.0; _]); lines],
+            panels: large_pages::vec(Line([0.0; _]), lines),
             panel_lines,
             k,
             n,

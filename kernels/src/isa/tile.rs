@@ -100,6 +100,10 @@ pub(super) use for_rows;
 /// L3, 26 against 21 from memory; 8 streams are no better).
 pub(crate) const STREAMS: usize = 4;
 
+/// Floats ahead of what it multiplies that [`row_times_panels`] prefetches of each panel. From memory 256
+/// to 1024 are alike, and 5% faster than none.
+const ROW_AHEAD: usize = 256;
+
 /// The tile of a single row of A: multiplies it with `STREAMS` panels of B at once, for then the time
 /// goes into reading B. Every sum is the same chain as in [`broadcast`].
 ///
@@ -125,10 +129,13 @@ pub(crate) unsafe fn row_times_panels<I: Isa, D: Dot<I>>(isa: I, dot: D, t: Tile
         // SAFETY: p < k.
         let a = I::V::splat(isa, unsafe { *t.a.add(p) });
         for (q, sums) in acc.iter_mut().enumerate() {
+            let step = t.b.wrapping_add(q * panel_stride + p * t.b_stride);
+            for line in (0..I::NR).step_by(LINE_FLOATS) {
+                isa.prefetch(step.wrapping_add(ROW_AHEAD + line));
+            }
             for (j, v) in sums[..vectors].iter_mut().enumerate() {
                 // SAFETY: inside k-step p of panel q.
-                let b =
-                    unsafe { I::V::load_ptr(isa, t.b.add(q * panel_stride + p * t.b_stride + j * lanes)) };
+                let b = unsafe { I::V::load_ptr(isa, step.add(j * lanes)) };
                 *v = dot.dot(a, b, *v);
             }
         }

@@ -3,7 +3,7 @@
 use super::super::blocks::GROUP;
 use super::super::decode::{store, visit};
 use super::super::format::{Format, Layout};
-use crate::isa::{Dot, Isa, Tile, Vector};
+use crate::isa::{Dot, Isa, Vector};
 
 /// How q are multiplied.
 pub(super) trait Way<I: Isa>: Copy + Send + Sync {
@@ -18,7 +18,8 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32);
 
     /// The words of a group of B, for tiles: where they are, or decoded to `to`; and `excess`, of each
-    /// column, by which its sums are too large.
+    /// column, by which its sums are too large. Those of q4_0 are what they are without the 8 that is stored
+    /// more.
     ///
     /// # Safety
     /// A group of that layout stands at `group`; `to` has room for its words, `excess` for NR.
@@ -31,14 +32,14 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
         excess: *mut f32,
     ) -> *const f32;
 
-    /// The tile.
-    ///
-    /// # Safety
-    /// As [`Isa::dot_tile`].
-    unsafe fn tile(self, isa: I, tile: Tile);
+    /// Products of words are added to `sums`.
+    fn dot(self, a: I::V, b: I::V, sums: I::V) -> I::V;
 
-    /// Sums of a tile, less the excess, as floats.
-    fn integers(self, sums: I::V, excess: I::V) -> I::V;
+    /// Sums of no words yet, less the excess.
+    fn start(self, isa: I, excess: I::V) -> I::V;
+
+    /// Sums as floats.
+    fn float(self, sums: I::V) -> I::V;
 
     /// Sums of one row, as floats.
     ///
@@ -52,6 +53,28 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
 #[derive(Clone, Copy)]
 pub(super) struct Floats;
 
+impl Floats {
+    /// Writes the q of a group to `to`.
+    ///
+    /// # Safety
+    /// As [`Way::words`].
+    #[inline(always)]
+    unsafe fn decode<I: Isa, const N: usize>(isa: I, layout: Layout, group: *const u8, to: *mut f32) {
+        let offset = I::V::splat(isa, if layout.format == Format::Q4_0 { 8.0 } else { 0.0 });
+        // SAFETY: the caller's.
+        unsafe {
+            visit::<I, N, false>(
+                isa,
+                layout,
+                group,
+                0..GROUP,
+                #[inline(always)]
+                |p, v| store::<I, _>(v.map(|q| q - offset), to.add(p * I::NR)),
+            );
+        }
+    }
+}
+
 impl<I: Isa> Way<I> for Floats {
     const WORDS: usize = GROUP;
 
@@ -63,40 +86,29 @@ impl<I: Isa> Way<I> for Floats {
 
     #[inline(always)]
     unsafe fn words(self, isa: I, layout: Layout, group: *const u8, to: *mut f32, _: *mut f32) -> *const f32 {
-        let lanes = I::V::LANES;
         // SAFETY: the caller's; a panel has two or four vectors.
         unsafe {
-            if I::NR == 2 * lanes {
-                visit::<I, 2, false>(
-                    isa,
-                    layout,
-                    group,
-                    0..GROUP,
-                    #[inline(always)]
-                    |p, v| store::<I, _>(v, to.add(p * I::NR)),
-                );
+            if I::NR == 2 * I::V::LANES {
+                Self::decode::<I, 2>(isa, layout, group, to);
             } else {
-                visit::<I, 4, false>(
-                    isa,
-                    layout,
-                    group,
-                    0..GROUP,
-                    #[inline(always)]
-                    |p, v| store::<I, _>(v, to.add(p * I::NR)),
-                );
+                Self::decode::<I, 4>(isa, layout, group, to);
             }
         }
         to
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: I, tile: Tile) {
-        // SAFETY: the caller's.
-        unsafe { isa.gemm_tile(tile) }
+    fn dot(self, a: I::V, b: I::V, sums: I::V) -> I::V {
+        a.mul_add(b, sums)
     }
 
     #[inline(always)]
-    fn integers(self, sums: I::V, _: I::V) -> I::V {
+    fn start(self, isa: I, _: I::V) -> I::V {
+        I::V::splat(isa, 0.0)
+    }
+
+    #[inline(always)]
+    fn float(self, sums: I::V) -> I::V {
         sums
     }
 
@@ -135,6 +147,9 @@ pub(super) struct Quads<D>(pub D);
 
 /// 128 in each byte: what unsigned bytes are more than signed ones, and the bits in which they differ.
 const UNSIGNED: u32 = 0x8080_8080;
+
+/// 8 in each byte.
+const EIGHT: u32 = 0x0808_0808;
 
 /// The low halves of all bytes.
 const LOW: u32 = 0x0f0f_0f0f;
@@ -196,11 +211,12 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
         to: *mut f32,
         excess: *mut f32,
     ) -> *const f32 {
-        let bias = I::V::splat_bits(isa, UNSIGNED);
+        let zero = I::V::splat(isa, 0.0);
+        let [bias, eight] = [UNSIGNED, EIGHT].map(|bits| I::V::splat_bits(isa, bits));
         // SAFETY: the caller's.
         unsafe {
             for j in 0..I::NR / I::V::LANES {
-                let mut sum = I::V::splat(isa, 0.0);
+                let mut sum = zero;
                 Self::quads(
                     isa,
                     layout,
@@ -208,6 +224,11 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
                     j,
                     #[inline(always)]
                     |quad, words: I::V| {
+                        // No byte borrows from its neighbour.
+                        let words = match layout.format {
+                            Format::Q4_0 => words.or_bits(bias).sub_bits(eight).xor_bits(bias),
+                            _ => words,
+                        };
                         if layout.format != Format::Q8_0 {
                             words.store_ptr(to.add(quad * I::NR + j * I::V::LANES));
                         }
@@ -223,14 +244,18 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: I, tile: Tile) {
-        // SAFETY: the caller's.
-        unsafe { isa.dot_tile(self.0, tile) }
+    fn dot(self, a: I::V, b: I::V, sums: I::V) -> I::V {
+        self.0.dot(a, b, sums)
     }
 
     #[inline(always)]
-    fn integers(self, sums: I::V, excess: I::V) -> I::V {
-        sums.sub_bits(excess).int_to_float()
+    fn start(self, isa: I, excess: I::V) -> I::V {
+        I::V::splat(isa, 0.0).sub_bits(excess)
+    }
+
+    #[inline(always)]
+    fn float(self, sums: I::V) -> I::V {
+        sums.int_to_float()
     }
 
     #[inline(always)]

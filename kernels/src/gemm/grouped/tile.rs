@@ -1,0 +1,178 @@
+//! Tiles of rows and columns in groups: sums of a group are made in registers and added up there.
+
+use super::super::KC;
+use super::super::blocks::GROUP;
+use super::super::decode::halves;
+use super::super::format::{Format, Layout};
+use super::way::Way;
+use crate::isa::{A_STRIDE, Isa, Vector};
+
+/// Groups of a panel that are decoded at once: a part of a slab of A, whatever a word is, and with words
+/// that are floats and 16 columns half of a first-level cache.
+pub(super) const GROUPS: usize = 12;
+const _: () = assert!(KC.is_multiple_of(GROUPS * GROUP));
+
+/// Vectors of NR floats that a decoded group has besides its words: the excess of its sums, d and m.
+pub(super) const FACTORS: usize = 3;
+
+/// Rows of a tile: each has integers and sums, and half as many as those of other tiles have (6 of AVX-512)
+/// leave registers for B and A.
+#[inline(always)]
+pub(super) const fn rows<I: Isa>() -> usize {
+    (I::MR - 1) / 2
+}
+
+/// Decoded groups of a panel, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Groups {
+    len: usize,
+    words: *const f32,
+    /// Floats from the words of one group to those of the next.
+    stride: usize,
+    /// [`FACTORS`] times NR floats of each.
+    factors: *const f32,
+}
+
+impl Groups {
+    /// Decodes `len` groups.
+    ///
+    /// # Safety
+    /// As many groups of that layout stand at `group`, and `words` has room for their words.
+    #[inline(always)]
+    pub unsafe fn decode<I: Isa, W: Way<I>>(
+        isa: I,
+        way: W,
+        layout: Layout,
+        group: *const u8,
+        len: usize,
+        words: *mut f32,
+        factors: &mut [f32],
+    ) -> Self {
+        let lanes = I::V::LANES;
+        let (mut first, mut stride) = (words.cast_const(), W::WORDS * I::NR);
+        for (g, factors) in factors.chunks_exact_mut(FACTORS * I::NR).take(len).enumerate() {
+            let to = words.wrapping_add(g * W::WORDS * I::NR);
+            let group = group.wrapping_add(g * layout.group_bytes());
+            // SAFETY: the group's words, and its factors, of which m stands behind d where there is one.
+            unsafe {
+                let at = way.words(isa, layout, group, to, factors.as_mut_ptr());
+                if at != to && g == 0 {
+                    (first, stride) = (at, layout.group_bytes() / size_of::<f32>());
+                }
+                let scales = if layout.format == Format::Q4_1 { 2 * I::NR } else { I::NR };
+                for (j, to) in factors[I::NR..][..scales].chunks_exact_mut(lanes).enumerate() {
+                    let [v] = halves::<I, 1>(isa, group.wrapping_add(2 * j * lanes));
+                    v.store(to);
+                }
+            }
+        }
+        Self { len, words: first, stride, factors: factors.as_ptr() }
+    }
+}
+
+/// Quantised rows.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a> {
+    /// At most [`rows`].
+    pub rows: usize,
+    /// Words of the first row from the first of the groups on; those of others are `A_STRIDE` apart.
+    pub words: *const f32,
+    /// The scale and the sum of each group of each row.
+    pub groups: &'a [f32],
+    /// Floats from those of one row to those of the next.
+    pub stride: usize,
+    /// The first of the groups.
+    pub first: usize,
+}
+
+/// Adds the products of a strip and of groups to `sums`, NR for each row.
+///
+/// # Safety
+/// The strip's words are those of the groups; a panel has `N` vectors.
+#[inline(always)]
+pub(super) unsafe fn multiply<I: Isa, W: Way<I>, const N: usize>(
+    isa: I,
+    way: W,
+    format: Format,
+    a: Strip<'_>,
+    b: Groups,
+    sums: &mut [f32],
+) {
+    assert!(sums.len() == a.rows * I::NR && I::NR == N * I::V::LANES);
+    macro_rules! of_rows {
+        ($($rows:literal)*) => {
+            match (a.rows, format == Format::Q4_1) {
+                $(
+                    // SAFETY: the caller's.
+                    ($rows, false) => unsafe { tile::<I, W, N, $rows, false>(isa, way, a, b, sums) },
+                    // SAFETY: the caller's.
+                    ($rows, true) => unsafe { tile::<I, W, N, $rows, true>(isa, way, a, b, sums) },
+                )*
+                _ => unreachable!("a strip has at most {} rows", rows::<I>()),
+            }
+        };
+    }
+    of_rows!(1 2 3 4 5 6);
+}
+
+/// [`multiply`] for `R` rows, with minima or without.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: bool>(
+    isa: I,
+    way: W,
+    a: Strip<'_>,
+    b: Groups,
+    sums: &mut [f32],
+) {
+    if R > rows::<I>() {
+        return;
+    }
+    let lanes = I::V::LANES;
+    let mut acc = [[I::V::splat(isa, 0.0); N]; R];
+    for (row, sums) in acc.iter_mut().zip(sums.chunks_exact(I::NR)) {
+        *row = vectors(|j| I::V::load(isa, &sums[j * lanes..]));
+    }
+    let of_rows: [&[f32]; R] = core::array::from_fn(|i| &a.groups[i * a.stride + 2 * a.first..][..2 * b.len]);
+    for g in 0..b.len {
+        // SAFETY: the factors and words of group g, and those of the rows.
+        unsafe {
+            let factors = b.factors.add(g * FACTORS * I::NR);
+            let factor = |f: usize| vectors(|j| I::V::load_ptr(isa, factors.add(f * I::NR + j * lanes)));
+            let mut integers = [factor(0).map(|excess: I::V| way.start(isa, excess)); R];
+            let (a_at, b_at) = (a.words.add(g * W::WORDS), b.words.add(g * b.stride));
+            for word in 0..W::WORDS {
+                let b: [I::V; N] = vectors(|j| I::V::load_ptr(isa, b_at.add(word * I::NR + j * lanes)));
+                for (i, row) in integers.iter_mut().enumerate() {
+                    let a = I::V::splat(isa, *a_at.add(i * A_STRIDE + word));
+                    for (sum, b) in row.iter_mut().zip(b) {
+                        *sum = way.dot(a, b, *sum);
+                    }
+                }
+            }
+            let d: [I::V; N] = factor(1);
+            let m: [I::V; N] = if MIN { factor(2) } else { d };
+            for i in 0..R {
+                let [scale, sum] = [2 * g, 2 * g + 1].map(|at| I::V::splat(isa, of_rows[i][at]));
+                for j in 0..N {
+                    let q = way.float(integers[i][j]);
+                    let of_group = if MIN { d[j].mul_add(q, m[j] * sum) } else { d[j] * q };
+                    acc[i][j] = scale.mul_add(of_group, acc[i][j]);
+                }
+            }
+        }
+    }
+    for (row, sums) in acc.iter().zip(sums.chunks_exact_mut(I::NR)) {
+        for (v, sum) in row.iter().zip(sums.chunks_exact_mut(lanes)) {
+            v.store(sum);
+        }
+    }
+}
+
+/// `N` vectors, the one of index j from `f(j)`.
+#[inline(always)]
+fn vectors<V, const N: usize>(f: impl Fn(usize) -> V) -> [V; N] {
+    core::array::from_fn(f)
+}

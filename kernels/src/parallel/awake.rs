@@ -1,0 +1,106 @@
+//! Keeps the threads of a pool awake between kernels that follow each other closely.
+//!
+//! A model that continues a text runs hundreds of products a token, each for some ten microseconds. Threads
+//! of rayon fall asleep in between, and waking one takes longer than such a product does. So a call that
+//! uses threads asks the others to look for work, on and on, for [`AWAKE`] after it. Whatever work the pool
+//! has meanwhile, ours or not, they do.
+
+use core::cell::RefCell;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+/// How long threads look for work after a call: a few times what models do between two products that are
+/// shared out.
+const AWAKE: Duration = Duration::from_micros(100);
+
+/// Pauses between two looks, for those who look at the same queues.
+const PAUSES: usize = 8;
+
+/// What one calling thread shares with those that it keeps awake.
+#[derive(Default)]
+struct Watch {
+    /// When they may sleep, in nanoseconds of [`now`].
+    until: AtomicU64,
+    /// How many are awake for it.
+    awake: AtomicUsize,
+}
+
+thread_local! {
+    /// This thread's, and when it last asked others to stay awake.
+    static MINE: RefCell<(Arc<Watch>, u64)> = RefCell::default();
+    /// Whether this thread is awake for another.
+    static WATCHING: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
+
+/// Nanoseconds since some instant.
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_nanos() as u64
+}
+
+/// Keeps the other threads of the pool awake for a while.
+pub(super) fn keep(threads: usize) {
+    MINE.with_borrow_mut(|(watch, asked)| {
+        let now = now();
+        let until = now + AWAKE.as_nanos() as u64;
+        watch.until.store(until, SeqCst);
+        if watch.awake.load(SeqCst) + 1 >= threads || now < *asked {
+            return;
+        }
+        *asked = until;
+        let (watch, caller) = (Arc::clone(watch), rayon::current_thread_index());
+        rayon::spawn_broadcast(move |context| {
+            if Some(context.index()) != caller && !WATCHING.replace(true) {
+                watch.look();
+                WATCHING.set(false);
+            }
+        });
+    });
+}
+
+impl Watch {
+    /// Does what there is to do until it may sleep.
+    fn look(&self) {
+        loop {
+            self.awake.fetch_add(1, SeqCst);
+            while now() < self.until.load(SeqCst) {
+                rayon::yield_now();
+                (0..PAUSES).for_each(|_| spin_loop());
+            }
+            self.awake.fetch_sub(1, SeqCst);
+            // Its caller may have counted on this thread in between.
+            if now() >= self.until.load(SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MINE, keep};
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::time::{Duration, Instant};
+
+    /// The other thread of a pool wakes up, and sleeps again once nobody asks any more.
+    #[test]
+    fn others_stay_awake_for_a_while() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
+        pool.install(|| {
+            let watch = MINE.with_borrow(|(watch, _)| Arc::clone(watch));
+            let start = Instant::now();
+            for awake in [1, 0] {
+                while watch.awake.load(SeqCst) != awake {
+                    if awake == 1 {
+                        keep(2);
+                    }
+                    assert!(start.elapsed() < Duration::from_secs(60), "{awake} threads are never awake");
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
+}
