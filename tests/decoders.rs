@@ -4,9 +4,7 @@
 //! `tests/golden/decoders.py` made the checkpoints and what transformers computes with them in f64.
 #![forbid(unsafe_code)]
 
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
-use std::path::Path;
+use tilewright::config::Fields;
 use tilewright::generator::{Cache, Generator, Want};
 use tilewright::model::Architecture;
 use tilewright::weights::Weights;
@@ -176,45 +174,6 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// The checkpoint's file with a tensor changed.
-fn changed(dir: &Path, name: &str, change: impl Fn(&mut [f32])) -> Weights {
-    let path = dir.join("model.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = file.tensor(name).unwrap();
-    let mut values: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    change(&mut values);
-    let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let view = TensorView::new(tensor.dtype(), tensor.shape().to_vec(), &data).unwrap();
-    let views = file.tensors().into_iter().map(|(n, v)| if n == name { (n, view.clone()) } else { (n, v) });
-    Weights::from_bytes(path, safetensors::serialize(views, None).unwrap()).unwrap()
-}
-
-#[test]
-fn no_weight_can_be_ignored() {
-    let on = Arithmetic::f32(Backend::PORTABLE);
-    for name in checkpoints() {
-        let dir = golden(name);
-        let (inputs, architecture) = (inputs(&dir), Architecture::of(&dir).unwrap());
-        let run = |weights| -> Result<Vec<f32>, String> {
-            let mut model = architecture.open(&dir, weights, on).map_err(|e| e.to_string())?;
-            let outputs = inputs.run(&mut *model).map_err(|e| e.to_string())?;
-            Ok(outputs.into_iter().flat_map(|o| o.values).collect())
-        };
-        let names: Vec<String> = Weights::open(&dir).unwrap().names().map(str::to_owned).collect();
-        let expected = run(Weights::open(&dir).unwrap()).unwrap();
-        for tensor in names {
-            let scaled = run(changed(&dir, &tensor, |v| v.iter_mut().for_each(|v| *v = *v * 1.5 + 0.25)));
-            // All scores of a row grow by what is added to keys: softmax does not see it.
-            let of_keys = tensor.ends_with("k_proj.bias");
-            assert!(of_keys || scaled.unwrap() != expected, "{name}: {tensor} changes nothing");
-            let error = run(changed(&dir, &tensor, |v| v[0] = f32::NAN)).unwrap_err();
-            let short = tensor.trim_start_matches("model.").trim_start_matches("transformer.");
-            assert!(error.contains(short) && error.contains("NaN"), "{name}: {tensor}: {error}");
-        }
-    }
-}
-
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     for name in GENERATORS {
@@ -242,5 +201,38 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
             let error = model.extend(&tokens, &mut [&mut without_source], Want::Last, &mut logits);
             assert!(error.unwrap_err().to_string().contains("source"), "{name}");
         }
+    }
+}
+
+/// Bare models have caches, and may be asked to extend them.
+#[test]
+fn a_model_without_head_is_refused_before_anything_is_appended() {
+    use tilewright::{bart, gpt2, llama, t5};
+    fn refused(mut model: impl Generator) {
+        let mut cache = caches(&mut model, 1, 8).remove(0);
+        let mut logits = vec![7.0];
+        let error = model.extend(&batch(&[&[5, 6]]), &mut [&mut cache], Want::Last, &mut logits).unwrap_err();
+        assert_eq!(error.to_string(), "logits: the model has no head for words");
+        assert!(cache.is_empty() && logits == [7.0], "{model:?}");
+    }
+    let on = Arithmetic::f32(Backend::best());
+    let open = |name: &str| {
+        let dir = golden(name);
+        (Fields::open(&dir).unwrap(), Weights::open(&dir).unwrap())
+    };
+    let (fields, weights) = open("gpt2");
+    refused(gpt2::Gpt2::open(gpt2::Config::read(&fields).unwrap(), weights, on, false).unwrap());
+    let (fields, weights) = open("llama");
+    refused(llama::Llama::open(llama::Config::read(&fields).unwrap(), weights, on, false).unwrap());
+    let (fields, weights) = open("t5");
+    refused(t5::T5::open(t5::Config::read(&fields).unwrap(), &weights, on, t5::Class::Bare).unwrap());
+    for (name, family, class) in [
+        ("bart", bart::Family::BART, bart::Class::Bare),
+        ("marian", bart::Family::MARIAN, bart::Class::Bare),
+        ("bart-sequence-classification", bart::Family::BART, bart::Class::SequenceClassification),
+    ] {
+        let (fields, weights) = open(name);
+        let config = bart::Config::read(&fields, family).unwrap();
+        refused(bart::Bart::open(config, weights, on, class).unwrap());
     }
 }

@@ -1,13 +1,11 @@
 //! Models in reduced precision: how far golden checkpoints are from f32, on every backend.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
 use tilewright::Arithmetic;
 use tilewright::accuracy::{Comparison, least_cosine};
-use tilewright::exchange::Inputs;
-use tilewright::model::Architecture;
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
+use tilewright_suite::golden::{golden, inputs, load};
 
 /// Unit roundoff: what a rounding is off by at most, as a share of the number, or of the largest number
 /// that shares its scale.
@@ -28,10 +26,16 @@ fn unit(dtype: Format) -> f64 {
 /// needs 71 units of its own, the other types, where linear layers alone do, 24.
 const WORST: f64 = 48.0;
 
+/// How much larger it may be: T5 does not divide dot products by the square root of a head's width, which is
+/// 5 here, so that their errors, which softmax makes shares of the weights, are as much larger.
+fn scale_of_scores(name: &str) -> f64 {
+    if name.starts_with("t5") { 5f64.sqrt() } else { 1.0 }
+}
+
 /// The same of the mean error, which was 3.7 units at most.
 const MEAN: f64 = 7.5;
 
-const CHECKPOINTS: [&str; 12] = [
+const CHECKPOINTS: [&str; 18] = [
     "bert-model",
     "bert-masked-lm",
     "bert-pre-training",
@@ -44,25 +48,32 @@ const CHECKPOINTS: [&str; 12] = [
     "electra-model",
     "electra-masked-lm",
     "electra-pre-training",
+    "gpt2",
+    "llama",
+    "t5",
+    "t5-v1_1",
+    "bart",
+    "marian",
 ];
 
 #[test]
 fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
     for name in CHECKPOINTS {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-        let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().tokens.batch;
-        let run = |on| Architecture::of(&dir).unwrap().load(&dir, on).unwrap().forward(&batch).unwrap();
+        let dir = golden(name);
+        let inputs = inputs(&dir);
+        let run = |on| inputs.run(&mut *load(&dir, on)).unwrap();
         let expected = run(Arithmetic::f32(Backend::REFERENCE));
         for &backend in Backend::available() {
             // f32 is the subject of `tests/encoders.rs`.
             for dtype in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32) {
                 let mut seen = Comparison::default();
-                seen.add(&batch, &run(Arithmetic { backend, dtype }), &expected);
+                seen.add(&inputs.tokens.batch, &run(Arithmetic { backend, dtype }), &expected);
                 for of in seen.deviations() {
                     let (worst, mean) = (of.worst / unit(dtype), of.mean / unit(dtype));
                     let what = format!("{name} {} on {} in {}", of.name, backend.name(), dtype.name());
                     println!("{what}: {worst:.1} units at worst, {mean:.2} on average");
-                    assert!(of.finite && worst <= WORST && mean <= MEAN, "{what}: {worst}, {mean}");
+                    let most = WORST * scale_of_scores(name);
+                    assert!(of.finite && worst <= most && mean <= MEAN, "{what}: {worst}, {mean}");
                     // What was asked for was done.
                     assert!(worst > 1.0 / 16.0, "{what} was not rounded: {worst}");
                 }

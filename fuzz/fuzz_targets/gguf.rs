@@ -2,11 +2,11 @@
 //! or refuses them, and whatever it read gives its tensors, config and tokenizer or an error.
 #![no_main]
 
-use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tilewright::gguf::Gguf;
 use tilewright::tokenizer::Tokenizer;
 use tilewright::weights::Weights;
+use tilewright_fuzz::File;
 
 static SOUND: [&[u8]; 4] = [
     include_bytes!("../../tests/golden/gguf/llama.gguf"),
@@ -15,26 +15,8 @@ static SOUND: [&[u8]; 4] = [
     include_bytes!("../../tests/golden/gguf/pieces.gguf"),
 ];
 
-#[derive(Arbitrary, Debug)]
-enum File<'a> {
-    Bytes(&'a [u8]),
-    /// Which sound file, bytes to put in the place of its own, and where it ends.
-    Edited(u8, Vec<(u16, u8)>, Option<u16>),
-}
-
-fuzz_target!(|file: File| {
-    let bytes = match file {
-        File::Bytes(bytes) => bytes.to_vec(),
-        File::Edited(which, edits, end) => {
-            let mut bytes = SOUND[usize::from(which) % SOUND.len()].to_vec();
-            for (at, byte) in edits {
-                let at = usize::from(at) % bytes.len();
-                bytes[at] = byte;
-            }
-            bytes.truncate(end.map_or(usize::MAX, usize::from));
-            bytes
-        }
-    };
+fuzz_target!(|case: (u8, File)| {
+    let bytes = case.1.content(SOUND[usize::from(case.0) % SOUND.len()]);
     let Ok(gguf) = Gguf::from_bytes("fuzz.gguf".as_ref(), &bytes) else { return };
     let _ = gguf.config_json();
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {

@@ -1,6 +1,12 @@
 //! What the fuzz targets share.
 #![forbid(unsafe_code)]
 
+use arbitrary::Arbitrary;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use tilewright::Batch;
+use tilewright::generator::{Cache, Want};
+use tilewright::model::Model;
 use tilewright::verify::Entry;
 use tilewright_kernels::Backend;
 
@@ -13,5 +19,67 @@ pub fn run(check: &Entry, bytes: &[u8]) {
         if let Err(failure) = check.case_of_bytes(backend, bytes) {
             panic!("{failure}");
         }
+    }
+}
+
+/// A file: any bytes, or a sound file's with a few changed.
+#[derive(Arbitrary, Debug)]
+pub enum File<'a> {
+    Bytes(&'a [u8]),
+    /// Bytes to put in the place of a sound file's, and where it ends.
+    Edited(Vec<(u16, u8)>, Option<u16>),
+}
+
+impl File<'_> {
+    pub fn content(&self, sound: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes.to_vec(),
+            Self::Edited(edits, end) => {
+                let mut bytes = sound.to_vec();
+                for &(at, byte) in edits {
+                    let at = usize::from(at) % bytes.len();
+                    bytes[at] = byte;
+                }
+                bytes.truncate(end.map_or(usize::MAX, usize::from));
+                bytes
+            }
+        }
+    }
+}
+
+/// A directory of this process, in memory where there is such a file system.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn directory() -> &'static Path {
+    static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
+        let memory = PathBuf::from("/dev/shm");
+        let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let dir = base.join(format!("tilewright-fuzz-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a temporary directory");
+        dir
+    });
+    &DIR
+}
+
+/// Does with a model all that can be done: errors are fine, as where an id is not in its table.
+pub fn use_model(model: &mut dyn Model, ids: &[u32]) {
+    let mut batch = Batch::default();
+    if batch.push_ids(ids).is_err() {
+        return;
+    }
+    let _ = model.forward(&batch);
+    let _ = model.forward_pair(&batch, &batch);
+    let _ = (model.parameters(), model.products(), model.max_length());
+    let Some(model) = model.generator() else { return };
+    let room = ids.len() + 1;
+    let mut caches = match model.encodes() {
+        true => model.encode(&batch, room).unwrap_or_default(),
+        false => vec![model.cache(room)],
+    };
+    for want in [Want::Last, Want::All] {
+        // The second time there may be no room.
+        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
+        let _ = model.extend(&batch, &mut caches, want, &mut Vec::new());
     }
 }

@@ -11,8 +11,8 @@
 //! twelve layers as many as one.
 
 use crate::arithmetic::Arithmetic;
-use crate::bert::{self, Encoder, LayerNames, MOST_LAYERS, Plan};
-use crate::config::Fields;
+use crate::bert::{self, Encoder, LayerNames, Plan};
+use crate::config::{self, Fields, MOST_LAYERS, named};
 use crate::error::Error;
 use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
 use crate::weights::Weights;
@@ -59,25 +59,16 @@ impl Config {
         fields.only("net_structure_type", 0)?;
         fields.only("num_memory_blocks", 0)?;
         let or = Self::default();
-        let config = Self {
+        let config = config::take! { fields or or:
+            embedding_size, num_hidden_groups, inner_group_num;
             bert: bert::Config::read_or(fields, or.bert)?,
-            embedding_size: fields.get("embedding_size", or.embedding_size)?,
-            num_hidden_groups: fields.get("num_hidden_groups", or.num_hidden_groups)?,
-            inner_group_num: fields.get("inner_group_num", or.inner_group_num)?,
         };
         config.check().map_err(|why| fields.error(why))?;
         Ok(config)
     }
 
     fn check(&self) -> Result<(), String> {
-        let sizes = [
-            ("embedding_size", self.embedding_size),
-            ("num_hidden_groups", self.num_hidden_groups),
-            ("inner_group_num", self.inner_group_num),
-        ];
-        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(format!("{name} is 0"));
-        }
+        config::positive(&named!(self: embedding_size, num_hidden_groups, inner_group_num))?;
         let (groups, inner) = (self.num_hidden_groups, self.inner_group_num);
         if groups.max(self.bert.num_hidden_layers).saturating_mul(inner) > MOST_LAYERS {
             return Err(format!(

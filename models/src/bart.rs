@@ -21,8 +21,8 @@
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, Want};
-use crate::layers::{KvCache, Linear, Table};
+use crate::generator::{self, Cache, Generator, LmHead, Want};
+use crate::layers::{Linear, Table};
 use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 use std::sync::Arc;
@@ -52,22 +52,19 @@ pub struct Bart {
     on: Arithmetic,
     encoder: Stack,
     decoder: Stack,
-    head: Head,
+    /// lm_head and final_logits_bias, \[D, vocab_size\].
+    lm_head: LmHead,
+    classification_head: Option<Classifier>,
     work: Workspace,
 }
 
-/// What reads the states of the decoder.
+/// `classification_head`.
 #[derive(Debug)]
-enum Head {
-    None,
-    /// lm_head and final_logits_bias, \[D, vocab_size\].
-    Words(Linear),
-    Classes {
-        /// classification_head.dense, \[D, D\].
-        dense: Linear,
-        /// classification_head.out_proj, \[D, classes\].
-        out_proj: Linear,
-    },
+struct Classifier {
+    /// \[D, D\].
+    dense: Linear,
+    /// \[D, classes\].
+    out_proj: Linear,
 }
 
 impl Bart {
@@ -96,28 +93,25 @@ impl Bart {
             true => None,
             false => Some(Table::open(weights, of_decoder, [words, d])?),
         };
-        let head = match class {
-            Class::Bare => Head::None,
-            Class::ConditionalGeneration => {
-                let name = "final_logits_bias";
-                let bias = weights.contains(name).then(|| weights.get(name, &[1, words])).transpose()?;
-                let own = match of_head == of_decoder {
-                    true => None,
-                    false => Some(Table::open(weights, of_head, [words, d])?),
-                };
-                let table = own.as_ref().or(target_words.as_ref()).unwrap_or(&source_words);
-                Head::Words(Linear::new(&table.weight, bias, [words, d], on)?)
-            }
-            Class::SequenceClassification => Head::Classes {
-                dense: Linear::open(weights, "classification_head.dense", [d, d], on)?,
-                out_proj: Linear::open(
-                    weights,
-                    "classification_head.out_proj",
-                    [config.num_labels(), d],
-                    on.exactly(),
-                )?,
-            },
+        let lm_head = || {
+            let name = "final_logits_bias";
+            let bias = weights.contains(name).then(|| weights.get(name, &[1, words])).transpose()?;
+            let own = match of_head == of_decoder {
+                true => None,
+                false => Some(Table::open(weights, of_head, [words, d])?),
+            };
+            let table = own.as_ref().or(target_words.as_ref()).unwrap_or(&source_words);
+            Linear::new(&table.weight, bias, [words, d], on)
         };
+        let lm_head = (class == Class::ConditionalGeneration).then(lm_head).transpose()?;
+        let classifier = || {
+            let linear = |name: &str, out, on| {
+                Linear::open(weights, &format!("classification_head.{name}"), [out, d], on)
+            };
+            let out_proj = linear("out_proj", config.num_labels(), on.exactly())?;
+            Ok::<_, Error>(Classifier { dense: linear("dense", d, on)?, out_proj })
+        };
+        let classification_head = (class == Class::SequenceClassification).then(classifier).transpose()?;
         let scaled = |mut table: Table| {
             if config.scale_embedding {
                 let scale = (d as f64).sqrt() as f32;
@@ -131,7 +125,8 @@ impl Bart {
             on,
             encoder: Stack::open(&config, weights, on, source_words, false)?,
             decoder: Stack::open(&config, weights, on, target_words, true)?,
-            head,
+            lm_head: LmHead::new(lm_head, tied),
+            classification_head,
             config,
             work: Workspace::default(),
         })
@@ -177,22 +172,17 @@ impl Bart {
 
     /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
     fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        let caches = self.decoder.sources(self.config.d_model, sources, &mut self.work)?;
-        let with = |source: Vec<KvCache>| Cache { source: Some(source.into()), ..self.cache(capacity) };
-        Ok(caches.into_iter().map(with).collect())
+        self.decoder.sources(self.config.d_model, sources, capacity, &mut self.work)
     }
 
-    /// Appends `tokens` to the caches and leaves the states of the decoder, \[tokens, D\], in `x` of the
-    /// workspace.
-    fn decoder_states(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
-        let Self { config, on, decoder, work, .. } = self;
+    /// Appends `tokens` to the caches; returns the states of the decoder, \[tokens, D\], and the head.
+    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
+        let Self { config, on, decoder, lm_head, work, .. } = self;
         let positions =
             generator::check(tokens, caches, config.decoder_words(), config.max_position_embeddings)?;
-        if let Some(sequence) = caches.iter().position(|cache| cache.source.is_none()) {
-            let why = format!("sequence {sequence}: it has no source");
-            return Err(Error::Input { name: "caches", why });
-        }
-        decoder.run(config, *on, tokens, &positions, caches, work)
+        generator::check_sources(caches)?;
+        decoder.run(config, *on, tokens, &positions, caches, work)?;
+        Ok((work.x.get(tokens.tokens() * config.d_model), lm_head))
     }
 
     /// What the decoder reads if it is given nothing: a start token and all but the last column of the
@@ -226,30 +216,19 @@ impl Bart {
             return Err(Error::Input { name: "decoder_input_ids", why });
         }
         let d = self.config.d_model;
-        let ends = match self.head {
-            Head::Classes { .. } => Some(self.ends(batch, decoder)?),
-            Head::None | Head::Words(_) => None,
-        };
+        let ends = self.classification_head.is_some().then(|| self.ends(batch, decoder)).transpose()?;
         self.encoder_states(batch)?;
         let encoder_states = self.work.x.get(batch.tokens() * d).to_vec();
-        let longest = decoder.starts().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
-        let mut caches = self.source_caches(batch, longest)?;
-        self.decoder_states(decoder, &mut caches.iter_mut().collect::<Vec<_>>())?;
-
-        let states = self.work.x.get(decoder.tokens() * d);
+        let mut caches = self.source_caches(batch, decoder.longest())?;
+        let (states, _) = self.append(decoder, &mut caches.iter_mut().collect::<Vec<_>>())?;
         let states = match ends.as_deref().or(places) {
             Some(places) => places.iter().flat_map(|&t| &states[t * d..(t + 1) * d]).copied().collect(),
             None => states.to_vec(),
         };
         let rows = states.len() / d;
-        let output = match &self.head {
-            Head::None => Output::new("last_hidden_state", Each::DecoderToken, rows, states),
-            Head::Words(lm_head) => {
-                let mut logits = vec![0.0; rows * lm_head.width()];
-                lm_head.forward(&states, &mut logits)?;
-                Output::new("logits", Each::DecoderToken, rows, logits)
-            }
-            Head::Classes { dense, out_proj } => {
+        let output = match &self.classification_head {
+            None => self.lm_head.output(Each::DecoderToken, rows, &states)?,
+            Some(Classifier { dense, out_proj }) => {
                 let mut inside = vec![0.0; rows * d];
                 dense.activated(&states, Activation::Tanh, &mut inside)?;
                 let mut logits = vec![0.0; rows * out_proj.width()];
@@ -296,7 +275,7 @@ impl Generator for Bart {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        Cache { layers: self.decoder.caches(capacity), source: None }
+        self.decoder.cache(capacity)
     }
 
     fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
@@ -311,15 +290,9 @@ impl Generator for Bart {
         want: Want,
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        if !matches!(self.head, Head::Words(_)) {
-            return Err(Error::Input { name: "logits", why: "the model has no head for words".to_owned() });
-        }
-        self.decoder_states(tokens, caches)?;
-        let Self { config, head: Head::Words(lm_head), work, .. } = self else { unreachable!("seen above") };
-        let Workspace { x, rows, .. } = work;
-        let states = generator::wanted(want, tokens, x.get(tokens.tokens() * config.d_model), rows);
-        logits.resize(states.len() / config.d_model * lm_head.width(), 0.0);
-        lm_head.forward(states, logits)
+        self.lm_head.check()?;
+        let (states, lm_head) = self.append(tokens, caches)?;
+        lm_head.logits(want, tokens, states, logits)
     }
 }
 
@@ -344,21 +317,15 @@ impl Model for Bart {
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generator> {
-        if matches!(self.head, Head::Words(_)) { Some(self) } else { None }
+        if self.lm_head.exists() { Some(self) } else { None }
     }
 
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         let (family, [source, target]) =
             (self.config.family, [&self.encoder, &self.decoder].map(|stack| &stack.embed_tokens));
         let other = if Arc::ptr_eq(source, target) { 0 } else { target.parameters() };
-        let head = match &self.head {
-            Head::None => 0,
-            Head::Words(lm_head) if self.config.tie_word_embeddings => {
-                lm_head.parameters() - target.parameters()
-            }
-            Head::Words(lm_head) => lm_head.parameters(),
-            Head::Classes { dense, out_proj } => dense.parameters() + out_proj.parameters(),
-        };
+        let classifier = |of: &Classifier| of.dense.parameters() + of.out_proj.parameters();
+        let head = self.lm_head.parameters() + self.classification_head.as_ref().map_or(0, classifier);
         vec![
             ("word embeddings", source.parameters() + other),
             ("encoder", self.encoder.parameters(family)),
@@ -372,11 +339,6 @@ impl Model for Bart {
     fn products(&self) -> Vec<Product<'_>> {
         let encoder = Product::of("encoder", self.encoder.linear(), 1);
         let decoder = Product::of("decoder", self.decoder.linear(), 1);
-        let tied = self.config.tie_word_embeddings;
-        let head = match &self.head {
-            Head::Words(linear) => Some(Product { part: "head", linear, times: 1, tied }),
-            Head::None | Head::Classes { .. } => None,
-        };
-        encoder.chain(decoder).chain(head).collect()
+        encoder.chain(decoder).chain(self.lm_head.product()).collect()
     }
 }

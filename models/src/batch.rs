@@ -49,6 +49,11 @@ impl Batch {
         self.ids.len()
     }
 
+    /// Tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> usize {
+        self.starts.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
+    }
+
     /// All ids, one sequence after the other.
     pub fn ids(&self) -> &[u32] {
         &self.ids

@@ -31,7 +31,6 @@ use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 mod config;
 
 pub use config::Config;
-pub(crate) use config::MOST_LAYERS;
 
 /// BERT with the head that `task` asks for, from `weights`, whose names may lack the prefix `bert.`.
 ///

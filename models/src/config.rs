@@ -113,6 +113,40 @@ impl From<SpecialToken> for String {
     }
 }
 
+/// A config that takes from config.json, `fields`, what it calls as config.json does, and where a field is
+/// missing has that of `or`. The other fields follow a semicolon.
+macro_rules! take {
+    ($fields:ident or $or:ident: $($name:ident),+; $($other:tt)*) => {
+        Self { $($name: $fields.get(stringify!($name), $or.$name)?,)+ $($other)* }
+    };
+}
+pub(crate) use take;
+
+/// Fields with their names.
+macro_rules! named {
+    ($config:ident: $($name:ident),+) => { [$((stringify!($name), $config.$name)),+] };
+}
+pub(crate) use named;
+
+/// The most layers that are believed: beyond it a file is damaged, and would need memory for their names.
+pub(crate) const MOST_LAYERS: usize = 1 << 16;
+
+/// Refuses more layers than that, by name.
+pub(crate) fn layers(counts: &[(&str, usize)]) -> Result<(), String> {
+    match counts.iter().find(|(_, layers)| *layers > MOST_LAYERS) {
+        Some((name, layers)) => Err(format!("{name}: {layers} are more than {MOST_LAYERS}")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses heads that cannot share a width, by name.
+pub(crate) fn divides((part, heads): (&str, usize), (whole, width): (&str, usize)) -> Result<(), String> {
+    match width.is_multiple_of(heads) {
+        true => Ok(()),
+        false => Err(format!("{part} {heads} does not divide {whole} {width}")),
+    }
+}
+
 /// Refuses sizes of 0, by name.
 pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
     match sizes.iter().find(|(_, size)| *size == 0) {

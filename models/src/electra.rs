@@ -12,7 +12,7 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::bert::{self, Encoder, Plan};
-use crate::config::Fields;
+use crate::config::{self, Fields};
 use crate::error::Error;
 use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
 use crate::weights::Weights;
@@ -56,9 +56,7 @@ impl Config {
         fields.only("summary_proj_to_labels", false)?;
         let or = Self::default();
         let embedding_size = fields.get("embedding_size", or.embedding_size)?;
-        if embedding_size == 0 {
-            return Err(fields.error("embedding_size is 0".to_owned()));
-        }
+        config::positive(&[("embedding_size", embedding_size)]).map_err(|why| fields.error(why))?;
         let summary_activation = match fields.get("summary_activation", "gelu".to_owned())?.is_empty() {
             true => None,
             false => Some(fields.activation("summary_activation", Activation::GeluErf)?),

@@ -11,7 +11,8 @@
 
 use crate::batch::{Batch, below};
 use crate::error::Error;
-use crate::layers::KvCache;
+use crate::layers::{KvCache, Linear};
+use crate::model::{Each, Output, Product};
 use std::sync::Arc;
 
 /// What a model remembers of a sequence: keys and values of each layer.
@@ -105,8 +106,8 @@ pub trait Generator: std::fmt::Debug + Send {
     /// Nothing is appended in case of an error.
     ///
     /// # Errors
-    /// [`Error::Input`] if an id lies outside of the table, there is not one cache for each sequence, or a
-    /// cache has no room, or no source where the model needs one.
+    /// [`Error::Input`] if the model has no head, an id lies outside of the table, there is not one cache for
+    /// each sequence, or a cache has no room, or no source where the model needs one.
     fn extend(
         &mut self,
         tokens: &Batch,
@@ -147,20 +148,92 @@ pub(crate) fn check(
     Ok(positions)
 }
 
+/// Refuses caches that have no source.
+pub(crate) fn check_sources(caches: &[&mut Cache]) -> Result<(), Error> {
+    match caches.iter().position(|cache| cache.source.is_none()) {
+        Some(sequence) => {
+            Err(Error::Input { name: "caches", why: format!("sequence {sequence}: it has no source") })
+        }
+        None => Ok(()),
+    }
+}
+
 /// An empty cache for each sequence of `tokens`, with room for just that.
 pub(crate) fn caches_for(model: &impl Generator, tokens: &Batch) -> Vec<Cache> {
     tokens.starts().windows(2).map(|ends| model.cache(ends[1] - ends[0])).collect()
 }
 
-/// The rows of `states`, \[tokens, width\], whose logits are wanted, in `rows`, where these are not all.
-pub(crate) fn wanted<'s>(want: Want, tokens: &Batch, states: &'s [f32], rows: &'s mut Vec<f32>) -> &'s [f32] {
-    let width = states.len() / tokens.tokens().max(1);
-    if want == Want::All || tokens.tokens() == tokens.len() {
-        return states;
+/// The head of a language model, or the lack of one: from states of tokens, \[tokens, H\], to logits of words.
+#[derive(Debug)]
+pub(crate) struct LmHead {
+    /// \[H, vocab_size\].
+    linear: Option<Linear>,
+    /// Whether its weights are those of the word table.
+    tied: bool,
+    /// \[sequences, H\]: the states whose logits are wanted, where these are not all.
+    rows: Vec<f32>,
+}
+
+impl LmHead {
+    pub fn new(linear: Option<Linear>, tied: bool) -> Self {
+        Self { linear, tied, rows: Vec::new() }
     }
-    rows.clear();
-    for end in &tokens.starts()[1..] {
-        rows.extend_from_slice(&states[(end - 1) * width..end * width]);
+
+    /// Whether there is one.
+    pub fn exists(&self) -> bool {
+        self.linear.is_some()
     }
-    rows
+
+    /// Refuses a model without head: to be asked before anything is appended to a cache.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.exists() {
+            true => Ok(()),
+            false => Err(Error::Input { name: "logits", why: "the model has no head for words".to_owned() }),
+        }
+    }
+
+    /// What [`Generator::extend`] writes, from the states of `tokens`.
+    pub fn logits(
+        &mut self,
+        want: Want,
+        tokens: &Batch,
+        states: &[f32],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let Self { linear: Some(linear), rows, .. } = self else { return self.check() };
+        let mut wanted = states;
+        if want == Want::Last && tokens.tokens() > tokens.len() {
+            let width = states.len() / tokens.tokens();
+            rows.clear();
+            for end in &tokens.starts()[1..] {
+                rows.extend_from_slice(&states[(end - 1) * width..end * width]);
+            }
+            wanted = rows;
+        }
+        let count = if want == Want::All { tokens.tokens() } else { tokens.len() };
+        logits.resize(count * linear.width(), 0.0);
+        linear.forward(wanted, logits)
+    }
+
+    /// The output of a model for `rows` tokens: logits, or, without head, the states themselves.
+    pub fn output(&self, each: Each, rows: usize, states: &[f32]) -> Result<Output, Error> {
+        let Some(linear) = &self.linear else {
+            return Ok(Output::new("last_hidden_state", each, rows, states.to_vec()));
+        };
+        let mut logits = vec![0.0; rows * linear.width()];
+        linear.forward(states, &mut logits)?;
+        Ok(Output::new("logits", each, rows, logits))
+    }
+
+    /// Number of weights and biases, without the word table.
+    pub fn parameters(&self) -> usize {
+        let own = |linear: &Linear| linear.parameters() - if self.tied { linear.multiply_adds() } else { 0 };
+        self.linear.as_ref().map_or(0, own)
+    }
+
+    /// The linear layer, as one that tokens pass.
+    pub fn product(&self) -> Option<Product<'_>> {
+        let tied = self.tied;
+        self.linear.as_ref().map(|linear| Product { part: "head", linear, times: 1, tied })
+    }
 }

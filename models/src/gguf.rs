@@ -49,6 +49,9 @@ pub struct Tensor {
     pub(crate) heads: Option<usize>,
 }
 
+/// The tensor that is part of the config: factors of rotary frequencies.
+pub(crate) const FREQUENCIES: &str = "rope_freqs.weight";
+
 /// The GGUF file that `path` is, or the only one in the directory that it is.
 pub(crate) fn find(path: &Path) -> Option<PathBuf> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));

@@ -12,9 +12,9 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::config::{self, Fields};
+use crate::config::{self, Fields, named};
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, Want};
+use crate::generator::{self, Cache, Generator, LmHead, Want};
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
 use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
@@ -74,19 +74,10 @@ impl Config {
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         fields.only("add_cross_attention", false)?;
         let or = Self::default();
-        let config = Self {
-            vocab_size: fields.get("vocab_size", or.vocab_size)?,
-            n_positions: fields.get("n_positions", or.n_positions)?,
-            n_embd: fields.get("n_embd", or.n_embd)?,
-            n_layer: fields.get("n_layer", or.n_layer)?,
-            n_head: fields.get("n_head", or.n_head)?,
-            n_inner: fields.get("n_inner", or.n_inner)?,
+        let config = config::take! { fields or or:
+            vocab_size, n_positions, n_embd, n_layer, n_head, n_inner, layer_norm_epsilon,
+            scale_attn_weights, scale_attn_by_inverse_layer_idx, tie_word_embeddings;
             activation_function: fields.activation("activation_function", or.activation_function)?,
-            layer_norm_epsilon: fields.get("layer_norm_epsilon", or.layer_norm_epsilon)?,
-            scale_attn_weights: fields.get("scale_attn_weights", or.scale_attn_weights)?,
-            scale_attn_by_inverse_layer_idx: fields
-                .get("scale_attn_by_inverse_layer_idx", or.scale_attn_by_inverse_layer_idx)?,
-            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
         };
         config.check().map_err(|why| fields.error(why))?;
         Ok(config)
@@ -99,19 +90,11 @@ impl Config {
 
     /// Says what no model can be made of.
     fn check(&self) -> Result<(), String> {
-        config::positive(&[
-            ("vocab_size", self.vocab_size),
-            ("n_positions", self.n_positions),
-            ("n_embd", self.n_embd),
-            ("n_layer", self.n_layer),
-            ("n_head", self.n_head),
-            ("n_inner", self.inner()),
-        ])?;
+        config::positive(&named!(self: vocab_size, n_positions, n_embd, n_layer, n_head))?;
+        config::positive(&[("n_inner", self.inner())])?;
         config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
-        match self.n_embd.is_multiple_of(self.n_head) {
-            true => Ok(()),
-            false => Err(format!("n_head {} does not divide n_embd {}", self.n_head, self.n_embd)),
-        }
+        let [heads, width] = named!(self: n_head, n_embd);
+        config::divides(heads, width)
     }
 }
 
@@ -128,7 +111,7 @@ pub struct Gpt2 {
     /// \[H\].
     ln_f: Norm,
     /// lm_head, \[H, vocab_size\]: the word table, where they are tied.
-    lm_head: Option<Linear>,
+    lm_head: LmHead,
     work: Workspace,
 }
 
@@ -166,8 +149,6 @@ struct Workspace {
     context: Buffer,
     /// \[tokens, max(3 H, I)\]: inside of a block.
     wide: Buffer,
-    /// States whose logits are wanted.
-    rows: Vec<f32>,
 }
 
 impl Gpt2 {
@@ -193,17 +174,17 @@ impl Gpt2 {
                 mlp_c_proj: linear("mlp.c_proj", [i, h])?,
             })
         };
-        let head = if config.tie_word_embeddings { "transformer.wte.weight" } else { "lm_head.weight" };
+        let lm_head = || {
+            let name = if config.tie_word_embeddings { "transformer.wte.weight" } else { "lm_head.weight" };
+            Linear::open_as(weights, name, None, [words, h], on)
+        };
         Ok(Self {
             on,
             wte: Table::open(weights, "transformer.wte", [words, h])?,
             wpe: Table::open(weights, "transformer.wpe", [config.n_positions, h])?,
             h: (0..config.n_layer).map(layer).collect::<Result<_, Error>>()?,
             ln_f: Norm::open(weights, "transformer.ln_f", h, eps, on)?,
-            lm_head: match with_head {
-                true => Some(Linear::open_as(weights, head, None, [words, h], on)?),
-                false => None,
-            },
+            lm_head: LmHead::new(with_head.then(lm_head).transpose()?, config.tie_word_embeddings),
             config,
             work: Workspace::default(),
         })
@@ -235,13 +216,12 @@ impl Gpt2 {
         &self.config
     }
 
-    /// Appends `tokens` to the caches and leaves their states after the last norm, \[tokens, H\], in `y` of
-    /// the workspace.
-    fn run(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
+    /// Appends `tokens` to the caches; returns their states after the last norm, \[tokens, H\], and the head.
+    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
         let config = &self.config;
         let positions = generator::check(tokens, caches, config.vocab_size, config.n_positions)?;
         let (h, i, n) = (config.n_embd, config.inner(), tokens.tokens());
-        let Workspace { x, y, context, wide, .. } = &mut self.work;
+        let Workspace { x, y, context, wide } = &mut self.work;
         let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * h));
         let wide = wide.get(n * i.max(3 * h));
 
@@ -266,7 +246,7 @@ impl Gpt2 {
             let next = self.h.get(l + 1).map_or(&self.ln_f, |next| &next.ln_1);
             next.after_adding(y, x)?;
         }
-        Ok(())
+        Ok((y, &mut self.lm_head))
     }
 }
 
@@ -288,8 +268,7 @@ impl Generator for Gpt2 {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        let layer = |l| heads(&self.config, self.on, l).cache(capacity);
-        Cache { layers: (0..self.h.len()).map(layer).collect(), source: None }
+        heads(&self.config, self.on, 0).caches(self.h.len(), capacity)
     }
 
     fn extend(
@@ -299,30 +278,17 @@ impl Generator for Gpt2 {
         want: Want,
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        self.run(tokens, caches)?;
-        let Some(lm_head) = &self.lm_head else {
-            return Err(Error::Input { name: "logits", why: "the model has no head".to_owned() });
-        };
-        let Workspace { y, rows, .. } = &mut self.work;
-        let states = generator::wanted(want, tokens, y.get(tokens.tokens() * self.config.n_embd), rows);
-        logits.resize(states.len() / self.config.n_embd * self.config.vocab_size, 0.0);
-        lm_head.forward(states, logits)
+        self.lm_head.check()?;
+        let (states, lm_head) = self.append(tokens, caches)?;
+        lm_head.logits(want, tokens, states, logits)
     }
 }
 
 impl Model for Gpt2 {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         let mut caches = generator::caches_for(self, batch);
-        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
-        let (name, values) = if self.lm_head.is_some() {
-            let mut logits = Vec::new();
-            self.extend(batch, &mut caches, Want::All, &mut logits)?;
-            ("logits", logits)
-        } else {
-            self.run(batch, &mut caches)?;
-            ("last_hidden_state", self.work.y.get(batch.tokens() * self.config.n_embd).to_vec())
-        };
-        Ok(vec![Output::new(name, Each::Token, batch.tokens(), values)])
+        let (states, lm_head) = self.append(batch, &mut caches.iter_mut().collect::<Vec<_>>())?;
+        Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
     }
 
     fn max_length(&self) -> usize {
@@ -330,7 +296,7 @@ impl Model for Gpt2 {
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generator> {
-        if self.lm_head.is_some() { Some(self) } else { None }
+        if self.lm_head.exists() { Some(self) } else { None }
     }
 
     fn parameters(&self) -> Vec<(&'static str, usize)> {
@@ -338,18 +304,19 @@ impl Model for Gpt2 {
             layer.linear().map(Linear::parameters).iter().sum::<usize>()
                 + [&layer.ln_1, &layer.ln_2].map(Norm::parameters).iter().sum::<usize>()
         };
-        let untied = self.lm_head.iter().filter(|_| !self.config.tie_word_embeddings);
         vec![
             ("word embeddings", self.wte.parameters()),
             ("other embeddings", self.wpe.parameters()),
             ("layers", self.h.iter().map(of_layer).sum::<usize>() + self.ln_f.parameters()),
-            ("head", untied.map(Linear::parameters).sum()),
+            ("head", self.lm_head.parameters()),
         ]
     }
 
     fn products(&self) -> Vec<Product<'_>> {
-        let tied = self.config.tie_word_embeddings;
-        let head = self.lm_head.iter().map(|linear| Product { part: "head", linear, times: 1, tied });
-        self.h.iter().flat_map(|layer| Product::of("layers", layer.linear(), 1)).chain(head).collect()
+        self.h
+            .iter()
+            .flat_map(|layer| Product::of("layers", layer.linear(), 1))
+            .chain(self.lm_head.product())
+            .collect()
     }
 }

@@ -11,256 +11,16 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::config::{self, Fields};
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, Want};
+use crate::generator::{self, Cache, Generator, LmHead, Want};
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
 use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
-use std::f64::consts::TAU;
-use tilewright_kernels::{Activation, Rope, RopeLayout, RopeTable, Rows, ViewMut};
+use tilewright_kernels::{Rope, RopeLayout, RopeTable, Rows, ViewMut};
 
-/// config.json. Fields that are missing have the value of transformers' `LlamaConfig`: those of
-/// LLaMA 7B.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Entries of the embedding.
-    pub vocab_size: usize,
-    /// Width H of a token's state.
-    pub hidden_size: usize,
-    /// Width I between the dense layers of a feed-forward block.
-    pub intermediate_size: usize,
-    /// Number of layers.
-    pub num_hidden_layers: usize,
-    /// Heads of queries.
-    pub num_attention_heads: usize,
-    /// Heads of keys and values; as many as of queries if not given.
-    pub num_key_value_heads: Option<usize>,
-    /// Width of a head; H / heads if not given.
-    pub head_dim: Option<usize>,
-    /// Of the gate.
-    pub hidden_act: Activation,
-    /// The longest sequence.
-    pub max_position_embeddings: usize,
-    /// Added to mean squares.
-    pub rms_norm_eps: f32,
-    /// Whether the head is the embedding.
-    pub tie_word_embeddings: bool,
-    /// Whether the dense layers of attention add a bias.
-    pub attention_bias: bool,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// How they are scaled.
-    pub rope_scaling: RopeScaling,
-}
+mod config;
 
-/// The most columns of a head that are believed.
-const MOST_HEAD_DIM: usize = 1 << 16;
-
-/// What is done to rotary frequencies, for longer contexts than a model was made for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
-#[serde(try_from = "RawScaling")]
-pub enum RopeScaling {
-    /// Nothing.
-    #[default]
-    Default,
-    /// They are divided by a factor: Chen et al. 2023, arXiv:2306.15595.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
-    /// Low ones are divided by a factor, high ones stay, those between are mixed: LLaMA 3.1.
-    Llama3 {
-        /// The factor.
-        factor: f64,
-        /// Turns within the original context up to which a frequency is low.
-        low_freq_factor: f64,
-        /// Turns from which on it is high.
-        high_freq_factor: f64,
-        /// The context that the model was made for.
-        original_max_position_embeddings: f64,
-    },
-}
-
-/// `rope_parameters` of config.json.
-#[derive(Default, serde::Deserialize)]
-struct RopeParameters {
-    rope_theta: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-    #[serde(flatten)]
-    scaling: RopeScaling,
-}
-
-/// The fields of all kinds of scaling.
-#[derive(serde::Deserialize)]
-struct RawScaling {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-}
-
-impl TryFrom<RawScaling> for RopeScaling {
-    type Error = String;
-
-    fn try_from(raw: RawScaling) -> Result<Self, String> {
-        let need = |name: &str, value: Option<f64>| match value {
-            Some(value) if value > 0.0 && value.is_finite() => Ok(value),
-            Some(value) => Err(format!("{name}: expected a positive number, found {value}")),
-            None => Err(format!("{name} is missing")),
-        };
-        match raw.rope_type.as_deref() {
-            None | Some("default") => Ok(Self::Default),
-            Some("linear") => Ok(Self::Linear { factor: need("factor", raw.factor)? }),
-            Some("llama3") => Ok(Self::Llama3 {
-                factor: need("factor", raw.factor)?,
-                low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
-                high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
-                original_max_position_embeddings: need(
-                    "original_max_position_embeddings",
-                    raw.original_max_position_embeddings,
-                )?,
-            }),
-            Some(other) => {
-                Err(format!("rope_type {other:?} is not supported; expected default, linear or llama3"))
-            }
-        }
-    }
-}
-
-impl RopeScaling {
-    /// The frequency that `frequency`, in radians a position, becomes.
-    fn apply(self, frequency: f64) -> f64 {
-        match self {
-            Self::Default => frequency,
-            Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let turns = original_max_position_embeddings * frequency / TAU;
-                let high = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-                high * frequency + (1.0 - high) * frequency / factor
-            }
-        }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            vocab_size: 32000,
-            hidden_size: 4096,
-            intermediate_size: 11008,
-            num_hidden_layers: 32,
-            num_attention_heads: 32,
-            num_key_value_heads: None,
-            head_dim: None,
-            hidden_act: Activation::Silu,
-            max_position_embeddings: 2048,
-            rms_norm_eps: 1e-6,
-            tie_word_embeddings: false,
-            attention_bias: false,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::Default,
-        }
-    }
-}
-
-impl Config {
-    /// Takes the fields of config.json. What concerns the rotary embedding stands in `rope_parameters`, or, as
-    /// transformers 4 writes it, in `rope_theta` and `rope_scaling`.
-    ///
-    /// # Errors
-    /// If one has the wrong type, or asks for what is not supported: the field is named.
-    pub fn read(fields: &Fields) -> Result<Self, Error> {
-        fields.only("mlp_bias", false)?;
-        fields.only("partial_rotary_factor", 1.0)?;
-        let or = Self::default();
-        let rope: Option<RopeParameters> = match fields.get("rope_parameters", None)? {
-            Some(rope) => Some(rope),
-            None => fields.get("rope_scaling", None)?,
-        };
-        let RopeParameters { rope_theta, partial_rotary_factor, scaling } = rope.unwrap_or_default();
-        if let Some(share) = partial_rotary_factor
-            && share != 1.0
-        {
-            return Err(fields.error(format!("partial_rotary_factor: only 1.0 is supported, found {share}")));
-        }
-        let config = Self {
-            vocab_size: fields.get("vocab_size", or.vocab_size)?,
-            hidden_size: fields.get("hidden_size", or.hidden_size)?,
-            intermediate_size: fields.get("intermediate_size", or.intermediate_size)?,
-            num_hidden_layers: fields.get("num_hidden_layers", or.num_hidden_layers)?,
-            num_attention_heads: fields.get("num_attention_heads", or.num_attention_heads)?,
-            num_key_value_heads: fields.get("num_key_value_heads", or.num_key_value_heads)?,
-            head_dim: fields.get("head_dim", or.head_dim)?,
-            hidden_act: fields.activation("hidden_act", or.hidden_act)?,
-            max_position_embeddings: fields.get("max_position_embeddings", or.max_position_embeddings)?,
-            rms_norm_eps: fields.get("rms_norm_eps", or.rms_norm_eps)?,
-            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
-            attention_bias: fields.get("attention_bias", or.attention_bias)?,
-            rope_theta: fields.get("rope_theta", None)?.or(rope_theta).unwrap_or(or.rope_theta),
-            rope_scaling: scaling,
-        };
-        config.check().map_err(|why| fields.error(why))?;
-        Ok(config)
-    }
-
-    /// Heads of keys and values.
-    pub fn kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    /// Width of a head.
-    pub fn head_dim(&self) -> usize {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
-    }
-
-    /// Frequencies in radians a position, one for each pair of a head's columns.
-    fn frequencies(&self) -> Vec<f64> {
-        let dim = self.head_dim();
-        (0..dim / 2)
-            .map(|i| self.rope_theta.powf(-((2 * i) as f64) / dim as f64))
-            .map(|frequency| self.rope_scaling.apply(frequency))
-            .collect()
-    }
-
-    /// Says what no model can be made of.
-    fn check(&self) -> Result<(), String> {
-        let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
-        config::positive(&[
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_attention_heads", heads),
-            ("num_key_value_heads", kv_heads),
-            ("head_dim", self.head_dim()),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("max_position_embeddings", self.max_position_embeddings),
-        ])?;
-        config::eps("rms_norm_eps", self.rms_norm_eps)?;
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(format!(
-                "num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}"
-            ));
-        }
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
-            let hidden = self.hidden_size;
-            return Err(format!("num_attention_heads {heads} does not divide hidden_size {hidden}"));
-        }
-        // A file cannot be trusted for sizes: frequencies are made before any tensor is seen.
-        if self.head_dim() > MOST_HEAD_DIM || heads.checked_mul(self.head_dim()).is_none() {
-            return Err(format!("head_dim: {} columns in {heads} heads are too many", self.head_dim()));
-        }
-        if !self.head_dim().is_multiple_of(2) {
-            return Err(format!("head_dim: expected an even number, found {}", self.head_dim()));
-        }
-        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
-            return Err(format!("rope_theta: expected a positive number, found {}", self.rope_theta));
-        }
-        Ok(())
-    }
-}
+pub use config::{Config, RopeScaling};
 
 /// The decoder and, if the checkpoint is of a language model, its head.
 #[derive(Debug)]
@@ -273,7 +33,7 @@ pub struct Llama {
     /// model.norm, \[H\].
     norm: Norm,
     /// lm_head, \[H, vocab_size\]: the embedding, where they are tied.
-    lm_head: Option<Linear>,
+    lm_head: LmHead,
     frequencies: Vec<f64>,
     /// Of the positions met so far.
     rope: RopeTable,
@@ -314,8 +74,6 @@ struct Workspace {
     context: Buffer,
     /// \[tokens, max((heads + 2 kv_heads) head_dim, I)\]: inside of a block.
     wide: Buffer,
-    /// States whose logits are wanted.
-    rows: Vec<f32>,
 }
 
 impl Llama {
@@ -345,17 +103,18 @@ impl Llama {
                 down_proj: Linear::open_as(weights, &down, None, [h, i], on)?,
             })
         };
-        let head = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let lm_head = || {
+            let name =
+                if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+            Linear::open_as(weights, name, None, [words, h], on)
+        };
         let frequencies = config.frequencies();
         Ok(Self {
             on,
             embed_tokens: Table::open(weights, "model.embed_tokens", [words, h])?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, Error>>()?,
             norm: Norm::open_rms(weights, "model.norm", h, config.rms_norm_eps, on)?,
-            lm_head: match with_head {
-                true => Some(Linear::open_as(weights, head, None, [words, h], on)?),
-                false => None,
-            },
+            lm_head: LmHead::new(with_head.then(lm_head).transpose()?, config.tie_word_embeddings),
             rope: rope_table(0, &frequencies),
             frequencies,
             config,
@@ -376,9 +135,8 @@ impl Llama {
         &self.config
     }
 
-    /// Appends `tokens` to the caches and leaves their states after the last norm, \[tokens, H\], in `y` of
-    /// the workspace.
-    fn run(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
+    /// Appends `tokens` to the caches; returns their states after the last norm, \[tokens, H\], and the head.
+    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
         let config = &self.config;
         let positions = generator::check(tokens, caches, config.vocab_size, config.max_position_embeddings)?;
         let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
@@ -387,7 +145,7 @@ impl Llama {
         }
         let (h, i, n) = (config.hidden_size, config.intermediate_size, tokens.tokens());
         let heads = self.heads();
-        let Workspace { x, y, context, wide, .. } = &mut self.work;
+        let Workspace { x, y, context, wide } = &mut self.work;
         let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * heads.query_width()));
         let wide = wide.get(n * heads.width().max(i));
 
@@ -413,7 +171,7 @@ impl Llama {
             let next = self.layers.get(l + 1).map_or(&self.norm, |next| &next.input_layernorm);
             next.after_adding(y, x)?;
         }
-        Ok(())
+        Ok((y, &mut self.lm_head))
     }
 
     fn heads(&self) -> Heads<'static> {
@@ -437,7 +195,7 @@ impl Generator for Llama {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        Cache { layers: self.layers.iter().map(|_| self.heads().cache(capacity)).collect(), source: None }
+        self.heads().caches(self.layers.len(), capacity)
     }
 
     fn extend(
@@ -447,30 +205,17 @@ impl Generator for Llama {
         want: Want,
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        self.run(tokens, caches)?;
-        let Some(lm_head) = &self.lm_head else {
-            return Err(Error::Input { name: "logits", why: "the model has no head".to_owned() });
-        };
-        let Workspace { y, rows, .. } = &mut self.work;
-        let states = generator::wanted(want, tokens, y.get(tokens.tokens() * self.config.hidden_size), rows);
-        logits.resize(states.len() / self.config.hidden_size * self.config.vocab_size, 0.0);
-        lm_head.forward(states, logits)
+        self.lm_head.check()?;
+        let (states, lm_head) = self.append(tokens, caches)?;
+        lm_head.logits(want, tokens, states, logits)
     }
 }
 
 impl Model for Llama {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         let mut caches = generator::caches_for(self, batch);
-        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
-        let (name, values) = if self.lm_head.is_some() {
-            let mut logits = Vec::new();
-            self.extend(batch, &mut caches, Want::All, &mut logits)?;
-            ("logits", logits)
-        } else {
-            self.run(batch, &mut caches)?;
-            ("last_hidden_state", self.work.y.get(batch.tokens() * self.config.hidden_size).to_vec())
-        };
-        Ok(vec![Output::new(name, Each::Token, batch.tokens(), values)])
+        let (states, lm_head) = self.append(batch, &mut caches.iter_mut().collect::<Vec<_>>())?;
+        Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
     }
 
     fn max_length(&self) -> usize {
@@ -478,7 +223,7 @@ impl Model for Llama {
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generator> {
-        if self.lm_head.is_some() { Some(self) } else { None }
+        if self.lm_head.exists() { Some(self) } else { None }
     }
 
     fn parameters(&self) -> Vec<(&'static str, usize)> {
@@ -489,17 +234,18 @@ impl Model for Llama {
                     .iter()
                     .sum::<usize>()
         };
-        let untied = self.lm_head.iter().filter(|_| !self.config.tie_word_embeddings);
         vec![
             ("word embeddings", self.embed_tokens.parameters()),
             ("layers", self.layers.iter().map(of_layer).sum::<usize>() + self.norm.parameters()),
-            ("head", untied.map(Linear::parameters).sum()),
+            ("head", self.lm_head.parameters()),
         ]
     }
 
     fn products(&self) -> Vec<Product<'_>> {
-        let tied = self.config.tie_word_embeddings;
-        let head = self.lm_head.iter().map(|linear| Product { part: "head", linear, times: 1, tied });
-        self.layers.iter().flat_map(|layer| Product::of("layers", layer.linear(), 1)).chain(head).collect()
+        self.layers
+            .iter()
+            .flat_map(|layer| Product::of("layers", layer.linear(), 1))
+            .chain(self.lm_head.product())
+            .collect()
     }
 }

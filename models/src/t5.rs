@@ -17,8 +17,8 @@
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, Want};
-use crate::layers::{KvCache, Linear, Table};
+use crate::generator::{self, Cache, Generator, LmHead, Want};
+use crate::layers::{Linear, Table};
 use crate::model::{Each, Model, Output, Product};
 use crate::weights::Weights;
 
@@ -49,18 +49,18 @@ pub struct T5 {
     encoder: Stack,
     decoder: Option<Stack>,
     /// lm_head, \[D, vocab_size\]: the embedding, where they are tied.
-    lm_head: Option<Linear>,
-    tied: bool,
+    lm_head: LmHead,
     work: Workspace,
 }
 
 impl T5 {
-    /// Reads what `class` has from `weights`. The head is `lm_head` where there is one, else the embedding.
+    /// Reads what `class` has from `weights`. The head is `lm_head` where there is one, else, unless the config
+    /// says otherwise, the embedding.
     ///
     /// # Errors
     /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
     pub fn open(config: Config, weights: &Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
-        let tied = !weights.contains("lm_head.weight");
+        let tied = config.tie_word_embeddings && !weights.contains("lm_head.weight");
         Self::with_head(config, weights, on, class, tied)
     }
 
@@ -123,8 +123,7 @@ impl T5 {
             shared: Table::open(weights, shared, [words, d])?,
             encoder: Stack::open(&config, weights, on, false)?,
             decoder,
-            lm_head,
-            tied,
+            lm_head: LmHead::new(lm_head, tied),
             config,
             work: Workspace::default(),
         })
@@ -150,23 +149,20 @@ impl T5 {
     fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
         let Self { config, on, decoder, work, .. } = self;
         let Some(decoder) = decoder else { return Err(no_decoder()) };
-        let found = decoder.sources(config, *on, sources.starts(), work)?;
-        let with = |source: Vec<KvCache>| Cache { source: Some(source.into()), ..self.cache(capacity) };
-        Ok(found.into_iter().map(with).collect())
+        decoder.sources(config, *on, sources.starts(), capacity, work)
     }
 
-    /// Appends `tokens` to the caches and leaves their states, \[tokens, D\], in `y` of the workspace.
-    fn decoder_states(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(), Error> {
+    /// Appends `tokens` to the caches; returns their states, \[tokens, D\], and the head.
+    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
         generator::check(tokens, caches, self.config.vocab_size, self.max_tokens())?;
+        generator::check_sources(caches)?;
         without_holes("decoder_attention_mask", tokens)?;
-        let Self { config, on, shared, decoder, work, .. } = self;
+        let Self { config, on, shared, decoder, lm_head, work, .. } = self;
         let Some(decoder) = decoder else { return Err(no_decoder()) };
-        if let Some(sequence) = caches.iter().position(|cache| cache.source.is_none()) {
-            let why = format!("sequence {sequence}: it has no source");
-            return Err(Error::Input { name: "caches", why });
-        }
-        shared.get(*on, tokens.ids(), work.x.get(tokens.tokens() * config.d_model))?;
-        decoder.run(config, *on, tokens.starts(), caches, work)
+        let n = tokens.tokens() * config.d_model;
+        shared.get(*on, tokens.ids(), work.x.get(n))?;
+        decoder.run(config, *on, tokens.starts(), caches, work)?;
+        Ok((work.y.get(n), lm_head))
     }
 }
 
@@ -204,9 +200,7 @@ impl Generator for T5 {
     }
 
     fn cache(&self, capacity: usize) -> Cache {
-        let heads = self.config.heads(self.on);
-        let layers = self.decoder.as_ref().map_or(0, Stack::len);
-        Cache { layers: (0..layers).map(|_| heads.cache(capacity)).collect(), source: None }
+        self.config.heads(self.on).caches(self.decoder.as_ref().map_or(0, Stack::len), capacity)
     }
 
     fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
@@ -224,15 +218,9 @@ impl Generator for T5 {
         want: Want,
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        if self.lm_head.is_none() {
-            return Err(Error::Input { name: "logits", why: "the model has no head".to_owned() });
-        }
-        self.decoder_states(tokens, caches)?;
-        let Self { config, lm_head: Some(lm_head), work, .. } = self else { return Err(no_decoder()) };
-        let Workspace { y, rows, .. } = work;
-        let states = generator::wanted(want, tokens, y.get(tokens.tokens() * config.d_model), rows);
-        logits.resize(states.len() / config.d_model * config.vocab_size, 0.0);
-        lm_head.forward(states, logits)
+        self.lm_head.check()?;
+        let (states, lm_head) = self.append(tokens, caches)?;
+        lm_head.logits(want, tokens, states, logits)
     }
 }
 
@@ -252,19 +240,10 @@ impl Model for T5 {
             return Err(no_decoder());
         }
         let encoder_states = self.encoder_states(batch)?.to_vec();
-        let longest = decoder.starts().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
-        let mut caches = self.source_caches(batch, longest)?;
-        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
-        let (name, values) = if self.lm_head.is_some() {
-            let mut logits = Vec::new();
-            self.extend(decoder, &mut caches, Want::All, &mut logits)?;
-            ("logits", logits)
-        } else {
-            self.decoder_states(decoder, &mut caches)?;
-            ("last_hidden_state", self.work.y.get(decoder.tokens() * self.config.d_model).to_vec())
-        };
+        let mut caches = self.source_caches(batch, decoder.longest())?;
+        let (states, lm_head) = self.append(decoder, &mut caches.iter_mut().collect::<Vec<_>>())?;
         Ok(vec![
-            Output::new(name, Each::DecoderToken, decoder.tokens(), values),
+            lm_head.output(Each::DecoderToken, decoder.tokens(), states)?,
             Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), encoder_states),
         ])
     }
@@ -275,23 +254,23 @@ impl Model for T5 {
     }
 
     fn generator(&mut self) -> Option<&mut dyn Generator> {
-        if self.lm_head.is_some() { Some(self) } else { None }
+        if self.lm_head.exists() { Some(self) } else { None }
     }
 
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         let mut parts =
             vec![("word embeddings", self.shared.parameters()), ("encoder", self.encoder.parameters())];
         parts.extend(self.decoder.iter().map(|decoder| ("decoder", decoder.parameters())));
-        let head = self.lm_head.iter().filter(|_| !self.tied);
-        parts.extend(head.map(|head| ("head", head.parameters())));
+        parts.push(("head", self.lm_head.parameters()));
         parts
     }
 
     fn products(&self) -> Vec<Product<'_>> {
         let decoder = self.decoder.iter().flat_map(|decoder| Product::of("decoder", decoder.linear(), 1));
-        let tied = self.tied;
-        let head = self.lm_head.iter().map(|linear| Product { part: "head", linear, times: 1, tied });
-        Product::of("encoder", self.encoder.linear(), 1).chain(decoder).chain(head).collect()
+        Product::of("encoder", self.encoder.linear(), 1)
+            .chain(decoder)
+            .chain(self.lm_head.product())
+            .collect()
     }
 }
 
@@ -335,10 +314,7 @@ mod tests {
         let mut without = t5.cache(4);
         assert!(t5.extend(&token, &mut [&mut without], Want::All, &mut logits).is_err());
         assert!(without.is_empty());
-        let mut bare = tiny(Class::Bare);
-        let mut cache = bare.encode(&token, 4).unwrap().remove(0);
-        assert!(bare.extend(&token, &mut [&mut cache], Want::All, &mut logits).is_err());
-        assert!(cache.is_empty() && bare.generator().is_none());
+        assert!(tiny(Class::Bare).generator().is_none());
         assert!(tiny(Class::Encoder).encode(&token, 4).is_err());
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! A model asks for the tensors it needs by name and shape. One that is missing, misshapen, not of
 //! floats, or holds NaN or Inf is an error that names it and its file. Tensors that no one asks for
-//! are ignored: checkpoints carry heads and buffers (`position_ids`) that a model has no use for.
+//! are no error, for checkpoints carry heads and buffers that a model has no use for, and others than the
+//! config speaks of: [`Weights::unread`] names them.
 //!
 //! Three differences between checkpoints of the same model are hidden here: old ones call
 //! `LayerNorm.weight` and `LayerNorm.bias` `LayerNorm.gamma` and `LayerNorm.beta`; those saved
@@ -26,18 +27,19 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
 
-/// The tensors of a checkpoint.
-#[derive(Debug)]
+/// The tensors of a checkpoint. Clones share them, and what is known of who asked for which.
+#[derive(Clone, Debug)]
 pub struct Weights {
     /// What an error about a missing tensor names.
     path: PathBuf,
     /// The prefix that names may lack, with its dot; or empty.
     base: &'static str,
-    source: Source,
-    watch: Option<Watch>,
+    source: Arc<Source>,
+    watch: Option<Arc<Watch>>,
 }
 
 /// Who is told how many bytes of tensors have been asked for, and of how many.
@@ -86,6 +88,8 @@ struct Entry {
     bytes: Range<usize>,
     /// Heads whose rows are interleaved, if they are.
     heads: Option<usize>,
+    /// Whether its values were asked for.
+    read: AtomicBool,
 }
 
 /// What a tensor's numbers are stored as.
@@ -166,12 +170,12 @@ impl Weights {
     /// Whoever loads a model asks for the next when it has converted the last.
     pub fn watched(self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         let watch = Watch { tell: Box::new(tell), done: AtomicU64::new(0), all: self.bytes() };
-        Self { watch: Some(watch), ..self }
+        Self { watch: Some(watch.into()), ..self }
     }
 
     /// Bytes of all tensors in the files.
     pub fn bytes(&self) -> u64 {
-        match &self.source {
+        match &*self.source {
             Source::Files(files) => files.tensors.values().map(|t| t.bytes.len() as u64).sum(),
             Source::Random { .. } => 0,
         }
@@ -179,16 +183,28 @@ impl Weights {
 
     /// All names, in alphabetical order; none for random weights.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let tensors = match &self.source {
+        self.tensors().map(|(name, _)| name)
+    }
+
+    /// Names of the tensors of floats that no one has asked for, in alphabetical order. After a model was
+    /// made of the weights: heads of other classes, buffers, or a sign that config and file are not of the
+    /// same model.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        let floats = self.tensors().filter(|(_, entry)| matches!(entry.kind, Stored::Floats(_)));
+        floats.filter(|(_, entry)| !entry.read.load(Ordering::Relaxed)).map(|(name, _)| name)
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        let tensors = match &*self.source {
             Source::Files(files) => Some(&files.tensors),
             Source::Random { .. } => None,
         };
-        tensors.into_iter().flat_map(|tensors| tensors.keys().map(String::as_str))
+        tensors.into_iter().flatten().map(|(name, entry)| (name.as_str(), entry))
     }
 
     /// Whether [`get`](Self::get) would find the tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
-        match &self.source {
+        match &*self.source {
             Source::Files(files) => self.find(files, name).is_some(),
             Source::Random { .. } => true,
         }
@@ -200,13 +216,14 @@ impl Weights {
     /// [`Error::Tensor`] if it is missing, has another shape, is stored as anything but floats or blocks of
     /// them, or holds a value that is not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let files = match &self.source {
+        let files = match &*self.source {
             Source::Files(files) => files,
             Source::Random { seed } => return Ok(random(*seed, name, shape)),
         };
         let Some(entry) = self.find(files, name) else {
             return Err(self.error(name, format!("missing; expected shape {shape:?}")));
         };
+        entry.read.store(true, Ordering::Relaxed);
         let File { path, bytes } = &files.files[entry.file];
         let error = |why| Error::Tensor { path: path.clone(), name: entry.name.clone(), why };
         if entry.shape != shape {
@@ -247,11 +264,12 @@ impl Weights {
             Format::Q4_1 => Type::Q4_1,
             _ => return Ok(None),
         };
-        let Source::Files(files) = &self.source else { return Ok(None) };
+        let Source::Files(files) = &*self.source else { return Ok(None) };
         let same = |entry: &&Entry| {
             entry.shape == shape && matches!(entry.kind, Stored::Floats(stored) if stored == kind)
         };
         let Some(entry) = self.find(files, name).filter(same) else { return Ok(None) };
+        entry.read.store(true, Ordering::Relaxed);
         let File { path, bytes } = &files.files[entry.file];
         let bytes = &bytes[entry.bytes.clone()];
         let halves = if kind == Type::Q4_1 { 2 } else { 1 };
@@ -270,13 +288,13 @@ impl Weights {
     }
 
     fn tell(&self, bytes: &[u8]) {
-        if let Some(Watch { tell, done, all }) = &self.watch {
+        if let Some(Watch { tell, done, all }) = self.watch.as_deref() {
             tell(done.fetch_add(bytes.len() as u64, Ordering::Relaxed), *all);
         }
     }
 
     fn of(path: PathBuf, source: Source) -> Self {
-        Self { path, base: "", source, watch: None }
+        Self { path, base: "", source: source.into(), watch: None }
     }
 
     /// The tensor under `name` or one of its other spellings.
@@ -313,7 +331,7 @@ impl Files {
                 other => Stored::Other(other),
             };
             let (shape, bytes) = (info.shape.clone(), data + start..data + end);
-            (name.clone(), Entry { file: 0, name, kind, shape, bytes, heads: None })
+            (name.clone(), Entry { file: 0, name, kind, shape, bytes, heads: None, read: false.into() })
         };
         self.add(path, bytes, metadata.tensors().into_iter().map(entry))
     }
@@ -322,10 +340,9 @@ impl Files {
         let gguf = Gguf::from_bytes(&path, &bytes)?;
         let entry = |(name, tensor): (&String, &gguf::Tensor)| {
             let gguf::Tensor { kind, shape, bytes, heads } = tensor.clone();
-            (
-                gguf.hugging_face(name),
-                Entry { file: 0, name: name.clone(), kind: Stored::Floats(kind), shape, bytes, heads },
-            )
+            // The one tensor that is part of the config.
+            let (kind, read) = (Stored::Floats(kind), (name == gguf::FREQUENCIES).into());
+            (gguf.hugging_face(name), Entry { file: 0, name: name.clone(), kind, shape, bytes, heads, read })
         };
         self.add(path, bytes, gguf.tensors().iter().map(entry))
     }

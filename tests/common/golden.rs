@@ -1,10 +1,12 @@
 //! Golden checkpoints: tiny models, their inputs, and what transformers makes of them.
 
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
-use tilewright::Arithmetic;
 use tilewright::exchange::Inputs;
 use tilewright::model::{Architecture, Model, Output};
+use tilewright::weights::Weights;
+use tilewright::{Arithmetic, Error};
 
 /// The directory `name` of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
@@ -69,4 +71,62 @@ pub fn assert_outputs(what: &str, inputs: &Inputs, outputs: &[Output], expected:
         assert_eq!(inputs.padded_shape(output), shape, "{what}");
         assert_close(&what, &inputs.pad(output), &values, tolerance);
     }
+}
+
+/// A tensor as a file holds it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// One without a name is left out.
+    pub name: String,
+    /// What its numbers are stored as.
+    pub dtype: Dtype,
+    /// Of a matrix: \[rows, columns\].
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub data: Vec<u8>,
+}
+
+impl Stored {
+    /// A tensor of f32.
+    pub fn floats(name: &str, shape: &[usize], values: &[f32]) -> Self {
+        let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec(), data }
+    }
+
+    /// Changes every number of a tensor of f32, and what it is stored as.
+    pub fn store(&mut self, dtype: Dtype, bytes: impl Fn(f32) -> Vec<u8>) {
+        let values = self.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+        self.data = values.flat_map(bytes).collect();
+        self.dtype = dtype;
+    }
+}
+
+/// The bytes of a golden checkpoint with its list of tensors changed.
+///
+/// # Panics
+/// If no file can be made of that.
+pub fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Stored>)) -> Vec<u8> {
+    let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let stored = |(name, t): (String, TensorView<'_>)| Stored {
+        name,
+        dtype: t.dtype(),
+        shape: t.shape().to_vec(),
+        data: t.data().to_vec(),
+    };
+    let mut tensors = file.tensors().into_iter().map(stored).collect();
+    change(&mut tensors);
+    let views = tensors.iter().filter(|t| !t.name.is_empty());
+    let views = views.map(|t| (t.name.clone(), TensorView::new(t.dtype, t.shape.clone(), &t.data).unwrap()));
+    safetensors::serialize(views, None).unwrap()
+}
+
+/// The model of the golden checkpoint `dir` with these bytes, which errors call `changed.safetensors`, as its
+/// weights.
+///
+/// # Errors
+/// Those of loading it.
+pub fn open(dir: &Path, bytes: Vec<u8>, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+    let weights = Weights::from_bytes("changed.safetensors".into(), bytes)?;
+    Architecture::of(dir)?.open(dir, weights, on)
 }

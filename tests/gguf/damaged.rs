@@ -4,9 +4,12 @@
 use super::golden;
 use super::write::{File, string};
 use std::path::Path;
-use tilewright::gguf::Gguf;
+use tilewright::Arithmetic;
+use tilewright::gguf::{Gguf, Type};
+use tilewright::model::Architecture;
 use tilewright::tokenizer::Tokenizer;
 use tilewright::weights::Weights;
+use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
 /// The error of a file, which must name the file, and for which little memory was taken.
@@ -161,6 +164,42 @@ fn damaged_tensors_are_errors_that_name_them() {
     let twice = changed(|f| f.floats("model.norm.weight", &[4], &[1.0; 4]));
     let error = Weights::from_gguf("bad.gguf".into(), twice).unwrap_err().to_string();
     assert!(error.contains("tensor model.norm.weight: also in bad.gguf"), "{error}");
+}
+
+/// Every tensor of a model is needed by its name and shape, and has to be finite.
+#[test]
+fn models_of_damaged_files_are_errors_that_name_the_tensor() {
+    for file in ["llama", "bert-model"] {
+        let path = golden(&format!("gguf/{file}.gguf"));
+        let sound = std::fs::read(&path).unwrap();
+        let gguf = Gguf::from_bytes(&path, &sound).unwrap();
+        let weights = |bytes| Weights::from_gguf("bad.gguf".into(), bytes);
+        let open = |weights| {
+            let on = Arithmetic::f32(Backend::PORTABLE);
+            Architecture::of(&path).unwrap().open(&path, weights, on).map(drop)
+        };
+        for (name, tensor) in gguf.tensors() {
+            let header = string(name);
+            let at = sound.windows(header.len()).position(|w| w == header).unwrap() + header.len();
+            let changed = |at: usize, byte: u8| {
+                let mut bytes = sound.clone();
+                bytes[at] = byte;
+                weights(bytes)
+            };
+            // Of its letters one, of its rows one less, of its numbers the first.
+            let error = changed(at - 1, b'?').and_then(open).expect_err(name).to_string();
+            assert!(error.contains("bad.gguf: tensor ") && error.contains("missing"), "{name}: {error}");
+            let rows = at + 4 + 8 * (tensor.shape.len() - 1);
+            let fewer = changed(rows, sound[rows] - 1).and_then(open);
+            let error = fewer.expect_err(name).to_string();
+            assert!(error.contains(&format!("bad.gguf: tensor {name}: expected ")), "{error}");
+            let mut bytes = sound.clone();
+            let nan = if tensor.kind == Type::F32 { &[0, 0, 0xc0, 0x7f][..] } else { &[0xc0, 0x7f] };
+            bytes[tensor.bytes.start..][..nan.len()].copy_from_slice(nan);
+            let error = weights(bytes).and_then(open).expect_err(name).to_string();
+            assert_eq!(error, format!("bad.gguf: tensor {name}: element 0 is NaN"));
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What config.json says of a BART or a Marian.
 
-use crate::config::{self, Fields};
+use crate::config::{self, Fields, named};
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -153,7 +153,10 @@ impl Config {
         fields.only("is_encoder_decoder", true)?;
         let or = Self::of(family);
         let vocab_size = fields.get("vocab_size", or.vocab_size)?;
-        let config = Self {
+        let config = config::take! { fields or or:
+            tie_word_embeddings, max_position_embeddings, d_model, encoder_layers, encoder_attention_heads,
+            encoder_ffn_dim, decoder_layers, decoder_attention_heads, decoder_ffn_dim, scale_embedding,
+            pad_token_id, eos_token_id, decoder_start_token_id;
             family,
             vocab_size,
             decoder_vocab_size: fields.get("decoder_vocab_size", vocab_size)?,
@@ -161,20 +164,7 @@ impl Config {
                 true => fields.get("share_encoder_decoder_embeddings", true)?,
                 false => true,
             },
-            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
-            max_position_embeddings: fields.get("max_position_embeddings", or.max_position_embeddings)?,
-            d_model: fields.get("d_model", or.d_model)?,
-            encoder_layers: fields.get("encoder_layers", or.encoder_layers)?,
-            encoder_attention_heads: fields.get("encoder_attention_heads", or.encoder_attention_heads)?,
-            encoder_ffn_dim: fields.get("encoder_ffn_dim", or.encoder_ffn_dim)?,
-            decoder_layers: fields.get("decoder_layers", or.decoder_layers)?,
-            decoder_attention_heads: fields.get("decoder_attention_heads", or.decoder_attention_heads)?,
-            decoder_ffn_dim: fields.get("decoder_ffn_dim", or.decoder_ffn_dim)?,
             activation_function: fields.activation("activation_function", or.activation_function)?,
-            scale_embedding: fields.get("scale_embedding", or.scale_embedding)?,
-            pad_token_id: fields.get("pad_token_id", or.pad_token_id)?,
-            eos_token_id: fields.get("eos_token_id", or.eos_token_id)?,
-            decoder_start_token_id: fields.get("decoder_start_token_id", or.decoder_start_token_id)?,
             id2label: fields.labels()?.or(or.id2label),
         };
         config.check().map_err(|why| fields.error(why))?;
@@ -183,26 +173,14 @@ impl Config {
 
     /// Says what no model can be made of.
     pub(super) fn check(&self) -> Result<(), String> {
-        config::positive(&[
-            ("vocab_size", self.vocab_size),
-            ("decoder_vocab_size", self.decoder_vocab_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("d_model", self.d_model),
-            ("encoder_layers", self.encoder_layers),
-            ("encoder_attention_heads", self.encoder_attention_heads),
-            ("encoder_ffn_dim", self.encoder_ffn_dim),
-            ("decoder_layers", self.decoder_layers),
-            ("decoder_attention_heads", self.decoder_attention_heads),
-            ("decoder_ffn_dim", self.decoder_ffn_dim),
-            ("number of labels", self.num_labels()),
-        ])?;
-        let heads = [
-            ("encoder_attention_heads", self.encoder_attention_heads),
-            ("decoder_attention_heads", self.decoder_attention_heads),
-        ];
-        match heads.iter().find(|(_, heads)| !self.d_model.is_multiple_of(*heads)) {
-            Some((name, heads)) => Err(format!("{name} {heads} does not divide d_model {}", self.d_model)),
-            None => Ok(()),
-        }
+        config::positive(&named!(
+            self: vocab_size, decoder_vocab_size, max_position_embeddings, d_model, encoder_layers,
+            encoder_attention_heads, encoder_ffn_dim, decoder_layers, decoder_attention_heads, decoder_ffn_dim
+        ))?;
+        config::positive(&[("number of labels", self.num_labels())])?;
+        let [of_encoder, of_decoder, width] =
+            named!(self: encoder_attention_heads, decoder_attention_heads, d_model);
+        config::divides(of_encoder, width)?;
+        config::divides(of_decoder, width)
     }
 }

@@ -5,7 +5,7 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::generator::Cache;
-use crate::layers::{Buffer, Heads, KvCache, Linear, Norm, Table};
+use crate::layers::{Buffer, Heads, Linear, Norm, Table};
 use crate::weights::Weights;
 use std::sync::Arc;
 use tilewright_kernels::{Embedding, Lookup, ViewMut};
@@ -71,8 +71,6 @@ pub(super) struct Workspace {
     context: Buffer,
     /// \[tokens, max(3 D, F)\]: inside of a block.
     wide: Buffer,
-    /// States whose logits are wanted.
-    pub rows: Vec<f32>,
 }
 
 impl Stack {
@@ -145,7 +143,7 @@ impl Stack {
         work: &mut Workspace,
     ) -> Result<(), Error> {
         let (n, d, f) = (tokens.tokens(), config.d_model, self.ffn_dim);
-        let Workspace { x, sum, context, wide, .. } = work;
+        let Workspace { x, sum, context, wide } = work;
         let (x, sum, context) = (x.get(n * d), sum.get(n * d), context.get(n * d));
         let wide = wide.get(n * f.max(3 * d));
         self.embed(config.family, on, tokens.ids(), positions, x)?;
@@ -175,28 +173,23 @@ impl Stack {
         Ok(())
     }
 
-    /// Room for the keys and values of `capacity` tokens in each layer.
-    pub fn caches(&self, capacity: usize) -> Vec<KvCache> {
-        self.layers.iter().map(|_| self.heads.cache(capacity)).collect()
+    /// An empty cache of up to `capacity` tokens, without a source.
+    pub fn cache(&self, capacity: usize) -> Cache {
+        self.heads.caches(self.layers.len(), capacity)
     }
 
-    /// Keys and values of each layer for each of `sources`, whose states are in `x` of the workspace.
+    /// The same for each of `sources`, whose states are in `x` of the workspace.
     pub fn sources(
         &self,
         d: usize,
         sources: &Batch,
+        capacity: usize,
         work: &mut Workspace,
-    ) -> Result<Vec<Vec<KvCache>>, Error> {
+    ) -> Result<Vec<Cache>, Error> {
         let Workspace { x, wide, .. } = work;
         let (x, kv) = (x.get(sources.tokens() * d), wide.get(sources.tokens() * 2 * d));
-        let mut found = vec![Vec::new(); sources.len()];
-        for cross in self.layers.iter().filter_map(|layer| layer.encoder_attn.as_ref()) {
-            cross.kv_proj.forward(x, kv)?;
-            for (source, layer) in found.iter_mut().zip(self.heads.sources(sources.starts(), kv)?) {
-                source.push(layer);
-            }
-        }
-        Ok(found)
+        let cross = self.layers.iter().filter_map(|layer| layer.encoder_attn.as_ref());
+        self.heads.source_caches(sources.starts(), x, cross.map(|cross| &cross.kv_proj), kv, capacity)
     }
 
     /// x = word\[id\] + position\[i\], normalised where the family does.

@@ -337,7 +337,7 @@ impl Continued {
             tokens = Batch::default();
             (0..sequences.len()).try_for_each(|_| tokens.push(&[0], &[0]))?;
         } else if caches.is_empty() {
-            let longest = sequences.starts().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
+            let longest = sequences.longest();
             caches.resize_with(sequences.len(), || model.cache(longest + new));
         }
         let words = model.vocab_size();

@@ -1,13 +1,10 @@
 //! What config.json says of a BERT, and of the encoders that differ from it.
 
-use crate::config::{self, Fields};
+use crate::config::{self, Fields, named};
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::path::Path;
 use tilewright_kernels::Activation;
-
-/// The most layers that are believed: beyond it a file is damaged, and would need memory for their names.
-pub(crate) const MOST_LAYERS: usize = 1 << 16;
 
 /// config.json. Fields that are missing have the value of transformers' `BertConfig`: those of
 /// BERT-base.
@@ -83,17 +80,10 @@ impl Config {
         fields.only("is_decoder", false)?;
         fields.only("add_cross_attention", false)?;
         fields.only("pruned_heads", serde_json::json!({}))?;
-        let config = Self {
-            vocab_size: fields.get("vocab_size", or.vocab_size)?,
-            hidden_size: fields.get("hidden_size", or.hidden_size)?,
-            num_hidden_layers: fields.get("num_hidden_layers", or.num_hidden_layers)?,
-            num_attention_heads: fields.get("num_attention_heads", or.num_attention_heads)?,
-            intermediate_size: fields.get("intermediate_size", or.intermediate_size)?,
+        let config = config::take! { fields or or:
+            vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
+            max_position_embeddings, type_vocab_size, layer_norm_eps, tie_word_embeddings;
             hidden_act: fields.activation("hidden_act", or.hidden_act)?,
-            max_position_embeddings: fields.get("max_position_embeddings", or.max_position_embeddings)?,
-            type_vocab_size: fields.get("type_vocab_size", or.type_vocab_size)?,
-            layer_norm_eps: fields.get("layer_norm_eps", or.layer_norm_eps)?,
-            tie_word_embeddings: fields.get("tie_word_embeddings", or.tie_word_embeddings)?,
             id2label: fields.labels()?.or(or.id2label),
         };
         config.check().map_err(|why| fields.error(why))?;
@@ -102,21 +92,11 @@ impl Config {
 
     /// Says what no model can be made of.
     pub(super) fn check(&self) -> Result<(), String> {
-        config::positive(&[
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("number of labels", self.num_labels()),
-        ])?;
+        config::positive(&named!(self: vocab_size, hidden_size, num_attention_heads, intermediate_size))?;
+        config::positive(&[("number of labels", self.num_labels())])?;
         config::eps("layer_norm_eps", self.layer_norm_eps)?;
-        if self.num_hidden_layers > MOST_LAYERS {
-            return Err(format!("num_hidden_layers: {} are more than {MOST_LAYERS}", self.num_hidden_layers));
-        }
-        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let (heads, hidden) = (self.num_attention_heads, self.hidden_size);
-            return Err(format!("num_attention_heads {heads} does not divide hidden_size {hidden}"));
-        }
-        Ok(())
+        config::layers(&named!(self: num_hidden_layers))?;
+        let [heads, width] = named!(self: num_attention_heads, hidden_size);
+        config::divides(heads, width)
     }
 }

@@ -55,7 +55,7 @@ impl Dtype {
 
     /// Loads the checkpoint in `dir`.
     pub fn load(&self, as_a: Architecture, dir: &Path, session: &Session) -> Result<Box<dyn Model>, Error> {
-        as_a.open(dir, weights(dir, self.dtype)?, session.arithmetic(self.dtype))
+        open(as_a, dir, session.arithmetic(self.dtype))
     }
 }
 
@@ -126,6 +126,9 @@ pub fn format() -> impl TypedValueParser<Value = Format> {
     })
 }
 
+/// Tensors that a note names.
+const NAMED: usize = 8;
+
 /// Loading that takes less is not worth a progress bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -134,6 +137,21 @@ impl Session {
     pub fn arithmetic(&self, dtype: Format) -> Arithmetic {
         Arithmetic { backend: self.backend, dtype }
     }
+}
+
+/// Loads the checkpoint in `dir`, and notes on stderr which tensors of it the class does not have.
+pub fn open(as_a: Architecture, dir: &Path, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+    let weights = weights(dir, on.dtype)?;
+    let model = as_a.open(dir, weights.clone(), on)?;
+    let unread: Vec<String> = weights.unread().map(str::to_owned).collect();
+    drop(weights); // and its progress bar with it
+    if !unread.is_empty() {
+        let (dir, class, n) = (dir.display(), as_a.class, unread.len());
+        let names = unread[..n.min(NAMED)].join(", ");
+        let more = if n > NAMED { format!(" .. {n} in all") } else { String::new() };
+        eprintln!("note: {dir}: tensors that {class} does not read: {names}{more}");
+    }
+    Ok(model)
 }
 
 /// Opens the weights in `dir`. Their conversion to `dtype` shows a progress bar where it takes long.

@@ -38,8 +38,7 @@ impl Info {
         let session = self.common.start()?;
         let dir = self.checkpoint.locate()?;
         let architecture = Architecture::of(&dir)?;
-        let weights = checkpoint::weights(&dir, Format::F32)?;
-        let mut model = architecture.open(&dir, weights, session.arithmetic(Format::F32))?;
+        let mut model = checkpoint::open(architecture, &dir, session.arithmetic(Format::F32))?;
         let cache = model.generator().map(|generator| generator.cache(1).bytes());
         let (parameters, products) = (model.parameters(), model.products());
         let total: usize = parameters.iter().map(|(_, n)| n).sum();

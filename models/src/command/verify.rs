@@ -21,9 +21,10 @@ use tilewright_kernels::gemm::Format;
 /// NaN, infinities, denormals. The table shows the worst error of each kernel as a share of its
 /// derived bound, and in units of the last place. Exit status 1 if anything is out of bounds.
 ///
-/// With --model, run a checkpoint on 200 sentences in each type instead, and show how far its outputs
-/// are from those in f32: by the definition where that takes seconds, else on the portable backend. Exit
-/// status 1 if an output is not finite, or the cosine of a sentence's mean state below the type's floor.
+/// With --model, run a checkpoint on 200 sentences in each type instead, or on some of them where it is
+/// large, and show how far its outputs are from those in f32: by the definition where that takes seconds,
+/// else on the portable backend. Exit status 1 if an output is not finite, or the cosine of a sentence's mean
+/// state below the type's floor.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

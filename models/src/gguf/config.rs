@@ -4,7 +4,7 @@
 //! `rope_freqs.weight`, and not as the numbers that config.json has for them. All LLaMA 3 models have the
 //! same but for the largest factor; factors that are not theirs are refused.
 
-use super::Gguf;
+use super::{FREQUENCIES, Gguf};
 use crate::error::Error;
 use serde_json::{Map, Value as Json, json};
 use tilewright_kernels::Pooling;
@@ -127,7 +127,7 @@ impl Gguf {
     }
 
     fn rope_scaling(&self, theta: f64, head: u64) -> Result<Json, Error> {
-        let name = "rope_freqs.weight";
+        let name = FREQUENCIES;
         if let Some(tensor) = self.tensors.get(name) {
             let found = self.values(tensor)?;
             let factor = found.iter().copied().fold(1.0, f32::max);

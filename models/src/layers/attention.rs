@@ -7,6 +7,7 @@
 use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::generator::Cache;
+use crate::layers::Linear;
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::{
     Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,
@@ -60,8 +61,13 @@ impl Heads<'_> {
         }
     }
 
-    /// Room for the keys and values of `capacity` tokens.
-    pub fn cache(&self, capacity: usize) -> KvCache {
+    /// Room for the keys and values of `capacity` tokens in each of `layers`.
+    pub fn caches(&self, layers: usize, capacity: usize) -> Cache {
+        Cache { layers: (0..layers).map(|_| self.cache(capacity)).collect(), source: None }
+    }
+
+    /// The same in one layer.
+    fn cache(&self, capacity: usize) -> KvCache {
         KvCache::new(self.on.backend, self.precision(), self.keys, [self.dim; 2], capacity)
     }
 
@@ -131,11 +137,36 @@ impl Heads<'_> {
         self.cached(starts, queries, &caches, Window::CAUSAL, out)
     }
 
-    /// Keys and values of sources, \[tokens, 2 key width\], each in a cache of its own.
+    /// An empty cache of up to `capacity` tokens for each source, which has what each of the `layers`, from H to
+    /// 2 key width, makes of the states of the sources, \[tokens, H\]. `kv`, \[tokens, 2 key width\], is working
+    /// memory.
     ///
     /// # Errors
     /// As [`bidirectional`](Self::bidirectional).
-    pub fn sources(&self, starts: &[usize], kv: &[f32]) -> Result<Vec<KvCache>, Error> {
+    pub fn source_caches<'l>(
+        &self,
+        starts: &[usize],
+        states: &[f32],
+        layers: impl Iterator<Item = &'l Linear>,
+        kv: &mut [f32],
+        capacity: usize,
+    ) -> Result<Vec<Cache>, Error> {
+        let mut found = vec![Vec::new(); starts.len().saturating_sub(1)];
+        for layer in layers {
+            layer.forward(states, kv)?;
+            for (source, layer) in found.iter_mut().zip(self.sources(starts, kv)?) {
+                source.push(layer);
+            }
+        }
+        let cache = |source: Vec<KvCache>| {
+            let empty = self.caches(source.len(), capacity);
+            Cache { source: Some(source.into()), ..empty }
+        };
+        Ok(found.into_iter().map(cache).collect())
+    }
+
+    /// Keys and values of sources in one layer, \[tokens, 2 key width\], each in a cache of its own.
+    fn sources(&self, starts: &[usize], kv: &[f32]) -> Result<Vec<KvCache>, Error> {
         let (width, k) = (2 * self.key_width(), self.key_width());
         let [keys, values] = [self.part(kv, width, 0, self.keys)?, self.part(kv, width, k, self.keys)?];
         let source = |ends: &[usize]| {

@@ -1,8 +1,7 @@
 //! What config.json says of a T5.
 
 use crate::arithmetic::Arithmetic;
-use crate::bert::MOST_LAYERS;
-use crate::config::{self, Fields};
+use crate::config::{self, Fields, named};
 use crate::error::Error;
 use crate::layers::Heads;
 use serde_json::Value;
@@ -36,6 +35,8 @@ pub struct Config {
     pub activation: Activation,
     /// Whether the activation is of a gate: `feed_forward_proj` is `gated-..`, or `is_gated_act`.
     pub gated: bool,
+    /// Whether the head may be the embedding; it is where a checkpoint has no other.
+    pub tie_word_embeddings: bool,
     /// Whether logits are those of states times 1 / sqrt(D): T5 1.0, whose head is the embedding. Where
     /// config.json does not say, it is `tie_word_embeddings`.
     pub scale_decoder_outputs: bool,
@@ -56,6 +57,7 @@ impl Default for Config {
             layer_norm_epsilon: 1e-6,
             activation: Activation::Relu,
             gated: false,
+            tie_word_embeddings: true,
             scale_decoder_outputs: true,
         }
     }
@@ -85,23 +87,14 @@ impl Config {
         };
         let activation = config::activation(Value::from(name))
             .map_err(|e| fields.error(format!("feed_forward_proj {block:?}: {e}")))?;
-        let config = Self {
-            vocab_size: fields.get("vocab_size", or.vocab_size)?,
-            d_model: fields.get("d_model", or.d_model)?,
-            d_kv: fields.get("d_kv", or.d_kv)?,
-            d_ff: fields.get("d_ff", or.d_ff)?,
+        let config = config::take! { fields or or:
+            vocab_size, d_model, d_kv, d_ff, num_heads, relative_attention_num_buckets,
+            relative_attention_max_distance, layer_norm_epsilon, tie_word_embeddings;
             num_layers,
             num_decoder_layers: fields.get("num_decoder_layers", num_layers)?,
-            num_heads: fields.get("num_heads", or.num_heads)?,
-            relative_attention_num_buckets: fields
-                .get("relative_attention_num_buckets", or.relative_attention_num_buckets)?,
-            relative_attention_max_distance: fields
-                .get("relative_attention_max_distance", or.relative_attention_max_distance)?,
-            layer_norm_epsilon: fields.get("layer_norm_epsilon", or.layer_norm_epsilon)?,
             activation: fields.activation("dense_act_fn", activation)?,
             gated: fields.get("is_gated_act", gated)?,
-            scale_decoder_outputs: fields
-                .get("scale_decoder_outputs", fields.get("tie_word_embeddings", true)?)?,
+            scale_decoder_outputs: fields.get("scale_decoder_outputs", fields.get("tie_word_embeddings", true)?)?,
         };
         // Other spellings, which transformers would follow.
         fields.only("hidden_size", config.d_model)?;
@@ -125,23 +118,11 @@ impl Config {
 
     /// Says what no model can be made of.
     pub(super) fn check(&self) -> Result<(), String> {
-        config::positive(&[
-            ("vocab_size", self.vocab_size),
-            ("d_model", self.d_model),
-            ("d_kv", self.d_kv),
-            ("d_ff", self.d_ff),
-            ("num_layers", self.num_layers),
-            ("num_decoder_layers", self.num_decoder_layers),
-            ("num_heads", self.num_heads),
-        ])?;
+        config::positive(&named!(self: vocab_size, d_model, d_kv, d_ff, num_heads))?;
         config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
-        for (name, layers) in
-            [("num_layers", self.num_layers), ("num_decoder_layers", self.num_decoder_layers)]
-        {
-            if layers > MOST_LAYERS {
-                return Err(format!("{name}: {layers} are more than {MOST_LAYERS}"));
-            }
-        }
+        let layers = named!(self: num_layers, num_decoder_layers);
+        config::positive(&layers)?;
+        config::layers(&layers)?;
         if self.num_heads.checked_mul(self.d_kv).and_then(|width| width.checked_mul(3)).is_none() {
             return Err(format!("num_heads {} of d_kv {} are too wide", self.num_heads, self.d_kv));
         }

@@ -4,7 +4,7 @@ use super::Config;
 use crate::arithmetic::Arithmetic;
 use crate::error::Error;
 use crate::generator::Cache;
-use crate::layers::{Buffer, Heads, KvCache, Linear, Norm, Table};
+use crate::layers::{Buffer, Heads, Linear, Norm, Table};
 use crate::weights::Weights;
 use tilewright_kernels::DistanceBias;
 
@@ -62,8 +62,6 @@ pub(super) struct Workspace {
     context: Buffer,
     /// \[tokens, max(3 I, F)\]: inside of a block.
     wide: Buffer,
-    /// States whose logits are wanted.
-    pub rows: Vec<f32>,
 }
 
 impl Stack {
@@ -125,24 +123,19 @@ impl Stack {
         self.final_layer_norm.scale(factor);
     }
 
-    /// For each source, what every layer of the decoder sees of it, from states in `y` of the workspace.
+    /// An empty cache of up to `capacity` tokens for each source, whose states are in `y` of the workspace.
     pub fn sources(
         &self,
         config: &Config,
         on: Arithmetic,
         starts: &[usize],
+        capacity: usize,
         work: &mut Workspace,
-    ) -> Result<Vec<Vec<KvCache>>, Error> {
+    ) -> Result<Vec<Cache>, Error> {
         let (heads, n) = (config.heads(on), starts.last().map_or(0, |&end| end));
         let (y, kv) = (work.y.get(n * config.d_model), work.wide.get(n * 2 * heads.key_width()));
-        let mut found = vec![Vec::new(); starts.len().saturating_sub(1)];
-        for cross in self.layers.iter().filter_map(|layer| layer.cross.as_ref()) {
-            cross.kv.forward(y, kv)?;
-            for (source, layer) in found.iter_mut().zip(heads.sources(starts, kv)?) {
-                source.push(layer);
-            }
-        }
-        Ok(found)
+        let layers = self.layers.iter().filter_map(|layer| layer.cross.as_ref()).map(|cross| &cross.kv);
+        heads.source_caches(starts, y, layers, kv, capacity)
     }
 
     /// From embeddings in `x` of the workspace to states after the last norm in `y`, both \[tokens, D\]; a
@@ -157,7 +150,7 @@ impl Stack {
     ) -> Result<(), Error> {
         let n = starts.last().map_or(0, |&end| end);
         let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
-        let Workspace { x, y, context, wide, .. } = work;
+        let Workspace { x, y, context, wide } = work;
         let (x, y, context) = (x.get(n * d), y.get(n * d), context.get(n * i));
         let wide = wide.get(n * f.max(3 * i));
         let to_source = config.heads(on);

@@ -130,21 +130,35 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
     if R > rows::<I>() {
         return;
     }
-    let lanes = I::V::LANES;
-    let mut acc = [[I::V::splat(isa, 0.0); N]; R];
+    let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
+    assert!(a.groups.len() >= (R - 1) * a.stride + 2 * (a.first + b.len));
+    let of_rows = a.groups.as_ptr().wrapping_add(2 * a.first);
+    let mut acc = [[zero; N]; R];
     for (row, sums) in acc.iter_mut().zip(sums.chunks_exact(I::NR)) {
-        *row = vectors(|j| I::V::load(isa, &sums[j * lanes..]));
+        for (v, sum) in row.iter_mut().zip(sums.chunks_exact(lanes)) {
+            *v = I::V::load(isa, sum);
+        }
     }
-    let of_rows: [&[f32]; R] = core::array::from_fn(|i| &a.groups[i * a.stride + 2 * a.first..][..2 * b.len]);
     for g in 0..b.len {
+        // Loops, for methods of arrays would not be inlined.
+        //
         // SAFETY: the factors and words of group g, and those of the rows.
         unsafe {
-            let factors = b.factors.add(g * FACTORS * I::NR);
-            let factor = |f: usize| vectors(|j| I::V::load_ptr(isa, factors.add(f * I::NR + j * lanes)));
-            let mut integers = [factor(0).map(|excess: I::V| way.start(isa, excess)); R];
             let (a_at, b_at) = (a.words.add(g * W::WORDS), b.words.add(g * b.stride));
+            let excess = b.factors.add(g * FACTORS * I::NR);
+            let (d, m) = (excess.add(I::NR), excess.add(2 * I::NR));
+            let mut integers = [[zero; N]; R];
+            for j in 0..N {
+                let start = way.start(isa, I::V::load_ptr(isa, excess.add(j * lanes)));
+                for row in &mut integers {
+                    row[j] = start;
+                }
+            }
             for word in 0..W::WORDS {
-                let b: [I::V; N] = vectors(|j| I::V::load_ptr(isa, b_at.add(word * I::NR + j * lanes)));
+                let mut b = [zero; N];
+                for (j, b) in b.iter_mut().enumerate() {
+                    *b = I::V::load_ptr(isa, b_at.add(word * I::NR + j * lanes));
+                }
                 for (i, row) in integers.iter_mut().enumerate() {
                     let a = I::V::splat(isa, *a_at.add(i * A_STRIDE + word));
                     for (sum, b) in row.iter_mut().zip(b) {
@@ -152,13 +166,16 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
                     }
                 }
             }
-            let d: [I::V; N] = factor(1);
-            let m: [I::V; N] = if MIN { factor(2) } else { d };
             for i in 0..R {
-                let [scale, sum] = [2 * g, 2 * g + 1].map(|at| I::V::splat(isa, of_rows[i][at]));
+                let of_row = of_rows.add(i * a.stride + 2 * g);
+                let (scale, sum) = (I::V::splat(isa, *of_row), I::V::splat(isa, *of_row.add(1)));
                 for j in 0..N {
+                    let d = I::V::load_ptr(isa, d.add(j * lanes));
                     let q = way.float(integers[i][j]);
-                    let of_group = if MIN { d[j].mul_add(q, m[j] * sum) } else { d[j] * q };
+                    let of_group = match MIN {
+                        true => d.mul_add(q, I::V::load_ptr(isa, m.add(j * lanes)) * sum),
+                        false => d * q,
+                    };
                     acc[i][j] = scale.mul_add(of_group, acc[i][j]);
                 }
             }
@@ -169,10 +186,4 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
             v.store(sum);
         }
     }
-}
-
-/// `N` vectors, the one of index j from `f(j)`.
-#[inline(always)]
-fn vectors<V, const N: usize>(f: impl Fn(usize) -> V) -> [V; N] {
-    core::array::from_fn(f)
 }

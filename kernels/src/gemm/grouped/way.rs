@@ -1,7 +1,7 @@
 //! How the quantised numbers of a group are multiplied: as floats, or as quads of int8.
 
 use super::super::blocks::GROUP;
-use super::super::decode::{store, visit};
+use super::super::decode::visit;
 use super::super::format::{Format, Layout};
 use crate::isa::{Dot, Isa, Vector};
 
@@ -75,7 +75,11 @@ impl Floats {
                 group,
                 0..GROUP,
                 #[inline(always)]
-                |p, v| store::<I, _>(v.map(|q| q - offset), to.add(p * I::NR)),
+                |p, v| {
+                    for (j, q) in v.into_iter().enumerate() {
+                        (q - offset).store_ptr(to.add(p * I::NR + j * I::V::LANES));
+                    }
+                },
             );
         }
     }
@@ -219,7 +223,7 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
         excess: *mut f32,
     ) -> *const f32 {
         let zero = I::V::splat(isa, 0.0);
-        let [bias, eight] = [UNSIGNED, EIGHT].map(|bits| I::V::splat_bits(isa, bits));
+        let (bias, eight) = (I::V::splat_bits(isa, UNSIGNED), I::V::splat_bits(isa, EIGHT));
         // SAFETY: the caller's.
         unsafe {
             for j in 0..I::NR / I::V::LANES {

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![cfg(feature = "command")]
 
+mod bench;
+mod classify;
+
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::io::Write as _;
@@ -123,73 +126,6 @@ fn fill_mask_knows_the_masks_of_all_families() {
         for mask in masks {
             let sum: f64 = numbers(&mask["words"], "probability").iter().sum();
             assert!((sum - 1.0).abs() < 1e-9, "{of:?}: {sum}");
-        }
-    }
-}
-
-#[test]
-fn classify_names_the_classes_of_texts_and_pairs() {
-    for of in [
-        ["roberta-sequence-classification", "roberta"],
-        ["albert-sequence-classification", "bert"],
-        ["electra-sequence-classification", "bert"],
-    ] {
-        let found = ask("classify", of, &["the cat sat", "a dog"]);
-        let [cat, dog] = &found["texts"].as_array().unwrap()[..] else { panic!("two texts: {found}") };
-        assert_eq!((&cat["text"], &dog["text"]), (&"the cat sat".into(), &"a dog".into()));
-        let probabilities = numbers(&cat["labels"], "probability");
-        assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{probabilities:?}");
-        assert!(probabilities.is_sorted_by(|a, b| a >= b), "{probabilities:?}");
-        let mut labels: Vec<_> =
-            cat["labels"].as_array().unwrap().iter().map(|l| l["label"].as_str().unwrap()).collect();
-        labels.sort_unstable();
-        assert_eq!(labels, ["bad", "fair", "good"]);
-
-        let pair = ask("classify", of, &["--pair", "--top-k", "1", "the cat sat", "a dog"]);
-        assert_eq!(pair["texts"].as_array().unwrap().len(), 1);
-        assert_eq!(pair["texts"][0]["pair"], "a dog");
-        assert_ne!(pair["texts"][0]["labels"][0]["probability"], probabilities[0]);
-    }
-    let folder = with_tokenizer("roberta-sequence-classification", "roberta");
-    let dir = folder.path().to_str().unwrap();
-    assert!(error(&["classify", "--model", dir, "--pair", "one"]).contains("1 texts are no pairs"));
-    let table = String::from_utf8(run(&["classify", "--model", dir, "the cat"], "").stdout).unwrap();
-    assert!(table.contains("probability  label") && table.contains("fair"), "{table}");
-    let refused = error(&["answer", "--model", dir, "--question", "q", "--context", "c"]);
-    assert!(refused.contains("RobertaForSequenceClassification"), "{refused}");
-    assert!(refused.contains("ForQuestionAnswering"), "{refused}");
-    let refused = error(&["fill-mask", "--model", dir, "the <mask>"]);
-    assert!(refused.contains("no head that predicts words"), "{refused}");
-}
-
-#[test]
-fn classify_follows_the_problem_type() {
-    let folder = with_tokenizer("albert-sequence-classification", "bert");
-    let dir = folder.path().to_str().unwrap();
-    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
-    let with = |problem: &str| {
-        let mut config: Value = serde_json::from_str(&config).unwrap();
-        config["problem_type"] = problem.into();
-        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        json(&["classify", "--model", dir, "--isa", "portable", "--json", "the cat"], "")["texts"][0]["labels"]
-            .clone()
-    };
-    let scores = numbers(&with("regression"), "score");
-    let sigmoids: Vec<f64> = scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect();
-    assert_eq!(numbers(&with("multi_label_classification"), "probability"), sigmoids);
-}
-
-#[test]
-fn classify_names_the_class_of_each_token_and_where_it_stands() {
-    let text = "the h\u{e9} cats ran!";
-    for of in [["bert-token-classification", "bert"], ["roberta-token-classification", "roberta"]] {
-        let found = ask("classify", of, &[text]);
-        let tokens = found["texts"][0]["tokens"].as_array().unwrap();
-        let last = tokens.last().unwrap();
-        assert_eq!((&last["token"], &last["characters"]), (&"!".into(), &serde_json::json!([15, 16])));
-        for token in tokens {
-            let known = ["O", "B-PER", "I-PER", "B-LOC"].contains(&token["label"].as_str().unwrap());
-            assert!(known && token["probability"].as_f64().unwrap() > 0.25, "{token}");
         }
     }
 }
@@ -479,6 +415,19 @@ fn generate_continues_texts() {
 }
 
 #[test]
+fn tensors_that_no_one_reads_are_noted() {
+    let stderr = |name: &str| {
+        String::from_utf8(run(&["info", "--model", &golden(name), "--isa", "portable"], "").stderr).unwrap()
+    };
+    let noted = stderr("albert-pre-training");
+    assert!(
+        noted.ends_with(": tensors that AlbertForPreTraining does not read: predictions.bias\n"),
+        "{noted}"
+    );
+    assert_eq!(stderr("llama"), "");
+}
+
+#[test]
 fn failures_say_what_and_where_and_exit_with_1() {
     let dir = golden("bert-model");
     assert!(error(&["embed", "--model", "/nowhere", "x"]).contains("/nowhere"));
@@ -502,97 +451,4 @@ fn failures_say_what_and_where_and_exit_with_1() {
     // Usage errors are clap's, with status 2.
     assert_eq!(run(&["embed"], "").status.code(), Some(2));
     assert_eq!(run(&["embed", "--model", &dir, "--threads", "0", "x"], "").status.code(), Some(2));
-}
-
-/// A bench of one tiny case, brief, on one thread.
-fn bench<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["bench", "linear/f32/8x8x8/packed", "--quick", "--threads", "1", "--isa", "portable"], more].concat()
-}
-
-#[test]
-fn bench_lists_and_filters_cases() {
-    let names = String::from_utf8(run(&["bench", "--list", "softmax", "64x64x64"], "").stdout).unwrap();
-    assert!(names.lines().count() > 4, "{names}");
-    assert!(names.lines().all(|name| name.contains("softmax") || name.contains("64x64x64")), "{names}");
-    assert!(error(&["bench", "no such case"]).contains("--list shows them"));
-    let models = run(&["bench", "--list", "--batch", "3", "--seq", "40", "minilm"], "");
-    assert_eq!(String::from_utf8(models.stdout).unwrap(), "model/minilm-l6/f32/B3 S40\n");
-    let models = run(&["bench", "--list", "--dtype", "int8", "minilm-l6/int8/B1 S128"], "");
-    assert_eq!(String::from_utf8(models.stdout).unwrap(), "model/minilm-l6/int8/B1 S128\n");
-
-    let folder = tempfile::tempdir().unwrap();
-    let shapes = folder.path().join("shapes");
-    std::fs::write(&shapes, "# two products\n\n3x5:5x7\n1 x 8 : 8 x 9 # the second\n").unwrap();
-    let shapes = shapes.to_str().unwrap();
-    let names =
-        String::from_utf8(run(&["bench", "--list", "--shapes", shapes, "/packed"], "").stdout).unwrap();
-    assert_eq!(names, "linear/f32/3x5x7/packed\nlinear/f32/1x8x9/packed\n");
-    std::fs::write(shapes, "3x5:5x7\n3x5:6x7\n").unwrap();
-    let refused = error(&["bench", "--shapes", shapes]);
-    assert!(refused.contains("line 2") && refused.contains("5 columns against 6 rows"), "{refused}");
-}
-
-#[test]
-fn bench_writes_one_json_object_a_row() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (library, page) = (file("none.so"), file("page.html"));
-    let peer = format!("mkl={library}");
-    let output = run(&bench(&["--json", "-", "--memory", "--peer", &peer, "--html", &page]), "");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    assert!(stderr.contains("8x8x8") && stderr.contains("isa portable"), "tables on stderr: {stderr}");
-    let row: Value = serde_json::from_slice(&output.stdout).expect("stdout is one line of JSON");
-    let is = |key: &str, expected: Value| assert_eq!(row[key], expected, "{key}");
-    is("kernel", "linear".into());
-    is("dtype", "f32".into());
-    is("shape", "8x8x8".into());
-    is("isa", "portable".into());
-    is("threads", 1.into());
-    is("packed", true.into());
-    let (seconds, gflops) = (row["median_s"].as_f64().unwrap(), row["gflops"].as_f64().unwrap());
-    assert!((gflops * seconds * 1e9 - 1024.0).abs() < 1e-6, "{row}");
-    assert!(row["bound_fraction"].as_f64().unwrap() > 0.0 && row["peers"].is_object(), "{row}");
-    assert!(row["peak_bytes"].is_u64(), "{row}");
-    // A library that cannot be had is named.
-    assert!(row["notes"].to_string().contains(&library) && stderr.contains(&library), "{row}");
-    let html = std::fs::read_to_string(&page).unwrap();
-    assert!(html.contains("8x8x8") && html.contains(&library), "{html}");
-}
-
-#[test]
-fn bench_keeps_baselines_and_compares_with_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let baselines = ["--baselines", folder.path().to_str().unwrap()];
-    let with = |more: &[&'static str]| bench(&[&baselines[..], more].concat()).join("\n");
-    let run = |arguments: String| run(&arguments.split('\n').collect::<Vec<_>>(), "");
-    assert!(run(with(&["--save", "a"])).status.success());
-    // Beyond every noise: only that rows are found and compared is asked here.
-    let output = run(with(&["--compare", "a", "--threshold", "900"]));
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("0 slower, 0 faster, 1 the same"), "{text}");
-
-    // The same machine a thousand times as fast, and another one.
-    let file = folder.path().join("a.json");
-    let mut saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    for samples in ["samples_s", "visits_s"] {
-        for sample in saved["rows"][0][samples].as_array_mut().unwrap() {
-            *sample = (sample.as_f64().unwrap() / 1000.0).into();
-        }
-    }
-    std::fs::write(&file, saved.to_string()).unwrap();
-    let output = run(with(&["--compare", "a"]));
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    let slower = text.lines().find(|line| line.contains("SLOWER")).unwrap_or_default();
-    assert!(slower.contains("linear/f32/8x8x8/packed/portable/1t"), "{text}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("1 row is slower by more than 5%"));
-    saved["machine"]["cpu"] = "another CPU".into();
-    std::fs::write(&file, saved.to_string()).unwrap();
-    let refused = String::from_utf8(run(with(&["--compare", "a"])).stderr).unwrap();
-    assert!(refused.contains("another machine (cpu was another CPU, is "), "{refused}");
-    assert!(refused.contains("--any-machine"), "{refused}");
-    assert_eq!(run(with(&["--compare", "a", "--any-machine"])).status.code(), Some(1));
-    let refused = String::from_utf8(run(with(&["--save", "../a"])).stderr).unwrap();
-    assert!(refused.contains("no name of a baseline"), "{refused}");
 }

@@ -1,0 +1,231 @@
+//! What config.json says of a LLaMA, and the rotary frequencies that follow from it.
+
+use crate::config::{self, Fields, named};
+use crate::error::Error;
+use std::f64::consts::TAU;
+use tilewright_kernels::Activation;
+
+/// config.json. Fields that are missing have the value of transformers' `LlamaConfig`: those of
+/// LLaMA 7B.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Entries of the embedding.
+    pub vocab_size: usize,
+    /// Width H of a token's state.
+    pub hidden_size: usize,
+    /// Width I between the dense layers of a feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Heads of queries.
+    pub num_attention_heads: usize,
+    /// Heads of keys and values; as many as of queries if not given.
+    pub num_key_value_heads: Option<usize>,
+    /// Width of a head; H / heads if not given.
+    pub head_dim: Option<usize>,
+    /// Of the gate.
+    pub hidden_act: Activation,
+    /// The longest sequence.
+    pub max_position_embeddings: usize,
+    /// Added to mean squares.
+    pub rms_norm_eps: f32,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Whether the dense layers of attention add a bias.
+    pub attention_bias: bool,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// How they are scaled.
+    pub rope_scaling: RopeScaling,
+}
+
+/// The most columns of a head that are believed.
+const MOST_HEAD_DIM: usize = 1 << 16;
+
+/// What is done to rotary frequencies, for longer contexts than a model was made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
+#[serde(try_from = "RawScaling")]
+pub enum RopeScaling {
+    /// Nothing.
+    #[default]
+    Default,
+    /// They are divided by a factor: Chen et al. 2023, arXiv:2306.15595.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Low ones are divided by a factor, high ones stay, those between are mixed: LLaMA 3.1.
+    Llama3 {
+        /// The factor.
+        factor: f64,
+        /// Turns within the original context up to which a frequency is low.
+        low_freq_factor: f64,
+        /// Turns from which on it is high.
+        high_freq_factor: f64,
+        /// The context that the model was made for.
+        original_max_position_embeddings: f64,
+    },
+}
+
+/// `rope_parameters` of config.json.
+#[derive(Default, serde::Deserialize)]
+struct RopeParameters {
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    #[serde(flatten)]
+    scaling: RopeScaling,
+}
+
+/// The fields of all kinds of scaling.
+#[derive(serde::Deserialize)]
+struct RawScaling {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+impl TryFrom<RawScaling> for RopeScaling {
+    type Error = String;
+
+    fn try_from(raw: RawScaling) -> Result<Self, String> {
+        let need = |name: &str, value: Option<f64>| match value {
+            Some(value) if value > 0.0 && value.is_finite() => Ok(value),
+            Some(value) => Err(format!("{name}: expected a positive number, found {value}")),
+            None => Err(format!("{name} is missing")),
+        };
+        match raw.rope_type.as_deref() {
+            None | Some("default") => Ok(Self::Default),
+            Some("linear") => Ok(Self::Linear { factor: need("factor", raw.factor)? }),
+            Some("llama3") => Ok(Self::Llama3 {
+                factor: need("factor", raw.factor)?,
+                low_freq_factor: need("low_freq_factor", raw.low_freq_factor)?,
+                high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
+                original_max_position_embeddings: need(
+                    "original_max_position_embeddings",
+                    raw.original_max_position_embeddings,
+                )?,
+            }),
+            Some(other) => {
+                Err(format!("rope_type {other:?} is not supported; expected default, linear or llama3"))
+            }
+        }
+    }
+}
+
+impl RopeScaling {
+    /// The frequency that `frequency`, in radians a position, becomes.
+    fn apply(self, frequency: f64) -> f64 {
+        match self {
+            Self::Default => frequency,
+            Self::Linear { factor } => frequency / factor,
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                let turns = original_max_position_embeddings * frequency / TAU;
+                let high = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                high * frequency + (1.0 - high) * frequency / factor
+            }
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32000,
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: None,
+            head_dim: None,
+            hidden_act: Activation::Silu,
+            max_position_embeddings: 2048,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::Default,
+        }
+    }
+}
+
+impl Config {
+    /// Takes the fields of config.json. What concerns the rotary embedding stands in `rope_parameters`, or, as
+    /// transformers 4 writes it, in `rope_theta` and `rope_scaling`.
+    ///
+    /// # Errors
+    /// If one has the wrong type, or asks for what is not supported: the field is named.
+    pub fn read(fields: &Fields) -> Result<Self, Error> {
+        fields.only("mlp_bias", false)?;
+        fields.only("partial_rotary_factor", 1.0)?;
+        let or = Self::default();
+        let rope: Option<RopeParameters> = match fields.get("rope_parameters", None)? {
+            Some(rope) => Some(rope),
+            None => fields.get("rope_scaling", None)?,
+        };
+        let RopeParameters { rope_theta, partial_rotary_factor, scaling } = rope.unwrap_or_default();
+        if let Some(share) = partial_rotary_factor
+            && share != 1.0
+        {
+            return Err(fields.error(format!("partial_rotary_factor: only 1.0 is supported, found {share}")));
+        }
+        let config = config::take! { fields or or:
+            vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+            num_key_value_heads, head_dim, max_position_embeddings, rms_norm_eps, tie_word_embeddings,
+            attention_bias;
+            hidden_act: fields.activation("hidden_act", or.hidden_act)?,
+            rope_theta: fields.get("rope_theta", None)?.or(rope_theta).unwrap_or(or.rope_theta),
+            rope_scaling: scaling,
+        };
+        config.check().map_err(|why| fields.error(why))?;
+        Ok(config)
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Frequencies in radians a position, one for each pair of a head's columns.
+    pub(super) fn frequencies(&self) -> Vec<f64> {
+        let dim = self.head_dim();
+        (0..dim / 2)
+            .map(|i| self.rope_theta.powf(-((2 * i) as f64) / dim as f64))
+            .map(|frequency| self.rope_scaling.apply(frequency))
+            .collect()
+    }
+
+    /// Says what no model can be made of.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
+        config::positive(&named!(
+            self: vocab_size, hidden_size, intermediate_size, num_attention_heads, num_hidden_layers,
+            max_position_embeddings
+        ))?;
+        config::positive(&[("num_key_value_heads", kv_heads), ("head_dim", self.head_dim())])?;
+        config::eps("rms_norm_eps", self.rms_norm_eps)?;
+        let [of_queries, width] = named!(self: num_attention_heads, hidden_size);
+        config::divides(("num_key_value_heads", kv_heads), of_queries)?;
+        if self.head_dim.is_none() {
+            config::divides(of_queries, width)?;
+        }
+        // A file cannot be trusted for sizes: frequencies are made before any tensor is seen.
+        if self.head_dim() > MOST_HEAD_DIM || heads.checked_mul(self.head_dim()).is_none() {
+            return Err(format!("head_dim: {} columns in {heads} heads are too many", self.head_dim()));
+        }
+        if !self.head_dim().is_multiple_of(2) {
+            return Err(format!("head_dim: expected an even number, found {}", self.head_dim()));
+        }
+        if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
+            return Err(format!("rope_theta: expected a positive number, found {}", self.rope_theta));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The numbers of an attention, and its calls: all of it, or a part alone.
+
+use super::super::Failure;
+use super::super::stored::{Stored, written};
+use super::super::tensor::{Layout, Random, Tensor, indices};
+use super::params::{BUCKETS, Kind, Params};
+use core::ops::Range;
+use half::{bf16, f16};
+use tilewright_kernels::{
+    Attention as Kernel, Backend, DistanceBias, Element, Sequences, Start, View, ViewMut,
+};
+
+/// The arguments of one attention.
+pub(super) struct Data {
+    pub(super) q: Tensor<4>,
+    pub(super) k: Tensor<4>,
+    pub(super) v: Tensor<4>,
+    /// Key lengths, or the packed sequences' ends.
+    pub(super) query_ends: Vec<usize>,
+    pub(super) key_ends: Vec<usize>,
+    pub(super) bias: Option<Tensor<4>>,
+    pub(super) slopes: Vec<f32>,
+    pub(super) table: Vec<f32>,
+}
+
+/// Where a sequence lies in its batch row.
+pub(super) struct Sequence {
+    pub(super) index: usize,
+    pub(super) batch: usize,
+    pub(super) queries: Range<usize>,
+    pub(super) keys: Range<usize>,
+}
+
+/// What of an attention is computed in one call.
+struct Part<'a> {
+    sequences: Sequences<'a>,
+    start: Start,
+    bias: Option<View<'a, 4>>,
+    /// Of out.
+    rows_first: bool,
+}
+
+/// The heads and rows of a tensor that may have them in the other order.
+pub(super) fn heads_first<T>(v: View<'_, 4, T>, rows_first: bool) -> View<'_, 4, T> {
+    if rows_first { v.permute([0, 2, 1, 3]) } else { v }
+}
+
+impl Data {
+    pub(super) fn new(p: &Params) -> Self {
+        let [batch, kv_heads, group, queries, keys, dk, dv] = p.extents;
+        let random = &mut Random::new(p.seed);
+        let shape = |heads: usize, rows: usize, width: usize, rows_first: bool| {
+            if rows_first { [batch, rows, heads, width] } else { [batch, heads, rows, width] }
+        };
+        let poisoned = |x: f32, [_, a, b, _]: [usize; 4]| {
+            let key = if p.rows_first[1] { a } else { b };
+            if p.poison == Some(key) { f32::NAN } else { x }
+        };
+        let [q, k, v, _] = &p.layouts;
+        let q = Tensor::random(shape(kv_heads * group, queries, dk, p.rows_first[0]), q, p.values, random);
+        let [k, v] = [(k, dk), (v, dv)].map(|(layout, width)| {
+            let shape = shape(kv_heads, keys, width, p.rows_first[1]);
+            Tensor::new(shape, layout, |index| poisoned(p.values.draw(random), index))
+        });
+        let mut ends = |n: usize, rows: usize| -> Vec<usize> {
+            let mut ends: Vec<usize> = (1..n).map(|_| random.below(rows + 1)).collect();
+            ends.extend([0, rows]);
+            ends.sort_unstable();
+            ends
+        };
+        let (query_ends, key_ends) = match p.sequences {
+            Kind::Rows => (vec![], vec![]),
+            Kind::KeyLengths => (vec![], (0..batch).map(|_| random.below(keys + 1)).collect()),
+            Kind::Packed(n) => (ends(n, queries), ends(n, keys)),
+        };
+        let [q, k, v] = [q, k, v].map(|x: Tensor<4>| x.map(|x| p.stored[0].round(x)));
+        let mut data = Self {
+            q,
+            k,
+            v,
+            query_ends,
+            key_ends,
+            bias: None,
+            slopes: (0..kv_heads * group).map(|_| random.unit().abs()).collect(),
+            table: (0..BUCKETS * kv_heads * group).map(|_| random.unit()).collect(),
+        };
+        let most = |ends: &[usize]| ends.windows(2).map(|e| e[1] - e[0]).max().unwrap_or(0);
+        let [sequences, rows, columns] = match p.sequences {
+            Kind::Packed(n) => [n, most(&data.query_ends), most(&data.key_ends)],
+            _ => [batch, queries, keys],
+        };
+        data.bias = p.bias.as_ref().map(|layout| {
+            Tensor::new([sequences, kv_heads * group, rows, columns], layout, |_| {
+                if p.hides && random.below(4) == 0 { f32::NEG_INFINITY } else { p.values.draw(random) }
+            })
+        });
+        data
+    }
+
+    /// The kernel's argument.
+    fn sequences(&self, p: &Params) -> Sequences<'_> {
+        match p.sequences {
+            Kind::Rows => Sequences::Rows,
+            Kind::KeyLengths => Sequences::KeyLengths(&self.key_ends),
+            Kind::Packed(_) => Sequences::Packed { q: &self.query_ends, k: &self.key_ends },
+        }
+    }
+
+    /// The kernel's argument.
+    fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
+        p.distance.bias(&self.slopes, &self.table)
+    }
+
+    /// A sequence with queries, if there is one.
+    pub(super) fn any_sequence(&self, p: &Params, random: &mut Random) -> Option<Sequence> {
+        let [batch, _, _, queries, keys, _, _] = p.extents;
+        let all: Vec<Sequence> = match p.sequences {
+            Kind::Packed(n) => (0..n)
+                .map(|i| Sequence {
+                    index: i,
+                    batch: 0,
+                    queries: self.query_ends[i]..self.query_ends[i + 1],
+                    keys: self.key_ends[i]..self.key_ends[i + 1],
+                })
+                .collect(),
+            _ => (0..batch)
+                .map(|i| Sequence {
+                    index: i,
+                    batch: i,
+                    queries: 0..queries,
+                    keys: 0..self.key_ends.get(i).copied().unwrap_or(keys),
+                })
+                .collect(),
+        };
+        let mut all: Vec<Sequence> = all.into_iter().filter(|s| !s.queries.is_empty()).collect();
+        if all.is_empty() { None } else { Some(all.swap_remove(random.below(all.len()))) }
+    }
+
+    /// Outputs and log-sum-exps of everything, in the order batch, head, query, dv, of outputs stored as
+    /// `out`.
+    pub(super) fn run(
+        &self,
+        p: &Params,
+        backend: Backend,
+        v: &Tensor<4>,
+        out: Stored,
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        let [batch, kv_heads, group, queries, _, _, dv] = p.extents;
+        let heads = kv_heads * group;
+        let shape = if p.rows_first[2] { [batch, queries, heads, dv] } else { [batch, heads, queries, dv] };
+        let out = (Tensor::new(shape, &p.layouts[3], |_| f32::NAN), out);
+        let bias = self.bias.as_ref().map(Tensor::view);
+        let all = Part { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
+        let whole = |v: View<'_, 4>| v.shape().map(|n| 0..n);
+        let (q, k) =
+            (heads_first(self.q.view(), p.rows_first[0]), heads_first(self.k.view(), p.rows_first[1]));
+        self.compute(p, backend, v, (whole(q), whole(k)), all, out)
+    }
+
+    /// The queries `part` of one sequence, by themselves and without the padding.
+    pub(super) fn alone(
+        &self,
+        p: &Params,
+        backend: Backend,
+        sequence: &Sequence,
+        part: Range<usize>,
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        let [_, kv_heads, group, _, _, dk, dv] = p.extents;
+        let (heads, n) = (kv_heads * group, part.len());
+        let before = part.start - sequence.queries.start;
+        let of_batch = sequence.batch..sequence.batch + 1;
+        let bias = self.bias.as_ref().map(|bias| {
+            let bias = bias.view().slice(0, sequence.index..sequence.index + 1);
+            bias.slice(2, before..before + n).slice(3, 0..sequence.keys.len())
+        });
+        let start = match p.start {
+            Start::At(position) => Start::At(position + before),
+            Start::End => Start::End,
+        };
+        let out = Tensor::new([1, heads, n, dv], &Layout::row_major(), |_| f32::NAN);
+        let ranges = (
+            [of_batch.clone(), 0..heads, part, 0..dk],
+            [of_batch, 0..kv_heads, sequence.keys.clone(), 0..dk],
+        );
+        let alone = Part { sequences: Sequences::Rows, start, bias, rows_first: false };
+        self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
+    }
+
+    /// Outputs and log-sum-exps of a part, of these ranges of q and of k, in the order batch, head,
+    /// query, dv.
+    fn compute(
+        &self,
+        p: &Params,
+        backend: Backend,
+        v: &Tensor<4>,
+        ranges: ([Range<usize>; 4], [Range<usize>; 4]),
+        part: Part<'_>,
+        out: (Tensor<4>, Stored),
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        /// Of numbers that are stored as `T`.
+        macro_rules! compute {
+            ($q:expr, $k:expr, $v:expr) => {{
+                let mut q = heads_first($q, p.rows_first[0]);
+                let (mut k, mut v) = (heads_first($k, p.rows_first[1]), heads_first($v, p.rows_first[1]));
+                for (d, (of_q, of_k)) in ranges.0.into_iter().zip(ranges.1).enumerate() {
+                    q = q.slice(d, of_q);
+                    k = k.slice(d, of_k.clone());
+                    v = if d < 3 { v.slice(d, of_k) } else { v };
+                }
+                self.store(p, backend, [q, k, v], part, out)
+            }};
+        }
+        macro_rules! narrow {
+            ($ty:ty) => {{
+                let [q, k, v] = [&self.q, &self.k, v].map(|x| x.cast::<$ty>());
+                compute!(q.view(), k.view(), v.view())
+            }};
+        }
+        match p.stored[0] {
+            Stored::F32 => compute!(self.q.view(), self.k.view(), v.view()),
+            Stored::Bf16 => narrow!(bf16),
+            Stored::F16 => narrow!(f16),
+        }
+    }
+
+    /// The same, of views.
+    fn store<T: Element>(
+        &self,
+        p: &Params,
+        backend: Backend,
+        inputs: [View<'_, 4, T>; 3],
+        part: Part<'_>,
+        (mut out, stored): (Tensor<4>, Stored),
+    ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
+        let rows_first = part.rows_first;
+        macro_rules! narrow {
+            ($ty:ty) => {{
+                let mut narrow = out.cast::<$ty>();
+                let lse = self.call(p, backend, inputs, part, narrow.view_mut())?;
+                written(&narrow)?;
+                let view = heads_first(narrow.view(), rows_first);
+                Ok((indices(view.shape()).map(|index| view.get(index).to_f32()).collect(), lse))
+            }};
+        }
+        match stored {
+            Stored::F32 => {
+                let lse = self.call(p, backend, inputs, part, out.view_mut())?;
+                out.gaps_intact()?;
+                let view = heads_first(out.view(), rows_first);
+                Ok((indices(view.shape()).map(|index| view.get(index)).collect(), lse))
+            }
+            Stored::Bf16 => narrow!(bf16),
+            Stored::F16 => narrow!(f16),
+        }
+    }
+
+    /// Runs the kernel, and returns the log-sum-exps.
+    fn call<T: Element, O: Element>(
+        &self,
+        p: &Params,
+        backend: Backend,
+        [q, k, v]: [View<'_, 4, T>; 3],
+        part: Part<'_>,
+        out: ViewMut<'_, 4, O>,
+    ) -> Result<Vec<f32>, Failure> {
+        let [batch, heads, queries, _] = q.shape();
+        let mut lse = vec![f32::NAN; batch * heads * queries];
+        let to_lse = ViewMut::new(&mut lse, [batch, heads, queries])?;
+        let out = if part.rows_first { out.permute([0, 2, 1, 3]) } else { out };
+        backend.run(Kernel {
+            precision: p.precision,
+            scale: p.scale,
+            softcap: p.softcap,
+            bias: part.bias,
+            distance: self.distance(p),
+            sequences: part.sequences,
+            start: part.start,
+            window: p.window,
+            lse: p.lse.then_some(to_lse),
+            ..Kernel::new(q, k, v, out)
+        })?;
+        Ok(lse)
+    }
+}

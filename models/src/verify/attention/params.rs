@@ -1,0 +1,167 @@
+//! What an attention can be asked for, and which are tried.
+
+use super::super::stored::Stored;
+use super::super::tensor::{Layout, Values, extent, seed};
+use proptest::prelude::*;
+use proptest::sample::select;
+use tilewright_kernels::{DistanceBias, Precision, Start, View, Window};
+
+/// One attention.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// batch, kv heads, query heads for each, queries, keys, dk, dv.
+    pub(super) extents: [usize; 7],
+    /// Whether rows come before heads in memory: of q, of k and v, of out.
+    pub(super) rows_first: [bool; 3],
+    pub(super) layouts: [Layout<4>; 4],
+    pub(super) sequences: Kind,
+    pub(super) start: Start,
+    pub(super) window: Window,
+    pub(super) scale: f32,
+    pub(super) softcap: Option<f32>,
+    pub(super) bias: Option<Layout<4>>,
+    /// Whether the bias hides one key in four.
+    pub(super) hides: bool,
+    pub(super) distance: Distance,
+    pub(super) lse: bool,
+    /// What q, k and v are stored as, and what out is.
+    pub(super) stored: [Stored; 2],
+    pub(super) precision: Precision,
+    /// A key, counted from its batch row's first, that is NaN, and so is its value.
+    pub(super) poison: Option<usize>,
+    pub(super) values: Values,
+    pub(super) seed: u64,
+}
+
+/// How batch rows divide into sequences; where, the seed decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Rows,
+    KeyLengths,
+    /// This many, end to end.
+    Packed(usize),
+}
+
+/// A bias by distance; its numbers come from the seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Distance {
+    None,
+    Alibi,
+    T5 { bidirectional: bool },
+}
+
+/// Multiply-adds of a case: a few milliseconds of the reference.
+const MOST_WORK: usize = 1 << 19;
+
+/// T5's buckets, and the distance from which on they are all the same: the models' own numbers.
+pub(in super::super) const BUCKETS: usize = 32;
+const MAX_DISTANCE: usize = 128;
+
+pub(super) fn strategy() -> BoxedStrategy<Params> {
+    let heads = (prop_oneof![3 => Just(1), 1 => 0..4usize], 1..4usize, 1..4usize);
+    // Widths beyond a slab of 384 dimensions are rare.
+    let width = || prop_oneof![8 => extent(70), 1 => extent(450)];
+    let extents = (heads, extent(100), extent(800), width(), width())
+        .prop_map(|((batch, kv_heads, group), queries, keys, dk, dv)| {
+            [batch, kv_heads, group, queries, keys, dk, dv]
+        })
+        .prop_filter("takes too long", |e| e[..5].iter().product::<usize>() * (e[5] + e[6]) <= MOST_WORK);
+    let sequences = prop_oneof![
+        2 => Just(Kind::Rows),
+        1 => Just(Kind::KeyLengths),
+        2 => (1..6usize).prop_map(Kind::Packed),
+    ];
+    let start =
+        prop_oneof![1 => Just(Start::At(0)), 1 => (0..300usize).prop_map(Start::At), 2 => Just(Start::End)];
+    let side = || prop::option::weighted(0.5, prop_oneof![2 => Just(0), 1 => 0..20usize, 1 => 0..400usize]);
+    let window = (side(), side()).prop_map(|(before, after)| Window { before, after });
+    let scores = (
+        select(vec![0.125, 1.0, -0.3]),
+        prop::option::weighted(0.2, select(vec![0.5, 30.0])),
+        prop::option::weighted(0.3, Layout::repeated_rows()),
+        any::<bool>(),
+        Distance::any(),
+    );
+    let stored = || prop_oneof![2 => Just(Stored::F32), 2 => Just(Stored::Bf16), 1 => Just(Stored::F16)];
+    let precision = prop_oneof![
+        3 => Just(Precision::Stored),
+        1 => Just(Precision::F32),
+        2 => Just(Precision::Bf16),
+    ];
+    let types = prop_oneof![
+        1 => Just(([Stored::F32; 2], Precision::Stored)),
+        2 => ([stored(), stored()], precision),
+    ];
+    let layouts = [(); 4].map(|()| Layout::rows());
+    let data = (layouts, any::<[bool; 3]>(), prop::option::weighted(0.3, 0..800usize), Values::any(), seed());
+    (extents, sequences, (start, window), scores, (any::<bool>(), types), data)
+        .prop_map(|(extents, sequences, (start, window), scores, (lse, (stored, precision)), data)| {
+            let (scale, softcap, bias, hides, distance) = scores;
+            let (layouts, rows_first, poison, values, seed) = data;
+            let mut extents = extents;
+            if let Kind::Packed(_) = sequences {
+                extents[0] = 1;
+            }
+            Params {
+                extents,
+                rows_first,
+                layouts,
+                sequences,
+                start,
+                window,
+                scale,
+                softcap,
+                bias,
+                hides,
+                distance,
+                lse,
+                stored,
+                precision,
+                poison,
+                // f16 holds no larger ones.
+                values: if stored.contains(&Stored::F16) && values == Values::Large {
+                    Values::Wide
+                } else {
+                    values
+                },
+                seed,
+            }
+        })
+        .boxed()
+}
+
+impl Distance {
+    /// Any of the kinds, or none.
+    pub(in super::super) fn any() -> BoxedStrategy<Self> {
+        prop_oneof![
+            2 => Just(Self::None),
+            1 => Just(Self::Alibi),
+            1 => any::<bool>().prop_map(|bidirectional| Self::T5 { bidirectional }),
+        ]
+        .boxed()
+    }
+
+    /// The kernel's argument, of the slope of each head and a table \[BUCKETS, heads\].
+    pub(in super::super) fn bias<'a>(self, slopes: &'a [f32], table: &'a [f32]) -> Option<DistanceBias<'a>> {
+        match self {
+            Self::None => None,
+            Self::Alibi => Some(DistanceBias::Alibi { slopes }),
+            Self::T5 { bidirectional } => Some(DistanceBias::T5 {
+                table: View::new(table, [BUCKETS, slopes.len()]).expect("as long as its shape"),
+                bidirectional,
+                max_distance: MAX_DISTANCE,
+            }),
+        }
+    }
+}
+
+impl Params {
+    /// Whether products are of bf16.
+    pub(super) fn is_bf16(&self) -> bool {
+        match self.precision {
+            Precision::Stored => self.stored[0] == Stored::Bf16,
+            Precision::F32 => false,
+            Precision::Bf16 => true,
+        }
+    }
+}
