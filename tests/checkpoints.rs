@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use tilewright::config::{Fields, Kind};
 use tilewright::model::{ARCHITECTURES, Architecture, Output};
 use tilewright::weights::Weights;
-use tilewright::{Arithmetic, Error};
+use tilewright::{Arithmetic, Error, Inputs};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 use tilewright_suite::golden::{Stored, golden, inputs, load, open, rewrite};
 
-const ON: Arithmetic = Arithmetic { backend: Backend::PORTABLE, dtype: Format::F32 };
+const ON: Arithmetic = Arithmetic { backend: Backend::PORTABLE, dtype: Format::F32, inputs: Inputs::Rounded };
 
 /// The names of all golden checkpoints, of which every family has one.
 fn checkpoints() -> Vec<String> {

@@ -1,8 +1,8 @@
 //! Models in reduced precision: how far golden checkpoints are from f32, on every backend.
 #![forbid(unsafe_code)]
 
-use tilewright::Arithmetic;
 use tilewright::accuracy::{Comparison, least_cosine};
+use tilewright::{Arithmetic, Inputs};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 use tilewright_suite::golden::{golden, inputs, load};
@@ -65,12 +65,17 @@ fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
         let expected = run(Arithmetic::f32(Backend::REFERENCE));
         for &backend in Backend::available() {
             // f32 is the subject of `tests/encoders.rs`.
-            for dtype in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32) {
+            for on in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32).flat_map(|dtype| {
+                let inputs = if dtype.is_grouped() { &Inputs::ALL[..] } else { &[Inputs::Rounded] };
+                inputs.iter().map(move |&inputs| Arithmetic { backend, dtype, inputs })
+            }) {
+                let Arithmetic { dtype, .. } = on;
                 let mut seen = Comparison::default();
-                seen.add(&inputs.tokens.batch, &run(Arithmetic { backend, dtype }), &expected);
+                seen.add(&inputs.tokens.batch, &run(on), &expected);
                 for of in seen.deviations() {
                     let (worst, mean) = (of.worst / unit(dtype), of.mean / unit(dtype));
-                    let what = format!("{name} {} on {} in {}", of.name, backend.name(), dtype.name());
+                    let (backend, how) = (backend.name(), on.inputs.name());
+                    let what = format!("{name} {} on {backend} in {}, inputs {how}", of.name, dtype.name());
                     println!("{what}: {worst:.1} units at worst, {mean:.2} on average");
                     let most = WORST * scale_of_scores(name);
                     assert!(of.finite && worst <= most && mean <= MEAN, "{what}: {worst}, {mean}");

@@ -146,7 +146,7 @@ fuzz_target!(|case: Case| {
     let config = sizes.chain(others).collect::<Vec<_>>().join(", ");
     std::fs::write(directory().join("config.json"), format!("{{{config}}}")).expect("written");
     let dtype = Format::ALL[usize::from(case.dtype) % Format::ALL.len()];
-    let on = Arithmetic { backend: Backend::PORTABLE, dtype };
+    let on = Arithmetic::new(Backend::PORTABLE, dtype);
     if let Ok(mut model) = architecture.open(directory(), Weights::random(0), on) {
         use_model(&mut *model, &case.ids.map(|id| u32::from(id) % 48));
     }

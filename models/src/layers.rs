@@ -2,7 +2,7 @@
 //!
 //! States of all sequences of a batch stand packed, \[tokens, width\], one row for each token.
 
-use crate::arithmetic::Arithmetic;
+use crate::arithmetic::{Arithmetic, Inputs};
 use crate::error::Error;
 use crate::weights::Weights;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
@@ -17,6 +17,7 @@ pub use tilewright_kernels::KvCache;
 #[derive(Clone, Debug)]
 pub struct Linear {
     backend: Backend,
+    inputs: Inputs,
     /// W^T, packed in its type: \[in, out\].
     weight: PackedB,
     /// \[out\].
@@ -106,7 +107,7 @@ impl Linear {
             Format::F32 => PackedB::gated(on.backend, gate, up)?,
             dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
         };
-        Ok(Self { backend: on.backend, weight, bias: None })
+        Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias: None })
     }
 
     /// Tensors of names and heights, one below the other. What a file stores in groups of the type that `on`
@@ -126,7 +127,7 @@ impl Linear {
         }
         if let Some(groups) = groups {
             let weight = PackedB::from_groups(on.backend, on.dtype, &groups, [height, inp])?;
-            return Ok(Self { backend: on.backend, weight, bias });
+            return Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias });
         }
         let mut weight = Vec::new();
         for (name, out) in parts {
@@ -154,7 +155,7 @@ impl Linear {
             Format::F32 => PackedB::new(on.backend, weight),
             dtype => PackedB::in_format(on.backend, dtype, weight)?,
         };
-        Ok(Self { backend: on.backend, weight, bias })
+        Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias })
     }
 
     /// Width of the output.
@@ -203,10 +204,11 @@ impl Linear {
         let x = View::<2>::new(x, [tokens, self.weight.k()])?.into();
         Ok(self.backend.run(Gemm {
             alpha: 1.0,
-            a: match self.weight.format() {
+            a: match (self.inputs, self.weight.format()) {
+                (Inputs::Exact, _) => Lhs::F32(x),
                 // Twice as many steps for what is mostly of one sign, as after GELU, for the same time.
-                Format::Int8 => Lhs::ZeroPoint(x),
-                _ => Lhs::Rounded(x),
+                (Inputs::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
+                (Inputs::Rounded, _) => Lhs::Rounded(x),
             },
             b: Rhs::Packed(&self.weight),
             beta: 0.0,

@@ -54,6 +54,6 @@ pub mod verify;
 pub mod weights;
 pub mod whole_file;
 
-pub use arithmetic::{Arithmetic, bytes_per_weight};
+pub use arithmetic::{Arithmetic, Inputs, bytes_per_weight};
 pub use batch::Batch;
 pub use error::Error;

@@ -4,7 +4,7 @@
 pub mod golden;
 
 use std::io::Write;
-use tilewright::{Arithmetic, verify};
+use tilewright::{Arithmetic, Inputs, verify};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
@@ -54,9 +54,15 @@ pub fn backends() -> Vec<Backend> {
     all_backends().into_iter().filter(|backend| !backend.is_plain() && backend.name() != "amx").collect()
 }
 
-/// Every type of linear layers on every backend but the reference.
+/// Every type of linear layers on every backend but the reference, with inputs as usual, and groups with
+/// rounded ones too.
 pub fn arithmetics() -> impl Iterator<Item = Arithmetic> {
-    all_backends().into_iter().flat_map(|backend| Format::ALL.map(|dtype| Arithmetic { backend, dtype }))
+    let usual = |backend| Format::ALL.map(|dtype| Arithmetic::new(backend, dtype));
+    let all = all_backends().into_iter().flat_map(usual);
+    all.flat_map(|on| {
+        let rounded = Arithmetic { inputs: Inputs::Rounded, ..on };
+        core::iter::once(on).chain((rounded != on).then_some(rounded))
+    })
 }
 
 fn number(variable: &str, default: u64) -> u64 {

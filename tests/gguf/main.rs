@@ -115,7 +115,7 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
         let parts = names.clone().map(|name| (name, 3));
         let values = weights.get(&format!("{}.weight", names[0]), &[3, 64]).unwrap();
         for &backend in Backend::available() {
-            let on = Arithmetic { backend, dtype: format };
+            let on = Arithmetic::new(backend, format);
             let one = Linear::open(&weights, &names[0], [3, 64], on).unwrap();
             let two = Linear::open_fused(&weights, &parts, 64, true, on).unwrap();
             // A row of the identity finds a column: weights that were rounded once more would be others.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tilewright::model::{Architecture, Model, Output};
 use tilewright::tokenizer::Tokenizer;
 use tilewright::weights::Weights;
-use tilewright::{Arithmetic, Batch, Error};
+use tilewright::{Arithmetic, Batch, Error, Inputs};
 use tilewright_kernels::gemm::Format;
 
 /// `--model`; flatten it into a subcommand's arguments.
@@ -41,10 +41,15 @@ pub fn locate(model: &Path) -> Result<PathBuf> {
 /// `--dtype`; flatten it into a subcommand's arguments.
 #[derive(Debug, clap::Args)]
 pub struct Dtype {
-    /// Type of the linear layers: f32, or one that weights are rounded to while they are loaded. Inputs of
-    /// bf16, f16 and int8 are rounded to it as well; all else is f32
+    /// Type of the linear layers: f32, or one that weights are rounded to while they are loaded; all that is
+    /// not a linear layer is f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = format())]
     pub dtype: Format,
+    /// Whether what linear layers multiply their weights with is f32, or rounded as well, to the same type
+    /// (with q8_0, q4_0 and q4_1 to int8), which is faster [default: exact with q8_0, q4_0 and q4_1, else
+    /// rounded]
+    #[arg(long, value_name = "HOW", value_parser = inputs())]
+    inputs: Option<Inputs>,
 }
 
 impl Dtype {
@@ -55,7 +60,13 @@ impl Dtype {
 
     /// Loads the checkpoint in `dir`.
     pub fn load(&self, as_a: Architecture, dir: &Path, session: &Session) -> Result<Box<dyn Model>, Error> {
-        open(as_a, dir, session.arithmetic(self.dtype))
+        open(as_a, dir, self.arithmetic(session))
+    }
+
+    /// The backend in effect with this type.
+    pub fn arithmetic(&self, session: &Session) -> Arithmetic {
+        let on = Arithmetic::new(session.backend, self.dtype);
+        Arithmetic { inputs: self.inputs.unwrap_or(on.inputs), ..on }
     }
 }
 
@@ -126,6 +137,13 @@ pub fn format() -> impl TypedValueParser<Value = Format> {
     })
 }
 
+/// Parses what is done to inputs.
+fn inputs() -> impl TypedValueParser<Value = Inputs> {
+    PossibleValuesParser::new(Inputs::ALL.map(Inputs::name)).map(|name| {
+        Inputs::ALL.into_iter().find(|inputs| inputs.name() == name).expect("one of the possible values")
+    })
+}
+
 /// Tensors that a note names.
 const NAMED: usize = 8;
 
@@ -135,7 +153,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 impl Session {
     /// The backend in effect with this type.
     pub fn arithmetic(&self, dtype: Format) -> Arithmetic {
-        Arithmetic { backend: self.backend, dtype }
+        Arithmetic::new(self.backend, dtype)
     }
 }
 

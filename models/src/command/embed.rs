@@ -44,7 +44,7 @@ impl Embed {
         let dtype = self.precision.dtype;
         let dir = self.checkpoint.locate()?;
         let weights = checkpoint::weights(&dir, dtype)?;
-        let mut embedder = Embedder::with_weights(&dir, weights, session.arithmetic(dtype))?;
+        let mut embedder = Embedder::with_weights(&dir, weights, self.precision.arithmetic(&session))?;
         if self.texts.is_empty() {
             if std::io::stdin().is_terminal() {
                 bail!("no texts: give some as arguments, or lines on stdin");
