@@ -111,7 +111,8 @@ impl Linear {
     }
 
     /// Tensors of names and heights, one below the other. What a file stores in groups of the type that `on`
-    /// asks for is packed as it is: rounding it once more could only lose.
+    /// asks for, or of int8 where it asks for int4, is packed as it is: rounding it once more could only lose,
+    /// and such files keep in int8 what suffers most, the head.
     fn stack(
         weights: &Weights,
         parts: &[(impl AsRef<str>, usize)],
@@ -120,14 +121,17 @@ impl Linear {
         on: Arithmetic,
     ) -> Result<Self, Error> {
         let height = parts.iter().map(|(_, out)| out).sum();
-        let mut groups = Some(Vec::new());
-        for (name, out) in parts {
-            let stored = weights.groups(name.as_ref(), [*out, inp], on.dtype)?;
-            groups = groups.zip(stored).map(|(all, bytes)| [&all[..], &bytes].concat());
-        }
-        if let Some(groups) = groups {
-            let weight = PackedB::from_groups(on.backend, on.dtype, &groups, [height, inp])?;
-            return Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias });
+        let finer = matches!(on.dtype, Format::Q4_0 | Format::Q4_1).then_some(Format::Q8_0);
+        for format in core::iter::once(on.dtype).chain(finer) {
+            let mut groups = Some(Vec::new());
+            for (name, out) in parts {
+                let stored = weights.groups(name.as_ref(), [*out, inp], format)?;
+                groups = groups.zip(stored).map(|(all, bytes)| [&all[..], &bytes].concat());
+            }
+            if let Some(groups) = groups {
+                let weight = PackedB::from_groups(on.backend, format, &groups, [height, inp])?;
+                return Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias });
+            }
         }
         let mut weight = Vec::new();
         for (name, out) in parts {
