@@ -49,7 +49,7 @@ pub struct Dtype {
     /// (with q8_0, q4_0 and q4_1 to int8), which is faster [default: exact with q8_0, q4_0 and q4_1, else
     /// rounded]
     #[arg(long, value_name = "HOW", value_parser = inputs())]
-    inputs: Option<Inputs>,
+    layer_inputs: Option<Inputs>,
 }
 
 impl Dtype {
@@ -66,7 +66,7 @@ impl Dtype {
     /// The backend in effect with this type.
     pub fn arithmetic(&self, session: &Session) -> Arithmetic {
         let on = Arithmetic::new(session.backend, self.dtype);
-        Arithmetic { inputs: self.inputs.unwrap_or(on.inputs), ..on }
+        Arithmetic { inputs: self.layer_inputs.unwrap_or(on.inputs), ..on }
     }
 }
 
