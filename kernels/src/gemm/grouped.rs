@@ -16,7 +16,6 @@ mod way;
 
 use super::KC;
 use super::blocks::GROUP;
-
 use super::loops::{Product, Task, part};
 use super::operand::with_rows;
 use super::pack::packed_a_len;
