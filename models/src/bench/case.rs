@@ -62,12 +62,21 @@ pub struct AttentionShape {
     pub dim: usize,
     /// Whether a query sees only keys up to its own position.
     pub causal: bool,
+    /// Whether keys and values are packed beforehand, in a cache of one sequence.
+    pub cached: bool,
+}
+
+impl AttentionShape {
+    /// Whether it is a decoder's, which caches keys and values: a step, or a prompt with grouped heads.
+    pub fn is_decoder(&self) -> bool {
+        self.queries < self.keys || self.kv_heads < self.heads
+    }
 }
 
 impl fmt::Display for AttentionShape {
-    /// `B1 H12 S512 D64 causal`; grouped heads as `H9/3`, fewer queries than keys as `S1:512`.
+    /// `B1 H12 S512 D64 causal`; grouped heads as `H9/3`, fewer queries than keys as `S1:512`; `cached`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, heads, kv_heads, queries, keys, dim, causal } = self;
+        let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached } = self;
         write!(f, "B{batch} H{heads}")?;
         if kv_heads != heads {
             write!(f, "/{kv_heads}")?;
@@ -76,7 +85,9 @@ impl fmt::Display for AttentionShape {
         if keys != queries {
             write!(f, ":{keys}")?;
         }
-        write!(f, " D{dim}{}", if *causal { " causal" } else { "" })
+        write!(f, " D{dim}")?;
+        let ends = [(causal, " causal"), (cached, " cached")];
+        ends.iter().filter(|(is, _)| **is).try_for_each(|(_, end)| f.write_str(end))
     }
 }
 
@@ -297,8 +308,16 @@ mod tests {
 
     #[test]
     fn names_tell_shapes() {
-        let shape =
-            AttentionShape { batch: 1, heads: 9, kv_heads: 3, queries: 1, keys: 512, dim: 64, causal: true };
+        let shape = AttentionShape {
+            batch: 1,
+            heads: 9,
+            kv_heads: 3,
+            queries: 1,
+            keys: 512,
+            dim: 64,
+            causal: true,
+            cached: false,
+        };
         let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
         assert_eq!(case.name(), "attention/f32/B1 H9/3 S1:512 D64 causal");
         // One query sees all 512 keys: two products of 512 x 64 for each of 9 heads.
@@ -310,8 +329,16 @@ mod tests {
 
     #[test]
     fn a_causal_square_sees_its_lower_half() {
-        let shape =
-            AttentionShape { batch: 1, heads: 1, kv_heads: 1, queries: 3, keys: 3, dim: 1, causal: true };
+        let shape = AttentionShape {
+            batch: 1,
+            heads: 1,
+            kv_heads: 1,
+            queries: 3,
+            keys: 3,
+            dim: 1,
+            causal: true,
+            cached: false,
+        };
         // 1 + 2 + 3 of 9 scores.
         let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
         assert_eq!(case.work().flops, 4.0 * 6.0);

@@ -66,8 +66,16 @@ const REPORT_LINEAR: usize = 9;
 const REPORT_ATTENTION: usize = 5;
 
 /// BERT-base's layers, one sequence.
-const BERT_BASE: AttentionShape =
-    AttentionShape { batch: 1, heads: 12, kv_heads: 12, queries: 128, keys: 128, dim: 64, causal: false };
+const BERT_BASE: AttentionShape = AttentionShape {
+    batch: 1,
+    heads: 12,
+    kv_heads: 12,
+    queries: 128,
+    keys: 128,
+    dim: 64,
+    causal: false,
+    cached: false,
+};
 
 /// Queries over as many keys.
 const fn square(length: usize, shape: AttentionShape) -> AttentionShape {
@@ -113,6 +121,10 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     let of_type = |operation| Case { dtype, operation };
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
+        // Caches are of f32 or bf16.
+        let cached = ATTENTION.iter().filter(|shape| shape.is_decoder() && dtype != Dtype::F16);
+        let cached = cached.map(|&shape| AttentionShape { cached: true, ..shape });
+        all.extend(cached.map(Operation::Attention).map(of_type));
         all.extend(rows(ROWS).map(of_type));
     }
     all.extend(models(None).map(of_type));

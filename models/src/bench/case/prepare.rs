@@ -7,7 +7,9 @@ use crate::error::Error;
 use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
-use tilewright_kernels::{Attention, Backend, Element, Start, View, ViewMut, Window};
+use tilewright_kernels::{
+    Attention, Backend, CachedAttention, Element, KvCache, Precision, Start, View, ViewMut, Window,
+};
 use tilewright_peers::Dtype;
 
 /// What computes an output.
@@ -73,6 +75,26 @@ fn attention<'a, T: Element>(
     Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
 }
 
+/// An attention of one sequence to a cache.
+fn cached<'a>(
+    s: AttentionShape,
+    Inputs { x, y, z, .. }: &'a Inputs,
+    backend: Backend,
+    precision: Precision,
+) -> Result<Prepared<'a>, Error> {
+    let (shape, kv) = ([s.batch, s.heads, s.queries, s.dim], [s.kv_heads, s.keys, s.dim]);
+    let q = View::new(&x[..], shape)?;
+    let mut cache = KvCache::new(backend, precision, s.kv_heads, [s.dim, s.dim], s.keys);
+    cache.append(View::new(&y[..], kv)?, View::new(&z[..], kv)?)?;
+    let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+    let run = move |out: &mut [f32]| {
+        let (caches, starts, out) = ([&cache], [0, s.queries], ViewMut::new(out, shape)?);
+        let attention = CachedAttention::new(q, &caches, &starts, out);
+        Ok(backend.run(CachedAttention { window, ..attention })?)
+    };
+    Ok(Prepared { run: Box::new(run), out: Aligned::new(x.len(), |_| 0.0), narrow: false })
+}
+
 impl Case {
     /// Makes it ready on `backend`: `None` if there is no such kernel in this type yet.
     ///
@@ -101,6 +123,7 @@ impl Case {
                 };
                 Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0), narrow: false }
             }
+            Operation::Attention(s) if s.cached => cached(s, inputs, backend, Precision::F32)?,
             Operation::Attention(s) => {
                 let shape = [s.batch, s.heads, s.queries, s.dim];
                 let kv = [s.batch, s.kv_heads, s.keys, s.dim];
@@ -126,7 +149,8 @@ impl Case {
 
     /// The same in other types than f32: models, products with packed weights, and attentions. Activations
     /// are of the same type, but for int8, to which they are quantised in every run. Outputs of products are
-    /// f32; those of attentions, which go into the next product, are of the type.
+    /// f32; those of attentions, which go into the next product, are of the type, but to caches all but the
+    /// caches is f32.
     fn prepare_narrow<'a>(
         &self,
         inputs: &'a Inputs,
@@ -134,6 +158,10 @@ impl Case {
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
         match (self.operation, self.dtype) {
+            (Operation::Attention(s), Dtype::Bf16) if s.cached => {
+                return cached(s, inputs, backend, Precision::Bf16).map(Some);
+            }
+            (Operation::Attention(s), _) if s.cached => return Ok(None),
             (Operation::Attention(s), Dtype::Bf16) => {
                 return attention(s, inputs, backend, bf16::from_f32).map(Some);
             }
