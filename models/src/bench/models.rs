@@ -7,7 +7,7 @@ use crate::generator::{Cache, Generator, Want};
 use crate::heads::Task as Head;
 use crate::model::Model;
 use crate::weights::Weights;
-use crate::{Arithmetic, Batch, bart, bert, gpt2, llama, t5};
+use crate::{Arithmetic, Batch, albert, bart, bert, electra, gpt2, llama, roberta, t5};
 use core::fmt;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,6 +88,8 @@ struct Size {
     /// Entries of the word table.
     words: usize,
     layers: usize,
+    /// Layers that are stored: fewer where they are shared.
+    stored: usize,
     /// Weights of the linear layers in one layer.
     weights: usize,
     /// Width of queries.
@@ -108,8 +110,19 @@ const fn generate(prompt: usize, tokens: usize, beams: usize) -> Task {
 
 /// A BERT's: four products with H x H, two with H x I.
 const fn encoder(layers: usize, h: usize, i: usize) -> Size {
-    Size { words: 30522, layers, weights: 4 * h * h + 2 * h * i, width: h, head: 0, source: 0 }
+    Size {
+        words: 30000,
+        layers,
+        stored: layers,
+        weights: 4 * h * h + 2 * h * i,
+        width: h,
+        head: 0,
+        source: 0,
+    }
 }
+
+/// A BERT-base's sizes, which RoBERTa and ALBERT have too.
+const BASE: Size = encoder(12, 768, 3072);
 
 fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
     let config = bert::Config {
@@ -122,17 +135,33 @@ fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn
     Ok(Box::new(bert::open(config, Weights::random(0), on, Head::Bare)?))
 }
 
-/// BART-base, whose sizes are half of what a config means that says nothing.
-fn bart_base() -> bart::Config {
-    bart::Config {
-        d_model: 768,
+/// Six layers and heads of 64: BART-base, and the translators that Marian trained.
+fn bart(family: bart::Family, d_model: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+    let config = bart::Config {
+        d_model,
         encoder_layers: 6,
         decoder_layers: 6,
-        encoder_attention_heads: 12,
-        decoder_attention_heads: 12,
-        encoder_ffn_dim: 3072,
-        decoder_ffn_dim: 3072,
-        ..bart::Config::of(bart::Family::BART)
+        encoder_attention_heads: d_model / 64,
+        decoder_attention_heads: d_model / 64,
+        encoder_ffn_dim: 4 * d_model,
+        decoder_ffn_dim: 4 * d_model,
+        ..bart::Config::of(family)
+    };
+    Ok(Box::new(bart::Bart::random(config, 0, on, bart::Class::ConditionalGeneration)?))
+}
+
+/// Six layers of the same and of T5-small.
+const fn encoder_decoder(words: usize, d: usize) -> Size {
+    Size {
+        words,
+        layers: 6,
+        stored: 6,
+        // Attention to the text so far, that to the source without its keys and values, feed-forward.
+        weights: 6 * d * d + 2 * d * 4 * d,
+        width: d,
+        head: d * words,
+        // The encoder, and keys and values for the decoder.
+        source: 6 * (6 * d * d + 2 * d * 4 * d),
     }
 }
 
@@ -141,7 +170,7 @@ pub static MODELS: &[ModelCase] = &[
     ModelCase {
         name: "model/bert-base",
         make: |on| bert(12, 768, 12, on),
-        size: encoder(12, 768, 3072),
+        size: BASE,
         tasks: &[forward(1, 16), forward(1, 128), forward(8, 128), forward(1, 512)],
     },
     ModelCase {
@@ -157,11 +186,46 @@ pub static MODELS: &[ModelCase] = &[
         tasks: &[forward(1, 16), forward(1, 128), forward(32, 32), Task::Ragged { batch: 64, longest: 128 }],
     },
     ModelCase {
+        name: "model/roberta-base",
+        make: |on| {
+            let config = roberta::Config::default();
+            Ok(Box::new(roberta::open(config, Weights::random(0), on, Head::Bare)?))
+        },
+        size: BASE,
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
+        name: "model/albert-base",
+        make: |on| {
+            let large = albert::Config::default();
+            let base = bert::Config {
+                hidden_size: 768,
+                num_attention_heads: 12,
+                intermediate_size: 3072,
+                ..large.bert.clone()
+            };
+            let config = albert::Config { bert: base, ..large };
+            Ok(Box::new(albert::open(config, Weights::random(0), on, Head::Bare)?))
+        },
+        size: Size { stored: 1, ..BASE },
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
+        name: "model/electra-small",
+        make: |on| {
+            let config = electra::Config::default();
+            Ok(Box::new(electra::open(config, Weights::random(0), on, Head::Bare)?))
+        },
+        size: encoder(12, 256, 1024),
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
         name: "model/gpt2",
         make: |on| Ok(Box::new(gpt2::Gpt2::random(gpt2::Config::default(), 0, on)?)),
         size: Size {
             words: 50257,
             layers: 12,
+            stored: 12,
             weights: 12 * 768 * 768,
             width: 768,
             head: 768 * 50257,
@@ -189,6 +253,7 @@ pub static MODELS: &[ModelCase] = &[
         size: Size {
             words: 49152,
             layers: 30,
+            stored: 30,
             // Queries and outputs of 9 heads, keys and values of 3; gate, up and down.
             weights: 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536,
             width: 576,
@@ -203,40 +268,27 @@ pub static MODELS: &[ModelCase] = &[
             let (config, class) = (t5::Config::default(), t5::Class::ConditionalGeneration);
             Ok(Box::new(t5::T5::random(config, 0, on, class)?))
         },
-        size: Size {
-            words: 32128,
-            layers: 6,
-            // Attention to the text so far, that to the source without its keys and values, feed-forward.
-            weights: 6 * 512 * 512 + 2 * 512 * 2048,
-            width: 512,
-            head: 512 * 32128,
-            // The encoder, and keys and values for the decoder.
-            source: 6 * (6 * 512 * 512 + 2 * 512 * 2048),
-        },
+        size: encoder_decoder(32128, 512),
         tasks: &[generate(64, 64, 1), generate(64, 64, 4)],
     },
     ModelCase {
         name: "model/bart-base",
-        make: |on| {
-            let (config, class) = (bart_base(), bart::Class::ConditionalGeneration);
-            Ok(Box::new(bart::Bart::random(config, 0, on, class)?))
-        },
-        size: Size {
-            words: 50265,
-            layers: 6,
-            weights: 6 * 768 * 768 + 2 * 768 * 3072,
-            width: 768,
-            head: 768 * 50265,
-            source: 6 * (6 * 768 * 768 + 2 * 768 * 3072),
-        },
+        make: |on| bart(bart::Family::BART, 768, on),
+        size: encoder_decoder(50265, 768),
         tasks: &[generate(64, 64, 1), generate(64, 64, 4)],
+    },
+    ModelCase {
+        name: "model/marian",
+        make: |on| bart(bart::Family::MARIAN, 512, on),
+        size: encoder_decoder(58101, 512),
+        tasks: &[generate(64, 64, 1)],
     },
 ];
 
 impl ModelCase {
     /// What a run does, with weights of so many bytes a number.
     pub fn work(&self, task: Task, bytes: f64) -> Work {
-        let Size { layers, weights, width, head, source, .. } = self.size;
+        let Size { layers, stored, weights, width, head, source, .. } = self.size;
         let causal = head > 0;
         let lengths = task.lengths();
         // Scores and sums: each token over all keys, or those up to its own.
@@ -259,7 +311,7 @@ impl ModelCase {
         Work {
             flops: flops as f64,
             // States come and go in cache.
-            bytes: bytes * (source + passes * (layers * weights + head)) as f64,
+            bytes: bytes * (source + passes * (stored * weights + head)) as f64,
             tokens: Some(shown as f64),
         }
     }
