@@ -3,7 +3,8 @@
 //! A model that continues a text runs hundreds of products a token, each for some ten microseconds. Threads
 //! of rayon fall asleep in between, and waking one takes longer than such a product does. So a call that
 //! uses threads asks the others to look for work, on and on, for [`AWAKE`] after it: two threads decode up
-//! to half as fast again. Whatever work the pool has meanwhile, ours or not, they do.
+//! to half as fast again. Whatever work the pool has meanwhile, ours or not, they do. To ask, which happens
+//! about once in [`STRETCH`], is what kernels on several threads allocate for.
 
 use core::cell::{Cell, RefCell};
 use core::hint::spin_loop;
