@@ -1,5 +1,5 @@
 //! Large pages for memory that is read from end to end, which spare a processor most of the walks through
-//! page tables and let its prefetchers run on: one row by 150 MiB of weights takes a tenth less time.
+//! page tables and let its prefetchers run on: four streams read 150 MiB 7% faster.
 
 use core::mem::MaybeUninit;
 

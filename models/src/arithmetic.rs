@@ -39,6 +39,14 @@ pub struct Arithmetic {
 }
 
 /// What is done to the inputs of linear layers.
+///
+/// ```
+/// use tilewright::{Arithmetic, Inputs};
+/// use tilewright_kernels::{Backend, gemm::Format};
+/// let on = Arithmetic::new(Backend::best(), Format::Q4_0);
+/// let faster = Arithmetic { inputs: Inputs::Rounded, ..on };
+/// assert_eq!([on.inputs, faster.inputs], Inputs::ALL);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inputs {
     /// Nothing: weights alone are less than f32.
