@@ -154,7 +154,7 @@ impl<T: Element> RowKernel for Activate<'_, T> {
                 NONE,
                 0.0,
                 #[inline(always)]
-                |_, [x], []| [F.apply(isa, x)],
+                |_, [x], []| [F.apply_for::<I, T>(isa, x)],
             );
         });
     }
@@ -180,7 +180,7 @@ impl<T: Element> RowKernel for Gated<'_, T> {
                 [up],
                 0.0,
                 #[inline(always)]
-                |_, [gate], [up]| [F.apply(isa, gate) * up],
+                |_, [gate], [up]| [F.apply_for::<I, T>(isa, gate) * up],
             );
         });
     }

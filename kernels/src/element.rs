@@ -9,7 +9,7 @@ use half::{bf16, f16};
 mod sealed {
     use super::{Stored, StoredMut, View, ViewMut};
     use crate::compiled::Compiled;
-    use crate::rows::Rows;
+    use crate::isa::lanes::Row;
 
     /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. The methods that
     /// erase it let a kernel be compiled once for all types, and not once for each.
@@ -23,10 +23,10 @@ mod sealed {
         /// The same for writing.
         fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D>;
 
-        /// These rows as rows of f32, or back if they are of another type.
+        /// This row as one of f32, or back if it is of another type.
         #[inline(always)]
-        fn f32_rows(rows: Rows<'_, Self>) -> Result<Rows<'_>, Rows<'_, Self>> {
-            Err(rows)
+        fn f32_row(row: Row<'_, Self>) -> Result<Row<'_>, Row<'_, Self>> {
+            Err(row)
         }
 
         /// This slice as one of f32, if it is.
@@ -56,8 +56,8 @@ mod sealed {
         }
 
         #[inline(always)]
-        fn f32_rows(rows: Rows<'_>) -> Result<Rows<'_>, Rows<'_>> {
-            Ok(rows)
+        fn f32_row(row: Row<'_>) -> Result<Row<'_>, Row<'_>> {
+            Ok(row)
         }
 
         #[inline(always)]

@@ -380,6 +380,24 @@ pub trait Vector<I: Copy>:
         self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
     }
 
+    /// What `self` is off the nearest multiple of 2^-`BITS`, ties to even; exact. For `BITS` of 0 and 2,
+    /// and magnitudes below 2^20.
+    #[inline(always)]
+    fn residue<const BITS: u32>(self, isa: I) -> Self {
+        // Ulps of this are what is rounded to.
+        let multiples = Self::splat(isa, 12_582_912.0 / (1 << BITS) as f32);
+        self - ((self + multiples) - multiples)
+    }
+
+    /// Whether [`residue`](Self::residue) is one instruction.
+    const REDUCES: bool = false;
+
+    /// The smaller of `most` and the magnitude; `most` of NaN.
+    #[inline(always)]
+    fn abs_up_to(self, most: Self) -> Self {
+        self.abs().min(most)
+    }
+
     /// The `LANES` numbers at `p`, each in the low half of its lane, zeros above.
     ///
     /// # Safety

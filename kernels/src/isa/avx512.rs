@@ -8,6 +8,7 @@
 use super::amx::Amx;
 use super::tile::for_rows;
 use super::{Dot, Isa, Tile, Vector, probe, sealed::Sealed};
+use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -266,6 +267,27 @@ fn float(v: __m512i) -> F32x16 {
     F32x16(unsafe { _mm512_castsi512_ps(v) })
 }
 
+/// Number i in the upper half of lane i, zeros below.
+///
+/// One instruction, on which the compiler does not agree: of the intrinsic it makes two.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn upper_halves(numbers: __m256i) -> __m512i {
+    let upper: __m512i;
+    // SAFETY: registers alone are read, and written.
+    unsafe {
+        asm!(
+            "vpermw {upper}{{{odd}}}{{z}}, {places}, {numbers}",
+            upper = lateout(zmm_reg) upper,
+            odd = in(kreg) 0xaaaa_aaaa_u32,
+            places = in(zmm_reg) _mm512_loadu_si512(PLACES.as_ptr().cast()),
+            numbers = in(zmm_reg) _mm512_castsi256_si512(numbers),
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    upper
+}
+
 /// The mask of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -350,15 +372,8 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn load_bf16(_: Avx512, p: *const u16) -> Self {
-        /// Number i to the upper half of lane i, the odd ones of thirty-two.
-        const UPPER: __mmask32 = 0xaaaa_aaaa;
-        // One instruction puts the numbers into place and zeros below them.
-        // SAFETY: the caller's.
-        unsafe {
-            let halves = _mm512_castsi256_si512(_mm256_loadu_si256(p.cast()));
-            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
-            float(_mm512_maskz_permutexvar_epi16(UPPER, places, halves))
-        }
+        // SAFETY: the caller's; a token proves AVX-512.
+        float(unsafe { upper_halves(_mm256_loadu_si256(p.cast())) })
     }
 
     #[inline(always)]
@@ -386,6 +401,17 @@ impl Vector<Avx512> for F32x16 {
         mask != 0
     }
 
+    const REDUCES: bool = true;
+
+    #[inline(always)]
+    fn residue<const BITS: u32>(self, _: Avx512) -> Self {
+        const { assert!(BITS == 0 || BITS == 2) };
+        // SAFETY: a value of this type proves AVX-512.
+        Self(unsafe {
+            if BITS == 0 { _mm512_reduce_ps::<0x08>(self.0) } else { _mm512_reduce_ps::<0x28>(self.0) }
+        })
+    }
+
     const TABLE: usize = 32;
 
     #[inline(always)]
@@ -404,6 +430,7 @@ impl Vector<Avx512> for F32x16 {
         fn min(self: Self, b: Self) -> Self { Self(_mm512_min_ps(self.0, b.0)) }
         fn max(self: Self, b: Self) -> Self { Self(_mm512_max_ps(self.0, b.0)) }
         fn abs(self: Self) -> Self { Self(_mm512_abs_ps(self.0)) }
+        fn abs_up_to(self: Self, most: Self) -> Self { Self(_mm512_range_ps::<0b10_10>(self.0, most.0)) }
         fn sqrt(self: Self) -> Self { Self(_mm512_sqrt_ps(self.0)) }
         fn round(self: Self) -> Self { Self(_mm512_roundscale_ps::<0x08>(self.0)) }
         fn lt(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0) }

@@ -18,7 +18,7 @@ pub(crate) const GROUPS: usize = 4;
 
 /// A row that is read and written.
 #[derive(Debug)]
-pub(crate) enum Row<'a, T = f32> {
+pub enum Row<'a, T = f32> {
     /// Results replace what was read.
     InPlace(&'a mut [T]),
     /// Reads from the first, writes to the second, of the same length.
@@ -75,6 +75,13 @@ impl<'a, T: Copy> Row<'a, T> {
             Row::InPlace(x) => Row::InPlace(&mut x[range]),
             Row::Into(x, out) => Row::Into(&x[range.clone()], &mut out[range]),
         }
+    }
+
+    /// Reads what was written from now on.
+    #[inline(always)]
+    pub(crate) fn keep_output(&mut self) {
+        let written = core::mem::replace(self, Row::InPlace(&mut []));
+        *self = Row::InPlace(written.into_output());
     }
 
     /// Writes what is read.
