@@ -145,6 +145,30 @@ pub trait Element: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + 
     /// `p` is valid for writes of `LANES` elements.
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self);
 
+    /// The values of the `2 LANES` elements at `p`, of any alignment, in the order of
+    /// [`store_pair`](Self::store_pair).
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `2 LANES` elements.
+    #[inline(always)]
+    unsafe fn load_pair<I: Isa>(isa: I, p: *const Self) -> [I::V; 2] {
+        // SAFETY: the caller's.
+        unsafe { [Self::load(isa, p), Self::load(isa, p.add(I::V::LANES))] }
+    }
+
+    /// Stores the nearest to each lane at `p`, of any alignment. NaN must be from arithmetic on elements.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `2 LANES` elements.
+    #[inline(always)]
+    unsafe fn store_pair<I: Isa>(isa: I, [a, b]: [I::V; 2], p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe {
+            Self::store(isa, a, p);
+            Self::store(isa, b, p.add(I::V::LANES));
+        }
+    }
+
     /// The values of the first `min(src.len(), LANES)` elements of `src`; other lanes are `fill`.
     #[inline(always)]
     fn load_partial<I: Isa>(isa: I, src: &[Self], fill: f32) -> I::V {
@@ -226,6 +250,18 @@ impl Element for bf16 {
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self) {
         // SAFETY: the caller's.
         unsafe { v.store_bf16(isa, p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pair<I: Isa>(isa: I, p: *const Self) -> [I::V; 2] {
+        // SAFETY: the caller's.
+        unsafe { I::V::load_bf16_pair(isa, p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pair<I: Isa>(isa: I, pair: [I::V; 2], p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { I::V::store_bf16_pair(pair, isa, p.cast()) }
     }
 }
 

@@ -454,6 +454,32 @@ pub trait Vector<I: Copy>:
         unsafe { crate::element::bf16_bits(isa, self).store_u16(p) }
     }
 
+    /// The `2 LANES` numbers at `p`, whose bits are those of bf16, in whatever order is cheapest:
+    /// [`store_bf16_pair`](Self::store_bf16_pair) undoes it. For functions of each number by itself.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `2 LANES` numbers of 16 bits.
+    #[inline(always)]
+    unsafe fn load_bf16_pair(isa: I, p: *const u16) -> [Self; 2] {
+        // SAFETY: the caller's.
+        unsafe { [Self::load_bf16(isa, p), Self::load_bf16(isa, p.add(Self::LANES))] }
+    }
+
+    /// Stores the nearest bf16 of each lane at `p`, as [`store_bf16`](Self::store_bf16) does, in the order
+    /// of [`load_bf16_pair`](Self::load_bf16_pair). The lower halves of NaN must be zeros, as they are in
+    /// all that arithmetic makes of bf16.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `2 LANES` numbers of 16 bits.
+    #[inline(always)]
+    unsafe fn store_bf16_pair(pair: [Self; 2], isa: I, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe {
+            pair[0].store_bf16(isa, p);
+            pair[1].store_bf16(isa, p.add(Self::LANES));
+        }
+    }
+
     /// Lanes as pairs of i16: `sum`, as i32, plus the two products of `self` and `b`, wrapping.
     fn dot_i16(self, b: Self, sum: Self) -> Self;
 

@@ -9,7 +9,9 @@ use crate::view::{View, ViewMut};
 
 /// The rows that a kernel reads and writes: \[rows, columns\], each row contiguous, any distance
 /// between rows. They are f32, bf16 or f16, and arithmetic is in f32: the result in bf16 and f16 is
-/// that in f32 of the same numbers, each then rounded once to the nearest of the type, ties to even.
+/// that in f32 of the same numbers, each then rounded once to the nearest of the type, ties to even. In
+/// bf16, softmax and GELU are computed with fewer digits, which they say, though with many more than are
+/// kept.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, View, ViewMut};

@@ -49,7 +49,9 @@ pub enum Mask<'a> {
 /// # Numerics
 /// With u = 2^-24 and e = u max_k (|scale x_k| + 2 |s_k|) what the scores are off by, which is 0
 /// without scale and bias, the error of y is at most (2 e + (n / 16 + 24 + |s - m|) u) y + 2^-148,
-/// and that of its logarithm 2 e + u (n / 16 + 24 + 2 |y| + |s - m|).
+/// and that of its logarithm 2 e + u (n / 16 + 24 + 2 |y| + |s - m|). In bf16, before the result is
+/// rounded to it, 24 is 150 in both, for the exponentials are [`math::exp2_coarse`], |s - m| counts three
+/// times, and 2^-148 is 2^-126.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Mask, Rows, Softmax, ViewMut};

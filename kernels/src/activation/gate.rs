@@ -34,7 +34,7 @@ pub(super) static LOGISTIC: Gate = Gate::new(Shape::Logistic);
 ///
 /// The coarse ones, for results that are rounded to bf16, err by at most 2^-20: in steps of h, and with D
 /// coefficients, interpolation at Chebyshev points errs by |g^(D)| (h/4)^D / (D! / 2), and |g^(4)| is at most
-/// 0.60 and |g^(6)| at most 2.7 of either gate.
+/// 0.56 and |g^(6)| at most 2.41 of either gate.
 pub(super) struct Gate {
     wide: Table<32, 6>,
     wide_coarse: Table<32, 4>,

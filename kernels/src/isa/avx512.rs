@@ -38,6 +38,17 @@ static PLACES: [u16; 32] = {
     places
 };
 
+/// Both halves of sixteen lanes, exchanged.
+static SWAPPED: [u16; 32] = {
+    let mut halves = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        halves[i] = i as u16 ^ 1;
+        i += 1;
+    }
+    halves
+};
+
 /// Proof that AVX-512 F, BW, DQ and VL may be used, by the CPU and by the operating system; and which
 /// of their extensions may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,6 +299,34 @@ fn upper_halves(numbers: __m256i) -> __m512i {
     upper
 }
 
+/// The upper halves of all lanes and the lower ones: of `even` in the lower halves of lanes, of `odd` in the
+/// upper ones. Two instructions, of which the compiler would make three or four.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves(even: __m512i, odd: __m512i) -> (__m512i, __m512i) {
+    let (mut upper, mut lower) = (odd, even);
+    // SAFETY: registers alone are read, and written.
+    unsafe {
+        asm!(
+            "vpermw {upper}{{{low}}}, {swapped}, {even}",
+            upper = inout(zmm_reg) upper,
+            low = in(kreg) 0x5555_5555_u32,
+            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
+            even = in(zmm_reg) even,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        asm!(
+            "vpermw {lower}{{{high}}}, {swapped}, {odd}",
+            lower = inout(zmm_reg) lower,
+            high = in(kreg) 0xaaaa_aaaa_u32,
+            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
+            odd = in(zmm_reg) odd,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    (upper, lower)
+}
+
 /// The mask of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -393,6 +432,32 @@ impl Vector<Avx512> for F32x16 {
                 _mm512_castps_si512(rounded),
             );
             _mm256_storeu_si256(p.cast(), _mm512_castsi512_si256(upper));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pair(_: Avx512, p: *const u16) -> [Self; 2] {
+        // The even numbers and the odd ones.
+        // SAFETY: the caller's; a token proves AVX-512.
+        unsafe {
+            let both = _mm512_loadu_si512(p.cast());
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [float(_mm512_slli_epi32::<16>(both)), float(odd)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pair([even, odd]: [Self; 2], _: Avx512, p: *mut u16) {
+        // Upper halves and lower ones are brought together, each of which half of the work remains for: 1
+        // is added to the upper where the lower is above a half, or a half and the upper odd.
+        // SAFETY: the caller's; a value of this type proves AVX-512.
+        unsafe {
+            let (upper, lower) = halves(int(even), int(odd));
+            // lower | (upper & 1)
+            let beyond = _mm512_ternarylogic_epi32::<0b1111_1000>(lower, upper, _mm512_set1_epi16(1));
+            let up = _mm512_cmpgt_epu16_mask(beyond, _mm512_set1_epi16(i16::MIN));
+            let rounded = _mm512_mask_sub_epi16(upper, up, upper, _mm512_set1_epi16(-1));
+            _mm512_storeu_si512(p.cast(), rounded);
         }
     }
 
