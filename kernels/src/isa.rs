@@ -389,9 +389,6 @@ pub trait Vector<I: Copy>:
         self - ((self + multiples) - multiples)
     }
 
-    /// Whether [`residue`](Self::residue) is one instruction.
-    const REDUCES: bool = false;
-
     /// The smaller of `most` and the magnitude; `most` of NaN.
     #[inline(always)]
     fn abs_up_to(self, most: Self) -> Self {

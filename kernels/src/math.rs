@@ -154,7 +154,7 @@ pub fn exp2_coarse<I: Isa>(isa: I, x: I::V) -> I::V {
     let x = c(-127.0).max(x);
     let integer = c(INTEGER + 127.0);
     let biased = x + integer;
-    let r = if I::V::REDUCES { x.residue::<0>(isa) } else { x - (biased - integer) };
+    let r = x - (biased - integer);
     let p = polynomial(isa, r, [0.009_582_853, 0.055_906_426, 0.240_241, 0.693_124_2, 1.0]);
     p * biased.shl_bits::<23>()
 }

@@ -245,6 +245,38 @@ const fn cos(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::Activation;
+    use crate::isa::portable::Portable;
+
+    /// On the best backend and on the narrowest: over every bf16, which are all that the coarse tables meet.
+    #[test]
+    fn coarse_gates_err_by_less_than_they_say() {
+        fn check<I: Isa>(isa: I) {
+            for (gate, activation) in [(&NORMAL, Activation::GeluErf), (&LOGISTIC, Activation::GeluTanh)] {
+                for bits in 0..=u16::MAX {
+                    let x = f32::from_bits(u32::from(bits) << 16);
+                    let mut y = [0.0; 16];
+                    isa.run(|| gate.apply_coarse(isa, I::V::splat(isa, x)).store(&mut y));
+                    let exact = activation.definition(f64::from(x));
+                    if !exact.is_finite() {
+                        assert!(f64::from(y[0]) == exact || exact.is_nan() && y[0].is_nan(), "{x:e}");
+                        continue;
+                    }
+                    let error = (f64::from(y[0]) - exact).abs();
+                    let x = f64::from(x.abs());
+                    assert!(
+                        error <= x * (2f64.powi(-20) + 6.0 * 2f64.powi(-24)),
+                        "{activation:?}({x:e}): {error:e}"
+                    );
+                }
+            }
+        }
+        check(Portable);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(isa) = crate::isa::avx512::Avx512::detect() {
+            check(isa);
+        }
+    }
 
     #[test]
     fn gates_are_what_libm_says() {

@@ -466,8 +466,6 @@ impl Vector<Avx512> for F32x16 {
         mask != 0
     }
 
-    const REDUCES: bool = true;
-
     #[inline(always)]
     fn residue<const BITS: u32>(self, _: Avx512) -> Self {
         const { assert!(BITS == 0 || BITS == 2) };
