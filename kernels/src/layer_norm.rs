@@ -18,16 +18,15 @@
 //! 37, 1983), whose d removes what the pivot is off by. With d^2 <= s / 4 the difference s - d^2
 //! loses at most a factor of 4/3, so the error does not grow with mean / sigma.
 //!
-//! Pass 1 of each row runs within pass 2 of the row two before: pass 2 waits for stores and pass 1 for
-//! its sums, and together they take hardly longer than pass 2 alone; and the roots and divisions between
-//! a row's passes are done while the row before it is written.
+//! Pass 1 of each row runs within pass 2 of the row before: pass 2 waits for stores and pass 1 for
+//! its sums, and together they take hardly longer than pass 2 alone.
 
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::lanes::{GROUPS, Row, accumulators, map_with, read, sum, total};
 use crate::isa::{Isa, Vector};
-use crate::residual::{IN_RANGE, Input, each_with_statistics};
+use crate::residual::{IN_RANGE, Input};
 use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
@@ -159,23 +158,26 @@ impl<T: Element> RowKernel for Affine<'_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         let Self { input, weight, bias, eps } = self;
-        each_with_statistics(
-            input.into_iter(isa),
-            // The weight has the right length.
-            T::stand_in(weight),
-            #[inline(always)]
-            |x| Moments::of(isa, x, pivot(isa, x)),
-            #[inline(always)]
-            |row, moments, ahead| {
-                let moments = moments.centred(isa, row.input());
-                let square = moments.variance() + eps;
-                if IN_RANGE.contains(&square) {
-                    return write(isa, row, weight, bias, moments, 1.0 / square.sqrt(), ahead);
-                }
-                define(row, Some(weight), Some(bias), eps);
-                Moments::of(isa, ahead, pivot(isa, ahead))
-            },
-        );
+        let mut rows = input.into_iter(isa);
+        let Some(mut row) = rows.next() else { return };
+        let mut moments = Moments::of(isa, row.input(), pivot(isa, row.input()));
+        loop {
+            let next = rows.next();
+            // After the last row, the weight is taken for a row: it has the right length.
+            let next_input = next.as_ref().map_or(T::stand_in(weight), Row::input);
+            moments = moments.centred(isa, row.input());
+            let square = moments.variance() + eps;
+            moments = if IN_RANGE.contains(&square) {
+                write(isa, &mut row, weight, bias, moments, 1.0 / square.sqrt(), next_input)
+            } else {
+                define(&mut row, Some(weight), Some(bias), eps);
+                Moments::of(isa, next_input, pivot(isa, next_input))
+            };
+            match next {
+                Some(next) => row = next,
+                None => return,
+            }
+        }
     }
 }
 
@@ -263,7 +265,7 @@ impl<I: Isa> Sums<I> {
     }
 }
 
-/// Pass 2 of `row`, whose moments are known, and pass 1 of `ahead`.
+/// Pass 2 of `row`, whose moments are known, and pass 1 of `next`.
 #[inline(always)]
 fn write<I: Isa, T: Element>(
     isa: I,
@@ -272,24 +274,24 @@ fn write<I: Isa, T: Element>(
     bias: &[f32],
     moments: Moments,
     r: f32,
-    ahead: &[T],
+    next: &[T],
 ) -> Moments {
     let center = I::V::splat(isa, moments.pivot);
     let (scale, shift) = (I::V::splat(isa, r), I::V::splat(isa, -moments.mean * r));
-    let pivot = pivot(isa, ahead);
+    let pivot = pivot(isa, next);
     let mut sums = Sums::new(isa, pivot);
     map_with(
         isa,
         [row],
         [weight, bias],
-        [ahead],
-        // Past the end, only the sums count: there, the other row's elements are its pivot.
+        [next],
+        // Past the end, only the sums count: there, the next row's elements are its pivot.
         pivot,
         #[inline(always)]
-        |g, [x], [weight, bias], [ahead]| {
-            sums.add(g, ahead);
+        |g, [x], [weight, bias], [next]| {
+            sums.add(g, next);
             [(x - center).mul_add(scale, shift).mul_add(weight, bias)]
         },
     );
-    sums.moments(ahead.len())
+    sums.moments(next.len())
 }

@@ -13,39 +13,6 @@ use core::ops::RangeInclusive;
 /// outside is computed by the definition.
 pub(crate) const IN_RANGE: RangeInclusive<f32> = 1e-28..=f32::MAX;
 
-/// Calls `write(row, its statistics, the row after the next)` for each row, which returns the statistics
-/// of the latter: they are summed up while a row is written, which waits for other units, and what is
-/// made of the sums, a long chain of single operations, has the whole of the next row to be done in. For
-/// the first two rows they are found by `statistics`; after the last, `stand_in` is given for a row.
-#[inline(always)]
-pub(crate) fn each_with_statistics<'a, T: Copy + 'a, S>(
-    mut rows: impl Iterator<Item = Row<'a, T>>,
-    stand_in: &[T],
-    statistics: impl Fn(&[T]) -> S,
-    mut write: impl FnMut(&mut Row<'a, T>, S, &[T]) -> S,
-) {
-    let mut first = [None, None];
-    for slot in &mut first {
-        *slot = rows.next().map(
-            #[inline(always)]
-            |row| {
-                let of_row = statistics(row.input());
-                (row, of_row)
-            },
-        );
-    }
-    let [mut current, mut next] = first;
-    while let Some((mut row, of_row)) = current {
-        let ahead = rows.next();
-        let of_ahead = write(&mut row, of_row, ahead.as_ref().map_or(stand_in, Row::input));
-        current = next;
-        next = ahead.map(
-            #[inline(always)]
-            |row| (row, of_ahead),
-        );
-    }
-}
-
 /// Rows and, if there is one, the residual that gains them.
 #[derive(Debug)]
 pub(crate) struct Input<'a, T> {

@@ -4,16 +4,15 @@
 //! y = x r weight,  r = 1 / sqrt(sum(x^2) / n + eps)
 //! ```
 //!
-//! Each row's sum of squares is formed while the row two before it is written: writing waits for stores
-//! and the sum for its additions, and together they take hardly longer than the writing alone; and the
-//! root and the divisions are done while the row between is written.
+//! Each row's sum of squares is formed while the row before it is written: writing waits for stores
+//! and the sum for its additions, and together they take hardly longer than the writing alone.
 
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::lanes::{Row, accumulators, map_with, read, total};
 use crate::isa::{Isa, Vector};
-use crate::residual::{IN_RANGE, Input, each_with_statistics};
+use crate::residual::{IN_RANGE, Input};
 use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
@@ -126,22 +125,25 @@ impl<T: Element> RowKernel for Weighted<'_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         let Self { input, weight, eps } = self;
-        each_with_statistics(
-            input.into_iter(isa),
-            // The weight has the right length.
-            T::stand_in(weight),
-            #[inline(always)]
-            |x| sum_of_squares(isa, x),
-            #[inline(always)]
-            |row, squares, ahead| {
-                let square = squares / weight.len() as f32 + eps;
-                if IN_RANGE.contains(&square) {
-                    return write(isa, row, weight, 1.0 / square.sqrt(), ahead);
-                }
-                define(row, Some(weight), eps);
-                sum_of_squares(isa, ahead)
-            },
-        );
+        let mut rows = input.into_iter(isa);
+        let Some(mut row) = rows.next() else { return };
+        let mut squares = sum_of_squares(isa, row.input());
+        loop {
+            let next = rows.next();
+            // After the last row, the weight is taken for a row: it has the right length.
+            let next_input = next.as_ref().map_or(T::stand_in(weight), Row::input);
+            let square = squares / weight.len() as f32 + eps;
+            squares = if IN_RANGE.contains(&square) {
+                write(isa, &mut row, weight, 1.0 / square.sqrt(), next_input)
+            } else {
+                define(&mut row, Some(weight), eps);
+                sum_of_squares(isa, next_input)
+            };
+            match next {
+                Some(next) => row = next,
+                None => return,
+            }
+        }
     }
 }
 
@@ -158,20 +160,20 @@ fn sum_of_squares<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     total::<I>(acc)
 }
 
-/// Writes `row`, and returns the sum of squares of `ahead`.
+/// Writes `row`, and returns the sum of squares of `next`.
 #[inline(always)]
-fn write<I: Isa, T: Element>(isa: I, row: &mut Row<'_, T>, weight: &[f32], r: f32, ahead: &[T]) -> f32 {
+fn write<I: Isa, T: Element>(isa: I, row: &mut Row<'_, T>, weight: &[f32], r: f32, next: &[T]) -> f32 {
     let scale = I::V::splat(isa, r);
     let mut acc = accumulators(isa, 0.0);
     map_with(
         isa,
         [row],
         [weight],
-        [ahead],
+        [next],
         0.0,
         #[inline(always)]
-        |g, [x], [weight], [ahead]| {
-            acc[g] = ahead.mul_add(ahead, acc[g]);
+        |g, [x], [weight], [next]| {
+            acc[g] = next.mul_add(next, acc[g]);
             [x * scale * weight]
         },
     );
