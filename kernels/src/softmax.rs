@@ -270,7 +270,8 @@ fn take<'a, I: Isa, T: Element>(
     let (wide, out) = match T::f32_row(row) {
         Ok(wide) => (wide, None),
         Err(row) => {
-            let wide = memory.next().expect("memory for all rows on their way");
+            // There is memory for all rows on their way, unless they have no columns.
+            let wide = memory.next().unwrap_or_default();
             widen(isa, row.input(), &mut wide[..live]);
             (Row::InPlace(wide), Some(row.into_output()))
         }

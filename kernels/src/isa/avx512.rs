@@ -8,10 +8,10 @@
 use super::amx::Amx;
 use super::tile::for_rows;
 use super::{Dot, Isa, Tile, Vector, probe, sealed::Sealed};
-use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
+mod halves;
 mod multiply;
 
 pub use multiply::{Bf16, DotInt8, Int8};
@@ -22,28 +22,6 @@ static UPPER: [u16; 32] = {
     let mut i = 0;
     while i < 16 {
         halves[i] = 2 * i as u16 + 1;
-        i += 1;
-    }
-    halves
-};
-
-/// Sixteen numbers, each twice.
-static PLACES: [u16; 32] = {
-    let mut places = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        places[i] = i as u16 / 2;
-        i += 1;
-    }
-    places
-};
-
-/// Both halves of sixteen lanes, exchanged.
-static SWAPPED: [u16; 32] = {
-    let mut halves = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        halves[i] = i as u16 ^ 1;
         i += 1;
     }
     halves
@@ -278,55 +256,6 @@ fn float(v: __m512i) -> F32x16 {
     F32x16(unsafe { _mm512_castsi512_ps(v) })
 }
 
-/// Number i in the upper half of lane i, zeros below.
-///
-/// One instruction, on which the compiler does not agree: of the intrinsic it makes two.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn upper_halves(numbers: __m256i) -> __m512i {
-    let upper: __m512i;
-    // SAFETY: registers alone are read, and written.
-    unsafe {
-        asm!(
-            "vpermw {upper}{{{odd}}}{{z}}, {places}, {numbers}",
-            upper = lateout(zmm_reg) upper,
-            odd = in(kreg) 0xaaaa_aaaa_u32,
-            places = in(zmm_reg) _mm512_loadu_si512(PLACES.as_ptr().cast()),
-            numbers = in(zmm_reg) _mm512_castsi256_si512(numbers),
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    upper
-}
-
-/// The upper halves of all lanes and the lower ones: of `even` in the lower halves of lanes, of `odd` in the
-/// upper ones. Two instructions, of which the compiler would make three or four.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn halves(even: __m512i, odd: __m512i) -> (__m512i, __m512i) {
-    let (mut upper, mut lower) = (odd, even);
-    // SAFETY: registers alone are read, and written.
-    unsafe {
-        asm!(
-            "vpermw {upper}{{{low}}}, {swapped}, {even}",
-            upper = inout(zmm_reg) upper,
-            low = in(kreg) 0x5555_5555_u32,
-            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
-            even = in(zmm_reg) even,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-        asm!(
-            "vpermw {lower}{{{high}}}, {swapped}, {odd}",
-            lower = inout(zmm_reg) lower,
-            high = in(kreg) 0xaaaa_aaaa_u32,
-            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
-            odd = in(zmm_reg) odd,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    (upper, lower)
-}
-
 /// The mask of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -412,7 +341,7 @@ impl Vector<Avx512> for F32x16 {
     #[inline(always)]
     unsafe fn load_bf16(_: Avx512, p: *const u16) -> Self {
         // SAFETY: the caller's; a token proves AVX-512.
-        float(unsafe { upper_halves(_mm256_loadu_si256(p.cast())) })
+        float(unsafe { halves::upper(_mm256_loadu_si256(p.cast())) })
     }
 
     #[inline(always)]
@@ -452,7 +381,7 @@ impl Vector<Avx512> for F32x16 {
         // is added to the upper where the lower is above a half, or a half and the upper odd.
         // SAFETY: the caller's; a value of this type proves AVX-512.
         unsafe {
-            let (upper, lower) = halves(int(even), int(odd));
+            let (upper, lower) = halves::apart(int(even), int(odd));
             // lower | (upper & 1)
             let beyond = _mm512_ternarylogic_epi32::<0b1111_1000>(lower, upper, _mm512_set1_epi16(1));
             let up = _mm512_cmpgt_epu16_mask(beyond, _mm512_set1_epi16(i16::MIN));
