@@ -360,6 +360,12 @@ pub trait Vector<I: Copy>:
     /// The value of each i32 lane as a float, rounded to nearest even.
     fn int_to_float(self) -> Self;
 
+    /// The low four bits of every lane, less `bias`, as a float.
+    #[inline(always)]
+    fn low_four_bits(self, isa: I, bias: f32) -> Self {
+        self.and_bits(Self::splat_bits(isa, 15)).int_to_float() - Self::splat(isa, bias)
+    }
+
     /// The nearest i32 of each lane, ties to even, as bits; unspecified out of range.
     fn float_to_int(self) -> Self;
 
