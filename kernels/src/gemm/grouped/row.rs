@@ -80,7 +80,7 @@ pub(super) unsafe fn row<I: Isa, W: Way<I>, const N: usize, const S: usize>(
             }
             // SAFETY: group g of the row and of panel q.
             unsafe {
-                let integers = way.row::<N>(isa, layout, group, words(g), of_row[1]);
+                let integers = way.row::<N>(isa, group, words(g), of_row[1]);
                 Scales::<_, N>::load(isa, layout, group).add(isa, *of_row, integers, acc);
             }
         }

@@ -37,9 +37,10 @@ impl Groups {
     /// Decodes `len` groups.
     ///
     /// # Safety
-    /// As many groups of that layout stand at `group`, and `words` has room for their words.
+    /// As many groups of that layout stand at `group`, and `words` has room for their words; a panel has `N`
+    /// vectors.
     #[inline(always)]
-    pub unsafe fn decode<I: Isa, W: Way<I>>(
+    pub unsafe fn decode<I: Isa, W: Way<I>, const N: usize>(
         isa: I,
         way: W,
         layout: Layout,
@@ -55,7 +56,7 @@ impl Groups {
             let group = group.wrapping_add(g * layout.group_bytes());
             // SAFETY: the group's words, and its factors, of which m stands behind d where there is one.
             unsafe {
-                let at = way.words(isa, layout, group, to, factors.as_mut_ptr());
+                let at = way.words::<N>(isa, group, to, factors.as_mut_ptr());
                 if at != to && g == 0 {
                     (first, stride) = (at, layout.group_bytes() / size_of::<f32>());
                 }
