@@ -207,6 +207,39 @@ fn forward_computes_in_the_type_that_is_asked_for() {
 }
 
 #[test]
+fn layer_inputs_are_rounded_where_that_is_asked_for() {
+    let (dir, out) = (golden("bert-sequence-classification"), tempfile::tempdir().unwrap());
+    let (inputs, path) = (format!("{dir}/inputs.safetensors"), out.path().join("out.safetensors"));
+    let path = path.to_str().unwrap();
+    let arguments = ["forward", "--model", &dir, "--inputs", &inputs, "--out", path, "--isa", "portable"];
+    let logits = |more: &[&str]| -> Vec<f32> {
+        json(&[&arguments[..], &["--json"], more].concat(), "");
+        let bytes = std::fs::read(path).unwrap();
+        let logits = SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec();
+        logits.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let expected = logits(&[]);
+    let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    // What is lost by default is what the help says; with int4, mostly by its weights.
+    for (dtype, default, most) in
+        [("q8_0", "exact", 0.05), ("q4_0", "exact", 0.4), ("q4_1", "exact", 0.4), ("bf16", "rounded", 0.05)]
+    {
+        let [exact, rounded] =
+            ["exact", "rounded"].map(|how| logits(&["--dtype", dtype, "--layer-inputs", how]));
+        assert!(exact != rounded, "{dtype}: inputs are the same");
+        assert_eq!(logits(&["--dtype", dtype]), if default == "exact" { &exact[..] } else { &rounded });
+        for found in [exact, rounded] {
+            let off = found.iter().zip(&expected).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+            assert!(off > 0.0 && off <= most * largest, "{dtype}: off by {off} of {largest}");
+        }
+    }
+    let refused = run(&[&arguments[..], &["--layer-inputs", "fuzzy"]].concat(), "");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(message.contains("'fuzzy'") && message.contains("exact, rounded"), "{message}");
+}
+
+#[test]
 fn verify_tells_how_far_a_checkpoint_is_from_itself_in_f32() {
     let common = ["verify", "--isa", "portable", "--model"];
     let (dir, out) = (golden("bert-masked-lm"), tempfile::tempdir().unwrap());
