@@ -192,10 +192,15 @@ impl Prefetch {
         if rows <= I::MR * 4 / 7 { lines } else { lines.div_ceil(2) }
     }
 
-    /// The share of one of `tiles` tiles of `rows` rows of the next `k` k-steps, which begin at `from`.
+    /// The share of one of `tiles` tiles of `rows` rows and `k` k-steps in these floats.
     #[inline(always)]
-    pub fn share<I: Isa>(from: *const f32, k: usize, rows: usize, tile: usize, tiles: usize) -> Self {
-        let stride = k * I::NR / Self::streams::<I>(rows);
+    pub fn share<I: Isa>(
+        (from, floats): (*const f32, usize),
+        [rows, k]: [usize; 2],
+        tile: usize,
+        tiles: usize,
+    ) -> Self {
+        let stride = floats / Self::streams::<I>(rows);
         let step = stride.div_ceil(tiles * (k / 4).max(1)).min(LINE_FLOATS);
         Self { from: from.wrapping_add(tile * (k / 4) * step), stride, step }
     }

@@ -1,51 +1,16 @@
 //! Packed numbers become the words that a tile takes: floats, or pairs of i16.
 //!
-//! A block of k-steps of a panel is decoded to L1 and then read by all strips of rows, so that many rows
-//! cost nothing more than f32 would.
+//! A few rows decode a block of k-steps of a panel in registers, while they are multiplied with it. Of many
+//! rows the first few do so, and leave what they decoded in L1, where all other strips of rows read it.
 
 use super::blocks::GROUP;
 use super::format::{Format, Layout, Order};
 use crate::element::Element;
+use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::scratch::LINE;
 use core::ops::Range;
-use half::{bf16, f16};
-
-/// Writes k-steps of a panel to `to` as floats, NR to a step: int8 without its scale.
-///
-/// # Safety
-/// As [`visit`]; `to` is valid for writes of NR floats for each step.
-#[inline(always)]
-pub(super) unsafe fn decode<I: Isa>(
-    isa: I,
-    layout: Layout,
-    panel: *const u8,
-    steps: Range<usize>,
-    to: *mut f32,
-) {
-    let first = steps.start;
-    // SAFETY: the caller's; a panel has two or four vectors.
-    unsafe {
-        if I::NR == 2 * I::V::LANES {
-            visit::<I, 2, true>(
-                isa,
-                layout,
-                panel,
-                steps,
-                #[inline(always)]
-                |p, vectors| store::<I, 2>(vectors, to.add((p - first) * I::NR)),
-            );
-        } else {
-            visit::<I, 4, true>(
-                isa,
-                layout,
-                panel,
-                steps,
-                #[inline(always)]
-                |p, vectors| store::<I, 4>(vectors, to.add((p - first) * I::NR)),
-            );
-        }
-    }
-}
+use half::f16;
 
 /// Stores vectors one behind the other.
 ///
@@ -65,121 +30,193 @@ pub(super) const fn few<I: Isa>() -> usize {
     if I::MR < 14 { 4 } else { 8 }
 }
 
-/// A few rows of A, `A_STRIDE` apart, by one panel, decoded in registers: `sums`, NR to a row, += the rows'
-/// steps times the panel's. Every sum is the same chain as the tile's. `m` is a power of two.
+/// Panels that [`rows`] multiplies with so many rows, side by side, if there are as many: eight sums or more
+/// keep two multiply-add units busy, and several streams of memory more lines on their way. Groups need the
+/// registers for their scales.
+#[inline(always)]
+pub(super) const fn panels_at_once<I: Isa>(format: Format, rows: usize) -> usize {
+    match (rows, I::MR < 14) {
+        _ if format.is_grouped() => 1,
+        (1, false) => STREAMS,
+        (2 | 4, false) | (1, true) => 2,
+        _ => 1,
+    }
+}
+
+/// Bytes ahead of what it decodes that [`rows`] prefetches of each panel, as
+/// [`row_times_panels`](crate::isa::tile::row_times_panels) does.
+const AHEAD: usize = 1024;
+
+/// What [`rows`] multiplies: `rows` rows of A, `A_STRIDE` apart, with `panels` panels.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// A power of two, at most [`few`].
+    pub rows: usize,
+    pub a: *const f32,
+    pub panels: usize,
+    pub panel: *const u8,
+    /// Bytes from a panel to the next.
+    pub panel_stride: usize,
+    /// Sums, NR to a row.
+    pub c: *mut f32,
+    /// Floats from a row of sums to the next, and from a panel's to the next panel's.
+    pub c_strides: [usize; 2],
+    /// Whether the sums start from C rather than from zero.
+    pub accumulate: bool,
+    /// Where the floats of the steps are left, NR to a step, if they are wanted; of one panel.
+    pub keep: Option<*mut f32>,
+}
+
+/// A few rows by these k-steps of panels, decoded in registers. Every sum is the same chain as the tile's.
 ///
 /// # Safety
-/// As [`visit`]; `a` is valid for reads of a float for each step of `m` rows, `sums` for NR floats a row.
+/// As [`numbers`] and [`groups`]; `a` is valid for reads of a float for each step of every row, `c` and
+/// `keep` for writes, and `c` for reads if it is accumulated. `panels` is 1 or
+/// [`panels_at_once`], and 1 for [`few`] rows, which alone keep what is decoded.
 #[inline(always)]
-pub(super) unsafe fn rows<I: Isa>(
-    isa: I,
-    layout: Layout,
-    panel: *const u8,
-    steps: Range<usize>,
-    (a, m): (*const f32, usize),
-    sums: *mut f32,
-) {
+pub(super) unsafe fn rows<I: Isa>(isa: I, layout: Layout, steps: Range<usize>, with: Rows) {
+    let vectors = I::NR / I::V::LANES;
     // SAFETY: the caller's; a panel has two or four vectors.
     unsafe {
-        match (m, I::NR / I::V::LANES) {
-            (1, 2) => rows_of::<I, 2, 1>(isa, layout, panel, steps, a, sums),
-            (2, 2) => rows_of::<I, 2, 2>(isa, layout, panel, steps, a, sums),
-            (4, 2) => rows_of::<I, 2, 4>(isa, layout, panel, steps, a, sums),
-            (8, 2) => rows_of::<I, 2, 8>(isa, layout, panel, steps, a, sums),
-            (1, 4) => rows_of::<I, 4, 1>(isa, layout, panel, steps, a, sums),
-            (2, 4) => rows_of::<I, 4, 2>(isa, layout, panel, steps, a, sums),
-            (4, 4) => rows_of::<I, 4, 4>(isa, layout, panel, steps, a, sums),
-            _ => unreachable!("{m} rows are not few"),
+        match (with.rows, vectors, with.panels) {
+            _ if with.keep.is_some() => match vectors {
+                2 if few::<I>() == 8 => rows_of::<I, 2, 8, true>(isa, layout, steps, with),
+                2 => rows_of::<I, 2, 4, true>(isa, layout, steps, with),
+                _ => rows_of::<I, 4, 4, true>(isa, layout, steps, with),
+            },
+            (1, 2, 1) => rows_of::<I, 2, 1, false>(isa, layout, steps, with),
+            (2, 2, 1) => rows_of::<I, 2, 2, false>(isa, layout, steps, with),
+            (4, 2, 1) => rows_of::<I, 2, 4, false>(isa, layout, steps, with),
+            (8, 2, 1) => rows_of::<I, 2, 8, false>(isa, layout, steps, with),
+            (1, 2, 2) => rows_of::<I, 4, 1, false>(isa, layout, steps, with),
+            (2, 2, 2) => rows_of::<I, 4, 2, false>(isa, layout, steps, with),
+            (4, 2, 2) => rows_of::<I, 4, 4, false>(isa, layout, steps, with),
+            (1, 2, 4) => rows_of::<I, 8, 1, false>(isa, layout, steps, with),
+            (1, 4, 1) => rows_of::<I, 4, 1, false>(isa, layout, steps, with),
+            (2, 4, 1) => rows_of::<I, 4, 2, false>(isa, layout, steps, with),
+            (4, 4, 1) => rows_of::<I, 4, 4, false>(isa, layout, steps, with),
+            (1, 4, 2) => rows_of::<I, 8, 1, false>(isa, layout, steps, with),
+            (m, _, panels) => unreachable!("{m} rows by {panels} panels"),
         }
     }
 }
 
-/// [`rows`] for `R` rows and panels of `N` vectors.
+/// [`rows`] for `R` rows and `N` vectors, of one panel or several.
 ///
 /// # Safety
 /// As [`rows`].
 #[inline(always)]
-unsafe fn rows_of<I: Isa, const N: usize, const R: usize>(
+unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     isa: I,
     layout: Layout,
-    panel: *const u8,
     steps: Range<usize>,
-    a: *const f32,
-    sums: *mut f32,
+    with: Rows,
 ) {
-    if R > few::<I>() || N * I::V::LANES != I::NR {
+    let (first, lanes) = (steps.start, I::V::LANES);
+    let vectors = I::NR / lanes;
+    let panels = N / vectors;
+    // What this instruction set never asks for is not compiled for it.
+    if R > few::<I>() || panels == 0 || (panels > 1 && panels != panels_at_once::<I>(Format::Bf16, R)) {
         return;
     }
-    let (first, lanes) = (steps.start, I::V::LANES);
+    let sum = |i: usize, j: usize| {
+        let [row, panel] = with.c_strides;
+        with.c.wrapping_add(j / vectors * panel + i * row + j % vectors * lanes)
+    };
     let mut acc = [[I::V::splat(isa, 0.0); N]; R];
     // SAFETY: the caller's.
     unsafe {
-        if first > 0 {
-            for (j, v) in acc.as_flattened_mut().iter_mut().enumerate() {
-                *v = I::V::load_ptr(isa, sums.add(j * lanes));
+        if with.accumulate {
+            for (i, row) in acc.iter_mut().enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    *v = I::V::load_ptr(isa, sum(i, j));
+                }
             }
         }
-        visit::<I, N, true>(
+        let keep = with.keep.unwrap_or(with.c);
+        visit::<I, N>(
             isa,
             layout,
-            panel,
+            with,
             steps,
             #[inline(always)]
             |p, vectors| {
                 for (i, row) in acc.iter_mut().enumerate() {
-                    let a = I::V::splat(isa, *a.add(i * A_STRIDE + p - first));
+                    let a = I::V::splat(isa, *with.a.add(i * A_STRIDE + p - first));
                     for (sum, b) in row.iter_mut().zip(vectors) {
                         *sum = a.mul_add(b, *sum);
                     }
                 }
+                if KEEP {
+                    store::<I, N>(vectors, keep.add((p - first) * I::NR));
+                }
             },
         );
-        for (j, v) in acc.as_flattened().iter().enumerate() {
-            v.store_ptr(sums.add(j * lanes));
+        for (i, row) in acc.iter().enumerate() {
+            for (j, v) in row.iter().enumerate() {
+                v.store_ptr(sum(i, j));
+            }
         }
     }
 }
 
-/// Calls `f(p, row p of the panel)` for k-steps of a panel, as `N` vectors of floats: int8 without its
-/// scale, and groups, if not `SCALED`, as they are stored.
+/// Calls `f(p, row p of the panels)` for k-steps of panels, as `N` vectors of floats.
 ///
 /// # Safety
-/// `panel` is a panel of that layout, for `I`, of `N` vectors, which has the steps. Of words and groups,
-/// the steps begin with a whole one.
+/// As [`numbers`] or [`groups`].
 #[inline(always)]
-pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
+unsafe fn visit<I: Isa, const N: usize>(
+    isa: I,
+    layout: Layout,
+    Rows { panel, panel_stride, .. }: Rows,
+    steps: Range<usize>,
+    f: impl FnMut(usize, [I::V; N]),
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        if !layout.format.is_grouped() {
+            numbers::<I, N>(isa, layout, panel, panel_stride, steps, f);
+        } else if N * I::V::LANES == I::NR {
+            groups::<I, N, true>(isa, layout, panel, steps, f);
+        }
+    }
+}
+
+/// Calls `f(p, row p of the panels)` for k-steps of panels, as `N` vectors of floats: int8 without its scale.
+/// Prefetches what follows in each.
+///
+/// # Safety
+/// At `panel` are panels of that layout, for `I`, `stride` bytes apart, which have `N` vectors and the steps.
+/// Of words, the steps begin with a whole one.
+#[inline(always)]
+unsafe fn numbers<I: Isa, const N: usize>(
     isa: I,
     layout: Layout,
     panel: *const u8,
+    stride: usize,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
     let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
-    let mut v = [zero; N];
-    // SAFETY: all of it lies in the panel.
+    let vectors = I::NR / lanes;
+    let at = Places { panel, stride };
+    // SAFETY: all of it lies in the panels.
     unsafe {
         match (layout.format, layout.order) {
-            (Format::F32, _) => unreachable!("f32 is not decoded"),
-            (Format::Bf16, Order::Steps) => {
-                for p in steps {
-                    for (j, v) in v.iter_mut().enumerate() {
-                        *v = bf16::load::<I>(isa, at::<I>(panel, p, j * lanes, 2).cast());
-                    }
-                    f(p, v);
-                }
-            }
             (Format::F16, _) => {
                 for p in steps {
+                    let mut v = [zero; N];
                     for (j, v) in v.iter_mut().enumerate() {
-                        *v = f16::load::<I>(isa, at::<I>(panel, p, j * lanes, 2).cast());
+                        *v = f16::load::<I>(isa, at.vector(isa, p, j, 2).cast());
                     }
                     f(p, v);
                 }
             }
             (Format::Int8, Order::Steps) => {
                 for p in steps {
+                    let mut v = [zero; N];
                     for (j, v) in v.iter_mut().enumerate() {
-                        *v = I::V::load_i8(isa, at::<I>(panel, p, j * lanes, 1).cast()).int_to_float();
+                        *v = I::V::load_i8(isa, at.vector(isa, p, j, 1).cast()).int_to_float();
                     }
                     f(p, v);
                 }
@@ -187,12 +224,12 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
             (Format::Bf16, Order::Words(1)) => {
                 let high = I::V::splat_bits(isa, 0xffff_0000);
                 for p in steps.clone().step_by(2) {
-                    let mut odd = [zero; N];
-                    for (j, (even, odd)) in v.iter_mut().zip(&mut odd).enumerate() {
-                        let word = I::V::load_ptr(isa, at::<I>(panel, p / 2, j * lanes, 4).cast());
+                    let (mut even, mut odd) = ([zero; N], [zero; N]);
+                    for (j, (even, odd)) in even.iter_mut().zip(&mut odd).enumerate() {
+                        let word = I::V::load_ptr(isa, at.vector(isa, p / 2, j, 4).cast());
                         (*even, *odd) = (word.shl_bits::<16>(), word.and_bits(high));
                     }
-                    f(p, v);
+                    f(p, even);
                     if p + 1 < steps.end {
                         f(p + 1, odd);
                     }
@@ -202,9 +239,10 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
                 for p in steps.clone().step_by(4) {
                     let mut words = [zero; N];
                     for (j, word) in words.iter_mut().enumerate() {
-                        *word = I::V::load_ptr(isa, at::<I>(panel, p / 4, j * lanes, 4).cast());
+                        *word = I::V::load_ptr(isa, at.vector(isa, p / 4, j, 4).cast());
                     }
                     for p in p..steps.end.min(p + 4) {
+                        let mut v = [zero; N];
                         for (v, word) in v.iter_mut().zip(&mut words) {
                             *v = low_byte(isa, *word);
                             *word = word.shr_bits::<8>();
@@ -214,21 +252,68 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
                 }
             }
             (Format::Bf16 | Format::Int8, Order::Words(_)) => {
-                let bytes = core::slice::from_raw_parts(panel, layout.panel_bytes(steps.end));
+                let bytes = layout.panel_bytes(steps.end);
                 for p in steps {
+                    let mut v = [zero; N];
                     for (j, v) in v.iter_mut().enumerate() {
+                        let panel = panel.wrapping_add(j / vectors * stride);
+                        let bytes = core::slice::from_raw_parts(panel, bytes);
                         let mut numbers = [0.0; MAX_LANES];
                         for (i, number) in numbers[..lanes].iter_mut().enumerate() {
-                            *number = layout.read(bytes, p, j * lanes + i);
+                            *number = layout.read(bytes, p, j % vectors * lanes + i);
                         }
                         *v = I::V::load(isa, &numbers);
                     }
                     f(p, v);
                 }
             }
-            (Format::Q8_0, _) => {
+            _ => unreachable!("{} is not decoded by numbers", layout.format.name()),
+        }
+    }
+}
+
+/// Where panels are.
+#[derive(Clone, Copy)]
+struct Places {
+    panel: *const u8,
+    stride: usize,
+}
+
+impl Places {
+    /// Where vector `j` of row `p` of numbers, or words, of `size` bytes stands. Prefetches what follows.
+    #[inline(always)]
+    fn vector<I: Isa>(self, isa: I, p: usize, j: usize, size: usize) -> *const u8 {
+        let vectors = I::NR / I::V::LANES;
+        let first = j % vectors * I::V::LANES;
+        let at = self.panel.wrapping_add(j / vectors * self.stride + (p * I::NR + first) * size);
+        if (first * size).is_multiple_of(LINE) {
+            isa.prefetch(at.wrapping_add(AHEAD).cast());
+        }
+        at
+    }
+}
+
+/// Calls `f(p, row p of the panel)` for k-steps of a panel of groups, as `N` vectors of floats, if not
+/// `SCALED` as they are stored.
+///
+/// # Safety
+/// `panel` is a panel of that layout, for `I`, of `N` vectors, which has the steps; they begin with a whole
+/// group.
+#[inline(always)]
+pub(super) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>(
+    isa: I,
+    layout: Layout,
+    panel: *const u8,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
+    // SAFETY: all of it lies in the panel.
+    unsafe {
+        match layout.format {
+            Format::Q8_0 => {
                 for p in steps.clone().step_by(GROUP) {
-                    let group = panel.add(p / GROUP * layout.group_bytes());
+                    let group = group_at::<I, SCALED>(isa, layout, panel, p / GROUP);
                     let scales = halves::<I, N>(isa, group);
                     let numbers = group.add(2 * I::NR);
                     for first in (p..steps.end.min(p + GROUP)).step_by(4) {
@@ -238,6 +323,7 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
                             *word = I::V::load_ptr(isa, at);
                         }
                         for p in first..steps.end.min(first + 4) {
+                            let mut v = [zero; N];
                             for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
                                 let q = low_byte(isa, *word);
                                 *v = if SCALED { scales[j] * q } else { q };
@@ -248,11 +334,11 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
                     }
                 }
             }
-            (Format::Q4_0 | Format::Q4_1, _) => {
+            Format::Q4_0 | Format::Q4_1 => {
                 let (low, eight) = (I::V::splat_bits(isa, 15), I::V::splat(isa, 8.0));
                 let with_min = layout.format == Format::Q4_1;
                 for p in steps.clone().step_by(GROUP) {
-                    let group = panel.add(p / GROUP * layout.group_bytes());
+                    let group = group_at::<I, SCALED>(isa, layout, panel, p / GROUP);
                     let scales = halves::<I, N>(isa, group);
                     let minima = if with_min { halves::<I, N>(isa, group.add(2 * I::NR)) } else { [zero; N] };
                     let numbers = group.add(if with_min { 4 } else { 2 } * I::NR);
@@ -263,6 +349,7 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
                             *word = I::V::load_ptr(isa, at);
                         }
                         for i in 0..8.min(steps.end - first) {
+                            let mut v = [zero; N];
                             // Low halves of the four bytes, then the high ones.
                             for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
                                 let q = word.and_bits(low).int_to_float();
@@ -285,8 +372,27 @@ pub(super) unsafe fn visit<I: Isa, const N: usize, const SCALED: bool>(
                     }
                 }
             }
+            _ => unreachable!("{} has no groups", layout.format.name()),
         }
     }
+}
+
+/// Where a group stands. `PREFETCH`: what follows it is wanted soon.
+#[inline(always)]
+fn group_at<I: Isa, const PREFETCH: bool>(
+    isa: I,
+    layout: Layout,
+    panel: *const u8,
+    group: usize,
+) -> *const u8 {
+    let bytes = layout.group_bytes();
+    let group = panel.wrapping_add(group * bytes);
+    if PREFETCH {
+        for line in (0..bytes).step_by(LINE) {
+            isa.prefetch(group.wrapping_add(AHEAD + line).cast());
+        }
+    }
+    group
 }
 
 /// Most lanes of any instruction set.
@@ -306,12 +412,6 @@ pub(super) unsafe fn halves<I: Isa, const N: usize>(isa: I, from: *const u8) -> 
     v
 }
 
-/// Where the number of k-step `p` and column `j` stands among numbers of `size` bytes.
-#[inline(always)]
-fn at<I: Isa>(panel: *const u8, p: usize, j: usize, size: usize) -> *const u8 {
-    panel.wrapping_add((p * I::NR + j) * size)
-}
-
 /// The lowest bytes of words, signed, as floats.
 #[inline(always)]
 fn low_byte<I: Isa>(isa: I, words: I::V) -> I::V {
@@ -322,7 +422,7 @@ fn low_byte<I: Isa>(isa: I, words: I::V) -> I::V {
 /// Writes k-steps of a panel of int8 to `to` as words: pairs of i16, NR words to a pair.
 ///
 /// # Safety
-/// As [`decode`]; the order is that of k-steps, and there are as many as words.
+/// As [`numbers`]; the order is that of k-steps, and there are as many as words.
 #[inline(always)]
 pub(super) unsafe fn decode_pairs<I: Isa>(isa: I, panel: *const i8, words: Range<usize>, to: *mut f32) {
     let low = I::V::splat_bits(isa, 0xffff);

@@ -62,7 +62,7 @@ impl Format {
     }
 
     /// Whether it is groups of k-steps with a scale each.
-    pub fn is_grouped(self) -> bool {
+    pub const fn is_grouped(self) -> bool {
         matches!(self, Self::Q8_0 | Self::Q4_0 | Self::Q4_1)
     }
 
@@ -127,7 +127,8 @@ impl Layout {
     #[inline(always)]
     pub fn of<I: Isa>(isa: I, format: Format) -> Self {
         let depth = match format {
-            Format::Bf16 => isa.bf16().map(|multiply| multiply.depth()),
+            // In pairs, whatever multiplies them: one shift or mask makes a float of each half.
+            Format::Bf16 => Some(isa.bf16().map_or(1, |multiply| multiply.depth())),
             Format::Int8 => isa.int8().map(|multiply| multiply.depth()),
             _ => None,
         };

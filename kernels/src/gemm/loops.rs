@@ -346,9 +346,8 @@ impl<'a> Product<'a> {
                                 // Together, the tiles of a panel prefetch the next one, packed or not
                                 // (exactly, where its columns follow each other in memory).
                                 Prefetch::share::<I>(
-                                    next_b.wrapping_add(pc * I::NR),
-                                    kc,
-                                    rows.len(),
+                                    (next_b.wrapping_add(pc * I::NR), kc * I::NR),
+                                    [rows.len(), kc],
                                     strip,
                                     strips,
                                 )

@@ -1,24 +1,23 @@
 //! Products with packed weights that are not f32: the loops of [`gemm`](super) over words, by one of the
 //! methods of [`method`].
 //!
-//! A block of KC words of a panel is decoded, if it has to be, and then multiplied with all strips of
-//! rows; a few rows decode it in registers, and read several panels side by side. Which method it is
-//! depends on the types and the backend alone, and each sum is one chain, k ascending, so that a row's
-//! bits depend on nothing else.
+//! A block of words of a panel is decoded, if it has to be, and multiplied with all strips of rows. The first
+//! strip decodes it to f32 in registers, and leaves it in L1 for the others; a few rows are nothing but such a
+//! strip, of several panels side by side. Which method it is depends on the types and the backend alone, and
+//! each sum is one chain, k ascending, so that a row's bits depend on nothing else.
 
 mod method;
 
 use super::KC;
-use super::blocks::GROUP;
-use super::decode::few;
+use super::decode::{Rows, few, panels_at_once};
 use super::format::{Format, Layout, Order};
-use super::loops::{ONCE_KC, Product, Task, part};
+use super::loops::{Product, Task, part};
 use super::operand::{Lhs, with_rows};
 use super::pack::packed_a_len;
 use super::packed::PackedB;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
-use crate::scratch::{self, LINE};
+use crate::scratch;
 use method::{Halves, Kind, Method, Pairs, Quads, Slabs, Widened};
 
 impl Product<'_> {
@@ -108,7 +107,9 @@ impl Product<'_> {
         let multiply = method.multiply();
         // SAFETY: `packed_a` and `scales` have room.
         unsafe { pack_rows(isa, method, kind, (a, m), words, packed_a, scales) };
-        let strips = m.div_ceil(multiply.rows());
+        let first = if M::DECODES_ROWS { few::<I>() } else { 0 };
+        let tiles = (m - first).div_ceil(multiply.rows());
+        let strips = usize::from(first > 0) + tiles;
         let panel_words = b.panel_words();
         let first_panel = b.panels().as_ptr();
         // As in the loops of f32: bare sums of one block of words are made in C itself, and otherwise the
@@ -116,7 +117,6 @@ impl Product<'_> {
         let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
         let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
         let large_c = self.has_large_c();
-        let step = if M::DECODED && strips == 1 { ONCE_KC } else { KC };
         let mut panel = task.panels.start;
         while panel < task.panels.end {
             let side_by_side = m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end;
@@ -132,20 +132,30 @@ impl Product<'_> {
                 }
                 None => (sums.as_mut_ptr(), I::NR),
             };
-            for pc in (0..words.max(1)).step_by(step) {
-                let kc = step.min(words - pc);
+            for pc in (0..words.max(1)).step_by(KC) {
+                let kc = KC.min(words - pc);
                 let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
                 let b_at = if M::DECODED {
-                    // SAFETY: the words are the panel's, and `decoded` has room for KC of them.
-                    unsafe { method.decode(isa, b.layout(), at, pc..pc + kc, decoded.as_mut_ptr()) };
+                    // SAFETY: the words are the panel's, and `decoded` has room for them.
+                    unsafe { method.decode(isa, at, pc..pc + kc, decoded.as_mut_ptr()) };
                     decoded.as_ptr()
                 } else {
                     at.wrapping_add(pc * I::NR)
                 };
+                // The next panel's words are prefetched by the strips that decode nothing.
+                let [from, to] = [pc, pc + kc].map(|word| b.layout().panel_bytes(word * M::STEPS));
+                let next = at.wrapping_add(panel_words).wrapping_byte_add(from);
+                let next = (next, (to - from) / size_of::<f32>());
                 for strip in 0..strips {
-                    let rows = part(m, strips, strip);
-                    let next = at.wrapping_add(panel_words + pc * I::NR);
-                    if pc + step >= words && (direct.is_none() || large_c) && c_strides[2] == 1 {
+                    let tile = (strip + tiles).saturating_sub(strips);
+                    let rows = match strip {
+                        0 if first > 0 => 0..first,
+                        _ => {
+                            let rows = part(m - first, tiles, tile);
+                            rows.start + first..rows.end + first
+                        }
+                    };
+                    if pc + KC >= words && (direct.is_none() || large_c) && c_strides[2] == 1 {
                         let first = c.add((task.rows.start + rows.start) * c_strides[1] + column);
                         for row in 0..rows.len() {
                             first.add(row * c_strides[1]).prefetch(isa, width);
@@ -162,19 +172,28 @@ impl Product<'_> {
                             c: out.add(rows.start * out_stride),
                             c_stride: out_stride,
                             accumulate: pc > 0,
-                            prefetch: if M::DECODED {
-                                Prefetch::none(b_at)
-                            } else {
-                                Prefetch::share::<I>(next, kc, rows.len().min(I::MR), strip, strips)
-                            },
+                            prefetch: Prefetch::share::<I>(next, [rows.len().min(I::MR), kc], tile, tiles),
                         };
-                        if streams > 1 {
+                        if rows.start < first {
+                            let with = Rows {
+                                rows: rows.len(),
+                                a: tile.a,
+                                panels: 1,
+                                panel: at.cast(),
+                                panel_stride: 0,
+                                c: tile.c,
+                                c_strides: [out_stride, 0],
+                                accumulate: tile.accumulate,
+                                keep: Some(decoded.as_mut_ptr()),
+                            };
+                            method.rows(isa, b.layout(), pc..pc + kc, with);
+                        } else if streams > 1 {
                             multiply.row(isa, tile, panel_words);
                         } else {
                             multiply.tile(isa, tile);
                         }
                     }
-                    if pc + step < words || direct.is_some() {
+                    if pc + KC < words || direct.is_some() {
                         continue;
                     }
                     for q in 0..streams {
@@ -218,24 +237,26 @@ impl Product<'_> {
         }
         // SAFETY: `packed_a` and `scales` have room.
         unsafe { pack_rows(isa, method, kind, (a, rows), words, packed_a, scales) };
+        let at_once = panels_at_once::<I>(layout.format, rows);
         let mut panel = task.panels.start;
         while panel < task.panels.end {
-            let streams = STREAMS.min(task.panels.end - panel);
-            let at = b.panels().as_ptr().wrapping_add(panel * panel_words);
-            for pc in (0..words.max(1)).step_by(ROW_STEPS) {
-                let steps = pc..words.min(pc + ROW_STEPS);
-                let a = packed_a[pc / KC * rows * A_STRIDE + pc % KC..].as_ptr();
-                let [start, end] = [steps.start, steps.end].map(|step| layout.panel_bytes(step));
-                for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(streams).enumerate() {
-                    let panel = at.wrapping_add(q * panel_words);
-                    // SAFETY: the words are the panel's and the rows'.
-                    unsafe { method.rows(isa, layout, panel, steps.clone(), (a, rows), sums.as_mut_ptr()) };
-                    for line in (start..end).step_by(LINE) {
-                        isa.prefetch(panel.wrapping_byte_add(line + ROW_AHEAD * (end - start)));
-                    }
-                }
+            let panels = if panel + at_once <= task.panels.end { at_once } else { 1 };
+            for pc in (0..words.max(1)).step_by(KC) {
+                let with = Rows {
+                    rows,
+                    a: packed_a[pc / KC * rows * A_STRIDE..].as_ptr(),
+                    panels,
+                    panel: b.panels().as_ptr().wrapping_add(panel * panel_words).cast(),
+                    panel_stride: panel_words * size_of::<f32>(),
+                    c: sums.as_mut_ptr(),
+                    c_strides: [I::NR, rows * I::NR],
+                    accumulate: pc > 0,
+                    keep: None,
+                };
+                // SAFETY: the words are the panels' and the rows'.
+                unsafe { method.rows(isa, layout, pc..words.min(pc + KC), with) };
             }
-            for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(streams).enumerate() {
+            for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(panels).enumerate() {
                 let sums = &mut sums[..m * I::NR];
                 if let Some(columns) = b.columns(panel + q) {
                     scale_sums::<I>(isa, columns, &[], sums);
@@ -243,19 +264,10 @@ impl Product<'_> {
                 // SAFETY: the task's rows and the panel's columns of C.
                 unsafe { self.finish::<I>(task.batch, (panel + q) * width).rows(isa, sums, task.rows.start) };
             }
-            panel += streams;
+            panel += panels;
         }
     }
 }
-
-/// k-steps that a few rows decode of a panel before they go on to the next of [`STREAMS`] side by side. Sums
-/// of a step wait for those of the step before it, four cycles on most CPUs: so few steps that the next
-/// panels' are under way meanwhile; and whole groups of the formats that have them.
-const ROW_STEPS: usize = 32;
-const _: () = assert!(KC.is_multiple_of(ROW_STEPS) && ROW_STEPS.is_multiple_of(GROUP));
-
-/// As many times [`ROW_STEPS`] are prefetched ahead.
-const ROW_AHEAD: usize = 2;
 
 /// A task's memory.
 struct Memory<'a> {

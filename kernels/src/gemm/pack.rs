@@ -202,13 +202,17 @@ unsafe fn widen_block<I: Isa, T: Element>(isa: I, src: View<'_, 2, T>, dst: *mut
 pub(super) fn row_vectors<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, mut f: impl FnMut(usize, I::V)) {
     let ([n], [stride], lanes) = (row.shape(), row.strides(), I::V::LANES);
     let from = row.as_ptr();
-    for p in (0..n).step_by(lanes) {
+    // A loop of its own, without a branch, for what nearly all rows are made of.
+    let whole = if stride == 1 { n - n % lanes } else { 0 };
+    for p in (0..whole).step_by(lanes) {
+        // SAFETY: so many elements from p on are the row's.
+        f(p, unsafe { T::load::<I>(isa, from.add(p)) });
+    }
+    for p in (whole..n).step_by(lanes) {
         let live = lanes.min(n - p);
         // SAFETY: the elements from p on are the row's, as many as are live.
         let v = unsafe {
-            if stride == 1 && live == lanes {
-                T::load::<I>(isa, from.add(p))
-            } else if stride == 1 {
+            if stride == 1 {
                 T::load_partial::<I>(isa, core::slice::from_raw_parts(from.add(p), live), 0.0)
             } else {
                 let mut gathered = [T::default(); MAX_LANES];

@@ -1,7 +1,7 @@
 //! How the quantised numbers of a group are multiplied: as floats, or as quads of int8.
 
 use super::super::blocks::GROUP;
-use super::super::decode::{store, visit};
+use super::super::decode::{groups, store};
 use super::super::format::{Format, Layout};
 use crate::isa::{Dot, Isa, Vector};
 
@@ -67,7 +67,7 @@ impl<I: Isa> Way<I> for Floats {
         let offset = I::V::splat(isa, if self.layout.format == Format::Q4_0 { 8.0 } else { 0.0 });
         // SAFETY: the caller's.
         unsafe {
-            visit::<I, N, false>(
+            groups::<I, N, false>(
                 isa,
                 self.layout,
                 group,
@@ -104,7 +104,7 @@ impl<I: Isa> Way<I> for Floats {
         let mut sums = [I::V::splat(isa, 0.0); N];
         // SAFETY: the caller's.
         unsafe {
-            visit::<I, N, false>(
+            groups::<I, N, false>(
                 isa,
                 self.layout,
                 group,

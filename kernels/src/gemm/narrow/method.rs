@@ -9,7 +9,7 @@
 //! ```
 
 use super::super::KC;
-use super::super::decode::{decode, decode_pairs, rows};
+use super::super::decode::{Rows, decode_pairs, rows};
 use super::super::format::{Format, Layout};
 use super::super::pack::row_vectors;
 use super::super::quantize::Quantized;
@@ -56,27 +56,19 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     /// Decodes these words of a panel.
     ///
     /// # Safety
-    /// As [`decode`].
-    unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32);
+    /// As [`decode_pairs`].
+    #[inline(always)]
+    unsafe fn decode(self, _: I, _: *const f32, _: Range<usize>, _: *mut f32) {}
 
-    /// Whether [`rows`](Self::rows) is there.
+    /// Whether [`rows`](Self::rows) does it, and nothing else.
     const DECODES_ROWS: bool = false;
 
-    /// Multiplies a few rows with one panel without storing what is decoded.
+    /// Multiplies a few rows with panels, and decodes these on the way.
     ///
     /// # Safety
     /// As [`decode::rows`](super::super::decode::rows).
     #[inline(always)]
-    unsafe fn rows(
-        self,
-        _: I,
-        _: Layout,
-        _: *const f32,
-        _: Range<usize>,
-        _: (*const f32, usize),
-        _: *mut f32,
-    ) {
-    }
+    unsafe fn rows(self, _: I, _: Layout, _: Range<usize>, _: Rows) {}
 }
 
 /// What is done to a row of A.
@@ -105,6 +97,26 @@ impl Slabs {
     pub fn word(self, w: usize) -> *mut f32 {
         self.row.wrapping_add(w / KC * self.stride + w % KC)
     }
+
+    /// Calls `store` with the vectors of a row, and where each goes, if a word has so many k-steps.
+    #[inline(always)]
+    fn fill<I: Isa, T: Element, const STEPS: usize>(
+        self,
+        isa: I,
+        row: View<'_, 1, T>,
+        mut store: impl FnMut(*mut u8, I::V),
+    ) {
+        let [k] = row.shape();
+        for (slab, first) in (0..k).step_by(KC * STEPS).enumerate() {
+            let to = self.row.wrapping_add(slab * self.stride).cast::<u8>();
+            row_vectors::<I, T>(
+                isa,
+                row.slice(0, first..k.min(first + KC * STEPS)),
+                #[inline(always)]
+                |p, v| store(to.wrapping_add(p * (size_of::<f32>() / STEPS)), v),
+            );
+        }
+    }
 }
 
 /// f32 by f32, whatever the weights are stored as.
@@ -130,14 +142,14 @@ impl<I: Isa> Method<I> for Widened {
 
     #[inline(always)]
     unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
-        // SAFETY: the caller's; a vector lies in one slab, for KC is a multiple of its lanes, and what it
-        // writes behind the row's end is in the slab's gap.
+        // SAFETY: the caller's; KC is a multiple of a vector's lanes, and what is written behind the row's end
+        // is in the slab's gap.
         unsafe {
-            row_vectors::<I, T>(
+            to.fill::<I, T, 1>(
                 isa,
                 row,
                 #[inline(always)]
-                |p, v| {
+                |to, v| {
                     let v = match kind {
                         Kind::Rounded(Format::Bf16) => bf16_bits(isa, v).shl_bits::<16>(),
                         Kind::Rounded(Format::F16) => {
@@ -147,7 +159,7 @@ impl<I: Isa> Method<I> for Widened {
                         }
                         _ => v,
                     };
-                    v.store_ptr(to.word(p));
+                    v.store_ptr(to.cast());
                 },
             );
         }
@@ -155,23 +167,9 @@ impl<I: Isa> Method<I> for Widened {
     }
 
     #[inline(always)]
-    unsafe fn decode(self, isa: I, layout: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
+    unsafe fn rows(self, isa: I, layout: Layout, steps: Range<usize>, with: Rows) {
         // SAFETY: the caller's.
-        unsafe { decode(isa, layout, panel.cast(), words, to) }
-    }
-
-    #[inline(always)]
-    unsafe fn rows(
-        self,
-        isa: I,
-        layout: Layout,
-        panel: *const f32,
-        words: Range<usize>,
-        a: (*const f32, usize),
-        sums: *mut f32,
-    ) {
-        // SAFETY: the caller's.
-        unsafe { rows(isa, layout, panel.cast(), words, a, sums) };
+        unsafe { rows(isa, layout, steps, with) };
     }
 }
 
@@ -192,19 +190,17 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
 
     #[inline(always)]
     unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, _: Kind, to: Slabs) -> RowScale {
-        // SAFETY: the caller's; a vector lies in one slab.
+        // SAFETY: the caller's.
         unsafe {
-            row_vectors::<I, T>(
+            to.fill::<I, T, 2>(
                 isa,
                 row,
                 #[inline(always)]
-                |p, v| bf16::store::<I>(isa, v, to.word(p / 2).cast()),
+                |to, v| bf16::store::<I>(isa, v, to.cast()),
             );
         }
         RowScale { scale: 1.0, zero: 0 }
     }
-
-    unsafe fn decode(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *mut f32) {}
 }
 
 /// How a row is quantised.
@@ -228,26 +224,27 @@ fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Qua
     }
 }
 
-/// Calls `store(p, v)` with the int8 of the row's numbers, each as the i32 of its lane.
+/// Calls `store` with the int8 of the row's numbers, each as the i32 of its lane, and where they go.
 #[inline(always)]
-fn quantize_row<I: Isa, T: Element>(
+fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
     isa: I,
     row: View<'_, 1, T>,
     kind: Kind,
-    mut store: impl FnMut(usize, I::V),
+    to: Slabs,
+    mut store: impl FnMut(*mut u8, I::V),
 ) -> RowScale {
     let Quantized { inverse, scale, zero } = quantized::<I, T>(isa, row, kind);
     let inverse = I::V::splat(isa, inverse);
     // The zero is at most 128 by magnitude, so that this sum of whole numbers is exact.
     let (zero_point, least, most) =
         (I::V::splat(isa, zero as f32), I::V::splat(isa, -128.0), I::V::splat(isa, 127.0));
-    row_vectors::<I, T>(
+    to.fill::<I, T, STEPS>(
         isa,
         row,
         #[inline(always)]
-        |p, v| {
+        |to, v| {
             let q = (v * inverse).round() + zero_point;
-            store(p, q.max(least).min(most).float_to_int());
+            store(to, q.max(least).min(most).float_to_int());
         },
     );
     RowScale { scale, zero }
@@ -274,14 +271,15 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
     #[inline(always)]
     unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
         let sign = I::V::splat_bits(isa, if M::SIGNED { 0 } else { UNSIGNED as u32 });
-        // SAFETY: the caller's; a vector lies in one slab.
+        // SAFETY: the caller's.
         let mut row_scale = unsafe {
-            quantize_row::<I, T>(
+            quantize_row::<I, T, 4>(
                 isa,
                 row,
                 kind,
+                to,
                 #[inline(always)]
-                |p, q| q.xor_bits(sign).store_u8(to.word(p / 4).cast::<u8>().add(p % 4)),
+                |to, q| q.xor_bits(sign).store_u8(to),
             )
         };
         if !M::SIGNED {
@@ -289,8 +287,6 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
         }
         row_scale
     }
-
-    unsafe fn decode(self, _: I, _: Layout, _: *const f32, _: Range<usize>, _: *mut f32) {}
 }
 
 /// Pairs of i16.
@@ -310,20 +306,21 @@ impl<I: Isa> Method<I> for Halves {
 
     #[inline(always)]
     unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
-        // SAFETY: the caller's; a vector lies in one slab.
+        // SAFETY: the caller's.
         unsafe {
-            quantize_row::<I, T>(
+            quantize_row::<I, T, 2>(
                 isa,
                 row,
                 kind,
+                to,
                 #[inline(always)]
-                |p, q| q.store_u16(to.word(p / 2).cast()),
+                |to, q| q.store_u16(to.cast()),
             )
         }
     }
 
     #[inline(always)]
-    unsafe fn decode(self, isa: I, _: Layout, panel: *const f32, words: Range<usize>, to: *mut f32) {
+    unsafe fn decode(self, isa: I, panel: *const f32, words: Range<usize>, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { decode_pairs(isa, panel.cast(), words, to) }
     }

@@ -268,7 +268,8 @@ fn prefetched_lines_are_those_of_other_tiles() {
     let a = vec![0f32; Amx::ROWS * A_STRIDE];
     let (b, mut c) = (vec![0f32; k * nr], vec![0f32; Amx::ROWS * nr]);
     for rows in 1..=Amx::ROWS {
-        let prefetch = Prefetch::share::<Avx512>(core::ptr::without_provenance(1 << 20), k, rows, 1, 3);
+        let prefetch =
+            Prefetch::share::<Avx512>((core::ptr::without_provenance(1 << 20), k * nr), [rows, k], 1, 3);
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         let t = Tile { rows, k, a, b, b_stride: nr, c, c_stride: nr, accumulate: false, prefetch };
         let found: BTreeSet<usize> = tile(Words::Int8, t).prefetched.into_iter().collect();
