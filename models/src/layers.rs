@@ -14,6 +14,9 @@ mod attention;
 pub use attention::Heads;
 pub use tilewright_kernels::KvCache;
 
+/// Tensors in groups of a format, as a file stores them.
+type Stored<'w> = (Format, Vec<Cow<'w, [u8]>>);
+
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -124,7 +127,7 @@ impl Linear {
         parts: &[(impl AsRef<str>, usize)],
         inp: usize,
         on: Arithmetic,
-    ) -> Result<Option<(Format, Vec<Cow<'w, [u8]>>)>, Error> {
+    ) -> Result<Option<Stored<'w>>, Error> {
         let finer = matches!(on.dtype, Format::Q4_0 | Format::Q4_1).then_some(Format::Q8_0);
         for format in core::iter::once(on.dtype).chain(finer) {
             let groups = parts.iter().map(|(name, out)| weights.groups(name.as_ref(), [*out, inp], format));
