@@ -132,7 +132,7 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
         visit::<I, N>(
             isa,
             layout,
-            with,
+            with.at,
             steps,
             #[inline(always)]
             |p, vectors| {

@@ -179,7 +179,7 @@ impl Product<'_> {
                                 rows: rows.len(),
                                 a: tile.a,
                                 panels: 1,
-                                at: Panels { first: at.cast(), stride: 0 },
+                                at: Panels::one(at.cast()),
                                 c: tile.c,
                                 c_strides: [out_stride, 0],
                                 accumulate: tile.accumulate,

@@ -119,6 +119,12 @@ pub(in crate::gemm) struct Panels {
 }
 
 impl Panels {
+    /// A panel alone.
+    #[inline(always)]
+    pub fn one(panel: *const u8) -> Self {
+        Self { first: panel, stride: 0 }
+    }
+
     /// Where the columns of vector `j` stand in row `p` of numbers, or words, of `size` bytes, `skip` bytes
     /// from the start of their panel.
     #[inline(always)]
@@ -155,7 +161,7 @@ impl Panels {
     /// # Safety
     /// There are so many, for `N` vectors.
     #[inline(always)]
-    unsafe fn halves<I: Isa, const N: usize>(self, isa: I, skip: usize) -> [I::V; N] {
+    pub unsafe fn halves<I: Isa, const N: usize>(self, isa: I, skip: usize) -> [I::V; N] {
         let mut v = [I::V::splat(isa, 0.0); N];
         for (j, v) in v.iter_mut().enumerate() {
             // SAFETY: the caller's.
@@ -189,7 +195,12 @@ pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>
         match layout.format {
             Format::Q8_0 => {
                 for p in steps.clone().step_by(GROUP) {
-                    let group = panels.group::<I, SCALED>(isa, N * I::V::LANES / I::NR, layout.group_bytes(), p / GROUP);
+                    let group = panels.group::<I, SCALED>(
+                        isa,
+                        N * I::V::LANES / I::NR,
+                        layout.group_bytes(),
+                        p / GROUP,
+                    );
                     let unit = I::V::splat(isa, BYTE_UNIT);
                     let mut scales = [unit; N];
                     if SCALED {
@@ -241,7 +252,8 @@ unsafe fn half_bytes<I: Isa, const N: usize, const SCALED: bool, const MIN: bool
     // SAFETY: all of it lies in the panels.
     unsafe {
         for p in steps.clone().step_by(GROUP) {
-            let group = panels.group::<I, SCALED>(isa, N * I::V::LANES / I::NR, layout.group_bytes(), p / GROUP);
+            let group =
+                panels.group::<I, SCALED>(isa, N * I::V::LANES / I::NR, layout.group_bytes(), p / GROUP);
             let scales = group.halves::<I, N>(isa, 0);
             let minima = if MIN { group.halves::<I, N>(isa, 1) } else { [zero; N] };
             let halves = 1 + usize::from(MIN);
