@@ -8,6 +8,7 @@
 use super::amx::Amx;
 use super::tile::for_rows;
 use super::{Dot, Isa, Tile, Vector, probe, sealed::Sealed};
+use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -35,6 +36,17 @@ static PLACES: [u16; 32] = {
         i += 1;
     }
     places
+};
+
+/// Both halves of sixteen lanes, exchanged.
+static SWAPPED: [u16; 32] = {
+    let mut halves = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        halves[i] = i as u16 ^ 1;
+        i += 1;
+    }
+    halves
 };
 
 /// Proof that AVX-512 F, BW, DQ and VL may be used, by the CPU and by the operating system; and which
@@ -266,6 +278,55 @@ fn float(v: __m512i) -> F32x16 {
     F32x16(unsafe { _mm512_castsi512_ps(v) })
 }
 
+/// Number i in the upper half of lane i, zeros below.
+///
+/// One instruction, on which the compiler does not agree: of the intrinsic it makes two.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn upper_halves(numbers: __m256i) -> __m512i {
+    let upper: __m512i;
+    // SAFETY: registers alone are read, and written.
+    unsafe {
+        asm!(
+            "vpermw {upper}{{{odd}}}{{z}}, {places}, {numbers}",
+            upper = lateout(zmm_reg) upper,
+            odd = in(kreg) 0xaaaa_aaaa_u32,
+            places = in(zmm_reg) _mm512_loadu_si512(PLACES.as_ptr().cast()),
+            numbers = in(zmm_reg) _mm512_castsi256_si512(numbers),
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    upper
+}
+
+/// The upper halves of all lanes and the lower ones: of `even` in the lower halves of lanes, of `odd` in the
+/// upper ones. Two instructions, of which the compiler would make three or four.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves(even: __m512i, odd: __m512i) -> (__m512i, __m512i) {
+    let (mut upper, mut lower) = (odd, even);
+    // SAFETY: registers alone are read, and written.
+    unsafe {
+        asm!(
+            "vpermw {upper}{{{low}}}, {swapped}, {even}",
+            upper = inout(zmm_reg) upper,
+            low = in(kreg) 0x5555_5555_u32,
+            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
+            even = in(zmm_reg) even,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        asm!(
+            "vpermw {lower}{{{high}}}, {swapped}, {odd}",
+            lower = inout(zmm_reg) lower,
+            high = in(kreg) 0xaaaa_aaaa_u32,
+            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
+            odd = in(zmm_reg) odd,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    (upper, lower)
+}
+
 /// The mask of the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -360,15 +421,8 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn load_bf16(_: Avx512, p: *const u16) -> Self {
-        /// Number i to the upper half of lane i, the odd ones of thirty-two.
-        const UPPER: __mmask32 = 0xaaaa_aaaa;
-        // One instruction puts the numbers into place and zeros below them.
-        // SAFETY: the caller's.
-        unsafe {
-            let halves = _mm512_castsi256_si512(_mm256_loadu_si256(p.cast()));
-            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
-            float(_mm512_maskz_permutexvar_epi16(UPPER, places, halves))
-        }
+        // SAFETY: the caller's; a token proves AVX-512.
+        float(unsafe { upper_halves(_mm256_loadu_si256(p.cast())) })
     }
 
     #[inline(always)]
@@ -392,8 +446,43 @@ impl Vector<Avx512> for F32x16 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pair(_: Avx512, p: *const u16) -> [Self; 2] {
+        // The even numbers and the odd ones.
+        // SAFETY: the caller's; a token proves AVX-512.
+        unsafe {
+            let both = _mm512_loadu_si512(p.cast());
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [float(_mm512_slli_epi32::<16>(both)), float(odd)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pair([even, odd]: [Self; 2], _: Avx512, p: *mut u16) {
+        // Upper halves and lower ones are brought together, each of which half of the work remains for: 1
+        // is added to the upper where the lower is above a half, or a half and the upper odd.
+        // SAFETY: the caller's; a value of this type proves AVX-512.
+        unsafe {
+            let (upper, lower) = halves(int(even), int(odd));
+            // lower | (upper & 1)
+            let beyond = _mm512_ternarylogic_epi32::<0b1111_1000>(lower, upper, _mm512_set1_epi16(1));
+            let up = _mm512_cmpgt_epu16_mask(beyond, _mm512_set1_epi16(i16::MIN));
+            let rounded = _mm512_mask_sub_epi16(upper, up, upper, _mm512_set1_epi16(-1));
+            _mm512_storeu_si512(p.cast(), rounded);
+        }
+    }
+
+    #[inline(always)]
     fn any(mask: __mmask16) -> bool {
         mask != 0
+    }
+
+    #[inline(always)]
+    fn residue<const BITS: u32>(self, _: Avx512) -> Self {
+        const { assert!(BITS == 0 || BITS == 2) };
+        // SAFETY: a value of this type proves AVX-512.
+        Self(unsafe {
+            if BITS == 0 { _mm512_reduce_ps::<0x08>(self.0) } else { _mm512_reduce_ps::<0x28>(self.0) }
+        })
     }
 
     const TABLE: usize = 32;
@@ -414,6 +503,7 @@ impl Vector<Avx512> for F32x16 {
         fn min(self: Self, b: Self) -> Self { Self(_mm512_min_ps(self.0, b.0)) }
         fn max(self: Self, b: Self) -> Self { Self(_mm512_max_ps(self.0, b.0)) }
         fn abs(self: Self) -> Self { Self(_mm512_abs_ps(self.0)) }
+        fn abs_up_to(self: Self, most: Self) -> Self { Self(_mm512_range_ps::<0b10_10>(self.0, most.0)) }
         fn sqrt(self: Self) -> Self { Self(_mm512_sqrt_ps(self.0)) }
         fn round(self: Self) -> Self { Self(_mm512_roundscale_ps::<0x08>(self.0)) }
         fn lt(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0) }

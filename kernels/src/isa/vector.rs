@@ -171,6 +171,21 @@ pub trait Vector<I: Copy>:
         self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
     }
 
+    /// What `self` is off the nearest multiple of 2^-`BITS`, ties to even; exact. For `BITS` of 0 and 2,
+    /// and magnitudes below 2^20.
+    #[inline(always)]
+    fn residue<const BITS: u32>(self, isa: I) -> Self {
+        // Ulps of this are what is rounded to.
+        let multiples = Self::splat(isa, 12_582_912.0 / (1 << BITS) as f32);
+        self - ((self + multiples) - multiples)
+    }
+
+    /// The smaller of `most` and the magnitude; `most` of NaN.
+    #[inline(always)]
+    fn abs_up_to(self, most: Self) -> Self {
+        self.abs().min(most)
+    }
+
     /// The `LANES` numbers at `p`, each in the low half of its lane, zeros above.
     ///
     /// # Safety
@@ -225,6 +240,32 @@ pub trait Vector<I: Copy>:
     unsafe fn store_bf16(self, isa: I, p: *mut u16) {
         // SAFETY: the caller's.
         unsafe { crate::element::bf16_bits(isa, self).store_u16(p) }
+    }
+
+    /// The `2 LANES` numbers at `p`, whose bits are those of bf16, in whatever order is cheapest:
+    /// [`store_bf16_pair`](Self::store_bf16_pair) undoes it. For functions of each number by itself.
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `2 LANES` numbers of 16 bits.
+    #[inline(always)]
+    unsafe fn load_bf16_pair(isa: I, p: *const u16) -> [Self; 2] {
+        // SAFETY: the caller's.
+        unsafe { [Self::load_bf16(isa, p), Self::load_bf16(isa, p.add(Self::LANES))] }
+    }
+
+    /// Stores the nearest bf16 of each lane at `p`, as [`store_bf16`](Self::store_bf16) does, in the order
+    /// of [`load_bf16_pair`](Self::load_bf16_pair). The lower halves of NaN must be zeros, as they are in
+    /// all that arithmetic makes of bf16.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `2 LANES` numbers of 16 bits.
+    #[inline(always)]
+    unsafe fn store_bf16_pair(pair: [Self; 2], isa: I, p: *mut u16) {
+        // SAFETY: the caller's.
+        unsafe {
+            pair[0].store_bf16(isa, p);
+            pair[1].store_bf16(isa, p.add(Self::LANES));
+        }
     }
 
     /// Lanes as pairs of i16: `sum`, as i32, plus the two products of `self` and `b`, wrapping.
