@@ -5,6 +5,7 @@ use tilewright::accuracy::{Comparison, least_cosine};
 use tilewright::{Arithmetic, Inputs};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
+use tilewright_suite::all_backends;
 use tilewright_suite::golden::{golden, inputs, load};
 
 /// Unit roundoff: what a rounding is off by at most, as a share of the number, or of the largest number
@@ -63,7 +64,7 @@ fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
         let inputs = inputs(&dir);
         let run = |on| inputs.run(&mut *load(&dir, on)).unwrap();
         let expected = run(Arithmetic::f32(Backend::REFERENCE));
-        for &backend in Backend::available() {
+        for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {
             // f32 is the subject of `tests/encoders.rs`.
             for on in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32).flat_map(|dtype| {
                 let inputs = if dtype.is_grouped() { &Inputs::ALL[..] } else { &[Inputs::Rounded] };

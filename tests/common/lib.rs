@@ -30,23 +30,31 @@ pub fn conforms(kernel: &str) {
     }
 }
 
-/// Every available backend but the reference. Says on standard error which ones this CPU lacks.
+/// Every available backend but the reference, or those of `TILEWRIGHT_ONLY` (names, separated by commas)
+/// alone. Says on standard error which ones this CPU lacks.
 ///
 /// # Panics
-/// If one that `TILEWRIGHT_REQUIRE` (names, separated by commas) asks for is not among them.
+/// If one that `TILEWRIGHT_REQUIRE`, likewise, asks for is not available.
 pub fn all_backends() -> Vec<Backend> {
     let all = Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE);
-    let found: Vec<Backend> = all.collect();
+    let mut found: Vec<Backend> = all.collect();
     let has = |name: &str| name == "reference" || found.iter().any(|b| b.name() == name);
     for name in Backend::NAMES.iter().filter(|name| !has(name)) {
         // Not `eprintln`, which the test harness keeps to itself while tests pass.
         let _ = writeln!(std::io::stderr(), "SKIPPED {name}: not on this CPU");
     }
-    let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
-    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        assert!(has(name), "TILEWRIGHT_REQUIRE asks for {name}, which this CPU cannot run");
+    for name in names("TILEWRIGHT_REQUIRE") {
+        assert!(has(&name), "TILEWRIGHT_REQUIRE asks for {name}, which this CPU cannot run");
     }
+    let only = names("TILEWRIGHT_ONLY");
+    found.retain(|b| only.is_empty() || only.iter().any(|name| name == b.name()));
     found
+}
+
+/// The names that a variable lists.
+fn names(variable: &str) -> Vec<String> {
+    let list = std::env::var(variable).unwrap_or_default();
+    list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
 /// The backends whose f32 kernels differ from one another's: those of `amx` are those of `avx512`.

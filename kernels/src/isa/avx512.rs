@@ -291,6 +291,16 @@ impl Vector<Avx512> for F32x16 {
     }
 
     #[inline(always)]
+    fn low_four_bits(self, _: Avx512, bias: f32) -> Self {
+        let mut table = [0.0; 16];
+        for (q, entry) in table.iter_mut().enumerate() {
+            *entry = q as f32 - bias;
+        }
+        // SAFETY: the token proves the instructions. The permutation takes no other bits of an index.
+        unsafe { Self(_mm512_permutexvar_ps(int(self), _mm512_loadu_ps(table.as_ptr()))) }
+    }
+
+    #[inline(always)]
     fn shl_bits<const N: u32>(self) -> Self {
         // SAFETY: a value of this type proves AVX-512.
         float(unsafe { _mm512_slli_epi32::<N>(int(self)) })
