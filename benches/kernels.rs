@@ -1,23 +1,25 @@
-//! All cases of `tilewright bench` under criterion: on every backend, on one thread and on all, beside the
-//! crates `gemm` and `matrixmultiply`.
+//! The cases of `tilewright bench` under criterion: all of f32, products in other types too, attentions and
+//! kernels over rows in bf16; on every backend, on one thread and on all, beside the crates `gemm` and
+//! `matrixmultiply`.
 //!
 //! ```text
-//! cargo bench --bench kernels -- 'linear/128x768x3072'             one shape, all that compute it
+//! cargo bench --bench kernels -- 'linear/f32/128x768x3072'         one shape, all that compute it
+//! cargo bench --bench kernels -- 'linear/.*/1x4096x4096'           one shape in all types
 //! cargo bench --bench kernels -- 'avx512, 1 thread$' --quick       one backend, on one thread
 //! cargo bench --bench kernels -- attention --save-baseline main    for critcmp
 //! ```
-//! Names are `kernel/shape/who, threads`: what is compared stands side by side, for the clock drifts.
+//! Names are `kernel/type/shape/who, threads`: what is compared stands side by side, for the clock drifts.
 //! Throughput is in floating-point operations (criterion's "elem/s"), in bytes for kernels over rows, in
 //! tokens for models. Shares of the machine's limit are what `tilewright bench` shows.
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use std::time::{Duration, Instant};
-use tilewright::bench::case::{Case, Operation};
+use tilewright::bench::case::{Case, Operation, dtype_name};
 use tilewright::bench::models::Models;
 use tilewright::bench::registry;
 use tilewright_peers::{Dtype, Library};
-use tilewright_suite::backends;
+use tilewright_suite::{all_backends, backends};
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -28,7 +30,7 @@ fn main() {
         .configure_from_args();
     let (libraries, models) = (tilewright_peers::built_in(), Models::default());
     // Packed and unpacked weights belong into one group.
-    for cases in registry::cases(Dtype::F32).chunk_by(|a, b| group(a) == group(b)) {
+    for cases in cases().chunk_by(|a, b| group(a) == group(b)) {
         let mut group = criterion.benchmark_group(group(&cases[0]));
         let work = cases[0].work();
         group.throughput(match work.tokens {
@@ -49,8 +51,20 @@ fn main() {
     criterion.final_summary();
 }
 
+/// Those of f32, and of other types those whose kernels are not the same.
+fn cases() -> Vec<Case> {
+    let types = [Dtype::Bf16, Dtype::F16, Dtype::Int8, Dtype::Q8_0, Dtype::Q4_0];
+    let others = types.into_iter().flat_map(registry::cases).filter(|case| match case.operation {
+        // Weights of these types are always packed.
+        Operation::Linear { packed, .. } => packed,
+        Operation::Attention(_) | Operation::Rows { .. } => case.dtype == Dtype::Bf16,
+        Operation::Model { .. } => false,
+    });
+    registry::cases(Dtype::F32).into_iter().chain(others).collect()
+}
+
 fn group(case: &Case) -> String {
-    format!("{}/{}", case.kernel(), case.shape())
+    format!("{}/{}/{}", case.kernel(), dtype_name(case.dtype), case.shape())
 }
 
 /// One; and as many as there are cores, if there are several.
@@ -74,11 +88,15 @@ fn run(
         Some(false) => ", unpacked",
         None => "",
     };
-    for backend in backends() {
+    let backends = match case.dtype {
+        Dtype::F32 => backends(),
+        _ => all_backends().into_iter().filter(|backend| !backend.is_plain()).collect(),
+    };
+    for backend in backends {
         group.bench_function(format!("{}{weights}, {on}", backend.name()), |bencher| {
             let inputs = case.inputs();
             let mut prepared =
-                case.prepare(&inputs, backend, models).expect("shapes fit").expect("f32 kernels are here");
+                case.prepare(&inputs, backend, models).expect("shapes fit").expect("there is such a kernel");
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             bencher.iter_custom(|runs| pool.install(|| timed(runs, || prepared.run().expect("shapes fit"))));
         });

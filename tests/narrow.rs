@@ -108,8 +108,12 @@ fn groups_are_read_as_they_are_stored() {
                 group[2..4].copy_from_slice(&f16::from_f32(random.unit()).to_le_bytes());
             }
         }
+        // Rows in another order.
+        let other: Vec<u8> = stored.rchunks(k / 32 * bytes).flatten().copied().collect();
         for backend in Backend::available() {
             let packed = PackedB::from_groups(*backend, format, &stored, [n, k]).unwrap();
+            let paired = PackedB::gated_from_groups(*backend, format, &stored, &other, [n, k]).unwrap();
+            let alone = PackedB::from_groups(*backend, format, &other, [n, k]).unwrap();
             for (j, p) in (0..n).flat_map(|j| (0..k).map(move |p| (j, p))) {
                 let group = &stored[(j * k + p) / 32 * bytes..][..bytes];
                 let half = |at: usize| f64::from(f16::from_le_bytes([group[at], group[at + 1]]).to_f32());
@@ -120,6 +124,8 @@ fn groups_are_read_as_they_are_stored() {
                     _ => half(0) * nibble(4) + half(2),
                 };
                 let found = packed.get(false, p, j);
+                let pair = [false, true].map(|up| paired.get(up, p, j));
+                assert_eq!(pair, [found, alone.get(false, p, j)], "a pair {} [{p}, {j}]", format.name());
                 assert_eq!(
                     found,
                     f64::from(expected as f32),
@@ -138,6 +144,10 @@ fn groups_are_read_as_they_are_stored() {
         for (bytes, shape) in wrong {
             let error = PackedB::from_groups(Backend::best(), format, bytes, shape).unwrap_err();
             assert!(error.to_string().starts_with("PackedB.groups: expected"), "{error}");
+        }
+        for (gate, up) in [(&stored[1..], &stored[..]), (&stored[..], &stored[1..])] {
+            let error = PackedB::gated_from_groups(Backend::best(), format, gate, up, [n, k]).unwrap_err();
+            assert!(error.to_string().starts_with("PackedB.groups: expected the bytes"), "{error}");
         }
     }
     assert!(PackedB::from_groups(Backend::best(), Format::Int8, &[], [0, 0]).is_err());

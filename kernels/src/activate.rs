@@ -12,7 +12,7 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{NONE, map};
+use crate::isa::lanes::each;
 use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
@@ -148,13 +148,12 @@ impl<T: Element> RowKernel for Activate<'_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         for_activation!(self.activation, F => for mut row in self.rows.into_iter() {
-            map(
+            each(
                 isa,
-                [&mut row],
-                NONE,
-                0.0,
+                &mut row,
+                [],
                 #[inline(always)]
-                |_, [x], []| [F.apply(isa, x)],
+                |x, []| F.apply_for::<I, T>(isa, x),
             );
         });
     }
@@ -174,13 +173,12 @@ impl<T: Element> RowKernel for Gated<'_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         for_activation!(self.activation, F => for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
-            map(
+            each(
                 isa,
-                [&mut row],
+                &mut row,
                 [up],
-                0.0,
                 #[inline(always)]
-                |_, [gate], [up]| [F.apply(isa, gate) * up],
+                |gate, [up]| F.apply_for::<I, T>(isa, gate) * up,
             );
         });
     }

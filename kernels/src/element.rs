@@ -9,7 +9,7 @@ use half::{bf16, f16};
 mod sealed {
     use super::{Stored, StoredMut, View, ViewMut};
     use crate::compiled::Compiled;
-    use crate::rows::Rows;
+    use crate::isa::lanes::Row;
 
     /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. The methods that
     /// erase it let a kernel be compiled once for all types, and not once for each.
@@ -23,10 +23,10 @@ mod sealed {
         /// The same for writing.
         fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D>;
 
-        /// These rows as rows of f32, or back if they are of another type.
+        /// This row as one of f32, or back if it is of another type.
         #[inline(always)]
-        fn f32_rows(rows: Rows<'_, Self>) -> Result<Rows<'_>, Rows<'_, Self>> {
-            Err(rows)
+        fn f32_row(row: Row<'_, Self>) -> Result<Row<'_>, Row<'_, Self>> {
+            Err(row)
         }
 
         /// This slice as one of f32, if it is.
@@ -56,8 +56,8 @@ mod sealed {
         }
 
         #[inline(always)]
-        fn f32_rows(rows: Rows<'_>) -> Result<Rows<'_>, Rows<'_>> {
-            Ok(rows)
+        fn f32_row(row: Row<'_>) -> Result<Row<'_>, Row<'_>> {
+            Ok(row)
         }
 
         #[inline(always)]
@@ -145,6 +145,30 @@ pub trait Element: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + 
     /// `p` is valid for writes of `LANES` elements.
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self);
 
+    /// The values of the `2 LANES` elements at `p`, of any alignment, in the order of
+    /// [`store_pair`](Self::store_pair).
+    ///
+    /// # Safety
+    /// `p` is valid for reads of `2 LANES` elements.
+    #[inline(always)]
+    unsafe fn load_pair<I: Isa>(isa: I, p: *const Self) -> [I::V; 2] {
+        // SAFETY: the caller's.
+        unsafe { [Self::load(isa, p), Self::load(isa, p.add(I::V::LANES))] }
+    }
+
+    /// Stores the nearest to each lane at `p`, of any alignment. NaN must be from arithmetic on elements.
+    ///
+    /// # Safety
+    /// `p` is valid for writes of `2 LANES` elements.
+    #[inline(always)]
+    unsafe fn store_pair<I: Isa>(isa: I, [a, b]: [I::V; 2], p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe {
+            Self::store(isa, a, p);
+            Self::store(isa, b, p.add(I::V::LANES));
+        }
+    }
+
     /// The values of the first `min(src.len(), LANES)` elements of `src`; other lanes are `fill`.
     #[inline(always)]
     fn load_partial<I: Isa>(isa: I, src: &[Self], fill: f32) -> I::V {
@@ -226,6 +250,18 @@ impl Element for bf16 {
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self) {
         // SAFETY: the caller's.
         unsafe { v.store_bf16(isa, p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pair<I: Isa>(isa: I, p: *const Self) -> [I::V; 2] {
+        // SAFETY: the caller's.
+        unsafe { I::V::load_bf16_pair(isa, p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pair<I: Isa>(isa: I, pair: [I::V; 2], p: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { I::V::store_bf16_pair(pair, isa, p.cast()) }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{Row, map};
+use crate::isa::lanes::{Row, each};
 use crate::rows::{Rows, expect_unit_rows};
 use crate::view::ViewMut;
 use core::ops::RangeInclusive;
@@ -50,13 +50,12 @@ impl<'a, T: Element> Input<'a, T> {
         self.added(
             #[inline(always)]
             move |sum, x| {
-                map(
+                each(
                     isa,
-                    [&mut Row::InPlace(sum)],
+                    &mut Row::InPlace(sum),
                     [x],
-                    0.0,
                     #[inline(always)]
-                    |_, [h], [x]| [h + x],
+                    |h, [x]| h + x,
                 );
             },
         )

@@ -1,16 +1,17 @@
 //! What the row kernels share: where rows come from and go to, and how they are split among threads.
 
-use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{Row, narrow, widen};
+use crate::isa::lanes::Row;
 use crate::parallel;
 use crate::scratch;
 use crate::view::{View, ViewMut};
 
 /// The rows that a kernel reads and writes: \[rows, columns\], each row contiguous, any distance
 /// between rows. They are f32, bf16 or f16, and arithmetic is in f32: the result in bf16 and f16 is
-/// that in f32 of the same numbers, each then rounded once to the nearest of the type, ties to even.
+/// that in f32 of the same numbers, each then rounded once to the nearest of the type, ties to even. In
+/// bf16, softmax and GELU are computed with fewer digits, which they say, though with many more than are
+/// kept.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, View, ViewMut};
@@ -86,51 +87,6 @@ impl<'a, T> Rows<'a, T> {
                 None => Row::InPlace(out),
             },
         )
-    }
-}
-
-/// Floats that rows are widened to at a time where a kernel wants them in f32: half of the smallest L1,
-/// for what they are widened from and narrowed to passes through it as well.
-const WIDENED: usize = 4096;
-
-impl<T: Element> Rows<'_, T> {
-    /// Floats of memory for [`in_f32`](Self::in_f32): some rows, one at least; none if they are f32.
-    #[inline(always)]
-    pub(crate) fn memory(&self) -> usize {
-        let [rows, n] = self.shape();
-        if T::f32s(&[]).is_some() { 0 } else { n * (WIDENED / n.max(1)).clamp(1, rows.max(1)) }
-    }
-
-    /// Calls `f(i, rows)`, rows of f32 in place of these from the i-th on, until all are done: these
-    /// themselves, or, of other types, as many copies as `memory` holds, which are narrowed to where
-    /// these go. For kernels that keep intermediate results in their output.
-    #[inline(always)]
-    pub(crate) fn in_f32<I: Isa>(self, isa: I, memory: &mut [f32], mut f: impl FnMut(usize, Rows<'_>)) {
-        let [rows, n] = self.shape();
-        let mut rest = match T::f32_rows(self) {
-            Ok(rows) => return f(0, rows),
-            Err(rest) => rest,
-        };
-        let block = memory.len().checked_div(n).unwrap_or(rows);
-        let mut start = 0;
-        while start < rows {
-            let count = block.min(rows - start);
-            let (low, high) = rest.split_at(count);
-            let memory = &mut memory[..count * n];
-            let inputs = match &low {
-                Rows::InPlace(x) => x.as_view(),
-                Rows::Into(x, _) => *x,
-            };
-            for (x, wide) in inputs.rows().zip(memory.chunks_exact_mut(n.max(1))) {
-                widen(isa, x, wide);
-            }
-            let wide = ViewMut::new(&mut *memory, [count, n]).expect("the memory holds so many rows");
-            f(start, Rows::InPlace(wide));
-            for (row, wide) in low.into_iter().zip(memory.chunks_exact(n.max(1))) {
-                narrow(isa, wide, row.into_output());
-            }
-            (rest, start) = (high, start + count);
-        }
     }
 }
 

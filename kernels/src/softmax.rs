@@ -17,11 +17,12 @@
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::isa::lanes::{NONE, Row, accumulators, largest, map, maximum, read, total};
+use crate::isa::lanes::{NONE, Row, accumulators, largest, map, maximum, narrow, read, total, widen};
 use crate::isa::{Isa, Vector};
 use crate::math;
 use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
 use crate::view::View;
+use core::f32::consts::LOG2_E;
 
 /// Which columns of a row a softmax is over.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +49,9 @@ pub enum Mask<'a> {
 /// # Numerics
 /// With u = 2^-24 and e = u max_k (|scale x_k| + 2 |s_k|) what the scores are off by, which is 0
 /// without scale and bias, the error of y is at most (2 e + (n / 16 + 24 + |s - m|) u) y + 2^-148,
-/// and that of its logarithm 2 e + u (n / 16 + 24 + 2 |y| + |s - m|).
+/// and that of its logarithm 2 e + u (n / 16 + 24 + 2 |y| + |s - m|). In bf16, before the result is
+/// rounded to it, 24 is 150 in both, for the exponentials are [`math::exp2_coarse`], |s - m| counts three
+/// times, and 2^-148 is 2^-126.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Mask, Rows, Softmax, ViewMut};
@@ -178,64 +181,117 @@ impl<T: Element> RowKernel for Softmax<'_, T> {
     }
 
     fn memory(&self) -> usize {
-        self.rows.memory()
+        let [rows, n] = self.shape();
+        if T::f32s(&[]).is_some() { 0 } else { n * rows.min(ON_THEIR_WAY) }
     }
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, memory: &mut [f32]) {
         let Self { rows, scale, mask, log } = self;
-        rows.in_f32(
-            isa,
-            memory,
+        let [_, n] = rows.shape();
+        let mut free = memory.chunks_exact_mut(n.max(1));
+        let mut rows = rows.into_iter().enumerate();
+        let Some(first) = rows.next() else { return };
+        let mut line = take(isa, first, &mut free, scale, mask, log);
+        let mut next = rows.next().map(
             #[inline(always)]
-            |start, rows| run(isa, rows, start, scale, mask, log),
+            |row| take(isa, row, &mut free, scale, mask, log),
         );
+        line.max = maximum(isa, line.live().input());
+        exponentials(isa, &mut line, next.as_mut(), log);
+        let mut free = free.next().into_iter();
+        loop {
+            let mut ahead = None;
+            if let Some(next) = &mut next {
+                ahead = rows.next().map(
+                    #[inline(always)]
+                    |row| take(isa, row, &mut free, scale, mask, log),
+                );
+                exponentials(isa, next, ahead.as_mut(), log);
+            }
+            free = write(isa, line, mask, log).into_iter();
+            match next {
+                Some(row) => (line, next) = (row, ahead),
+                None => return,
+            }
+        }
     }
 }
 
-/// The softmax of all rows, the first of which is the mask's row `start`.
-///
-/// The largest score of each row is found while the row before it is written, as the statistics of norms
-/// are.
-#[inline(always)]
-fn run<I: Isa>(isa: I, rows: Rows<'_>, start: usize, scale: f32, mask: Mask<'_>, log: bool) {
-    let mut rows = (start..).zip(rows.into_iter());
-    let Some((mut i, first)) = rows.next() else { return };
-    let mut row = scored(isa, first, scale, mask, i, log);
-    let mut max = maximum(isa, row.input());
-    loop {
-        let Some((next_i, next)) = rows.next() else {
-            softmax(isa, &mut row, max, &[], mask, i, log);
-            return;
-        };
-        let next = scored(isa, next, scale, mask, next_i, log);
-        max = softmax(isa, &mut row, max, next.input(), mask, i, log);
-        (i, row) = (next_i, next);
+/// Rows that are on their way: one is written, of the next the exponentials are summed up, and meanwhile
+/// the largest score of that after it is found. So none waits for what a step ends in, a maximum or a sum
+/// over the lanes, which is a long chain of single operations: another row's step is between.
+const ON_THEIR_WAY: usize = 3;
+
+/// A row on its way.
+struct Line<'a, T> {
+    /// Which of the rows it is.
+    i: usize,
+    /// Its scores, then its exponentials; of rows of f32, the row itself.
+    wide: Row<'a>,
+    /// The columns that the mask does not cut off.
+    live: usize,
+    /// Where other rows go.
+    out: Option<&'a mut [T]>,
+    /// The largest score.
+    max: f32,
+    /// Of the exponentials.
+    sum: f32,
+}
+
+impl<T> Line<'_, T> {
+    #[inline(always)]
+    fn live(&mut self) -> Row<'_> {
+        self.wide.slice(0..self.live)
     }
 }
 
-/// Row `i` with its columns cut to the mask's length, and scores in place of x where they differ.
+/// Row `i` with its columns cut to the mask's length, of which there are so many; the others are written.
 #[inline(always)]
-fn scored<'a, I: Isa>(isa: I, row: Row<'a>, scale: f32, mask: Mask<'_>, i: usize, log: bool) -> Row<'a> {
+fn cut<'a, T: Element>(row: Row<'a, T>, mask: Mask<'_>, i: usize, log: bool) -> (Row<'a, T>, usize) {
     let n = row.input().len();
-    let live = if let Mask::Lengths(lengths) = mask { lengths[i] } else { n };
-    let (mut row, mut masked) = row.split_at(live);
-    masked.output().fill(if log { f32::NEG_INFINITY } else { 0.0 });
-    if scale == 1.0 && matches!(mask, Mask::None | Mask::Lengths(_)) {
-        return row;
-    }
-    score(isa, &mut row, scale, mask, i);
-    Row::InPlace(row.into_output())
+    let Mask::Lengths(lengths) = mask else { return (row, n) };
+    let (row, mut masked) = row.split_at(lengths[i]);
+    masked.output().fill(T::from_f32(if log { f32::NEG_INFINITY } else { 0.0 }));
+    (row, lengths[i])
 }
 
-/// Replaces x by s, -inf where masked.
+/// Row `i` with its scores; of another type than f32, in `memory` for one row.
 #[inline(always)]
-fn score<I: Isa>(isa: I, row: &mut Row<'_>, scale: f32, mask: Mask<'_>, i: usize) {
+fn take<'a, I: Isa, T: Element>(
+    isa: I,
+    (i, row): (usize, Row<'a, T>),
+    memory: &mut impl Iterator<Item = &'a mut [f32]>,
+    scale: f32,
+    mask: Mask<'_>,
+    log: bool,
+) -> Line<'a, T> {
+    let (row, live) = cut(row, mask, i, log);
+    let (wide, out) = match T::f32_row(row) {
+        Ok(wide) => (wide, None),
+        Err(row) => {
+            // There is memory for all rows on their way, unless they have no columns.
+            let wide = memory.next().unwrap_or_default();
+            widen(isa, row.input(), &mut wide[..live]);
+            (Row::InPlace(wide), Some(row.into_output()))
+        }
+    };
+    let mut line = Line { i, wide, live, out, max: 0.0, sum: 0.0 };
+    score(isa, &mut line, scale, mask);
+    line
+}
+
+/// Replaces x by s where they differ, -inf where masked.
+#[inline(always)]
+fn score<I: Isa, T>(isa: I, line: &mut Line<'_, T>, scale: f32, mask: Mask<'_>) {
     let (factor, never) = (I::V::splat(isa, scale), I::V::splat(isa, f32::NEG_INFINITY));
+    let i = line.i;
+    let mut row = line.live();
     match mask {
+        Mask::None | Mask::Lengths(_) if scale == 1.0 => return,
         Mask::None | Mask::Lengths(_) => map(
             isa,
-            [row],
+            [&mut row],
             NONE,
             0.0,
             #[inline(always)]
@@ -243,7 +299,7 @@ fn score<I: Isa>(isa: I, row: &mut Row<'_>, scale: f32, mask: Mask<'_>, i: usize
         ),
         Mask::Bias(bias) => map(
             isa,
-            [row],
+            [&mut row],
             [bias.row([i, 0])],
             0.0,
             #[inline(always)]
@@ -255,99 +311,163 @@ fn score<I: Isa>(isa: I, row: &mut Row<'_>, scale: f32, mask: Mask<'_>, i: usize
             }
         }
     }
+    line.wide.keep_output();
 }
 
-/// The softmax of a row of scores, the largest of which is `max`; returns the largest of `next`.
+/// e^x for x <= 0, as far as it matters to `T`.
 #[inline(always)]
-fn softmax<I: Isa>(
-    isa: I,
-    row: &mut Row<'_>,
-    max: f32,
-    next: &[f32],
-    mask: Mask<'_>,
-    i: usize,
-    log: bool,
-) -> f32 {
-    let center = I::V::splat(isa, max);
-    let mut sums = accumulators(isa, 0.0);
-    if log {
-        read(
-            isa,
-            [row.input()],
-            f32::NEG_INFINITY,
-            #[inline(always)]
-            |g, [s]| sums[g] = sums[g] + math::exp_down(isa, s - center),
-        );
-    } else {
-        map(
-            isa,
-            [row],
-            NONE,
-            f32::NEG_INFINITY,
-            #[inline(always)]
-            |g, [s], []| {
-                let e = math::exp_down(isa, s - center);
-                sums[g] = sums[g] + e;
-                [e]
-            },
-        );
+fn exponential<I: Isa, T: Element>(isa: I, x: I::V) -> I::V {
+    if T::IS_BF16 {
+        return math::exp2_coarse(isa, x * I::V::splat(isa, LOG2_E));
     }
-    let sum = total::<I>(sums);
+    math::exp_down(isa, x)
+}
+
+/// Sums up a row's exponentials, which replace its scores if they are what is asked for, and finds the
+/// largest score of the row ahead.
+#[inline(always)]
+fn exponentials<I: Isa, T: Element>(
+    isa: I,
+    line: &mut Line<'_, T>,
+    ahead: Option<&mut Line<'_, T>>,
+    log: bool,
+) {
+    let center = I::V::splat(isa, line.max);
+    let mut sums = accumulators(isa, 0.0);
+    let mut maxima = accumulators(isa, f32::NEG_INFINITY);
+    let never = f32::NEG_INFINITY;
+    let mut row = line.live();
+    match ahead {
+        Some(ahead) if ahead.live == row.input().len() => {
+            if log {
+                read(
+                    isa,
+                    [row.input(), ahead.live().input()],
+                    never,
+                    #[inline(always)]
+                    |g, [s, t]| {
+                        sums[g] = sums[g] + exponential::<I, T>(isa, s - center);
+                        maxima[g] = maxima[g].max(t);
+                    },
+                );
+            } else {
+                map(
+                    isa,
+                    [&mut row],
+                    [ahead.live().input()],
+                    never,
+                    #[inline(always)]
+                    |g, [s], [t]| {
+                        let e = exponential::<I, T>(isa, s - center);
+                        sums[g] = sums[g] + e;
+                        maxima[g] = maxima[g].max(t);
+                        [e]
+                    },
+                );
+            }
+            ahead.max = largest::<I>(maxima);
+        }
+        ahead => {
+            if log {
+                read(
+                    isa,
+                    [row.input()],
+                    never,
+                    #[inline(always)]
+                    |g, [s]| sums[g] = sums[g] + exponential::<I, T>(isa, s - center),
+                );
+            } else {
+                map(
+                    isa,
+                    [&mut row],
+                    NONE,
+                    never,
+                    #[inline(always)]
+                    |g, [s], []| {
+                        let e = exponential::<I, T>(isa, s - center);
+                        sums[g] = sums[g] + e;
+                        [e]
+                    },
+                );
+            }
+            if let Some(ahead) = ahead {
+                ahead.max = maximum(isa, ahead.live().input());
+            }
+        }
+    }
+    line.sum = total::<I>(sums);
+    if !log {
+        line.wide.keep_output();
+    }
+}
+
+/// Writes a row of which the largest score and the sum are known; returns the memory that it was in.
+#[inline(always)]
+fn write<'a, I: Isa, T: Element>(
+    isa: I,
+    mut line: Line<'a, T>,
+    mask: Mask<'_>,
+    log: bool,
+) -> Option<&'a mut [f32]> {
+    let (i, max, sum, mut out) = (line.i, line.max, line.sum, line.out.take());
+    let mut row = line.live();
     // The largest score alone contributes e^0, unless there is none or it is not finite.
     if !(0.5..=f32::MAX).contains(&sum) {
-        undefined(row.output(), mask, i, log);
-        return maximum(isa, next);
-    }
-    if log {
+        let row = row.into_output();
+        undefined(row, mask, i, log);
+        if let Some(out) = &mut out {
+            narrow(isa, row, out);
+        }
+    } else if log {
         let mut lanes = [0.0];
         math::log(isa, I::V::splat(isa, sum)).store_partial(&mut lanes);
-        let logarithm = I::V::splat(isa, lanes[0]);
-        write(
+        let (center, logarithm) = (I::V::splat(isa, max), I::V::splat(isa, lanes[0]));
+        apply(
             isa,
-            row,
-            next,
+            &mut row,
+            &mut out,
             #[inline(always)]
             |s| (s - center) - logarithm,
-        )
+        );
     } else {
         let factor = I::V::splat(isa, 1.0 / sum);
-        write(
+        apply(
             isa,
-            &mut Row::InPlace(row.output()),
-            next,
+            &mut row,
+            &mut out,
             #[inline(always)]
             |e| e * factor,
-        )
+        );
     }
+    out.map(|_| line.wide.into_output())
 }
 
-/// Applies `f` to the row; returns the largest of `next`.
+/// Writes `f` of the row, to `out` if there is one.
 #[inline(always)]
-fn write<I: Isa>(isa: I, row: &mut Row<'_>, next: &[f32], f: impl Fn(I::V) -> I::V) -> f32 {
-    if next.len() != row.input().len() {
-        map(
+fn apply<I: Isa, T: Element>(
+    isa: I,
+    row: &mut Row<'_>,
+    out: &mut Option<&mut [T]>,
+    f: impl Fn(I::V) -> I::V,
+) {
+    match out {
+        None => map(
             isa,
             [row],
             NONE,
             0.0,
             #[inline(always)]
             |_, [x], []| [f(x)],
-        );
-        return maximum(isa, next);
+        ),
+        Some(out) => map(
+            isa,
+            [&mut Row::InPlace(out)],
+            [row.input()],
+            0.0,
+            #[inline(always)]
+            |_, [_], [x]| [f(x)],
+        ),
     }
-    let mut acc = accumulators(isa, f32::NEG_INFINITY);
-    map(
-        isa,
-        [row],
-        [next],
-        f32::NEG_INFINITY,
-        #[inline(always)]
-        |g, [x], [s]| {
-            acc[g] = acc[g].max(s);
-            [f(x)]
-        },
-    );
-    largest::<I>(acc)
 }
 
 /// A row without a finite largest score: NaN, but for what is masked.

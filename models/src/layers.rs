@@ -5,6 +5,7 @@
 use crate::arithmetic::{Arithmetic, Inputs};
 use crate::error::Error;
 use crate::weights::Weights;
+use std::borrow::Cow;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Embedding, LayerNorm, Lookup, RmsNorm, Rows, View, ViewMut};
 
@@ -12,6 +13,9 @@ mod attention;
 
 pub use attention::Heads;
 pub use tilewright_kernels::KvCache;
+
+/// Tensors in groups of a format, as a file stores them.
+type Stored<'w> = (Format, Vec<Cow<'w, [u8]>>);
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
@@ -101,18 +105,41 @@ impl Linear {
         shape: [usize; 2],
         on: Arithmetic,
     ) -> Result<Self, Error> {
-        let [gate, up] = [weights.get(gate, &shape)?, weights.get(up, &shape)?];
-        let [gate, up] = [View::new(&gate, shape)?.transpose(), View::new(&up, shape)?.transpose()];
-        let weight = match on.dtype {
-            Format::F32 => PackedB::gated(on.backend, gate, up)?,
-            dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
+        let stored = Self::stored(weights, &[(gate, shape[0]), (up, shape[0])], shape[1], on)?;
+        let weight = if let Some((format, groups)) = stored {
+            PackedB::gated_from_groups(on.backend, format, &groups[0], &groups[1], shape)?
+        } else {
+            let [gate, up] = [weights.get(gate, &shape)?, weights.get(up, &shape)?];
+            let [gate, up] = [View::new(&gate, shape)?.transpose(), View::new(&up, shape)?.transpose()];
+            match on.dtype {
+                Format::F32 => PackedB::gated(on.backend, gate, up)?,
+                dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
+            }
         };
         Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias: None })
     }
 
-    /// Tensors of names and heights, one below the other. What a file stores in groups of the type that `on`
-    /// asks for, or of int8 where it asks for int4, is packed as it is: rounding it once more could only lose,
+    /// Tensors of names and heights as a file stores them, if that is in groups of the type that `on` asks for,
+    /// or of int8 where it asks for int4. These are packed as they are: rounding them once more could only lose,
     /// and such files keep in int8 what suffers most, the head.
+    fn stored<'w>(
+        weights: &'w Weights,
+        parts: &[(impl AsRef<str>, usize)],
+        inp: usize,
+        on: Arithmetic,
+    ) -> Result<Option<Stored<'w>>, Error> {
+        let finer = matches!(on.dtype, Format::Q4_0 | Format::Q4_1).then_some(Format::Q8_0);
+        for format in core::iter::once(on.dtype).chain(finer) {
+            let groups = parts.iter().map(|(name, out)| weights.groups(name.as_ref(), [*out, inp], format));
+            let groups: Option<Vec<_>> = groups.collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+            if let Some(groups) = groups {
+                return Ok(Some((format, groups)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tensors of names and heights, one below the other.
     fn stack(
         weights: &Weights,
         parts: &[(impl AsRef<str>, usize)],
@@ -121,17 +148,9 @@ impl Linear {
         on: Arithmetic,
     ) -> Result<Self, Error> {
         let height = parts.iter().map(|(_, out)| out).sum();
-        let finer = matches!(on.dtype, Format::Q4_0 | Format::Q4_1).then_some(Format::Q8_0);
-        for format in core::iter::once(on.dtype).chain(finer) {
-            let mut groups = Some(Vec::new());
-            for (name, out) in parts {
-                let stored = weights.groups(name.as_ref(), [*out, inp], format)?;
-                groups = groups.zip(stored).map(|(all, bytes)| [&all[..], &bytes].concat());
-            }
-            if let Some(groups) = groups {
-                let weight = PackedB::from_groups(on.backend, format, &groups, [height, inp])?;
-                return Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias });
-            }
+        if let Some((format, groups)) = Self::stored(weights, parts, inp, on)? {
+            let weight = PackedB::from_groups(on.backend, format, &groups.concat(), [height, inp])?;
+            return Ok(Self { backend: on.backend, inputs: on.inputs, weight, bias });
         }
         let mut weight = Vec::new();
         for (name, out) in parts {

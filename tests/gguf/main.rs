@@ -17,8 +17,8 @@ use tilewright::model::Architecture;
 use tilewright::sentence::Embedder;
 use tilewright::weights::Weights;
 use tilewright::{Arithmetic, config};
-use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::{Format, PackedB};
+use tilewright_kernels::{Activation, Backend};
 use write::{Change, File};
 
 fn golden(name: &str) -> PathBuf {
@@ -124,6 +124,14 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
             let (mut y, mut z) = (vec![0.0; 64 * 3], vec![0.0; 64 * 6]);
             one.forward(&x, &mut y).unwrap();
             two.forward(&x, &mut z).unwrap();
+            let pair = names.clone().map(|name| format!("{name}.weight"));
+            let gated = Linear::open_gated(&weights, [&pair[0], &pair[1]], [3, 64], on).unwrap();
+            let mut products = vec![0.0; 64 * 3];
+            gated.activated(&x, Activation::Relu, &mut products).unwrap();
+            for (at, found) in products.into_iter().enumerate() {
+                let value = values[at % 3 * 64 + at / 3];
+                assert_eq!(found, value.max(0.0) * value, "{name} {at} gated on {}", backend.name());
+            }
             for i in 0..64 {
                 for (j, bias) in [0.5, -1.0, 0.0].into_iter().enumerate() {
                     let expected = values[j * 64 + i] + bias;

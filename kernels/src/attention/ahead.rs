@@ -1,6 +1,8 @@
 //! What the tiles of a group of rows prefetch, so that no pass over rows waits for memory.
 
+use super::block::{GROUP_ROWS, KEYS, part};
 use super::operand::{Stored, with_stored};
+use super::rows::{Inputs, Rows};
 use crate::isa::{Isa, LINE_FLOATS, Prefetch};
 use crate::view::View;
 use core::ops::Range;
@@ -90,5 +92,34 @@ impl Ahead {
             (self.span, self.head, self.row, self.column) = (self.span + 1, 0, 0, 0);
         }
         Prefetch::none(line)
+    }
+}
+
+impl Rows<'_> {
+    /// What to prefetch while `rows` are at a block: where their results go, the queries of the next
+    /// group, and this group's share, a part of so many, of the keys and values of the next block or,
+    /// after the last, of the next head.
+    #[inline(always)]
+    pub fn ahead(&self, block: usize, rows: Range<usize>, [share, shares]: [usize; 2], out: Span) -> Ahead {
+        let Inputs { q, source, layout, kv_heads, group, .. } = *self.inputs;
+        let here = [self.sequence.index, self.kv_head];
+        let (next, next_block) = if block + 1 < self.blocks().end {
+            (here, block + 1)
+        } else {
+            (source.after(here, [layout.len(), kv_heads]), 0)
+        };
+        let of_rows = |rows: Range<usize>| rows.start / group..rows.end.div_ceil(group);
+        let (at, next_rows) = if rows.end < self.len() {
+            (here, rows.end..rows.end + GROUP_ROWS)
+        } else {
+            (next, 0..GROUP_ROWS)
+        };
+        let queries = of_rows(next_rows);
+        let queries = self.first_query() + queries.start..self.first_query() + queries.end;
+        let batch = at[0].min(q.shape()[0] - 1);
+        let keys = part(KEYS, shares, share);
+        let [k, v] = source.span(next, self.sequence.keys.start, next_block, keys);
+        let q = Span::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
+        Ahead::new([out.part(0..group, of_rows(rows)), q, k, v])
     }
 }

@@ -29,7 +29,7 @@ pub(super) const KEYS: usize = 256;
 const _: () = assert!(KEYS <= KC);
 
 /// Rows that pass a panel of keys or values while it is in L1, in whole strips of up to MR rows.
-const GROUP_ROWS: usize = 28;
+pub(super) const GROUP_ROWS: usize = 28;
 
 /// Rows that a group may have: more than [`GROUP_ROWS`] where a strip has.
 const MOST_ROWS: usize = 32;
@@ -49,38 +49,11 @@ pub(super) struct Share<'m> {
 
 /// Part `i` of `n` cut into `parts` that differ by at most one.
 #[inline(always)]
-fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
+pub(super) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
     i * n / parts..(i + 1) * n / parts
 }
 
 impl Rows<'_> {
-    /// What to prefetch while `rows` are at a block: where their results go, the queries of the next
-    /// group, and this group's share, a part of so many, of the keys and values of the next block or,
-    /// after the last, of the next head.
-    #[inline(always)]
-    fn ahead(&self, block: usize, rows: Range<usize>, [share, shares]: [usize; 2], out: Span) -> Ahead {
-        let Inputs { q, source, layout, kv_heads, group, .. } = *self.inputs;
-        let here = [self.sequence.index, self.kv_head];
-        let (next, next_block) = if block + 1 < self.blocks().end {
-            (here, block + 1)
-        } else {
-            (source.after(here, [layout.len(), kv_heads]), 0)
-        };
-        let of_rows = |rows: Range<usize>| rows.start / group..rows.end.div_ceil(group);
-        let (at, next_rows) = if rows.end < self.len() {
-            (here, rows.end..rows.end + GROUP_ROWS)
-        } else {
-            (next, 0..GROUP_ROWS)
-        };
-        let queries = of_rows(next_rows);
-        let queries = self.first_query() + queries.start..self.first_query() + queries.end;
-        let batch = at[0].min(q.shape()[0] - 1);
-        let keys = part(KEYS, shares, share);
-        let [k, v] = source.span(next, self.sequence.keys.start, next_block, keys);
-        let q = Span::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
-        Ahead::new([out.part(0..group, of_rows(rows)), q, k, v])
-    }
-
     /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
     /// without those that see nothing of it. Results will go to `out`. `memory` has [`memory_len`]
     /// floats.

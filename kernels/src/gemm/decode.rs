@@ -3,14 +3,14 @@
 //! A few rows decode a block of k-steps of a panel in registers, while they are multiplied with it. Of many
 //! rows the first few do so, and leave what they decoded in L1, where all other strips of rows read it.
 
-use super::blocks::GROUP;
-use super::format::{Format, Layout, Order};
-use crate::element::Element;
+mod steps;
+
+use super::format::{Format, Layout};
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
-use crate::scratch::LINE;
 use core::ops::Range;
-use half::f16;
+use steps::numbers;
+pub(super) use steps::{Panels, groups};
 
 /// Stores vectors one behind the other.
 ///
@@ -31,21 +31,17 @@ pub(super) const fn few<I: Isa>() -> usize {
 }
 
 /// Panels that [`rows`] multiplies with so many rows, side by side, if there are as many: eight sums or more
-/// keep two multiply-add units busy, and several streams of memory more lines on their way. Groups need the
-/// registers for their scales.
+/// keep two multiply-add units busy, and several streams of memory more lines on their way. Groups need more
+/// registers, for their scales.
 #[inline(always)]
 pub(super) const fn panels_at_once<I: Isa>(format: Format, rows: usize) -> usize {
     match (rows, I::MR < 14) {
-        _ if format.is_grouped() => 1,
-        (1, false) => STREAMS,
-        (2 | 4, false) | (1, true) => 2,
+        (1, false) if !format.is_grouped() => STREAMS,
+        (1 | 2, false) => 2,
+        (4, false) | (1, true) if !format.is_grouped() => 2,
         _ => 1,
     }
 }
-
-/// Bytes ahead of what it decodes that [`rows`] prefetches of each panel, as
-/// [`row_times_panels`](crate::isa::tile::row_times_panels) does.
-const AHEAD: usize = 1024;
 
 /// What [`rows`] multiplies: `rows` rows of A, `A_STRIDE` apart, with `panels` panels.
 #[derive(Clone, Copy)]
@@ -54,9 +50,7 @@ pub(super) struct Rows {
     pub rows: usize,
     pub a: *const f32,
     pub panels: usize,
-    pub panel: *const u8,
-    /// Bytes from a panel to the next.
-    pub panel_stride: usize,
+    pub at: Panels,
     /// Sums, NR to a row.
     pub c: *mut f32,
     /// Floats from a row of sums to the next, and from a panel's to the next panel's.
@@ -115,8 +109,9 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     let (first, lanes) = (steps.start, I::V::LANES);
     let vectors = I::NR / lanes;
     let panels = N / vectors;
+    let most = panels_at_once::<I>(Format::Bf16, R);
     // What this instruction set never asks for is not compiled for it.
-    if R > few::<I>() || panels == 0 || (panels > 1 && panels != panels_at_once::<I>(Format::Bf16, R)) {
+    if R > few::<I>() || panels == 0 || panels > most || (panels == 2 && most == 4 && R > 1) {
         return;
     }
     let sum = |i: usize, j: usize| {
@@ -137,7 +132,7 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
         visit::<I, N>(
             isa,
             layout,
-            with,
+            with.at,
             steps,
             #[inline(always)]
             |p, vectors| {
@@ -168,255 +163,19 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
 unsafe fn visit<I: Isa, const N: usize>(
     isa: I,
     layout: Layout,
-    Rows { panel, panel_stride, .. }: Rows,
+    panels: Panels,
     steps: Range<usize>,
     f: impl FnMut(usize, [I::V; N]),
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if !layout.format.is_grouped() {
-            numbers::<I, N>(isa, layout, panel, panel_stride, steps, f);
-        } else if N * I::V::LANES == I::NR {
-            groups::<I, N, true>(isa, layout, panel, steps, f);
+        match (layout.format.is_grouped(), N * I::V::LANES / I::NR) {
+            (false, _) => numbers::<I, N>(isa, layout, panels, steps, f),
+            // No more than `panels_at_once` says.
+            (true, 1 | 2) => groups::<I, N, true>(isa, layout, panels, steps, f),
+            (true, _) => {}
         }
     }
-}
-
-/// Calls `f(p, row p of the panels)` for k-steps of panels, as `N` vectors of floats: int8 without its scale.
-/// Prefetches what follows in each.
-///
-/// # Safety
-/// At `panel` are panels of that layout, for `I`, `stride` bytes apart, which have `N` vectors and the steps.
-/// Of words, the steps begin with a whole one.
-#[inline(always)]
-unsafe fn numbers<I: Isa, const N: usize>(
-    isa: I,
-    layout: Layout,
-    panel: *const u8,
-    stride: usize,
-    steps: Range<usize>,
-    mut f: impl FnMut(usize, [I::V; N]),
-) {
-    let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
-    let vectors = I::NR / lanes;
-    let at = Places { panel, stride };
-    // SAFETY: all of it lies in the panels.
-    unsafe {
-        match (layout.format, layout.order) {
-            (Format::F16, _) => {
-                for p in steps {
-                    let mut v = [zero; N];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        *v = f16::load::<I>(isa, at.vector(isa, p, j, 2).cast());
-                    }
-                    f(p, v);
-                }
-            }
-            (Format::Int8, Order::Steps) => {
-                for p in steps {
-                    let mut v = [zero; N];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        *v = I::V::load_i8(isa, at.vector(isa, p, j, 1).cast()).int_to_float();
-                    }
-                    f(p, v);
-                }
-            }
-            (Format::Bf16, Order::Words(1)) => {
-                let high = I::V::splat_bits(isa, 0xffff_0000);
-                for p in steps.clone().step_by(2) {
-                    let (mut even, mut odd) = ([zero; N], [zero; N]);
-                    for (j, (even, odd)) in even.iter_mut().zip(&mut odd).enumerate() {
-                        let word = I::V::load_ptr(isa, at.vector(isa, p / 2, j, 4).cast());
-                        (*even, *odd) = (word.shl_bits::<16>(), word.and_bits(high));
-                    }
-                    f(p, even);
-                    if p + 1 < steps.end {
-                        f(p + 1, odd);
-                    }
-                }
-            }
-            (Format::Int8, Order::Words(1)) => {
-                for p in steps.clone().step_by(4) {
-                    let mut words = [zero; N];
-                    for (j, word) in words.iter_mut().enumerate() {
-                        *word = I::V::load_ptr(isa, at.vector(isa, p / 4, j, 4).cast());
-                    }
-                    for p in p..steps.end.min(p + 4) {
-                        let mut v = [zero; N];
-                        for (v, word) in v.iter_mut().zip(&mut words) {
-                            *v = low_byte(isa, *word);
-                            *word = word.shr_bits::<8>();
-                        }
-                        f(p, v);
-                    }
-                }
-            }
-            (Format::Bf16 | Format::Int8, Order::Words(_)) => {
-                let bytes = layout.panel_bytes(steps.end);
-                for p in steps {
-                    let mut v = [zero; N];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        let panel = panel.wrapping_add(j / vectors * stride);
-                        let bytes = core::slice::from_raw_parts(panel, bytes);
-                        let mut numbers = [0.0; MAX_LANES];
-                        for (i, number) in numbers[..lanes].iter_mut().enumerate() {
-                            *number = layout.read(bytes, p, j % vectors * lanes + i);
-                        }
-                        *v = I::V::load(isa, &numbers);
-                    }
-                    f(p, v);
-                }
-            }
-            _ => unreachable!("{} is not decoded by numbers", layout.format.name()),
-        }
-    }
-}
-
-/// Where panels are.
-#[derive(Clone, Copy)]
-struct Places {
-    panel: *const u8,
-    stride: usize,
-}
-
-impl Places {
-    /// Where vector `j` of row `p` of numbers, or words, of `size` bytes stands. Prefetches what follows.
-    #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, p: usize, j: usize, size: usize) -> *const u8 {
-        let vectors = I::NR / I::V::LANES;
-        let first = j % vectors * I::V::LANES;
-        let at = self.panel.wrapping_add(j / vectors * self.stride + (p * I::NR + first) * size);
-        if (first * size).is_multiple_of(LINE) {
-            isa.prefetch(at.wrapping_add(AHEAD).cast());
-        }
-        at
-    }
-}
-
-/// Calls `f(p, row p of the panel)` for k-steps of a panel of groups, as `N` vectors of floats, if not
-/// `SCALED` as they are stored.
-///
-/// # Safety
-/// `panel` is a panel of that layout, for `I`, of `N` vectors, which has the steps; they begin with a whole
-/// group.
-#[inline(always)]
-pub(super) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>(
-    isa: I,
-    layout: Layout,
-    panel: *const u8,
-    steps: Range<usize>,
-    mut f: impl FnMut(usize, [I::V; N]),
-) {
-    let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
-    // SAFETY: all of it lies in the panel.
-    unsafe {
-        match layout.format {
-            Format::Q8_0 => {
-                for p in steps.clone().step_by(GROUP) {
-                    let group = group_at::<I, SCALED>(isa, layout, panel, p / GROUP);
-                    let scales = halves::<I, N>(isa, group);
-                    let numbers = group.add(2 * I::NR);
-                    for first in (p..steps.end.min(p + GROUP)).step_by(4) {
-                        let mut words = [zero; N];
-                        for (j, word) in words.iter_mut().enumerate() {
-                            let at = numbers.cast::<f32>().add((first - p) / 4 * I::NR + j * lanes);
-                            *word = I::V::load_ptr(isa, at);
-                        }
-                        for p in first..steps.end.min(first + 4) {
-                            let mut v = [zero; N];
-                            for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
-                                let q = low_byte(isa, *word);
-                                *v = if SCALED { scales[j] * q } else { q };
-                                *word = word.shr_bits::<8>();
-                            }
-                            f(p, v);
-                        }
-                    }
-                }
-            }
-            Format::Q4_0 | Format::Q4_1 => {
-                let (low, eight) = (I::V::splat_bits(isa, 15), I::V::splat(isa, 8.0));
-                let with_min = layout.format == Format::Q4_1;
-                for p in steps.clone().step_by(GROUP) {
-                    let group = group_at::<I, SCALED>(isa, layout, panel, p / GROUP);
-                    let scales = halves::<I, N>(isa, group);
-                    let minima = if with_min { halves::<I, N>(isa, group.add(2 * I::NR)) } else { [zero; N] };
-                    let numbers = group.add(if with_min { 4 } else { 2 } * I::NR);
-                    for first in (p..steps.end.min(p + GROUP)).step_by(8) {
-                        let mut words = [zero; N];
-                        for (j, word) in words.iter_mut().enumerate() {
-                            let at = numbers.cast::<f32>().add((first - p) / 8 * I::NR + j * lanes);
-                            *word = I::V::load_ptr(isa, at);
-                        }
-                        for i in 0..8.min(steps.end - first) {
-                            let mut v = [zero; N];
-                            // Low halves of the four bytes, then the high ones.
-                            for (j, (v, word)) in v.iter_mut().zip(&mut words).enumerate() {
-                                let q = word.and_bits(low).int_to_float();
-                                *word = word.shr_bits::<8>();
-                                // A product of 15 bits is exact: only the sum rounds, fused or not.
-                                *v = match (SCALED, with_min) {
-                                    (false, _) => q,
-                                    (true, false) => scales[j] * (q - eight),
-                                    (true, true) => scales[j].mul_add(q, minima[j]),
-                                };
-                            }
-                            if i == 3 {
-                                for (j, word) in words.iter_mut().enumerate() {
-                                    let at = numbers.cast::<f32>().add((first - p) / 8 * I::NR + j * lanes);
-                                    *word = I::V::load_ptr(isa, at).shr_bits::<4>();
-                                }
-                            }
-                            f(first + i, v);
-                        }
-                    }
-                }
-            }
-            _ => unreachable!("{} has no groups", layout.format.name()),
-        }
-    }
-}
-
-/// Where a group stands. `PREFETCH`: what follows it is wanted soon.
-#[inline(always)]
-fn group_at<I: Isa, const PREFETCH: bool>(
-    isa: I,
-    layout: Layout,
-    panel: *const u8,
-    group: usize,
-) -> *const u8 {
-    let bytes = layout.group_bytes();
-    let group = panel.wrapping_add(group * bytes);
-    if PREFETCH {
-        for line in (0..bytes).step_by(LINE) {
-            isa.prefetch(group.wrapping_add(AHEAD + line).cast());
-        }
-    }
-    group
-}
-
-/// Most lanes of any instruction set.
-const MAX_LANES: usize = 16;
-
-/// The f16 of all columns of a group.
-///
-/// # Safety
-/// They stand at `from`.
-#[inline(always)]
-pub(super) unsafe fn halves<I: Isa, const N: usize>(isa: I, from: *const u8) -> [I::V; N] {
-    let mut v = [I::V::splat(isa, 0.0); N];
-    for (j, v) in v.iter_mut().enumerate() {
-        // SAFETY: the caller's.
-        *v = unsafe { f16::load::<I>(isa, from.cast::<f16>().add(j * I::V::LANES)) };
-    }
-    v
-}
-
-/// The lowest bytes of words, signed, as floats.
-#[inline(always)]
-fn low_byte<I: Isa>(isa: I, words: I::V) -> I::V {
-    let biased = words.and_bits(I::V::splat_bits(isa, 0xff)).xor_bits(I::V::splat_bits(isa, 0x80));
-    biased.int_to_float() - I::V::splat(isa, 128.0)
 }
 
 /// Writes k-steps of a panel of int8 to `to` as words: pairs of i16, NR words to a pair.

@@ -87,13 +87,14 @@ impl Product<'_> {
     /// # Safety
     /// As [`run`](Self::run).
     pub(super) unsafe fn run_grouped<I: Isa>(&self, isa: I, b: &PackedB) {
+        let layout = b.layout();
         // SAFETY: the caller's; a panel has two or four vectors.
         unsafe {
-            match isa.bytes() {
-                Some(dot) if I::NR == 2 * I::V::LANES => self.grouped_by::<I, _, 2>(isa, b, Quads(dot)),
-                Some(dot) => self.grouped_by::<I, _, 4>(isa, b, Quads(dot)),
-                None if I::NR == 2 * I::V::LANES => self.grouped_by::<I, _, 2>(isa, b, Floats),
-                None => self.grouped_by::<I, _, 4>(isa, b, Floats),
+            match (isa.bytes(), I::NR / I::V::LANES) {
+                (Some(dot), 2) => self.grouped_by::<I, _, 2>(isa, b, Quads { layout, dot }),
+                (Some(dot), _) => self.grouped_by::<I, _, 4>(isa, b, Quads { layout, dot }),
+                (None, 2) => self.grouped_by::<I, _, 2>(isa, b, Floats { layout }),
+                (None, _) => self.grouped_by::<I, _, 4>(isa, b, Floats { layout }),
             }
         }
     }
@@ -174,8 +175,8 @@ impl Product<'_> {
                     let all = first..groups.min(first + GROUPS);
                     // SAFETY: groups of the panel; there is room for as many.
                     let b = unsafe {
-                        let at = group_at(first);
-                        Groups::decode(isa, way, layout, at, all.len(), words.as_mut_ptr(), factors)
+                        let (group, to) = (group_at(first), words.as_mut_ptr());
+                        Groups::decode::<_, _, N>(isa, way, layout, group, all.len(), to, factors)
                     };
                     for strip in 0..strips {
                         let rows = part(m, strips, strip);

@@ -9,7 +9,7 @@
 mod method;
 
 use super::KC;
-use super::decode::{Rows, few, panels_at_once};
+use super::decode::{Panels, Rows, few, panels_at_once};
 use super::format::{Format, Layout, Order};
 use super::loops::{Product, Task, part};
 use super::operand::{Lhs, with_rows};
@@ -179,8 +179,7 @@ impl Product<'_> {
                                 rows: rows.len(),
                                 a: tile.a,
                                 panels: 1,
-                                panel: at.cast(),
-                                panel_stride: 0,
+                                at: Panels::one(at.cast()),
                                 c: tile.c,
                                 c_strides: [out_stride, 0],
                                 accumulate: tile.accumulate,
@@ -246,8 +245,10 @@ impl Product<'_> {
                     rows,
                     a: packed_a[pc / KC * rows * A_STRIDE..].as_ptr(),
                     panels,
-                    panel: b.panels().as_ptr().wrapping_add(panel * panel_words).cast(),
-                    panel_stride: panel_words * size_of::<f32>(),
+                    at: Panels {
+                        first: b.panels().as_ptr().wrapping_add(panel * panel_words).cast(),
+                        stride: panel_words * size_of::<f32>(),
+                    },
                     c: sums.as_mut_ptr(),
                     c_strides: [I::NR, rows * I::NR],
                     accumulate: pc > 0,

@@ -60,8 +60,8 @@ const MOST_INT8_STEPS: usize = i32::MAX as usize / (255 * 127);
 enum Columns<'a, T> {
     /// One matrix, or a gated pair, \[k, n\].
     Of(View<'a, 2, T>, Option<View<'a, 2, T>>),
-    /// Rows \[n\] of groups, as a file stores them.
-    Groups(&'a [u8]),
+    /// The same with rows \[n\] of groups, as a file stores them.
+    Groups(&'a [u8], Option<&'a [u8]>),
 }
 
 impl PackedB {
@@ -111,6 +111,30 @@ impl PackedB {
         backend: Backend,
         format: Format,
         bytes: &[u8],
+        shape: [usize; 2],
+    ) -> Result<Self, Error> {
+        Self::pack_groups(backend, format, bytes, None, shape)
+    }
+
+    /// Packs a pair of such weights, both \[n, k\], for act(x gate^T) * (x up^T).
+    ///
+    /// # Errors
+    /// As [`from_groups`](Self::from_groups), of either.
+    pub fn gated_from_groups(
+        backend: Backend,
+        format: Format,
+        gate: &[u8],
+        up: &[u8],
+        shape: [usize; 2],
+    ) -> Result<Self, Error> {
+        Self::pack_groups(backend, format, gate, Some(up), shape)
+    }
+
+    fn pack_groups(
+        backend: Backend,
+        format: Format,
+        gate: &[u8],
+        up: Option<&[u8]>,
         [n, k]: [usize; 2],
     ) -> Result<Self, Error> {
         let refuse = |why: String| Err(Error::Invalid { what: "PackedB.groups", why });
@@ -121,10 +145,12 @@ impl PackedB {
             return refuse(format!("expected k to be a multiple of {GROUP}, found {k}"));
         }
         let expected = (k / GROUP * Block::bytes(format)).checked_mul(n);
-        if expected != Some(bytes.len()) {
-            return refuse(format!("expected the bytes of {n} x {k} numbers, found {}", bytes.len()));
+        for bytes in [Some(gate), up].into_iter().flatten() {
+            if expected != Some(bytes.len()) {
+                return refuse(format!("expected the bytes of {n} x {k} numbers, found {}", bytes.len()));
+            }
         }
-        Self::pack(backend, format, [k, n], &Columns::<f32>::Groups(bytes))
+        Self::pack(backend, format, [k, n], &Columns::<f32>::Groups(gate, up))
     }
 
     fn pack_f32(backend: Backend, b: View<'_, 2>, up: Option<View<'_, 2>>) -> Self {
@@ -169,7 +195,7 @@ impl PackedB {
             let why = format!("expected at most {MOST_INT8_STEPS} k-steps of int8, found {k}");
             return Err(Error::Invalid { what: "PackedB.b", why });
         }
-        let gated = matches!(columns, Columns::Of(_, Some(_)));
+        let gated = matches!(columns, Columns::Of(_, Some(_)) | Columns::Groups(_, Some(_)));
         let mut packed = Self::empty(backend, format, [k, n], gated);
         if k == 0 || n == 0 {
             return Ok(packed);
@@ -207,7 +233,8 @@ impl PackedB {
                 let of = match columns {
                     Columns::Of(_, Some(up)) if column >= width => up,
                     Columns::Of(b, _) => b,
-                    Columns::Groups(bytes) => {
+                    Columns::Groups(gate, up) => {
+                        let bytes = up.filter(|_| column >= width).unwrap_or(gate);
                         let group_bytes = Block::bytes(layout.format);
                         let row = &bytes[j * (k / GROUP) * group_bytes..][..k / GROUP * group_bytes];
                         for (group, bytes) in row.chunks_exact(group_bytes).enumerate() {

@@ -11,6 +11,7 @@ use super::{Dot, Isa, Tile, Vector, probe, sealed::Sealed};
 use core::arch::x86_64::*;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
+mod halves;
 mod multiply;
 
 pub use multiply::{Bf16, DotInt8, Int8};
@@ -24,17 +25,6 @@ static UPPER: [u16; 32] = {
         i += 1;
     }
     halves
-};
-
-/// Sixteen numbers, each twice.
-static PLACES: [u16; 32] = {
-    let mut places = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        places[i] = i as u16 / 2;
-        i += 1;
-    }
-    places
 };
 
 /// Proof that AVX-512 F, BW, DQ and VL may be used, by the CPU and by the operating system; and which
@@ -301,6 +291,16 @@ impl Vector<Avx512> for F32x16 {
     }
 
     #[inline(always)]
+    fn low_four_bits(self, _: Avx512, bias: f32) -> Self {
+        let mut table = [0.0; 16];
+        for (q, entry) in table.iter_mut().enumerate() {
+            *entry = q as f32 - bias;
+        }
+        // SAFETY: the token proves the instructions. The permutation takes no other bits of an index.
+        unsafe { Self(_mm512_permutexvar_ps(int(self), _mm512_loadu_ps(table.as_ptr()))) }
+    }
+
+    #[inline(always)]
     fn shl_bits<const N: u32>(self) -> Self {
         // SAFETY: a value of this type proves AVX-512.
         float(unsafe { _mm512_slli_epi32::<N>(int(self)) })
@@ -350,15 +350,8 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn load_bf16(_: Avx512, p: *const u16) -> Self {
-        /// Number i to the upper half of lane i, the odd ones of thirty-two.
-        const UPPER: __mmask32 = 0xaaaa_aaaa;
-        // One instruction puts the numbers into place and zeros below them.
-        // SAFETY: the caller's.
-        unsafe {
-            let halves = _mm512_castsi256_si512(_mm256_loadu_si256(p.cast()));
-            let places = _mm512_loadu_si512(PLACES.as_ptr().cast());
-            float(_mm512_maskz_permutexvar_epi16(UPPER, places, halves))
-        }
+        // SAFETY: the caller's; a token proves AVX-512.
+        float(unsafe { halves::upper(_mm256_loadu_si256(p.cast())) })
     }
 
     #[inline(always)]
@@ -382,8 +375,43 @@ impl Vector<Avx512> for F32x16 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pair(_: Avx512, p: *const u16) -> [Self; 2] {
+        // The even numbers and the odd ones.
+        // SAFETY: the caller's; a token proves AVX-512.
+        unsafe {
+            let both = _mm512_loadu_si512(p.cast());
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [float(_mm512_slli_epi32::<16>(both)), float(odd)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16_pair([even, odd]: [Self; 2], _: Avx512, p: *mut u16) {
+        // Upper halves and lower ones are brought together, each of which half of the work remains for: 1
+        // is added to the upper where the lower is above a half, or a half and the upper odd.
+        // SAFETY: the caller's; a value of this type proves AVX-512.
+        unsafe {
+            let (upper, lower) = halves::apart(int(even), int(odd));
+            // lower | (upper & 1)
+            let beyond = _mm512_ternarylogic_epi32::<0b1111_1000>(lower, upper, _mm512_set1_epi16(1));
+            let up = _mm512_cmpgt_epu16_mask(beyond, _mm512_set1_epi16(i16::MIN));
+            let rounded = _mm512_mask_sub_epi16(upper, up, upper, _mm512_set1_epi16(-1));
+            _mm512_storeu_si512(p.cast(), rounded);
+        }
+    }
+
+    #[inline(always)]
     fn any(mask: __mmask16) -> bool {
         mask != 0
+    }
+
+    #[inline(always)]
+    fn residue<const BITS: u32>(self, _: Avx512) -> Self {
+        const { assert!(BITS == 0 || BITS == 2) };
+        // SAFETY: a value of this type proves AVX-512.
+        Self(unsafe {
+            if BITS == 0 { _mm512_reduce_ps::<0x08>(self.0) } else { _mm512_reduce_ps::<0x28>(self.0) }
+        })
     }
 
     const TABLE: usize = 32;
@@ -404,6 +432,7 @@ impl Vector<Avx512> for F32x16 {
         fn min(self: Self, b: Self) -> Self { Self(_mm512_min_ps(self.0, b.0)) }
         fn max(self: Self, b: Self) -> Self { Self(_mm512_max_ps(self.0, b.0)) }
         fn abs(self: Self) -> Self { Self(_mm512_abs_ps(self.0)) }
+        fn abs_up_to(self: Self, most: Self) -> Self { Self(_mm512_range_ps::<0b10_10>(self.0, most.0)) }
         fn sqrt(self: Self) -> Self { Self(_mm512_sqrt_ps(self.0)) }
         fn round(self: Self) -> Self { Self(_mm512_roundscale_ps::<0x08>(self.0)) }
         fn lt(self: Self, b: Self) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0) }

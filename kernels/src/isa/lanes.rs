@@ -18,7 +18,7 @@ pub(crate) const GROUPS: usize = 4;
 
 /// A row that is read and written.
 #[derive(Debug)]
-pub(crate) enum Row<'a, T = f32> {
+pub enum Row<'a, T = f32> {
     /// Results replace what was read.
     InPlace(&'a mut [T]),
     /// Reads from the first, writes to the second, of the same length.
@@ -75,6 +75,13 @@ impl<'a, T: Copy> Row<'a, T> {
             Row::InPlace(x) => Row::InPlace(&mut x[range]),
             Row::Into(x, out) => Row::Into(&x[range.clone()], &mut out[range]),
         }
+    }
+
+    /// Reads what was written from now on.
+    #[inline(always)]
+    pub(crate) fn keep_output(&mut self) {
+        let written = core::mem::replace(self, Row::InPlace(&mut []));
+        *self = Row::InPlace(written.into_output());
     }
 
     /// Writes what is read.
@@ -255,6 +262,49 @@ pub(crate) fn map_with<
                 }
             }
         },
+    );
+}
+
+/// Writes `f(row[i..], [inputs[0][i..], ..])` to the row, for all vectors, where `f` is a function of each
+/// lane by itself, and arithmetic: two vectors of a type may come and go in an order that is cheaper.
+///
+/// # Panics
+/// If the row and the inputs differ in length.
+#[inline(always)]
+pub(crate) fn each<I: Isa, T: Element, const P: usize>(
+    isa: I,
+    row: &mut Row<'_, T>,
+    inputs: [&[T]; P],
+    f: impl Fn(I::V, [I::V; P]) -> I::V,
+) {
+    let n = row.input().len();
+    assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the row");
+    let (src, dst) = row.pointers();
+    let pair = 2 * I::V::LANES;
+    let paired = n - n % pair;
+    for i in (0..paired).step_by(pair) {
+        let mut others = [[I::V::splat(isa, 0.0); P]; 2];
+        for (p, x) in inputs.iter().enumerate() {
+            // SAFETY: i + 2 LANES <= n, the length of every input.
+            [others[0][p], others[1][p]] = unsafe { T::load_pair(isa, x.as_ptr().add(i)) };
+        }
+        // SAFETY: as above, and the row's pointers are valid for n elements.
+        unsafe {
+            let [a, b] = T::load_pair(isa, src.add(i));
+            T::store_pair(isa, [f(a, others[0]), f(b, others[1])], dst.add(i));
+        }
+    }
+    let mut inputs = inputs;
+    for x in &mut inputs {
+        *x = &x[paired..];
+    }
+    map(
+        isa,
+        [&mut row.slice(paired..n)],
+        inputs,
+        0.0,
+        #[inline(always)]
+        |_, [x], inputs| [f(x, inputs)],
     );
 }
 

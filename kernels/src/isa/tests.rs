@@ -254,6 +254,47 @@ on_every_backend! {
         check::<I, bf16>(isa, bf16::from_bits, bf16::to_bits);
     }
 
+    // All bf16, two vectors at a time, and floats around each that is a number.
+    fn pairs_of_halves<I>(isa) {
+        let pair = 2 * I::V::LANES;
+        for first in (0..=u16::MAX).step_by(pair) {
+            let all: Vec<bf16> = (0..pair as u16).map(|i| bf16::from_bits(first + i)).collect();
+            for nudge in [0, 1, 0x0fff, 0x7fff, 0x8000, 0x8001, 0xf000, 0xffff] {
+                let bits = I::V::splat_bits(isa, nudge);
+                let mut stored = all.clone();
+                // SAFETY: there are `2 LANES` elements.
+                unsafe {
+                    let vectors = bf16::load_pair::<I>(isa, all.as_ptr());
+                    let vectors = vectors.map(|v| v.or_bits(bits).select(v.eq(v), v));
+                    bf16::store_pair::<I>(isa, vectors, stored.as_mut_ptr());
+                }
+                for (&x, stored) in all.iter().zip(stored) {
+                    let near = f32::from_bits(x.to_f32().to_bits() | nudge);
+                    if x.is_nan() {
+                        assert!(stored.is_nan(), "{}: {x:e}", I::NAME);
+                    } else if near.is_finite() || nudge == 0 {
+                        assert_eq!(stored, bf16::from_f32(near), "{}: {near:e}", I::NAME);
+                    }
+                }
+            }
+        }
+    }
+
+    fn residues_and_bounded_magnitudes<I>(isa) {
+        for i in -3000..3000i32 {
+            let x = i as f32 * 0.0625 + 0.01 * noise(i.unsigned_abs() as usize);
+            let v = I::V::splat(isa, x);
+            let all = |x| core::iter::repeat_n(x, I::V::LANES);
+            assert_lanes::<I>(v.residue::<0>(isa), all(x - x.round_ties_even()), false, "residue of 1");
+            let quarters = (4.0 * x).round_ties_even() / 4.0;
+            assert_lanes::<I>(v.residue::<2>(isa), all(x - quarters), false, "residue of 1/4");
+            let most = I::V::splat(isa, 7.75);
+            assert_lanes::<I>(v.abs_up_to(most), all(x.abs().min(7.75)), false, "abs_up_to");
+            let nan = I::V::splat(isa, f32::NAN);
+            assert_lanes::<I>(nan.abs_up_to(most), all(7.75), false, "abs_up_to of NaN");
+        }
+    }
+
     fn scaling_by_powers_of_two<I>(isa) {
         // From 1 up every result rounds once; below, the products with n >= 0 are exact until they
         // overflow.

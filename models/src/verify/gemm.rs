@@ -4,14 +4,16 @@
 //! backend: what errs is sums. Those of integers are exact; those of pairs of bf16 round at most twice for
 //! each product, and take denormals for zeros.
 
-use super::bound::{ETA, compare, gamma};
+mod bound;
+
+use super::bound::compare;
 use super::stored::{Stored, written};
-use super::tensor::{Layout, Random, Tensor, Values, extent, indices, seed};
+use super::tensor::{Layout, Random, Tensor, Values, extent, seed};
 use super::{Check, Failure, Worst};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Quantized, Rhs};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, View, ViewMut};
 
 /// Any product: strides, batches, packed and gated weights, epilogues.
@@ -91,14 +93,6 @@ impl Types {
 
 /// Multiply-adds of a case: a few milliseconds of the reference.
 const MOST_WORK: usize = 1 << 19;
-
-/// An activation's own error in units of u |x|: a division, a product, two sums and an exponential or
-/// an error function of less than 1 ULP (2 u).
-const ACTIVATION_ROUNDINGS: f64 = 6.0;
-
-/// How much an activation can magnify the error of its argument: GELU's slope is at most 1.13,
-/// SiLU's 1.10, the others' 1.
-const ACTIVATION_SLOPE: f64 = 1.13;
 
 impl Check for Gemm {
     const KERNEL: &'static str = "gemm";
@@ -257,140 +251,6 @@ impl Data {
             Stored::Bf16 => written(&bf16_c),
             Stored::F16 => written(&f16_c),
         }
-    }
-
-    /// |A| as the products take it.
-    fn left_magnitudes(&self, p: &Params) -> Tensor<3> {
-        let shape = self.a.shape();
-        let row = |batch: usize, i: usize| -> Vec<f32> {
-            (0..shape[2]).map(|q| self.a.view().get([batch, i, q])).collect()
-        };
-        let quantized = |batch: usize, i: usize| match p.types.a {
-            Left::ZeroPoint => Quantized::zero_point(row(batch, i)),
-            _ => Quantized::symmetric(row(batch, i)),
-        };
-        match (p.types.a, p.types.b) {
-            (Left::Rounded, Format::Bf16) => self.a.map(|x| Stored::Bf16.round(x).abs()),
-            (Left::Rounded, Format::F16) => self.a.map(|x| Stored::F16.round(x).abs()),
-            (Left::Rounded, format) if format.is_grouped() => {
-                const GROUP: usize = 32;
-                Tensor::new(shape, &Layout::row_major(), |[batch, i, q]| {
-                    let first = q / GROUP * GROUP;
-                    let group = first..shape[2].min(first + GROUP);
-                    let quantized = Quantized::symmetric(group.map(|q| self.a.view().get([batch, i, q])));
-                    quantized.dequantize(quantized.quantize(self.a.view().get([batch, i, q]))).abs()
-                })
-            }
-            (Left::Rounded | Left::ZeroPoint, Format::Int8) => {
-                let mut of_row = ([usize::MAX; 2], Quantized::symmetric([]));
-                Tensor::new(shape, &Layout::row_major(), |[batch, i, q]| {
-                    if of_row.0 != [batch, i] {
-                        of_row = ([batch, i], quantized(batch, i));
-                    }
-                    let x = self.a.view().get([batch, i, q]);
-                    of_row.1.dequantize(of_row.1.quantize(x)).abs()
-                })
-            }
-            _ => self.a.map(f32::abs),
-        }
-    }
-
-    /// |B|, of the up matrix if `up`, as it is stored.
-    fn right_magnitudes(&self, p: &Params, up: bool) -> Result<Tensor<3>, Failure> {
-        let b = if up { &self.up } else { &self.b };
-        if p.types.b == Format::F32 || (up && !p.gated) {
-            return Ok(b.map(f32::abs));
-        }
-        let packed = self.packed(p, Backend::REFERENCE)?;
-        let number = |q: usize, j: usize| packed.get(up, q, j).abs() as f32;
-        let k = packed.k();
-        Ok(Tensor::new(b.shape(), &Layout::row_major(), |[_, q, j]| {
-            // d q and m are added up apart: the magnitude of both, for the number of q = 0 is m.
-            let group = q / 32 * 32..k.min(q / 32 * 32 + 32);
-            let of_group =
-                if p.types.b == Format::Q4_1 { group.map(|q| number(q, j)).fold(0.0, f32::max) } else { 0.0 };
-            number(q, j) + 2.0 * of_group
-        }))
-    }
-
-    /// The bound of each element of C.
-    ///
-    /// With s = |alpha| sum |a||b| + |beta c| + |biases|, the biased sum v has k + 5 roundings at
-    /// most: gamma_{k+5} s (of pairs of bf16, 2k + 5, and what denormals may have been). Then |f'| of it goes through the activation, which adds its own error;
-    /// a gate's error is magnified by the up product and the other way around.
-    fn bound(&self, p: &Params) -> Result<Vec<f64>, Failure> {
-        let k = p.extents[3];
-        let (a, b, up) =
-            (self.left_magnitudes(p), self.right_magnitudes(p, false)?, self.right_magnitudes(p, true)?);
-        let gate = self.magnitudes(p, &a, &b, 0)?;
-        let up_sums = self.magnitudes(p, &a, &up, p.extents[2])?;
-        let largest =
-            [&a, &b, &up].map(|t| t.elements().into_iter().filter(|x| x.is_finite()).fold(0.0, f32::max));
-        let [a, b, up] = largest.map(f64::from);
-        // What is lost below the normal range: by roundings, by denormals that count as zeros, and by a
-        // sum of integers that is scaled by one factor after the other.
-        let lost = match p.types {
-            types if types.are_pairs() => f64::from(f32::MIN_POSITIVE) * (2.0 + a + b + up),
-            Types { b: Format::Int8, .. } => ETA * (1.0 + b + up),
-            _ => ETA,
-        };
-        let tiny = (k + 8) as f64 * lost * f64::from(p.alpha.abs().max(1.0));
-        let k = if p.types.are_pairs() { 2 * k } else { k };
-        let up = up_sums;
-        let shape = self.c.shape();
-        Ok(indices(shape)
-            .enumerate()
-            .map(|(i, [batch, row, column])| {
-                // What is infinite or NaN already is so on every backend: such a sum has no error, and
-                // if the activation makes it finite (tanh), its magnitude is at most 1.
-                let sum = f64::from(gate[i]);
-                let (mut error, mut magnitude) =
-                    if sum.is_finite() { (gamma(k + 5) * sum + tiny, sum) } else { (0.0, 1.0) };
-                if p.activation.is_some() {
-                    error = ACTIVATION_SLOPE * error + ACTIVATION_ROUNDINGS * gamma(1) * magnitude;
-                }
-                if p.gated {
-                    let up = if up[i].is_finite() { f64::from(up[i]) } else { 0.0 };
-                    error = error * up + magnitude * (gamma(k + 5) * up + tiny) + ETA;
-                    magnitude *= up;
-                }
-                if let Some(residual) = &self.residual {
-                    let residual = residual.view();
-                    let batch = if residual.shape()[0] == 1 { 0 } else { batch };
-                    magnitude += f64::from(residual.get([batch, row, column]).abs());
-                }
-                // The first factor is for products of errors.
-                error * (1.0 + gamma(k + 5)) + gamma(2) * magnitude
-            })
-            .collect())
-    }
-
-    /// |alpha| |A| |B| + |beta| |C| + |biases|, by the reference.
-    fn magnitudes(
-        &self,
-        p: &Params,
-        a: &Tensor<3>,
-        b: &Tensor<3>,
-        first_bias: usize,
-    ) -> Result<Vec<f32>, Failure> {
-        let abs = |v: &[f32]| v.iter().map(|x| x.abs()).collect::<Vec<_>>();
-        let mut c = self.c.map(f32::abs);
-        let row_bias = self.row_bias.as_deref().map(abs);
-        let column_bias = self.column_bias.as_deref().map(abs);
-        let n = p.extents[2];
-        Backend::REFERENCE.run(Kernel {
-            alpha: p.alpha.abs(),
-            a: a.view().into(),
-            b: Rhs::Matrix(b.view()),
-            beta: p.beta.abs(),
-            c: c.view_mut().into(),
-            epilogue: Epilogue {
-                row_bias: row_bias.as_deref(),
-                column_bias: column_bias.as_deref().map(|bias| &bias[first_bias.min(bias.len() - n)..][..n]),
-                ..Epilogue::default()
-            },
-        })?;
-        Ok(c.elements())
     }
 }
 

@@ -79,13 +79,36 @@ pub fn conforms(
     apply: impl Fn(Stored, Backend) -> Result<Vec<f32>, Failure>,
     bound: impl Fn(usize, &[f32]) -> f64,
 ) -> Result<Worst, Failure> {
+    conforms_coarsely(stored, backend, apply, bound, None::<fn(usize, &[f32]) -> f64>)
+}
+
+/// [`conforms`] of a kernel that computes results for bf16 with fewer digits, if there is a `coarse` bound for
+/// them: there the backend is held to within that and the rounding.
+///
+/// # Errors
+/// A [`Failure`] that names an element.
+pub fn conforms_coarsely(
+    stored: Stored,
+    backend: Backend,
+    apply: impl Fn(Stored, Backend) -> Result<Vec<f32>, Failure>,
+    bound: impl Fn(usize, &[f32]) -> f64,
+    coarse: Option<impl Fn(usize, &[f32]) -> f64>,
+) -> Result<Worst, Failure> {
     let (wide, expected) = (apply(Stored::F32, backend)?, apply(Stored::F32, Backend::REFERENCE)?);
     let worst = compare(&wide, &expected, |i| bound(i, &expected))?;
     if stored == Stored::F32 {
         return Ok(worst);
     }
+    let coarse = coarse.filter(|_| stored == Stored::Bf16);
     for (backend, wide) in [(backend, &wide), (Backend::REFERENCE, &expected)] {
         let found = apply(stored, backend)?;
+        if let Some(coarse) = coarse.as_ref().filter(|_| backend != Backend::REFERENCE) {
+            compare(&found, &expected, |i| {
+                let bound = coarse(i, &expected);
+                bound + stored.rounding(f64::from(expected[i].abs()), bound)
+            })?;
+            continue;
+        }
         for (i, (found, &wide)) in found.iter().zip(wide).enumerate() {
             let nearest = stored.round(wide);
             if found.to_bits() != nearest.to_bits() && !(found.is_nan() && nearest.is_nan()) {

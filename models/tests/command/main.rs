@@ -2,18 +2,16 @@
 #![forbid(unsafe_code)]
 #![cfg(feature = "command")]
 
+mod answer;
 mod bench;
 mod classify;
+mod generate;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use tilewright::Arithmetic;
-use tilewright::model::Architecture;
-use tilewright::tokenizer::Tokenizer;
-use tilewright_kernels::Backend;
 
 fn golden(name: &str) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/golden");
@@ -131,85 +129,6 @@ fn fill_mask_knows_the_masks_of_all_families() {
 }
 
 #[test]
-fn answer_stays_within_the_context() {
-    let sentence = "the cat sat on the mat. ";
-    for of in [
-        ["bert-question-answering", "bert"],
-        ["roberta-question-answering", "roberta"],
-        ["albert-question-answering", "bert"],
-        ["electra-question-answering", "bert"],
-    ] {
-        // One window, and several: models take 40 tokens.
-        for (times, windows) in [(1, 1..2), (20, 2..40)] {
-            let context = sentence.repeat(times);
-            let arguments = ["--question", "a dog", "--context", &context, "--top-k", "4", "--longest", "3"];
-            let found = ask("answer", of, &arguments);
-            assert!(windows.contains(&found["windows"].as_u64().unwrap()), "{of:?}: {}", found["windows"]);
-            let answers = found["answers"].as_array().unwrap();
-            assert_eq!(answers.len(), 4, "{of:?}");
-            let probabilities = numbers(&found["answers"], "probability");
-            assert!(probabilities.is_sorted_by(|a, b| a >= b) && probabilities[0] < 1.0, "{probabilities:?}");
-            for answer in answers {
-                let [from, to] = [0, 1].map(|i| answer["characters"][i].as_u64().unwrap() as usize);
-                assert!(from < to && answer["answer"] == context[from..to], "{of:?}: {answer}");
-            }
-        }
-    }
-}
-
-#[test]
-fn answer_knows_when_there_is_none() {
-    let folder = with_tokenizer("bert-question-answering", "bert");
-    let dir = folder.path().to_str().unwrap();
-    for times in [1, 20] {
-        let context = "the cat sat on the mat. ".repeat(times);
-        let of =
-            ["answer", "--model", dir, "--isa", "portable", "--question", "a dog", "--context", &context];
-        let with = |more: &[&str]| json(&[&of[..], &["--json"], more].concat(), "");
-        let found = with(&[]);
-        let number = |key: &str| found[key].as_f64().unwrap();
-        let (null, difference) = (number("null_score"), number("score_difference"));
-        let best = found["answers"][0]["score"].as_f64().unwrap();
-        assert!((null - best - difference).abs() < 1e-5 && found["answered"] == true, "{found}");
-
-        // As its definition says, of the logits that `forward` writes.
-        if times == 1 {
-            let tokenizer = Tokenizer::open(folder.path()).unwrap();
-            let (batch, _) = tokenizer.encode_placed("a dog", Some(&context)).unwrap();
-            let on = Arithmetic::f32(Backend::PORTABLE);
-            let mut model = Architecture::of(folder.path()).unwrap().load(folder.path(), on).unwrap();
-            let outputs = model.forward(&batch).unwrap();
-            let [start, end] = &outputs[..] else { panic!("two outputs") };
-            assert_eq!(null, f64::from(start.values[0] + end.values[0]));
-            // The question takes three tokens with the special ones, and there is one at the end.
-            let (first, last) = (4, batch.tokens() - 1);
-            let spans = (first..last).flat_map(|i| (i..last).map(move |j| (i, j)));
-            let naive = spans.map(|(i, j)| start.values[i] + end.values[j]).fold(f32::MIN, f32::max);
-            assert_eq!(best, f64::from(naive));
-        }
-        let threshold = |more: f64| with(&["--no-answer-threshold", &(difference + more).to_string()]);
-        assert_eq!(threshold(0.01)["answers"], found["answers"]);
-        let none = threshold(-0.01);
-        assert_eq!((&none["answered"], &none["answers"]), (&false.into(), &serde_json::json!([])));
-        assert_eq!(none["null_score"], found["null_score"]);
-        let table = run(&[&of[..], &["--no-answer-threshold", "-1e9"]].concat(), "");
-        let table = String::from_utf8(table.stdout).unwrap();
-        assert!(table.contains("no answer") && !table.contains("probability"), "{table}");
-    }
-}
-
-#[test]
-fn answer_refuses_what_leaves_no_room() {
-    let folder = with_tokenizer("bert-question-answering", "bert");
-    let dir = folder.path().to_str().unwrap();
-    let long = "the cat ".repeat(20);
-    let refused = error(&["answer", "--model", dir, "--question", &long, "--context", "c"]);
-    assert!(refused.contains("first text: 40 tokens of 40 leave no room"), "{refused}");
-    let refused = error(&["answer", "--model", dir, "--question", "a", "--context", ""]);
-    assert!(refused.contains("the context has no tokens"), "{refused}");
-}
-
-#[test]
 fn detect_replaced_marks_tokens() {
     let of = ["electra-pre-training", "bert"];
     let found = ask("detect-replaced", of, &["the cat sat on the mat."]);
@@ -288,6 +207,39 @@ fn forward_computes_in_the_type_that_is_asked_for() {
 }
 
 #[test]
+fn layer_inputs_are_rounded_where_that_is_asked_for() {
+    let (dir, out) = (golden("bert-sequence-classification"), tempfile::tempdir().unwrap());
+    let (inputs, path) = (format!("{dir}/inputs.safetensors"), out.path().join("out.safetensors"));
+    let path = path.to_str().unwrap();
+    let arguments = ["forward", "--model", &dir, "--inputs", &inputs, "--out", path, "--isa", "portable"];
+    let logits = |more: &[&str]| -> Vec<f32> {
+        json(&[&arguments[..], &["--json"], more].concat(), "");
+        let bytes = std::fs::read(path).unwrap();
+        let logits = SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec();
+        logits.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    let expected = logits(&[]);
+    let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    // What is lost by default is what the help says; with int4, mostly by its weights.
+    for (dtype, default, most) in
+        [("q8_0", "exact", 0.05), ("q4_0", "exact", 0.4), ("q4_1", "exact", 0.4), ("bf16", "rounded", 0.05)]
+    {
+        let [exact, rounded] =
+            ["exact", "rounded"].map(|how| logits(&["--dtype", dtype, "--layer-inputs", how]));
+        assert!(exact != rounded, "{dtype}: inputs are the same");
+        assert_eq!(logits(&["--dtype", dtype]), if default == "exact" { &exact[..] } else { &rounded });
+        for found in [exact, rounded] {
+            let off = found.iter().zip(&expected).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+            assert!(off > 0.0 && off <= most * largest, "{dtype}: off by {off} of {largest}");
+        }
+    }
+    let refused = run(&[&arguments[..], &["--layer-inputs", "fuzzy"]].concat(), "");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(message.contains("'fuzzy'") && message.contains("exact, rounded"), "{message}");
+}
+
+#[test]
 fn verify_tells_how_far_a_checkpoint_is_from_itself_in_f32() {
     let common = ["verify", "--isa", "portable", "--model"];
     let (dir, out) = (golden("bert-masked-lm"), tempfile::tempdir().unwrap());
@@ -318,100 +270,6 @@ fn verify_tells_how_far_a_checkpoint_is_from_itself_in_f32() {
     assert!(table.contains("int8") && !table.contains("q8_0"), "{table}");
     assert!(error(&[&common[..], &[&dir]].concat()).contains("--inputs"));
     assert_eq!(run(&["verify", "--dtype", "int8"], "").status.code(), Some(2), "a type without a model");
-}
-
-/// A golden decoder of 43 tokens with a tokenizer whose tokens are single letters.
-fn with_letters() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for file in ["config.json", "generation_config.json", "model.safetensors"] {
-        std::fs::copy(format!("{}/{file}", golden("llama")), folder.path().join(file)).unwrap();
-    }
-    let letters = "<abcdefghijklmnopqrstuvwxyz .,!?0123456789#".chars().enumerate();
-    let vocabulary: serde_json::Map<String, Value> =
-        letters.map(|(id, letter)| (letter.to_string(), id.into())).collect();
-    assert_eq!(vocabulary.len(), 43);
-    let tokenizer = serde_json::json!({
-        "version": "1.0",
-        "model": { "type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "<" },
-        "decoder": { "type": "Fuse" },
-    });
-    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let template = "{% for m in messages %}{{ m.role[0] + m.content }}.{% endfor %}";
-    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-    folder
-}
-
-#[test]
-fn generate_continues_texts() {
-    let folder = with_letters();
-    let dir = folder.path().to_str().unwrap();
-    let common = ["generate", "--model", dir, "--isa", "portable", "--threads", "1", "--max-tokens", "12"];
-    let ask = |more: &[&str], stdin: &str| json(&[&common[..], &["--json"], more].concat(), stdin);
-    let several = ask(&[], "the cat\na dog\n");
-    let texts = several["texts"].as_array().unwrap();
-    let of = |found: &Value, key: &str| found["texts"][0][key].clone();
-    assert_eq!((texts.len(), &several["architecture"]), (2, &"LlamaForCausalLM".into()));
-    for (text, prompt) in texts.iter().zip(["the cat", "a dog"]) {
-        let alone = ask(&[prompt], "");
-        assert_eq!((&of(&alone, "tokens"), &of(&alone, "text")), (&text["tokens"], &text["text"]));
-        for guess in ["lookup", dir] {
-            assert_eq!(of(&ask(&[prompt, "--speculate", guess], ""), "tokens"), text["tokens"]);
-        }
-        assert_eq!(of(&ask(&[prompt, "--beams", "1", "--temperature", "0"], ""), "tokens"), text["tokens"]);
-        assert_eq!(of(&ask(&[prompt, "--top-k", "1"], ""), "tokens"), text["tokens"]);
-        assert_eq!(text["prompt_tokens"], prompt.len());
-        let (tokens, finish) = (text["tokens"].as_array().unwrap(), text["finish"].as_str().unwrap());
-        assert!(
-            finish == "eos" && tokens.last() == Some(&2.into()) || finish == "length" && tokens.len() == 12
-        );
-        assert!(text["first_token_s"].as_f64().unwrap() <= text["total_s"].as_f64().unwrap());
-    }
-    assert_eq!(several["timings"]["prefill_tokens"], 12);
-    assert!(several["timings"]["prefill_tokens_per_s"].as_f64().unwrap() > 0.0);
-
-    let drawn =
-        |seed: &str| of(&ask(&["a", "--temperature", "1.5", "--top-k", "0", "--seed", seed], ""), "tokens");
-    assert!(drawn("1") == drawn("1") && drawn("1") != drawn("2"));
-    let beams = ask(&["a dog", "--beams", "3", "--length-penalty", "-1", "--early-stopping"], "");
-    assert!(of(&beams, "first_token_s").is_null() && !of(&beams, "tokens").as_array().unwrap().is_empty());
-
-    // The text alone on a terminal, up to a stop string; what it took on stderr.
-    let whole = of(&several, "text").as_str().unwrap().to_owned();
-    let stop = whole.get(3..5).unwrap();
-    let output = run(&[&common[..], &["the cat", "--stop", "never", "--stop", stop]].concat(), "");
-    let (stdout, stderr) =
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    let (header, text) = stdout.split_once('\n').unwrap();
-    assert!(
-        header.contains("| f32 |") && stderr.contains("loaded in") && stderr.contains("end: stop"),
-        "{stderr}"
-    );
-    assert_eq!(text, format!("{}\n", &whole[..whole.find(stop).unwrap()]));
-
-    let chat = ask(&["hi", "--chat", "--system", "b"], "");
-    assert_eq!(of(&chat, "tokens"), of(&ask(&["sb.uhi."], ""), "tokens"));
-    let template = "{% for t in tools %}{{ t.n }}{% endfor %}{{ documents[0].text }}{{ x + 1 }}{{ y }}";
-    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-    let file = |name: &str, json: &str| {
-        std::fs::write(folder.path().join(name), json).unwrap();
-        folder.path().join(name).to_str().unwrap().to_owned()
-    };
-    let tools = file("tools.json", r#"[{"n": "a"}, {"n": "b"}]"#);
-    let documents = file("documents.json", r#"[{"text": "c"}]"#);
-    let more = ["--documents", &documents, "--chat-variable", "x=1", "--chat-variable", "y=d e"];
-    let chat = ask(&[&["hi", "--chat", "--tools", &tools][..], &more].concat(), "");
-    assert_eq!(of(&chat, "tokens"), of(&ask(&["abc2d e"], ""), "tokens"));
-    let wrong = file("wrong.json", "{}");
-    let refused = error(&["generate", "--model", dir, "--chat", "--tools", &wrong, "hi"]);
-    assert!(refused.contains("wrong.json: expected a list of objects"), "{refused}");
-    assert_eq!(run(&["generate", "--model", dir, "--tools", &tools, "hi"], "").status.code(), Some(2));
-    let refused = error(&["generate", "--model", dir, "--beams", "2", "--stop", "x", "a"]);
-    assert!(refused.contains("--stop"), "{refused}");
-    assert!(error(&["generate", "--model", dir, "--top-p", "2", "a"]).contains("top_p"));
-    assert!(error(&["generate", "--model", dir, "--speculate", "/nowhere", "a"]).contains("/nowhere"));
-    let refused = error(&["generate", "--model", &golden("bert-model"), "a"]);
-    assert!(refused.contains("does not continue texts"), "{refused}");
-    assert_eq!(run(&["generate", "--model", dir, "--system", "x", "a"], "").status.code(), Some(2));
 }
 
 #[test]

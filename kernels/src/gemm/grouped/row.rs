@@ -1,6 +1,6 @@
 //! One row by several panels: the time goes into reading these.
 
-use super::super::decode::halves;
+use super::super::decode::Panels;
 use super::super::format::{Format, Layout};
 use super::way::Way;
 use crate::isa::{Isa, Vector};
@@ -27,9 +27,10 @@ impl<V: Copy, const N: usize> Scales<V, N> {
     unsafe fn load<I: Isa<V = V>>(isa: I, layout: Layout, group: *const u8) -> Self {
         // SAFETY: the caller's.
         unsafe {
-            let d = halves::<I, N>(isa, group);
+            let group = Panels::one(group);
+            let d = group.halves::<I, N>(isa, 0);
             let m = match layout.format {
-                Format::Q4_1 => halves::<I, N>(isa, group.add(2 * I::NR)),
+                Format::Q4_1 => group.halves::<I, N>(isa, 1),
                 _ => d,
             };
             Self { format: layout.format, d, m }
@@ -80,7 +81,7 @@ pub(super) unsafe fn row<I: Isa, W: Way<I>, const N: usize, const S: usize>(
             }
             // SAFETY: group g of the row and of panel q.
             unsafe {
-                let integers = way.row::<N>(isa, layout, group, words(g), of_row[1]);
+                let integers = way.row::<N>(isa, group, words(g), of_row[1]);
                 Scales::<_, N>::load(isa, layout, group).add(isa, *of_row, integers, acc);
             }
         }

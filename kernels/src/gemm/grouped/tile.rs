@@ -2,10 +2,11 @@
 
 use super::super::KC;
 use super::super::blocks::GROUP;
-use super::super::decode::halves;
 use super::super::format::{Format, Layout};
 use super::way::Way;
+use crate::element::Element;
 use crate::isa::{A_STRIDE, Isa, Vector};
+use half::f16;
 
 /// Groups of a panel that are decoded at once: a part of a slab of A, whatever a word is, and with words
 /// that are floats and 16 columns half of a first-level cache.
@@ -37,9 +38,10 @@ impl Groups {
     /// Decodes `len` groups.
     ///
     /// # Safety
-    /// As many groups of that layout stand at `group`, and `words` has room for their words.
+    /// As many groups of that layout stand at `group`, and `words` has room for their words; a panel has `N`
+    /// vectors.
     #[inline(always)]
-    pub unsafe fn decode<I: Isa, W: Way<I>>(
+    pub unsafe fn decode<I: Isa, W: Way<I>, const N: usize>(
         isa: I,
         way: W,
         layout: Layout,
@@ -55,13 +57,13 @@ impl Groups {
             let group = group.wrapping_add(g * layout.group_bytes());
             // SAFETY: the group's words, and its factors, of which m stands behind d where there is one.
             unsafe {
-                let at = way.words(isa, layout, group, to, factors.as_mut_ptr());
+                let at = way.words::<N>(isa, group, to, factors.as_mut_ptr());
                 if at != to && g == 0 {
                     (first, stride) = (at, layout.group_bytes() / size_of::<f32>());
                 }
                 let scales = if layout.format == Format::Q4_1 { 2 * I::NR } else { I::NR };
                 for (j, to) in factors[I::NR..][..scales].chunks_exact_mut(lanes).enumerate() {
-                    let [v] = halves::<I, 1>(isa, group.wrapping_add(2 * j * lanes));
+                    let v = f16::load::<I>(isa, group.wrapping_add(2 * j * lanes).cast());
                     v.store(to);
                 }
             }

@@ -1,11 +1,11 @@
 //! How the quantised numbers of a group are multiplied: as floats, or as quads of int8.
 
 use super::super::blocks::GROUP;
-use super::super::decode::groups;
+use super::super::decode::{Panels, groups, store};
 use super::super::format::{Format, Layout};
 use crate::isa::{Dot, Isa, Vector};
 
-/// How q are multiplied.
+/// How q of a layout are multiplied.
 pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     /// Words of a group: of A, and of each column of B.
     const WORDS: usize;
@@ -22,11 +22,10 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     /// more.
     ///
     /// # Safety
-    /// A group of that layout stands at `group`; `to` has room for its words, `excess` for NR.
-    unsafe fn words(
+    /// Such a group, of `N` vectors, stands at `group`; `to` has room for its words, `excess` for NR.
+    unsafe fn words<const N: usize>(
         self,
         isa: I,
-        layout: Layout,
         group: *const u8,
         to: *mut f32,
         excess: *mut f32,
@@ -44,45 +43,14 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     /// Sums of one row, as floats; `sum` is the row's own.
     ///
     /// # Safety
-    /// A group of that layout stands at `group`, and a signed one of A at `a`.
-    unsafe fn row<const N: usize>(
-        self,
-        isa: I,
-        layout: Layout,
-        group: *const u8,
-        a: *const f32,
-        sum: f32,
-    ) -> [I::V; N];
+    /// Such a group, of `N` vectors, stands at `group`, and a signed one of A at `a`.
+    unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, sum: f32) -> [I::V; N];
 }
 
 /// Floats.
 #[derive(Clone, Copy)]
-pub(super) struct Floats;
-
-impl Floats {
-    /// Writes the q of a group to `to`.
-    ///
-    /// # Safety
-    /// As [`Way::words`].
-    #[inline(always)]
-    unsafe fn decode<I: Isa, const N: usize>(isa: I, layout: Layout, group: *const u8, to: *mut f32) {
-        let offset = I::V::splat(isa, if layout.format == Format::Q4_0 { 8.0 } else { 0.0 });
-        // SAFETY: the caller's.
-        unsafe {
-            groups::<I, N, false>(
-                isa,
-                layout,
-                group,
-                0..GROUP,
-                #[inline(always)]
-                |p, v| {
-                    for (j, q) in v.into_iter().enumerate() {
-                        (q - offset).store_ptr(to.add(p * I::NR + j * I::V::LANES));
-                    }
-                },
-            );
-        }
-    }
+pub(super) struct Floats {
+    pub layout: Layout,
 }
 
 impl<I: Isa> Way<I> for Floats {
@@ -95,14 +63,23 @@ impl<I: Isa> Way<I> for Floats {
     }
 
     #[inline(always)]
-    unsafe fn words(self, isa: I, layout: Layout, group: *const u8, to: *mut f32, _: *mut f32) -> *const f32 {
-        // SAFETY: the caller's; a panel has two or four vectors.
+    unsafe fn words<const N: usize>(self, isa: I, group: *const u8, to: *mut f32, _: *mut f32) -> *const f32 {
+        let offset = I::V::splat(isa, if self.layout.format == Format::Q4_0 { 8.0 } else { 0.0 });
+        // SAFETY: the caller's.
         unsafe {
-            if I::NR == 2 * I::V::LANES {
-                Self::decode::<I, 2>(isa, layout, group, to);
-            } else {
-                Self::decode::<I, 4>(isa, layout, group, to);
-            }
+            groups::<I, N, false>(
+                isa,
+                self.layout,
+                Panels::one(group),
+                0..GROUP,
+                #[inline(always)]
+                |p, mut q| {
+                    for q in &mut q {
+                        *q = *q - offset;
+                    }
+                    store::<I, N>(q, to.add(p * I::NR));
+                },
+            );
         }
         to
     }
@@ -123,27 +100,20 @@ impl<I: Isa> Way<I> for Floats {
     }
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(
-        self,
-        isa: I,
-        layout: Layout,
-        group: *const u8,
-        a: *const f32,
-        _: f32,
-    ) -> [I::V; N] {
+    unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, _: f32) -> [I::V; N] {
         let mut sums = [I::V::splat(isa, 0.0); N];
         // SAFETY: the caller's.
         unsafe {
             groups::<I, N, false>(
                 isa,
-                layout,
-                group,
+                self.layout,
+                Panels::one(group),
                 0..GROUP,
                 #[inline(always)]
-                |p, v| {
+                |p, q| {
                     let a = I::V::splat(isa, *a.add(p));
-                    for (sum, v) in sums.iter_mut().zip(v) {
-                        *sum = a.mul_add(v, *sum);
+                    for (sum, q) in sums.iter_mut().zip(q) {
+                        *sum = a.mul_add(q, *sum);
                     }
                 },
             );
@@ -154,7 +124,10 @@ impl<I: Isa> Way<I> for Floats {
 
 /// Quads of int8.
 #[derive(Clone, Copy)]
-pub(super) struct Quads<D>(pub D);
+pub(super) struct Quads<D> {
+    pub layout: Layout,
+    pub dot: D,
+}
 
 /// 128 in each byte: what unsigned bytes are more than signed ones, and the bits in which they differ.
 const UNSIGNED: u32 = 0x8080_8080;
@@ -166,41 +139,46 @@ const EIGHT: u32 = 0x0808_0808;
 const LOW: u32 = 0x0f0f_0f0f;
 
 impl<D> Quads<D> {
-    /// The quads of vector `j` of a group: `f(quad, words)`.
+    /// The numbers of a group, behind its scales and minima.
+    #[inline(always)]
+    fn numbers<I: Isa>(&self, group: *const u8) -> *const f32 {
+        group.wrapping_add(if self.layout.format == Format::Q4_1 { 4 } else { 2 } * I::NR).cast()
+    }
+
+    /// Calls `f(quad, its vectors)` for the quads of a group as they are stored, in order.
     ///
     /// # Safety
-    /// A group of that layout stands at `group`.
+    /// Such a group, of `N` vectors, stands at `group`.
     #[inline(always)]
-    unsafe fn quads<I: Isa>(
+    unsafe fn visit<I: Isa, const N: usize>(
+        &self,
         isa: I,
-        layout: Layout,
         group: *const u8,
-        j: usize,
-        mut f: impl FnMut(usize, I::V),
+        mut f: impl FnMut(usize, [I::V; N]),
     ) {
-        let at = j * I::V::LANES;
-        // SAFETY: the caller's.
-        unsafe {
-            if layout.format == Format::Q8_0 {
-                for quad in 0..GROUP / 4 {
-                    f(quad, I::V::load_ptr(isa, numbers::<I>(layout, group).add(quad * I::NR + at)));
+        let (from, low) = (self.numbers::<I>(group), I::V::splat_bits(isa, LOW));
+        let mut q = [I::V::splat(isa, 0.0); N];
+        if self.layout.format == Format::Q8_0 {
+            for quad in 0..GROUP / 4 {
+                for (j, q) in q.iter_mut().enumerate() {
+                    // SAFETY: words of the group.
+                    *q = unsafe { I::V::load_ptr(isa, from.add(quad * I::NR + j * I::V::LANES)) };
                 }
-                return;
+                f(quad, q);
             }
-            let low = I::V::splat_bits(isa, LOW);
-            for word in 0..GROUP / 8 {
-                let both = I::V::load_ptr(isa, numbers::<I>(layout, group).add(word * I::NR + at));
-                f(2 * word, both.and_bits(low));
-                f(2 * word + 1, both.shr_bits::<4>().and_bits(low));
+            return;
+        }
+        for word in 0..GROUP / 8 {
+            let mut high = q;
+            for (j, (q, high)) in q.iter_mut().zip(&mut high).enumerate() {
+                // SAFETY: words of the group.
+                let both = unsafe { I::V::load_ptr(isa, from.add(word * I::NR + j * I::V::LANES)) };
+                (*q, *high) = (both.and_bits(low), both.shr_bits::<4>().and_bits(low));
             }
+            f(2 * word, q);
+            f(2 * word + 1, high);
         }
     }
-}
-
-/// The numbers of a group, behind its scales and minima.
-#[inline(always)]
-fn numbers<I: Isa>(layout: Layout, group: *const u8) -> *const f32 {
-    group.wrapping_add(if layout.format == Format::Q4_1 { 4 } else { 2 } * I::NR).cast()
 }
 
 impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
@@ -214,49 +192,44 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
     }
 
     #[inline(always)]
-    unsafe fn words(
+    unsafe fn words<const N: usize>(
         self,
         isa: I,
-        layout: Layout,
         group: *const u8,
         to: *mut f32,
         excess: *mut f32,
     ) -> *const f32 {
-        let zero = I::V::splat(isa, 0.0);
         let (bias, eight) = (I::V::splat_bits(isa, UNSIGNED), I::V::splat_bits(isa, EIGHT));
+        let mut sums = [I::V::splat(isa, 0.0); N];
         // SAFETY: the caller's.
         unsafe {
-            for j in 0..I::NR / I::V::LANES {
-                let mut sum = zero;
-                Self::quads(
-                    isa,
-                    layout,
-                    group,
-                    j,
-                    #[inline(always)]
-                    |quad, words: I::V| {
-                        // No byte borrows from its neighbour.
-                        let words = match layout.format {
-                            Format::Q4_0 => words.or_bits(bias).sub_bits(eight).xor_bits(bias),
-                            _ => words,
-                        };
-                        if layout.format != Format::Q8_0 {
-                            words.store_ptr(to.add(quad * I::NR + j * I::V::LANES));
+            self.visit::<I, N>(
+                isa,
+                group,
+                #[inline(always)]
+                |quad, mut q| {
+                    for (q, sum) in q.iter_mut().zip(&mut sums) {
+                        if self.layout.format == Format::Q4_0 {
+                            // No byte borrows from its neighbour.
+                            *q = q.or_bits(bias).sub_bits(eight).xor_bits(bias);
                         }
                         if !D::SIGNED {
-                            sum = self.0.dot(bias, words, sum);
+                            *sum = self.dot.dot(bias, *q, *sum);
                         }
-                    },
-                );
-                sum.store_ptr(excess.add(j * I::V::LANES));
-            }
-            if layout.format == Format::Q8_0 { numbers::<I>(layout, group) } else { to }
+                    }
+                    if self.layout.format != Format::Q8_0 {
+                        store::<I, N>(q, to.add(quad * I::NR));
+                    }
+                },
+            );
+            store::<I, N>(sums, excess);
         }
+        if self.layout.format == Format::Q8_0 { self.numbers::<I>(group) } else { to }
     }
 
     #[inline(always)]
     fn dot(self, a: I::V, b: I::V, sums: I::V) -> I::V {
-        self.0.dot(a, b, sums)
+        self.dot.dot(a, b, sums)
     }
 
     #[inline(always)]
@@ -270,36 +243,28 @@ impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
     }
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(
-        self,
-        isa: I,
-        layout: Layout,
-        group: *const u8,
-        a: *const f32,
-        sum: f32,
-    ) -> [I::V; N] {
-        let bias = I::V::splat_bits(isa, UNSIGNED);
+    unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, sum: f32) -> [I::V; N] {
         // Where B has to be unsigned and is not, 128 is added to each of its numbers: exact, as floats too.
-        let biased = !D::SIGNED && layout.format == Format::Q8_0;
+        let biased = !D::SIGNED && self.layout.format == Format::Q8_0;
+        let bias = I::V::splat_bits(isa, UNSIGNED);
         let excess = I::V::splat(isa, if biased { 128.0 * sum } else { 0.0 });
         let mut sums = [I::V::splat(isa, 0.0); N];
-        for (j, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's.
-            unsafe {
-                Self::quads(
-                    isa,
-                    layout,
-                    group,
-                    j,
-                    #[inline(always)]
-                    |quad, words: I::V| {
-                        let a = I::V::splat(isa, *a.add(quad));
-                        let words = if biased { words.xor_bits(bias) } else { words };
-                        *sum =
-                            if D::SIGNED { self.0.dot(a, words, *sum) } else { self.0.dot(words, a, *sum) };
-                    },
-                );
-            }
+        // SAFETY: the caller's.
+        unsafe {
+            self.visit::<I, N>(
+                isa,
+                group,
+                #[inline(always)]
+                |quad, q| {
+                    let a = I::V::splat(isa, *a.add(quad));
+                    for (sum, q) in sums.iter_mut().zip(q) {
+                        let q = if biased { q.xor_bits(bias) } else { q };
+                        *sum = if D::SIGNED { self.dot.dot(a, q, *sum) } else { self.dot.dot(q, a, *sum) };
+                    }
+                },
+            );
+        }
+        for sum in &mut sums {
             *sum = sum.int_to_float() - excess;
         }
         sums

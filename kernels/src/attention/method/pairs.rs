@@ -1,0 +1,206 @@
+//! Words that are pairs of bf16.
+
+use super::super::operand::{Stored, with_stored};
+use super::super::row::all_finite;
+use super::super::stage::{pack_staged, place};
+use super::{Method, whole_groups};
+use crate::element::{Element, first_bf16_bits};
+use crate::gemm::pack_pairs;
+use crate::isa::{Isa, Multiply, Vector, WORDS};
+use crate::math;
+use core::f32::consts::LN_2;
+use core::ops::Range;
+
+/// Products of pairs of bf16.
+#[derive(Clone, Copy)]
+pub struct Pairs<M>(pub M);
+
+impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
+    type Multiply = M;
+    const NUMBERS: usize = 2;
+    const SCALES_SCORES: bool = true;
+
+    #[inline(always)]
+    fn multiply(self) -> M {
+        self.0
+    }
+
+    #[inline(always)]
+    fn words(n: usize) -> usize {
+        n.div_ceil(2).next_multiple_of(WORDS)
+    }
+
+    #[inline(always)]
+    fn whole(keys: &Range<usize>) -> Range<usize> {
+        whole_groups(keys, 2 * I::V::LANES)
+    }
+
+    #[inline(always)]
+    fn summed(keys: &Range<usize>) -> Range<usize> {
+        whole_groups(keys, 2 * WORDS)
+    }
+
+    #[inline(always)]
+    fn pack_query<T: Element>(self, isa: I, query: &[T], _: f32, to: &mut [f32]) {
+        pack_pairs(isa, query, to);
+    }
+
+    #[inline(always)]
+    fn pack_row<T: Element>(self, isa: I, row: &[T], to: &mut [f32]) {
+        pack_pairs(isa, row, to);
+    }
+
+    #[inline(always)]
+    fn pack_keys(
+        self,
+        isa: I,
+        keys: Stored<'_, 2>,
+        panels: &mut [f32],
+        panel_len: usize,
+        memory: &mut [f32],
+    ) {
+        let words = <Self as Method<I>>::words(keys.shape()[1]);
+        with_stored!(keys, keys => pack_staged(
+            isa,
+            keys,
+            [words, self.0.depth()],
+            (panels, panel_len),
+            memory,
+            #[inline(always)]
+            |row, p, to| {
+                let end = row.len().min(2 * (p + to.len()));
+                self.pack_row(isa, &row[2 * p..end], to);
+            },
+        ));
+    }
+
+    #[inline(always)]
+    fn pack_values(
+        self,
+        isa: I,
+        values: Stored<'_, 2>,
+        keys: Range<usize>,
+        (panels, panel_len): (&mut [f32], usize),
+    ) {
+        let (lanes, depth) = (I::V::LANES, self.0.depth());
+        let summed = <Self as Method<I>>::summed(&keys);
+        with_stored!(values, values => for first in summed.clone().step_by(2 * lanes) {
+            for key in first..first + lanes {
+                let row = |key: usize| {
+                    if keys.contains(&key) { values.row([key - keys.start, 0]) } else { &[] }
+                };
+                let (low, high) = (row(key), row(key + lanes));
+                let word = (first - summed.start) / 2 + key - first;
+                for (panel, to) in panels.chunks_mut(panel_len).enumerate() {
+                    for column in (0..I::NR).step_by(lanes) {
+                        let at = panel * I::NR + column;
+                        let low = first_bf16_bits(isa, low.get(at..).unwrap_or(&[]));
+                        let high = first_bf16_bits(isa, high.get(at..).unwrap_or(&[]));
+                        let words = low.or_bits(high.shl_bits::<16>());
+                        if depth == 1 {
+                            words.store(&mut to[word * I::NR + column..]);
+                            continue;
+                        }
+                        let mut each = [0.0; 16];
+                        words.store(&mut each);
+                        for (i, x) in each[..lanes].iter().enumerate() {
+                            to[place(I::NR, word, column + i, depth)] = *x;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn put_value<T: Element>(
+        self,
+        isa: I,
+        value: &[T],
+        key: usize,
+        (panels, panel_len): (&mut [f32], usize),
+    ) {
+        let (lanes, depth) = (I::V::LANES, self.0.depth());
+        let (word, high) = (key / (2 * lanes) * lanes + key % lanes, key / lanes % 2 == 1);
+        let others = if high { 0xffff } else { 0xffff_0000 };
+        for (part, panel) in value.chunks(I::NR).zip(panels.chunks_mut(panel_len)) {
+            for column in (0..I::NR).step_by(lanes) {
+                let bits = first_bf16_bits(isa, part.get(column..).unwrap_or(&[]));
+                let bits = if high { bits.shl_bits::<16>() } else { bits };
+                if depth == 1 {
+                    let to = &mut panel[word * I::NR + column..];
+                    let kept = I::V::load(isa, to).and_bits(I::V::splat_bits(isa, others));
+                    kept.or_bits(bits).store(to);
+                    continue;
+                }
+                let mut each = [0.0; 16];
+                bits.store(&mut each);
+                for (i, x) in each[..lanes].iter().enumerate() {
+                    let to = &mut panel[place(I::NR, word, column + i, depth)];
+                    *to = f32::from_bits(to.to_bits() & others | x.to_bits());
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn largest(self, isa: I, row: &[f32], whole: Range<usize>, factor: f32) -> f32 {
+        let factor = I::V::splat(isa, factor);
+        let mut max = [I::V::splat(isa, f32::NEG_INFINITY); 2];
+        for cells in row[whole].chunks_exact(2 * I::V::LANES) {
+            let (a, b) = cells.split_at(I::V::LANES);
+            max[0] = (I::V::load(isa, a) * factor).max(max[0]);
+            max[1] = (I::V::load(isa, b) * factor).max(max[1]);
+        }
+        max[0].max(max[1]).maximum()
+    }
+
+    /// Scores come in powers of two: `factor` has log2(e) in it.
+    #[inline(always)]
+    fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, factor: f32) -> f32 {
+        let lanes = I::V::LANES;
+        let row = &mut row[..whole.end];
+        // As in `exponentials`.
+        let shift = I::V::splat(isa, if *max == f32::NEG_INFINITY { 0.0 } else { *max });
+        let factor = I::V::splat(isa, factor);
+        // Half of the last place that stays: ties go up, which is no further than to even. What it makes
+        // of a NaN does not matter: the sum is one.
+        let half = I::V::splat_bits(isa, 0x8000);
+        let upper = I::V::splat_bits(isa, 0xffff_0000);
+        let mut sums = [I::V::splat(isa, 0.0); 2];
+        for at in whole.step_by(2 * lanes) {
+            let a = math::exp2_coarse(isa, I::V::load(isa, &row[at..]) * factor - shift);
+            let b = math::exp2_coarse(isa, I::V::load(isa, &row[at + lanes..]) * factor - shift);
+            sums = [sums[0] + a, sums[1] + b];
+            let low = a.add_bits(half).shr_bits::<16>();
+            low.or_bits(b.add_bits(half).and_bits(upper)).store(&mut row[at / 2..]);
+        }
+        *max *= LN_2;
+        (sums[0] + sums[1]).sum()
+    }
+
+    #[inline(always)]
+    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool {
+        all_finite(
+            isa,
+            panels,
+            words,
+            #[inline(always)]
+            |v| [v.and_bits(I::V::splat_bits(isa, 0xffff_0000)), v.shl_bits::<16>()],
+        )
+    }
+
+    #[inline(always)]
+    fn mask_values(self, _: I, from: &[f32], first: usize, seen: impl Fn(usize) -> bool, to: &mut [f32]) {
+        let lanes = I::V::LANES;
+        for word in 0..to.len() / I::NR {
+            let low = first + word / lanes * 2 * lanes + word % lanes;
+            let half = |key: usize, mask: u32| if seen(key) { mask } else { 0 };
+            let mask = half(low, 0xffff) | half(low + lanes, 0xffff_0000);
+            for column in 0..I::NR {
+                let at = place(I::NR, word, column, self.0.depth());
+                to[at] = f32::from_bits(from[at].to_bits() & mask);
+            }
+        }
+    }
+}

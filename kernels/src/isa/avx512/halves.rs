@@ -1,0 +1,75 @@
+//! Halves of lanes brought into place, by instructions that the compiler would take apart.
+
+use core::arch::asm;
+use core::arch::x86_64::*;
+
+/// Sixteen numbers, each twice.
+static PLACES: [u16; 32] = {
+    let mut places = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        places[i] = i as u16 / 2;
+        i += 1;
+    }
+    places
+};
+
+/// Both halves of sixteen lanes, exchanged.
+static SWAPPED: [u16; 32] = {
+    let mut halves = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        halves[i] = i as u16 ^ 1;
+        i += 1;
+    }
+    halves
+};
+
+/// Number i in the upper half of lane i, zeros below.
+///
+/// One instruction; of the intrinsic for it the compiler makes two.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn upper(numbers: __m256i) -> __m512i {
+    let upper: __m512i;
+    // SAFETY: registers alone are read, and written.
+    unsafe {
+        asm!(
+            "vpermw {upper}{{{odd}}}{{z}}, {places}, {numbers}",
+            upper = lateout(zmm_reg) upper,
+            odd = in(kreg) 0xaaaa_aaaa_u32,
+            places = in(zmm_reg) _mm512_loadu_si512(PLACES.as_ptr().cast()),
+            numbers = in(zmm_reg) _mm512_castsi256_si512(numbers),
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    upper
+}
+
+/// The upper halves of all lanes and the lower ones: of `even` in the lower halves of lanes, of `odd` in the
+/// upper ones. Two instructions, of which the compiler would make three or four.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn apart(even: __m512i, odd: __m512i) -> (__m512i, __m512i) {
+    let (mut upper, mut lower) = (odd, even);
+    // SAFETY: registers alone are read, and written.
+    unsafe {
+        asm!(
+            "vpermw {upper}{{{low}}}, {swapped}, {even}",
+            upper = inout(zmm_reg) upper,
+            low = in(kreg) 0x5555_5555_u32,
+            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
+            even = in(zmm_reg) even,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        asm!(
+            "vpermw {lower}{{{high}}}, {swapped}, {odd}",
+            lower = inout(zmm_reg) lower,
+            high = in(kreg) 0xaaaa_aaaa_u32,
+            swapped = in(zmm_reg) _mm512_loadu_si512(SWAPPED.as_ptr().cast()),
+            odd = in(zmm_reg) odd,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    (upper, lower)
+}
