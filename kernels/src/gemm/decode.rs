@@ -5,11 +5,10 @@
 
 mod steps;
 
-use super::format::{Format, Layout};
+use super::format::{Format, Layout, Order};
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use core::ops::Range;
-use steps::numbers;
 pub(super) use steps::{Panels, groups};
 
 /// Stores vectors one behind the other.
@@ -64,7 +63,7 @@ pub(super) struct Rows {
 /// A few rows by these k-steps of panels, decoded in registers. Every sum is the same chain as the tile's.
 ///
 /// # Safety
-/// As [`numbers`] and [`groups`]; `a` is valid for reads of a float for each step of every row, `c` and
+/// As [`steps`] says; `a` is valid for reads of a float for each step of every row, `c` and
 /// `keep` for writes, and `c` for reads if it is accumulated. `panels` is 1 or
 /// [`panels_at_once`], and 1 for [`few`] rows, which alone keep what is decoded.
 #[inline(always)]
@@ -106,74 +105,105 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     steps: Range<usize>,
     with: Rows,
 ) {
-    let (first, lanes) = (steps.start, I::V::LANES);
-    let vectors = I::NR / lanes;
-    let panels = N / vectors;
+    let panels = N * I::V::LANES / I::NR;
     let most = panels_at_once::<I>(Format::Bf16, R);
     // What this instruction set never asks for is not compiled for it.
     if R > few::<I>() || panels == 0 || panels > most || (panels == 2 && most == 4 && R > 1) {
         return;
     }
-    let sum = |i: usize, j: usize| {
-        let [row, panel] = with.c_strides;
-        with.c.wrapping_add(j / vectors * panel + i * row + j % vectors * lanes)
-    };
-    let mut acc = [[I::V::splat(isa, 0.0); N]; R];
+    let sums = Sums::<N, R, KEEP> { with, first: steps.start, keep: with.keep.unwrap_or(with.c) };
+    macro_rules! by {
+        ($walk:expr) => {{
+            let mut acc = sums.start(isa);
+            $walk(
+                isa,
+                layout,
+                with.at,
+                steps,
+                #[inline(always)]
+                |p, vectors| sums.add(isa, &mut acc, p, vectors),
+            );
+            sums.store::<I>(&acc);
+        }};
+    }
     // SAFETY: the caller's.
     unsafe {
-        if with.accumulate {
-            for (i, row) in acc.iter_mut().enumerate() {
-                for (j, v) in row.iter_mut().enumerate() {
-                    *v = I::V::load_ptr(isa, sum(i, j));
-                }
-            }
-        }
-        let keep = with.keep.unwrap_or(with.c);
-        visit::<I, N>(
-            isa,
-            layout,
-            with.at,
-            steps,
-            #[inline(always)]
-            |p, vectors| {
-                for (i, row) in acc.iter_mut().enumerate() {
-                    let a = I::V::splat(isa, *with.a.add(i * A_STRIDE + p - first));
-                    for (sum, b) in row.iter_mut().zip(vectors) {
-                        *sum = a.mul_add(b, *sum);
-                    }
-                }
-                if KEEP {
-                    store::<I, N>(vectors, keep.add((p - first) * I::NR));
-                }
-            },
-        );
-        for (i, row) in acc.iter().enumerate() {
-            for (j, v) in row.iter().enumerate() {
-                v.store_ptr(sum(i, j));
-            }
+        match (layout.format, layout.order) {
+            (Format::Bf16, Order::Words(1)) => by!(steps::bf16_pairs::<I, N>),
+            (Format::F16, _) => by!(steps::f16s::<I, N>),
+            (Format::Int8, Order::Steps) => by!(steps::int8s::<I, N>),
+            (Format::Int8, Order::Words(1)) => by!(steps::int8_quads::<I, N>),
+            (Format::Bf16 | Format::Int8, _) => by!(steps::any_words::<I, N>),
+            // No more panels than `panels_at_once` says.
+            _ if panels > 2 => {}
+            (Format::Q8_0, _) => by!(steps::q8::<I, N, true>),
+            (Format::Q4_0, _) => by!(steps::q4::<I, N, true, false>),
+            (Format::Q4_1, _) => by!(steps::q4::<I, N, true, true>),
+            (Format::F32, _) => unreachable!("f32 is not decoded"),
         }
     }
 }
 
-/// Calls `f(p, row p of the panels)` for k-steps of panels, as `N` vectors of floats.
-///
-/// # Safety
-/// As [`numbers`] or [`groups`].
-#[inline(always)]
-unsafe fn visit<I: Isa, const N: usize>(
-    isa: I,
-    layout: Layout,
-    panels: Panels,
-    steps: Range<usize>,
-    f: impl FnMut(usize, [I::V; N]),
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        match (layout.format.is_grouped(), N * I::V::LANES / I::NR) {
-            (false, _) => numbers::<I, N>(isa, layout, panels, steps, f),
-            // No more than `panels_at_once` says.
-            (true, 1 | 2) => groups::<I, N, true>(isa, layout, panels, steps, f),
-            (true, _) => {}
+/// How `R` rows are multiplied with `N` vectors, from this k-step on.
+#[derive(Clone, Copy)]
+struct Sums<const N: usize, const R: usize, const KEEP: bool> {
+    with: Rows,
+    first: usize,
+    /// Where they are left, if they are kept.
+    keep: *mut f32,
+}
+
+impl<const N: usize, const R: usize, const KEEP: bool> Sums<N, R, KEEP> {
+    /// Where sum `j` of row `i` stands.
+    #[inline(always)]
+    fn place<I: Isa>(self, i: usize, j: usize) -> *mut f32 {
+        let [row, panel] = self.with.c_strides;
+        let vectors = I::NR / I::V::LANES;
+        self.with.c.wrapping_add(j / vectors * panel + i * row + j % vectors * I::V::LANES)
+    }
+
+    /// What the sums start from.
+    ///
+    /// # Safety
+    /// As [`rows`]; so for the others.
+    #[inline(always)]
+    unsafe fn start<I: Isa>(self, isa: I) -> [[I::V; N]; R] {
+        let mut acc = [[I::V::splat(isa, 0.0); N]; R];
+        if self.with.accumulate {
+            for (i, row) in acc.iter_mut().enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    // SAFETY: the caller's.
+                    *v = unsafe { I::V::load_ptr(isa, self.place::<I>(i, j)) };
+                }
+            }
+        }
+        acc
+    }
+
+    /// Adds the products with k-step `p`.
+    #[inline(always)]
+    unsafe fn add<I: Isa>(self, isa: I, acc: &mut [[I::V; N]; R], p: usize, vectors: [I::V; N]) {
+        for (i, row) in acc.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            let a = I::V::splat(isa, unsafe { *self.with.a.add(i * A_STRIDE + p - self.first) });
+            for (sum, b) in row.iter_mut().zip(vectors) {
+                *sum = a.mul_add(b, *sum);
+            }
+        }
+        if KEEP {
+            // SAFETY: the caller's.
+            unsafe { store::<I, N>(vectors, self.keep.add((p - self.first) * I::NR)) };
+        }
+    }
+
+    /// Stores the sums.
+    #[inline(always)]
+    unsafe fn store<I: Isa>(self, acc: &[[I::V; N]; R]) {
+        for (i, row) in acc.iter().enumerate() {
+            for (j, v) in row.iter().enumerate() {
+                // SAFETY: the caller's.
+                unsafe { v.store_ptr(self.place::<I>(i, j)) };
+            }
         }
     }
 }
@@ -181,7 +211,7 @@ unsafe fn visit<I: Isa, const N: usize>(
 /// Writes k-steps of a panel of int8 to `to` as words: pairs of i16, NR words to a pair.
 ///
 /// # Safety
-/// As [`numbers`]; the order is that of k-steps, and there are as many as words.
+/// As [`steps`] says; the order is that of k-steps, and there are as many as words.
 #[inline(always)]
 pub(super) unsafe fn decode_pairs<I: Isa>(isa: I, panel: *const i8, words: Range<usize>, to: *mut f32) {
     let low = I::V::splat_bits(isa, 0xffff);

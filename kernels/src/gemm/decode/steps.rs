@@ -1,7 +1,11 @@
-//! k-steps of panels as vectors of floats.
+//! k-steps of panels as vectors of floats: each of these calls `f(p, row p of the panels)` with `N` vectors,
+//! and prefetches what follows in each panel.
+//!
+//! They are unsafe because the panels must be of that format and layout, for the instruction set, have `N`
+//! vectors together, and have the steps; of words and groups, the steps begin with a whole one.
 
 use super::super::blocks::GROUP;
-use super::super::format::{Format, Layout, Order};
+use super::super::format::{Format, Layout};
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::scratch::LINE;
@@ -12,101 +16,131 @@ use half::f16;
 /// [`row_times_panels`](crate::isa::tile::row_times_panels) does.
 const AHEAD: usize = 1024;
 
-/// Calls `f(p, row p of the panels)` for k-steps of panels, as `N` vectors of floats: int8 without its scale.
-/// Prefetches what follows in each.
+/// bf16 in pairs: a word's shift and mask.
 ///
 /// # Safety
-/// They are panels of that layout, for `I`, which have `N` vectors together, and the steps.
-/// Of words, the steps begin with a whole one.
+/// As said above; so for all of these.
 #[inline(always)]
-pub(super) unsafe fn numbers<I: Isa, const N: usize>(
+pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
+    isa: I,
+    _: Layout,
+    panels: Panels,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    let (zero, high) = (I::V::splat(isa, 0.0), I::V::splat_bits(isa, 0xffff_0000));
+    for first in steps.clone().step_by(2) {
+        let mut words = [zero; N];
+        for (j, word) in words.iter_mut().enumerate() {
+            // SAFETY: a word of the panels.
+            *word = unsafe { I::V::load_ptr(isa, panels.vector(isa, first / 2, j, 4).cast()) };
+        }
+        of_word::<2>(
+            steps.end - first,
+            #[inline(always)]
+            |i| {
+                let mut v = [zero; N];
+                for (v, word) in v.iter_mut().zip(words) {
+                    *v = if i == 0 { word.shl_bits::<16>() } else { word.and_bits(high) };
+                }
+                f(first + i, v);
+            },
+        );
+    }
+}
+
+/// f16, k-step by k-step.
+#[inline(always)]
+pub(super) unsafe fn f16s<I: Isa, const N: usize>(
+    isa: I,
+    _: Layout,
+    panels: Panels,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    for p in steps {
+        let mut v = [I::V::splat(isa, 0.0); N];
+        for (j, v) in v.iter_mut().enumerate() {
+            // SAFETY: numbers of the panels.
+            *v = unsafe { f16::load::<I>(isa, panels.vector(isa, p, j, 2).cast()) };
+        }
+        f(p, v);
+    }
+}
+
+/// int8, k-step by k-step, without its scale.
+#[inline(always)]
+pub(super) unsafe fn int8s<I: Isa, const N: usize>(
+    isa: I,
+    _: Layout,
+    panels: Panels,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    for p in steps {
+        let mut v = [I::V::splat(isa, 0.0); N];
+        for (j, v) in v.iter_mut().enumerate() {
+            // SAFETY: numbers of the panels.
+            *v = unsafe { I::V::load_i8(isa, panels.vector(isa, p, j, 1).cast()) }.int_to_float();
+        }
+        f(p, v);
+    }
+}
+
+/// int8 in words of four, without its scale.
+#[inline(always)]
+pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
+    isa: I,
+    _: Layout,
+    panels: Panels,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    let (zero, unit) = (I::V::splat(isa, 0.0), I::V::splat(isa, BYTE_UNIT));
+    for first in steps.clone().step_by(4) {
+        let mut words = [zero; N];
+        for (j, word) in words.iter_mut().enumerate() {
+            // SAFETY: a word of the panels.
+            *word = unsafe { I::V::load_ptr(isa, panels.vector(isa, first / 4, j, 4).cast()) };
+        }
+        of_word::<4>(
+            steps.end - first,
+            #[inline(always)]
+            |i| {
+                let mut v = [zero; N];
+                for (v, word) in v.iter_mut().zip(words) {
+                    *v = byte(isa, word, i) * unit;
+                }
+                f(first + i, v);
+            },
+        );
+    }
+}
+
+/// bf16 or int8 in words of which several of a column stand side by side, number by number.
+#[inline(always)]
+pub(super) unsafe fn any_words<I: Isa, const N: usize>(
     isa: I,
     layout: Layout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
-    let (lanes, zero) = (I::V::LANES, I::V::splat(isa, 0.0));
+    let (lanes, bytes) = (I::V::LANES, layout.panel_bytes(steps.end));
     let vectors = I::NR / lanes;
-    // SAFETY: all of it lies in the panels.
-    unsafe {
-        match (layout.format, layout.order) {
-            (Format::F16, _) => {
-                for p in steps {
-                    let mut v = [zero; N];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        *v = f16::load::<I>(isa, panels.vector(isa, p, j, 2).cast());
-                    }
-                    f(p, v);
-                }
+    for p in steps {
+        let mut v = [I::V::splat(isa, 0.0); N];
+        for (j, v) in v.iter_mut().enumerate() {
+            let panel = panels.first.wrapping_add(j / vectors * panels.stride);
+            // SAFETY: the panel's.
+            let bytes = unsafe { core::slice::from_raw_parts(panel, bytes) };
+            let mut numbers = [0.0; MAX_LANES];
+            for (i, number) in numbers[..lanes].iter_mut().enumerate() {
+                *number = layout.read(bytes, p, j % vectors * lanes + i);
             }
-            (Format::Int8, Order::Steps) => {
-                for p in steps {
-                    let mut v = [zero; N];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        *v = I::V::load_i8(isa, panels.vector(isa, p, j, 1).cast()).int_to_float();
-                    }
-                    f(p, v);
-                }
-            }
-            (Format::Bf16, Order::Words(1)) => {
-                let high = I::V::splat_bits(isa, 0xffff_0000);
-                for first in steps.clone().step_by(2) {
-                    let mut words = [zero; N];
-                    for (j, word) in words.iter_mut().enumerate() {
-                        *word = I::V::load_ptr(isa, panels.vector(isa, first / 2, j, 4).cast());
-                    }
-                    of_word::<2>(
-                        steps.end - first,
-                        #[inline(always)]
-                        |i| {
-                            let mut v = [zero; N];
-                            for (v, word) in v.iter_mut().zip(words) {
-                                *v = if i == 0 { word.shl_bits::<16>() } else { word.and_bits(high) };
-                            }
-                            f(first + i, v);
-                        },
-                    );
-                }
-            }
-            (Format::Int8, Order::Words(1)) => {
-                let unit = I::V::splat(isa, BYTE_UNIT);
-                for first in steps.clone().step_by(4) {
-                    let mut words = [zero; N];
-                    for (j, word) in words.iter_mut().enumerate() {
-                        *word = I::V::load_ptr(isa, panels.vector(isa, first / 4, j, 4).cast());
-                    }
-                    of_word::<4>(
-                        steps.end - first,
-                        #[inline(always)]
-                        |i| {
-                            let mut v = [zero; N];
-                            for (v, word) in v.iter_mut().zip(words) {
-                                *v = byte(isa, word, i) * unit;
-                            }
-                            f(first + i, v);
-                        },
-                    );
-                }
-            }
-            (Format::Bf16 | Format::Int8, Order::Words(_)) => {
-                let bytes = layout.panel_bytes(steps.end);
-                for p in steps {
-                    let mut v = [zero; N];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        let panel = panels.first.wrapping_add(j / vectors * panels.stride);
-                        let bytes = core::slice::from_raw_parts(panel, bytes);
-                        let mut numbers = [0.0; MAX_LANES];
-                        for (i, number) in numbers[..lanes].iter_mut().enumerate() {
-                            *number = layout.read(bytes, p, j % vectors * lanes + i);
-                        }
-                        *v = I::V::load(isa, &numbers);
-                    }
-                    f(p, v);
-                }
-            }
-            _ => unreachable!("{} is not decoded by numbers", layout.format.name()),
+            *v = I::V::load(isa, &numbers);
         }
+        f(p, v);
     }
 }
 
@@ -177,109 +211,108 @@ impl Panels {
     }
 }
 
-/// [`numbers`] of groups, if not `SCALED` as they are stored.
-///
-/// # Safety
-/// As [`numbers`]; the steps begin with a whole group.
+/// Groups; if not `SCALED`, their numbers as they are stored.
 #[inline(always)]
 pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
     layout: Layout,
     panels: Panels,
     steps: Range<usize>,
-    mut f: impl FnMut(usize, [I::V; N]),
+    f: impl FnMut(usize, [I::V; N]),
 ) {
-    let zero = I::V::splat(isa, 0.0);
-    // SAFETY: all of it lies in the panels.
+    // SAFETY: the caller's.
     unsafe {
         match layout.format {
-            Format::Q8_0 => {
-                for p in steps.clone().step_by(GROUP) {
-                    let group = panels.group::<I, SCALED>(
-                        isa,
-                        N * I::V::LANES / I::NR,
-                        layout.group_bytes(),
-                        p / GROUP,
-                    );
-                    let unit = I::V::splat(isa, BYTE_UNIT);
-                    let mut scales = [unit; N];
-                    if SCALED {
-                        scales = group.halves::<I, N>(isa, 0);
-                        for scale in &mut scales {
-                            *scale = *scale * unit;
-                        }
-                    }
-                    for first in (p..steps.end.min(p + GROUP)).step_by(4) {
-                        let mut words = [zero; N];
-                        for (j, word) in words.iter_mut().enumerate() {
-                            *word = I::V::load_ptr(isa, group.word::<I>(1, (first - p) / 4, j));
-                        }
-                        of_word::<4>(
-                            steps.end - first,
-                            #[inline(always)]
-                            |i| {
-                                let mut v = [zero; N];
-                                for (j, (v, word)) in v.iter_mut().zip(words).enumerate() {
-                                    *v = scales[j] * byte(isa, word, i);
-                                }
-                                f(first + i, v);
-                            },
-                        );
-                    }
-                }
-            }
-            Format::Q4_0 => half_bytes::<I, N, SCALED, false>(isa, layout, panels, steps, f),
-            Format::Q4_1 => half_bytes::<I, N, SCALED, true>(isa, layout, panels, steps, f),
-            _ => unreachable!("{} has no groups", layout.format.name()),
+            Format::Q8_0 => q8::<I, N, SCALED>(isa, layout, panels, steps, f),
+            Format::Q4_0 => q4::<I, N, SCALED, false>(isa, layout, panels, steps, f),
+            _ => q4::<I, N, SCALED, true>(isa, layout, panels, steps, f),
         }
     }
 }
 
-/// [`groups`] of half-bytes, with a minimum or without: known to the compiler, which would branch at every
-/// vector.
-///
-/// # Safety
-/// As [`groups`].
+/// [`groups`] of int8.
 #[inline(always)]
-unsafe fn half_bytes<I: Isa, const N: usize, const SCALED: bool, const MIN: bool>(
+pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
     layout: Layout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
-    let zero = I::V::splat(isa, 0.0);
-    // SAFETY: all of it lies in the panels.
-    unsafe {
-        for p in steps.clone().step_by(GROUP) {
-            let group =
-                panels.group::<I, SCALED>(isa, N * I::V::LANES / I::NR, layout.group_bytes(), p / GROUP);
-            let scales = group.halves::<I, N>(isa, 0);
-            let minima = if MIN { group.halves::<I, N>(isa, 1) } else { [zero; N] };
-            let halves = 1 + usize::from(MIN);
-            for first in (p..steps.end.min(p + GROUP)).step_by(8) {
-                let mut words = [zero; N];
-                for (j, word) in words.iter_mut().enumerate() {
-                    *word = I::V::load_ptr(isa, group.word::<I>(halves, (first - p) / 8, j));
-                }
-                of_word::<8>(
-                    steps.end - first,
-                    #[inline(always)]
-                    |i| {
-                        let mut v = [zero; N];
-                        for (j, (v, word)) in v.iter_mut().zip(words).enumerate() {
-                            let half = half_byte::<I>(word, i);
-                            // A product of 15 bits is exact: only the sum rounds, fused or not.
-                            *v = match (SCALED, MIN) {
-                                (false, _) => half.low_four_bits(isa, 0.0),
-                                (true, false) => scales[j] * half.low_four_bits(isa, 8.0),
-                                (true, true) => scales[j].mul_add(half.low_four_bits(isa, 0.0), minima[j]),
-                            };
-                        }
-                        f(first + i, v);
-                    },
-                );
+    let (zero, unit) = (I::V::splat(isa, 0.0), I::V::splat(isa, BYTE_UNIT));
+    let (at_once, bytes) = (N * I::V::LANES / I::NR, layout.group_bytes());
+    for p in steps.clone().step_by(GROUP) {
+        let group = panels.group::<I, SCALED>(isa, at_once, bytes, p / GROUP);
+        let mut scales = [unit; N];
+        if SCALED {
+            // SAFETY: the group's d.
+            scales = unsafe { group.halves::<I, N>(isa, 0) };
+            for scale in &mut scales {
+                *scale = *scale * unit;
             }
+        }
+        for first in (p..steps.end.min(p + GROUP)).step_by(4) {
+            let mut words = [zero; N];
+            for (j, word) in words.iter_mut().enumerate() {
+                // SAFETY: a word of the group.
+                *word = unsafe { I::V::load_ptr(isa, group.word::<I>(1, (first - p) / 4, j)) };
+            }
+            of_word::<4>(
+                steps.end - first,
+                #[inline(always)]
+                |i| {
+                    let mut v = [zero; N];
+                    for (j, (v, word)) in v.iter_mut().zip(words).enumerate() {
+                        *v = scales[j] * byte(isa, word, i);
+                    }
+                    f(first + i, v);
+                },
+            );
+        }
+    }
+}
+
+/// [`groups`] of half-bytes, with a minimum or without: known to the compiler, which would branch at every
+/// vector.
+#[inline(always)]
+pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: bool>(
+    isa: I,
+    layout: Layout,
+    panels: Panels,
+    steps: Range<usize>,
+    mut f: impl FnMut(usize, [I::V; N]),
+) {
+    let (zero, halves) = (I::V::splat(isa, 0.0), 1 + usize::from(MIN));
+    let (at_once, bytes) = (N * I::V::LANES / I::NR, layout.group_bytes());
+    for p in steps.clone().step_by(GROUP) {
+        let group = panels.group::<I, SCALED>(isa, at_once, bytes, p / GROUP);
+        // SAFETY: the group's d and m.
+        let (scales, minima) = unsafe {
+            (group.halves::<I, N>(isa, 0), if MIN { group.halves::<I, N>(isa, 1) } else { [zero; N] })
+        };
+        for first in (p..steps.end.min(p + GROUP)).step_by(8) {
+            let mut words = [zero; N];
+            for (j, word) in words.iter_mut().enumerate() {
+                // SAFETY: a word of the group.
+                *word = unsafe { I::V::load_ptr(isa, group.word::<I>(halves, (first - p) / 8, j)) };
+            }
+            of_word::<8>(
+                steps.end - first,
+                #[inline(always)]
+                |i| {
+                    let mut v = [zero; N];
+                    for (j, (v, word)) in v.iter_mut().zip(words).enumerate() {
+                        let half = half_byte::<I>(word, i);
+                        // A product of 15 bits is exact: only the sum rounds, fused or not.
+                        *v = match (SCALED, MIN) {
+                            (false, _) => half.low_four_bits(isa, 0.0),
+                            (true, false) => scales[j] * half.low_four_bits(isa, 8.0),
+                            (true, true) => scales[j].mul_add(half.low_four_bits(isa, 0.0), minima[j]),
+                        };
+                    }
+                    f(first + i, v);
+                },
+            );
         }
     }
 }

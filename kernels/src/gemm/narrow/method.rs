@@ -168,8 +168,13 @@ impl<I: Isa> Method<I> for Widened {
 
     #[inline(always)]
     unsafe fn rows(self, isa: I, layout: Layout, steps: Range<usize>, with: Rows) {
-        // SAFETY: the caller's.
-        unsafe { rows(isa, layout, steps, with) };
+        // A function of its own, whose sums stay in registers: inside of the loops around it, constants of
+        // theirs took so many that sums went to the stack and back.
+        isa.run(
+            #[inline(always)]
+            // SAFETY: the caller's.
+            || unsafe { rows(isa, layout, steps, with) },
+        );
     }
 }
 
