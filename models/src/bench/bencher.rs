@@ -121,7 +121,10 @@ impl Bencher {
         let mut ours = case.prepare(&inputs, self.backend, &self.models)?;
         found.ours = ours.is_some();
         if ours.is_none() {
-            found.notes.push(format!("this project has no {} kernels yet", dtype_name(case.dtype)));
+            let dtype = dtype_name(case.dtype);
+            found
+                .notes
+                .push(format!("{dtype}: weights as stored and caches of other types than bf16 are not ours"));
         }
         let mut calls: Vec<(Box<dyn Call + '_>, bool)> = Vec::new();
         // No library has what `for_peers` has no words for.
