@@ -106,9 +106,8 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     with: Rows,
 ) {
     let panels = N * I::V::LANES / I::NR;
-    let most = panels_at_once::<I>(Format::Bf16, R);
     // What this instruction set never asks for is not compiled for it.
-    if R > few::<I>() || panels == 0 || panels > most || (panels == 2 && most == 4 && R > 1) {
+    if R > few::<I>() || panels == 0 || panels > panels_at_once::<I>(Format::Bf16, R) {
         return;
     }
     let sums = Sums::<N, R, KEEP> { with, first: steps.start, keep: with.keep.unwrap_or(with.c) };
