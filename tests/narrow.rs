@@ -25,7 +25,7 @@ fn product(backend: Backend, a: Lhs<'_>, b: &PackedB) -> Result<Vec<f32>, Failur
 /// A as f32, and rounded to the type of the weights.
 fn kinds<'a>(a: &'a [f32], [m, k]: [usize; 2]) -> [Lhs<'a>; 2] {
     let view = View::new(a, [1, m, k]).unwrap();
-    [Lhs::F32(view), Lhs::Rounded(view)]
+    [view.into(), Lhs::Rounded(view)]
 }
 
 /// A row alone, and in products of any number of rows, on any number of threads.

@@ -34,7 +34,6 @@ mod call;
 mod distance;
 mod keys;
 mod method;
-mod operand;
 mod panels;
 mod row;
 mod rows;
@@ -46,7 +45,6 @@ pub use cache::KvCache;
 pub use cached::CachedAttention;
 pub use distance::DistanceBias;
 pub use keys::{Sequences, Start, Window};
-pub use operand::{Stored, StoredMut};
 
 use crate::backend::{Backend, Kernel};
 use crate::element::Element;

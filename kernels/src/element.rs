@@ -1,13 +1,12 @@
 //! The types that numbers are stored in: f32, bf16 and f16. Arithmetic is in f32.
 
-use crate::attention::{Stored, StoredMut};
 use crate::isa::{Isa, Vector};
-use crate::view::{View, ViewMut};
+use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 use core::fmt::Debug;
 use half::{bf16, f16};
 
 mod sealed {
-    use super::{Stored, StoredMut, View, ViewMut};
+    use super::{AnyView, AnyViewMut, View, ViewMut};
     use crate::compiled::Compiled;
     use crate::isa::lanes::Row;
 
@@ -18,10 +17,10 @@ mod sealed {
         const IS_BF16: bool = false;
 
         /// The view, as one of any type.
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D>;
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D>;
 
         /// The same for writing.
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D>;
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D>;
 
         /// This row as one of f32, or back if it is of another type.
         #[inline(always)]
@@ -47,12 +46,12 @@ mod sealed {
     }
 
     impl Sealed for f32 {
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
-            Stored::F32(view)
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
+            AnyView::F32(view)
         }
 
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
-            StoredMut::F32(view)
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
+            AnyViewMut::F32(view)
         }
 
         #[inline(always)]
@@ -79,12 +78,12 @@ mod sealed {
     impl Sealed for half::bf16 {
         const IS_BF16: bool = true;
 
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
-            Stored::Bf16(view)
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
+            AnyView::Bf16(view)
         }
 
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
-            StoredMut::Bf16(view)
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
+            AnyViewMut::Bf16(view)
         }
 
         #[inline(always)]
@@ -95,12 +94,12 @@ mod sealed {
     }
 
     impl Sealed for half::f16 {
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> Stored<'_, D> {
-            Stored::F16(view)
+        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
+            AnyView::F16(view)
         }
 
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> StoredMut<'_, D> {
-            StoredMut::F16(view)
+        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
+            AnyViewMut::F16(view)
         }
 
         #[inline(always)]

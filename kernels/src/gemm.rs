@@ -40,7 +40,7 @@ mod small;
 
 pub use epilogue::Epilogue;
 pub use format::Format;
-pub use operand::{Lhs, Out};
+pub use operand::Lhs;
 pub use packed::PackedB;
 pub(crate) use panel::{multiply_panel, pack_pairs, pack_panels};
 pub use quantize::Quantized;
@@ -48,10 +48,11 @@ pub use quantize::Quantized;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::view::View;
+use crate::view::{AnyViewMut, View};
 use format::Layout;
 use half::{bf16, f16};
 use loops::Product;
+use operand::Pointer;
 
 /// k-steps of one block. A tile's beginning and end cost about 100 cycles, 3% of 256 k-steps; and
 /// KC x NR floats of B (48 KiB for the widest tile) need not stay in L1, for the tile reads B in order
@@ -111,7 +112,7 @@ pub struct Gemm<'a> {
     /// Factor of the old C; 0 for a gated pair.
     pub beta: f32,
     /// \[batch, m, n\].
-    pub c: Out<'a>,
+    pub c: AnyViewMut<'a, 3>,
     /// What is done to the product before it is stored.
     pub epilogue: Epilogue<'a>,
 }
@@ -267,7 +268,7 @@ impl Kernel for Gemm<'_> {
             epilogue: self.epilogue,
             shape: self.c.shape(),
             c_strides: self.c.strides(),
-            c: self.c.pointer(),
+            c: Pointer::of(&mut self.c),
         };
         // SAFETY: the operands fit each other, as checked, and C is borrowed mutably.
         unsafe { product.run(isa, self.b) };

@@ -23,6 +23,8 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod intrinsics;
 pub(crate) mod lanes;
 mod multiply;
 #[cfg(target_arch = "aarch64")]

@@ -37,4 +37,4 @@ pub use rms_norm::RmsNorm;
 pub use rope::{Rope, RopeLayout, RopeTable};
 pub use rows::Rows;
 pub use softmax::{Mask, Softmax};
-pub use view::{View, ViewMut};
+pub use view::{AnyView, AnyViewMut, View, ViewMut};

@@ -14,28 +14,19 @@
 //!   larger ones, and NaN in a row of nothing else.
 //! - NaN or +inf in a column that is not masked makes NaN of all columns that are not.
 
+mod mask;
+
 use crate::backend::Kernel;
 use crate::element::Element;
-use crate::error::{Error, expect_shape};
-use crate::isa::lanes::{NONE, Row, accumulators, largest, map, maximum, narrow, read, total, widen};
+use crate::error::Error;
+use crate::isa::lanes::{
+    NONE, Row, accumulators, largest, map, maximum, narrow, narrow_pairs, read, total, widen, widen_pairs,
+};
 use crate::isa::{Isa, Vector};
 use crate::math;
-use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
-use crate::view::View;
+use crate::rows::{self, RowKernel, Rows};
 use core::f32::consts::LOG2_E;
-
-/// Which columns of a row a softmax is over.
-#[derive(Clone, Copy, Debug)]
-pub enum Mask<'a> {
-    /// All.
-    None,
-    /// \[rows\]: the first so many columns of each row.
-    Lengths(&'a [usize]),
-    /// \[rows, n\]: those that are true.
-    Keep(View<'a, 2, bool>),
-    /// \[rows, n\]: added to the scaled x; masked where it is -inf.
-    Bias(View<'a, 2>),
-}
+pub use mask::Mask;
 
 /// y = softmax(scale x + mask), or its natural logarithm, for each row.
 ///
@@ -76,59 +67,7 @@ pub struct Softmax<'a, T = f32> {
 impl<T> Softmax<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let [rows, n] = self.rows.check("Softmax.rows")?;
-        match self.mask {
-            Mask::None => Ok(()),
-            Mask::Lengths(lengths) => {
-                expect_shape("Softmax.mask", &[lengths.len()], &[rows])?;
-                match lengths.iter().position(|&length| length > n) {
-                    None => Ok(()),
-                    Some(row) => Err(Error::Invalid {
-                        what: "Softmax.mask",
-                        why: format!("length {} of row {row} exceeds its {n} columns", lengths[row]),
-                    }),
-                }
-            }
-            Mask::Keep(keep) => {
-                expect_unit_rows("Softmax.mask", keep.has_unit_rows(), keep.strides())?;
-                expect_shape("Softmax.mask", &keep.shape(), &[rows, n])
-            }
-            Mask::Bias(bias) => {
-                expect_unit_rows("Softmax.mask", bias.has_unit_rows(), bias.strides())?;
-                expect_shape("Softmax.mask", &bias.shape(), &[rows, n])
-            }
-        }
-    }
-}
-
-impl<'a> Mask<'a> {
-    /// The mask of the rows before `mid`, and of those from it on.
-    fn split_at(self, mid: usize) -> (Self, Self) {
-        match self {
-            Mask::None => (Mask::None, Mask::None),
-            Mask::Lengths(lengths) => {
-                let (low, high) = lengths.split_at(mid);
-                (Mask::Lengths(low), Mask::Lengths(high))
-            }
-            Mask::Keep(keep) => {
-                let rows = keep.shape()[0];
-                (Mask::Keep(keep.slice(0, 0..mid)), Mask::Keep(keep.slice(0, mid..rows)))
-            }
-            Mask::Bias(bias) => {
-                let rows = bias.shape()[0];
-                (Mask::Bias(bias.slice(0, 0..mid)), Mask::Bias(bias.slice(0, mid..rows)))
-            }
-        }
-    }
-
-    /// Whether column `j` of row `i` is masked, and what is added to it.
-    #[inline(always)]
-    fn at(self, i: usize, j: usize) -> (bool, f32) {
-        match self {
-            Mask::None => (false, 0.0),
-            Mask::Lengths(lengths) => (j >= lengths[i], 0.0),
-            Mask::Keep(keep) => (!keep.get([i, j]), 0.0),
-            Mask::Bias(bias) => (bias.get([i, j]) == f32::NEG_INFINITY, bias.get([i, j])),
-        }
+        self.mask.check("Softmax.mask", [rows, n])
     }
 }
 
@@ -231,6 +170,8 @@ struct Line<'a, T> {
     wide: Row<'a>,
     /// The columns that the mask does not cut off.
     live: usize,
+    /// Whether the scores are in the order of [`Element::load_pair`].
+    pairs: bool,
     /// Where other rows go.
     out: Option<&'a mut [T]>,
     /// The largest score.
@@ -267,16 +208,22 @@ fn take<'a, I: Isa, T: Element>(
     log: bool,
 ) -> Line<'a, T> {
     let (row, live) = cut(row, mask, i, log);
+    // Any order will do where columns are alike.
+    let pairs = T::IS_BF16 && matches!(mask, Mask::None | Mask::Lengths(_));
     let (wide, out) = match T::f32_row(row) {
         Ok(wide) => (wide, None),
         Err(row) => {
             // There is memory for all rows on their way, unless they have no columns.
             let wide = memory.next().unwrap_or_default();
-            widen(isa, row.input(), &mut wide[..live]);
+            if pairs {
+                widen_pairs(isa, row.input(), &mut wide[..live]);
+            } else {
+                widen(isa, row.input(), &mut wide[..live]);
+            }
             (Row::InPlace(wide), Some(row.into_output()))
         }
     };
-    let mut line = Line { i, wide, live, out, max: 0.0, sum: 0.0 };
+    let mut line = Line { i, wide, live, pairs, out, max: 0.0, sum: 0.0 };
     score(isa, &mut line, scale, mask);
     line
 }
@@ -314,13 +261,50 @@ fn score<I: Isa, T>(isa: I, line: &mut Line<'_, T>, scale: f32, mask: Mask<'_>) 
     line.wide.keep_output();
 }
 
-/// e^x for x <= 0, as far as it matters to `T`.
-#[inline(always)]
-fn exponential<I: Isa, T: Element>(isa: I, x: I::V) -> I::V {
-    if T::IS_BF16 {
-        return math::exp2_coarse(isa, x * I::V::splat(isa, LOG2_E));
+/// m, the largest score of a row, as exponentials take it.
+#[derive(Clone, Copy)]
+struct Center<V> {
+    m: V,
+    /// -m log2(e).
+    shift: V,
+}
+
+impl<V: Copy> Center<V> {
+    #[inline(always)]
+    fn of<I: Isa<V = V>>(isa: I, m: f32) -> Self
+    where
+        V: Vector<I>,
+    {
+        Self { m: I::V::splat(isa, m), shift: I::V::splat(isa, -m * LOG2_E) }
     }
-    math::exp_down(isa, x)
+
+    /// e^(s - m), as far as it matters to `T`; if `SCALED`, it may be that times a number which is near 1 and
+    /// the same for all of the row.
+    #[inline(always)]
+    fn exponential<I: Isa<V = V>, T: Element, const SCALED: bool>(self, isa: I, s: V) -> V
+    where
+        V: Vector<I>,
+    {
+        let log2_e = I::V::splat(isa, LOG2_E);
+        match T::IS_BF16 {
+            // What the shift was rounded by is the same for all.
+            true if SCALED && I::V::FUSED => math::exp2_coarse(isa, s.mul_add(log2_e, self.shift)),
+            true => math::exp2_coarse(isa, (s - self.m) * log2_e),
+            false => math::exp_down(isa, s - self.m),
+        }
+    }
+}
+
+/// Largest magnitude of a score that [`Center::exponential`] may scale by: what it is off by is 2^-7 at most.
+const NEAR: f32 = 65_536.0;
+
+/// Makes 0 of the largest score.
+#[cold]
+#[inline(never)]
+fn subtract(row: &mut [f32], max: f32) {
+    for s in row {
+        *s -= max;
+    }
 }
 
 /// Sums up a row's exponentials, which replace its scores if they are what is asked for, and finds the
@@ -332,7 +316,11 @@ fn exponentials<I: Isa, T: Element>(
     ahead: Option<&mut Line<'_, T>>,
     log: bool,
 ) {
-    let center = I::V::splat(isa, line.max);
+    if T::IS_BF16 && !log && line.max.is_finite() && line.max.abs() > NEAR {
+        subtract(line.wide.slice(0..line.live).output(), line.max);
+        line.max = 0.0;
+    }
+    let center = Center::of(isa, line.max);
     let mut sums = accumulators(isa, 0.0);
     let mut maxima = accumulators(isa, f32::NEG_INFINITY);
     let never = f32::NEG_INFINITY;
@@ -346,7 +334,7 @@ fn exponentials<I: Isa, T: Element>(
                     never,
                     #[inline(always)]
                     |g, [s, t]| {
-                        sums[g] = sums[g] + exponential::<I, T>(isa, s - center);
+                        sums[g] = sums[g] + center.exponential::<I, T, false>(isa, s);
                         maxima[g] = maxima[g].max(t);
                     },
                 );
@@ -358,7 +346,7 @@ fn exponentials<I: Isa, T: Element>(
                     never,
                     #[inline(always)]
                     |g, [s], [t]| {
-                        let e = exponential::<I, T>(isa, s - center);
+                        let e = center.exponential::<I, T, true>(isa, s);
                         sums[g] = sums[g] + e;
                         maxima[g] = maxima[g].max(t);
                         [e]
@@ -374,7 +362,7 @@ fn exponentials<I: Isa, T: Element>(
                     [row.input()],
                     never,
                     #[inline(always)]
-                    |g, [s]| sums[g] = sums[g] + exponential::<I, T>(isa, s - center),
+                    |g, [s]| sums[g] = sums[g] + center.exponential::<I, T, false>(isa, s),
                 );
             } else {
                 map(
@@ -384,7 +372,7 @@ fn exponentials<I: Isa, T: Element>(
                     never,
                     #[inline(always)]
                     |g, [s], []| {
-                        let e = exponential::<I, T>(isa, s - center);
+                        let e = center.exponential::<I, T, true>(isa, s);
                         sums[g] = sums[g] + e;
                         [e]
                     },
@@ -409,7 +397,7 @@ fn write<'a, I: Isa, T: Element>(
     mask: Mask<'_>,
     log: bool,
 ) -> Option<&'a mut [f32]> {
-    let (i, max, sum, mut out) = (line.i, line.max, line.sum, line.out.take());
+    let (i, pairs, max, sum, mut out) = (line.i, line.pairs, line.max, line.sum, line.out.take());
     let mut row = line.live();
     // The largest score alone contributes e^0, unless there is none or it is not finite.
     if !(0.5..=f32::MAX).contains(&sum) {
@@ -425,7 +413,7 @@ fn write<'a, I: Isa, T: Element>(
         apply(
             isa,
             &mut row,
-            &mut out,
+            (&mut out, pairs),
             #[inline(always)]
             |s| (s - center) - logarithm,
         );
@@ -434,7 +422,7 @@ fn write<'a, I: Isa, T: Element>(
         apply(
             isa,
             &mut row,
-            &mut out,
+            (&mut out, pairs),
             #[inline(always)]
             |e| e * factor,
         );
@@ -442,12 +430,12 @@ fn write<'a, I: Isa, T: Element>(
     out.map(|_| line.wide.into_output())
 }
 
-/// Writes `f` of the row, to `out` if there is one.
+/// Writes `f` of the row, which may be in the order of pairs, to `out` if there is one.
 #[inline(always)]
 fn apply<I: Isa, T: Element>(
     isa: I,
     row: &mut Row<'_>,
-    out: &mut Option<&mut [T]>,
+    (out, pairs): (&mut Option<&mut [T]>, bool),
     f: impl Fn(I::V) -> I::V,
 ) {
     match out {
@@ -459,6 +447,7 @@ fn apply<I: Isa, T: Element>(
             #[inline(always)]
             |_, [x], []| [f(x)],
         ),
+        Some(out) if pairs => narrow_pairs(isa, row.input(), out, f),
         Some(out) => map(
             isa,
             [&mut Row::InPlace(out)],

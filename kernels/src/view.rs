@@ -4,9 +4,14 @@
 //! slice. A stride of 0 repeats a dimension of an input (broadcasting); a mutable view refuses
 //! strides under which two indices could name the same element.
 
+mod any;
+
 use crate::error::Error;
 use core::marker::PhantomData;
 use core::ops::Range;
+
+pub use any::{AnyView, AnyViewMut};
+pub(crate) use any::{with_any, with_any_mut};
 
 /// A `D`-dimensional strided view for reading.
 ///

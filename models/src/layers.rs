@@ -224,11 +224,11 @@ impl Linear {
 
     fn run(&self, x: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<(), Error> {
         let tokens = out.len() / self.weight.n();
-        let x = View::<2>::new(x, [tokens, self.weight.k()])?.into();
+        let x: View<'_, 3> = View::<2>::new(x, [tokens, self.weight.k()])?.into();
         Ok(self.backend.run(Gemm {
             alpha: 1.0,
             a: match (self.inputs, self.weight.format()) {
-                (Inputs::Exact, _) => Lhs::F32(x),
+                (Inputs::Exact, _) => x.into(),
                 // Twice as many steps for what is mostly of one sign, as after GELU, for the same time.
                 (Inputs::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
                 (Inputs::Rounded, _) => Lhs::Rounded(x),

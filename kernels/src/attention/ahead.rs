@@ -1,10 +1,10 @@
 //! What the tiles of a group of rows prefetch, so that no pass over rows waits for memory.
 
 use super::block::{GROUP_ROWS, KEYS, part};
-use super::operand::{Stored, with_stored};
 use super::rows::{Inputs, Rows};
 use crate::isa::{Isa, LINE_FLOATS, Prefetch};
 use crate::view::View;
+use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
 /// Rows in memory, \[heads, rows, floats\], that are only prefetched: any part of it may be named.
@@ -27,8 +27,8 @@ impl Span {
 
     /// All of `view`.
     #[inline(always)]
-    pub fn of(view: Stored<'_, 3>) -> Self {
-        with_stored!(view, v => Self::of_type(v))
+    pub fn of(view: AnyView<'_, 3>) -> Self {
+        with_any!(view, v => Self::of_type(v))
     }
 
     /// The same; numbers of 16 bits are counted as half as many floats.

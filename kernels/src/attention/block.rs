@@ -14,12 +14,12 @@
 
 use super::ahead::{Ahead, Span};
 use super::method::{Method, factor};
-use super::operand::{Stored, with_stored};
 use super::rows::{Inputs, Rows};
 use super::source::Source;
 use super::stage::staged;
 use crate::gemm::{KC, multiply_panel};
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch};
+use crate::view::{AnyView, with_any};
 use core::cmp::Ordering::Greater;
 use core::ops::Range;
 
@@ -205,7 +205,7 @@ impl<'a, M> Block<'a, M> {
                 (first_panel, panel_len) = (start / I::NR, KEYS / M::NUMBERS * I::NR);
                 (first_value, held) = (M::summed(&keys).start, start..end);
                 let first = rows.sequence.keys.start + first_key;
-                let head = |view: Stored<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
+                let head = |view: AnyView<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
                 let k = head(k).slice(0, first + first_panel * I::NR..first + end);
                 method.pack_keys(isa, k, packed_keys, M::words(inputs.dk) * I::NR, spare);
                 let v = head(v).slice(0, first + start..first + end);
@@ -247,7 +247,7 @@ impl<'a, M> Block<'a, M> {
             for row in strip.rows.clone() {
                 let (query, head) = self.rows.place(row);
                 let place = strip.place + row - strip.rows.start;
-                with_stored!(inputs.q, q => {
+                with_any!(inputs.q, q => {
                     let q = q.row([sequence.batch, head, sequence.queries.start + query, 0]);
                     for (slab, q) in q.chunks(KC * M::NUMBERS).enumerate() {
                         let at = (slab * MOST_ROWS + place) * A_STRIDE;

@@ -4,7 +4,6 @@ use super::Precision;
 use super::ahead::Span;
 use super::block::KEYS;
 use super::method::with_method;
-use super::operand::Stored;
 use super::panels::{Describe, Format, append, append_len};
 use crate::backend::{Backend, Kernel};
 use crate::element::Element;
@@ -12,6 +11,7 @@ use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::parallel;
 use crate::scratch::{self, LINE};
+use crate::view::AnyView;
 use crate::view::{View, ViewMut};
 use core::fmt;
 use core::ops::Range;
@@ -344,8 +344,8 @@ impl fmt::Debug for KvCache {
 /// Writes tokens behind the last; there is room.
 struct Append<'a> {
     cache: &'a mut KvCache,
-    k: Stored<'a, 3>,
-    v: Stored<'a, 3>,
+    k: AnyView<'a, 3>,
+    v: AnyView<'a, 3>,
 }
 
 impl Kernel for Append<'_> {

@@ -4,11 +4,11 @@ use super::cache::KvCache;
 use super::call::Call;
 use super::distance::DistanceBias;
 use super::keys::{Start, Window};
-use super::operand::{Stored, StoredMut};
 use super::source::Source;
 use crate::backend::{Backend, Kernel};
 use crate::error::Error;
 use crate::isa::Isa;
+use crate::view::{AnyView, AnyViewMut};
 use crate::view::{View, ViewMut};
 
 /// [`Attention`](super::Attention) of packed sequences of queries, each to a cache of its own.
@@ -84,7 +84,7 @@ impl<'a> CachedAttention<'a> {
 
     fn call(self) -> Call<'a> {
         Call {
-            q: Stored::F32(self.q),
+            q: AnyView::F32(self.q),
             source: Source::Caches { caches: self.caches, starts: self.starts },
             bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),
             scale: self.scale,
@@ -93,7 +93,7 @@ impl<'a> CachedAttention<'a> {
             distance: self.distance,
             start: self.start,
             window: self.window,
-            out: StoredMut::F32(self.out),
+            out: AnyViewMut::F32(self.out),
             lse: None,
         }
     }

@@ -3,7 +3,6 @@
 use super::distance::DistanceBias;
 use super::keys::{Layout, Start, Window};
 use super::method::with_method;
-use super::operand::{Stored, StoredMut};
 use super::panels::Format;
 use super::rows::{Distances, Inputs};
 use super::source::Source;
@@ -12,12 +11,13 @@ use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::scratch;
+use crate::view::{AnyView, AnyViewMut};
 use crate::view::{View, ViewMut};
 use half::bf16;
 
 /// [`Attention`](super::Attention) without its types, or [`CachedAttention`](super::CachedAttention).
 pub(super) struct Call<'a> {
-    pub q: Stored<'a, 4>,
+    pub q: AnyView<'a, 4>,
     pub source: Source<'a>,
     /// Whether q, k and v are rounded to bf16.
     pub bf16: bool,
@@ -27,7 +27,7 @@ pub(super) struct Call<'a> {
     pub distance: Option<DistanceBias<'a>>,
     pub start: Start,
     pub window: Window,
-    pub out: StoredMut<'a, 4>,
+    pub out: AnyViewMut<'a, 4>,
     pub lse: Option<ViewMut<'a, 3>>,
 }
 

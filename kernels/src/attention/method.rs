@@ -20,9 +20,9 @@
 mod floats;
 mod pairs;
 
-use super::operand::Stored;
 use crate::element::Element;
 use crate::isa::{Isa, Multiply};
+use crate::view::AnyView;
 use core::f32::consts::LOG2_E;
 use core::ops::Range;
 pub(super) use floats::Floats;
@@ -57,11 +57,18 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     fn pack_row<T: Element>(self, isa: I, row: &[T], to: &mut [f32]);
 
     /// Packs keys to panels, `panel_len` floats apart. `memory` has [`staged`](super::stage::staged) floats.
-    fn pack_keys(self, isa: I, keys: Stored<'_, 2>, panels: &mut [f32], panel_len: usize, memory: &mut [f32]);
+    fn pack_keys(
+        self,
+        isa: I,
+        keys: AnyView<'_, 2>,
+        panels: &mut [f32],
+        panel_len: usize,
+        memory: &mut [f32],
+    );
 
     /// Packs values, those of the keys `keys`, to panels, so many floats apart: all that
     /// [`summed`](Self::summed) makes of these, zeros for the others.
-    fn pack_values(self, isa: I, values: Stored<'_, 2>, keys: Range<usize>, panels: (&mut [f32], usize));
+    fn pack_values(self, isa: I, values: AnyView<'_, 2>, keys: Range<usize>, panels: (&mut [f32], usize));
 
     /// Writes the value of one key, counted from the panels' first, and leaves those of the others.
     fn put_value<T: Element>(self, isa: I, value: &[T], key: usize, panels: (&mut [f32], usize));

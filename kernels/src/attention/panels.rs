@@ -16,10 +16,10 @@
 
 use super::block::KEYS;
 use super::method::{Method, with_method};
-use super::operand::{Stored, with_stored};
 use super::stage::{place, staged};
 use crate::backend::Kernel;
 use crate::isa::{Isa, Multiply, Vector};
+use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
 /// The words of an instruction set, and the sizes of a cache.
@@ -129,7 +129,7 @@ pub(super) fn append_len<I: Isa>(format: &Format) -> usize {
 pub(super) fn append<I: Isa, M: Method<I>>(
     isa: I,
     method: M,
-    [k, v]: [Stored<'_, 2>; 2],
+    [k, v]: [AnyView<'_, 2>; 2],
     len: usize,
     (keys, values, block_keys): (&mut [f32], &mut [f32], usize),
     memory: &mut [f32],
@@ -141,7 +141,7 @@ pub(super) fn append<I: Isa, M: Method<I>>(
     let begun = tokens.min(len.next_multiple_of(I::NR) - len);
     for token in 0..begun {
         let row = &mut memory[..words];
-        with_stored!(k, k => method.pack_row(isa, k.row([token, 0]), row));
+        with_any!(k, k => method.pack_row(isa, k.row([token, 0]), row));
         let panel = &mut keys[(len + token) / I::NR * words * I::NR..][..words * I::NR];
         for (word, x) in row.iter().enumerate() {
             panel[place(I::NR, word, (len + token) % I::NR, depth)] = *x;
@@ -157,7 +157,7 @@ pub(super) fn append<I: Isa, M: Method<I>>(
     for token in 0..begun {
         let key = len + token;
         let panels = (&mut values[key / KEYS * block_len..][..block_len], panel_len);
-        with_stored!(v, v => method.put_value(isa, v.row([token, 0]), key % KEYS, panels));
+        with_any!(v, v => method.put_value(isa, v.row([token, 0]), key % KEYS, panels));
     }
     let mut next = begun;
     while next < tokens {

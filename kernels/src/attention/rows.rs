@@ -2,16 +2,16 @@
 
 use super::block::KEYS;
 use super::keys::{Layout, Sequence};
-use super::operand::Stored;
 use super::row::{Adjustment, Bias};
 use super::source::Source;
+use crate::view::AnyView;
 use crate::view::View;
 use core::ops::Range;
 
 /// The arguments of a call that tasks share.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
-    pub q: Stored<'a, 4>,
+    pub q: AnyView<'a, 4>,
     pub source: Source<'a>,
     pub kv_heads: usize,
     /// Numbers of a key.

@@ -4,15 +4,15 @@ use super::ahead::Span;
 use super::block::KEYS;
 use super::cache::KvCache;
 use super::keys::{Sequence, Sequences};
-use super::operand::Stored;
 use crate::error::{Error, expect_shape};
+use crate::view::AnyView;
 use core::ops::Range;
 
 /// Keys and values, and how they divide into sequences.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source<'a> {
     /// k \[batch, kv_heads, keys, dk\] and v \[batch, kv_heads, keys, dv\].
-    Views { k: Stored<'a, 4>, v: Stored<'a, 4>, sequences: Sequences<'a> },
+    Views { k: AnyView<'a, 4>, v: AnyView<'a, 4>, sequences: Sequences<'a> },
     /// One cache for each sequence, whose queries are `starts[s]..starts[s + 1]`.
     Caches { caches: &'a [&'a KvCache], starts: &'a [usize] },
 }

@@ -3,12 +3,12 @@
 use super::ahead::Span;
 use super::block::{KEYS, Share, memory_len};
 use super::method::Method;
-use super::operand::{Stored, StoredMut, with_stored_mut};
 use super::row::{combine, merge};
 use super::rows::{Inputs, Rows};
 use super::source::Source;
 use crate::element::{Element, store_first_lanes};
 use crate::isa::{Isa, Vector};
+use crate::view::{AnyView, AnyViewMut, with_any_mut};
 use crate::view::{View, ViewMut};
 use crate::{math, parallel, scratch};
 
@@ -33,7 +33,7 @@ pub(super) fn run<I: Isa, M: Method<I>>(
     isa: I,
     method: M,
     inputs: &Inputs<'_>,
-    outputs: Outputs<'_, StoredMut<'_, 4>>,
+    outputs: Outputs<'_, AnyViewMut<'_, 4>>,
 ) {
     let Inputs { kv_heads, dk, dv, group, .. } = *inputs;
     let [batch, _, queries, _] = inputs.q.shape();
@@ -56,7 +56,7 @@ pub(super) fn run<I: Isa, M: Method<I>>(
     let grain = queries.div_ceil(parts).max(sequence.min(ENOUGH_ROWS / group)).min(MOST_ROWS / group).max(1);
     outputs.for_each_block(isa, [1, group, grain], tasks > 1, &|origin, mut outputs| {
         let rows = outputs.out.shape()[2] * group;
-        let out = Span::of(Stored::F32(outputs.out.as_view().at(0)));
+        let out = Span::of(AnyView::F32(outputs.out.as_view().at(0)));
         scratch::with(2 * rows + memory_len::<I, M>(inputs), |memory| {
             isa.run(
                 #[inline(always)]
@@ -93,7 +93,7 @@ fn share_out_keys<I: Isa, M: Method<I>>(
     isa: I,
     method: M,
     inputs: &Inputs<'_>,
-    outputs: Outputs<'_, StoredMut<'_, 4>>,
+    outputs: Outputs<'_, AnyViewMut<'_, 4>>,
     blocks: usize,
 ) {
     let Inputs { kv_heads, dv, group, .. } = *inputs;
@@ -181,7 +181,7 @@ pub(super) struct Outputs<'a, V = ViewMut<'a, 4>> {
     pub lse: ViewMut<'a, 4>,
 }
 
-impl Outputs<'_, StoredMut<'_, 4>> {
+impl Outputs<'_, AnyViewMut<'_, 4>> {
     /// Cuts the first three dimensions into blocks of `grain` and calls `f` for each, with the
     /// index of its first element, on the threads of the pool if `parallel`.
     fn for_each_block<I: Isa>(
@@ -227,11 +227,11 @@ impl Outputs<'_, StoredMut<'_, 4>> {
         let Self { out, lse } = self;
         let shape = out.shape();
         match out {
-            StoredMut::F32(out) => f(origin, Outputs { out, lse }),
+            AnyViewMut::F32(out) => f(origin, Outputs { out, lse }),
             out => scratch::with(shape.iter().product(), |floats| {
                 f(origin, Outputs { out: ViewMut::new(floats, shape).expect("as long as its shape"), lse });
                 let floats = View::new(floats, shape).expect("as long as its shape");
-                with_stored_mut!(out, out => isa.run(
+                with_any_mut!(out, out => isa.run(
                     #[inline(always)]
                     || round(isa, floats, out),
                 ));

@@ -3,13 +3,15 @@
 //! A few rows decode a block of k-steps of a panel in registers, while they are multiplied with it. Of many
 //! rows the first few do so, and leave what they decoded in L1, where all other strips of rows read it.
 
+mod panels;
 mod steps;
 
 use super::format::{Format, Layout, Order};
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use core::ops::Range;
-pub(super) use steps::{Panels, groups};
+pub(super) use panels::Panels;
+pub(super) use steps::groups;
 
 /// Stores vectors one behind the other.
 ///

@@ -11,7 +11,8 @@ use crate::view::View;
 use crate::{parallel, scratch};
 use core::ops::Range;
 
-/// The smallest L2 of the servers this is for.
+/// The smallest L1 and L2 of the servers this is for.
+const L1_BYTES: usize = 32 << 10;
 const L2_BYTES: usize = 1 << 20;
 
 /// Bytes of A that a task packs: half of L2, which leaves the other half to B, C and prefetches.
@@ -90,10 +91,13 @@ impl<'a> Product<'a> {
         if self.gated { I::NR / 2 } else { I::NR }
     }
 
-    /// Whether C is larger than L2.
+    /// Whether the lines of C are fetched while the last of its sums are made, unless they are where these
+    /// stand: what is stored to C lies beyond L1, and sums that are made in C itself beyond L2. (Where C may
+    /// still be in L2, these alone are 1% (k = 256) to 4% (k = 64) faster.)
     #[inline(always)]
-    pub(super) fn has_large_c(&self) -> bool {
-        self.shape[1] * self.shape[2] * self.c.size() > L2_BYTES
+    pub(super) fn fetches_c(&self, direct: bool) -> bool {
+        let bytes = self.shape[1] * self.shape[2] * self.c.size();
+        self.c_strides[2] == 1 && bytes > if direct { L2_BYTES } else { L1_BYTES }
     }
 
     /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
@@ -105,6 +109,16 @@ impl<'a> Product<'a> {
         match parallel::threads() {
             threads if blocks > first + threads => first + (blocks - first).next_multiple_of(threads),
             _ => blocks,
+        }
+    }
+
+    /// [`row_blocks`](Self::row_blocks) of packed panels that are used as they are: one for each thread, if it
+    /// has four strips of rows then. Threads that share out panels instead would each pack all rows.
+    pub(super) fn row_blocks_of_threads<I: Isa>(&self, words: usize) -> usize {
+        let ([batch, m, _], threads) = (self.shape, parallel::threads());
+        match self.row_blocks::<I>(0, words) {
+            blocks if batch * blocks < threads && m >= threads * 4 * I::MR => threads,
+            blocks => blocks,
         }
     }
 
@@ -128,7 +142,7 @@ impl<'a> Product<'a> {
         let panels = n.div_ceil(self.width::<I>());
         let (b, up) = match b {
             Rhs::Packed(b) => {
-                let all = self.row_blocks::<I>(0, self.k);
+                let all = self.row_blocks_of_threads::<I>(self.k);
                 return self.tasks(isa, Source::Panels(b.panels(), 0), 0..batch, 0..all, all, 0..panels);
             }
             Rhs::Matrix(b) => (b, None),
@@ -246,8 +260,6 @@ impl<'a> Product<'a> {
         let c = self.c.add(task.batch * self.c_strides[0]);
         let c_strides = [self.c_strides[1], self.c_strides[2]];
         let plain = self.is_plain() && c.floats().is_some();
-        // Where C may still be in L2, stores alone are 1% (k = 256) to 4% (k = 64) faster.
-        let large_c = self.has_large_c();
         // Strips of equal height: a last one of two rows would run at a fraction of the speed.
         let strips = m.div_ceil(I::MR);
         // What a single strip packs it uses only once.
@@ -283,6 +295,7 @@ impl<'a> Product<'a> {
             // Sums that need nothing more are made in C itself; not those of several K blocks, which
             // would go to and fro between registers and a C that may straddle cache lines.
             let direct = plain && k <= KC && columns.len() == streams * I::NR && c_strides[1] == 1;
+            let fetches_c = self.fetches_c(direct);
             let (out, out_stride) = if let Some(floats) = c.floats().filter(|_| direct) {
                 let first = floats.wrapping_add(task.rows.start * c_strides[0] + column);
                 (first, if streams > 1 { I::NR } else { c_strides[0] })
@@ -357,7 +370,7 @@ impl<'a> Product<'a> {
                     // Finished rows go to C in a burst: stores that had to wait for their lines took up
                     // to a tenth of the time of a product whose C is larger than L2, and a quarter at
                     // k = 32.
-                    if pc + step >= k && (!direct || large_c) && c_strides[1] == 1 {
+                    if pc + step >= k && fetches_c {
                         let first = c.add((task.rows.start + rows.start) * c_strides[0] + column);
                         for row in 0..rows.len() {
                             first.add(row * c_strides[0]).prefetch(isa, width);

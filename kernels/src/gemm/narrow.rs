@@ -18,6 +18,7 @@ use super::packed::PackedB;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
 use crate::scratch;
+use crate::view::AnyView;
 use method::{Halves, Kind, Method, Pairs, Quads, Slabs, Widened};
 
 impl Product<'_> {
@@ -37,7 +38,7 @@ impl Product<'_> {
             // SAFETY: the caller's.
             return unsafe { self.run_grouped(isa, b) };
         }
-        let is_bf16 = matches!(self.a, Lhs::Bf16(_) | Lhs::Rounded(_));
+        let is_bf16 = matches!(self.a, Lhs::Exact(AnyView::Bf16(_)) | Lhs::Rounded(_));
         // SAFETY: the caller's.
         unsafe {
             match (format, kind, isa.bf16(), isa.int8()) {
@@ -58,7 +59,10 @@ impl Product<'_> {
     unsafe fn by<I: Isa, M: Method<I>>(&self, isa: I, b: &PackedB, method: M, kind: Kind) {
         let ([batch, ..], words) = (self.shape, M::words(self.k));
         let panels = 0..self.shape[2].div_ceil(self.width::<I>());
-        let blocks = self.row_blocks::<I>(0, words);
+        let blocks = match M::DECODED {
+            true => self.row_blocks::<I>(0, words),
+            false => self.row_blocks_of_threads::<I>(words),
+        };
         self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
             let rows = task.rows.len();
             let few = M::DECODES_ROWS && rows <= few::<I>();
@@ -116,7 +120,6 @@ impl Product<'_> {
         // lines of C are fetched while the last block is summed up.
         let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
         let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
-        let large_c = self.has_large_c();
         let mut panel = task.panels.start;
         while panel < task.panels.end {
             let side_by_side = m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end;
@@ -125,6 +128,7 @@ impl Product<'_> {
             let column = panel * width;
             let full = column + streams * width <= self.shape[2];
             let direct = c.floats().filter(|_| plain && full);
+            let fetches_c = self.fetches_c(direct.is_some());
             let (out, out_stride) = match direct {
                 Some(c) => {
                     let first = c.wrapping_add(task.rows.start * c_strides[1] + column);
@@ -155,7 +159,7 @@ impl Product<'_> {
                             rows.start + first..rows.end + first
                         }
                     };
-                    if pc + KC >= words && (direct.is_none() || large_c) && c_strides[2] == 1 {
+                    if pc + KC >= words && fetches_c {
                         let first = c.add((task.rows.start + rows.start) * c_strides[1] + column);
                         for row in 0..rows.len() {
                             first.add(row * c_strides[1]).prefetch(isa, width);

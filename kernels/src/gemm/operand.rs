@@ -1,21 +1,21 @@
-//! A and C of a product, in the types that they may be stored in.
+//! A and C of a product.
 
 use crate::element::Element;
 use crate::isa::Isa;
 use crate::scratch::LINE;
-use crate::view::{View, ViewMut};
+use crate::view::{AnyView, AnyViewMut, View};
 use half::{bf16, f16};
 
 /// A of a [`Gemm`](super::Gemm): \[batch, m, k\], or \[1, m, k\] for all.
 ///
 /// | A | weights of | arithmetic |
 /// |---|---|---|
-/// | `F32`, `F16`, or `Bf16` with weights of another type | any | exact products of the stored values, summed in f32 |
-/// | `Bf16`, or `Rounded` with weights of bf16 | bf16 | products of bf16, summed in f32 |
-/// | `Rounded` | f16 | A is rounded to f16, then as `F32` |
+/// | `Exact` of f32 or f16, or of bf16 with weights of another type | any | exact products of the stored values, summed in f32 |
+/// | `Exact` of bf16, or `Rounded`, with weights of bf16 | bf16 | products of bf16, summed in f32 |
+/// | `Rounded` | f16 | A is rounded to f16, then as `Exact` |
 /// | `Rounded`, `ZeroPoint` | int8 | A is quantised row by row, products and sums of integers: exact |
 /// | `Rounded` | groups of int8 or int4 | A is quantised in the same groups of 32, products and sums of a group are exact, groups are summed in f32 |
-/// | `Rounded` | f32 | as `F32` |
+/// | `Rounded` | f32 | as `Exact` |
 ///
 /// Errors: what is quantised or rounded is part of the definition, the same to the bit on every backend. Sums
 /// of int8 are exact, and a result has three roundings; sums of pairs of bf16 have at most 2 k of them, and may
@@ -44,12 +44,8 @@ use half::{bf16, f16};
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a, const D: usize = 3> {
-    /// f32, used as it is.
-    F32(View<'a, D>),
-    /// bf16.
-    Bf16(View<'a, D, bf16>),
-    /// f16.
-    F16(View<'a, D, f16>),
+    /// Used as it is.
+    Exact(AnyView<'a, D>),
     /// f32, rounded to the type of the weights on the way: to the nearest bf16 or f16, ties to even; of
     /// int8, row by row, and of groups, group by group, by [`symmetric`](super::Quantized::symmetric).
     Rounded(View<'a, D>),
@@ -62,28 +58,15 @@ pub enum Lhs<'a, const D: usize = 3> {
 macro_rules! with_rows {
     ($operand:expr, $view:ident => $body:expr) => {
         match $operand {
-            $crate::gemm::Lhs::F32($view)
+            $crate::gemm::Lhs::Exact($crate::view::AnyView::F32($view))
             | $crate::gemm::Lhs::Rounded($view)
             | $crate::gemm::Lhs::ZeroPoint($view) => $body,
-            $crate::gemm::Lhs::Bf16($view) => $body,
-            $crate::gemm::Lhs::F16($view) => $body,
+            $crate::gemm::Lhs::Exact($crate::view::AnyView::Bf16($view)) => $body,
+            $crate::gemm::Lhs::Exact($crate::view::AnyView::F16($view)) => $body,
         }
     };
 }
 pub(super) use with_rows;
-
-/// The same kind of operand with another view.
-macro_rules! map_view {
-    ($operand:expr, $view:ident => $body:expr) => {
-        match $operand {
-            Lhs::F32($view) => Lhs::F32($body),
-            Lhs::Bf16($view) => Lhs::Bf16($body),
-            Lhs::F16($view) => Lhs::F16($body),
-            Lhs::Rounded($view) => Lhs::Rounded($body),
-            Lhs::ZeroPoint($view) => Lhs::ZeroPoint($body),
-        }
-    };
-}
 
 impl<'a, const D: usize> Lhs<'a, D> {
     /// Extent of each dimension.
@@ -101,7 +84,11 @@ impl<'a, const D: usize> Lhs<'a, D> {
     /// The sub-range of a dimension.
     #[inline(always)]
     pub(super) fn slice(self, dim: usize, range: core::ops::Range<usize>) -> Self {
-        map_view!(self, v => v.slice(dim, range))
+        match self {
+            Self::Exact(v) => Self::Exact(v.slice(dim, range)),
+            Self::Rounded(v) => Self::Rounded(v.slice(dim, range)),
+            Self::ZeroPoint(v) => Self::ZeroPoint(v.slice(dim, range)),
+        }
     }
 
     /// The value at `index`, before anything is rounded.
@@ -113,7 +100,7 @@ impl<'a, const D: usize> Lhs<'a, D> {
     #[inline(always)]
     pub(super) fn floats(self) -> Option<View<'a, D>> {
         match self {
-            Lhs::F32(v) => Some(v),
+            Lhs::Exact(AnyView::F32(v)) => Some(v),
             _ => None,
         }
     }
@@ -123,68 +110,12 @@ impl<'a> Lhs<'a> {
     /// A of one product of the batch.
     #[inline(always)]
     pub(super) fn of_batch(self, batch: usize) -> Lhs<'a, 2> {
-        map_view!(self, v => super::of_batch(v, batch))
-    }
-}
-
-/// C of a [`Gemm`](super::Gemm): \[batch, m, n\], rounded once from f32 to the nearest, ties to even.
-#[derive(Debug)]
-pub enum Out<'a> {
-    /// f32.
-    F32(ViewMut<'a, 3>),
-    /// bf16.
-    Bf16(ViewMut<'a, 3, bf16>),
-    /// f16.
-    F16(ViewMut<'a, 3, f16>),
-}
-
-/// Runs an expression on the view in an output.
-macro_rules! with_out {
-    ($operand:expr, $view:ident => $body:expr) => {
-        match $operand {
-            Self::F32($view) => $body,
-            Self::Bf16($view) => $body,
-            Self::F16($view) => $body,
-        }
-    };
-}
-
-impl Out<'_> {
-    /// Extent of each dimension.
-    pub fn shape(&self) -> [usize; 3] {
-        with_out!(self, v => v.shape())
-    }
-
-    /// Distance in elements between neighbours along each dimension.
-    pub(super) fn strides(&self) -> [usize; 3] {
-        with_out!(self, v => v.strides())
-    }
-
-    /// Whether any dimension is 0.
-    pub(super) fn is_empty(&self) -> bool {
-        self.shape().contains(&0)
-    }
-
-    /// The value at `index`.
-    pub(super) fn get(&self, index: [usize; 3]) -> f32 {
-        with_out!(self, v => v.as_view().get(index).to_f32())
-    }
-
-    /// Stores the nearest to `value` at `index`.
-    pub(super) fn set(&mut self, index: [usize; 3], value: f32) {
+        // The same for all, if there is but one.
+        let batch = if self.shape()[0] == 1 { 0 } else { batch };
         match self {
-            Self::F32(v) => v.set(index, value),
-            Self::Bf16(v) => v.set(index, bf16::from_f32(value)),
-            Self::F16(v) => v.set(index, f16::from_f32(value)),
-        }
-    }
-
-    /// Where it stands.
-    pub(super) fn pointer(&mut self) -> Pointer {
-        match self {
-            Self::F32(v) => Pointer::F32(v.as_mut_ptr()),
-            Self::Bf16(v) => Pointer::Bf16(v.as_mut_ptr()),
-            Self::F16(v) => Pointer::F16(v.as_mut_ptr()),
+            Self::Exact(v) => Lhs::Exact(v.at(batch)),
+            Self::Rounded(v) => Lhs::Rounded(v.at(batch)),
+            Self::ZeroPoint(v) => Lhs::ZeroPoint(v.at(batch)),
         }
     }
 }
@@ -198,6 +129,15 @@ pub(super) enum Pointer {
 }
 
 impl Pointer {
+    /// Where a view stands.
+    pub(super) fn of<const D: usize>(view: &mut AnyViewMut<'_, D>) -> Self {
+        match view {
+            AnyViewMut::F32(v) => Self::F32(v.as_mut_ptr()),
+            AnyViewMut::Bf16(v) => Self::Bf16(v.as_mut_ptr()),
+            AnyViewMut::F16(v) => Self::F16(v.as_mut_ptr()),
+        }
+    }
+
     /// The element `offset` further on.
     #[inline(always)]
     pub(super) fn add(self, offset: usize) -> Self {
@@ -240,32 +180,14 @@ impl Pointer {
     }
 }
 
-/// Views become operands.
-macro_rules! from_views {
-    ($($variant:ident($ty:ty))*) => {$(
-        impl<'a> From<View<'a, 3, $ty>> for Lhs<'a> {
-            fn from(v: View<'a, 3, $ty>) -> Self {
-                Self::$variant(v)
-            }
-        }
-
-        impl<'a> From<View<'a, 2, $ty>> for Lhs<'a> {
-            fn from(v: View<'a, 2, $ty>) -> Self {
-                Self::$variant(v.into())
-            }
-        }
-
-        impl<'a> From<ViewMut<'a, 3, $ty>> for Out<'a> {
-            fn from(v: ViewMut<'a, 3, $ty>) -> Self {
-                Self::$variant(v)
-            }
-        }
-
-        impl<'a> From<ViewMut<'a, 2, $ty>> for Out<'a> {
-            fn from(v: ViewMut<'a, 2, $ty>) -> Self {
-                Self::$variant(v.into())
-            }
-        }
-    )*};
+impl<'a, T: Element> From<View<'a, 3, T>> for Lhs<'a> {
+    fn from(v: View<'a, 3, T>) -> Self {
+        Self::Exact(v.into())
+    }
 }
-from_views! { F32(f32) Bf16(bf16) F16(f16) }
+
+impl<'a, T: Element> From<View<'a, 2, T>> for Lhs<'a> {
+    fn from(v: View<'a, 2, T>) -> Self {
+        View::<3, T>::from(v).into()
+    }
+}

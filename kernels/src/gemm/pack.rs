@@ -26,7 +26,7 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use crate::parallel;
-use crate::view::{View, ViewMut};
+use crate::view::{AnyView, View, ViewMut};
 
 /// Fills `panels` with `b` or with the pair `b`, `up`, for tiles `nr` wide.
 pub(super) struct Pack<'a> {
@@ -167,11 +167,11 @@ pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: Lhs<'_, 2>, dst: *mut f32) {
         // SAFETY: slab by slab inside `dst`.
         unsafe {
             match a.slice(1, p..k.min(p + KC)) {
-                Lhs::F32(block) | Lhs::Rounded(block) | Lhs::ZeroPoint(block) => {
+                Lhs::Exact(AnyView::F32(block)) | Lhs::Rounded(block) | Lhs::ZeroPoint(block) => {
                     copy_block(isa, block, to, A_STRIDE);
                 }
-                Lhs::Bf16(block) => widen_block(isa, block, to),
-                Lhs::F16(block) => widen_block(isa, block, to),
+                Lhs::Exact(AnyView::Bf16(block)) => widen_block(isa, block, to),
+                Lhs::Exact(AnyView::F16(block)) => widen_block(isa, block, to),
             }
         }
     }

@@ -5,11 +5,12 @@
 //! per k-step: 12 vfmadd231ps (2/cycle), 2 loads, 6 vbroadcastss: 6 cycles, 8 of 12 load slots
 //! ```
 
+use super::intrinsics::{intrinsics, operators};
 use super::tile::for_rows;
 use super::{Broadcast, Dot, Isa, Tile, Unavailable, Vector, probe, sealed::Sealed};
 use core::arch::asm;
 use core::arch::x86_64::*;
-use core::ops::{Add, Div, Mul, Neg, Sub};
+use core::ops::Neg;
 
 /// Proof that AVX2, FMA and F16C may be used, by the CPU and by the operating system; and whether
 /// AVX-VNNI may.
@@ -154,23 +155,7 @@ impl Isa for Avx2 {
     }
 }
 
-/// One operator by one intrinsic.
-macro_rules! operator {
-    ($trait:ident, $method:ident, $intrinsic:ident) => {
-        impl $trait for F32x8 {
-            type Output = Self;
-            #[inline(always)]
-            fn $method(self, b: Self) -> Self {
-                // SAFETY: a value of this type proves AVX2.
-                Self(unsafe { $intrinsic(self.0, b.0) })
-            }
-        }
-    };
-}
-operator!(Add, add, _mm256_add_ps);
-operator!(Sub, sub, _mm256_sub_ps);
-operator!(Mul, mul, _mm256_mul_ps);
-operator!(Div, div, _mm256_div_ps);
+operators!(F32x8: Add::add by _mm256_add_ps, Sub::sub by _mm256_sub_ps, Mul::mul by _mm256_mul_ps, Div::div by _mm256_div_ps);
 
 impl Neg for F32x8 {
     type Output = Self;
@@ -179,17 +164,6 @@ impl Neg for F32x8 {
         // SAFETY: a value of this type proves AVX2.
         Self(unsafe { _mm256_xor_ps(self.0, _mm256_set1_ps(-0.0)) })
     }
-}
-
-/// Methods that are one expression over intrinsics; a value or a token of this ISA is at hand.
-macro_rules! intrinsics {
-    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
-        #[inline(always)]
-        fn $name($($arg: $ty),*) -> $ret {
-            // SAFETY: a token or a value of this type proves AVX2.
-            unsafe { $body }
-        }
-    )*};
 }
 
 #[inline(always)]

@@ -6,10 +6,11 @@
 //! ```
 
 use super::amx::Amx;
+use super::intrinsics::{intrinsics, operators};
 use super::tile::for_rows;
 use super::{Dot, Isa, Tile, Vector, probe, sealed::Sealed};
 use core::arch::x86_64::*;
-use core::ops::{Add, Div, Mul, Neg, Sub};
+use core::ops::Neg;
 
 mod halves;
 mod multiply;
@@ -206,23 +207,7 @@ unsafe fn four_rows(src: *const f32, stride: usize) -> [__m512d; 4] {
     }
 }
 
-/// One operator by one intrinsic.
-macro_rules! operator {
-    ($trait:ident, $method:ident, $intrinsic:ident) => {
-        impl $trait for F32x16 {
-            type Output = Self;
-            #[inline(always)]
-            fn $method(self, b: Self) -> Self {
-                // SAFETY: a value of this type proves AVX-512.
-                Self(unsafe { $intrinsic(self.0, b.0) })
-            }
-        }
-    };
-}
-operator!(Add, add, _mm512_add_ps);
-operator!(Sub, sub, _mm512_sub_ps);
-operator!(Mul, mul, _mm512_mul_ps);
-operator!(Div, div, _mm512_div_ps);
+operators!(F32x16: Add::add by _mm512_add_ps, Sub::sub by _mm512_sub_ps, Mul::mul by _mm512_mul_ps, Div::div by _mm512_div_ps);
 
 impl Neg for F32x16 {
     type Output = Self;
@@ -231,17 +216,6 @@ impl Neg for F32x16 {
         // SAFETY: a value of this type proves AVX-512.
         Self(unsafe { _mm512_xor_ps(self.0, _mm512_set1_ps(-0.0)) })
     }
-}
-
-/// Methods that are one expression over intrinsics; a value or a token of this ISA is at hand.
-macro_rules! intrinsics {
-    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
-        #[inline(always)]
-        fn $name($($arg: $ty),*) -> $ret {
-            // SAFETY: a token or a value of this type proves AVX-512.
-            unsafe { $body }
-        }
-    )*};
 }
 
 #[inline(always)]

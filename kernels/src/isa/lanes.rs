@@ -9,101 +9,16 @@
 //! (latency 4 at up to two per cycle), and adds them up at the end in a fixed order. Which element
 //! enters which chain depends only on the row's length: not on threads, rows or alignment.
 
+mod convert;
+mod row;
+
 use super::{Isa, Vector};
 use crate::element::Element;
-use core::ops::Range;
+pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
+pub use row::Row;
 
 /// Chains that a reduction keeps apart.
 pub(crate) const GROUPS: usize = 4;
-
-/// A row that is read and written.
-#[derive(Debug)]
-pub enum Row<'a, T = f32> {
-    /// Results replace what was read.
-    InPlace(&'a mut [T]),
-    /// Reads from the first, writes to the second, of the same length.
-    Into(&'a [T], &'a mut [T]),
-}
-
-impl<'a, T: Copy> Row<'a, T> {
-    /// What is read.
-    #[inline(always)]
-    pub(crate) fn input(&self) -> &[T] {
-        match self {
-            Row::InPlace(x) => x,
-            Row::Into(x, _) => x,
-        }
-    }
-
-    /// What is written.
-    #[inline(always)]
-    pub(crate) fn output(&mut self) -> &mut [T] {
-        match self {
-            Row::InPlace(x) => x,
-            Row::Into(_, out) => out,
-        }
-    }
-
-    /// What is written, for as long as the row lives.
-    #[inline(always)]
-    pub(crate) fn into_output(self) -> &'a mut [T] {
-        match self {
-            Row::InPlace(x) => x,
-            Row::Into(_, out) => out,
-        }
-    }
-
-    /// The columns before `mid` and those from it on.
-    #[inline(always)]
-    pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
-        match self {
-            Row::InPlace(x) => {
-                let (low, high) = x.split_at_mut(mid);
-                (Row::InPlace(low), Row::InPlace(high))
-            }
-            Row::Into(x, out) => {
-                let ((x, x_high), (out, out_high)) = (x.split_at(mid), out.split_at_mut(mid));
-                (Row::Into(x, out), Row::Into(x_high, out_high))
-            }
-        }
-    }
-
-    /// Some of the columns.
-    #[inline(always)]
-    pub(crate) fn slice(&mut self, range: Range<usize>) -> Row<'_, T> {
-        match self {
-            Row::InPlace(x) => Row::InPlace(&mut x[range]),
-            Row::Into(x, out) => Row::Into(&x[range.clone()], &mut out[range]),
-        }
-    }
-
-    /// Reads what was written from now on.
-    #[inline(always)]
-    pub(crate) fn keep_output(&mut self) {
-        let written = core::mem::replace(self, Row::InPlace(&mut []));
-        *self = Row::InPlace(written.into_output());
-    }
-
-    /// Writes what is read.
-    #[inline(always)]
-    pub(crate) fn copy(&mut self) {
-        if let Row::Into(x, out) = self {
-            out.copy_from_slice(x);
-        }
-    }
-
-    /// Where reading and writing start.
-    #[inline(always)]
-    fn pointers(&mut self) -> (*const T, *mut T) {
-        match self {
-            Row::InPlace(x) => (x.as_mut_ptr().cast_const(), x.as_mut_ptr()),
-            Row::Into(x, out) => {
-                assert!(x.len() == out.len(), "input and output differ in length");
-                (x.as_ptr(), out.as_mut_ptr())
-            }
-        }
-    }
-}
 
 /// Calls `visit(group, i, true)` for each vector at `i` of `n` floats, and `visit(group, i, false)`
 /// for the rest that does not fill one.
@@ -306,65 +221,6 @@ pub(crate) fn each<I: Isa, T: Element, const P: usize>(
         #[inline(always)]
         |_, [x], inputs| [f(x, inputs)],
     );
-}
-
-/// The values of `x`, exactly.
-///
-/// # Panics
-/// If the lengths differ.
-#[inline(always)]
-pub(crate) fn widen<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32]) {
-    match T::f32s(x) {
-        Some(x) => wide.copy_from_slice(x),
-        None => map(
-            isa,
-            [&mut Row::InPlace(wide)],
-            [x],
-            0.0,
-            #[inline(always)]
-            |_, [_], [x]| [x],
-        ),
-    }
-}
-
-/// The nearest to each of `wide`.
-///
-/// # Panics
-/// If the lengths differ.
-#[inline(always)]
-pub(crate) fn narrow<I: Isa, T: Element>(isa: I, wide: &[f32], out: &mut [T]) {
-    map(
-        isa,
-        [&mut Row::InPlace(out)],
-        [wide],
-        0.0,
-        #[inline(always)]
-        |_, [_], [x]| [x],
-    );
-}
-
-/// Makes `out` what `f` makes of a row of f32 of the same length and unspecified values: the row itself,
-/// or, of other types, `memory`, of which each number is then rounded.
-///
-/// # Panics
-/// If `memory` is shorter than the row, and not f32.
-#[inline(always)]
-pub(crate) fn write_f32<I: Isa, T: Element>(
-    isa: I,
-    out: &mut [T],
-    memory: &mut [f32],
-    f: impl FnOnce(&mut [f32]),
-) {
-    let n = out.len();
-    // One call of `f`, for it is inlined.
-    let wide = match T::f32s_mut(out) {
-        Some(out) => out,
-        None => &mut memory[..n],
-    };
-    f(wide);
-    if T::f32s(&[]).is_none() {
-        narrow(isa, &memory[..n], out);
-    }
 }
 
 /// The accumulators of a reduction, one for each group, all lanes `x`.

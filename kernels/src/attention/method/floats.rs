@@ -1,12 +1,12 @@
 //! Words that are f32.
 
-use super::super::operand::{Stored, with_stored};
 use super::super::row::{all_finite, exponentials, largest, map};
 use super::super::stage::pack_staged;
 use super::{Method, whole_groups};
 use crate::element::{Element, first_bf16_bits, first_lanes};
 use crate::gemm::pack_panels;
 use crate::isa::{Broadcast, F32, Isa, Vector};
+use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
 /// Products of f32. Numbers are rounded to bf16 first if that is asked for, but weights never.
@@ -70,16 +70,16 @@ impl<I: Isa> Method<I> for Floats {
     fn pack_keys(
         self,
         isa: I,
-        keys: Stored<'_, 2>,
+        keys: AnyView<'_, 2>,
         panels: &mut [f32],
         panel_len: usize,
         memory: &mut [f32],
     ) {
-        if let (Stored::F32(keys), false) = (keys, self.rounded) {
+        if let (AnyView::F32(keys), false) = (keys, self.rounded) {
             return pack_panels(isa, keys.transpose(), panels, panel_len);
         }
         let words = keys.shape()[1];
-        with_stored!(keys, keys => pack_staged(
+        with_any!(keys, keys => pack_staged(
             isa,
             keys,
             [words, 1],
@@ -94,14 +94,14 @@ impl<I: Isa> Method<I> for Floats {
     fn pack_values(
         self,
         isa: I,
-        values: Stored<'_, 2>,
+        values: AnyView<'_, 2>,
         keys: Range<usize>,
         (panels, panel_len): (&mut [f32], usize),
     ) {
-        if let (Stored::F32(values), false) = (values, self.rounded) {
+        if let (AnyView::F32(values), false) = (values, self.rounded) {
             return pack_panels(isa, values, panels, panel_len);
         }
-        with_stored!(values, values => for key in 0..keys.len() {
+        with_any!(values, values => for key in 0..keys.len() {
             self.put_value(isa, values.row([key, 0]), key, (panels, panel_len));
         });
     }

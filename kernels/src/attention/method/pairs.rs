@@ -1,6 +1,5 @@
 //! Words that are pairs of bf16.
 
-use super::super::operand::{Stored, with_stored};
 use super::super::row::all_finite;
 use super::super::stage::{pack_staged, place};
 use super::{Method, whole_groups};
@@ -8,6 +7,7 @@ use crate::element::{Element, first_bf16_bits};
 use crate::gemm::pack_pairs;
 use crate::isa::{Isa, Multiply, Vector, WORDS};
 use crate::math;
+use crate::view::{AnyView, with_any};
 use core::f32::consts::LN_2;
 use core::ops::Range;
 
@@ -54,13 +54,13 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
     fn pack_keys(
         self,
         isa: I,
-        keys: Stored<'_, 2>,
+        keys: AnyView<'_, 2>,
         panels: &mut [f32],
         panel_len: usize,
         memory: &mut [f32],
     ) {
         let words = <Self as Method<I>>::words(keys.shape()[1]);
-        with_stored!(keys, keys => pack_staged(
+        with_any!(keys, keys => pack_staged(
             isa,
             keys,
             [words, self.0.depth()],
@@ -78,13 +78,13 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
     fn pack_values(
         self,
         isa: I,
-        values: Stored<'_, 2>,
+        values: AnyView<'_, 2>,
         keys: Range<usize>,
         (panels, panel_len): (&mut [f32], usize),
     ) {
         let (lanes, depth) = (I::V::LANES, self.0.depth());
         let summed = <Self as Method<I>>::summed(&keys);
-        with_stored!(values, values => for first in summed.clone().step_by(2 * lanes) {
+        with_any!(values, values => for first in summed.clone().step_by(2 * lanes) {
             for key in first..first + lanes {
                 let row = |key: usize| {
                     if keys.contains(&key) { values.row([key - keys.start, 0]) } else { &[] }

@@ -6,15 +6,9 @@
 
 use super::super::blocks::GROUP;
 use super::super::format::{Format, Layout};
-use crate::element::Element;
+use super::panels::Panels;
 use crate::isa::{Isa, Vector};
-use crate::scratch::LINE;
 use core::ops::Range;
-use half::f16;
-
-/// Bytes ahead of what is decoded that are prefetched of each panel, as
-/// [`row_times_panels`](crate::isa::tile::row_times_panels) does.
-const AHEAD: usize = 1024;
 
 /// bf16 in pairs: a word's shift and mask.
 ///
@@ -28,23 +22,17 @@ pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
-    let (zero, high) = (I::V::splat(isa, 0.0), I::V::splat_bits(isa, 0xffff_0000));
+    let high = I::V::splat_bits(isa, 0xffff_0000);
     for first in steps.clone().step_by(2) {
-        let mut words = [zero; N];
-        for (j, word) in words.iter_mut().enumerate() {
-            // SAFETY: a word of the panels.
-            *word = unsafe { I::V::load_ptr(isa, panels.vector(isa, first / 2, j, 4).cast()) };
-        }
-        of_word::<2>(
-            steps.end - first,
+        panels.prefetch::<I, N>(isa, first / 2, 4);
+        // SAFETY: words of the panels.
+        let words = unsafe { panels.words(isa, first / 2) };
+        unpack::<I, N, 2>(
+            words,
+            first..steps.end,
+            &mut f,
             #[inline(always)]
-            |i| {
-                let mut v = [zero; N];
-                for (v, word) in v.iter_mut().zip(words) {
-                    *v = if i == 0 { word.shl_bits::<16>() } else { word.and_bits(high) };
-                }
-                f(first + i, v);
-            },
+            |i, _, word| if i == 0 { word.shl_bits::<16>() } else { word.and_bits(high) },
         );
     }
 }
@@ -59,12 +47,9 @@ pub(super) unsafe fn f16s<I: Isa, const N: usize>(
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
     for p in steps {
-        let mut v = [I::V::splat(isa, 0.0); N];
-        for (j, v) in v.iter_mut().enumerate() {
-            // SAFETY: numbers of the panels.
-            *v = unsafe { f16::load::<I>(isa, panels.vector(isa, p, j, 2).cast()) };
-        }
-        f(p, v);
+        panels.prefetch::<I, N>(isa, p, 2);
+        // SAFETY: numbers of the panels.
+        f(p, unsafe { panels.halves(isa, p) });
     }
 }
 
@@ -78,12 +63,16 @@ pub(super) unsafe fn int8s<I: Isa, const N: usize>(
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
     for p in steps {
-        let mut v = [I::V::splat(isa, 0.0); N];
-        for (j, v) in v.iter_mut().enumerate() {
+        panels.prefetch::<I, N>(isa, p, 1);
+        let numbers = panels.row(
+            isa,
+            p,
+            1,
+            #[inline(always)]
             // SAFETY: numbers of the panels.
-            *v = unsafe { I::V::load_i8(isa, panels.vector(isa, p, j, 1).cast()) }.int_to_float();
-        }
-        f(p, v);
+            |at| unsafe { I::V::load_i8(isa, at.cast()) }.int_to_float(),
+        );
+        f(p, numbers);
     }
 }
 
@@ -96,23 +85,17 @@ pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
-    let (zero, unit) = (I::V::splat(isa, 0.0), I::V::splat(isa, BYTE_UNIT));
+    let unit = I::V::splat(isa, BYTE_UNIT);
     for first in steps.clone().step_by(4) {
-        let mut words = [zero; N];
-        for (j, word) in words.iter_mut().enumerate() {
-            // SAFETY: a word of the panels.
-            *word = unsafe { I::V::load_ptr(isa, panels.vector(isa, first / 4, j, 4).cast()) };
-        }
-        of_word::<4>(
-            steps.end - first,
+        panels.prefetch::<I, N>(isa, first / 4, 4);
+        // SAFETY: words of the panels.
+        let words = unsafe { panels.words(isa, first / 4) };
+        unpack::<I, N, 4>(
+            words,
+            first..steps.end,
+            &mut f,
             #[inline(always)]
-            |i| {
-                let mut v = [zero; N];
-                for (v, word) in v.iter_mut().zip(words) {
-                    *v = byte(isa, word, i) * unit;
-                }
-                f(first + i, v);
-            },
+            |i, _, word| byte(isa, word, i) * unit,
         );
     }
 }
@@ -144,73 +127,6 @@ pub(super) unsafe fn any_words<I: Isa, const N: usize>(
     }
 }
 
-/// Panels side by side, or a group of each.
-#[derive(Clone, Copy)]
-pub(in crate::gemm) struct Panels {
-    pub first: *const u8,
-    /// Bytes from one to the next.
-    pub stride: usize,
-}
-
-impl Panels {
-    /// A panel alone.
-    #[inline(always)]
-    pub fn one(panel: *const u8) -> Self {
-        Self { first: panel, stride: 0 }
-    }
-
-    /// Where the columns of vector `j` stand in row `p` of numbers, or words, of `size` bytes, `skip` bytes
-    /// from the start of their panel.
-    #[inline(always)]
-    fn place<I: Isa>(self, skip: usize, p: usize, j: usize, size: usize) -> *const u8 {
-        let vectors = I::NR / I::V::LANES;
-        let column = j % vectors * I::V::LANES;
-        self.first.wrapping_add(j / vectors * self.stride + skip + (p * I::NR + column) * size)
-    }
-
-    /// That place. Prefetches what follows.
-    #[inline(always)]
-    fn vector<I: Isa>(self, isa: I, p: usize, j: usize, size: usize) -> *const u8 {
-        let at = self.place::<I>(0, p, j, size);
-        if (j * I::V::LANES * size).is_multiple_of(LINE) {
-            isa.prefetch(at.wrapping_add(AHEAD).cast());
-        }
-        at
-    }
-
-    /// Their groups of this index. `PREFETCH`: what follows them is wanted soon.
-    #[inline(always)]
-    fn group<I: Isa, const PREFETCH: bool>(self, isa: I, panels: usize, bytes: usize, index: usize) -> Self {
-        let first = self.first.wrapping_add(index * bytes);
-        for q in 0..if PREFETCH { panels } else { 0 } {
-            for line in (0..bytes).step_by(LINE) {
-                isa.prefetch(first.wrapping_add(q * self.stride + AHEAD + line).cast());
-            }
-        }
-        Self { first, ..self }
-    }
-
-    /// The f16 of all columns of a group that stand behind `skip` others of each.
-    ///
-    /// # Safety
-    /// There are so many, for `N` vectors.
-    #[inline(always)]
-    pub unsafe fn halves<I: Isa, const N: usize>(self, isa: I, skip: usize) -> [I::V; N] {
-        let mut v = [I::V::splat(isa, 0.0); N];
-        for (j, v) in v.iter_mut().enumerate() {
-            // SAFETY: the caller's.
-            *v = unsafe { f16::load::<I>(isa, self.place::<I>(0, skip, j, 2).cast()) };
-        }
-        v
-    }
-
-    /// Where words `w` of vector `j` of a group stand, behind so many f16 of each column.
-    #[inline(always)]
-    fn word<I: Isa>(self, halves: usize, w: usize, j: usize) -> *const f32 {
-        self.place::<I>(2 * I::NR * halves, w, j, 4).cast()
-    }
-}
-
 /// Groups; if not `SCALED`, their numbers as they are stored.
 #[inline(always)]
 pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>(
@@ -239,34 +155,27 @@ pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
 ) {
-    let (zero, unit) = (I::V::splat(isa, 0.0), I::V::splat(isa, BYTE_UNIT));
+    let unit = I::V::splat(isa, BYTE_UNIT);
     let (at_once, bytes) = (N * I::V::LANES / I::NR, layout.group_bytes());
     for p in steps.clone().step_by(GROUP) {
         let group = panels.group::<I, SCALED>(isa, at_once, bytes, p / GROUP);
         let mut scales = [unit; N];
         if SCALED {
             // SAFETY: the group's d.
-            scales = unsafe { group.halves::<I, N>(isa, 0) };
+            scales = unsafe { group.halves(isa, 0) };
             for scale in &mut scales {
                 *scale = *scale * unit;
             }
         }
         for first in (p..steps.end.min(p + GROUP)).step_by(4) {
-            let mut words = [zero; N];
-            for (j, word) in words.iter_mut().enumerate() {
-                // SAFETY: a word of the group.
-                *word = unsafe { I::V::load_ptr(isa, group.word::<I>(1, (first - p) / 4, j)) };
-            }
-            of_word::<4>(
-                steps.end - first,
+            // SAFETY: words of the group.
+            let words = unsafe { group.behind(2 * I::NR).words(isa, (first - p) / 4) };
+            unpack::<I, N, 4>(
+                words,
+                first..steps.end,
+                &mut f,
                 #[inline(always)]
-                |i| {
-                    let mut v = [zero; N];
-                    for (j, (v, word)) in v.iter_mut().zip(words).enumerate() {
-                        *v = scales[j] * byte(isa, word, i);
-                    }
-                    f(first + i, v);
-                },
+                |i, j, word| scales[j] * byte(isa, word, i),
             );
         }
     }
@@ -291,26 +200,21 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
             (group.halves::<I, N>(isa, 0), if MIN { group.halves::<I, N>(isa, 1) } else { [zero; N] })
         };
         for first in (p..steps.end.min(p + GROUP)).step_by(8) {
-            let mut words = [zero; N];
-            for (j, word) in words.iter_mut().enumerate() {
-                // SAFETY: a word of the group.
-                *word = unsafe { I::V::load_ptr(isa, group.word::<I>(halves, (first - p) / 8, j)) };
-            }
-            of_word::<8>(
-                steps.end - first,
+            // SAFETY: words of the group.
+            let words = unsafe { group.behind(2 * I::NR * halves).words(isa, (first - p) / 8) };
+            unpack::<I, N, 8>(
+                words,
+                first..steps.end,
+                &mut f,
                 #[inline(always)]
-                |i| {
-                    let mut v = [zero; N];
-                    for (j, (v, word)) in v.iter_mut().zip(words).enumerate() {
-                        let half = half_byte::<I>(word, i);
-                        // A product of 15 bits is exact: only the sum rounds, fused or not.
-                        *v = match (SCALED, MIN) {
-                            (false, _) => half.low_four_bits(isa, 0.0),
-                            (true, false) => scales[j] * half.low_four_bits(isa, 8.0),
-                            (true, true) => scales[j].mul_add(half.low_four_bits(isa, 0.0), minima[j]),
-                        };
+                |i, j, word| {
+                    let half = half_byte::<I>(word, i);
+                    // A product of 15 bits is exact: only the sum rounds, fused or not.
+                    match (SCALED, MIN) {
+                        (false, _) => half.low_four_bits(isa, 0.0),
+                        (true, false) => scales[j] * half.low_four_bits(isa, 8.0),
+                        (true, true) => scales[j].mul_add(half.low_four_bits(isa, 0.0), minima[j]),
                     }
-                    f(first + i, v);
                 },
             );
         }
@@ -320,18 +224,38 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
 /// Most lanes of any instruction set.
 const MAX_LANES: usize = 16;
 
-/// Calls `f` for the k-steps of a word of `W`, as far as it has any: all of them in a loop that is unrolled.
+/// Calls `f` with each k-step of words of `W`, as far as there are such steps: `number(i, j, word)` is number
+/// `i` of the words of vector `j`.
 #[inline(always)]
-fn of_word<const W: usize>(live: usize, mut f: impl FnMut(usize)) {
-    if live >= W {
+fn unpack<I: Isa, const N: usize, const W: usize>(
+    words: [I::V; N],
+    steps: Range<usize>,
+    f: &mut impl FnMut(usize, [I::V; N]),
+    number: impl Fn(usize, usize, I::V) -> I::V + Copy,
+) {
+    // A loop of known length is unrolled.
+    if steps.len() >= W {
         for i in 0..W {
-            f(i);
+            f(steps.start + i, numbers::<I, N>(words, i, number));
         }
     } else {
-        for i in 0..live {
-            f(i);
+        for i in 0..steps.len() {
+            f(steps.start + i, numbers::<I, N>(words, i, number));
         }
     }
+}
+
+/// Number `i` of all words.
+#[inline(always)]
+fn numbers<I: Isa, const N: usize>(
+    mut words: [I::V; N],
+    i: usize,
+    number: impl Fn(usize, usize, I::V) -> I::V,
+) -> [I::V; N] {
+    for (j, word) in words.iter_mut().enumerate() {
+        *word = number(i, j, *word);
+    }
+    words
 }
 
 /// What the floats of [`byte`] are multiples of.

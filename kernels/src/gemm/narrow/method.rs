@@ -14,6 +14,7 @@ use super::super::format::{Format, Layout};
 use super::super::pack::row_vectors;
 use super::super::quantize::Quantized;
 use crate::element::{Element, bf16_bits};
+use crate::isa::lanes::{GROUPS, accumulators, largest, read, total};
 use crate::isa::{Broadcast, F32, I16, Isa, Multiply, Vector, WORDS};
 use crate::view::View;
 use core::ops::Range;
@@ -208,49 +209,81 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
     }
 }
 
+/// The range of a row's numbers, in chains that run side by side.
+struct Extremes<V> {
+    least: [V; GROUPS],
+    largest: [V; GROUPS],
+    /// NaN if a number is not finite.
+    special: [V; GROUPS],
+}
+
+impl<V: Copy> Extremes<V> {
+    #[inline(always)]
+    fn add<I: Isa<V = V>>(&mut self, isa: I, group: usize, v: V)
+    where
+        V: Vector<I>,
+    {
+        self.least[group] = v.min(self.least[group]);
+        self.largest[group] = v.max(self.largest[group]);
+        self.special[group] = v.mul_add(I::V::splat(isa, 0.0), self.special[group]);
+    }
+}
+
 /// How a row is quantised.
 #[inline(always)]
 fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Quantized {
-    let zero = I::V::splat(isa, 0.0);
-    let (mut least, mut largest, mut special) = (zero, zero, zero);
-    row_vectors::<I, T>(
-        isa,
-        row,
-        #[inline(always)]
-        |_, v| {
-            (least, largest) = (v.min(least), v.max(largest));
-            special = special + v * zero;
-        },
-    );
-    let (largest, least, special) = (largest.maximum(), -(-least).maximum(), special.sum());
+    let zeros = accumulators(isa, 0.0);
+    let mut extremes = Extremes { least: zeros, largest: zeros, special: zeros };
+    if row.has_unit_rows() {
+        read(
+            isa,
+            [row.row([0])],
+            0.0,
+            #[inline(always)]
+            |group, [v]| extremes.add(isa, group, v),
+        );
+    } else {
+        row_vectors::<I, T>(
+            isa,
+            row,
+            #[inline(always)]
+            |_, v| extremes.add(isa, 0, v),
+        );
+    }
+    for least in &mut extremes.least {
+        *least = -*least;
+    }
+    let (least, largest) = (-largest::<I>(extremes.least), largest::<I>(extremes.largest));
+    let special = total::<I>(extremes.special);
     match kind {
         Kind::ZeroPoint => Quantized::of_range(least, largest, special),
         _ => Quantized::of_magnitude(largest.max(-least), special),
     }
 }
 
-/// Calls `store` with the int8 of the row's numbers, each as the i32 of its lane, and where they go.
+/// Calls `store` with the int8 of the row's numbers, each as the i32 of its lane and larger by `offset`, and
+/// where they go.
 #[inline(always)]
 fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
     isa: I,
     row: View<'_, 1, T>,
     kind: Kind,
+    offset: i32,
     to: Slabs,
     mut store: impl FnMut(*mut u8, I::V),
 ) -> RowScale {
     let Quantized { inverse, scale, zero } = quantized::<I, T>(isa, row, kind);
     let inverse = I::V::splat(isa, inverse);
-    // The zero is at most 128 by magnitude, so that this sum of whole numbers is exact.
-    let (zero_point, least, most) =
-        (I::V::splat(isa, zero as f32), I::V::splat(isa, -128.0), I::V::splat(isa, 127.0));
+    // Bounds that are whole numbers: it is the same to clamp before rounding and adding the zero.
+    let least = I::V::splat(isa, (-128 - zero) as f32);
+    let most = I::V::splat(isa, (127 - zero) as f32);
+    let zero = zero + offset;
+    let added = I::V::splat_bits(isa, zero.cast_unsigned());
     to.fill::<I, T, STEPS>(
         isa,
         row,
         #[inline(always)]
-        |to, v| {
-            let q = (v * inverse).round() + zero_point;
-            store(to, q.max(least).min(most).float_to_int());
-        },
+        |to, v| store(to, (v * inverse).max(least).min(most).float_to_int().add_bits(added)),
     );
     RowScale { scale, zero }
 }
@@ -275,22 +308,19 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
 
     #[inline(always)]
     unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
-        let sign = I::V::splat_bits(isa, if M::SIGNED { 0 } else { UNSIGNED as u32 });
+        let offset = if M::SIGNED { 0 } else { UNSIGNED };
         // SAFETY: the caller's.
-        let mut row_scale = unsafe {
+        unsafe {
             quantize_row::<I, T, 4>(
                 isa,
                 row,
                 kind,
+                offset,
                 to,
                 #[inline(always)]
-                |to, q| q.xor_bits(sign).store_u8(to),
+                |to, q| q.store_u8(to),
             )
-        };
-        if !M::SIGNED {
-            row_scale.zero += UNSIGNED;
         }
-        row_scale
     }
 }
 
@@ -317,6 +347,7 @@ impl<I: Isa> Method<I> for Halves {
                 isa,
                 row,
                 kind,
+                0,
                 to,
                 #[inline(always)]
                 |to, q| q.store_u16(to.cast()),

@@ -2,32 +2,17 @@
 
 use super::Neon;
 use crate::isa::Vector;
+use crate::isa::intrinsics::{intrinsics, operators};
 use core::arch::aarch64::*;
 use core::arch::asm;
-use core::ops::{Add, Div, Mul, Neg, Sub};
+use core::ops::Neg;
 
 /// Four floats. The field is private to `neon`: only a holder of [`Neon`] can make one.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub struct F32x4(pub(super) float32x4_t);
 
-/// One operator by one intrinsic.
-macro_rules! operator {
-    ($trait:ident, $method:ident, $intrinsic:ident) => {
-        impl $trait for F32x4 {
-            type Output = Self;
-            #[inline(always)]
-            fn $method(self, b: Self) -> Self {
-                // SAFETY: a value of this type proves NEON.
-                Self(unsafe { $intrinsic(self.0, b.0) })
-            }
-        }
-    };
-}
-operator!(Add, add, vaddq_f32);
-operator!(Sub, sub, vsubq_f32);
-operator!(Mul, mul, vmulq_f32);
-operator!(Div, div, vdivq_f32);
+operators!(F32x4: Add::add by vaddq_f32, Sub::sub by vsubq_f32, Mul::mul by vmulq_f32, Div::div by vdivq_f32);
 
 impl Neg for F32x4 {
     type Output = Self;
@@ -36,17 +21,6 @@ impl Neg for F32x4 {
         // SAFETY: a value of this type proves NEON.
         Self(unsafe { vnegq_f32(self.0) })
     }
-}
-
-/// Methods that are one expression over intrinsics; a value or a token of this ISA is at hand.
-macro_rules! intrinsics {
-    ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
-        #[inline(always)]
-        fn $name($($arg: $ty),*) -> $ret {
-            // SAFETY: a token or a value of this type proves NEON.
-            unsafe { $body }
-        }
-    )*};
 }
 
 #[inline(always)]

@@ -1,0 +1,75 @@
+//! Which columns a softmax is over.
+
+use crate::error::{Error, expect_shape};
+use crate::rows::expect_unit_rows;
+use crate::view::View;
+
+/// Which columns of a row a softmax is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask<'a> {
+    /// All.
+    None,
+    /// \[rows\]: the first so many columns of each row.
+    Lengths(&'a [usize]),
+    /// \[rows, n\]: those that are true.
+    Keep(View<'a, 2, bool>),
+    /// \[rows, n\]: added to the scaled x; masked where it is -inf.
+    Bias(View<'a, 2>),
+}
+
+impl<'a> Mask<'a> {
+    /// Whether it fits rows of that shape; `what` is its name in errors.
+    pub(super) fn check(self, what: &'static str, [rows, n]: [usize; 2]) -> Result<(), Error> {
+        match self {
+            Mask::None => Ok(()),
+            Mask::Lengths(lengths) => {
+                expect_shape(what, &[lengths.len()], &[rows])?;
+                match lengths.iter().position(|&length| length > n) {
+                    None => Ok(()),
+                    Some(row) => Err(Error::Invalid {
+                        what,
+                        why: format!("length {} of row {row} exceeds its {n} columns", lengths[row]),
+                    }),
+                }
+            }
+            Mask::Keep(keep) => {
+                expect_unit_rows(what, keep.has_unit_rows(), keep.strides())?;
+                expect_shape(what, &keep.shape(), &[rows, n])
+            }
+            Mask::Bias(bias) => {
+                expect_unit_rows(what, bias.has_unit_rows(), bias.strides())?;
+                expect_shape(what, &bias.shape(), &[rows, n])
+            }
+        }
+    }
+
+    /// The mask of the rows before `mid`, and of those from it on.
+    pub(super) fn split_at(self, mid: usize) -> (Self, Self) {
+        match self {
+            Mask::None => (Mask::None, Mask::None),
+            Mask::Lengths(lengths) => {
+                let (low, high) = lengths.split_at(mid);
+                (Mask::Lengths(low), Mask::Lengths(high))
+            }
+            Mask::Keep(keep) => {
+                let rows = keep.shape()[0];
+                (Mask::Keep(keep.slice(0, 0..mid)), Mask::Keep(keep.slice(0, mid..rows)))
+            }
+            Mask::Bias(bias) => {
+                let rows = bias.shape()[0];
+                (Mask::Bias(bias.slice(0, 0..mid)), Mask::Bias(bias.slice(0, mid..rows)))
+            }
+        }
+    }
+
+    /// Whether column `j` of row `i` is masked, and what is added to it.
+    #[inline(always)]
+    pub(super) fn at(self, i: usize, j: usize) -> (bool, f32) {
+        match self {
+            Mask::None => (false, 0.0),
+            Mask::Lengths(lengths) => (j >= lengths[i], 0.0),
+            Mask::Keep(keep) => (!keep.get([i, j]), 0.0),
+            Mask::Bias(bias) => (bias.get([i, j]) == f32::NEG_INFINITY, bias.get([i, j])),
+        }
+    }
+}
