@@ -17,13 +17,13 @@ use crate::math;
 ///
 /// # Numerics
 /// Identity and ReLU are exact, tanh is [`math::tanh`] and within 1 ULP, SiLU within 4 ULP down to -88.7,
-/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27; from -7.625 on with AVX-512, from -6
-/// on elsewhere, they are 0. Where the result is rounded to bf16 by [`Activate`](crate::Activate) and
+/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27; of x below -7.625 with AVX-512,
+/// below -6 elsewhere, they are 0. Where the result is rounded to bf16 by [`Activate`](crate::Activate) and
 /// [`Gated`](crate::Gated), they are off by at most 2^-20 |x| more.
 ///
 /// Worst errors over all 2^32 arguments, in ULP: of SiLU 2.39 beyond 2^-121, of GELU as follows, beyond
-/// 2^-27 and, by ranges, with nothing taken off. NEON has not been walked, and AVX-512 not again since its
-/// offsets within a step are exact.
+/// 2^-27 and, by ranges, with nothing taken off. NEON has not been walked; the
+/// rows of avx512 are of a kernel that has changed since, and may be slightly off.
 ///
 /// |                | beyond 2^-27 | x > 0 | -1 to 0 | -3 to -1 | -4 to -3 | -5 to -4 |
 /// |----------------|--------------|-------|---------|----------|----------|----------|

@@ -92,6 +92,12 @@ pub enum Precision {
 /// backend; not on other rows, padding, packing into a batch, the number of threads, or on how many
 /// queries come at once.
 ///
+/// # Errors
+/// [`Error::Shape`] if q, k, v, out, lse, the biases or the sequences do not fit each other; [`Error::Invalid`]
+/// if a row is not contiguous (a bias may also repeat one number), the key heads do not divide the heads, the
+/// softcap is not a positive number, ends of sequences do not ascend from 0 to the number of rows, lengths exceed
+/// the keys, or T5's buckets do not fit its distances. Nothing is written then.
+///
 /// ```
 /// use tilewright_kernels::{Attention, Backend, View, ViewMut, Window};
 /// let (batch, heads, rows, dim) = (1, 2, 3, 4);

@@ -78,6 +78,11 @@ pub enum Rhs<'a> {
 
 /// C = epilogue(alpha A B + beta C), for each product of a batch.
 ///
+/// # Errors
+/// [`Error::Shape`] if A, B, C, biases or residual do not fit each other; [`Error::Invalid`] if weights were
+/// packed for a backend with another layout (the reference reads all), if a gated pair has a beta that is not 0,
+/// or if A is [`Lhs::ZeroPoint`] and the weights are not int8. C is not written then.
+///
 /// Rows and columns may have any strides; a dimension of A, B or the residual may be repeated by a
 /// stride of 0, and a batch of 1 serves all. C is not read where `beta` is 0. With k = 0 the sums are
 /// 0. NaN and infinities propagate as IEEE 754 says, also through `alpha`.

@@ -89,7 +89,7 @@ impl<T> Pool<'_, T> {
         expect_unit_rows("Pool.x", self.x.has_unit_rows(), self.x.strides())?;
         expect_unit_rows("Pool.out", self.out.has_unit_rows(), self.out.strides())?;
         expect_shape("Pool.out", &self.out.shape(), &[sequences, n])?;
-        expect_shape("Pool.offsets", &[self.offsets.len()], &[sequences + 1])?;
+        expect_shape("Pool.offsets", &[self.offsets.len()], &[sequences.saturating_add(1)])?;
         let rising = self.offsets.is_sorted();
         if rising && self.offsets[0] == 0 && self.offsets[sequences] == tokens {
             return Ok(());

@@ -71,7 +71,10 @@ impl<T: Element> Kernel for RmsNorm<'_, T> {
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let Self { rows, residual, weight, eps } = self;
         let input = Input { rows, residual };
-        let [_, n] = check(&input, weight, eps)?;
+        let [rows, n] = check(&input, weight, eps)?;
+        if rows == 0 {
+            return Ok(());
+        }
         // Weights of 1 stand in for absent ones: their load is free beside the store.
         scratch::with(n, |ones| {
             let weight = weight.unwrap_or_else(|| {

@@ -8,10 +8,9 @@ use crate::scratch;
 use crate::view::{View, ViewMut};
 
 /// The rows that a kernel reads and writes: \[rows, columns\], each row contiguous, any distance
-/// between rows. They are f32, bf16 or f16, and arithmetic is in f32: the result in bf16 and f16 is
-/// that in f32 of the same numbers, each then rounded once to the nearest of the type, ties to even. In
-/// bf16, softmax and GELU are computed with fewer digits, which they say, though with many more than are
-/// kept.
+/// between rows. They are f32, bf16 or f16, and arithmetic is in f32: but for softmax and GELU in bf16, the
+/// result in bf16 and f16 is that in f32 of the same numbers, each then rounded once to the nearest of the
+/// type, ties to even. Softmax and GELU in bf16 use coarser exponentials; they say how far off they are.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, View, ViewMut};
@@ -91,7 +90,11 @@ impl<'a, T> Rows<'a, T> {
 }
 
 /// Refuses rows whose elements are not neighbours in memory.
-pub(crate) fn expect_unit_rows(what: &'static str, unit: bool, strides: [usize; 2]) -> Result<(), Error> {
+pub(crate) fn expect_unit_rows<const D: usize>(
+    what: &'static str,
+    unit: bool,
+    strides: [usize; D],
+) -> Result<(), Error> {
     if unit {
         return Ok(());
     }
@@ -140,6 +143,9 @@ const GRAIN: usize = 1 << 15;
 /// elements.
 pub(crate) fn run<I: Isa, K: RowKernel>(isa: I, kernel: K) {
     let [rows, cols] = kernel.shape();
+    if rows == 0 || cols == 0 {
+        return;
+    }
     if rows < 2 || rows * cols <= GRAIN || parallel::threads() == 1 {
         return match kernel.memory() {
             0 => alone(isa, kernel, &mut []),

@@ -65,8 +65,23 @@ fn row_major<const D: usize>(shape: [usize; D]) -> [usize; D] {
     strides
 }
 
-/// Refuses a view that reaches past `len` elements.
+/// Most elements of a view, repeated ones included, with dimensions of 0 taken as 1: 2^48 of them. What kernels
+/// compute from shapes (bytes of packed panels, say, with up to 64 columns for one) does not overflow.
+const MAX_ELEMENTS: usize = usize::MAX >> (usize::BITS / 4);
+
+/// Refuses a shape of more than [`MAX_ELEMENTS`].
+pub(crate) fn check_elements<const D: usize>(shape: [usize; D]) -> Result<(), Error> {
+    let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n.max(1)));
+    if elements.is_some_and(|elements| elements <= MAX_ELEMENTS) {
+        return Ok(());
+    }
+    let why = format!("expected at most {MAX_ELEMENTS} elements, found shape {shape:?}");
+    Err(Error::Invalid { what: "View", why })
+}
+
+/// Refuses a view that reaches past `len` elements, or has too many.
 fn check_bounds<const D: usize>(shape: [usize; D], strides: [usize; D], len: usize) -> Result<(), Error> {
+    check_elements(shape)?;
     if shape.contains(&0) {
         return Ok(());
     }
@@ -161,8 +176,8 @@ macro_rules! common {
                 );
                 let mut shape = self.shape;
                 shape[dim] = range.len();
-                // A start at the very end would step outside the allocation; nothing is read there.
-                let skip = if range.is_empty() { 0 } else { range.start * self.strides[dim] };
+                // Strides of an empty view may lead anywhere; nothing is read there.
+                let skip = if shape.contains(&0) { 0 } else { range.start * self.strides[dim] };
                 Self { ptr: self.ptr.wrapping_add(skip), shape, strides: self.strides, life: PhantomData }
             }
 
@@ -238,7 +253,8 @@ impl<'a, const D: usize, T> View<'a, D, T> {
     /// The contiguous row-major view of `data`, which may be longer than needed.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] if `data` is shorter than the shape's product.
+    /// [`Error::OutOfBounds`] if `data` is shorter than the shape's product; [`Error::Invalid`] if the shape
+    /// has more than 2^48 elements.
     pub fn new(data: &'a [T], shape: [usize; D]) -> Result<Self, Error> {
         Self::with_strides(data, shape, row_major(shape))
     }
@@ -246,7 +262,8 @@ impl<'a, const D: usize, T> View<'a, D, T> {
     /// A view with any strides, in elements; 0 repeats a dimension.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] if an index reaches past `data`.
+    /// [`Error::OutOfBounds`] if an index reaches past `data`; [`Error::Invalid`] if the shape has more than
+    /// 2^48 elements, repeated ones included.
     pub fn with_strides(data: &'a [T], shape: [usize; D], strides: [usize; D]) -> Result<Self, Error> {
         check_bounds(shape, strides, data.len())?;
         Ok(Self { ptr: data.as_ptr(), shape, strides, life: PhantomData })
@@ -288,7 +305,8 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
     /// The contiguous row-major view of `data`, which may be longer than needed.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] if `data` is shorter than the shape's product.
+    /// [`Error::OutOfBounds`] if `data` is shorter than the shape's product; [`Error::Invalid`] if the shape
+    /// has more than 2^48 elements.
     pub fn new(data: &'a mut [T], shape: [usize; D]) -> Result<Self, Error> {
         Self::with_strides(data, shape, row_major(shape))
     }

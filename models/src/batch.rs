@@ -133,8 +133,12 @@ impl Batch {
             }
         }
         let id = |name, at: usize, value: i64| {
-            u32::try_from(value)
-                .map_err(|_| input(name, format!("[{}, {}] is {value}", at / columns, at % columns)))
+            u32::try_from(value).map_err(|_| {
+                input(name, {
+                    let (row, column) = (at / columns, at % columns);
+                    format!("[{row}, {column}]: expected a number from 0 to {}, found {value}", u32::MAX)
+                })
+            })
         };
         let mut batch = Self::default();
         for row in 0..rows {

@@ -150,7 +150,7 @@ pub(crate) fn divides((part, heads): (&str, usize), (whole, width): (&str, usize
 /// Refuses sizes of 0, by name.
 pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
     match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((name, _)) => Err(format!("{name} is 0")),
+        Some((name, _)) => Err(format!("{name}: expected at least 1, found 0")),
         None => Ok(()),
     }
 }

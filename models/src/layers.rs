@@ -197,7 +197,8 @@ impl Linear {
         self.parameters() - self.bias.as_ref().map_or(0, Vec::len)
     }
 
-    /// out = x W^T + b, for x of \[tokens, in\] and out of \[tokens, out\].
+    /// out = x W^T + b, for x of \[tokens, in\] and out of \[tokens, out\]: as many rows as out holds; x may
+    /// be longer.
     ///
     /// # Errors
     /// [`Error::Kernel`] if x is too short for the rows of out; here and below.
@@ -298,7 +299,7 @@ impl Norm {
         self.weight.iter_mut().chain(self.bias.iter_mut().flatten()).for_each(|weight| *weight *= factor);
     }
 
-    /// Normalises the rows of x, \[tokens, width\], into out.
+    /// Normalises the rows of x, \[tokens, width\], into out: as many as that holds; x may be longer.
     ///
     /// # Errors
     /// [`Error::Kernel`] if x is too short for the rows of out.

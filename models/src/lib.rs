@@ -17,7 +17,14 @@
 //! | [`gguf`] | the same in one file |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
 //! | [`accuracy`] | how far one model's outputs are from another's |
+//! | [`Inputs`] | whether inputs of linear layers are rounded as their weights are |
 //! | [`Batch`] | sequences of ids, packed without padding |
+//! | [`exchange`] | inputs and outputs as files, for comparison with other frameworks |
+//! | [`random`], [`whole_file`] | draws that a seed repeats; files that are written as a whole or not at all |
+//! | [`Error`] | what was wrong, and where |
+//!
+//! With the feature `verify` also `verify`, the checks of every kernel against its definition; with `bench` also
+//! `bench`, `cpu` and `probe`, the cases and measurements of `tilewright bench`. Both are on by default.
 #![forbid(unsafe_code)]
 
 pub mod accuracy;

@@ -237,7 +237,7 @@ impl Architecture {
     pub fn of(dir: &Path) -> Result<Self, Error> {
         let (path, kind) = Kind::read(dir)?;
         match kind.architectures.as_deref() {
-            Some([class, ..]) => find(path, class, |a| a.class == class),
+            Some([class, ..]) => find(path, ("architectures", class), |a| a.class, |a| a.class == class),
             _ => Self::bare(dir),
         }
     }
@@ -249,8 +249,11 @@ impl Architecture {
     pub fn bare(dir: &Path) -> Result<Self, Error> {
         let (path, kind) = Kind::read(dir)?;
         match &kind.model_type {
-            Some(family) => find(path, family, |a| a.model_type == family),
-            None => find(path, "without model_type", |_| false),
+            Some(family) => find(path, ("model_type", family), |a| a.model_type, |a| a.model_type == family),
+            None => Err(Error::File {
+                path,
+                why: "expected architectures or model_type, found neither".to_owned(),
+            }),
         }
     }
 
@@ -271,10 +274,17 @@ impl Architecture {
     }
 }
 
-fn find(path: PathBuf, asked: &str, which: impl Fn(&Architecture) -> bool) -> Result<Architecture, Error> {
+/// The architecture that a field of config.json names, by its class or its family.
+fn find(
+    path: PathBuf,
+    (field, found): (&str, &str),
+    name: impl Fn(&Architecture) -> &'static str,
+    which: impl Fn(&Architecture) -> bool,
+) -> Result<Architecture, Error> {
     ARCHITECTURES.iter().copied().find(which).ok_or_else(|| {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.class).collect();
-        let why = format!("architecture {asked} is not supported; expected one of {}", known.join(", "));
+        let mut known: Vec<&str> = ARCHITECTURES.iter().map(name).collect();
+        known.dedup();
+        let why = format!("{field}: expected one of {}, found {found}", known.join(", "));
         Error::File { path, why }
     })
 }

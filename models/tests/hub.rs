@@ -219,6 +219,17 @@ fn names_are_downloaded_once() {
     assert_eq!(embed("acme/tiny"), expected);
     assert!(hub.asked().is_empty(), "all is in the cache");
 
+    // As other programs leave a cache, which do not ask for all that is read here.
+    let absent = home.path().join("hub/models--acme--tiny/.no_exist").join(COMMIT);
+    assert!(absent.join("1_Pooling/config.json").exists());
+    std::fs::remove_dir_all(absent).unwrap();
+    assert_eq!(embed("acme/tiny"), expected);
+    let asked = hub.asked();
+    assert!(
+        asked.contains(&of("1_Pooling/config.json")) && !asked.contains(&of("model.safetensors")),
+        "{asked:?}"
+    );
+
     assert_eq!(embed("acme/shards@v1"), expected);
     let shard = "/acme/shards/resolve/v1/model-00002-of-00002.safetensors".to_owned();
     assert!(hub.asked().contains(&shard));

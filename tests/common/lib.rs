@@ -30,6 +30,12 @@ pub fn conforms(kernel: &str) {
     }
 }
 
+/// Says on standard error what is not tested, and why.
+pub fn skipped(what: &str) {
+    // Not `eprintln`, which the test harness keeps to itself while tests pass.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {what}");
+}
+
 /// Every available backend but the reference, or those of `TILEWRIGHT_ONLY` (names, separated by commas)
 /// alone. Says on standard error which ones this CPU lacks.
 ///
@@ -40,8 +46,7 @@ pub fn all_backends() -> Vec<Backend> {
     let mut found: Vec<Backend> = all.collect();
     let has = |name: &str| name == "reference" || found.iter().any(|b| b.name() == name);
     for name in Backend::NAMES.iter().filter(|name| !has(name)) {
-        // Not `eprintln`, which the test harness keeps to itself while tests pass.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: not on this CPU");
+        skipped(&format!("{name}: not on this CPU"));
     }
     for name in names("TILEWRIGHT_REQUIRE") {
         assert!(has(&name), "TILEWRIGHT_REQUIRE asks for {name}, which this CPU cannot run");

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use tilewright::verify::bound::{U, compare, identical};
 use tilewright::verify::gemm::product;
 use tilewright::verify::tensor::Random;
-use tilewright_kernels::gemm::{PackedB, Rhs};
+use tilewright_kernels::gemm::{Format, PackedB, Rhs};
 use tilewright_kernels::{
     Activate, Activation, Backend, Element, Error, Gated, L2Normalize, LayerNorm, Mask, RmsNorm, Rope,
     RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
@@ -322,7 +322,7 @@ fn residuals_are_rounded_once() {
     check::<bf16>([3e38, 3e38, f32::INFINITY]);
 }
 
-/// Clause 5. The bound does not contain the mean.
+/// Clause 4. The bound does not contain the mean.
 #[test]
 fn layer_norm_centres_first() {
     let (rows, n) = (16, 768);
@@ -383,7 +383,34 @@ fn masks_decide_zero_rows() {
     }
 }
 
-/// Clause 6 begins with this: what is asked for is what runs.
+/// Sizes that no memory has are errors: with them, products of sizes would wrap, and buffers be too small.
+#[test]
+fn views_of_too_many_elements_are_errors() {
+    let one = [1.0f32];
+    for shape in [[(1 << 59) + 1, 1], [1 << 60, 1], [1, 1 << 62], [1 << 25, 1 << 25], [0, 1 << 62]] {
+        let refused = View::with_strides(&one, shape, [0, 0]);
+        assert!(matches!(refused, Err(Error::Invalid { what: "View", .. })), "{shape:?}");
+    }
+    assert!(matches!(ViewMut::<2>::new(&mut [], [usize::MAX, 0]), Err(Error::Invalid { .. })));
+    let groups =
+        PackedB::from_groups(Backend::best(), Format::Q8_0, &[0; 16], [1, 17_361_641_481_138_401_536]);
+    assert!(matches!(groups, Err(Error::Invalid { .. })));
+    // As many as may be, and none of them in memory.
+    let rows = Rows::<f32>::InPlace(ViewMut::new(&mut [], [1 << 40, 0]).expect("fewer than 2^48"));
+    Backend::best().run(Activate { rows, activation: Activation::Relu }).expect("nothing to do");
+}
+
+/// What is cut off an empty view lies in its slice, whatever its strides are.
+#[test]
+fn parts_of_empty_views_are_empty_slices() {
+    let data = [1.0f32; 4];
+    let stride = 0usize.wrapping_sub(data.as_ptr() as usize) / size_of::<f32>();
+    let view = View::with_strides(&data, [2, 0], [stride, 1]).expect("an empty view");
+    let row = view.slice(0, 1..2).row([0, 0]);
+    assert_eq!((row.len(), row.as_ptr()), (0, data.as_ptr()));
+}
+
+/// Clause 5 begins with this: what is asked for is what runs.
 #[test]
 fn a_backend_is_had_by_its_name_or_not_at_all() {
     for backend in backends() {

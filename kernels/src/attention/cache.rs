@@ -10,6 +10,7 @@ use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::parallel;
+use crate::rows::expect_unit_rows;
 use crate::scratch::{self, LINE};
 use crate::view::AnyView;
 use crate::view::{View, ViewMut};
@@ -130,18 +131,15 @@ impl KvCache {
         let tokens = k.shape()[1];
         expect_shape("KvCache.k", &k.shape(), &[self.kv_heads, tokens, self.dk])?;
         expect_shape("KvCache.v", &v.shape(), &[self.kv_heads, tokens, self.dv])?;
-        for (what, unit) in [("KvCache.k", k.has_unit_rows()), ("KvCache.v", v.has_unit_rows())] {
-            if !unit {
-                return Err(Error::Invalid { what, why: "expected a last stride of 1".to_owned() });
-            }
-        }
+        expect_unit_rows("KvCache.k", k.has_unit_rows(), k.strides())?;
+        expect_unit_rows("KvCache.v", v.has_unit_rows(), v.strides())?;
         self.expect_room(self.len, tokens)?;
         self.backend.run(Append { cache: self, k: T::erase(k), v: T::erase(v) });
         self.len += tokens;
         Ok(())
     }
 
-    /// Forgets the tokens from `len` on, if there are as many.
+    /// Keeps the first `len` tokens; does nothing if there are no more.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.len {
             return;

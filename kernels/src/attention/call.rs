@@ -10,6 +10,7 @@ use super::task::{self, Outputs};
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
+use crate::rows::expect_unit_rows;
 use crate::scratch;
 use crate::view::{AnyView, AnyViewMut};
 use crate::view::{View, ViewMut};
@@ -41,13 +42,8 @@ impl<'a> Call<'a> {
             expect_shape("Attention.lse", &lse.shape(), &[batch, heads, queries])?;
         }
         let invalid = |what, why| Err(Error::Invalid { what, why });
-        for (what, unit) in
-            [("Attention.q", self.q.has_unit_rows()), ("Attention.out", self.out.has_unit_rows())]
-        {
-            if !unit {
-                return invalid(what, "expected a last stride of 1".to_owned());
-            }
-        }
+        expect_unit_rows("Attention.q", self.q.has_unit_rows(), self.q.strides())?;
+        expect_unit_rows("Attention.out", self.out.has_unit_rows(), self.out.strides())?;
         if let Some(cap) = self.softcap
             && !(cap > 0.0 && cap.is_finite())
         {
@@ -58,7 +54,8 @@ impl<'a> Call<'a> {
             let [rows, columns] = layout.longest();
             expect_shape("Attention.bias", &bias.shape(), &[layout.len(), heads, rows, columns])?;
             if !bias.has_unit_rows() && bias.strides()[3] != 0 {
-                return invalid("Attention.bias", "expected a last stride of 0 or 1".to_owned());
+                let why = format!("expected a last stride of 0 or 1, found strides {:?}", bias.strides());
+                return invalid("Attention.bias", why);
             }
         }
         if let Some(distance) = &self.distance {

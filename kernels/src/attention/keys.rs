@@ -102,7 +102,7 @@ fn check_ends(what: &'static str, ends: &[usize], rows: usize) -> Result<(), Err
     if ends.first() == Some(&0) && ends.last() == Some(&rows) && ends.is_sorted() {
         return Ok(());
     }
-    Err(Error::Invalid { what, why: format!("expected ascending numbers from 0 to {rows}") })
+    Err(Error::Invalid { what, why: format!("expected ascending numbers from 0 to {rows}, found {ends:?}") })
 }
 
 impl<'a> Layout<'a> {

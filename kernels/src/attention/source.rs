@@ -5,6 +5,7 @@ use super::block::KEYS;
 use super::cache::KvCache;
 use super::keys::{Sequence, Sequences};
 use crate::error::{Error, expect_shape};
+use crate::rows::expect_unit_rows;
 use crate::view::AnyView;
 use core::ops::Range;
 
@@ -29,9 +30,7 @@ impl<'a> Source<'a> {
                 expect_shape("Attention.k", &k.shape(), &[batch, kv_heads, keys, dk])?;
                 expect_shape("Attention.v", &v.shape(), &[batch, kv_heads, keys, dv])?;
                 for (what, view) in [("Attention.k", k), ("Attention.v", v)] {
-                    if !view.has_unit_rows() {
-                        return invalid(what, "expected a last stride of 1".to_owned());
-                    }
+                    expect_unit_rows(what, view.has_unit_rows(), view.strides())?;
                 }
                 ("Attention.k", kv_heads, dv)
             }

@@ -40,7 +40,7 @@ pub(super) fn run<I: Isa, M: Method<I>>(
     let keys = inputs.layout.longest()[1];
     // Packing keys takes as long as multiplying so many rows with them, and reading packed ones, so many.
     let least = if matches!(inputs.source, Source::Caches { .. }) { 4 } else { 16 };
-    let work = batch * kv_heads * (queries * group).max(least) * keys * (dk + dv);
+    let work = (batch * kv_heads * (queries * group).max(least)).saturating_mul(keys).saturating_mul(dk + dv);
     // Twice as many tasks as threads evens out tasks that are not equally long.
     let tasks = match parallel::threads() {
         1 => 1,

@@ -216,7 +216,8 @@ impl<'a> Product<'a> {
             return;
         }
         let threads = parallel::threads();
-        let work = cells * (m / row_blocks).max(16) * panels.len() * I::NR * words;
+        let sums = cells * (m / row_blocks).max(16) * panels.len() * I::NR;
+        let work = sums.saturating_mul(words);
         // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
         // would even out threads that are not equally fast, but each packs its rows again, which for
         // 128 rows and 768 columns is 2% of the product.
@@ -257,6 +258,7 @@ impl<'a> Product<'a> {
         let ([m, k], n, width) = (a.shape(), self.shape[2], self.width::<I>());
         // SAFETY: `packed_a` is that long.
         unsafe { pack_a(isa, a, packed_a.as_mut_ptr()) };
+        let unpacked = unpacked.as_mut_ptr();
         let c = self.c.add(task.batch * self.c_strides[0]);
         let c_strides = [self.c_strides[1], self.c_strides[2]];
         let plain = self.is_plain() && c.floats().is_some();
@@ -311,7 +313,7 @@ impl<'a> Product<'a> {
                     let to = match keep {
                         // SAFETY: the place of this panel, which is this task's alone.
                         Some((memory, first)) => unsafe { memory.0.add((panel - first) * k * I::NR) },
-                        None => unpacked.as_mut_ptr(),
+                        None => unpacked,
                     };
                     if !once {
                         // SAFETY: k rows of NR floats of memory.
@@ -329,8 +331,7 @@ impl<'a> Product<'a> {
                     (Source::Unpacked(b, up, _), None) if once => {
                         // SAFETY: ONCE_KC rows of NR floats of memory.
                         unsafe {
-                            let to = unpacked.as_mut_ptr();
-                            self.pack(isa, [Some(b), up], task.batch, pc..pc + kc, columns.clone(), to);
+                            self.pack(isa, [Some(b), up], task.batch, pc..pc + kc, columns.clone(), unpacked);
                         }
                         panel_b
                     }
@@ -347,7 +348,7 @@ impl<'a> Product<'a> {
                         Tile {
                             rows: rows.len(),
                             k: kc,
-                            a: slab.add(rows.start * A_STRIDE),
+                            a: slab.wrapping_add(rows.start * A_STRIDE),
                             b: b_at,
                             b_stride: I::NR,
                             c: out.add(rows.start * out_stride),

@@ -111,6 +111,7 @@ impl Product<'_> {
         let multiply = method.multiply();
         // SAFETY: `packed_a` and `scales` have room.
         unsafe { pack_rows(isa, method, kind, (a, m), words, packed_a, scales) };
+        let (decoded, sums) = (decoded.as_mut_ptr(), sums.as_mut_ptr());
         let first = if M::DECODES_ROWS { few::<I>() } else { 0 };
         let tiles = (m - first).div_ceil(multiply.rows());
         let strips = usize::from(first > 0) + tiles;
@@ -134,15 +135,15 @@ impl Product<'_> {
                     let first = c.wrapping_add(task.rows.start * c_strides[1] + column);
                     (first, if streams > 1 { I::NR } else { c_strides[1] })
                 }
-                None => (sums.as_mut_ptr(), I::NR),
+                None => (sums, I::NR),
             };
             for pc in (0..words.max(1)).step_by(KC) {
                 let kc = KC.min(words - pc);
                 let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
                 let b_at = if M::DECODED {
                     // SAFETY: the words are the panel's, and `decoded` has room for them.
-                    unsafe { method.decode(isa, at, pc..pc + kc, decoded.as_mut_ptr()) };
-                    decoded.as_ptr()
+                    unsafe { method.decode(isa, at, pc..pc + kc, decoded) };
+                    decoded.cast_const()
                 } else {
                     at.wrapping_add(pc * I::NR)
                 };
@@ -170,7 +171,7 @@ impl Product<'_> {
                         let tile = Tile {
                             rows: rows.len(),
                             k: kc,
-                            a: slab.add(rows.start * A_STRIDE),
+                            a: slab.wrapping_add(rows.start * A_STRIDE),
                             b: b_at,
                             b_stride: I::NR,
                             c: out.add(rows.start * out_stride),
@@ -187,7 +188,7 @@ impl Product<'_> {
                                 c: tile.c,
                                 c_strides: [out_stride, 0],
                                 accumulate: tile.accumulate,
-                                keep: Some(decoded.as_mut_ptr()),
+                                keep: Some(decoded),
                             };
                             method.rows(isa, b.layout(), pc..pc + kc, with);
                         } else if streams > 1 {
@@ -201,7 +202,11 @@ impl Product<'_> {
                     }
                     for q in 0..streams {
                         let finish = self.finish::<I>(task.batch, (panel + q) * width);
-                        let sums = &mut sums[(rows.start + q) * I::NR..][..rows.len() * I::NR];
+                        // SAFETY: the sums of the strip's rows, or of a row and this panel.
+                        let sums = unsafe {
+                            let first = sums.add((rows.start + q) * I::NR);
+                            core::slice::from_raw_parts_mut(first, rows.len() * I::NR)
+                        };
                         if let Some(columns) = b.columns(panel + q) {
                             let scales = if M::INTEGERS { &scales[2 * rows.start..] } else { &[] };
                             scale_sums::<I>(isa, columns, scales, sums);

@@ -9,7 +9,7 @@ use crate::error::{Error, expect_shape};
 use crate::large_pages;
 use crate::parallel;
 use crate::scratch::LINE;
-use crate::view::{View, ViewMut};
+use crate::view::{View, ViewMut, check_elements};
 
 /// A weight matrix B (k x n) packed once for one backend, for products with any number of rows.
 ///
@@ -144,6 +144,7 @@ impl PackedB {
         if k % GROUP != 0 {
             return refuse(format!("expected k to be a multiple of {GROUP}, found {k}"));
         }
+        check_elements([n, k])?;
         let expected = (k / GROUP * Block::bytes(format)).checked_mul(n);
         for bytes in [Some(gate), up].into_iter().flatten() {
             if expected != Some(bytes.len()) {

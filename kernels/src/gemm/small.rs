@@ -54,7 +54,7 @@ impl Product<'_> {
                         unsafe {
                             let mut i = 0;
                             while i < m {
-                                let (b, out) = (b.add(j), out.add(i * stride + j));
+                                let (b, out) = (b.wrapping_add(j), out.add(i * stride + j));
                                 i += match m - i {
                                     8.. => self.rows::<I, 8>(isa, i, b, out, stride, live),
                                     4.. => self.rows::<I, 4>(isa, i, b, out, stride, live),

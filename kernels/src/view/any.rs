@@ -78,6 +78,11 @@ impl<'a, const D: usize> AnyView<'a, D> {
         with_any!(self, v => v.shape())
     }
 
+    /// Distance in elements between neighbours along each dimension.
+    pub(crate) fn strides(&self) -> [usize; D] {
+        with_any!(self, v => v.strides())
+    }
+
     /// Whether the elements of the last dimension are neighbours in memory.
     pub(crate) fn has_unit_rows(&self) -> bool {
         with_any!(self, v => v.has_unit_rows())

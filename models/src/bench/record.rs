@@ -58,7 +58,7 @@ pub enum Level {
 pub struct Row {
     /// `linear`, `attention`, `layernorm`, .., `model/bert-base`.
     pub kernel: String,
-    /// `f32`, `bf16`, `f16` or `int8`.
+    /// `f32`, `bf16`, `f16`, `int8`, `q8_0`, `q4_0` or `q4_1`.
     pub dtype: String,
     /// `128x768x3072` (M, K, N), `B1 H12 S512 D64 causal`, `128x768`.
     pub shape: String,

@@ -33,15 +33,15 @@ use tilewright_peers::Dtype;
 Examples:
   tilewright bench --quick                                everything, briefly
   tilewright bench linear/f32/128x768 attention           cases whose names contain one of these
-  tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.2
+  tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.3
   tilewright bench --save main; git switch topic; cargo run --release -- bench --compare main
   tilewright bench model/bert-base --batch 4 --seq 64
   tilewright bench model/bert-base --dtype int8
   tilewright bench --json - --quick > rows.jsonl          one JSON object a row
   tilewright bench --html report.html
 
-Other libraries: mkl (libmkl_rt.so; PyPI's wheel `mkl`), openblas (libopenblas.so; Debian's
-libopenblas0-pthread, PyPI's `scipy-openblas32`), onednn (libdnnl.so; PyPI's `onednn`). The crates `gemm`
+Other libraries: mkl (libmkl_rt.so.3; PyPI's wheel `mkl`), openblas (libopenblas.so; Debian's
+libopenblas0-pthread, PyPI's `scipy-openblas32`), onednn (libdnnl.so.3; PyPI's `onednn-cpu-gomp`). The crates `gemm`
 and `matrixmultiply` are built in with --features peers.")]
 pub struct Bench {
     /// Measure only cases whose name contains one of these (--list shows names)
@@ -135,7 +135,7 @@ impl FromStr for PeerPath {
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {
                 Ok(Self { name: name.to_owned(), path: path.into() })
             }
-            _ => Err("expected NAME=PATH, such as mkl=/opt/intel/lib/libmkl_rt.so.2".into()),
+            _ => Err("expected NAME=PATH, such as mkl=/opt/intel/lib/libmkl_rt.so.3".into()),
         }
     }
 }

@@ -12,10 +12,11 @@ use tilewright::model::Architecture;
 
 /// Runs a checkpoint on tensors, for comparison with other frameworks
 ///
-/// IN.safetensors holds input_ids and, if needed, attention_mask, token_type_ids, decoder_input_ids
-/// and decoder_attention_mask: int64, [rows, columns]. OUT.safetensors gets the outputs of the class that `architectures` in config.json names,
-/// as float32 under Hugging Face's names (last_hidden_state, pooler_output, logits, prediction_logits,
-/// seq_relationship_logits), with zeros at padding.
+/// IN.safetensors holds input_ids and, if needed, attention_mask, token_type_ids, decoder_input_ids and
+/// decoder_attention_mask: int64, [rows, columns], the first three of multiple choice [rows, choices, columns].
+/// OUT.safetensors gets the outputs of the class that `architectures` in config.json names, as float32 under
+/// Hugging Face's names (last_hidden_state, encoder_last_hidden_state, pooler_output, logits, start_logits,
+/// end_logits, prediction_logits, seq_relationship_logits, sop_logits), with zeros at padding.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors

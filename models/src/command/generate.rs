@@ -29,8 +29,8 @@ use tilewright::tokenizer::Tokenizer;
 /// nothing, each token is the most probable one. An encoder-decoder is given the text as its source.
 ///
 /// A single text is written while it is generated, to a terminal and to a pipe alike; several, those of a beam search
-/// and JSON when all are there, with a progress bar on stderr if that is a terminal. The header is on stdout, with
-/// --json on stderr, as what it took always is. Draws of the same seed are the same, alone and among others.
+/// and JSON when all are there, with a progress bar on stderr if that is a terminal. The header goes to stdout,
+/// with --json to stderr; how long it took goes to stderr in any case. Draws of the same seed are the same, alone and among others.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright generate --model smollm2-135m-instruct --chat 'What is the capital of France?'

@@ -81,7 +81,8 @@ mod with_hub {
     /// How often a transfer that breaks off goes on.
     const RETRIES: usize = 2;
 
-    /// The directory of the checkpoint `name`, of which what the cache lacks is downloaded.
+    /// The directory of the checkpoint `name`, of which what the cache lacks is downloaded, unless
+    /// HF_HUB_OFFLINE forbids it.
     ///
     /// # Errors
     /// If the Hub cannot be reached, or has no such repository, or that has no config or weights.
@@ -89,8 +90,12 @@ mod with_hub {
         let revision = name.revision.unwrap_or("main").to_owned();
         let repo = Repo::with_revision(name.repository.to_owned(), RepoType::Model, revision);
         let cache = Cache::from_env().repo(repo.clone());
-        if let Some(dir) = complete(&cache) {
+        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str()));
+        if let Some(dir) = complete(&cache, offline) {
             return Ok(dir);
+        }
+        if offline {
+            bail!("{name}: not in the cache as a whole, and HF_HUB_OFFLINE is set");
         }
         let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
         if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
@@ -100,9 +105,13 @@ mod with_hub {
 
         let config = hub.needed("config.json")?;
         for file in OPTIONAL {
-            hub.optional(file)?;
+            if hub.optional(file)?.is_none()
+                && let Some(marker) = marker(&hub.cache, file)
+            {
+                std::fs::create_dir_all(marker.parent().context("a marker is in a directory")?)?;
+                std::fs::write(marker, "")?;
+            }
         }
-        // Weights come last: where they are, all the rest is.
         let mut files = vec![hub.optional(WEIGHTS)?];
         if files[0].is_none() {
             let Some(index) = hub.optional(INDEX)? else {
@@ -120,10 +129,21 @@ mod with_hub {
         Ok(dir.to_owned())
     }
 
-    /// The directory in the cache, if it holds all that is needed: nothing is asked of the Hub then.
-    fn complete(cache: &CacheRepo) -> Option<PathBuf> {
+    /// What says in the cache that the repository has no such file: as huggingface_hub does.
+    fn marker(cache: &CacheRepo, file: &str) -> Option<PathBuf> {
+        let config = cache.get("config.json")?;
+        let snapshot = config.parent()?;
+        Some(snapshot.parent()?.parent()?.join(".no_exist").join(snapshot.file_name()?).join(file))
+    }
+
+    /// The directory in the cache, if it holds all that is needed: nothing is asked of the Hub then. What
+    /// other programs have left there may lack files that they do not read, which is all the same if `offline`.
+    fn complete(cache: &CacheRepo, offline: bool) -> Option<PathBuf> {
         let dir = cache.get("config.json")?.parent()?.to_owned();
-        cache.get("tokenizer.json")?;
+        let known = |file: &str| {
+            cache.get(file).is_some() || marker(cache, file).is_some_and(|marker| marker.exists())
+        };
+        (offline || OPTIONAL.into_iter().all(known)).then_some(())?;
         if cache.get(WEIGHTS).is_none() {
             let index = cache.get(INDEX)?;
             let of_index = weights::read_index(&index, &config::bytes(&index).ok()?).ok()?;

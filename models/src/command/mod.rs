@@ -73,8 +73,8 @@ impl Command {
 /// Options that every subcommand takes; flatten it into its arguments.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
-    /// does the same
+    /// Compute on this backend (`tilewright isa` lists them) instead of the best one (verify and report:
+    /// instead of every one); TILEWRIGHT_ISA does the same
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
 

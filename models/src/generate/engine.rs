@@ -93,7 +93,7 @@ impl<'m> Engine<'m> {
         speculation: Speculation<'m>,
     ) -> Result<Self, Error> {
         if at_once == 0 {
-            return Err(Error::Input { name: "sequences at once", why: "0".to_owned() });
+            return Err(Error::Input { name: "at_once", why: "expected at least 1, found 0".to_owned() });
         }
         speculation.check(model.vocab_size(), model.encodes())?;
         Ok(Self {

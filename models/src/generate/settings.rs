@@ -241,10 +241,10 @@ impl Settings {
         )?;
         within("length_penalty", self.length_penalty, f64::MIN..=f64::MAX)?;
         if self.num_beams == 0 {
-            return Err("num_beams is 0".to_owned());
+            return Err("num_beams: expected at least 1, found 0".to_owned());
         }
         if self.max_new_tokens == Some(0) {
-            return Err("max_new_tokens is 0".to_owned());
+            return Err("max_new_tokens: expected at least 1, found 0".to_owned());
         }
         if self.do_sample && self.num_beams > 1 {
             return Err(

@@ -1,7 +1,7 @@
 //! Attention of a layer: how heads stand in the output of a linear layer, and what sees what.
 //!
 //! ```text
-//! queries, keys and values of a token      [q heads | k heads | k heads], each head `dim` wide
+//! queries, keys and values of a token      [q heads | k heads | v heads], each head `dim` wide
 //! ```
 
 use crate::arithmetic::Arithmetic;
@@ -32,7 +32,11 @@ pub struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    /// As many heads of keys as of queries, all as wide as the states together; scale 1 / sqrt(dim).
+    /// As many heads of keys as of queries, all as wide as the states together, which `heads` divides; scale
+    /// 1 / sqrt(dim).
+    ///
+    /// # Panics
+    /// If there are no heads.
     pub fn of_width(on: Arithmetic, heads: usize, width: usize) -> Self {
         let dim = width / heads;
         Self { on, queries: heads, keys: heads, dim, scale: 1.0 / (dim as f32).sqrt(), distance: None }

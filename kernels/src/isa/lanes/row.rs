@@ -82,7 +82,10 @@ impl<'a, T: Copy> Row<'a, T> {
     #[inline(always)]
     pub(super) fn pointers(&mut self) -> (*const T, *mut T) {
         match self {
-            Row::InPlace(x) => (x.as_mut_ptr().cast_const(), x.as_mut_ptr()),
+            Row::InPlace(x) => {
+                let p = x.as_mut_ptr();
+                (p.cast_const(), p)
+            }
             Row::Into(x, out) => {
                 assert!(x.len() == out.len(), "input and output differ in length");
                 (x.as_ptr(), out.as_mut_ptr())

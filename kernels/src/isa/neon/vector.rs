@@ -137,7 +137,7 @@ impl Vector<Neon> for F32x4 {
                 "fcvtl {wide:v}.4s, {half:v}.4h",
                 half = in(vreg) vld1_u16(p),
                 wide = lateout(vreg) wide,
-                options(pure, nomem, nostack, preserves_flags),
+                options(pure, nomem, nostack),
             );
         }
         Self(wide)
@@ -152,7 +152,7 @@ impl Vector<Neon> for F32x4 {
                 "fcvtn {half:v}.4h, {wide:v}.4s",
                 wide = in(vreg) self.0,
                 half = lateout(vreg) half,
-                options(pure, nomem, nostack, preserves_flags),
+                options(pure, nomem, nostack),
             );
             vst1_u16(p, half);
         }
