@@ -293,7 +293,10 @@ fn inputs_outside_of_the_tables_are_errors_that_name_them() {
     let padded = |ids: &[i64], mask: &[i64]| {
         Batch::from_padded([1, 2], ids, Some(mask), None).unwrap_err().to_string()
     };
-    assert_eq!(padded(&[5, -1], &[1, 1]), "input_ids: [0, 1] is -1");
+    assert_eq!(
+        padded(&[5, -1], &[1, 1]),
+        "input_ids: [0, 1]: expected a number from 0 to 4294967295, found -1"
+    );
     assert_eq!(padded(&[5, 5], &[1, 2]), "attention_mask: [0, 1] is 2, not 0 or 1");
     assert_eq!(padded(&[5, 5], &[0, 0]), "attention_mask: hides all of sequence 0");
     assert_eq!(padded(&[5, 5], &[1]), "attention_mask: expected shape [1, 2], found 1 values");

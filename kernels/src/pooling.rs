@@ -138,7 +138,8 @@ impl<T: Element> RowKernel for Pool<'_, T> {
             Pooling::Mean => self.offsets[sequences] - self.offsets[0],
             Pooling::Cls => sequences,
         };
-        [sequences, n * tokens.div_ceil(sequences.max(1))]
+        // An empty sequence is written, too.
+        [sequences, n * tokens.div_ceil(sequences.max(1)).max(1)]
     }
 
     fn split_at(self, mid: usize) -> (Self, Self) {

@@ -119,7 +119,7 @@ pub(crate) fn expect_eps(what: &'static str, eps: f32) -> Result<(), Error> {
 
 /// A kernel whose rows do not depend on each other.
 pub(crate) trait RowKernel: Sized + Send {
-    /// Rows and columns, the measure of the work.
+    /// Rows and columns, the measure of the work; without any, there is none.
     fn shape(&self) -> [usize; 2];
 
     /// The same kernel on the rows before `mid`, and on those from it on.

@@ -70,18 +70,18 @@ fn row_major<const D: usize>(shape: [usize; D]) -> [usize; D] {
 const MAX_ELEMENTS: usize = usize::MAX >> (usize::BITS / 4);
 
 /// Refuses a shape of more than [`MAX_ELEMENTS`].
-pub(crate) fn check_elements<const D: usize>(shape: [usize; D]) -> Result<(), Error> {
+pub(crate) fn check_elements<const D: usize>(what: &'static str, shape: [usize; D]) -> Result<(), Error> {
     let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n.max(1)));
     if elements.is_some_and(|elements| elements <= MAX_ELEMENTS) {
         return Ok(());
     }
     let why = format!("expected at most {MAX_ELEMENTS} elements, found shape {shape:?}");
-    Err(Error::Invalid { what: "View", why })
+    Err(Error::Invalid { what, why })
 }
 
 /// Refuses a view that reaches past `len` elements, or has too many.
 fn check_bounds<const D: usize>(shape: [usize; D], strides: [usize; D], len: usize) -> Result<(), Error> {
-    check_elements(shape)?;
+    check_elements("View", shape)?;
     if shape.contains(&0) {
         return Ok(());
     }

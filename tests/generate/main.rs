@@ -305,7 +305,7 @@ fn what_cannot_be_is_refused() {
     };
     let beams = Arc::new(Settings { num_beams: 40, ..greedy() });
     assert!(beam_search(&mut model, &[], &beams).unwrap_err().to_string().contains("no tokens"));
-    assert!(Engine::new(&mut model, 0).unwrap_err().to_string().contains("at once"));
+    assert!(Engine::new(&mut model, 0).unwrap_err().to_string().contains("at_once: expected at least 1"));
     let mut other = sized(1, 30);
     let draft = Speculation::Draft { model: &mut other, tokens: 2 };
     assert!(

@@ -144,7 +144,7 @@ impl PackedB {
         if k % GROUP != 0 {
             return refuse(format!("expected k to be a multiple of {GROUP}, found {k}"));
         }
-        check_elements([n, k])?;
+        check_elements("PackedB.groups", [n, k])?;
         let expected = (k / GROUP * Block::bytes(format)).checked_mul(n);
         for bytes in [Some(gate), up].into_iter().flatten() {
             if expected != Some(bytes.len()) {
