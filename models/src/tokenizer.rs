@@ -5,6 +5,7 @@ use crate::config::{self, SpecialToken};
 use crate::error::Error;
 use crate::gguf::{self, Gguf};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tokenizers::{EncodeInput, Encoding, PostProcessor as _, TruncationParams, TruncationStrategy};
 
@@ -138,10 +139,9 @@ impl Tokenizer {
     /// # Errors
     /// If it is damaged.
     pub fn from_bytes(path: PathBuf, bytes: &[u8]) -> Result<Self, Error> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+        let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(bytes))?;
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| Error::File { path: path.clone(), why: e.to_string() })?;
+        guarded(&path, || inner.with_truncation(None).map(|_| ()))?;
         let mask = ["[MASK]", "<mask>"].into_iter().find(|mask| inner.token_to_id(mask).is_some());
         let mask = mask.unwrap_or("[MASK]").to_owned();
         Ok(Self {
@@ -198,10 +198,7 @@ impl Tokenizer {
             return Err(self.error(why));
         }
         let params = TruncationParams { max_length, ..TruncationParams::default() };
-        match self.inner.with_truncation(Some(params)) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(Error::File { path: self.path.clone(), why: e.to_string() }),
-        }
+        guarded(&self.path, || self.inner.with_truncation(Some(params)).map(|_| ()))
     }
 
     /// Ids and token types of each text, with special tokens.
@@ -211,8 +208,7 @@ impl Tokenizer {
     pub fn encode<T: AsRef<str>>(&self, texts: &[T]) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         for text in texts {
-            let encoding =
-                self.inner.encode_fast(text.as_ref(), true).map_err(|e| self.error(e.to_string()))?;
+            let encoding = guarded(&self.path, || self.inner.encode_fast(text.as_ref(), true))?;
             batch.push(encoding.get_ids(), encoding.get_type_ids())?;
         }
         Ok(batch)
@@ -224,7 +220,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer refuses the text.
     pub fn encode_as_written(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| self.error(e.to_string()))?;
+        let encoding = guarded(&self.path, || self.inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -238,7 +234,7 @@ impl Tokenizer {
             Some(second) => EncodeInput::from((first, second)),
             None => EncodeInput::from(first),
         };
-        self.placed(&[self.inner.encode(input, true).map_err(|e| self.error(e.to_string()))?])
+        self.placed(&[guarded(&self.path, || self.inner.encode(input, true))?])
     }
 
     /// The tokens of a pair of texts, of which the second is as long as it may be: where `max_length`
@@ -252,14 +248,14 @@ impl Tokenizer {
         [first, second]: [&str; 2],
         max_length: usize,
     ) -> Result<(Batch, Vec<Place>), Error> {
-        let refuse = |why: String| Error::Input { name: "first text", why };
-        self.inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
-        let alone = self.inner.encode_fast(first, false).map_err(|e| refuse(e.to_string()))?.len();
+        guarded(&self.path, || self.inner.with_truncation(None).map(|_| ()))?;
+        let alone = guarded(&self.path, || self.inner.encode_fast(first, false))?.len();
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         let room = max_length.saturating_sub(alone + special);
         // An overlap of less than half moves windows on, and holds what lies across the end of one.
         if room < 4 {
-            return Err(refuse(format!("{alone} tokens of {max_length} leave no room for the second")));
+            let why = format!("{alone} tokens of {max_length} leave no room for the second");
+            return Err(Error::Input { name: "first text", why });
         }
         let params = TruncationParams {
             max_length,
@@ -267,8 +263,8 @@ impl Tokenizer {
             strategy: TruncationStrategy::OnlySecond,
             ..TruncationParams::default()
         };
-        self.inner.with_truncation(Some(params)).map_err(|e| refuse(e.to_string()))?;
-        let mut encoding = self.inner.encode((first, second), true).map_err(|e| refuse(e.to_string()))?;
+        guarded(&self.path, || self.inner.with_truncation(Some(params)).map(|_| ()))?;
+        let mut encoding = guarded(&self.path, || self.inner.encode((first, second), true))?;
         let others = encoding.take_overflowing();
         self.placed(&[vec![encoding], others].concat())
     }
@@ -304,11 +300,26 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
-        self.inner.decode(ids, true).map_err(|e| self.error(e.to_string()))
+        guarded(&self.path, || self.inner.decode(ids, true))
     }
 
     /// An error about its file.
     pub(crate) fn error(&self, why: String) -> Error {
         Error::File { path: self.path.clone(), why }
     }
+}
+
+/// What `work` in the crate tokenizers returns: it refuses some damaged files by a panic, when they are read or only
+/// when they are used. Errors name `path`.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
+    let why = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(e)) => e.to_string(),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            format!("tokenizers panicked: expected a valid tokenizer.json, found {message}")
+        }
+    };
+    Err(Error::File { path: path.to_owned(), why })
 }

@@ -52,6 +52,37 @@ fn text_comes_in_pieces_that_stay() {
     }
 }
 
+/// Files for which tokenizers panics.
+#[test]
+fn damaged_tokenizers_are_errors_that_name_their_file() {
+    let read =
+        |json: serde_json::Value| Tokenizer::from_bytes("bad.json".into(), json.to_string().as_bytes());
+    let assert_named = |message: String| {
+        assert!(message.starts_with("bad.json: tokenizers panicked: "), "{message}");
+    };
+    // The merged token is shorter than the prefix that it should have.
+    let bpe = |prefix: Option<&str>| {
+        let vocab = serde_json::json!({ "a": 0, "b": 1, "ab": 2 });
+        let merges = [["a", "b"]];
+        let model = serde_json::json!({
+            "type": "BPE", "continuing_subword_prefix": prefix, "vocab": vocab, "merges": merges,
+        });
+        serde_json::json!({ "model": model })
+    };
+    assert_eq!(read(bpe(None)).unwrap().encode(&["ab"]).unwrap().ids(), [2]);
+    assert_named(read(bpe(Some("##"))).unwrap_err().to_string());
+
+    // A map of characters without its root.
+    let mut json = bpe(None);
+    json["normalizer"] = serde_json::json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAA==" });
+    let mut tokenizer = read(json).unwrap();
+    assert_named(tokenizer.encode(&["a"]).unwrap_err().to_string());
+    assert_named(tokenizer.encode_as_written("a").unwrap_err().to_string());
+    assert_named(tokenizer.encode_placed("a", Some("b")).unwrap_err().to_string());
+    assert_named(tokenizer.encode_windows(["a", "b"], 16).unwrap_err().to_string());
+    assert_eq!(tokenizer.decode(&[2]).unwrap(), "ab");
+}
+
 #[test]
 fn chats_are_written_as_their_template_says() {
     let dir = tempfile::tempdir().unwrap();
