@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tilewright::generate::TextStream;
 use tilewright::generate::chat::{self, Chat, Json};
 use tilewright::tokenizer::Tokenizer;
@@ -124,6 +124,25 @@ fn chats_are_written_as_their_template_says() {
     refuses("{% generation %}", "end of input");
     let deep = "{% set ns = namespace(x=[]) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
     refuses(deep, "nested more than 128 times");
+    // Loops without end, and texts that double as often as would fill any memory.
+    let start = Instant::now();
+    let counts = "range(100000)";
+    refuses(
+        &format!(
+            "{{% for a in {counts} %}}{{% for b in {counts} %}}{{% for c in {counts} %}}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
+        ),
+        "chat template: takes too long",
+    );
+    let doubled = |start: &str, next: &str, end: &str| {
+        format!(
+            "{{% set n = namespace(s={start}) %}}{{% for i in range(60) %}}{{% set n.s = {next} %}}{{% endfor %}}{end}"
+        )
+    };
+    refuses(&doubled("'x'", "n.s ~ n.s", ""), "takes too long");
+    refuses(&doubled("[]", "[n.s, n.s]", "{{ n.s | tojson }}"), "takes too long");
+    refuses(&doubled("'x'", "{'a': n.s, 'b': n.s}", "{{ n.s | tojson(indent=4) }}"), "takes too long");
+    refuses("{{ ([1] * 100000000) | tojson }}", "takes too long");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     let tools = dir.path().join("additional_chat_templates/tool_use.jinja");
     std::fs::create_dir(tools.parent().unwrap()).unwrap();
     std::fs::write(tools, "{{ tools.upper() }}").unwrap();

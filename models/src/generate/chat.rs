@@ -94,11 +94,16 @@ impl Json {
     }
 }
 
+/// The steps that a template may take, each an instruction or 64 bytes of what it makes: about a second, and at most
+/// 640 MB. Templates take some hundreds for a message, so that it is enough for ten thousand of them.
+const FUEL: u64 = 10_000_000;
+
 /// The text of `chat` as the tokenizer's template writes it: if there are tools, that for tools. It has the special
 /// tokens in it: encode it with [`Tokenizer::encode_as_written`].
 ///
 /// # Errors
-/// If the tokenizer has no template, or it is no Jinja, refuses the chat, or asks for what is not supported.
+/// If the tokenizer has no template, or it is no Jinja, refuses the chat, asks for what is not supported, or takes too
+/// long.
 pub fn render(tokenizer: &Tokenizer, chat: &Chat) -> Result<String, Error> {
     let template = match chat.tools {
         Some(_) => tokenizer.chat_template_for_tools(),
@@ -108,12 +113,19 @@ pub fn render(tokenizer: &Tokenizer, chat: &Chat) -> Result<String, Error> {
         return Err(tokenizer.error("there is no chat template beside it".to_owned()));
     };
     let rendered = render_template(template, tokenizer, chat);
-    rendered.map_err(|e| tokenizer.error(format!("chat template: {e}")))
+    rendered.map_err(|e| {
+        let why = match e.kind() {
+            ErrorKind::OutOfFuel => format!("takes too long: expected at most {FUEL} steps, found more"),
+            _ => e.to_string(),
+        };
+        tokenizer.error(format!("chat template: {why}"))
+    })
 }
 
 fn render_template(template: &str, tokenizer: &Tokenizer, chat: &Chat) -> Result<String, minijinja::Error> {
     let refuse = |why: String| minijinja::Error::new(ErrorKind::InvalidOperation, why);
     let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", json::tojson);

@@ -1,26 +1,23 @@
 //! `tojson` as transformers defines it for chat templates: Python's `json.dumps`, which escapes no HTML and, unless
 //! it is asked to, no character beyond ASCII.
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt::Write as _;
 
 /// The deepest value that is written, as deep as what is read from files may be: templates can nest as they like.
 const DEPTH: usize = 128;
 
 /// The JSON of `value`. Options have the names and the order of transformers; `sort_keys` is only given by name.
-pub fn tojson(
-    value: &Value,
-    ensure_ascii: Option<Value>,
-    indent: Option<Value>,
-    separators: Option<Value>,
-    options: Kwargs,
-) -> Result<String, Error> {
-    let option = |given: Option<Value>, name: &str| match given {
-        Some(given) => Ok(given),
+pub fn tojson(state: &State, value: &Value, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
+    if given.len() > 3 {
+        return Err(ErrorKind::TooManyArguments.into());
+    }
+    let option = |at: usize, name: &str| match given.get(at).filter(|v| !v.is_none() && !v.is_undefined()) {
+        Some(given) => Ok(given.clone()),
         None => options.get::<Option<Value>>(name).map(|v| v.unwrap_or(Value::from(()))),
     };
-    let (indent, separators) = (option(indent, "indent")?, option(separators, "separators")?);
+    let (indent, separators) = (option(1, "indent")?, option(2, "separators")?);
     let indent = match indent.as_str() {
         Some(text) => Some(text.to_owned()),
         None if indent.is_none() => None,
@@ -32,34 +29,44 @@ pub fn tojson(
         true => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
         false => [part(0)?, part(1)?],
     };
-    let ascii = option(ensure_ascii, "ensure_ascii")?.is_true();
-    let sorted = option(None, "sort_keys")?.is_true();
+    let ascii = option(0, "ensure_ascii")?.is_true();
+    let sorted = option(3, "sort_keys")?.is_true();
     options.assert_all_used()?;
-    let mut writer = Writer { indent, comma, colon, ascii, sorted, out: String::new() };
+    let pay = |fuel| state.consume_fuel(fuel);
+    let mut writer = Writer { pay: &pay, indent, comma, colon, ascii, sorted, out: String::new(), paid: 0 };
     writer.value(value, 0)?;
     Ok(writer.out)
 }
 
-struct Writer {
+struct Writer<'a> {
+    /// Takes from the template's fuel: a value that is part of others many times is written as often.
+    pay: &'a dyn Fn(u64) -> Result<(), Error>,
     indent: Option<String>,
     comma: String,
     colon: String,
     ascii: bool,
     sorted: bool,
     out: String,
+    /// Bytes of it that were paid for.
+    paid: usize,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         let refuse = |why: String| Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {why}")));
         if depth > DEPTH {
             return refuse(format!("a value is nested more than {DEPTH} times"));
         }
+        let written = self.out.len() - self.paid;
+        self.paid = self.out.len();
+        (self.pay)(1 + written as u64 / 64)?;
         match value.kind() {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out += &scalar(value),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
+                // A list that is repeated takes no memory before.
+                let paid = value.try_iter()?.map(|item| (self.pay)(1).map(|()| item));
+                let items = paid.collect::<Result<Vec<_>, _>>()?;
                 self.list(['[', ']'], &items, depth, |writer, item| writer.value(item, depth + 1))?;
             }
             ValueKind::Map => {
