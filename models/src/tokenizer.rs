@@ -77,7 +77,8 @@ impl ChatTemplate {
 impl Tokenizer {
     /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, with
     /// `tokenizer_config.json`, `chat_template.jinja` and `additional_chat_templates/tool_use.jinja` if there
-    /// are such files; where there is no `tokenizer.json`, the tokenizer in the GGUF file.
+    /// are such files; where there is no `tokenizer.json`, the tokenizer in the GGUF file. A GGUF file in a directory
+    /// that has safetensors is not read.
     ///
     /// # Errors
     /// If there is none, or a file is damaged.

@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/model.safetensors                 everything in one file, or
 //! DIR/model.safetensors.index.json      {"weight_map": {tensor: file, ..}}, or
-//! DIR/NAME.gguf                         if there is one alone
+//! DIR/NAME.gguf                         if there is one alone, and none of the above
 //! FILE.gguf
 //! ```
 //!
@@ -30,6 +30,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
+
+/// The files of which a directory has one, if its checkpoint is no GGUF file: all tensors, or where they are.
+pub(crate) const SAFETENSORS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 
 /// The tensors of a checkpoint. Clones share them, and what is known of who asked for which.
 #[derive(Clone, Debug)]
@@ -108,14 +111,13 @@ impl Weights {
     /// If none exists, or a file cannot be read, is damaged or lacks a tensor that the index
     /// says it holds.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        if let Some(file) = gguf::find(path) {
+            let bytes = config::bytes(&file)?;
+            return Self::from_gguf(file, bytes);
+        }
         let dir = path;
-        let single = dir.join("model.safetensors");
-        let index = dir.join("model.safetensors.index.json");
+        let [single, index] = SAFETENSORS.map(|name| dir.join(name));
         if single.exists() || !index.exists() {
-            if let Some(file) = gguf::find(path).filter(|_| !single.exists()) {
-                let bytes = config::bytes(&file)?;
-                return Self::from_gguf(file, bytes);
-            }
             let bytes = config::bytes(&single)?;
             return Self::from_bytes(single, bytes);
         }

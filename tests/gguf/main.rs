@@ -14,7 +14,8 @@ use tilewright::exchange::Inputs;
 use tilewright::gguf::Gguf;
 use tilewright::layers::Linear;
 use tilewright::model::Architecture;
-use tilewright::sentence::Embedder;
+use tilewright::sentence::{Embedder, Sentence};
+use tilewright::tokenizer::Tokenizer;
 use tilewright::weights::Weights;
 use tilewright::{Arithmetic, config};
 use tilewright_kernels::gemm::{Format, PackedB};
@@ -144,6 +145,37 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn of_a_file_beside_safetensors_nothing_is_read() {
+    for name in ["model.safetensors", "model.safetensors.index.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let (gguf, json, weights) = (dir.join("other.gguf"), dir.join("tokenizer.json"), dir.join(name));
+        std::fs::copy(golden("gguf/smollm.gguf"), &gguf).unwrap();
+        std::fs::copy(golden("bert-model/tokenizer.json"), &json).unwrap();
+        let template = || Tokenizer::open(dir).unwrap().chat_template().map(str::to_owned);
+        assert_eq!(template().as_deref(), Some("{{ messages }}"));
+        std::fs::write(&weights, "").unwrap();
+        assert_eq!(template(), None);
+        std::fs::remove_file(&json).unwrap();
+        let refused = [
+            (Tokenizer::open(dir).err(), "tokenizer.json"),
+            (config::config_json(dir).err(), "config.json"),
+            (Weights::open(dir).err(), name),
+        ];
+        for (error, file) in refused {
+            let error = error.unwrap().to_string();
+            assert!(error.starts_with(dir.join(file).to_str().unwrap()), "{error}");
+        }
+
+        // This one says how it is pooled, and its vectors are normalised.
+        std::fs::copy(golden("gguf/bert-model.gguf"), &gguf).unwrap();
+        assert!(!Sentence::open(dir).unwrap().normalize);
+        std::fs::remove_file(&weights).unwrap();
+        assert!(Sentence::open(dir).unwrap().normalize);
     }
 }
 
