@@ -8,6 +8,7 @@ use tilewright::bert::Config;
 use tilewright::config::Fields;
 use tilewright::model::{Architecture, Each, Model, Output};
 use tilewright::sentence::Embedder;
+use tilewright::tokenizer::Tokenizer;
 use tilewright::{Arithmetic, Batch, albert, electra, roberta};
 use tilewright_kernels::Backend;
 use tilewright_suite::golden::{self, assert_close, assert_outputs, golden, inputs, rewrite, tensor};
@@ -163,6 +164,70 @@ fn sentence_embeddings_follow_the_sentence_transformers_files() {
         assert_eq!(batch.starts().last(), Some(&(9 + 6 + 16)));
         assert_close(backend.name(), &vectors, &expected, TOLERANCE);
     }
+}
+
+/// A copy of `bert-model` as its files are changed.
+fn changed(change: impl Fn(&str, &mut serde_json::Value)) -> tempfile::TempDir {
+    let (from, to) = (golden("bert-model"), tempfile::tempdir().unwrap());
+    std::fs::copy(from.join("model.safetensors"), to.path().join("model.safetensors")).unwrap();
+    for name in ["config.json", "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let mut json = serde_json::from_slice(&std::fs::read(from.join(name)).unwrap()).unwrap();
+        change(name, &mut json);
+        std::fs::write(to.path().join(name), json.to_string()).unwrap();
+    }
+    to
+}
+
+#[test]
+fn texts_are_read_in_lower_case_where_sentence_transformers_does() {
+    let ids = |lowercase: bool| {
+        let dir = changed(|name, json| match name {
+            "sentence_bert_config.json" => json["do_lower_case"] = lowercase.into(),
+            "tokenizer.json" => json["normalizer"]["lowercase"] = false.into(),
+            _ => {}
+        });
+        let mut embedder = Embedder::open(dir.path(), Arithmetic::f32(Backend::best())).unwrap();
+        assert_eq!(embedder.sentence().lowercase, lowercase);
+        let [upper, lower] =
+            ["THE CAT SAT", "the cat sat"].map(|text| embedder.embed(&[text]).unwrap().0.ids().to_vec());
+        (upper, lower)
+    };
+    let (upper, lower) = ids(false);
+    assert_ne!(upper, lower);
+    assert_eq!(ids(true), (lower.clone(), lower));
+}
+
+#[test]
+fn texts_are_cut_on_the_side_that_files_say() {
+    let cut = |in_config: Option<&str>, in_json: Option<&str>| -> Result<&'static str, String> {
+        let dir = changed(|name, json| match (name, in_config, in_json) {
+            ("tokenizer_config.json", Some(side), _) => json["truncation_side"] = side.into(),
+            ("tokenizer.json", _, Some(side)) => {
+                json["truncation"] = serde_json::json!({
+                    "direction": side, "max_length": 8, "strategy": "LongestFirst", "stride": 0,
+                });
+            }
+            _ => {}
+        });
+        let mut tokenizer = Tokenizer::open(dir.path()).map_err(|e| e.to_string())?;
+        let all = tokenizer.encode(&["the cat sat on the mat and the dog ran"]).unwrap().ids().to_vec();
+        tokenizer.truncate(5).unwrap();
+        let few = tokenizer.encode(&["the cat sat on the mat and the dog ran"]).unwrap().ids().to_vec();
+        let (first, last, n) = (all[0], all[all.len() - 1], all.len());
+        assert!(n > 8);
+        let [start, end] =
+            [&all[1..4], &all[n - 4..n - 1]].map(|kept| [&[first][..], kept, &[last]].concat());
+        assert_ne!(start, end);
+        assert!(few == start || few == end, "{few:?} of {all:?}");
+        Ok(if few == start { "right" } else { "left" })
+    };
+    assert_eq!(cut(None, None), Ok("right"));
+    assert_eq!(cut(None, Some("Left")), Ok("left"));
+    assert_eq!(cut(Some("left"), None), Ok("left"));
+    assert_eq!(cut(Some("left"), Some("Right")), Ok("left"));
+    assert_eq!(cut(Some("right"), Some("Left")), Ok("right"));
+    let refused = cut(Some("middle"), None).unwrap_err();
+    assert!(refused.contains("tokenizer_config.json") && refused.contains("middle"), "{refused}");
 }
 
 /// Without the checkpoint (TILEWRIGHT_MODELS unset) only the fixture itself is checked.

@@ -4,7 +4,7 @@
 //! ```text
 //! modules.json                 [Transformer, Pooling in 1_Pooling, Normalize, ..]
 //! 1_Pooling/config.json        pooling_mode_mean_tokens, ..
-//! sentence_bert_config.json    max_seq_length
+//! sentence_bert_config.json    max_seq_length, do_lower_case
 //! ```
 
 use crate::arithmetic::Arithmetic;
@@ -27,6 +27,8 @@ pub struct Sentence {
     pub normalize: bool,
     /// The most tokens of a text that are read.
     pub max_length: Option<usize>,
+    /// Whether texts are read in lower case.
+    pub lowercase: bool,
 }
 
 /// An entry of modules.json.
@@ -42,6 +44,7 @@ struct Module {
 #[serde(default)]
 struct Settings {
     max_seq_length: Option<usize>,
+    do_lower_case: Option<bool>,
 }
 
 impl Sentence {
@@ -55,8 +58,12 @@ impl Sentence {
         let dir = config::directory(path);
         let settings: Settings =
             config::read_optional(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
-        let mut sentence =
-            Self { pooling: Pooling::Mean, normalize: false, max_length: settings.max_seq_length };
+        let mut sentence = Self {
+            pooling: Pooling::Mean,
+            normalize: false,
+            max_length: settings.max_seq_length,
+            lowercase: settings.do_lower_case.unwrap_or_default(),
+        };
         let file = gguf::find(path);
         let path = dir.join("modules.json");
         let Some(modules) = config::read_optional::<Vec<Module>>(&path)? else {
@@ -134,7 +141,13 @@ impl Embedder {
     /// # Errors
     /// If the tokenizer refuses a text.
     pub fn embed<T: AsRef<str>>(&mut self, texts: &[T]) -> Result<(Batch, usize, Vec<f32>), Error> {
-        let batch = self.tokenizer.encode(texts)?;
+        let batch = match self.sentence.lowercase {
+            true => {
+                let texts: Vec<String> = texts.iter().map(|text| text.as_ref().to_lowercase()).collect();
+                self.tokenizer.encode(&texts)?
+            }
+            false => self.tokenizer.encode(texts)?,
+        };
         let outputs = self.model.forward(&batch)?;
         let states = outputs.into_iter().find(|o| o.name == "last_hidden_state");
         let Output { width, values, .. } = states.expect("a bare model has this output");

@@ -7,18 +7,22 @@ use crate::gguf::{self, Gguf};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use tokenizers::{EncodeInput, Encoding, PostProcessor as _, TruncationParams, TruncationStrategy};
+use tokenizers::{
+    EncodeInput, Encoding, PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy,
+};
 
 /// The tokenizer of a model.
 ///
 /// Padding that tokenizer.json asks for is switched off (sequences are ragged), and truncation is
-/// only what [`truncate`](Self::truncate) asks for.
+/// only what [`truncate`](Self::truncate) asks for, on the side that the files say.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     mask: String,
     max_length: Option<usize>,
+    /// The end that is cut off.
+    truncation_side: TruncationDirection,
     chat_template: Option<String>,
     /// Where it is another one.
     chat_template_for_tools: Option<String>,
@@ -45,9 +49,18 @@ struct Settings {
     mask_token: Option<SpecialToken>,
     /// A float, for some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
+    truncation_side: Option<Side>,
     chat_template: Option<ChatTemplate>,
     bos_token: Option<SpecialToken>,
     eos_token: Option<SpecialToken>,
+}
+
+/// An end of a text.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Side {
+    Left,
+    Right,
 }
 
 /// A chat template, or several with names.
@@ -101,6 +114,11 @@ impl Tokenizer {
         tokenizer.bos_token = settings.bos_token.map(String::from);
         tokenizer.eos_token = settings.eos_token.map(String::from);
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
+        match settings.truncation_side {
+            Some(Side::Left) => tokenizer.truncation_side = TruncationDirection::Left,
+            Some(Side::Right) => tokenizer.truncation_side = TruncationDirection::Right,
+            None => {}
+        }
         let jinja = dir.join("chat_template.jinja");
         match (settings.chat_template, gguf) {
             _ if jinja.exists() => {
@@ -141,6 +159,7 @@ impl Tokenizer {
     /// If it is damaged.
     pub fn from_bytes(path: PathBuf, bytes: &[u8]) -> Result<Self, Error> {
         let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(bytes))?;
+        let truncation_side = inner.get_truncation().map(|t| t.direction).unwrap_or_default();
         inner.with_padding(None);
         guarded(&path, || inner.with_truncation(None).map(|_| ()))?;
         let mask = ["[MASK]", "<mask>"].into_iter().find(|mask| inner.token_to_id(mask).is_some());
@@ -150,6 +169,7 @@ impl Tokenizer {
             inner,
             mask,
             max_length: None,
+            truncation_side,
             chat_template: None,
             chat_template_for_tools: None,
             bos_token: None,
@@ -187,7 +207,8 @@ impl Tokenizer {
         &self.mask
     }
 
-    /// Cuts what [`encode`](Self::encode) returns to `max_length` tokens, special ones included.
+    /// Cuts what [`encode`](Self::encode) returns to `max_length` tokens, special ones included: the end of a text, or
+    /// its start where `truncation_side` in tokenizer_config.json or `direction` in tokenizer.json is left.
     ///
     /// # Errors
     /// If the special tokens alone are as many.
@@ -198,7 +219,8 @@ impl Tokenizer {
                 format!("a maximum length of {max_length} leaves no room beside {special} special tokens");
             return Err(self.error(why));
         }
-        let params = TruncationParams { max_length, ..TruncationParams::default() };
+        let params =
+            TruncationParams { max_length, direction: self.truncation_side, ..TruncationParams::default() };
         guarded(&self.path, || self.inner.with_truncation(Some(params)).map(|_| ()))
     }
 
