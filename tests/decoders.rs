@@ -6,12 +6,13 @@
 
 use tilewright::config::Fields;
 use tilewright::generator::{Cache, Generator, Want};
+use tilewright::llama::{self, RopeScaling};
 use tilewright::model::Architecture;
 use tilewright::weights::Weights;
-use tilewright::{Arithmetic, Batch};
+use tilewright::{Arithmetic, Batch, gpt2};
 use tilewright_kernels::Backend;
 use tilewright_suite::arithmetics;
-use tilewright_suite::golden::{assert_outputs, golden, inputs, load};
+use tilewright_suite::golden::{Stored, assert_outputs, golden, inputs, load, open, rewrite};
 
 /// As a share of an output's largest magnitude, as for encoders. Norms of LLaMA and T5 and rotary angles are of
 /// f32 in transformers as well.
@@ -234,5 +235,95 @@ fn a_model_without_head_is_refused_before_anything_is_appended() {
         let (fields, weights) = open(name);
         let config = bart::Config::read(&fields, family).unwrap();
         refused(bart::Bart::open(config, weights, on, class).unwrap());
+    }
+}
+
+/// As in transformers, whatever the config says: a head that differs from the word table is the head, and where
+/// a file has but one of them, it is both.
+#[test]
+fn heads_are_tied_as_the_file_has_them() {
+    for (name, table) in [("gpt2", "transformer.wte.weight"), ("llama", "model.embed_tokens.weight")] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = std::fs::read(golden(name).join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        config["tie_word_embeddings"] = true.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let logits = |change: &dyn Fn(&mut Vec<Stored>)| {
+            let bytes = rewrite(&golden(name), |tensors| {
+                tensors.retain(|tensor| tensor.name != "lm_head.weight");
+                change(tensors);
+            });
+            let mut model = open(folder.path(), bytes, Arithmetic::f32(Backend::REFERENCE)).unwrap();
+            let outputs = model.forward(&batch(&[&[1, 2, 3]])).unwrap();
+            outputs.into_iter().find(|output| output.name == "logits").unwrap().values
+        };
+        let head = |tensors: &[Stored], sign: u8| {
+            let table = tensors.iter().find(|tensor| tensor.name == table).unwrap();
+            let mut data = table.data.clone();
+            data.iter_mut().skip(3).step_by(4).for_each(|byte| *byte ^= sign);
+            Stored { name: "lm_head.weight".to_owned(), dtype: table.dtype, shape: table.shape.clone(), data }
+        };
+        let expected = logits(&|_| {});
+        assert_eq!(logits(&|tensors| tensors.push(head(tensors, 0))), expected, "{name}: twice the same");
+        let negated: Vec<f32> = expected.iter().map(|logit| -logit).collect();
+        assert_eq!(
+            logits(&|tensors| tensors.push(head(tensors, 0x80))),
+            negated,
+            "{name}: a head of its own"
+        );
+        let renamed = |tensors: &mut Vec<Stored>| {
+            tensors.iter_mut().find(|tensor| tensor.name == table).unwrap().name =
+                "lm_head.weight".to_owned();
+        };
+        assert_eq!(logits(&renamed), expected, "{name}: the head alone");
+    }
+}
+
+#[test]
+fn rotary_settings_are_read_as_by_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let read = |json: &str| {
+        std::fs::write(&path, json).unwrap();
+        let config = llama::Config::read(&Fields::open(folder.path()).unwrap()).unwrap();
+        (config.rope_theta, config.rope_scaling)
+    };
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    let both =
+        r#"{"rope_theta": 3e4, "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 4.0}}"#;
+    assert_eq!(read(both), (3e4, linear));
+    assert_eq!(read(r#"{"rope_scaling": {"type": "linear", "factor": 4.0}}"#), (1e4, linear));
+    let parameters = r#"{"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}"#;
+    assert_eq!(read(parameters), (5e5, RopeScaling::Default));
+    let llama3 = |more: &str, inner: &str| {
+        let of = r#""rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0"#;
+        match read(&format!(r#"{{"max_position_embeddings": 99{more}, "rope_scaling": {{{of}{inner}}}}}"#)).1
+        {
+            RopeScaling::Llama3 { original_max_position_embeddings, .. } => original_max_position_embeddings,
+            other => panic!("{other:?}"),
+        }
+    };
+    let original = r#", "original_max_position_embeddings": 33"#;
+    assert_eq!(
+        [llama3("", ""), llama3("", original), llama3(&original.replace("33", "44"), original)],
+        [99.0, 33.0, 44.0]
+    );
+}
+
+#[test]
+fn fields_that_are_not_read_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |json: &str| {
+        std::fs::write(folder.path().join("config.json"), json).unwrap();
+        Fields::open(folder.path()).unwrap()
+    };
+    let refused = gpt2::Config::read(&open(r#"{"num_attention_heads": 16}"#)).unwrap_err().to_string();
+    assert!(refused.contains("num_attention_heads: only 12 is supported, found 16"), "{refused}");
+    for name in ["gpt2", "llama"] {
+        let mut model = load(&golden(name), Arithmetic::f32(Backend::REFERENCE));
+        let mut typed = Batch::default();
+        typed.push(&[1, 2], &[0, 1]).unwrap();
+        let refused = model.forward(&typed).unwrap_err().to_string();
+        assert_eq!(refused, "token_type_ids: 1 is not below 1", "{name}");
     }
 }

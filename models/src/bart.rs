@@ -166,6 +166,7 @@ impl Bart {
     fn encoder_states(&mut self, sources: &Batch) -> Result<(), Error> {
         let Self { config, on, encoder, work, .. } = self;
         batch::below("input_ids", &sources.ids, config.vocab_size)?;
+        batch::below("token_type_ids", &sources.types, 1)?;
         batch::below("position", &sources.positions, config.max_position_embeddings)?;
         encoder.run(config, *on, sources, &sources.positions, &mut [], work)
     }

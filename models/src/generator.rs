@@ -13,6 +13,7 @@ use crate::batch::{Batch, below};
 use crate::error::Error;
 use crate::layers::{KvCache, Linear};
 use crate::model::{Each, Output, Product};
+use crate::weights::Weights;
 use std::sync::Arc;
 
 /// What a model remembers of a sequence: keys and values of each layer.
@@ -125,6 +126,7 @@ pub(crate) fn check(
     most: usize,
 ) -> Result<Vec<u32>, Error> {
     below("input_ids", &tokens.ids, vocabulary)?;
+    below("token_type_ids", &tokens.types, 1)?;
     let refuse = |why| Err(Error::Input { name: "caches", why });
     if caches.len() != tokens.len() {
         return refuse(format!(
@@ -177,6 +179,29 @@ pub(crate) struct LmHead {
 impl LmHead {
     pub fn new(linear: Option<Linear>, tied: bool) -> Self {
         Self { linear, tied, rows: Vec::new() }
+    }
+
+    /// The names, but for `.weight`, of the word table and of the head, where the config says that they are `tied`, and whether they
+    /// are: as in transformers, a file that has but one of them has it for both, and both are what they are in
+    /// a file in which they differ.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`].
+    pub fn names<'n>(
+        weights: &Weights,
+        tied: bool,
+        [table, head]: [&'n str; 2],
+        shape: [usize; 2],
+    ) -> Result<([&'n str; 2], bool), Error> {
+        let [of_table, of_head] = [table, head].map(|name| format!("{name}.weight"));
+        match (weights.stores(&of_table), weights.stores(&of_head)) {
+            _ if !tied => Ok(([table, head], false)),
+            (false, true) => Ok(([head, head], true)),
+            (true, true) if weights.get(&of_table, &shape)? != weights.get(&of_head, &shape)? => {
+                Ok(([table, head], false))
+            }
+            _ => Ok(([table, table], true)),
+        }
     }
 
     /// Whether there is one.

@@ -79,6 +79,11 @@ impl Config {
             scale_attn_weights, scale_attn_by_inverse_layer_idx, tie_word_embeddings;
             activation_function: fields.activation("activation_function", or.activation_function)?,
         };
+        // Other spellings, which transformers would follow.
+        fields.only("hidden_size", config.n_embd)?;
+        fields.only("num_hidden_layers", config.n_layer)?;
+        fields.only("num_attention_heads", config.n_head)?;
+        fields.only("max_position_embeddings", config.n_positions)?;
         config.check().map_err(|why| fields.error(why))?;
         Ok(config)
     }
@@ -174,17 +179,16 @@ impl Gpt2 {
                 mlp_c_proj: linear("mlp.c_proj", [i, h])?,
             })
         };
-        let lm_head = || {
-            let name = if config.tie_word_embeddings { "transformer.wte.weight" } else { "lm_head.weight" };
-            Linear::open_as(weights, name, None, [words, h], on)
-        };
+        let names = ["transformer.wte", "lm_head"];
+        let ([wte, head], tied) = LmHead::names(weights, config.tie_word_embeddings, names, [words, h])?;
+        let lm_head = || Linear::open_as(weights, &format!("{head}.weight"), None, [words, h], on);
         Ok(Self {
             on,
-            wte: Table::open(weights, "transformer.wte", [words, h])?,
+            wte: Table::open(weights, wte, [words, h])?,
             wpe: Table::open(weights, "transformer.wpe", [config.n_positions, h])?,
             h: (0..config.n_layer).map(layer).collect::<Result<_, Error>>()?,
             ln_f: Norm::open(weights, "transformer.ln_f", h, eps, on)?,
-            lm_head: LmHead::new(with_head.then(lm_head).transpose()?, config.tie_word_embeddings),
+            lm_head: LmHead::new(with_head.then(lm_head).transpose()?, tied),
             config,
             work: Workspace::default(),
         })

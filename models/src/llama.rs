@@ -103,18 +103,16 @@ impl Llama {
                 down_proj: Linear::open_as(weights, &down, None, [h, i], on)?,
             })
         };
-        let lm_head = || {
-            let name =
-                if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
-            Linear::open_as(weights, name, None, [words, h], on)
-        };
+        let names = ["model.embed_tokens", "lm_head"];
+        let ([table, head], tied) = LmHead::names(weights, config.tie_word_embeddings, names, [words, h])?;
+        let lm_head = || Linear::open_as(weights, &format!("{head}.weight"), None, [words, h], on);
         let frequencies = config.frequencies();
         Ok(Self {
             on,
-            embed_tokens: Table::open(weights, "model.embed_tokens", [words, h])?,
+            embed_tokens: Table::open(weights, table, [words, h])?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, Error>>()?,
             norm: Norm::open_rms(weights, "model.norm", h, config.rms_norm_eps, on)?,
-            lm_head: LmHead::new(with_head.then(lm_head).transpose()?, config.tie_word_embeddings),
+            lm_head: LmHead::new(with_head.then(lm_head).transpose()?, tied),
             rope: rope_table(0, &frequencies),
             frequencies,
             config,

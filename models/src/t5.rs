@@ -137,6 +137,7 @@ impl T5 {
     /// The states of the encoder, \[tokens, D\], in the workspace.
     fn encoder_states(&mut self, sources: &Batch) -> Result<&[f32], Error> {
         batch::below("input_ids", &sources.ids, self.config.vocab_size)?;
+        batch::below("token_type_ids", &sources.types, 1)?;
         without_holes("attention_mask", sources)?;
         let Self { config, on, shared, encoder, work, .. } = self;
         let n = sources.tokens() * config.d_model;

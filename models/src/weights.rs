@@ -212,6 +212,11 @@ impl Weights {
         }
     }
 
+    /// Whether a file has the tensor `name`: random weights stand in none.
+    pub fn stores(&self, name: &str) -> bool {
+        matches!(&*self.source, Source::Files(files) if self.find(files, name).is_some())
+    }
+
     /// The tensor `name` of shape `shape`, row-major.
     ///
     /// # Errors

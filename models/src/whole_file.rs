@@ -4,11 +4,17 @@ use crate::error::Error;
 use std::path::Path;
 
 /// Writes `bytes` to a hidden neighbour of `path` that no other process writes, then renames it, so that
-/// `path` never holds half a file.
+/// `path` never holds half a file. Where `path` is a link, that is what it leads to. What is no file, such as a
+/// pipe or `/dev/null`, is written to as it is.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let found = path.canonicalize();
+    let path = found.as_deref().unwrap_or(path);
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return std::fs::write(path, bytes).map_err(|source| Error::Io { path: path.to_owned(), source });
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written =
@@ -20,4 +26,26 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let _ = std::fs::remove_file(&beside);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write;
+
+    #[test]
+    #[cfg(unix)]
+    fn links_stay_links_and_devices_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| folder.path().join(name));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        let device = folder.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        write(&device, b"new").unwrap();
+        assert!(!device.metadata().unwrap().is_file());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside them");
+    }
 }

@@ -96,11 +96,22 @@ fn settings_are_read_as_transformers_writes_them() {
     };
     assert_eq!(found, expected);
     assert_eq!((found.longest(7), found.has_longest()), (27, false));
-    assert_eq!(read(r#"{"max_length": 30}"#).unwrap().longest(7), 30);
+    for all in [20, 30] {
+        let found = read(&format!(r#"{{"max_length": {all}}}"#)).unwrap();
+        assert_eq!((found.longest(7), found.has_longest()), (all, true));
+    }
+    // What options may still change.
+    assert_eq!(read(r#"{"do_sample": false, "temperature": 0.0}"#).unwrap().check(), Ok(()));
+    let drawn = read(r#"{"do_sample": true, "num_beams": 4}"#).unwrap();
+    assert!(drawn.check().unwrap_err().starts_with("do_sample: "));
+    assert_eq!(Settings { num_beams: 1, ..drawn }.check(), Ok(()));
     for (json, part) in [
         (r#"{"penalty_alpha": 0.6}"#, "penalty_alpha"),
         (r#"{"typical_p": 0.9}"#, "typical_p"),
         (r#"{"num_beams": 0}"#, "num_beams"),
+        (r#"{"num_beams": 9223372036854775808}"#, "num_beams: expected a number from 1 to 4096"),
+        (r#"{"stop_strings": ["\n"]}"#, "stop_strings"),
+        (r#"{"max_time": 2.5}"#, "max_time"),
         (r#"{"early_stopping": 3}"#, "early_stopping"),
         (r#"{"eos_token_id": "</s>"}"#, "eos_token_id"),
         ("[1", "generation_config.json"),

@@ -167,6 +167,9 @@ impl Config {
             activation_function: fields.activation("activation_function", or.activation_function)?,
             id2label: fields.labels()?.or(or.id2label),
         };
+        // Other spellings, which transformers would follow.
+        fields.only("hidden_size", config.d_model)?;
+        fields.only("num_attention_heads", config.encoder_attention_heads)?;
         config.check().map_err(|why| fields.error(why))?;
         Ok(config)
     }

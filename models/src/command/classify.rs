@@ -99,7 +99,8 @@ impl Classify {
                     let problem = match &*fields.get("problem_type", String::new())? {
                         "multi_label_classification" => Problem::Multiple,
                         "regression" => Problem::Regression,
-                        "" if names.len() == 1 => Problem::Regression,
+                        // As transformers' pipeline takes it.
+                        "" if names.len() == 1 => Problem::Multiple,
                         _ => Problem::Single,
                     };
                     self.whole(texts, &mut loaded, &names, problem, &session)?

@@ -51,7 +51,7 @@ impl Processor {
                 forbid(&[*last], scores);
             }
         }
-        if ids.len() < s.min_new_tokens.map_or(s.min_length, |new| self.prompt + new) {
+        if ids.len() < s.min_new_tokens.map_or(s.min_length, |new| self.prompt.saturating_add(new)) {
             forbid(&s.eos_token_id, scores);
         }
         if let Some(bos) = s.forced_bos_token_id

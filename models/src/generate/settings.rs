@@ -20,7 +20,7 @@ pub struct Settings {
     pub forced_bos_token_id: Option<u32>,
     /// The last token of a text that ends for its length: one of these.
     pub forced_eos_token_id: Vec<u32>,
-    /// The most tokens with those of the prompt. 20 stands for "not given", as in transformers.
+    /// The most tokens with those of the prompt.
     pub max_length: Option<usize>,
     /// The most tokens without those of the prompt.
     pub max_new_tokens: Option<usize>,
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for EarlyStopping {
 }
 
 /// Keys that would change a text and are not supported, with the number that changes nothing.
-const UNSUPPORTED: [(&str, f64); 18] = [
+const UNSUPPORTED: [(&str, f64); 20] = [
     ("assistant_early_exit", 0.0),
     ("constraints", 0.0),
     ("diversity_penalty", 0.0),
@@ -140,17 +140,22 @@ const UNSUPPORTED: [(&str, f64); 18] = [
     ("exponential_decay_length_penalty", 0.0),
     ("force_words_ids", 0.0),
     ("guidance_scale", 1.0),
+    ("max_time", f64::INFINITY),
     ("num_beam_groups", 1.0),
     ("penalty_alpha", 0.0),
     ("sequence_bias", 0.0),
+    ("stop_strings", 0.0),
     ("token_healing", 0.0),
     ("top_h", 0.0),
     ("typical_p", 1.0),
     ("watermarking_config", 0.0),
 ];
 
-/// `max_length` that transformers takes for "not given", and the tokens it then writes.
+/// The tokens that are written where nothing says how many, as in transformers.
 const DEFAULT_LENGTH: usize = 20;
+
+/// The most texts that a beam search is believed to follow: each has a cache of its own.
+const MOST_BEAMS: usize = 1 << 12;
 
 impl Settings {
     /// Reads `generation_config.json` in the directory `path` or beside the GGUF file `path`; where there is
@@ -213,15 +218,25 @@ impl Settings {
             early_stopping: fields.get("early_stopping", default.early_stopping)?,
             renormalize_logits: fields.get("renormalize_logits", default.renormalize_logits)?,
         };
-        settings.check().map_err(|why| fields.error(why))?;
+        settings.check_values().map_err(|why| fields.error(why))?;
         Ok(settings)
     }
 
-    /// Says which setting has a value that no text can be generated with.
+    /// Says which setting has a value that no text can be generated with, or which do not go together.
     ///
     /// # Errors
     /// The name, what was expected, and what was found.
     pub fn check(&self) -> Result<(), String> {
+        self.check_values()?;
+        if self.do_sample && self.num_beams > 1 {
+            return Err(
+                "do_sample: drawing tokens in a beam search (num_beams > 1) is not supported".to_owned()
+            );
+        }
+        Ok(())
+    }
+
+    fn check_values(&self) -> Result<(), String> {
         let within =
             |name: &str, value: f64, range: std::ops::RangeInclusive<f64>| match range.contains(&value) {
                 true => Ok(()),
@@ -231,7 +246,9 @@ impl Settings {
                     range.end()
                 )),
             };
-        within("temperature", self.temperature.into(), f64::from(f32::MIN_POSITIVE)..=f32::MAX.into())?;
+        if self.do_sample {
+            within("temperature", self.temperature.into(), f64::from(f32::MIN_POSITIVE)..=f32::MAX.into())?;
+        }
         within("top_p", self.top_p.into(), 0.0..=1.0)?;
         within("min_p", self.min_p.into(), 0.0..=1.0)?;
         within(
@@ -240,16 +257,9 @@ impl Settings {
             f64::from(f32::MIN_POSITIVE)..=f32::MAX.into(),
         )?;
         within("length_penalty", self.length_penalty, f64::MIN..=f64::MAX)?;
-        if self.num_beams == 0 {
-            return Err("num_beams: expected at least 1, found 0".to_owned());
-        }
+        within("num_beams", self.num_beams as f64, 1.0..=MOST_BEAMS as f64)?;
         if self.max_new_tokens == Some(0) {
             return Err("max_new_tokens: expected at least 1, found 0".to_owned());
-        }
-        if self.do_sample && self.num_beams > 1 {
-            return Err(
-                "do_sample: drawing tokens in a beam search (num_beams > 1) is not supported".to_owned()
-            );
         }
         Ok(())
     }
@@ -258,14 +268,14 @@ impl Settings {
     pub fn longest(&self, prompt: usize) -> usize {
         match (self.max_new_tokens, self.max_length) {
             (Some(new), _) => prompt.saturating_add(new),
-            (None, Some(all)) if all != DEFAULT_LENGTH => all,
-            (None, _) => prompt.saturating_add(DEFAULT_LENGTH),
+            (None, Some(all)) => all,
+            (None, None) => prompt.saturating_add(DEFAULT_LENGTH),
         }
     }
 
     /// Whether `max_new_tokens` or `max_length` is given.
     pub fn has_longest(&self) -> bool {
-        self.max_new_tokens.is_some() || self.max_length.is_some_and(|all| all != DEFAULT_LENGTH)
+        self.max_new_tokens.is_some() || self.max_length.is_some()
     }
 
     /// The token that a decoder starts with after a source.

@@ -43,8 +43,7 @@ pub struct Config {
 const MOST_HEAD_DIM: usize = 1 << 16;
 
 /// What is done to rotary frequencies, for longer contexts than a model was made for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Deserialize)]
-#[serde(try_from = "RawScaling")]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum RopeScaling {
     /// Nothing.
     #[default]
@@ -67,36 +66,30 @@ pub enum RopeScaling {
     },
 }
 
-/// `rope_parameters` of config.json.
+/// `rope_parameters` or `rope_scaling` of config.json, with the fields of all kinds of scaling.
 #[derive(Default, serde::Deserialize)]
 struct RopeParameters {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
-    #[serde(flatten)]
-    scaling: RopeScaling,
-}
-
-/// The fields of all kinds of scaling.
-#[derive(serde::Deserialize)]
-struct RawScaling {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name of `rope_type`; files may have both.
+    #[serde(rename = "type")]
+    kind: Option<String>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
 }
 
-impl TryFrom<RawScaling> for RopeScaling {
-    type Error = String;
-
-    fn try_from(raw: RawScaling) -> Result<Self, String> {
+impl RopeScaling {
+    /// What the parameters say, for a model of so many positions.
+    fn new(raw: &RopeParameters, positions: usize) -> Result<Self, String> {
         let need = |name: &str, value: Option<f64>| match value {
             Some(value) if value > 0.0 && value.is_finite() => Ok(value),
             Some(value) => Err(format!("{name}: expected a positive number, found {value}")),
             None => Err(format!("{name} is missing")),
         };
-        match raw.rope_type.as_deref() {
+        match raw.rope_type.as_deref().or(raw.kind.as_deref()) {
             None | Some("default") => Ok(Self::Default),
             Some("linear") => Ok(Self::Linear { factor: need("factor", raw.factor)? }),
             Some("llama3") => Ok(Self::Llama3 {
@@ -105,7 +98,7 @@ impl TryFrom<RawScaling> for RopeScaling {
                 high_freq_factor: need("high_freq_factor", raw.high_freq_factor)?,
                 original_max_position_embeddings: need(
                     "original_max_position_embeddings",
-                    raw.original_max_position_embeddings,
+                    raw.original_max_position_embeddings.or(Some(positions as f64)),
                 )?,
             }),
             Some(other) => {
@@ -113,9 +106,7 @@ impl TryFrom<RawScaling> for RopeScaling {
             }
         }
     }
-}
 
-impl RopeScaling {
     /// The frequency that `frequency`, in radians a position, becomes.
     fn apply(self, frequency: f64) -> f64 {
         match self {
@@ -161,12 +152,18 @@ impl Config {
         fields.only("mlp_bias", false)?;
         fields.only("partial_rotary_factor", 1.0)?;
         let or = Self::default();
-        let rope: Option<RopeParameters> = match fields.get("rope_parameters", None)? {
+        // The precedences are those of transformers.
+        let rope: Option<RopeParameters> = match fields.get("rope_scaling", None)? {
             Some(rope) => Some(rope),
-            None => fields.get("rope_scaling", None)?,
+            None => fields.get("rope_parameters", None)?,
         };
-        let RopeParameters { rope_theta, partial_rotary_factor, scaling } = rope.unwrap_or_default();
-        if let Some(share) = partial_rotary_factor
+        let mut rope = rope.unwrap_or_default();
+        if let Some(original) = fields.get("original_max_position_embeddings", None)? {
+            rope.original_max_position_embeddings = Some(original);
+        }
+        let positions = fields.get("max_position_embeddings", or.max_position_embeddings)?;
+        let rope_scaling = RopeScaling::new(&rope, positions).map_err(|why| fields.error(why))?;
+        if let Some(share) = rope.partial_rotary_factor
             && share != 1.0
         {
             return Err(fields.error(format!("partial_rotary_factor: only 1.0 is supported, found {share}")));
@@ -176,8 +173,8 @@ impl Config {
             num_key_value_heads, head_dim, max_position_embeddings, rms_norm_eps, tie_word_embeddings,
             attention_bias;
             hidden_act: fields.activation("hidden_act", or.hidden_act)?,
-            rope_theta: fields.get("rope_theta", None)?.or(rope_theta).unwrap_or(or.rope_theta),
-            rope_scaling: scaling,
+            rope_theta: rope.rope_theta.or(fields.get("rope_theta", None)?).unwrap_or(or.rope_theta),
+            rope_scaling,
         };
         config.check().map_err(|why| fields.error(why))?;
         Ok(config)
