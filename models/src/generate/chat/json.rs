@@ -59,7 +59,8 @@ impl Writer<'_> {
         }
         let written = self.out.len() - self.paid;
         self.paid = self.out.len();
-        (self.pay)(1 + written as u64 / 64)?;
+        // What minijinja takes for a byte where it writes a value itself.
+        (self.pay)(1 + written as u64 / 4)?;
         match value.kind() {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out += &scalar(value),
