@@ -43,13 +43,16 @@ struct Hub {
     asked: Arc<Mutex<Vec<String>>>,
     /// Whether connections break in the middle of model.safetensors.
     breaks: Arc<AtomicBool>,
+    /// Whether commands are to ask no one.
+    offline: AtomicBool,
 }
 
 impl Hub {
     fn serve(repositories: BTreeMap<&'static str, BTreeMap<String, Vec<u8>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let hub = Self { address, asked: Arc::default(), breaks: Arc::default() };
+        let hub =
+            Self { address, asked: Arc::default(), breaks: Arc::default(), offline: AtomicBool::default() };
         let (asked, breaks) = (hub.asked.clone(), hub.breaks.clone());
         // It ends with the test's process.
         std::thread::spawn(move || {
@@ -71,6 +74,9 @@ impl Hub {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tilewright"));
         for proxy in proxies {
             command.env_remove(proxy);
+        }
+        if self.offline.load(Ordering::Relaxed) {
+            command.env("HF_HUB_OFFLINE", "1");
         }
         command
             .args(arguments)
@@ -223,6 +229,15 @@ fn names_are_downloaded_once() {
     let absent = home.path().join("hub/models--acme--tiny/.no_exist").join(COMMIT);
     assert!(absent.join("chat_template.jinja").exists());
     std::fs::remove_dir_all(absent).unwrap();
+    hub.offline.store(true, Ordering::Relaxed);
+    assert_eq!(embed("acme/tiny"), expected);
+    let refused = hub.error(home.path(), &["info", "--model", "acme/shards"]);
+    assert!(
+        refused.contains("acme/shards: not in the cache as a whole, and HF_HUB_OFFLINE is set"),
+        "{refused}"
+    );
+    assert!(hub.asked().is_empty());
+    hub.offline.store(false, Ordering::Relaxed);
     std::fs::remove_file(snapshot.join("1_Pooling/config.json")).unwrap();
     assert_eq!(embed("acme/tiny"), expected);
     let asked = hub.asked();

@@ -90,7 +90,8 @@ mod with_hub {
         let revision = name.revision.unwrap_or("main").to_owned();
         let repo = Repo::with_revision(name.repository.to_owned(), RepoType::Model, revision);
         let cache = Cache::from_env().repo(repo.clone());
-        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str()));
+        let offline = std::env::var("HF_HUB_OFFLINE")
+            .is_ok_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str()));
         if let Some(dir) = complete(&cache, offline) {
             return Ok(dir);
         }
