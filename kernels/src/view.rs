@@ -315,7 +315,8 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
     ///
     /// # Errors
     /// [`Error::OutOfBounds`] if an index reaches past `data`; [`Error::Overlap`] if two indices
-    /// could name one element (some interleavings that never do are refused as well).
+    /// could name one element (some interleavings that never do are refused as well);
+    /// [`Error::Invalid`] if the shape has more than 2^48 elements.
     pub fn with_strides(data: &'a mut [T], shape: [usize; D], strides: [usize; D]) -> Result<Self, Error> {
         check_bounds(shape, strides, data.len())?;
         check_distinct(shape, strides)?;

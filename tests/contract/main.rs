@@ -383,6 +383,35 @@ fn masks_decide_zero_rows() {
     }
 }
 
+/// Of bf16, exponentials are made in one step from scores up to 2^16, and in two from larger ones.
+#[test]
+fn softmax_of_bf16_bears_large_scores() {
+    // Multiples of 1/4, so that these sums are exact.
+    let n = 77;
+    let bias: Vec<f32> = (0..n).map(|j| (j * 29 % 53) as f32 / -4.0).collect();
+    for base in [0.0, 60_928.0, -60_928.0, 65_536.0, 131_072.0, -131_072.0, 262_144.0] {
+        let run = |backend: Backend| {
+            let mut x = vec![bf16::from_f32(base); n];
+            let bias = View::new(&bias, [1, n]).expect("n numbers");
+            let rows = Rows::InPlace(ViewMut::new(&mut x, [1, n]).expect("n numbers"));
+            backend.run(Softmax { rows, scale: 1.0, mask: Mask::Bias(bias), log: false }).expect("fits");
+            widen(&x)
+        };
+        let expected = run(Backend::REFERENCE);
+        for backend in backends() {
+            for (j, (found, expected)) in run(backend).into_iter().zip(&expected).enumerate() {
+                // Results that differ at all lie on either side of a tie: they are neighbours.
+                let off = (found - expected).abs();
+                assert!(
+                    off <= expected / 128.0,
+                    "{}, {base}, column {j}: {found}, {expected}",
+                    backend.name()
+                );
+            }
+        }
+    }
+}
+
 /// Sizes that no memory has are errors: with them, products of sizes would wrap, and buffers be too small.
 #[test]
 fn views_of_too_many_elements_are_errors() {

@@ -113,7 +113,8 @@ impl<'a> Product<'a> {
     }
 
     /// [`row_blocks`](Self::row_blocks) of packed panels that are used as they are: one for each thread, if it
-    /// has four strips of rows then. Threads that share out panels instead would each pack all rows.
+    /// has four strips of rows then, the least block there is above. Threads that share out panels instead would
+    /// each pack all rows: two took 15% longer for 128 rows by 768 x 768 in int8, which are quantised.
     pub(super) fn row_blocks_of_threads<I: Isa>(&self, words: usize) -> usize {
         let ([batch, m, _], threads) = (self.shape, parallel::threads());
         match self.row_blocks::<I>(0, words) {

@@ -117,8 +117,8 @@ impl Product<'_> {
         let strips = usize::from(first > 0) + tiles;
         let panel_words = b.panel_words();
         let first_panel = b.panels().as_ptr();
-        // As in the loops of f32: bare sums of one block of words are made in C itself, and otherwise the
-        // lines of C are fetched while the last block is summed up.
+        // As in the loops of f32: bare sums of one block of words are made in C itself; and lines of C that lie
+        // far off are fetched while the last block is summed up.
         let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
         let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
         let mut panel = task.panels.start;

@@ -26,6 +26,14 @@ pub enum AnyView<'a, const D: usize> {
 }
 
 /// A [`ViewMut`] of elements of any type.
+///
+/// ```
+/// use tilewright_kernels::{AnyViewMut, ViewMut};
+/// let mut y = [half::f16::ZERO; 6];
+/// let rows: AnyViewMut<'_, 3> = ViewMut::new(&mut y, [2, 3])?.into(); // a batch of one
+/// assert_eq!(rows.shape(), [1, 2, 3]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
 #[derive(Debug)]
 pub enum AnyViewMut<'a, const D: usize> {
     /// f32.

@@ -94,7 +94,7 @@ impl Json {
     }
 }
 
-/// The steps that a template may take, each an instruction or 64 bytes of what it makes: about a second, and at most
+/// The steps that a template may take, each an instruction or 64 bytes of what it makes: under a second of loops, and at most
 /// 640 MB. Templates take some hundreds for a message, so that it is enough for ten thousand of them.
 const FUEL: u64 = 10_000_000;
 
