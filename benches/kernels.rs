@@ -15,9 +15,9 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use std::time::{Duration, Instant};
-use tilewright::bench::case::{Case, Operation, dtype_name};
-use tilewright::bench::models::Models;
-use tilewright::bench::registry;
+use tilewright_bench::case::{Case, Operation, dtype_name};
+use tilewright_bench::models::Models;
+use tilewright_bench::registry;
 use tilewright_peers::{Dtype, Library};
 use tilewright_suite::{all_backends, backends};
 

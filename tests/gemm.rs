@@ -1,12 +1,12 @@
 //! The matrix product.
 
-use tilewright::verify::bound::{U, gamma};
-use tilewright::verify::gemm::product;
-use tilewright::verify::tensor::Random;
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Error, View, ViewMut};
 use tilewright_peers::product_f64;
 use tilewright_suite::{backends, conforms};
+use tilewright_verify::bound::{U, gamma};
+use tilewright_verify::gemm::product;
+use tilewright_verify::tensor::Random;
 
 #[test]
 fn conforms_to_its_definition() {

@@ -1,9 +1,9 @@
 //! The elementary functions and activations.
 
-use tilewright::verify::math::{Claim, walk};
 use tilewright_kernels::math::{Function, Map};
 use tilewright_kernels::{Backend, Error};
 use tilewright_suite::{backends, conforms};
+use tilewright_verify::math::{Claim, walk};
 
 #[test]
 fn conforms_to_its_definition() {

@@ -2,12 +2,12 @@
 //! and groups are exactly.
 
 use half::f16;
-use tilewright::verify::Failure;
-use tilewright::verify::bound::identical;
-use tilewright::verify::tensor::Random;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Quantized, Rhs};
 use tilewright_kernels::{Backend, View, ViewMut};
 use tilewright_suite::all_backends;
+use tilewright_verify::Failure;
+use tilewright_verify::bound::identical;
+use tilewright_verify::tensor::Random;
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut random = Random::new(seed);

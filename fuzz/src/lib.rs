@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use tilewright::Batch;
 use tilewright::generator::{Cache, Want};
 use tilewright::model::Model;
-use tilewright::verify::Entry;
+use tilewright_verify::Entry;
 use tilewright_kernels::Backend;
 
 /// Runs the case of `check` that `bytes` choose on every backend.

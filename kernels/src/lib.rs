@@ -52,6 +52,7 @@ pub mod math;
 mod parallel;
 mod pooling;
 pub mod probe;
+pub mod random;
 mod residual;
 mod rms_norm;
 mod rope;

@@ -50,7 +50,7 @@ impl Batch {
     }
 
     /// Tokens of the longest sequence.
-    pub(crate) fn longest(&self) -> usize {
+    pub fn longest(&self) -> usize {
         self.starts.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
     }
 

@@ -20,11 +20,8 @@
 //! | [`Inputs`] | whether inputs of linear layers are rounded as their weights are |
 //! | [`Batch`] | sequences of ids, packed without padding |
 //! | [`exchange`] | inputs and outputs as files, for comparison with other frameworks |
-//! | [`random`], [`whole_file`] | draws that a seed repeats; files that are written as a whole or not at all |
+//! | [`whole_file`] | files that are written as a whole or not at all |
 //! | [`Error`] | what was wrong, and where |
-//!
-//! With the feature `verify` also `verify`, the checks of every kernel against its definition; with `bench` also
-//! `bench`, `cpu` and `probe`, the cases and measurements of `tilewright bench`. Both are on by default.
 #![forbid(unsafe_code)]
 
 pub mod accuracy;
@@ -32,12 +29,8 @@ pub mod albert;
 mod arithmetic;
 pub mod bart;
 mod batch;
-#[cfg(feature = "bench")]
-pub mod bench;
 pub mod bert;
 pub mod config;
-#[cfg(feature = "bench")]
-pub mod cpu;
 pub mod electra;
 mod error;
 pub mod exchange;
@@ -49,15 +42,10 @@ pub mod heads;
 pub mod layers;
 pub mod llama;
 pub mod model;
-#[cfg(feature = "bench")]
-pub mod probe;
-pub mod random;
 pub mod roberta;
 pub mod sentence;
 pub mod t5;
 pub mod tokenizer;
-#[cfg(feature = "verify")]
-pub mod verify;
 pub mod weights;
 pub mod whole_file;
 

@@ -21,7 +21,6 @@
 use crate::config;
 use crate::error::Error;
 use crate::gguf::{self, Gguf, Type};
-use crate::random::Random;
 use safetensors::{Dtype, SafeTensors};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
+use tilewright_kernels::random::Random;
 
 /// The files of which a directory has one, if its checkpoint is no GGUF file: all tensors, or where they are.
 pub(crate) const SAFETENSORS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];

@@ -4,7 +4,7 @@
 pub mod golden;
 
 use std::io::Write;
-use tilewright::{Arithmetic, Inputs, verify};
+use tilewright::{Arithmetic, Inputs};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
@@ -20,9 +20,9 @@ const SEED: u64 = 0;
 /// If there is no such check, if a case fails, or as [`backends`] does.
 pub fn conforms(kernel: &str) {
     let (seed, cases) = (number("TILEWRIGHT_SEED", SEED), number("TILEWRIGHT_CASES", CASES));
-    assert!(verify::checks(Some(kernel)).next().is_some(), "no check of a kernel {kernel:?}");
+    assert!(tilewright_verify::checks(Some(kernel)).next().is_some(), "no check of a kernel {kernel:?}");
     for backend in all_backends().into_iter().filter(|b| !b.is_plain() || kernel == "gemm") {
-        for check in verify::checks(Some(kernel)) {
+        for check in tilewright_verify::checks(Some(kernel)) {
             if let Err(failure) = check.run(backend, seed, cases, || ()) {
                 panic!("{failure}");
             }

@@ -4,15 +4,15 @@
 mod attention;
 
 use half::{bf16, f16};
-use tilewright::verify::bound::{U, compare, identical};
-use tilewright::verify::gemm::product;
-use tilewright::verify::tensor::Random;
 use tilewright_kernels::gemm::{Format, PackedB, Rhs};
 use tilewright_kernels::{
     Activate, Activation, Backend, Element, Error, Gated, L2Normalize, LayerNorm, Mask, RmsNorm, Rope,
     RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
+use tilewright_verify::bound::{U, compare, identical};
+use tilewright_verify::gemm::product;
+use tilewright_verify::tensor::Random;
 
 /// `n` numbers in [-1, 1).
 fn numbers(n: usize, seed: u64) -> Vec<f32> {

@@ -12,8 +12,8 @@
 
 use super::settings::Settings;
 use crate::error::Error;
-use crate::random::Random;
 use std::sync::Arc;
+use tilewright_kernels::random::Random;
 
 /// What changes the scores of a sequence's next token before one is chosen.
 #[derive(Clone, Debug)]

@@ -1,0 +1,371 @@
+//! A case: an operation, its type and shape, its inputs, the work it does and how it is run.
+
+mod inputs;
+mod prepare;
+mod rows;
+
+pub use inputs::{Aligned, Inputs};
+pub(super) use prepare::Compute;
+pub use prepare::Prepared;
+pub use rows::{ROW_KERNELS, RowKernel};
+
+use super::models::{MODELS, Task};
+use core::fmt;
+use tilewright::bytes_per_weight;
+use tilewright_kernels::gemm::Format;
+pub use tilewright_peers::Dtype;
+use tilewright_peers::Operation as PeerOperation;
+use tilewright_verify::bound::gamma;
+
+/// What is computed.
+#[derive(Clone, Copy, Debug)]
+pub enum Operation {
+    /// y = x W^T.
+    Linear {
+        /// m, k, n.
+        shape: [usize; 3],
+        /// Whether W is packed beforehand.
+        packed: bool,
+    },
+    /// Fused attention.
+    Attention(AttentionShape),
+    /// A kernel over rows.
+    Rows {
+        /// Which.
+        kernel: &'static RowKernel,
+        /// Rows, columns.
+        shape: [usize; 2],
+    },
+    /// A model with random weights.
+    Model {
+        /// Index into [`MODELS`].
+        model: usize,
+        /// What it does.
+        task: Task,
+    },
+}
+
+/// Extents of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Sequences.
+    pub batch: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Queries of each sequence, the last of its keys.
+    pub queries: usize,
+    /// Keys of each sequence.
+    pub keys: usize,
+    /// Width of a head.
+    pub dim: usize,
+    /// Whether a query sees only keys up to its own position.
+    pub causal: bool,
+    /// Whether keys and values are packed beforehand, in a cache of one sequence.
+    pub cached: bool,
+}
+
+impl AttentionShape {
+    /// Whether it is a decoder's, which caches keys and values: a step, or a prompt with grouped heads.
+    pub fn is_decoder(&self) -> bool {
+        self.queries < self.keys || self.kv_heads < self.heads
+    }
+}
+
+impl fmt::Display for AttentionShape {
+    /// `B1 H12 S512 D64 causal`; grouped heads as `H9/3`, fewer queries than keys as `S1:512`; `cached`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached } = self;
+        write!(f, "B{batch} H{heads}")?;
+        if kv_heads != heads {
+            write!(f, "/{kv_heads}")?;
+        }
+        write!(f, " S{queries}")?;
+        if keys != queries {
+            write!(f, ":{keys}")?;
+        }
+        write!(f, " D{dim}")?;
+        let ends = [(causal, " causal"), (cached, " cached")];
+        ends.iter().filter(|(is, _)| **is).try_for_each(|(_, end)| f.write_str(end))
+    }
+}
+
+/// An operation in a type.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What inputs and weights are stored as.
+    pub dtype: Dtype,
+    /// What is computed.
+    pub operation: Operation,
+}
+
+/// What one run does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Floating-point operations: those of the matrix products, two to a multiply-add. 0 for kernels over
+    /// rows, whose limit is memory.
+    pub flops: f64,
+    /// Bytes that have to be read and written at least: inputs and weights once, outputs once.
+    pub bytes: f64,
+    /// Tokens that go through, of a model.
+    pub tokens: Option<f64>,
+}
+
+/// All types.
+pub const DTYPES: [Dtype; 7] =
+    [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1];
+
+/// The name of a type in rows and on the command line.
+pub fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::Bf16 => "bf16",
+        Dtype::F16 => "f16",
+        Dtype::Int8 => "int8",
+        Dtype::Q8_0 => "q8_0",
+        Dtype::Q4_0 => "q4_0",
+        Dtype::Q4_1 => "q4_1",
+    }
+}
+
+/// What weights of this type are packed as.
+fn format(dtype: Dtype) -> Format {
+    match dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::Bf16 => Format::Bf16,
+        Dtype::F16 => Format::F16,
+        Dtype::Int8 => Format::Int8,
+        Dtype::Q8_0 => Format::Q8_0,
+        Dtype::Q4_0 => Format::Q4_0,
+        Dtype::Q4_1 => Format::Q4_1,
+    }
+}
+
+/// Bytes of a number of this type: of activations, and of weights.
+fn bytes_of(dtype: Dtype) -> [f64; 2] {
+    let of_weights = bytes_per_weight(format(dtype));
+    match dtype {
+        Dtype::F32 | Dtype::Bf16 | Dtype::F16 => [of_weights; 2],
+        // Quantised in every run, from f32.
+        _ => [4.0, of_weights],
+    }
+}
+
+impl Case {
+    /// The kernel's name: `linear`, `attention`, `layernorm`, .. or `model/bert-base`, ..
+    pub fn kernel(&self) -> &'static str {
+        match self.operation {
+            Operation::Linear { .. } => "linear",
+            Operation::Attention(_) => "attention",
+            Operation::Rows { kernel, .. } => kernel.name,
+            Operation::Model { model, .. } => MODELS[model].name,
+        }
+    }
+
+    /// The shape as rows show it.
+    pub fn shape(&self) -> String {
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => format!("{m}x{k}x{n}"),
+            Operation::Attention(shape) => shape.to_string(),
+            Operation::Rows { shape: [rows, columns], .. } => format!("{rows}x{columns}"),
+            Operation::Model { task, .. } => task.to_string(),
+        }
+    }
+
+    /// Whether weights are packed beforehand; `None` where there are none to pack.
+    pub fn packed(&self) -> Option<bool> {
+        match self.operation {
+            Operation::Linear { packed, .. } => Some(packed),
+            _ => None,
+        }
+    }
+
+    /// What filters are matched with: `linear/f32/128x768x768/packed`.
+    pub fn name(&self) -> String {
+        let packed = match self.packed() {
+            Some(true) => "/packed",
+            Some(false) => "/unpacked",
+            None => "",
+        };
+        format!("{}/{}/{}{packed}", self.kernel(), dtype_name(self.dtype), self.shape())
+    }
+
+    /// What one run does.
+    pub fn work(&self) -> Work {
+        let [size, of_weights] = bytes_of(self.dtype);
+        let product = |numbers: &[usize]| numbers.iter().map(|&n| n as f64).product::<f64>();
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => Work {
+                flops: 2.0 * product(&[m, k, n]),
+                // Sums are 32 bits wide, whatever goes in.
+                bytes: size * product(&[m, k]) + of_weights * product(&[k, n]) + 4.0 * product(&[m, n]),
+                tokens: None,
+            },
+            Operation::Attention(s) => {
+                // The last query sees all keys; under a causal mask the one before it sees one less, ..
+                let seen = match s.causal {
+                    true => (2 * s.keys + 1 - s.queries) as f64 / 2.0,
+                    false => s.keys as f64,
+                };
+                let ends = product(&[s.batch, s.heads, s.queries, s.dim]);
+                let keys = product(&[s.batch, s.kv_heads, s.keys, s.dim]);
+                Work { flops: 4.0 * ends * seen, bytes: 2.0 * size * (ends + keys), tokens: None }
+            }
+            Operation::Rows { kernel, shape } => {
+                let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
+                Work { flops: 0.0, bytes, tokens: None }
+            }
+            Operation::Model { model, task } => MODELS[model].work(task, of_weights),
+        }
+    }
+
+    /// Random inputs that the case's type holds exactly; for products, every type.
+    pub fn inputs(&self) -> Inputs {
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => Inputs::linear([m, k, n], self.dtype),
+            Operation::Attention(s) => Inputs::attention(
+                s.batch * s.heads * s.queries * s.dim,
+                s.batch * s.kv_heads * s.keys * s.dim,
+            ),
+            Operation::Rows { shape, .. } => Inputs::rows(shape, self.dtype),
+            Operation::Model { .. } => Inputs::default(),
+        }
+    }
+
+    /// What other libraries are asked for, if they may have it.
+    pub fn for_peers<'a>(&self, inputs: &'a Inputs) -> Option<PeerOperation<'a>> {
+        match self.operation {
+            Operation::Linear { shape, packed } => Some(PeerOperation::Linear {
+                shape,
+                x: &inputs.x,
+                weight: &inputs.y,
+                dtype: self.dtype,
+                packed,
+            }),
+            Operation::Rows { kernel, shape } if self.dtype == Dtype::F32 => {
+                kernel.peer.map(|peer| peer(shape, inputs))
+            }
+            _ => None,
+        }
+    }
+
+    /// Holds a peer's output to the definition: not to judge its accuracy, but to see that it computed
+    /// the same thing.
+    ///
+    /// # Errors
+    /// The first element that is off, and by how much.
+    pub fn check(&self, inputs: &Inputs, output: &[f32]) -> Result<(), String> {
+        let wrong = |i: usize, found: f32, expected: f64| {
+            Err(format!("element {i} is {found:e}, by the definition {expected:e}"))
+        };
+        match self.operation {
+            Operation::Linear { shape: [m, k, n], .. } => {
+                if output.len() != m * n {
+                    return Err(format!("{} elements, expected {}", output.len(), m * n));
+                }
+                // Some of the elements, in all rows and columns in turn, first and last among them.
+                let step = (m * n / 1000).max(1) | 1;
+                for i in (0..m * n).step_by(step).chain([m * n - 1]) {
+                    let (row, column) = (&inputs.x[i / n * k..][..k], &inputs.y[i % n * k..][..k]);
+                    let terms = || row.iter().zip(column).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                    let (sum, magnitude) = terms().fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
+                    // The inputs are exact in every type; an output may have been rounded to 8 bits.
+                    let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f64.powi(-8) * sum.abs() };
+                    let error = (f64::from(output[i]) - sum).abs();
+                    if error.is_nan() || error > gamma(k) * magnitude + rounding {
+                        return wrong(i, output[i], sum);
+                    }
+                }
+            }
+            Operation::Rows { kernel, shape } => {
+                let mut expected = vec![0.0; shape[0] * shape[1]];
+                kernel.define(shape, inputs, &mut expected).map_err(|e| e.to_string())?;
+                if output.len() != expected.len() {
+                    return Err(format!("{} elements, expected {}", output.len(), expected.len()));
+                }
+                let scale = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                for (i, (&found, &exact)) in output.iter().zip(&expected).enumerate() {
+                    let error = (found - exact).abs();
+                    // An output may have been rounded to 8 bits, as of a product.
+                    let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f32.powi(-8) * exact.abs() };
+                    if error.is_nan() || error > 1e-4 * scale + rounding {
+                        return wrong(i, found, exact.into());
+                    }
+                }
+            }
+            Operation::Attention(_) | Operation::Model { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Models;
+    use tilewright_kernels::Backend;
+
+    #[test]
+    fn names_tell_shapes() {
+        let shape = AttentionShape {
+            batch: 1,
+            heads: 9,
+            kv_heads: 3,
+            queries: 1,
+            keys: 512,
+            dim: 64,
+            causal: true,
+            cached: false,
+        };
+        let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
+        assert_eq!(case.name(), "attention/f32/B1 H9/3 S1:512 D64 causal");
+        // One query sees all 512 keys: two products of 512 x 64 for each of 9 heads.
+        assert_eq!(case.work().flops, 4.0 * 9.0 * 512.0 * 64.0);
+        let operation = Operation::Linear { shape: [2, 3, 4], packed: false };
+        assert_eq!(Case { dtype: Dtype::Bf16, operation }.name(), "linear/bf16/2x3x4/unpacked");
+        assert_eq!(Case { dtype: Dtype::Bf16, operation }.work().bytes, 2.0 * (6.0 + 12.0) + 4.0 * 8.0);
+    }
+
+    #[test]
+    fn a_causal_square_sees_its_lower_half() {
+        let shape = AttentionShape {
+            batch: 1,
+            heads: 1,
+            kv_heads: 1,
+            queries: 3,
+            keys: 3,
+            dim: 1,
+            causal: true,
+            cached: false,
+        };
+        // 1 + 2 + 3 of 9 scores.
+        let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
+        assert_eq!(case.work().flops, 4.0 * 6.0);
+    }
+
+    /// Every kernel's fast form passes the check, and a result that is off does not.
+    #[test]
+    fn wrong_results_are_seen() {
+        let models = Models::default();
+        let linear = [true, false].map(|packed| Operation::Linear { shape: [5, 40, 33], packed });
+        let rows = ROW_KERNELS.iter().map(|kernel| Operation::Rows { kernel, shape: [4, 128] });
+        let f32 = linear.into_iter().chain(rows.clone()).map(|operation| (Dtype::F32, operation));
+        let others =
+            [Dtype::Bf16, Dtype::F16].map(|dtype| rows.clone().map(move |operation| (dtype, operation)));
+        for (dtype, operation) in f32.chain(others.into_iter().flatten()) {
+            let case = Case { dtype, operation };
+            let inputs = case.inputs();
+            let mut prepared = case.prepare(&inputs, Backend::best(), &models).unwrap().unwrap();
+            prepared.run().unwrap();
+            case.check(&inputs, prepared.output().unwrap())
+                .unwrap_or_else(|e| panic!("{}: {e}", case.name()));
+            let mut output = prepared.output().unwrap().to_vec();
+            output[0] += 1.0;
+            assert!(case.check(&inputs, &output).is_err(), "{}", case.name());
+            output[0] = f32::NAN;
+            assert!(case.check(&inputs, &output).is_err(), "{}", case.name());
+            assert!(case.check(&inputs, &output[1..]).is_err(), "{}", case.name());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Inputs of cases, on memory as an allocator of tensors hands it out.
+
+use half::{bf16, f16};
+use std::ops::{Deref, DerefMut};
+use tilewright_kernels::random::Random;
+use tilewright_kernels::{Element, RopeLayout, RopeTable};
+use tilewright_peers::Dtype;
+
+/// Numbers that begin with a page: vectors that straddle cache lines cost up to twice the time.
+#[derive(Debug, Default)]
+pub struct Aligned<T = f32> {
+    data: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Element> Aligned<T> {
+    /// `f(0)`, `f(1)`, .. `f(n - 1)`.
+    pub fn new(n: usize, f: impl FnMut(usize) -> T) -> Self {
+        const PAGE: usize = 4096;
+        let data = vec![T::default(); n + PAGE / size_of::<T>()];
+        let mut new = Self { start: data.as_ptr().align_offset(PAGE), data, len: n };
+        new.iter_mut().zip((0..n).map(f)).for_each(|(x, value)| *x = value);
+        new
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.data[self.start..][..self.len]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.data[self.start..][..self.len]
+    }
+}
+
+/// What a case is computed from; which of it, and as what, its operation decides.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    /// The activations; queries.
+    pub x: Aligned,
+    /// Weights \[n, k\]; a second operand of rows; keys.
+    pub y: Aligned,
+    /// Values of an attention.
+    pub z: Aligned,
+    /// \[columns\].
+    pub weight: Aligned,
+    /// \[columns\].
+    pub bias: Aligned,
+    /// Rows of a table, out of order; positions.
+    pub ids: Vec<u32>,
+    /// Angles of [`ids`](Self::ids).
+    pub rope: Option<RopeTable>,
+}
+
+/// Makes numbers of a type of those of f32; integers have no kernels that it would be asked for.
+fn rounding(dtype: Dtype) -> fn(f32) -> f32 {
+    match dtype {
+        Dtype::Bf16 => |x| bf16::from_f32(x).to_f32(),
+        Dtype::F16 => |x| f16::from_f32(x).to_f32(),
+        _ => |x| x,
+    }
+}
+
+/// Rotations are made for heads of this width.
+pub(super) const ROPE_DIM: usize = 64;
+
+impl Inputs {
+    pub(super) fn linear([m, k, n]: [usize; 3], dtype: Dtype) -> Self {
+        let mut random = Random::new(1);
+        // Whole numbers of 7 bits and a sign, over 64: exact in bf16, f16 and f32. For int8 without the
+        // divisor, and x without a sign, as the instructions want it.
+        let mut number = |signed: bool| {
+            let whole =
+                random.below(if signed { 255 } else { 128 }) as f32 - if signed { 127.0 } else { 0.0 };
+            if dtype == Dtype::Int8 { whole } else { whole / 64.0 }
+        };
+        Self {
+            x: Aligned::new(m * k, |_| number(dtype != Dtype::Int8)),
+            y: Aligned::new(n * k, |_| number(true)),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn attention(queries: usize, keys: usize) -> Self {
+        let mut random = Random::new(2);
+        Self {
+            x: Aligned::new(queries, |_| random.normal()),
+            y: Aligned::new(keys, |_| random.normal()),
+            z: Aligned::new(keys, |_| random.normal()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn rows([rows, columns]: [usize; 2], dtype: Dtype) -> Self {
+        let mut random = Random::new(3);
+        let round = rounding(dtype);
+        Self {
+            x: Aligned::new(rows * columns, |_| round(random.normal())),
+            y: Aligned::new(rows * columns, |_| round(random.normal())),
+            weight: Aligned::new(columns, |_| 1.0 + 0.1 * random.normal()),
+            bias: Aligned::new(columns, |_| 0.1 * random.normal()),
+            // Every row once, for 7919 is a prime that no number of rows in use is a multiple of.
+            ids: (0..rows).map(|i| (i * 7919 % rows) as u32).collect(),
+            rope: columns
+                .is_multiple_of(ROPE_DIM)
+                .then(|| RopeTable::new(RopeLayout::HalfSplit, rows.max(1), ROPE_DIM, 1e4)),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A case made ready to run on a backend.
+
+use super::{Aligned, AttentionShape, Case, Inputs, Operation, format};
+use crate::models::Models;
+use core::fmt;
+use half::{bf16, f16};
+use tilewright::Arithmetic;
+use tilewright::Error;
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
+use tilewright_kernels::{
+    Attention, Backend, CachedAttention, Element, KvCache, Precision, Start, View, ViewMut, Window,
+};
+use tilewright_peers::Dtype;
+
+/// What computes an output.
+pub(in super::super) type Compute<'a> = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send + 'a>;
+
+/// A case made ready to run on one backend.
+pub struct Prepared<'a> {
+    pub(super) run: Compute<'a>,
+    pub(super) out: Aligned,
+    /// Whether `run` has an output of its own, of another type, and widens it only to where it is asked for.
+    pub(super) narrow: bool,
+}
+
+impl Prepared<'_> {
+    /// Computes it once, in the pool that it is called in.
+    ///
+    /// # Errors
+    /// Those of the kernel: none, for the shapes of a case fit each other.
+    pub fn run(&mut self) -> Result<(), Error> {
+        (self.run)(if self.narrow { &mut [] } else { &mut self.out })
+    }
+
+    /// The result of the last run; of one in another type, of another run.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn output(&mut self) -> Result<&[f32], Error> {
+        if self.narrow {
+            (self.run)(&mut self.out)?;
+        }
+        Ok(&self.out)
+    }
+}
+
+impl fmt::Debug for Prepared<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("outputs", &self.out.len()).finish_non_exhaustive()
+    }
+}
+
+/// The numbers in another type, if they are needed.
+fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
+    x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
+}
+
+/// An attention of numbers of type `T`.
+fn attention<'a, T: Element>(
+    s: AttentionShape,
+    inputs: &Inputs,
+    backend: Backend,
+    from_f32: impl Fn(f32) -> T + Copy,
+) -> Result<Prepared<'a>, Error> {
+    let shape = [s.batch, s.heads, s.queries, s.dim];
+    let kv = [s.batch, s.kv_heads, s.keys, s.dim];
+    let [q, k, v] = [&inputs.x, &inputs.y, &inputs.z].map(|x| narrow(x, true, from_f32));
+    let mut out = vec![T::default(); q.len()];
+    let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+    let run = move |_: &mut [f32]| {
+        let (q, k, v) = (View::new(&q, shape)?, View::new(&k, kv)?, View::new(&v, kv)?);
+        let (out, start) = (ViewMut::new(&mut out, shape)?, Start::At(s.keys - s.queries));
+        Ok(backend.run(Attention { window, start, ..Attention::new(q, k, v, out) })?)
+    };
+    Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
+}
+
+/// An attention of one sequence to a cache.
+fn cached<'a>(
+    s: AttentionShape,
+    Inputs { x, y, z, .. }: &'a Inputs,
+    backend: Backend,
+    precision: Precision,
+) -> Result<Prepared<'a>, Error> {
+    let (shape, kv) = ([s.batch, s.heads, s.queries, s.dim], [s.kv_heads, s.keys, s.dim]);
+    let q = View::new(&x[..], shape)?;
+    let mut cache = KvCache::new(backend, precision, s.kv_heads, [s.dim, s.dim], s.keys);
+    cache.append(View::new(&y[..], kv)?, View::new(&z[..], kv)?)?;
+    let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+    let run = move |out: &mut [f32]| {
+        let (caches, starts, out) = ([&cache], [0, s.queries], ViewMut::new(out, shape)?);
+        let attention = CachedAttention::new(q, &caches, &starts, out);
+        Ok(backend.run(CachedAttention { window, ..attention })?)
+    };
+    Ok(Prepared { run: Box::new(run), out: Aligned::new(x.len(), |_| 0.0), narrow: false })
+}
+
+impl Case {
+    /// Makes it ready on `backend`: `None` if there is no such kernel in this type yet.
+    ///
+    /// # Errors
+    /// Those of the model's config; none for kernels.
+    pub fn prepare<'a>(
+        &self,
+        inputs: &'a Inputs,
+        backend: Backend,
+        models: &'a Models,
+    ) -> Result<Option<Prepared<'a>>, Error> {
+        if self.dtype != Dtype::F32 && !matches!(self.operation, Operation::Rows { .. }) {
+            return self.prepare_narrow(inputs, backend, models);
+        }
+        let Inputs { x, y, .. } = inputs;
+        Ok(Some(match self.operation {
+            Operation::Linear { shape: [m, k, n], packed } => {
+                let a = View::new(&x[..], [1, m, k])?;
+                let w = View::new(&y[..], [n, k])?.transpose();
+                let packed = packed.then(|| PackedB::new(backend, w));
+                let run = move |out: &mut [f32]| {
+                    let b = packed.as_ref().map_or(Rhs::Matrix(w.into()), Rhs::Packed);
+                    let c = ViewMut::new(out, [1, m, n])?;
+                    let (a, c) = (a.into(), c.into());
+                    Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
+                };
+                Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0), narrow: false }
+            }
+            Operation::Attention(s) if s.cached => cached(s, inputs, backend, Precision::F32)?,
+            Operation::Attention(s) => {
+                let shape = [s.batch, s.heads, s.queries, s.dim];
+                let kv = [s.batch, s.kv_heads, s.keys, s.dim];
+                let q = View::new(&x[..], shape)?;
+                let (k, v) = (View::new(&y[..], kv)?, View::new(&inputs.z[..], kv)?);
+                let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+                let run = move |out: &mut [f32]| {
+                    let out = ViewMut::new(out, shape)?;
+                    let start = Start::At(s.keys - s.queries);
+                    Ok(backend.run(Attention { window, start, ..Attention::new(q, k, v, out) })?)
+                };
+                Prepared { run: Box::new(run), out: Aligned::new(x.len(), |_| 0.0), narrow: false }
+            }
+            Operation::Rows { kernel, shape } => {
+                return Ok(kernel.prepare(backend, shape, inputs, self.dtype));
+            }
+            Operation::Model { model, task } => {
+                let run = models.prepare(model, task, Arithmetic::f32(backend))?;
+                Prepared { run, out: Aligned::default(), narrow: false }
+            }
+        }))
+    }
+
+    /// The same in other types than f32: models, products with packed weights, and attentions. Activations
+    /// are of the same type, but for int8, to which they are quantised in every run. Outputs of products are
+    /// f32; those of attentions, which go into the next product, are of the type, but to caches all but the
+    /// caches is f32.
+    fn prepare_narrow<'a>(
+        &self,
+        inputs: &'a Inputs,
+        backend: Backend,
+        models: &'a Models,
+    ) -> Result<Option<Prepared<'a>>, Error> {
+        match (self.operation, self.dtype) {
+            (Operation::Attention(s), Dtype::Bf16) if s.cached => {
+                return cached(s, inputs, backend, Precision::Bf16).map(Some);
+            }
+            (Operation::Attention(s), _) if s.cached => return Ok(None),
+            (Operation::Attention(s), Dtype::Bf16) => {
+                return attention(s, inputs, backend, bf16::from_f32).map(Some);
+            }
+            (Operation::Attention(s), Dtype::F16) => {
+                return attention(s, inputs, backend, f16::from_f32).map(Some);
+            }
+            (Operation::Model { model, task }, _) => {
+                let run = models.prepare(model, task, Arithmetic::new(backend, format(self.dtype)))?;
+                return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
+            }
+            _ => {}
+        }
+        let Operation::Linear { shape: [m, k, n], packed: true } = self.operation else {
+            return Ok(None);
+        };
+        let w = View::new(&inputs.y[..], [n, k])?.transpose();
+        let format = format(self.dtype);
+        let packed = PackedB::in_format(backend, format, w)?;
+        let x = &inputs.x[..];
+        let bf16s = narrow(x, self.dtype == Dtype::Bf16, bf16::from_f32);
+        let f16s = narrow(x, self.dtype == Dtype::F16, f16::from_f32);
+        let run = move |out: &mut [f32]| {
+            let a = match format {
+                Format::Bf16 => View::<2, _>::new(&bf16s, [m, k])?.into(),
+                Format::F16 => View::<2, _>::new(&f16s, [m, k])?.into(),
+                _ => Lhs::Rounded(View::new(x, [1, m, k])?),
+            };
+            let (b, c) = (Rhs::Packed(&packed), ViewMut::new(out, [m, n])?.into());
+            Ok(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default() })?)
+        };
+        Ok(Some(Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0), narrow: false }))
+    }
+}

@@ -1,0 +1,318 @@
+//! Models as cases: architectures with random weights.
+
+mod run;
+
+pub use run::Models;
+
+use super::case::Work;
+use core::fmt;
+use tilewright::Error;
+use tilewright::heads::Task as Head;
+use tilewright::model::Model;
+use tilewright::weights::Weights;
+use tilewright::{Arithmetic, albert, bart, bert, electra, gpt2, llama, roberta, t5};
+
+/// What a model does in a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Sequences of one length go through it; of a decoder, up to the logits of what follows each.
+    Forward {
+        /// Sequences.
+        batch: usize,
+        /// Tokens of each.
+        length: usize,
+    },
+    /// Sequences of lengths spread evenly from the shortest to the longest, 4, go through it.
+    Ragged {
+        /// Sequences.
+        batch: usize,
+        /// Tokens of the longest.
+        longest: usize,
+    },
+    /// A prompt, or a source, is read and continued.
+    Generate {
+        /// Tokens of the prompt or source.
+        prompt: usize,
+        /// Tokens that follow.
+        tokens: usize,
+        /// Texts that a beam search follows at once; 1: each token is the most probable one.
+        beams: usize,
+    },
+}
+
+/// Tokens of the shortest of ragged sequences.
+const SHORTEST: usize = 4;
+
+impl fmt::Display for Task {
+    /// `B1 S128`, `B64 S4..128`, `16 in, 64 out`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forward { batch, length } => write!(f, "B{batch} S{length}"),
+            Self::Ragged { batch, longest } => write!(f, "B{batch} S{SHORTEST}..{longest}"),
+            Self::Generate { prompt, tokens, beams } => {
+                write!(f, "{prompt} in, {tokens} out")?;
+                if *beams > 1 { write!(f, ", {beams} beams") } else { Ok(()) }
+            }
+        }
+    }
+}
+
+impl Task {
+    /// Lengths of the sequences that are read.
+    fn lengths(self) -> Vec<usize> {
+        match self {
+            Self::Forward { batch, length } => vec![length; batch],
+            Self::Ragged { batch, longest } => {
+                let step = |i: usize| (longest - SHORTEST) * i / (batch - 1).max(1);
+                (0..batch).map(|i| SHORTEST + step(i)).collect()
+            }
+            Self::Generate { prompt, .. } => vec![prompt],
+        }
+    }
+}
+
+/// A model of known sizes.
+#[derive(Debug)]
+pub struct ModelCase {
+    /// Its name in rows and filters.
+    pub name: &'static str,
+    make: fn(Arithmetic) -> Result<Box<dyn Model>, Error>,
+    size: Size,
+    /// Those of the registry's cases.
+    pub tasks: &'static [Task],
+}
+
+/// What work is counted from.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    /// Entries of the word table.
+    words: usize,
+    layers: usize,
+    /// Layers that are stored: fewer where they are shared.
+    stored: usize,
+    /// Weights of the linear layers in one layer.
+    weights: usize,
+    /// Width of queries.
+    width: usize,
+    /// Whether logits of the last token are computed, by so many weights.
+    head: usize,
+    /// Of an encoder-decoder, the weights that a token of the source passes; `weights` are of the decoder.
+    source: usize,
+}
+
+const fn forward(batch: usize, length: usize) -> Task {
+    Task::Forward { batch, length }
+}
+
+const fn generate(prompt: usize, tokens: usize, beams: usize) -> Task {
+    Task::Generate { prompt, tokens, beams }
+}
+
+/// A BERT's: four products with H x H, two with H x I.
+const fn encoder(layers: usize, h: usize, i: usize) -> Size {
+    Size {
+        words: 30000,
+        layers,
+        stored: layers,
+        weights: 4 * h * h + 2 * h * i,
+        width: h,
+        head: 0,
+        source: 0,
+    }
+}
+
+/// A BERT-base's sizes, which RoBERTa and ALBERT have too.
+const BASE: Size = encoder(12, 768, 3072);
+
+fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+    let config = bert::Config {
+        hidden_size: h,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        intermediate_size: 4 * h,
+        ..bert::Config::default()
+    };
+    Ok(Box::new(bert::open(config, Weights::random(0), on, Head::Bare)?))
+}
+
+/// Six layers and heads of 64: BART-base, and the translators that Marian trained.
+fn bart(family: bart::Family, d_model: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+    let config = bart::Config {
+        d_model,
+        encoder_layers: 6,
+        decoder_layers: 6,
+        encoder_attention_heads: d_model / 64,
+        decoder_attention_heads: d_model / 64,
+        encoder_ffn_dim: 4 * d_model,
+        decoder_ffn_dim: 4 * d_model,
+        ..bart::Config::of(family)
+    };
+    Ok(Box::new(bart::Bart::random(config, 0, on, bart::Class::ConditionalGeneration)?))
+}
+
+/// Six layers of the same and of T5-small.
+const fn encoder_decoder(words: usize, d: usize) -> Size {
+    Size {
+        words,
+        layers: 6,
+        stored: 6,
+        // Attention to the text so far, that to the source without its keys and values, feed-forward.
+        weights: 6 * d * d + 2 * d * 4 * d,
+        width: d,
+        head: d * words,
+        // The encoder, and keys and values for the decoder.
+        source: 6 * (6 * d * d + 2 * d * 4 * d),
+    }
+}
+
+/// All of them. The first is that of `tilewright report`.
+pub static MODELS: &[ModelCase] = &[
+    ModelCase {
+        name: "model/bert-base",
+        make: |on| bert(12, 768, 12, on),
+        size: BASE,
+        tasks: &[forward(1, 16), forward(1, 128), forward(8, 128), forward(1, 512)],
+    },
+    ModelCase {
+        name: "model/bert-large",
+        make: |on| bert(24, 1024, 16, on),
+        size: encoder(24, 1024, 4096),
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
+        name: "model/minilm-l6",
+        make: |on| bert(6, 384, 12, on),
+        size: encoder(6, 384, 1536),
+        tasks: &[forward(1, 16), forward(1, 128), forward(32, 32), Task::Ragged { batch: 64, longest: 128 }],
+    },
+    ModelCase {
+        name: "model/roberta-base",
+        make: |on| {
+            let config = roberta::Config::default();
+            Ok(Box::new(roberta::open(config, Weights::random(0), on, Head::Bare)?))
+        },
+        size: BASE,
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
+        name: "model/albert-base",
+        make: |on| {
+            let large = albert::Config::default();
+            let base = bert::Config {
+                hidden_size: 768,
+                num_attention_heads: 12,
+                intermediate_size: 3072,
+                ..large.bert.clone()
+            };
+            let config = albert::Config { bert: base, ..large };
+            Ok(Box::new(albert::open(config, Weights::random(0), on, Head::Bare)?))
+        },
+        size: Size { stored: 1, ..BASE },
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
+        name: "model/electra-small",
+        make: |on| {
+            let config = electra::Config::default();
+            Ok(Box::new(electra::open(config, Weights::random(0), on, Head::Bare)?))
+        },
+        size: encoder(12, 256, 1024),
+        tasks: &[forward(1, 128)],
+    },
+    ModelCase {
+        name: "model/gpt2",
+        make: |on| Ok(Box::new(gpt2::Gpt2::random(gpt2::Config::default(), 0, on)?)),
+        size: Size {
+            words: 50257,
+            layers: 12,
+            stored: 12,
+            weights: 12 * 768 * 768,
+            width: 768,
+            head: 768 * 50257,
+            source: 0,
+        },
+        tasks: &[forward(1, 512), generate(64, 32, 1)],
+    },
+    ModelCase {
+        name: "model/smollm2-135m",
+        make: |on| {
+            let config = llama::Config {
+                vocab_size: 49152,
+                hidden_size: 576,
+                intermediate_size: 1536,
+                num_hidden_layers: 30,
+                num_attention_heads: 9,
+                num_key_value_heads: Some(3),
+                max_position_embeddings: 8192,
+                rope_theta: 1e5,
+                tie_word_embeddings: true,
+                ..llama::Config::default()
+            };
+            Ok(Box::new(llama::Llama::random(config, 0, on)?))
+        },
+        size: Size {
+            words: 49152,
+            layers: 30,
+            stored: 30,
+            // Queries and outputs of 9 heads, keys and values of 3; gate, up and down.
+            weights: 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536,
+            width: 576,
+            head: 576 * 49152,
+            source: 0,
+        },
+        tasks: &[forward(1, 512), generate(16, 64, 1)],
+    },
+    ModelCase {
+        name: "model/t5-small",
+        make: |on| {
+            let (config, class) = (t5::Config::default(), t5::Class::ConditionalGeneration);
+            Ok(Box::new(t5::T5::random(config, 0, on, class)?))
+        },
+        size: encoder_decoder(32128, 512),
+        tasks: &[generate(64, 64, 1), generate(64, 64, 4)],
+    },
+    ModelCase {
+        name: "model/bart-base",
+        make: |on| bart(bart::Family::BART, 768, on),
+        size: encoder_decoder(50265, 768),
+        tasks: &[generate(64, 64, 1), generate(64, 64, 4)],
+    },
+    ModelCase {
+        name: "model/marian",
+        make: |on| bart(bart::Family::MARIAN, 512, on),
+        size: encoder_decoder(58101, 512),
+        tasks: &[generate(64, 64, 1)],
+    },
+];
+
+impl ModelCase {
+    /// What a run does, with weights of so many bytes a number.
+    pub fn work(&self, task: Task, bytes: f64) -> Work {
+        let Size { layers, stored, weights, width, head, source, .. } = self.size;
+        let causal = head > 0;
+        let lengths = task.lengths();
+        // Scores and sums: each token over all keys, or those up to its own.
+        let seen = |n: usize| if causal { n * (n + 1) / 2 } else { n * n };
+        let (mut tokens, mut scores): (usize, usize) =
+            (lengths.iter().sum(), lengths.iter().map(|&n| seen(n)).sum());
+        let (mut logits, mut passes) = (lengths.len(), 1);
+        let mut shown = tokens;
+        if let Task::Generate { prompt, tokens: new, beams } = task {
+            // The last token is not read again.
+            tokens = beams * if source > 0 { new } else { prompt + new - 1 };
+            scores =
+                beams * seen(tokens / beams) + if source > 0 { prompt * (prompt + beams * new) } else { 0 };
+            (logits, passes, shown) = (beams * new, new, new);
+        }
+        let mut flops = 2 * (tokens * layers * weights + 2 * scores * layers * width + logits * head);
+        if let Task::Generate { prompt, .. } = task {
+            flops += 2 * prompt * source;
+        }
+        Work {
+            flops: flops as f64,
+            // States come and go in cache.
+            bytes: bytes * (source + passes * (stored * weights + head)) as f64,
+            tokens: Some(shown as f64),
+        }
+    }
+}

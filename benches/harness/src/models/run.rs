@@ -1,0 +1,101 @@
+//! Models that cases run.
+
+use super::super::case::Compute;
+use super::{MODELS, Task};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
+use tilewright::Error;
+use tilewright::generate::{Settings, beam_search};
+use tilewright::generator::{Cache, Generator, Want};
+use tilewright::model::Model;
+use tilewright::{Arithmetic, Batch};
+
+/// The model made last, so that cases of one model do not each draw its weights.
+#[derive(Debug, Default)]
+pub struct Models {
+    last: RefCell<Option<(usize, Arithmetic, Shared)>>,
+}
+
+/// A model that several cases run, one after the other.
+type Shared = Arc<Mutex<Box<dyn Model>>>;
+
+impl Models {
+    /// A run; it takes no output, for its states stay inside.
+    pub(crate) fn prepare(
+        &self,
+        model: usize,
+        task: Task,
+        on: Arithmetic,
+    ) -> Result<Compute<'static>, Error> {
+        let mut last = self.last.borrow_mut();
+        let shared = match &*last {
+            Some((of, by, shared)) if (*of, *by) == (model, on) => Arc::clone(shared),
+            _ => {
+                *last = None; // before the next one needs its memory
+                let shared: Shared = Arc::new(Mutex::new((MODELS[model].make)(on)?));
+                *last = Some((model, on, Arc::clone(&shared)));
+                shared
+            }
+        };
+        let words = MODELS[model].size.words;
+        let mut sequences = Batch::default();
+        for (s, length) in task.lengths().into_iter().enumerate() {
+            // All over the table, as words are.
+            let ids: Vec<u32> = (0..length).map(|i| ((s * length + i + 1) * 7919 % words) as u32).collect();
+            sequences.push(&ids, &vec![0; length])?;
+        }
+        let (new, beams) =
+            if let Task::Generate { tokens, beams, .. } = task { (tokens, beams) } else { (1, 1) };
+        let mut continued = Continued::default();
+        let settings = Arc::new(Settings {
+            num_beams: beams,
+            min_new_tokens: Some(new),
+            max_new_tokens: Some(new),
+            decoder_start_token_id: Some(0),
+            ..Settings::default()
+        });
+        Ok(Box::new(move |_| {
+            let mut model = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            match model.generator() {
+                Some(generator) if beams > 1 => beam_search(generator, sequences.ids(), &settings).map(drop),
+                Some(generator) => continued.run(generator, &sequences, new),
+                None => model.forward(&sequences).map(drop),
+            }
+        }))
+    }
+}
+
+/// Sequences that are continued, and their memory.
+#[derive(Default)]
+struct Continued {
+    caches: Vec<Cache>,
+    logits: Vec<f32>,
+}
+
+impl Continued {
+    /// Reads the sequences and continues each by `new` tokens, greedily.
+    fn run(&mut self, model: &mut dyn Generator, sequences: &Batch, new: usize) -> Result<(), Error> {
+        let Self { caches, logits } = self;
+        let mut tokens = sequences.clone();
+        if model.encodes() {
+            *caches = model.encode(sequences, new)?;
+            tokens = Batch::default();
+            (0..sequences.len()).try_for_each(|_| tokens.push(&[0], &[0]))?;
+        } else if caches.is_empty() {
+            let longest = sequences.longest();
+            caches.resize_with(sequences.len(), || model.cache(longest + new));
+        }
+        let words = model.vocab_size();
+        let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
+        caches.iter_mut().for_each(|cache| cache.truncate(0));
+        for _ in 0..new {
+            model.extend(&tokens, &mut caches, Want::Last, logits)?;
+            tokens = Batch::default();
+            for row in logits.chunks_exact(words) {
+                let next = (1..words).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+                tokens.push(&[next as u32], &[0])?;
+            }
+        }
+        Ok(())
+    }
+}

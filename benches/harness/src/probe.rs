@@ -1,0 +1,276 @@
+//! What this CPU can do at best, measured: the yardsticks of `tilewright report` and of the benches.
+//!
+//! Machines are noisy, and mostly in one direction: the best of many short runs is what a kernel can
+//! do. Where two figures are compared, their runs alternate, so that both see the same clock.
+
+use crate::cpu::Cpu;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tilewright_kernels::Backend;
+use tilewright_kernels::probe::{Peak, Read};
+
+/// Least time of one run: long against what starting threads and reading a clock take, and short against
+/// the time slices of a scheduler, so that some run finds all of its cores free.
+const RUN: Duration = Duration::from_micros(200);
+
+/// Steps of the peak probe between two looks at the clock: 10 us or more, for a look takes up to 50 ns.
+const PEAK_STEPS: usize = 8000;
+
+/// Operations per second of one run on all threads of the pool, of a probe or of that of a backend.
+///
+/// Each thread is measured by its own clock: it counts what its core can do, also where another thread
+/// has to wait for one.
+pub fn peak_once(peak: impl Into<Peak>) -> f64 {
+    let peak = peak.into();
+    each_alone(&together(|_| peak.run(PEAK_STEPS)))
+}
+
+/// The peak on all threads of the pool, in operations per second.
+///
+/// ```
+/// use tilewright_bench::probe::peak;
+/// use tilewright_kernels::Backend;
+/// assert!(peak(Backend::best(), std::time::Duration::from_millis(1)) > 0.0);
+/// ```
+pub fn peak(peak: impl Into<Peak>, budget: Duration) -> f64 {
+    let peak = peak.into();
+    best_of(budget, || peak_once(peak))
+}
+
+/// Every peak that this CPU has, on all threads of the pool, within the budget for each of them.
+pub fn peaks(budget: Duration) -> Vec<(Peak, f64)> {
+    let mut found: Vec<_> = Peak::available().iter().map(|&peak| (peak, 0.0f64)).collect();
+    let started = Instant::now();
+    let mut runs = 0;
+    while runs < 3 || started.elapsed() < budget * found.len() as u32 {
+        for (peak, best) in &mut found {
+            *best = best.max(peak_once(*peak));
+        }
+        runs += 1;
+    }
+    found
+}
+
+/// Bytes per second that all threads of the pool together read from L1, L2, L3 and memory, each from a
+/// working set of its own; within the budget for each level.
+pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
+    let bytes = working_sets(cpu, rayon::current_num_threads());
+    core::array::from_fn(|level| {
+        let reads = Reads::new(backend, bytes[level]);
+        // L1 and L2 belong to a core, as what a peak takes does; the others are shared.
+        if level < 2 { reads.best(budget) } else { shared(budget, || reads.run()) }
+    })
+}
+
+/// Reads a working set on each thread of a pool, again and again: what the caches and memory that hold
+/// it give at the moment.
+#[derive(Debug)]
+pub struct Reads {
+    backend: Backend,
+    sets: Vec<Vec<f32>>,
+}
+
+impl Reads {
+    /// Working sets of this many bytes, one for each thread of the pool that it is called in.
+    pub fn new(backend: Backend, bytes: usize) -> Self {
+        // Each where its reader is, on machines where memory is near to some cores.
+        Self { backend, sets: rayon::broadcast(|_| working_set(bytes)) }
+    }
+
+    /// Bytes per second of all threads of the pool together, each by its own clock: the best of as many
+    /// runs as the budget allows, of three at least, of which the first brings the sets into the caches.
+    /// Has to be called in the pool that the sets were made in.
+    pub fn best(&self, budget: Duration) -> f64 {
+        best_of(budget, || each_alone(&self.run()))
+    }
+
+    fn run(&self) -> Vec<Busy> {
+        together(|thread| read(self.backend, &self.sets[thread]))
+    }
+}
+
+/// The best rate of threads that share what they run on, from as many runs as the budget allows.
+fn shared(budget: Duration, run: impl Fn() -> Vec<Busy>) -> f64 {
+    let started = Instant::now();
+    let (mut best, mut runs, mut at_once) = (0.0f64, 0, false);
+    // Where other processes want the cores too, it may take a while until all threads have one.
+    while runs < 3 || started.elapsed() < if at_once { budget } else { 10 * budget } {
+        let threads = run();
+        best = best.max(rate(&threads));
+        at_once |= overlap(&threads) > 0.8;
+        runs += 1;
+    }
+    best
+}
+
+/// Bytes of a working set for each of `threads` that lives in L1, L2, L3 and memory.
+pub fn working_sets(cpu: &Cpu, threads: usize) -> [usize; 4] {
+    let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
+    // Half of a cache leaves room for others, and a virtual machine gets no larger part of a larger L3;
+    // all threads share it, but each has to read more than its L2 holds.
+    let third = ((l3 / 2).min(8 * l2) / threads).max(2 * l2);
+    // Twice a believable L3 is beyond it, and two of them beyond two, shared or not. Many threads share
+    // some, and 2 GiB are enough.
+    let memory = (4 * l3 / threads.min(2)).min((2 << 30) / threads);
+    [l1 / 2, l2 / 2, third, memory]
+}
+
+/// That many bytes behind the first cache line that begins in it. They are written, for memory that was
+/// not may be one page of zeros again and again.
+fn working_set(bytes: usize) -> Vec<f32> {
+    const LINE_FLOATS: usize = 64 / size_of::<f32>();
+    vec![1.0; bytes / size_of::<f32>() + LINE_FLOATS - 1]
+}
+
+/// Reads all of `set`, often enough to make looking at the clock cheap, and returns how many bytes.
+fn read(backend: Backend, set: &[f32]) -> u64 {
+    let passes = ((4 << 20) / size_of_val(set).max(1)).max(1);
+    backend.run(Read { data: set, passes })
+}
+
+/// What one thread did, and when.
+struct Busy {
+    started: Instant,
+    ended: Instant,
+    units: u64,
+}
+
+/// Repeats `work`, which returns units, for at least [`RUN`].
+fn busy(work: impl Fn() -> u64) -> Busy {
+    let started = Instant::now();
+    let mut units = 0;
+    loop {
+        units += work();
+        let ended = Instant::now();
+        if ended - started >= RUN {
+            return Busy { started, ended, units };
+        }
+    }
+}
+
+/// Units per second from the start of the first to the end of the last: a thread that ran while another
+/// stood still, and had what they share for itself, does not make up for it.
+fn rate(threads: &[Busy]) -> f64 {
+    let units: u64 = threads.iter().map(|t| t.units).sum();
+    let started = threads.iter().map(|t| t.started).min();
+    let ended = threads.iter().map(|t| t.ended).max();
+    started.zip(ended).map_or(0.0, |(started, ended)| units as f64 / (ended - started).as_secs_f64())
+}
+
+/// The same of threads that share nothing, each by its own clock.
+fn each_alone(threads: &[Busy]) -> f64 {
+    threads.iter().map(|thread| rate(std::slice::from_ref(thread))).sum()
+}
+
+/// The share of the time from the first's start to the last's end in which all of them ran.
+fn overlap(threads: &[Busy]) -> f64 {
+    let (from, to) = (threads.iter().map(|t| t.started), threads.iter().map(|t| t.ended));
+    let all = from.clone().max().zip(to.clone().min()).map(|(from, to)| to.saturating_duration_since(from));
+    let any = from.min().zip(to.max()).map(|(from, to)| to - from);
+    all.zip(any).map_or(0.0, |(all, any)| all.as_secs_f64() / any.as_secs_f64())
+}
+
+/// What each thread of the pool does, all of them beginning at the same time: no one runs alone, with
+/// what they share for itself, for as long as the pool takes to wake up. `work` takes the number of its
+/// thread.
+fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<Busy> {
+    /// Until a thread begins without the others, if a scheduler does not let them run.
+    const PATIENCE: Duration = Duration::from_millis(1);
+    let threads = rayon::current_num_threads();
+    if threads == 1 {
+        return vec![busy(|| work(0))];
+    }
+    let arrived = AtomicUsize::new(0);
+    rayon::broadcast(|thread| {
+        let waiting = Instant::now();
+        arrived.fetch_add(1, Ordering::Relaxed);
+        while arrived.load(Ordering::Relaxed) < threads && waiting.elapsed() < PATIENCE {
+            std::hint::spin_loop();
+        }
+        busy(|| work(thread.index()))
+    })
+}
+
+/// The largest of as many results as the budget allows, of three at least.
+fn best_of(budget: Duration, mut f: impl FnMut() -> f64) -> f64 {
+    let started = Instant::now();
+    let mut best = 0.0f64;
+    let mut runs = 0;
+    while runs < 3 || started.elapsed() < budget {
+        best = best.max(f());
+        runs += 1;
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cache;
+    use std::collections::BTreeMap;
+
+    /// Wide and narrow, on the same cores.
+    const PAIRS: [[&str; 2]; 9] = [
+        ["f32 avx2", "f32 portable"],
+        ["f32 avx512", "f32 avx2"],
+        ["f16 avx512fp16", "f32 avx512"],
+        ["bf16 avx512bf16", "f32 avx512"],
+        ["bf16 amx", "bf16 avx512bf16"],
+        ["int8 avx512vnni", "bf16 avx512bf16"],
+        ["int8 avx512vnni", "int8 avxvnni"],
+        ["int8 avxvnni", "f32 avx2"],
+        ["int8 amx", "bf16 amx"],
+    ];
+
+    #[test]
+    fn wider_instructions_have_higher_peaks() {
+        // An emulator's time is not that of its instructions.
+        let pairs: &[[&str; 2]] = if cfg!(target_arch = "aarch64") { &[] } else { &PAIRS };
+        let mut best = BTreeMap::new();
+        let started = Instant::now();
+        loop {
+            for (peak, rate) in peaks(Duration::ZERO) {
+                assert!(rate > 0.0, "{peak:?}");
+                let best = best.entry(peak.name()).or_insert(rate);
+                *best = rate.max(*best);
+            }
+            let slower = pairs.iter().find(|[wide, narrow]| {
+                best.get(wide).zip(best.get(narrow)).is_some_and(|(wide, narrow)| *wide < 0.9 * narrow)
+            });
+            let Some(pair) = slower else { break };
+            // A noisy machine gets its time.
+            assert!(started.elapsed() < Duration::from_secs(5), "{pair:?} of {best:?}");
+        }
+    }
+
+    #[test]
+    fn every_level_is_read() {
+        // Not what this CPU has: its memory would take a while, under emulation above all.
+        let caches = [16 << 10, 64 << 10, 256 << 10].map(|b| Cache { reported: b, clamped: b });
+        let cpu = Cpu { caches, ..Cpu::detect() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
+        for &backend in Backend::available() {
+            let rates = pool.install(|| bandwidths(backend, &cpu, Duration::from_millis(1)));
+            assert!(rates.iter().all(|&rate| rate > 0.0), "{backend:?}: {rates:?}");
+        }
+    }
+
+    #[test]
+    fn threads_that_take_turns_are_not_together() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let busy = |from, to| Busy { started: at(from), ended: at(to), units: 100 };
+        let (turns, at_once) = ([busy(0, 100), busy(100, 200)], [busy(0, 100), busy(50, 100)]);
+        assert_eq!((rate(&turns), each_alone(&turns), overlap(&turns)), (1000.0, 2000.0, 0.0));
+        assert_eq!((rate(&at_once), overlap(&at_once)), (2000.0, 0.5));
+    }
+
+    #[test]
+    fn working_sets_grow_with_their_level() {
+        let cpu = Cpu::detect();
+        for threads in [1, 2, 8, 64, 256] {
+            let sets = working_sets(&cpu, threads);
+            assert!(sets.is_sorted() && sets[0] > 0 && sets[3] * threads <= 2 << 30, "{threads}: {sets:?}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! All cases: one definition for `tilewright bench`, `tilewright report` and `cargo bench`.
+
+use super::case::{AttentionShape, Case, Operation, ROW_KERNELS};
+use super::models::{MODELS, Task};
+use std::path::Path;
+use tilewright::Error;
+use tilewright_peers::Dtype;
+
+/// (m, k, n) of linear layers. The first nine are those of `tilewright report`.
+const LINEAR: &[[usize; 3]] = &[
+    // BERT-base at 128 and 512 tokens, squares, MiniLM at 32 tokens, one token.
+    [128, 768, 768],
+    [128, 768, 3072],
+    [512, 768, 3072],
+    [1024, 1024, 1024],
+    [2048, 2048, 2048],
+    [32, 384, 1536],
+    [64, 64, 64],
+    [1, 768, 3072],
+    [1, 4096, 4096],
+    // BERT-base: fused query, key and value; the way back from 3072; short and long sequences.
+    [128, 768, 2304],
+    [128, 3072, 768],
+    [512, 3072, 768],
+    [16, 768, 768],
+    [16, 768, 3072],
+    [16, 3072, 768],
+    [2048, 768, 3072],
+    // BERT-large.
+    [128, 1024, 1024],
+    [128, 1024, 4096],
+    [512, 4096, 1024],
+    // T5-small: encoder, decoder's step, its vocabulary.
+    [64, 512, 512],
+    [64, 512, 2048],
+    [1, 512, 2048],
+    [1, 512, 32128],
+    // GPT-2's step and its vocabulary.
+    [1, 768, 2304],
+    [1, 3072, 768],
+    [1, 768, 50257],
+    // LLaMA-like: SmolLM2-135M's prompt and step, a 7B's step, a few sequences at once.
+    [512, 576, 1536],
+    [512, 1536, 576],
+    [1, 576, 1536],
+    [1, 1536, 576],
+    [1, 4096, 11008],
+    [2, 768, 3072],
+    [4, 768, 3072],
+    [8, 768, 3072],
+    [4, 4096, 4096],
+    // Squares, skinny and tiny.
+    [128, 128, 128],
+    [256, 256, 256],
+    [512, 512, 512],
+    [4096, 64, 64],
+    [64, 4096, 64],
+    [4096, 32, 1024],
+    [8, 8, 8],
+    [16, 16, 16],
+    [33, 65, 129],
+];
+
+/// How many of them, and of the attentions and models, a report shows.
+const REPORT_LINEAR: usize = 9;
+const REPORT_ATTENTION: usize = 5;
+
+/// BERT-base's layers, one sequence.
+const BERT_BASE: AttentionShape = AttentionShape {
+    batch: 1,
+    heads: 12,
+    kv_heads: 12,
+    queries: 128,
+    keys: 128,
+    dim: 64,
+    causal: false,
+    cached: false,
+};
+
+/// Queries over as many keys.
+const fn square(length: usize, shape: AttentionShape) -> AttentionShape {
+    AttentionShape { queries: length, keys: length, ..shape }
+}
+
+/// The first five are those of `tilewright report`.
+const ATTENTION: &[AttentionShape] = &[
+    BERT_BASE,
+    square(512, BERT_BASE),
+    square(2048, BERT_BASE),
+    square(2048, AttentionShape { causal: true, ..BERT_BASE }),
+    AttentionShape { batch: 8, ..BERT_BASE },
+    square(16, BERT_BASE),
+    square(32, AttentionShape { batch: 32, dim: 32, ..BERT_BASE }),
+    // T5-small's decoder over 64 tokens of its encoder, GPT-2's step after 1024 others.
+    AttentionShape { heads: 8, kv_heads: 8, queries: 1, keys: 64, ..BERT_BASE },
+    AttentionShape { queries: 1, keys: 1024, causal: true, ..BERT_BASE },
+    // SmolLM2-135M's prompt and step, those of an 8B.
+    AttentionShape { heads: 9, kv_heads: 3, queries: 512, keys: 512, causal: true, ..BERT_BASE },
+    AttentionShape { heads: 9, kv_heads: 3, queries: 1, keys: 512, causal: true, ..BERT_BASE },
+    AttentionShape { heads: 32, kv_heads: 8, queries: 512, keys: 512, dim: 128, causal: true, ..BERT_BASE },
+    AttentionShape { heads: 32, kv_heads: 8, queries: 1, keys: 2048, dim: 128, causal: true, ..BERT_BASE },
+];
+
+/// BERT-base's states at 128 tokens, in L2, and at 4096, beyond it; wide rows.
+const ROWS: &[[usize; 2]] = &[[128, 768], [4096, 768], [128, 4096]];
+
+/// Shapes and kernels that a report shows.
+const REPORT_ROWS: usize = 2;
+const REPORT_ROW_KERNELS: [&str; 5] = ["layernorm", "rmsnorm", "softmax", "gelu-erf", "gelu-tanh"];
+
+/// Products of these shapes, with packed weights and without.
+pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
+    let both = |&shape: &[usize; 3]| [true, false].map(|packed| Operation::Linear { shape, packed });
+    shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
+}
+
+/// All cases of a type: products and models of every type, attentions and kernels over rows of all but
+/// integers.
+pub fn cases(dtype: Dtype) -> Vec<Case> {
+    let mut all = linear(LINEAR, dtype);
+    let of_type = |operation| Case { dtype, operation };
+    if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
+        // Caches are of f32 or bf16.
+        let cached = ATTENTION.iter().filter(|shape| shape.is_decoder() && dtype != Dtype::F16);
+        let cached = cached.map(|&shape| AttentionShape { cached: true, ..shape });
+        all.extend(cached.map(Operation::Attention).map(of_type));
+        all.extend(rows(ROWS).map(of_type));
+    }
+    all.extend(models(None).map(of_type));
+    all
+}
+
+/// Those that `tilewright report` shows: of a type, as in [`cases`].
+pub fn report(dtype: Dtype) -> Vec<Case> {
+    let rows = rows(&ROWS[..REPORT_ROWS])
+        .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));
+    let bert = MODELS[0].tasks.iter().map(|&task| Operation::Model { model: 0, task });
+    let mut all = linear(&LINEAR[..REPORT_LINEAR], dtype);
+    if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        let attention = ATTENTION[..REPORT_ATTENTION].iter().copied().map(Operation::Attention);
+        all.extend(attention.map(|operation| Case { dtype, operation }));
+        all.extend(rows.map(|operation| Case { dtype, operation }));
+    }
+    all.extend(bert.map(|operation| Case { dtype, operation }));
+    all
+}
+
+fn rows(shapes: &[[usize; 2]]) -> impl Iterator<Item = Operation> {
+    shapes.iter().flat_map(|&shape| ROW_KERNELS.iter().map(move |kernel| Operation::Rows { kernel, shape }))
+}
+
+/// The models at their own tasks, or all at this one.
+pub fn models(task: Option<Task>) -> impl Iterator<Item = Operation> {
+    MODELS.iter().enumerate().flat_map(move |(model, case)| {
+        let tasks = task.map_or(case.tasks.to_vec(), |task| vec![task]);
+        tasks.into_iter().map(move |task| Operation::Model { model, task })
+    })
+}
+
+/// Numbers that all matrices of a product may have together: 8 GiB of f32.
+const MOST_NUMBERS: u64 = 2 << 30;
+
+/// Reads shapes of products as benchdnn writes them: `MxK:KxN`, one to a line; `#` begins a comment.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::File`] with the line that is none, does not fit, or would not fit memory.
+pub fn read_shapes(path: &Path) -> Result<Vec<[usize; 3]>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let mut shapes = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let shape = line.split('#').next().unwrap_or_default().trim();
+        if shape.is_empty() {
+            continue;
+        }
+        let wrong = |why: String| Error::File {
+            path: path.to_owned(),
+            why: format!("line {}: {shape:?} {why}", number + 1),
+        };
+        shapes.push(parse_shape(shape).map_err(wrong)?);
+    }
+    if shapes.is_empty() {
+        return Err(Error::File {
+            path: path.to_owned(),
+            why: "holds no shapes (MxK:KxN, one to a line)".into(),
+        });
+    }
+    Ok(shapes)
+}
+
+/// m, k, n of `MxK:KxN`.
+fn parse_shape(text: &str) -> Result<[usize; 3], String> {
+    let matrix = |text: &str| {
+        let (rows, columns) = text.split_once('x')?;
+        Some([rows.trim().parse::<u32>().ok()?, columns.trim().parse::<u32>().ok()?])
+    };
+    let Some(([m, k], [k2, n])) = text.split_once(':').and_then(|(a, b)| Some((matrix(a)?, matrix(b)?)))
+    else {
+        return Err("is not MxK:KxN".into());
+    };
+    if k != k2 {
+        return Err(format!("does not fit: {k} columns against {k2} rows"));
+    }
+    if [m, k, n].contains(&0) {
+        return Err("is empty".into());
+    }
+    let [wide_m, wide_k, wide_n] = [m, k, n].map(u64::from);
+    let numbers = [[wide_m, wide_k], [wide_k, wide_n], [wide_m, wide_n]]
+        .iter()
+        .try_fold(0u64, |sum, [a, b]| sum.checked_add(a.checked_mul(*b)?));
+    if numbers.is_none_or(|numbers| numbers > MOST_NUMBERS) {
+        return Err("is too large: more than 8 GiB".into());
+    }
+    Ok([m, k, n].map(|extent| extent as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::case::DTYPES;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let all = DTYPES.map(cases).concat();
+        let names: Vec<_> = all.iter().map(Case::name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        for dtype in DTYPES {
+            assert!(report(dtype).iter().all(|case| names.contains(&case.name())));
+        }
+    }
+
+    #[test]
+    fn shapes_are_read_as_benchdnn_writes_them() {
+        assert_eq!(parse_shape("2x3:3x4"), Ok([2, 3, 4]));
+        assert_eq!(parse_shape("128 x 768 : 768 x 3072"), Ok([128, 768, 3072]));
+        for (text, why) in [
+            ("2x3", "MxK:KxN"),
+            ("2x3:4x5", "does not fit"),
+            ("0x3:3x5", "empty"),
+            ("-1x3:3x5", "MxK:KxN"),
+            ("100000x100000:100000x1", "too large"),
+            ("4294967295x4294967295:4294967295x4294967295", "too large"),
+            ("99999999999x1:1x1", "MxK:KxN"),
+        ] {
+            let error = parse_shape(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! `tilewright bench`.
+
+mod compare;
+pub mod tables;
+
+use super::{Session, verify::style};
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tilewright::whole_file;
+use tilewright_bench::baseline;
+use tilewright_bench::bencher::{Bencher, Measured};
+use tilewright_bench::case::{Case, DTYPES, dtype_name};
+use tilewright_bench::measure::Effort;
+use tilewright_bench::record::{Comparison, Machine, Row, Run};
+use tilewright_bench::{html, models::Task, registry};
+use tilewright_peers::Dtype;
+
+/// Measure kernels and models against the machine's limit and against other libraries
+///
+/// Every case is measured in turns with the same case in other libraries, and with probes of the
+/// machine's multiply-add peak. A row shows the median time, the rate, and the share of the roofline's bound:
+/// what the peak, or the read bandwidth of the cache or memory that the data fit in, allows at best; and
+/// for each other library how many times as fast we are, with a 95% confidence interval. Rows are marked
+/// with ~ if the machine's clock moved by more than 5% meanwhile or others took a core.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tilewright bench --quick                                everything, briefly
+  tilewright bench linear/f32/128x768 attention           cases whose names contain one of these
+  tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.3
+  tilewright bench --save main; git switch topic; cargo run --release -- bench --compare main
+  tilewright bench model/bert-base --batch 4 --seq 64
+  tilewright bench model/bert-base --dtype int8
+  tilewright bench --json - --quick > rows.jsonl          one JSON object a row
+  tilewright bench --html report.html
+
+Other libraries: mkl (libmkl_rt.so.3; PyPI's wheel `mkl`), openblas (libopenblas.so; Debian's
+libopenblas0-pthread, PyPI's `scipy-openblas32`), onednn (libdnnl.so.3; PyPI's `onednn-cpu-gomp`). The crates `gemm`
+and `matrixmultiply` are built in with --features peers.")]
+pub struct Bench {
+    /// Measure only cases whose name contains one of these (--list shows names)
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+
+    /// Show the names of the cases instead of measuring them
+    #[arg(long)]
+    list: bool,
+
+    /// Type of inputs and weights; of models, of their linear layers [default: f32, and others where a
+    /// filter names one]
+    #[arg(long, value_name = "TYPE", value_parser = dtype())]
+    dtype: Option<Dtype>,
+
+    /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
+    /// does the same
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Numbers of threads [default: 1 and one for each core]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Vec<u16>,
+
+    /// Measure linear layers of the shapes in this file instead: MxK:KxN, one to a line, as benchdnn
+    /// writes them
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    /// Sequences of the models' inputs instead of the usual ones
+    #[arg(long, value_name = "N", requires = "seq", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: Option<u16>,
+
+    /// Tokens of each of these sequences
+    #[arg(long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u16).range(1..=512))]
+    seq: Option<u16>,
+
+    /// Another library to compare with, from a shared library: mkl, openblas or onednn
+    #[arg(long = "peer", value_name = "NAME=PATH")]
+    peers: Vec<PeerPath>,
+
+    /// Write the rows as JSON, one object a line, to this file, or to stdout if it is -
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write one self-contained page: limits, roofline, ratios, table, comparison
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Keep the result as a baseline of this name
+    #[arg(long, value_name = "NAME")]
+    save: Option<String>,
+
+    /// Compare with the baseline of this name; exit status 1 if a row is slower beyond threshold and noise
+    #[arg(long, value_name = "NAME")]
+    compare: Option<String>,
+
+    /// Difference below which a row counts as the same, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    threshold: f64,
+
+    /// Compare even with a baseline of another machine
+    #[arg(long, requires = "compare")]
+    any_machine: bool,
+
+    /// Where baselines are
+    #[arg(long, value_name = "DIR", default_value = "target/tilewright-baselines")]
+    baselines: PathBuf,
+
+    /// Measure briefly: a look, not figures to quote
+    #[arg(long)]
+    quick: bool,
+
+    /// Show the most bytes that a call allocates on new threads
+    #[arg(long)]
+    memory: bool,
+}
+
+/// `NAME=PATH`.
+#[derive(Clone, Debug)]
+struct PeerPath {
+    name: String,
+    path: PathBuf,
+}
+
+impl FromStr for PeerPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_owned(), path: path.into() })
+            }
+            _ => Err("expected NAME=PATH, such as mkl=/opt/intel/lib/libmkl_rt.so.3".into()),
+        }
+    }
+}
+
+/// Parses the name of a type that products are measured in.
+pub fn dtype() -> impl TypedValueParser<Value = Dtype> {
+    PossibleValuesParser::new(DTYPES.map(dtype_name)).map(|name| {
+        DTYPES.into_iter().find(|&dtype| dtype_name(dtype) == name).expect("one of the possible values")
+    })
+}
+
+/// A difference of some percent.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(percent) if (0.0..=1000.0).contains(&percent) => Ok(percent),
+        _ => Err("expected a number from 0 to 1000".into()),
+    }
+}
+
+/// How often the cases are visited for a baseline. With two of the ten disturbed, hundreds of rows can still
+/// be told apart: eight visits faster than all of seventeen are one in 50 000 by chance.
+const BASELINE_VISITS: usize = 10;
+
+/// How often they are visited where they are compared with it, before differences are seen again.
+const VISITS: usize = 5;
+
+/// Least time from one visit to the next: a neighbour that competes for the caches does so for seconds.
+const APART: Duration = Duration::from_secs(5);
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        let cases = self.cases()?;
+        if self.list {
+            let names: String = cases.iter().map(|case| case.name() + "\n").collect();
+            return Ok(write!(std::io::stdout(), "{names}")?);
+        }
+        // What is wrong with the arguments should be known before minutes of measuring.
+        let baseline = |name: &String| baseline::path(&self.baselines, name).map_err(|e| anyhow!(e));
+        let save = self.save.as_ref().map(baseline).transpose().context("--save")?;
+        let machine = Machine::detect();
+        let then = match &self.compare {
+            Some(name) => {
+                Some(compare::load(&baseline(name).context("--compare")?, &machine, self.any_machine)?)
+            }
+            None => None,
+        };
+        for path in [&self.json, &self.html].into_iter().flatten().filter(|path| *path != Path::new("-")) {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
+                bail!("{}: no file can be written there", path.display());
+            }
+        }
+
+        let threads = self.threads();
+        let backend = super::backend(self.isa.as_deref())?;
+        let json = self.json.as_deref() == Some(Path::new("-"));
+        let most = threads.iter().copied().max().unwrap_or(1);
+        let session = Session { backend, threads: most, dtype: self.dtype.map(dtype_name), json };
+        session.say(&session.header())?;
+        let mut bencher = self.bencher(&session, &threads)?;
+        let unix_time = unix_time();
+        bencher.measure_limits();
+        session.say(&tables::limits(bencher.limits()))?;
+
+        let jobs = jobs(&cases, threads.len());
+        let rows = measure(&bencher, &jobs, bencher.effort.visits)?;
+        let peers = bencher.libraries.iter().map(|library| (library.name().to_owned(), library.version()));
+        let run = Run { machine, unix_time, peers: peers.collect(), limits: bencher.limits().to_vec(), rows };
+        for table in tables::rows(&run, self.memory) {
+            session.say(&table)?;
+        }
+        session.say(&tables::notes(&run))?;
+
+        let compared = match &then {
+            Some(then) => Some(compare::compare(&bencher, then, &run, &jobs, self.threshold / 100.0)?),
+            None => None,
+        };
+        if let Some(compared) = &compared {
+            session.say(&compare::table(compared))?;
+        }
+        let comparisons = compared.as_ref().map(|compared| &compared.rows[..]);
+        self.write(&run, then.as_ref(), comparisons)?;
+        if let Some(path) = &save {
+            baseline::save(path, &run)?;
+            session.say(&format!("saved {}", path.display()))?;
+        }
+        compare::judge(comparisons.unwrap_or_default(), self.threshold)
+    }
+
+    /// The cases asked for.
+    fn cases(&self) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for dtype in DTYPES {
+            let name = dtype_name(dtype);
+            // Types that are not asked for by --dtype are by filters: `layernorm/bf16`.
+            let filters: Vec<&str> = match self.dtype {
+                Some(asked) if asked != dtype => continue,
+                None if dtype != Dtype::F32 => {
+                    let names_it = |filter: &&str| filter.split('/').any(|part| part == name);
+                    let filters: Vec<_> = self.filters.iter().map(String::as_str).filter(names_it).collect();
+                    if filters.is_empty() {
+                        continue;
+                    }
+                    filters
+                }
+                _ => self.filters.iter().map(String::as_str).collect(),
+            };
+            let mut of_type = match &self.shapes {
+                Some(path) => registry::linear(&registry::read_shapes(path)?, dtype),
+                None => registry::cases(dtype),
+            };
+            if let (Some(batch), Some(seq)) = (self.batch, self.seq) {
+                let task = Task::Forward { batch: batch.into(), length: seq.into() };
+                let models = registry::models(Some(task));
+                of_type = models.map(|operation| Case { dtype, operation }).collect();
+            }
+            of_type.retain(|case| {
+                let name = case.name();
+                filters.is_empty() || filters.iter().any(|filter| name.contains(filter))
+            });
+            cases.extend(of_type);
+        }
+        if cases.is_empty() {
+            let dtype = dtype_name(self.dtype.unwrap_or(Dtype::F32));
+            bail!("no case of {dtype} has a name that contains {:?}; --list shows them", self.filters);
+        }
+        Ok(cases)
+    }
+
+    fn threads(&self) -> Vec<usize> {
+        let mut threads: Vec<usize> = self.threads.iter().copied().map(usize::from).collect();
+        if threads.is_empty() {
+            threads = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
+        }
+        threads.sort_unstable();
+        threads.dedup();
+        threads
+    }
+
+    /// What measures, with the other libraries; says which of them there are.
+    fn bencher(&self, session: &Session, threads: &[usize]) -> Result<Bencher> {
+        let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
+        let effort = match (&self.save, &self.compare) {
+            (Some(_), _) => effort.in_visits(BASELINE_VISITS),
+            (None, Some(_)) => effort.in_visits(VISITS),
+            (None, None) => effort,
+        };
+        let mut bencher =
+            Bencher::new(session.backend, threads, effort).context("cannot start the threads")?;
+        bencher.memory = self.memory.then_some(|run| {
+            crate::ALLOCATOR.reset_peak_usage();
+            let before = crate::ALLOCATOR.current_usage();
+            run();
+            crate::ALLOCATOR.peak_usage().saturating_sub(before)
+        });
+        bencher.libraries = tilewright_peers::built_in();
+        for PeerPath { name, path } in &self.peers {
+            match tilewright_peers::load(name, path) {
+                Ok(library) => bencher.libraries.push(library),
+                Err(why) => bencher.absent.push(format!("{name}: {why}")),
+            }
+        }
+        for library in &bencher.libraries {
+            session.say(&format!("beside {}: {}", library.name(), library.version()))?;
+        }
+        for note in &bencher.absent {
+            session.say(&format!("not beside {note}"))?;
+        }
+        Ok(bencher)
+    }
+
+    fn write(&self, run: &Run, then: Option<&Run>, comparisons: Option<&[Comparison]>) -> Result<()> {
+        if let Some(path) = &self.json {
+            let mut lines = String::new();
+            for row in &run.rows {
+                lines += &serde_json::to_string(row)?;
+                lines.push('\n');
+            }
+            match path.as_path() == Path::new("-") {
+                true => write!(std::io::stdout(), "{lines}")?,
+                false => whole_file::write(path, lines.as_bytes())?,
+            }
+        }
+        if let Some(path) = &self.html {
+            let baseline = self.compare.as_deref().zip(then).zip(comparisons);
+            let baseline = baseline.map(|((name, then), comparisons)| html::Baseline {
+                name,
+                unix_time: Some(then.unix_time),
+                comparisons,
+            });
+            whole_file::write(path, html::page(run, baseline.as_ref()).as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// A case in a pool.
+pub type Job = (Case, usize);
+
+/// All cases on one number of threads, then on the next: pools change seldom.
+pub fn jobs(cases: &[Case], pools: usize) -> Vec<Job> {
+    (0..pools).flat_map(|pool| cases.iter().map(move |&case| (case, pool))).collect()
+}
+
+/// Visits all jobs this often, behind a progress bar.
+pub fn measure(bencher: &Bencher, jobs: &[Job], visits: usize) -> Result<Vec<Row>> {
+    let bar = ProgressBar::new((visits * jobs.len()) as u64).with_style(style());
+    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(2)); // drawing costs time that is measured
+    let mut found: Vec<Measured> = jobs.iter().map(|_| Measured::default()).collect();
+    for visit in 0..visits {
+        let started = Instant::now();
+        for ((case, pool), found) in jobs.iter().zip(&mut found) {
+            bar.set_message(case.name());
+            found.extend(bencher.measure(case, *pool)?);
+            bar.inc(1);
+        }
+        if visit + 1 < visits {
+            std::thread::sleep(APART.saturating_sub(started.elapsed()));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(jobs.iter().zip(&found).map(|((case, pool), found)| bencher.row(case, *pool, found)).collect())
+}

@@ -1,0 +1,205 @@
+//! One file for each subcommand, and what they share: `--isa`, `--threads`, `--json`, the header and
+//! the exit status.
+//!
+//! A new subcommand is a file with a [`clap::Args`] struct and its `run`, a `mod` line, and one
+//! variant of [`Command`] with its arm.
+
+mod answer;
+mod bench;
+mod checkpoint;
+mod classify;
+mod detect_replaced;
+mod embed;
+mod fill_mask;
+mod forward;
+mod generate;
+mod hub;
+mod info;
+mod isa;
+mod report;
+mod verify;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
+use std::io::Write as _;
+use std::process::ExitCode;
+use tilewright_bench::cpu::Cpu;
+use tilewright_kernels::Backend;
+
+/// CPU kernels for transformers and reference models on them.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Tilewright {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Answer(answer::Answer),
+    Bench(Box<bench::Bench>),
+    Classify(classify::Classify),
+    DetectReplaced(detect_replaced::DetectReplaced),
+    Embed(embed::Embed),
+    FillMask(fill_mask::FillMask),
+    Forward(forward::Forward),
+    Generate(Box<generate::Generate>),
+    Info(info::Info),
+    Isa(isa::Isa),
+    Report(report::Report),
+    Verify(verify::Verify),
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Answer(args) => args.run(),
+            Self::Bench(args) => args.run(),
+            Self::Classify(args) => args.run(),
+            Self::DetectReplaced(args) => args.run(),
+            Self::Embed(args) => args.run(),
+            Self::FillMask(args) => args.run(),
+            Self::Forward(args) => args.run(),
+            Self::Generate(args) => args.run(),
+            Self::Info(args) => args.run(),
+            Self::Isa(args) => args.run(),
+            Self::Report(args) => args.run(),
+            Self::Verify(args) => args.run(),
+        }
+    }
+}
+
+/// Options that every subcommand takes; flatten it into its arguments.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Compute on this backend (`tilewright isa` lists them) instead of the best one (verify and report:
+    /// instead of every one); TILEWRIGHT_ISA does the same
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Compute on this many threads instead of one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Write JSON to stdout; the header then goes to stderr
+    #[arg(long)]
+    json: bool,
+}
+
+/// What [`Common`] decided: a subcommand computes on this backend, in the global rayon pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    /// The backend in effect.
+    pub backend: Backend,
+    /// Threads of the global pool.
+    pub threads: usize,
+    /// Type of the linear layers, where one is asked for.
+    pub dtype: Option<&'static str>,
+    /// Whether stdout is for JSON alone.
+    pub json: bool,
+}
+
+impl Common {
+    /// Why the backend in effect is the one.
+    pub fn why(&self) -> &'static str {
+        match (&self.isa, std::env::var_os("TILEWRIGHT_ISA")) {
+            (Some(_), _) => "--isa asks for it",
+            (None, Some(_)) => "TILEWRIGHT_ISA asks for it",
+            (None, None) => "the best of this CPU",
+        }
+    }
+
+    /// Whether the user chose the backend.
+    pub fn forced(&self) -> bool {
+        self.isa.is_some() || std::env::var_os("TILEWRIGHT_ISA").is_some()
+    }
+
+    /// Chooses the backend, makes the thread pool and prints the header.
+    pub fn start(&self) -> Result<Session> {
+        self.start_in(None)
+    }
+
+    /// The same for work in this type.
+    pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
+        let backend = backend(self.isa.as_deref())?;
+        let mut pool = rayon::ThreadPoolBuilder::new();
+        if let Some(threads) = self.threads {
+            pool = pool.num_threads(threads.into());
+        }
+        pool.build_global().context("cannot start the threads")?;
+        let session = Session { backend, threads: rayon::current_num_threads(), dtype, json: self.json };
+        session.say(&session.header())?;
+        Ok(session)
+    }
+}
+
+/// The backend that `--isa` names, or else TILEWRIGHT_ISA, or else the best.
+fn backend(isa: Option<&str>) -> Result<Backend> {
+    match isa {
+        Some(name) => Backend::named(name).context("--isa"),
+        None => Backend::from_env().context("TILEWRIGHT_ISA"),
+    }
+}
+
+impl Session {
+    /// Prints a line for a human: to stderr where stdout is for JSON.
+    pub fn say(&self, line: &str) -> Result<()> {
+        match self.json {
+            true => writeln!(std::io::stderr(), "{line}")?,
+            false => writeln!(std::io::stdout(), "{line}")?,
+        }
+        Ok(())
+    }
+
+    /// The same for machines.
+    pub fn facts(&self) -> Value {
+        let mut facts = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cpu": Cpu::detect().name,
+            "isa": self.backend.name(),
+            "threads": self.threads,
+        });
+        if let Some(dtype) = self.dtype {
+            facts["dtype"] = dtype.into();
+        }
+        facts
+    }
+
+    /// Prints `result`, an object, and the facts of this run among its fields.
+    pub fn print_json(&self, mut result: Value) -> Result<()> {
+        result["run"] = self.facts();
+        Ok(writeln!(std::io::stdout(), "{result}")?)
+    }
+
+    /// The line above every table: version, CPU, backend in effect, type, threads.
+    pub fn header(&self) -> String {
+        format!(
+            "tilewright {} | {} | isa {}{} | {} thread{}",
+            env!("CARGO_PKG_VERSION"),
+            Cpu::detect().name,
+            self.backend.name(),
+            self.dtype.map_or(String::new(), |dtype| format!(" | {dtype}")),
+            self.threads,
+            if self.threads == 1 { "" } else { "s" },
+        )
+    }
+}
+
+/// Parses the arguments, runs the subcommand, prints its error.
+pub fn main() -> ExitCode {
+    match Tilewright::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output (`| head`) has had enough of it.
+        Err(e)
+            if e.downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Every kernel on every backend against its definition: what `tilewright verify` and the tests run.
+//!
+//! A [`Check`] draws the arguments of one kernel (extents that straddle lanes, tiles and blocks,
+//! strides, misalignment, special values), runs it on a backend, and holds the result to an error
+//! bound derived from [`Backend::REFERENCE`] and the arguments. [`CHECKS`] lists them all. Cases have
+//! consecutive seeds, so that `--seed S --cases 1` repeats the one that failed.
+
+#![forbid(unsafe_code)]
+
+pub mod activate;
+pub mod attention;
+pub mod bound;
+pub mod embedding;
+pub mod gemm;
+pub mod kv_cache;
+pub mod math;
+pub mod norm;
+pub mod rope;
+pub mod rows;
+pub mod softmax;
+mod stored;
+pub mod tensor;
+
+pub use bound::Worst;
+
+use core::fmt;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use std::cell::Cell;
+use tilewright_kernels::{Backend, Error};
+
+/// The property of one kernel.
+pub trait Check: 'static {
+    /// The kernel, as `--kernel` names it.
+    const KERNEL: &'static str;
+
+    /// What is drawn for a case: all of it is printed when the case fails, so seeds rather than data.
+    type Params: Clone + fmt::Debug + 'static;
+
+    /// Draws arguments. A case should take about a millisecond of the reference.
+    fn strategy() -> BoxedStrategy<Self::Params>;
+
+    /// Runs the kernel on `backend` and compares.
+    ///
+    /// # Errors
+    /// What is wrong with the result.
+    fn run(params: &Self::Params, backend: Backend) -> Result<Worst, Failure>;
+}
+
+/// What is wrong with a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(String);
+
+impl Failure {
+    /// A failure with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl core::error::Error for Failure {}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self(format!("refused: {e}"))
+    }
+}
+
+/// All checks, in the order of the kernels' dependence on each other.
+pub static CHECKS: &[Entry] = &[
+    Entry::of::<math::Math>(),
+    Entry::of::<gemm::Gemm>(),
+    Entry::of::<attention::Attention>(),
+    Entry::of::<attention::AttentionRows>(),
+    Entry::of::<kv_cache::CachedAttention>(),
+    Entry::of::<norm::LayerNorm>(),
+    Entry::of::<norm::RmsNorm>(),
+    Entry::of::<norm::L2Normalize>(),
+    Entry::of::<softmax::Softmax>(),
+    Entry::of::<activate::Activate>(),
+    Entry::of::<activate::Gated>(),
+    Entry::of::<rope::Rope>(),
+    Entry::of::<embedding::Embedding>(),
+    Entry::of::<embedding::Pool>(),
+];
+
+/// A row of [`CHECKS`].
+#[derive(Debug)]
+pub struct Entry {
+    /// The kernel, as `--kernel` names it.
+    pub kernel: &'static str,
+    case: fn(Backend, u64, &[u8]) -> Result<Worst, Found>,
+}
+
+impl Entry {
+    /// The row of a check.
+    pub const fn of<C: Check>() -> Self {
+        Self { kernel: C::KERNEL, case: case::<C> }
+    }
+
+    /// Runs the case of one seed.
+    ///
+    /// # Errors
+    /// The smallest arguments found that fail as well.
+    pub fn case(&self, backend: Backend, seed: u64) -> Result<Worst, Counterexample> {
+        let kernel = self.kernel;
+        (self.case)(backend, seed, &[]).map_err(|Found { why, params }| Counterexample {
+            kernel,
+            backend,
+            seed,
+            params,
+            why,
+        })
+    }
+
+    /// Runs a case that `bytes` choose, so that a fuzzer reaches every one: the first eight are a seed,
+    /// and each of the others a step from its arguments towards simpler ones.
+    ///
+    /// # Errors
+    /// What is wrong, and with which arguments.
+    pub fn case_of_bytes(&self, backend: Backend, bytes: &[u8]) -> Result<Worst, Failure> {
+        let (seed, steps) = bytes.split_at(bytes.len().min(8));
+        let mut key = [0; 8];
+        key[..seed.len()].copy_from_slice(seed);
+        let seed = u64::from_le_bytes(key);
+        (self.case)(backend, seed, steps).map_err(|Found { why, params }| {
+            Failure(format!("{} on {}: {why}\n  with {params}", self.kernel, backend.name()))
+        })
+    }
+
+    /// Runs the cases of seeds `seed`, `seed + 1`, .. and calls `progress` after each.
+    ///
+    /// # Errors
+    /// The counterexample of the first that fails.
+    pub fn run(
+        &self,
+        backend: Backend,
+        seed: u64,
+        cases: u64,
+        mut progress: impl FnMut(),
+    ) -> Result<Worst, Counterexample> {
+        let mut worst = Worst::default();
+        for i in 0..cases {
+            worst = worst.max(self.case(backend, seed.wrapping_add(i))?);
+            progress();
+        }
+        Ok(worst)
+    }
+}
+
+/// The checks of the kernel of this name, or all of them.
+pub fn checks(kernel: Option<&str>) -> impl Iterator<Item = &'static Entry> {
+    CHECKS.iter().filter(move |entry| kernel.is_none_or(|kernel| entry.kernel == kernel))
+}
+
+/// A case that failed.
+#[derive(Clone, Debug)]
+pub struct Counterexample {
+    /// The kernel, as `--kernel` names it.
+    pub kernel: &'static str,
+    /// The backend it failed on.
+    pub backend: Backend,
+    /// The case's seed.
+    pub seed: u64,
+    /// The arguments, made as small as possible.
+    pub params: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl Counterexample {
+    /// The command that repeats this case.
+    pub fn command(&self) -> String {
+        format!(
+            "tilewright verify --kernel {} --isa {} --seed {} --cases 1",
+            self.kernel,
+            self.backend.name(),
+            self.seed
+        )
+    }
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kernel, backend, seed, params, why } = self;
+        writeln!(f, "{kernel} on {}, seed {seed}: {why}", backend.name())?;
+        writeln!(f, "  with {params}")?;
+        write!(f, "  again: {}", self.command())
+    }
+}
+
+/// Arguments that fail, and how.
+struct Found {
+    why: String,
+    params: String,
+}
+
+/// Draws the arguments of `seed`, takes `steps` from there, runs them, and shrinks them if they fail. A
+/// panic is a failure too.
+fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Found> {
+    // What proptest wants as a seed: 32 bytes.
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &key);
+    // Enough to bring every extent and layout down; a step costs a case.
+    let config = Config { failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, rng);
+
+    let found = |why: String, params: String| Found { why, params };
+    let mut tree = C::strategy()
+        .new_tree(&mut runner)
+        .map_err(|reason| found(format!("no arguments could be drawn: {reason}"), String::new()))?;
+    for step in steps {
+        // Simpler in one argument; an odd byte takes half of it back.
+        if !tree.simplify() {
+            break;
+        }
+        if step % 2 == 1 {
+            tree.complicate();
+        }
+    }
+    let worst = Cell::new(Worst::default());
+    let result = runner.run_one(tree, |params| {
+        worst.set(C::run(&params, backend).map_err(|failure| TestCaseError::fail(failure.0))?);
+        Ok(())
+    });
+    match result {
+        Ok(_) => Ok(worst.get()),
+        Err(TestError::Fail(reason, params)) => Err(found(reason.to_string(), format!("{params:?}"))),
+        Err(TestError::Abort(reason)) => Err(found(reason.to_string(), String::new())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that is wrong from 10 elements up, and panics at 100.
+    struct Wrong;
+
+    impl Check for Wrong {
+        const KERNEL: &'static str = "wrong";
+        type Params = usize;
+
+        fn strategy() -> BoxedStrategy<usize> {
+            (0..200usize).boxed()
+        }
+
+        fn run(&n: &usize, _: Backend) -> Result<Worst, Failure> {
+            assert!(n < 100, "too long");
+            if n < 10 { Ok(Worst { share: 0.5, ulp: n as f64 }) } else { Err(Failure::new("off by one")) }
+        }
+    }
+
+    #[test]
+    fn failures_shrink_and_name_their_case() {
+        let entry = Entry::of::<Wrong>();
+        let mut done = 0;
+        let failure = entry.run(Backend::PORTABLE, 7, 100, || done += 1).unwrap_err();
+        assert_eq!(failure.seed, 7 + done);
+        assert!(["10", "100"].contains(&failure.params.as_str()), "{failure}");
+        let again = entry.case(Backend::PORTABLE, failure.seed).unwrap_err();
+        assert_eq!(again.to_string(), failure.to_string());
+        let command = format!("--kernel wrong --isa portable --seed {} --cases 1", failure.seed);
+        assert!(failure.to_string().contains(&command), "{failure}");
+    }
+
+    #[test]
+    fn bytes_choose_a_case() {
+        let entry = Entry::of::<Wrong>();
+        let seed = (0..).find(|&seed| entry.case(Backend::PORTABLE, seed).is_err()).unwrap();
+        let mut bytes = u64::to_le_bytes(seed).to_vec();
+        let failure = entry.case_of_bytes(Backend::PORTABLE, &bytes).unwrap_err();
+        assert!(failure.to_string().starts_with("wrong on portable: "), "{failure}");
+        bytes.extend([0; 64]);
+        assert!(entry.case_of_bytes(Backend::PORTABLE, &bytes).is_ok(), "all the way down to 0");
+    }
+}
