@@ -2,10 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tilewright_verify;
 
 fuzz_target!(|bytes: &[u8]| {
-    for check in verify::checks(Some("attention")) {
+    for check in tilewright_verify::checks(Some("attention")) {
         tilewright_fuzz::run(check, bytes);
     }
 });

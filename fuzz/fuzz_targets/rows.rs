@@ -2,11 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tilewright_verify;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&which, bytes)) = bytes.split_first() else { return };
     let others = ["gemm", "attention"]; // have targets of their own
-    let checks: Vec<_> = verify::checks(None).filter(|c| !others.contains(&c.kernel)).collect();
+    let checks: Vec<_> = tilewright_verify::checks(None).filter(|c| !others.contains(&c.kernel)).collect();
     tilewright_fuzz::run(checks[usize::from(which) % checks.len()], bytes);
 });
