@@ -79,7 +79,7 @@ pub struct Common {
     isa: Option<String>,
 
     /// Compute on this many threads instead of one for each core
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_THREADS)))]
     threads: Option<u16>,
 
     /// Write JSON to stdout; the header then goes to stderr
@@ -123,15 +123,25 @@ impl Common {
     /// The same for work in this type.
     pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
         let backend = backend(self.isa.as_deref())?;
-        let mut pool = rayon::ThreadPoolBuilder::new();
-        if let Some(threads) = self.threads {
-            pool = pool.num_threads(threads.into());
-        }
+        // The main thread is a thread of the pool: a kernel called from outside of the pool hands its work
+        // over and sleeps until it is done, at every call. Decoding lost up to half of its speed that way.
+        let threads = self.threads.map_or_else(default_threads, usize::from);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
         pool.build_global().context("cannot start the threads")?;
         let session = Session { backend, threads: rayon::current_num_threads(), dtype, json: self.json };
         session.say(&session.header())?;
         Ok(session)
     }
+}
+
+/// Most threads that a command starts, by `--threads` or RAYON_NUM_THREADS.
+const MAX_THREADS: u16 = 1024;
+
+/// Threads without `--threads`: RAYON_NUM_THREADS, or one for each core; at most [`MAX_THREADS`].
+fn default_threads() -> usize {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    asked.unwrap_or_else(cores).min(MAX_THREADS.into())
 }
 
 /// The backend that `--isa` names, or else TILEWRIGHT_ISA, or else the best.
