@@ -12,7 +12,7 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::each;
+use crate::lanes::each;
 use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
 use crate::view::{View, ViewMut};
 

@@ -1,6 +1,6 @@
 //! The types that numbers are stored in: f32, bf16 and f16. Arithmetic is in f32.
 
-use crate::isa::{Isa, Vector};
+use crate::isa::{Isa, MAX_LANES, Vector, bf16_bits};
 use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 use core::fmt::Debug;
 use half::{bf16, f16};
@@ -8,7 +8,7 @@ use half::{bf16, f16};
 mod sealed {
     use super::{AnyView, AnyViewMut, View, ViewMut};
     use crate::compiled::Compiled;
-    use crate::isa::lanes::Row;
+    use crate::lanes::Row;
 
     /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. The methods that
     /// erase it let a kernel be compiled once for all types, and not once for each.
@@ -109,9 +109,6 @@ mod sealed {
         }
     }
 }
-
-/// Most lanes of any instruction set.
-const MAX_LANES: usize = 16;
 
 /// A type that numbers are stored in. Every one of its values is an f32; the way back rounds to the
 /// nearest, ties to even, keeps denormals and makes infinities of what is too large. NaN stay NaN.
@@ -290,18 +287,6 @@ pub(crate) fn store_first_lanes<I: Isa, T: Element>(isa: I, v: I::V, dst: &mut [
 pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
     let v = first_lanes(isa, src);
     if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
-}
-
-/// The bits of the nearest bf16 to each lane, in its lower half.
-#[inline(always)]
-pub(crate) fn bf16_bits<I: Copy, V: Vector<I>>(isa: I, v: V) -> V {
-    // Half of the last place that stays is added, less the smallest part of it where that place is
-    // even; a carry goes on into the exponent, which is right, up to infinity. A NaN could become an
-    // infinity or zero so: it is cut, and made a quiet one.
-    let even = v.shr_bits::<16>().and_bits(V::splat_bits(isa, 1));
-    let rounded = v.add_bits(V::splat_bits(isa, 0x7fff)).add_bits(even);
-    let quiet = v.or_bits(V::splat_bits(isa, 0x0040_0000));
-    rounded.select(v.eq(v), quiet).shr_bits::<16>()
 }
 
 impl Element for f16 {

@@ -8,7 +8,7 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{Row, map, widen, write_f32};
+use crate::lanes::{Row, map, widen, write_f32};
 use crate::rows::{self, RowKernel, expect_unit_rows};
 use crate::view::{View, ViewMut};
 

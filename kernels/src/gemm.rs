@@ -54,12 +54,6 @@ use half::{bf16, f16};
 use loops::Product;
 use operand::Pointer;
 
-/// k-steps of one block. A tile's beginning and end cost about 100 cycles, 3% of 256 k-steps; and
-/// KC x NR floats of B (48 KiB for the widest tile) need not stay in L1, for the tile reads B in order
-/// at a fifth of the bandwidth of L2. Measured against 256, large products are 1% faster (AVX-512) to
-/// 2% (AVX2). It also fixes [`A_STRIDE`](crate::isa::A_STRIDE).
-pub const KC: usize = 384;
-
 /// B of a [`Gemm`].
 #[derive(Clone, Copy, Debug)]
 pub enum Rhs<'a> {

@@ -46,6 +46,9 @@ mod embedding;
 mod error;
 pub mod gemm;
 pub mod isa;
+#[cfg(test)]
+mod isa_tests;
+mod lanes;
 mod large_pages;
 mod layer_norm;
 pub mod math;

@@ -8,8 +8,8 @@
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::isa::lanes::{NONE, Row, accumulators, map, read, total, widen, write_f32};
 use crate::isa::{Isa, Vector};
+use crate::lanes::{NONE, Row, accumulators, map, read, total, widen, write_f32};
 use crate::residual::IN_RANGE;
 use crate::rows::{self, RowKernel, Rows, expect_eps, expect_unit_rows};
 use crate::view::{View, ViewMut};

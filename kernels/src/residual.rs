@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{Row, each};
+use crate::lanes::{Row, each};
 use crate::rows::{Rows, expect_unit_rows};
 use crate::view::ViewMut;
 use core::ops::RangeInclusive;

@@ -10,8 +10,8 @@
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
-use crate::isa::lanes::{Row, accumulators, map_with, read, total};
 use crate::isa::{Isa, Vector};
+use crate::lanes::{Row, accumulators, map_with, read, total};
 use crate::residual::{IN_RANGE, Input};
 use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
 use crate::scratch;

@@ -13,8 +13,8 @@
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::isa::lanes::map;
 use crate::isa::{Isa, Vector};
+use crate::lanes::map;
 use crate::rows::{self, RowKernel, Rows};
 
 /// Which columns are rotated together.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::Row;
+use crate::lanes::Row;
 use crate::parallel;
 use crate::scratch;
 use crate::view::{View, ViewMut};

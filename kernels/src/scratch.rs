@@ -1,16 +1,14 @@
 //! Working memory that a thread keeps between kernel calls, so that a steady state allocates nothing.
 
+use crate::isa::LINE;
 use std::cell::RefCell;
-
-/// Bytes of a cache line, and the alignment of scratch memory: full vectors never straddle lines.
-pub(crate) const LINE: usize = 64;
 
 thread_local! {
     /// Buffers not in use by this thread; kernels nest at most a few deep.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` floats of unspecified content, aligned to a cache line.
+/// Calls `f` with `len` floats of unspecified content, aligned to a cache line: full vectors never straddle lines.
 ///
 /// The memory grows to the largest `len` asked for on this thread and stays until the thread ends.
 pub(crate) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {

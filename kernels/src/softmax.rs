@@ -21,7 +21,7 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
-use crate::isa::lanes::maximum;
+use crate::lanes::maximum;
 use crate::rows::{self, RowKernel, Rows};
 use line::{ON_THEIR_WAY, exponentials, take, write};
 pub use mask::Mask;

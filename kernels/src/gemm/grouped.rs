@@ -14,7 +14,6 @@ mod row;
 mod tile;
 mod way;
 
-use super::KC;
 use super::blocks::GROUP;
 use super::loops::{Product, Task, part};
 use super::operand::with_rows;
@@ -22,6 +21,7 @@ use super::pack::packed_a_len;
 use super::packed::PackedB;
 use super::quantize::Quantized;
 use crate::element::Element;
+use crate::isa::KC;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use crate::scratch;

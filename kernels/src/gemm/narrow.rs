@@ -8,13 +8,13 @@
 
 mod method;
 
-use super::KC;
 use super::decode::{Panels, Rows, few, panels_at_once};
 use super::format::{Format, Layout, Order};
 use super::loops::{Product, Task, part};
 use super::operand::{Lhs, with_rows};
 use super::pack::packed_a_len;
 use super::packed::PackedB;
+use crate::isa::KC;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
 use crate::scratch;

@@ -2,7 +2,7 @@
 
 use crate::element::Element;
 use crate::isa::Isa;
-use crate::scratch::LINE;
+use crate::isa::LINE;
 use crate::view::{AnyView, AnyViewMut, View};
 use half::{bf16, f16};
 

@@ -20,11 +20,11 @@
 //! A *gated* panel holds NR/2 columns of the gate and then the same NR/2 columns of the up matrix,
 //! so that act(gate) * up is computed on one tile.
 
-use super::KC;
 use super::operand::Lhs;
 use crate::backend::Kernel;
 use crate::element::Element;
-use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::isa::KC;
+use crate::isa::{A_STRIDE, Isa, MAX_LANES, Vector};
 use crate::parallel;
 use crate::view::{AnyView, View, ViewMut};
 
@@ -225,9 +225,6 @@ pub(super) fn row_vectors<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, mut f
         f(p, v);
     }
 }
-
-/// Most lanes of any instruction set.
-const MAX_LANES: usize = 16;
 
 /// Floats that [`pack_a`] writes, and the gaps between them.
 #[inline(always)]

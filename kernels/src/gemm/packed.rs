@@ -6,9 +6,9 @@ use super::pack::Pack;
 use crate::backend::Backend;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
+use crate::isa::LINE;
 use crate::large_pages;
 use crate::parallel;
-use crate::scratch::LINE;
 use crate::view::{View, ViewMut, check_elements};
 
 /// A weight matrix B (k x n) packed once for one backend, for products with any number of rows.

@@ -32,8 +32,8 @@ use x86::LOOPS as BY_HAND;
 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 const BY_HAND: &[MultiplyAdds] = &[];
 
+use super::LINE;
 use super::{Isa, Vector, portable::Portable};
-use crate::scratch::LINE;
 use core::hint::black_box;
 
 /// A loop of multiply-adds: a row of the table.

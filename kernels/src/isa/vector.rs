@@ -239,7 +239,7 @@ pub trait Vector<I: Copy>:
     #[inline(always)]
     unsafe fn store_bf16(self, isa: I, p: *mut u16) {
         // SAFETY: the caller's.
-        unsafe { crate::element::bf16_bits(isa, self).store_u16(p) }
+        unsafe { bf16_bits(isa, self).store_u16(p) }
     }
 
     /// The `2 LANES` numbers at `p`, whose bits are those of bf16, in whatever order is cheapest:
@@ -293,4 +293,15 @@ pub trait Vector<I: Copy>:
 
     /// Largest lane by [`max`](Self::max) in a fixed order.
     fn maximum(self) -> f32;
+}
+
+/// Rounds each lane to the nearest bf16, ties to even; its bits are the lower half of the lane.
+#[inline(always)]
+pub(crate) fn bf16_bits<I: Copy, V: Vector<I>>(isa: I, v: V) -> V {
+    // Add half of the last bit that stays, less one where that bit is even. A carry into the exponent is
+    // right, up to infinity. A NaN could become infinity or zero: truncate it and make it quiet.
+    let even = v.shr_bits::<16>().and_bits(V::splat_bits(isa, 1));
+    let rounded = v.add_bits(V::splat_bits(isa, 0x7fff)).add_bits(even);
+    let quiet = v.or_bits(V::splat_bits(isa, 0x0040_0000));
+    rounded.select(v.eq(v), quiet).shr_bits::<16>()
 }

@@ -5,7 +5,7 @@ use crate::activation::Activation;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::isa::lanes::{self, Row};
+use crate::lanes::{self, Row};
 
 /// What [`Map`] applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

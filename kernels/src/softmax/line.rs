@@ -2,10 +2,10 @@
 
 use super::Mask;
 use crate::element::Element;
-use crate::isa::lanes::{
+use crate::isa::{Isa, Vector};
+use crate::lanes::{
     NONE, Row, accumulators, largest, map, maximum, narrow, narrow_pairs, read, total, widen, widen_pairs,
 };
-use crate::isa::{Isa, Vector};
 use crate::math;
 use core::f32::consts::LOG2_E;
 

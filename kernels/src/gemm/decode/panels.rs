@@ -1,8 +1,8 @@
 //! Panels as they are read: several at once, row by row.
 
 use crate::element::Element;
+use crate::isa::LINE;
 use crate::isa::{Isa, Vector};
-use crate::scratch::LINE;
 use half::f16;
 
 /// Bytes ahead of what is decoded that are prefetched of each panel. Half as many are as good but for groups of

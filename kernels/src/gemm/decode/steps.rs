@@ -7,7 +7,7 @@
 use super::super::blocks::GROUP;
 use super::super::format::{Format, Layout};
 use super::panels::Panels;
-use crate::isa::{Isa, Vector};
+use crate::isa::{Isa, MAX_LANES, Vector};
 use core::ops::Range;
 
 /// bf16 in pairs: a word's shift and mask.
@@ -220,9 +220,6 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
         }
     }
 }
-
-/// Most lanes of any instruction set.
-const MAX_LANES: usize = 16;
 
 /// Calls `f` with each k-step of words of `W`, as far as there are such steps: `number(i, j, word)` is number
 /// `i` of the words of vector `j`.

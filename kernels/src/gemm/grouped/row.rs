@@ -3,8 +3,8 @@
 use super::super::decode::Panels;
 use super::super::format::{Format, Layout};
 use super::way::Way;
+use crate::isa::LINE;
 use crate::isa::{Isa, Vector};
-use crate::scratch::LINE;
 
 /// Bytes ahead of what it multiplies that [`row`] prefetches of each panel: two groups of int8 at 32 columns,
 /// twice what a row of f32 has ahead, for less is read in the time of a group. Twice as far is no better.

@@ -1,10 +1,10 @@
 //! Tiles of rows and columns in groups: sums of a group are made in registers and added up there.
 
-use super::super::KC;
 use super::super::blocks::GROUP;
 use super::super::format::{Format, Layout};
 use super::way::Way;
 use crate::element::Element;
+use crate::isa::KC;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use half::f16;
 

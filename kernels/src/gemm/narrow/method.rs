@@ -8,14 +8,13 @@
 //! Halves    pairs of i16             decoded to them, by blocks     i32
 //! ```
 
-use super::super::KC;
 use super::super::decode::{Rows, decode_pairs, rows};
 use super::super::format::{Format, Layout};
 use super::super::pack::row_vectors;
 use super::super::quantize::Quantized;
-use crate::element::{Element, bf16_bits};
-use crate::isa::lanes::{GROUPS, accumulators, largest, read, total};
-use crate::isa::{Broadcast, F32, I16, Isa, Multiply, Vector, WORDS};
+use crate::element::Element;
+use crate::isa::{Broadcast, F32, I16, Isa, KC, Multiply, Vector, WORDS, bf16_bits};
+use crate::lanes::{GROUPS, accumulators, largest, read, total};
 use crate::view::View;
 use core::ops::Range;
 use half::{bf16, f16};

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{LINES, MultiplyAdds, STREAMS, Streams};
-use crate::scratch::LINE;
+use crate::isa::LINE;
 use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 

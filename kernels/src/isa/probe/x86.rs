@@ -11,8 +11,8 @@
 //! ```
 
 use super::{LINES, MultiplyAdds, STREAMS, Streams};
+use crate::isa::LINE;
 use crate::isa::amx::{self, TILE_ROW_BYTES, TileConfig};
-use crate::scratch::LINE;
 use core::arch::asm;
 
 /// Four bytes of each dtype's 1/2, of int8's 1.

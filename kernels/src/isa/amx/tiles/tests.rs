@@ -4,9 +4,9 @@
 
 use super::{A_ROW, Amx, B_ROW, Plan, STREAMS, TILE_ROW_BYTES, TILE_ROWS, WORD, Words};
 use crate::isa::avx512::Avx512;
-use crate::isa::tests::emulated::{add, fma, halves};
-use crate::isa::tests::multiply::{Subject, check};
 use crate::isa::{A_STRIDE, Isa, Prefetch, Tile, WORDS};
+use crate::isa_tests::emulated::{add, fma, halves};
+use crate::isa_tests::multiply::{Subject, check};
 use core::ops::Range;
 use std::collections::BTreeSet;
 

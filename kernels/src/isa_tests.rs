@@ -1,8 +1,8 @@
 //! The contract of [`Isa`] and [`Vector`], one body per clause, run on every backend of this CPU and
 //! compared bit by bit with scalar arithmetic.
 
-use super::{A_STRIDE, Isa, Prefetch, Tile, Vector};
 use crate::element::Element;
+use crate::isa::{A_STRIDE, Isa, Prefetch, Tile, Vector};
 use crate::{Backend, Kernel};
 use half::{bf16, f16};
 
@@ -28,8 +28,8 @@ macro_rules! on_every_backend {
     )*};
 }
 
-pub(super) mod emulated;
-pub(super) mod multiply;
+pub(crate) mod emulated;
+pub(crate) mod multiply;
 
 /// Every kind of float: zeros, denormals, ties, the ends of the i32 and f32 ranges, infinities, NaN.
 const SPECIAL: [f32; 32] = [

@@ -11,7 +11,7 @@ use half::bf16;
 use std::io::Write;
 
 /// A way to multiply words, behind which may stand an instruction or a model of one.
-pub(in crate::isa) struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     pub backend: &'a str,
     pub instruction: &'a str,
     pub signed: bool,
@@ -217,7 +217,7 @@ impl Product {
 }
 
 /// Checks every clause of the contract.
-pub(in crate::isa) fn check(subject: &Subject<'_>) {
+pub(crate) fn check(subject: &Subject<'_>) {
     for numbers in [Numbers::Plain, Numbers::Edges] {
         for k in [16, 32, 48, 384] {
             for accumulate in [false, true] {

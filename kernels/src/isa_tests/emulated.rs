@@ -1,7 +1,7 @@
 //! Steps of instructions that round in ways of their own, in scalar arithmetic.
 
 /// The two numbers of a word of bf16.
-pub(in crate::isa) fn halves(word: u32) -> [f32; 2] {
+pub(crate) fn halves(word: u32) -> [f32; 2] {
     [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
 }
 
@@ -10,12 +10,12 @@ fn flush(x: f32) -> f32 {
 }
 
 /// A fused multiply-add that takes and returns denormals as zeros.
-pub(in crate::isa) fn fma(a: f32, b: f32, sum: f32) -> f32 {
+pub(crate) fn fma(a: f32, b: f32, sum: f32) -> f32 {
     flush(flush(a).mul_add(flush(b), flush(sum)))
 }
 
 /// A sum that does.
-pub(in crate::isa) fn add(a: f32, b: f32) -> f32 {
+pub(crate) fn add(a: f32, b: f32) -> f32 {
     flush(flush(a) + flush(b))
 }
 
@@ -39,7 +39,7 @@ fn add_to_odd(a: f64, b: f64) -> f64 {
 }
 
 /// `sum` and the products of two words, as BFDOT of the Arm Architecture Reference Manual, FPCR.EBF being 0.
-pub(in crate::isa) fn bfdot(a: u32, b: u32, sum: f32) -> f32 {
+pub(crate) fn bfdot(a: u32, b: u32, sum: f32) -> f32 {
     let ([a0, a1], [b0, b1]) = (halves(a).map(flush), halves(b).map(flush));
     let product = |a: f32, b: f32| f64::from(flush(a * b));
     add_to_odd(f64::from(flush(sum)), add_to_odd(product(a0, b0), product(a1, b1))) as f32

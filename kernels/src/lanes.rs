@@ -12,8 +12,8 @@
 mod convert;
 mod row;
 
-use super::{Isa, Vector};
 use crate::element::Element;
+use crate::isa::{Isa, Vector};
 pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
 pub use row::Row;
 
