@@ -26,20 +26,23 @@
 //! 3. K and V are packed for the register tile of matrix products, so both products run at its
 //!    speed; a block is packed once for all rows and for all query heads that share it.
 
-mod ahead;
 mod block;
+mod blocks;
 mod cache;
 mod cached;
 mod call;
 mod distance;
 mod keys;
-mod method;
+mod kv_source;
 mod panels;
+mod prefetch_schedule;
+mod query_rows;
 mod row;
-mod rows;
-mod source;
+mod sequence_layout;
+mod span;
 mod stage;
 mod task;
+mod variant;
 
 pub use cache::KvCache;
 pub use cached::CachedAttention;
@@ -52,7 +55,7 @@ use crate::error::Error;
 use crate::isa::Isa;
 use crate::view::{View, ViewMut};
 use call::Call;
-use source::Source;
+use kv_source::KvSource;
 
 /// What [`Attention`] multiplies. Sums, scores and the softmax are in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,7 +188,7 @@ impl<'a, T: Element, O: Element> Attention<'a, T, O> {
     fn erase(self) -> Call<'a> {
         Call {
             q: T::erase(self.q),
-            source: Source::Views { k: T::erase(self.k), v: T::erase(self.v), sequences: self.sequences },
+            source: KvSource::Views { k: T::erase(self.k), v: T::erase(self.v), sequences: self.sequences },
             bf16: match self.precision {
                 Precision::Stored => T::IS_BF16,
                 Precision::F32 => false,

@@ -8,6 +8,7 @@ mod awake;
 use crate::view::ViewMut;
 #[cfg(feature = "rayon")]
 use awake::Busy;
+use core::ops::Range;
 
 /// Threads that a kernel may use: those of the pool it is called in.
 #[inline]
@@ -16,6 +17,12 @@ pub(crate) fn threads() -> usize {
     return rayon::current_num_threads();
     #[cfg(not(feature = "rayon"))]
     1
+}
+
+/// Part `i` of `0..n` cut into `parts` ranges whose lengths differ by at most one.
+#[inline(always)]
+pub(crate) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
+    i * n / parts..(i + 1) * n / parts
 }
 
 /// Calls `f(0)`, `f(1)`, .. `f(tasks - 1)` on the threads of the pool.

@@ -10,26 +10,21 @@
 //!  strip 1   |                      |    -->   sums of strip 1
 //! ```
 //!
-//! Everything is made of words, whatever a [`Method`] puts into them.
+//! Everything is made of words, whatever a [`AttentionVariant`] puts into them.
 
-use super::ahead::{Ahead, Span};
-use super::method::{Method, factor};
-use super::rows::{Inputs, Rows};
-use super::source::Source;
+use super::blocks::{GROUP_ROWS, KEYS};
+use super::kv_source::KvSource;
+use super::prefetch_schedule::PrefetchSchedule;
+use super::query_rows::{AttentionOperands, QueryRows};
+use super::span::Span;
 use super::stage::staged;
+use super::variant::{AttentionVariant, factor};
 use crate::gemm::multiply_panel;
 use crate::isa::{A_STRIDE, Isa, KC, Multiply, Prefetch};
+use crate::parallel::part;
 use crate::view::{AnyView, with_any};
 use core::cmp::Ordering::Greater;
 use core::ops::Range;
-
-/// Keys of one block. The weights of a strip are the A of the second product, so they have to fit
-/// its rows.
-pub(super) const KEYS: usize = 256;
-const _: () = assert!(KEYS <= KC);
-
-/// Rows that pass a panel of keys or values while it is in L1, in whole strips of up to MR rows.
-pub(super) const GROUP_ROWS: usize = 28;
 
 /// Rows that a group may have: more than [`GROUP_ROWS`] where a strip has.
 const MOST_ROWS: usize = 32;
@@ -39,7 +34,7 @@ const MOST_STRIPS: usize = 8;
 
 /// One strip's share of a block: for each of its rows the largest score, the sum of weights and,
 /// `stride` floats apart, the weighted sums of values.
-pub(super) struct Share<'m> {
+pub(super) struct PartialSoftmax<'m> {
     pub rows: Range<usize>,
     pub max: &'m [f32],
     pub sum: &'m [f32],
@@ -47,28 +42,22 @@ pub(super) struct Share<'m> {
     pub stride: usize,
 }
 
-/// Part `i` of `n` cut into `parts` that differ by at most one.
-#[inline(always)]
-pub(super) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
-    i * n / parts..(i + 1) * n / parts
-}
-
-impl Rows<'_> {
+impl QueryRows<'_> {
     /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
     /// without those that see nothing of it. Results will go to `out`. `memory` has [`memory_len`]
     /// floats.
     #[inline(always)]
-    pub fn block<I: Isa, M: Method<I>>(
+    pub fn block<I: Isa, M: AttentionVariant<I>>(
         &self,
         isa: I,
-        method: M,
+        variant: M,
         number: usize,
         memory: &mut [f32],
         out: Span,
-        mut take: impl FnMut(Share<'_>),
+        mut take: impl FnMut(PartialSoftmax<'_>),
     ) {
-        let mut block = Block::pack(isa, method, self, number, memory);
-        let strip_rows = method.multiply().rows().min(MOST_ROWS);
+        let mut block = Block::pack(isa, variant, self, number, memory);
+        let strip_rows = variant.multiply().rows().min(MOST_ROWS);
         let strips = self.len().div_ceil(strip_rows);
         let at_once = (GROUP_ROWS / strip_rows).clamp(1, MOST_STRIPS);
         for first in (0..strips).step_by(at_once) {
@@ -119,32 +108,32 @@ impl Strip {
 }
 
 /// Floats between the rows of weighted sums: dv in whole panels.
-fn value_stride<I: Isa>(inputs: &Inputs<'_>) -> usize {
+fn value_stride<I: Isa>(inputs: &AttentionOperands<'_>) -> usize {
     inputs.dv.next_multiple_of(I::NR)
 }
 
 /// The parts of a block's memory, in the order of their lengths here.
-fn memory_parts<I: Isa, M: Method<I>>(inputs: &Inputs<'_>) -> [usize; 6] {
+fn memory_parts<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOperands<'_>) -> [usize; 6] {
     let dk = M::words(inputs.dk);
     let queries = dk.div_ceil(KC).max(1) * MOST_ROWS * A_STRIDE;
     let values = value_stride::<I>(inputs);
     let (panel, rows) = (KEYS / M::NUMBERS * I::NR, MOST_ROWS * A_STRIDE);
     let (packing, keys, all_values) = match inputs.source {
-        Source::Views { .. } => (staged::<I>(), KEYS * dk, KEYS / M::NUMBERS * values),
-        Source::Caches { .. } => (0, 0, 0),
+        KvSource::Views { .. } => (staged::<I>(), KEYS * dk, KEYS / M::NUMBERS * values),
+        KvSource::Caches { .. } => (0, 0, 0),
     };
     [queries, rows, MOST_ROWS * values, packing.max(panel), keys, all_values]
 }
 
 /// Floats of working memory for one block.
-pub(super) fn memory_len<I: Isa, M: Method<I>>(inputs: &Inputs<'_>) -> usize {
+pub(super) fn memory_len<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOperands<'_>) -> usize {
     memory_parts::<I, M>(inputs).iter().sum()
 }
 
 /// One block of keys at work.
 struct Block<'a, M> {
-    method: M,
-    rows: &'a Rows<'a>,
+    variant: M,
+    rows: &'a QueryRows<'a>,
     /// Its first key.
     start: usize,
     /// Its keys that any row sees, counted from `start`, as are all ranges of keys below.
@@ -180,9 +169,9 @@ struct Block<'a, M> {
 impl<'a, M> Block<'a, M> {
     /// Packs the keys and values that any row sees, unless they are packed.
     #[inline(always)]
-    fn pack<I: Isa>(isa: I, method: M, rows: &'a Rows<'a>, block: usize, memory: &'a mut [f32]) -> Self
+    fn pack<I: Isa>(isa: I, variant: M, rows: &'a QueryRows<'a>, block: usize, memory: &'a mut [f32]) -> Self
     where
-        M: Method<I>,
+        M: AttentionVariant<I>,
     {
         let inputs = rows.inputs;
         let [queries, scores, values, spare, packed_keys, _] = memory_parts::<I, M>(inputs);
@@ -195,26 +184,26 @@ impl<'a, M> Block<'a, M> {
         let keys = rows.visible_in(first_key, &(0..rows.len()));
         let (first_panel, panel_len, first_value, held);
         let (packed_keys, packed_values): (&[f32], &[f32]) = match inputs.source {
-            Source::Caches { caches, .. } => {
+            KvSource::Caches { caches, .. } => {
                 let panels = caches[rows.sequence.index].block(rows.kv_head, block);
                 (first_panel, panel_len, first_value, held) = (0, panels.panel_len, 0, 0..panels.len);
                 (panels.keys, panels.values)
             }
-            Source::Views { k, v, .. } => {
+            KvSource::Views { k, v, .. } => {
                 let Range { start, end } = keys;
                 (first_panel, panel_len) = (start / I::NR, KEYS / M::NUMBERS * I::NR);
                 (first_value, held) = (M::summed(&keys).start, start..end);
                 let first = rows.sequence.keys.start + first_key;
                 let head = |view: AnyView<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
                 let k = head(k).slice(0, first + first_panel * I::NR..first + end);
-                method.pack_keys(isa, k, packed_keys, M::words(inputs.dk) * I::NR, spare);
+                variant.pack_keys(isa, k, packed_keys, M::words(inputs.dk) * I::NR, spare);
                 let v = head(v).slice(0, first + start..first + end);
-                method.pack_values(isa, v, start..end, (packed_values, panel_len));
+                variant.pack_values(isa, v, start..end, (packed_values, panel_len));
                 (packed_keys, packed_values)
             }
         };
         Self {
-            method,
+            variant,
             rows,
             start: first_key,
             keys,
@@ -236,9 +225,9 @@ impl<'a, M> Block<'a, M> {
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
     #[inline(always)]
-    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead)
+    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut PrefetchSchedule)
     where
-        M: Method<I>,
+        M: AttentionVariant<I>,
     {
         let inputs = self.rows.inputs;
         let sequence = &self.rows.sequence;
@@ -252,7 +241,7 @@ impl<'a, M> Block<'a, M> {
                     for (slab, q) in q.chunks(KC * M::NUMBERS).enumerate() {
                         let at = (slab * MOST_ROWS + place) * A_STRIDE;
                         let to = &mut self.queries[at..][..M::words(q.len())];
-                        self.method.pack_query(isa, q, inputs.scale, to);
+                        self.variant.pack_query(isa, q, inputs.scale, to);
                     }
                 });
             }
@@ -265,7 +254,7 @@ impl<'a, M> Block<'a, M> {
                 for slab in 0..dk.div_ceil(KC).max(1) {
                     let shape = [strip.rows.len(), KC.min(dk - slab * KC)];
                     multiply_panel(
-                        (isa, self.method.multiply()),
+                        (isa, self.variant.multiply()),
                         shape,
                         &self.queries[(slab * MOST_ROWS + strip.place) * A_STRIDE..],
                         &keys[slab * KC * I::NR..],
@@ -282,7 +271,7 @@ impl<'a, M> Block<'a, M> {
     #[inline(always)]
     fn weigh<I: Isa>(&mut self, isa: I, group: &[Strip])
     where
-        M: Method<I>,
+        M: AttentionVariant<I>,
     {
         let inputs = self.rows.inputs;
         // What is hidden is -inf until it is multiplied by the factor, which has to be positive then.
@@ -304,13 +293,13 @@ impl<'a, M> Block<'a, M> {
                     scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
                     scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
                 }
-                self.max[place] = self.method.largest(isa, scores, whole, factor);
+                self.max[place] = self.variant.largest(isa, scores, whole, factor);
             }
             for (place, row) in strip.places().zip(strip.rows.clone()) {
                 let whole = M::whole(&self.seen(strip, row));
                 let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
                 let max = &mut self.max[place];
-                self.sum[place] = self.method.weigh(isa, scores, whole.clone(), max, factor);
+                self.sum[place] = self.variant.weigh(isa, scores, whole.clone(), max, factor);
                 if !strip.same || M::NUMBERS > 1 {
                     // The product with V spans the keys of the whole strip.
                     let all = M::summed(&strip.keys);
@@ -331,13 +320,13 @@ impl<'a, M> Block<'a, M> {
 
     /// Multiplies the weights of a group with the values.
     #[inline(always)]
-    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut Ahead)
+    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut PrefetchSchedule)
     where
-        M: Method<I>,
+        M: AttentionVariant<I>,
     {
         let stride = value_stride::<I>(self.rows.inputs);
         let (packed, first) = (self.packed_values, self.first_value);
-        let multiply = self.method.multiply();
+        let multiply = self.variant.multiply();
         for (panel, values) in packed.chunks_exact(self.panel_len).enumerate() {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 let scores = &self.scores[strip.place * A_STRIDE..];
@@ -350,7 +339,7 @@ impl<'a, M> Block<'a, M> {
                 if !all && self.finite.is_none() {
                     let summed = M::summed(&self.keys);
                     let [start, end] = [summed.start, summed.end].map(|key| (key - first) / M::NUMBERS);
-                    self.finite = Some(self.method.all_finite(isa, (packed, self.panel_len), start..end));
+                    self.finite = Some(self.variant.all_finite(isa, (packed, self.panel_len), start..end));
                 }
                 let words = keys.len() / M::NUMBERS;
                 let values = &values[(keys.start - first) / M::NUMBERS * I::NR..][..words * I::NR];
@@ -368,7 +357,7 @@ impl<'a, M> Block<'a, M> {
                     let visible = self.rows.visible_in(self.start, &(row..row + 1));
                     let seen = |key: usize| visible.contains(&key) && !bias.hides(key);
                     let masked = &mut self.spare[..words * I::NR];
-                    self.method.mask_values(isa, values, keys.start, seen, masked);
+                    self.variant.mask_values(isa, values, keys.start, seen, masked);
                     let none = Prefetch::none(values.as_ptr());
                     multiply_panel((isa, multiply), [1, words], scores, masked, (sums, stride), false, none);
                 }
@@ -378,10 +367,10 @@ impl<'a, M> Block<'a, M> {
 
     /// What a strip has to hand over.
     #[inline(always)]
-    fn share<I: Isa>(&self, strip: &Strip) -> Share<'_> {
+    fn share<I: Isa>(&self, strip: &Strip) -> PartialSoftmax<'_> {
         let places = strip.places();
         let stride = value_stride::<I>(self.rows.inputs);
-        Share {
+        PartialSoftmax {
             rows: strip.rows.clone(),
             max: &self.max[places.clone()],
             sum: &self.sum[places],

@@ -1,10 +1,10 @@
 //! Keys and values that stay packed from call to call, so that a decoder packs only what is new.
 
 use super::Precision;
-use super::ahead::Span;
-use super::block::KEYS;
-use super::method::with_method;
-use super::panels::{Describe, Format, append, append_len};
+use super::blocks::KEYS;
+use super::panels::{Describe, PanelFormat, append, append_len};
+use super::span::Span;
+use super::variant::with_variant;
 use crate::backend::{Backend, Kernel};
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
@@ -13,8 +13,7 @@ use crate::isa::LINE;
 use crate::parallel;
 use crate::rows::expect_unit_rows;
 use crate::scratch;
-use crate::view::AnyView;
-use crate::view::{View, ViewMut};
+use crate::view::{AnyView, View, ViewMut};
 use core::fmt;
 use core::ops::Range;
 use half::bf16;
@@ -42,7 +41,7 @@ const PARALLEL_NUMBERS: usize = 1 << 16;
 /// ```
 pub struct KvCache {
     backend: Backend,
-    format: Format,
+    format: PanelFormat,
     kv_heads: usize,
     dk: usize,
     dv: usize,
@@ -169,7 +168,7 @@ impl KvCache {
         self.check_format(WHAT, other.format, other.backend.name())?;
         self.expect_room(0, other.len)?;
         self.len = other.len;
-        let Format { nr, numbers, key_words, group, .. } = self.format;
+        let PanelFormat { nr, numbers, key_words, group, .. } = self.format;
         let keys = other.len.next_multiple_of(nr) * key_words;
         let panels = self.dv.div_ceil(nr);
         for head in 0..self.kv_heads {
@@ -203,13 +202,13 @@ impl KvCache {
     pub(super) fn check_format(
         &self,
         what: &'static str,
-        format: Format,
+        format: PanelFormat,
         backend: &str,
     ) -> Result<(), Error> {
         if self.format == format {
             return Ok(());
         }
-        let precision = |format: Format| if format.bf16 { "bf16" } else { "f32" };
+        let precision = |format: PanelFormat| if format.bf16 { "bf16" } else { "f32" };
         let why = format!(
             "expected a cache laid out as {} of {backend}, found one of {} of {}",
             precision(format),
@@ -304,7 +303,7 @@ impl KvCache {
             return [Span::NOTHING; 2];
         }
         let Panels { keys: of_keys, values, panel_len, len } = self.block(head, block);
-        let Format { nr, numbers, key_words, .. } = self.format;
+        let PanelFormat { nr, numbers, key_words, .. } = self.format;
         // Panels of keys follow each other, so that rows of any length are their memory, too.
         let rows = len.next_multiple_of(nr);
         let panels = self.dv.div_ceil(nr);
@@ -380,7 +379,7 @@ impl Kernel for Append<'_> {
         let grain = if kv_heads * tokens * (dk + cache.dv) < PARALLEL_NUMBERS { kv_heads } else { 1 };
         let heads =
             ViewMut::new(cache.floats_mut(), [kv_heads, head_len]).expect("allocated for these heads");
-        with_method!(isa, format.bf16, method => {
+        with_variant!(isa, format.bf16, variant => {
             parallel::for_each_block(heads, grain, &|first, heads| {
                 scratch::with(append_len::<I>(&format), |memory| {
                     isa.run(
@@ -389,7 +388,7 @@ impl Kernel for Append<'_> {
                             for (head, words) in heads.into_rows().enumerate() {
                                 let (keys, values) = words.split_at_mut(keys_len);
                                 let kv = [k.at(first + head), v.at(first + head)];
-                                append(isa, method, kv, len, (keys, values, block_keys), memory);
+                                append(isa, variant, kv, len, (keys, values, block_keys), memory);
                             }
                         },
                     );

@@ -4,12 +4,11 @@ use super::cache::KvCache;
 use super::call::Call;
 use super::distance::DistanceBias;
 use super::keys::{Start, Window};
-use super::source::Source;
+use super::kv_source::KvSource;
 use crate::backend::{Backend, Kernel};
 use crate::error::Error;
 use crate::isa::Isa;
-use crate::view::{AnyView, AnyViewMut};
-use crate::view::{View, ViewMut};
+use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 
 /// [`Attention`](super::Attention) of packed sequences of queries, each to a cache of its own.
 ///
@@ -85,7 +84,7 @@ impl<'a> CachedAttention<'a> {
     fn call(self) -> Call<'a> {
         Call {
             q: AnyView::F32(self.q),
-            source: Source::Caches { caches: self.caches, starts: self.starts },
+            source: KvSource::Caches { caches: self.caches, starts: self.starts },
             bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),
             scale: self.scale,
             softcap: self.softcap,

@@ -1,25 +1,25 @@
 //! The arguments of an attention, of whatever type: its definition, and its fast form.
 
 use super::distance::DistanceBias;
-use super::keys::{Layout, Start, Window};
-use super::method::with_method;
-use super::panels::Format;
-use super::rows::{Distances, Inputs};
-use super::source::Source;
+use super::keys::{Start, Window};
+use super::kv_source::KvSource;
+use super::panels::PanelFormat;
+use super::query_rows::{AttentionOperands, Distances};
+use super::sequence_layout::SequenceLayout;
 use super::task::{self, Outputs};
+use super::variant::with_variant;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::rows::expect_unit_rows;
 use crate::scratch;
-use crate::view::{AnyView, AnyViewMut};
-use crate::view::{View, ViewMut};
+use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 use half::bf16;
 
 /// [`Attention`](super::Attention) without its types, or [`CachedAttention`](super::CachedAttention).
 pub(super) struct Call<'a> {
     pub q: AnyView<'a, 4>,
-    pub source: Source<'a>,
+    pub source: KvSource<'a>,
     /// Whether q, k and v are rounded to bf16.
     pub bf16: bool,
     pub scale: f32,
@@ -34,7 +34,7 @@ pub(super) struct Call<'a> {
 
 impl<'a> Call<'a> {
     /// Refuses arguments that do not fit each other; returns the number of kv heads and dv, too.
-    fn check(&self) -> Result<(Layout<'a>, [usize; 2]), Error> {
+    fn check(&self) -> Result<(SequenceLayout<'a>, [usize; 2]), Error> {
         let [batch, heads, queries, _] = self.q.shape();
         let [kv_heads, dv] = self.source.check(self.q.shape(), self.out.shape()[3])?;
         expect_shape("Attention.out", &self.out.shape(), &[batch, heads, queries, dv])?;
@@ -49,7 +49,7 @@ impl<'a> Call<'a> {
         {
             return invalid("Attention.softcap", format!("expected a positive number, found {cap}"));
         }
-        let layout = Layout::new(self.source, self.start, self.window, [batch, queries])?;
+        let layout = SequenceLayout::new(self.source, self.start, self.window, [batch, queries])?;
         if let Some(bias) = &self.bias {
             let [rows, columns] = layout.longest();
             expect_shape("Attention.bias", &bias.shape(), &[layout.len(), heads, rows, columns])?;
@@ -126,8 +126,8 @@ impl Kernel for Call<'_> {
         if batch * heads * queries == 0 {
             return Ok(());
         }
-        if let Source::Caches { caches, .. } = self.source {
-            let format = Format::of(isa, self.bf16, dk);
+        if let KvSource::Caches { caches, .. } = self.source {
+            let format = PanelFormat::of(isa, self.bf16, dk);
             for cache in caches {
                 cache.check_format("CachedAttention.caches", format, I::NAME)?;
             }
@@ -145,7 +145,7 @@ impl Kernel for Call<'_> {
                 }
             }
             let tables = Distances { tables, stride, first: distances.start };
-            let inputs = Inputs {
+            let inputs = AttentionOperands {
                 q: self.q,
                 source: self.source,
                 kv_heads,
@@ -164,7 +164,7 @@ impl Kernel for Call<'_> {
                 None => ViewMut::new(&mut unwanted, [batch, heads, queries, 0])?,
             };
             let outputs = Outputs { out: self.out, lse };
-            with_method!(isa, self.bf16, method => task::run(isa, method, &inputs, outputs));
+            with_variant!(isa, self.bf16, variant => task::run(isa, variant, &inputs, outputs));
             Ok(())
         })
     }

@@ -8,15 +8,15 @@
 //!             +----+----+- .. -+    +----+----+   +----+----+
 //! ```
 //!
-//! Words are those that a [`Method`] makes, at the places where it puts them for a block. A word of keys
+//! Words are those that a [`AttentionVariant`] makes, at the places where it puts them for a block. A word of keys
 //! holds numbers of one key, but one of values may hold those of two: a token that is appended writes only
 //! its half. Behind the last token, the rest of its group of values is zeros, as
-//! [`Method::pack_values`] leaves it: these are multiplied, with weights of 0. Nothing else there is ever
+//! [`AttentionVariant::pack_values`] leaves it: these are multiplied, with weights of 0. Nothing else there is ever
 //! used, whatever it holds.
 
-use super::block::KEYS;
-use super::method::{Method, with_method};
+use super::blocks::KEYS;
 use super::stage::{place, staged};
+use super::variant::{AttentionVariant, with_variant};
 use crate::backend::Kernel;
 use crate::isa::{Isa, Multiply, Vector};
 use crate::view::{AnyView, with_any};
@@ -24,12 +24,12 @@ use core::ops::Range;
 
 /// The words of an instruction set, and the sizes of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Format {
+pub(super) struct PanelFormat {
     /// Whether numbers are rounded to bf16.
     pub bf16: bool,
     /// Columns of a panel.
     pub nr: usize,
-    /// [`Method::NUMBERS`].
+    /// [`AttentionVariant::NUMBERS`].
     pub numbers: usize,
     /// Words of a key.
     pub key_words: usize,
@@ -48,36 +48,36 @@ pub(super) struct Describe {
 }
 
 impl Kernel for Describe {
-    type Output = Format;
+    type Output = PanelFormat;
 
     crate::backend::compile_here!();
 
     /// Rows of keys, columns of values.
-    fn reference(self) -> Format {
+    fn reference(self) -> PanelFormat {
         let Self { bf16, dk } = self;
-        Format { bf16, nr: 1, numbers: 1, key_words: dk, lanes: 1, depth: 1, group: 1 }
+        PanelFormat { bf16, nr: 1, numbers: 1, key_words: dk, lanes: 1, depth: 1, group: 1 }
     }
 
-    fn eval<I: Isa>(self, isa: I) -> Format {
-        Format::of(isa, self.bf16, self.dk)
+    fn eval<I: Isa>(self, isa: I) -> PanelFormat {
+        PanelFormat::of(isa, self.bf16, self.dk)
     }
 }
 
-impl Format {
+impl PanelFormat {
     /// That of an instruction set, of keys of `dk` numbers.
     pub fn of<I: Isa>(isa: I, bf16: bool, dk: usize) -> Self {
-        fn of<I: Isa, M: Method<I>>(method: M, bf16: bool, dk: usize) -> Format {
-            Format {
+        fn of<I: Isa, M: AttentionVariant<I>>(variant: M, bf16: bool, dk: usize) -> PanelFormat {
+            PanelFormat {
                 bf16,
                 nr: I::NR,
                 numbers: M::NUMBERS,
                 key_words: M::words(dk),
                 lanes: I::V::LANES,
-                depth: method.multiply().depth(),
+                depth: variant.multiply().depth(),
                 group: group::<I, M>(),
             }
         }
-        with_method!(isa, bf16, method => of::<I, _>(method, bf16, dk))
+        with_variant!(isa, bf16, variant => of::<I, _>(variant, bf16, dk))
     }
 
     /// The word of number `d` of a key in its head's panels, and which of the word's numbers it is.
@@ -115,20 +115,20 @@ impl Format {
 }
 
 /// Keys whose values are packed together.
-fn group<I: Isa, M: Method<I>>() -> usize {
+fn group<I: Isa, M: AttentionVariant<I>>() -> usize {
     M::summed(&(0..1)).len()
 }
 
 /// Floats of memory that [`append`] takes.
-pub(super) fn append_len<I: Isa>(format: &Format) -> usize {
+pub(super) fn append_len<I: Isa>(format: &PanelFormat) -> usize {
     staged::<I>().max(format.key_words)
 }
 
 /// Appends tokens to the `len` that the panels of a head have. Those of values are of `block_keys` keys.
 #[inline(always)]
-pub(super) fn append<I: Isa, M: Method<I>>(
+pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
     isa: I,
-    method: M,
+    variant: M,
     [k, v]: [AnyView<'_, 2>; 2],
     len: usize,
     (keys, values, block_keys): (&mut [f32], &mut [f32], usize),
@@ -136,12 +136,12 @@ pub(super) fn append<I: Isa, M: Method<I>>(
 ) {
     let [tokens, dk] = k.shape();
     let words = M::words(dk);
-    let depth = method.multiply().depth();
+    let depth = variant.multiply().depth();
     // Panels and groups that have been begun are filled one by one, and others packed as a block's are.
     let begun = tokens.min(len.next_multiple_of(I::NR) - len);
     for token in 0..begun {
         let row = &mut memory[..words];
-        with_any!(k, k => method.pack_row(isa, k.row([token, 0]), row));
+        with_any!(k, k => variant.pack_row(isa, k.row([token, 0]), row));
         let panel = &mut keys[(len + token) / I::NR * words * I::NR..][..words * I::NR];
         for (word, x) in row.iter().enumerate() {
             panel[place(I::NR, word, (len + token) % I::NR, depth)] = *x;
@@ -149,7 +149,7 @@ pub(super) fn append<I: Isa, M: Method<I>>(
     }
     if begun < tokens {
         let panels = &mut keys[(len + begun) / I::NR * words * I::NR..];
-        method.pack_keys(isa, k.slice(0, begun..tokens), panels, words * I::NR, memory);
+        variant.pack_keys(isa, k.slice(0, begun..tokens), panels, words * I::NR, memory);
     }
     let panel_len = block_keys / M::NUMBERS * I::NR;
     let block_len = panel_len * v.shape()[1].div_ceil(I::NR);
@@ -157,7 +157,7 @@ pub(super) fn append<I: Isa, M: Method<I>>(
     for token in 0..begun {
         let key = len + token;
         let panels = (&mut values[key / KEYS * block_len..][..block_len], panel_len);
-        with_any!(v, v => method.put_value(isa, v.row([token, 0]), key % KEYS, panels));
+        with_any!(v, v => variant.put_value(isa, v.row([token, 0]), key % KEYS, panels));
     }
     let mut next = begun;
     while next < tokens {
@@ -168,7 +168,7 @@ pub(super) fn append<I: Isa, M: Method<I>>(
         let of: Range<usize> = key % KEYS..key % KEYS + end - next;
         // Without columns there is nothing to skip.
         let panels = block.get_mut(skipped..).unwrap_or_default();
-        method.pack_values(isa, v.slice(0, next..end), of, (panels, panel_len));
+        variant.pack_values(isa, v.slice(0, next..end), of, (panels, panel_len));
         next = end;
     }
 }

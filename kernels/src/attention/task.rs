@@ -1,11 +1,12 @@
 //! Tasks: which rows and which blocks of keys a thread computes, and how blocks come together.
 
-use super::ahead::Span;
-use super::block::{KEYS, Share, memory_len};
-use super::method::Method;
+use super::block::{PartialSoftmax, memory_len};
+use super::blocks::KEYS;
+use super::kv_source::KvSource;
+use super::query_rows::{AttentionOperands, QueryRows};
 use super::row::{combine, merge};
-use super::rows::{Inputs, Rows};
-use super::source::Source;
+use super::span::Span;
+use super::variant::AttentionVariant;
 use crate::element::{Element, store_first_lanes};
 use crate::isa::{Isa, Vector};
 use crate::view::{AnyView, AnyViewMut, with_any_mut};
@@ -29,17 +30,17 @@ const MOST_ROWS: usize = 2048;
 const PARALLEL_WORK: usize = 2 << 20;
 
 /// Computes `outputs`, which has rows.
-pub(super) fn run<I: Isa, M: Method<I>>(
+pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     isa: I,
-    method: M,
-    inputs: &Inputs<'_>,
+    variant: M,
+    inputs: &AttentionOperands<'_>,
     outputs: Outputs<'_, AnyViewMut<'_, 4>>,
 ) {
-    let Inputs { kv_heads, dk, dv, group, .. } = *inputs;
+    let AttentionOperands { kv_heads, dk, dv, group, .. } = *inputs;
     let [batch, _, queries, _] = inputs.q.shape();
     let keys = inputs.layout.longest()[1];
     // Packing keys takes as long as multiplying so many rows with them, and reading packed ones, so many.
-    let least = if matches!(inputs.source, Source::Caches { .. }) { 4 } else { 16 };
+    let least = if matches!(inputs.source, KvSource::Caches { .. }) { 4 } else { 16 };
     let work = (batch * kv_heads * (queries * group).max(least)).saturating_mul(keys).saturating_mul(dk + dv);
     // Twice as many tasks as threads evens out tasks that are not equally long.
     let tasks = match parallel::threads() {
@@ -49,7 +50,7 @@ pub(super) fn run<I: Isa, M: Method<I>>(
     };
     let parts = tasks.div_ceil(batch * kv_heads);
     if parts > 1 && keys > KEYS && queries * group <= FEW_ROWS {
-        return share_out_keys(isa, method, inputs, outputs, keys.div_ceil(KEYS));
+        return share_out_keys(isa, variant, inputs, outputs, keys.div_ceil(KEYS));
     }
     // Packed sequences share no keys.
     let sequence = queries.div_ceil((inputs.layout.len() / batch).max(1));
@@ -62,14 +63,14 @@ pub(super) fn run<I: Isa, M: Method<I>>(
                 #[inline(always)]
                 || {
                     let (state, memory) = memory.split_at_mut(2 * rows);
-                    for rows in Rows::of_queries(inputs, origin, outputs.out.shape()[2]) {
+                    for rows in QueryRows::of_queries(inputs, origin, outputs.out.shape()[2]) {
                         let mut merging = Merging::new(&rows, origin[2], &mut outputs, state);
                         let out = out.part(0..group, rows.first_query() - origin[2]..usize::MAX);
                         for block in rows.blocks() {
                             let end = (block + 1) * KEYS;
                             rows.block(
                                 isa,
-                                method,
+                                variant,
                                 block,
                                 memory,
                                 out,
@@ -89,14 +90,14 @@ pub(super) fn run<I: Isa, M: Method<I>>(
 
 /// Computes `outputs` in two passes over memory that all tasks see: blocks of keys, each for all
 /// rows, and then their merging, in the same order as by a single task.
-fn share_out_keys<I: Isa, M: Method<I>>(
+fn share_out_keys<I: Isa, M: AttentionVariant<I>>(
     isa: I,
-    method: M,
-    inputs: &Inputs<'_>,
+    variant: M,
+    inputs: &AttentionOperands<'_>,
     outputs: Outputs<'_, AnyViewMut<'_, 4>>,
     blocks: usize,
 ) {
-    let Inputs { kv_heads, dv, group, .. } = *inputs;
+    let AttentionOperands { kv_heads, dv, group, .. } = *inputs;
     let [batch, _, queries, _] = inputs.q.shape();
     let rows = queries * group;
     let shape = [batch * kv_heads * blocks, rows * (2 + dv)];
@@ -114,16 +115,18 @@ fn share_out_keys<I: Isa, M: Method<I>>(
                         max.fill(f32::NEG_INFINITY);
                         sum.fill(0.0);
                         values.fill(0.0);
-                        for part in
-                            Rows::of_queries(inputs, [head / kv_heads, head % kv_heads * group, 0], queries)
-                        {
+                        for part in QueryRows::of_queries(
+                            inputs,
+                            [head / kv_heads, head % kv_heads * group, 0],
+                            queries,
+                        ) {
                             if !part.blocks().contains(&block) {
                                 continue;
                             }
                             let first = part.first_query() * group;
                             part.block(
                                 isa,
-                                method,
+                                variant,
                                 block,
                                 memory,
                                 Span::NOTHING,
@@ -150,14 +153,14 @@ fn share_out_keys<I: Isa, M: Method<I>>(
                 isa.run(
                     #[inline(always)]
                     || {
-                        for part in Rows::of_queries(inputs, origin, queries) {
+                        for part in QueryRows::of_queries(inputs, origin, queries) {
                             let mut merging = Merging::new(&part, 0, &mut outputs, state);
                             let first = part.first_query() * group;
                             for block in part.blocks() {
                                 let (max, rest) = shares.row([head * blocks + block, 0]).split_at(rows);
                                 let (sum, values) = rest.split_at(rows);
                                 let all = first..first + part.len();
-                                let share = Share {
+                                let share = PartialSoftmax {
                                     rows: 0..part.len(),
                                     max: &max[all.clone()],
                                     sum: &sum[all.clone()],
@@ -260,7 +263,7 @@ const UNWRITTEN: f32 = 0.0;
 
 /// Rows whose blocks of keys are being merged.
 struct Merging<'a, 'o> {
-    rows: &'a Rows<'a>,
+    rows: &'a QueryRows<'a>,
     /// Their place among the queries of `outputs`.
     query: usize,
     outputs: &'a mut Outputs<'o>,
@@ -273,7 +276,12 @@ struct Merging<'a, 'o> {
 impl<'a, 'o> Merging<'a, 'o> {
     /// Before the first block; rows that see no block at all are finished here. `first` is the query
     /// that the outputs begin with, and `state` has at least two floats for each row.
-    fn new(rows: &'a Rows<'a>, first: usize, outputs: &'a mut Outputs<'o>, state: &'a mut [f32]) -> Self {
+    fn new(
+        rows: &'a QueryRows<'a>,
+        first: usize,
+        outputs: &'a mut Outputs<'o>,
+        state: &'a mut [f32],
+    ) -> Self {
         let (max, sum) = state.split_at_mut(state.len() / 2);
         max.fill(f32::NEG_INFINITY);
         sum.fill(UNWRITTEN);
@@ -315,7 +323,7 @@ impl<'a, 'o> Merging<'a, 'o> {
 
     /// Merges a share of the next block, and finishes its rows if this is the last that they see.
     #[inline(always)]
-    fn take<I: Isa>(&mut self, isa: I, share: Share<'_>, last: bool) {
+    fn take<I: Isa>(&mut self, isa: I, share: PartialSoftmax<'_>, last: bool) {
         for at in (0..share.rows.len()).step_by(I::V::LANES) {
             let part = at..share.rows.len().min(at + I::V::LANES);
             let rows = share.rows.start + part.start..share.rows.start + part.end;

@@ -15,7 +15,7 @@ mod tile;
 mod way;
 
 use super::blocks::GROUP;
-use super::loops::{Product, Task, part};
+use super::loops::{Product, Task};
 use super::operand::with_rows;
 use super::pack::packed_a_len;
 use super::packed::PackedB;
@@ -24,6 +24,7 @@ use crate::element::Element;
 use crate::isa::KC;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::parallel::part;
 use crate::scratch;
 use crate::view::View;
 use row::row;

@@ -8,8 +8,9 @@ use super::{Rhs, of_batch};
 use crate::isa::KC;
 use crate::isa::tile::{STREAMS, row_panels, row_times_panels, row_times_rows};
 use crate::isa::{A_STRIDE, F32, Isa, Prefetch, Tile, Vector};
+use crate::parallel::{self, part};
+use crate::scratch;
 use crate::view::View;
-use crate::{parallel, scratch};
 use core::ops::Range;
 
 /// The smallest L1 and L2 of the servers this is for.
@@ -77,12 +78,6 @@ pub(super) struct Task {
     pub batch: usize,
     pub rows: Range<usize>,
     pub panels: Range<usize>,
-}
-
-/// Part `i` of `n` cut into `parts` that differ by at most one.
-#[inline(always)]
-pub(super) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
-    i * n / parts..(i + 1) * n / parts
 }
 
 impl<'a> Product<'a> {

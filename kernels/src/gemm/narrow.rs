@@ -10,13 +10,14 @@ mod method;
 
 use super::decode::{Panels, Rows, few, panels_at_once};
 use super::format::{Format, Layout, Order};
-use super::loops::{Product, Task, part};
+use super::loops::{Product, Task};
 use super::operand::{Lhs, with_rows};
 use super::pack::packed_a_len;
 use super::packed::PackedB;
 use crate::isa::KC;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
+use crate::parallel::part;
 use crate::scratch;
 use crate::view::AnyView;
 use method::{Halves, Kind, Method, Pairs, Quads, Slabs, Widened};

@@ -1,9 +1,9 @@
 //! Where keys and values come from: views, that every call packs, or caches, that are packed already.
 
-use super::ahead::Span;
-use super::block::KEYS;
+use super::blocks::KEYS;
 use super::cache::KvCache;
 use super::keys::{Sequence, Sequences};
+use super::span::Span;
 use crate::error::{Error, expect_shape};
 use crate::rows::expect_unit_rows;
 use crate::view::AnyView;
@@ -11,14 +11,14 @@ use core::ops::Range;
 
 /// Keys and values, and how they divide into sequences.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Source<'a> {
+pub(super) enum KvSource<'a> {
     /// k \[batch, kv_heads, keys, dk\] and v \[batch, kv_heads, keys, dv\].
     Views { k: AnyView<'a, 4>, v: AnyView<'a, 4>, sequences: Sequences<'a> },
     /// One cache for each sequence, whose queries are `starts[s]..starts[s + 1]`.
     Caches { caches: &'a [&'a KvCache], starts: &'a [usize] },
 }
 
-impl<'a> Source<'a> {
+impl<'a> KvSource<'a> {
     /// Refuses shapes that do not fit q \[batch, heads, queries, dk\]; returns the number of kv heads and
     /// dv. `out_width` is dv where no cache says it.
     pub fn check(&self, q: [usize; 4], out_width: usize) -> Result<[usize; 2], Error> {

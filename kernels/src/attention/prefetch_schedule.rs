@@ -1,61 +1,14 @@
 //! What the tiles of a group of rows prefetch, so that no pass over rows waits for memory.
 
-use super::block::{GROUP_ROWS, KEYS, part};
-use super::rows::{Inputs, Rows};
+use super::blocks::{GROUP_ROWS, KEYS};
+use super::query_rows::{AttentionOperands, QueryRows};
+use super::span::Span;
 use crate::isa::{Isa, LINE_FLOATS, Prefetch};
-use crate::view::View;
-use crate::view::{AnyView, with_any};
+use crate::parallel::part;
 use core::ops::Range;
 
-/// Rows in memory, \[heads, rows, floats\], that are only prefetched: any part of it may be named.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    first: *const f32,
-    shape: [usize; 3],
-    strides: [usize; 2],
-}
-
-impl Span {
-    /// No rows.
-    pub const NOTHING: Self = Self { first: core::ptr::null(), shape: [0; 3], strides: [0; 2] };
-
-    /// Of any memory.
-    #[inline(always)]
-    pub fn new(floats: &[f32], shape: [usize; 3], strides: [usize; 2]) -> Self {
-        Self { first: floats.as_ptr(), shape, strides }
-    }
-
-    /// All of `view`.
-    #[inline(always)]
-    pub fn of(view: AnyView<'_, 3>) -> Self {
-        with_any!(view, v => Self::of_type(v))
-    }
-
-    /// The same; numbers of 16 bits are counted as half as many floats.
-    #[inline(always)]
-    fn of_type<T>(view: View<'_, 3, T>) -> Self {
-        let ([heads, rows, _], [all_heads, all_rows, numbers]) = (view.strides(), view.shape());
-        let in_float = size_of::<f32>() / size_of::<T>();
-        let shape = [all_heads, all_rows, numbers.div_ceil(in_float)];
-        Self { first: view.as_ptr().cast(), shape, strides: [heads / in_float, rows / in_float] }
-    }
-
-    /// These heads and rows, as far as there are such.
-    #[inline(always)]
-    pub fn part(self, heads: Range<usize>, rows: Range<usize>) -> Self {
-        let [all_heads, all_rows, floats] = self.shape;
-        let at = heads.start * self.strides[0] + rows.start * self.strides[1];
-        let len = |range: Range<usize>, all: usize| range.end.min(all).saturating_sub(range.start);
-        Self {
-            first: self.first.wrapping_add(at),
-            shape: [len(heads, all_heads), len(rows, all_rows), floats],
-            strides: self.strides,
-        }
-    }
-}
-
 /// Spans that are still to be prefetched, and how far that has come in the first of them.
-pub(super) struct Ahead {
+pub(super) struct PrefetchSchedule {
     spans: [Span; 4],
     span: usize,
     head: usize,
@@ -65,7 +18,7 @@ pub(super) struct Ahead {
     taken: usize,
 }
 
-impl Ahead {
+impl PrefetchSchedule {
     /// Spans in the order in which they will be used.
     #[inline(always)]
     pub fn new(spans: [Span; 4]) -> Self {
@@ -95,13 +48,19 @@ impl Ahead {
     }
 }
 
-impl Rows<'_> {
+impl QueryRows<'_> {
     /// What to prefetch while `rows` are at a block: where their results go, the queries of the next
     /// group, and this group's share, a part of so many, of the keys and values of the next block or,
     /// after the last, of the next head.
     #[inline(always)]
-    pub fn ahead(&self, block: usize, rows: Range<usize>, [share, shares]: [usize; 2], out: Span) -> Ahead {
-        let Inputs { q, source, layout, kv_heads, group, .. } = *self.inputs;
+    pub fn ahead(
+        &self,
+        block: usize,
+        rows: Range<usize>,
+        [share, shares]: [usize; 2],
+        out: Span,
+    ) -> PrefetchSchedule {
+        let AttentionOperands { q, source, layout, kv_heads, group, .. } = *self.inputs;
         let here = [self.sequence.index, self.kv_head];
         let (next, next_block) = if block + 1 < self.blocks().end {
             (here, block + 1)
@@ -120,6 +79,6 @@ impl Rows<'_> {
         let keys = part(KEYS, shares, share);
         let [k, v] = source.span(next, self.sequence.keys.start, next_block, keys);
         let q = Span::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
-        Ahead::new([out.part(0..group, of_rows(rows)), q, k, v])
+        PrefetchSchedule::new([out.part(0..group, of_rows(rows)), q, k, v])
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::row::all_finite;
 use super::super::stage::{pack_staged, place};
-use super::{Method, whole_groups};
+use super::{AttentionVariant, whole_groups};
 use crate::element::{Element, first_bf16_bits};
 use crate::gemm::pack_pairs;
 use crate::isa::{Isa, Multiply, Vector, WORDS};
@@ -15,7 +15,7 @@ use core::ops::Range;
 #[derive(Clone, Copy)]
 pub struct Pairs<M>(pub M);
 
-impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
+impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
     type Multiply = M;
     const NUMBERS: usize = 2;
     const SCALES_SCORES: bool = true;
@@ -59,7 +59,7 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
         panel_len: usize,
         memory: &mut [f32],
     ) {
-        let words = <Self as Method<I>>::words(keys.shape()[1]);
+        let words = <Self as AttentionVariant<I>>::words(keys.shape()[1]);
         with_any!(keys, keys => pack_staged(
             isa,
             keys,
@@ -83,7 +83,7 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
         (panels, panel_len): (&mut [f32], usize),
     ) {
         let (lanes, depth) = (I::V::LANES, self.0.depth());
-        let summed = <Self as Method<I>>::summed(&keys);
+        let summed = <Self as AttentionVariant<I>>::summed(&keys);
         with_any!(values, values => for first in summed.clone().step_by(2 * lanes) {
             for key in first..first + lanes {
                 let row = |key: usize| {

@@ -1,7 +1,7 @@
 //! How the numbers of a block become words that a tile multiplies.
 //!
 //! ```text
-//! method   words             queries         scores        weights
+//! variant   words             queries         scores        weights
 //! Floats   one f32           times scale     as they are   exp(s - m)
 //! Pairs    two of bf16       as they are     times scale   exp(s - m), rounded to bf16
 //! ```
@@ -29,7 +29,7 @@ pub(super) use floats::Floats;
 pub(super) use pairs::Pairs;
 
 /// A way to compute a block. A row of its scores, in memory, is of KEYS floats.
-pub(super) trait Method<I: Isa>: Copy + Send + Sync {
+pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// What multiplies the words.
     type Multiply: Multiply<I>;
 
@@ -88,22 +88,22 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     fn mask_values(self, isa: I, from: &[f32], first: usize, seen: impl Fn(usize) -> bool, to: &mut [f32]);
 }
 
-/// Runs an expression with the method of an instruction set for bf16, or for f32.
-macro_rules! with_method {
-    ($isa:expr, $bf16:expr, $method:ident => $body:expr) => {
+/// Runs an expression with the variant of an instruction set for bf16, or for f32.
+macro_rules! with_variant {
+    ($isa:expr, $bf16:expr, $variant:ident => $body:expr) => {
         match $isa.bf16() {
             Some(multiply) if $bf16 => {
-                let $method = $crate::attention::method::Pairs(multiply);
+                let $variant = $crate::attention::variant::Pairs(multiply);
                 $body
             }
             _ => {
-                let $method = $crate::attention::method::Floats { rounded: $bf16 };
+                let $variant = $crate::attention::variant::Floats { rounded: $bf16 };
                 $body
             }
         }
     };
 }
-pub(super) use with_method;
+pub(super) use with_variant;
 
 /// What scores of pairs are multiplied by, for powers of two, if they are still to be scaled, or not.
 #[inline(always)]

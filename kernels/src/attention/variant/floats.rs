@@ -2,7 +2,7 @@
 
 use super::super::row::{all_finite, exponentials, largest, map};
 use super::super::stage::pack_staged;
-use super::{Method, whole_groups};
+use super::{AttentionVariant, whole_groups};
 use crate::element::{Element, first_bf16_bits, first_lanes};
 use crate::gemm::pack_panels;
 use crate::isa::{Broadcast, F32, Isa, Vector};
@@ -21,7 +21,7 @@ fn widened<I: Isa, T: Element>(isa: I, from: &[T], rounded: bool) -> I::V {
     if rounded && !T::IS_BF16 { first_bf16_bits(isa, from).shl_bits::<16>() } else { first_lanes(isa, from) }
 }
 
-impl<I: Isa> Method<I> for Floats {
+impl<I: Isa> AttentionVariant<I> for Floats {
     type Multiply = Broadcast<F32>;
     const NUMBERS: usize = 1;
     const SCALES_SCORES: bool = false;

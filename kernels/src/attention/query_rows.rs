@@ -1,18 +1,18 @@
 //! The rows of one task, and the keys that each of them sees.
 
-use super::block::KEYS;
-use super::keys::{Layout, Sequence};
+use super::blocks::KEYS;
+use super::keys::Sequence;
+use super::kv_source::KvSource;
 use super::row::{Adjustment, Bias};
-use super::source::Source;
-use crate::view::AnyView;
-use crate::view::View;
+use super::sequence_layout::SequenceLayout;
+use crate::view::{AnyView, View};
 use core::ops::Range;
 
 /// The arguments of a call that tasks share.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
+pub(super) struct AttentionOperands<'a> {
     pub q: AnyView<'a, 4>,
-    pub source: Source<'a>,
+    pub source: KvSource<'a>,
     pub kv_heads: usize,
     /// Numbers of a key.
     pub dk: usize,
@@ -22,7 +22,7 @@ pub(super) struct Inputs<'a> {
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,
     pub distances: Option<Distances<'a>>,
-    pub layout: Layout<'a>,
+    pub layout: SequenceLayout<'a>,
     /// Query heads that share a head of k and v.
     pub group: usize,
 }
@@ -35,7 +35,7 @@ pub(super) struct Distances<'a> {
     pub first: isize,
 }
 
-impl Inputs<'_> {
+impl AttentionOperands<'_> {
     /// Whether anything but their scale and the window is done to scores.
     #[inline(always)]
     pub fn adjusts(&self) -> bool {
@@ -54,18 +54,18 @@ impl Inputs<'_> {
 ///
 /// Rows are numbered query by query and head by head within a query, so that neighbours see nearly
 /// the same keys.
-pub(super) struct Rows<'a> {
+pub(super) struct QueryRows<'a> {
     pub sequence: Sequence,
     pub kv_head: usize,
     /// Counted from the first of the sequence.
     pub queries: Range<usize>,
-    pub inputs: &'a Inputs<'a>,
+    pub inputs: &'a AttentionOperands<'a>,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> QueryRows<'a> {
     /// The rows of `queries` queries from `[batch, head, query]` on, sequence by sequence.
     pub fn of_queries(
-        inputs: &'a Inputs<'a>,
+        inputs: &'a AttentionOperands<'a>,
         [batch, head, query]: [usize; 3],
         queries: usize,
     ) -> impl Iterator<Item = Self> {
