@@ -25,50 +25,41 @@
 //! panel and a few k-steps goes around tasks and the packing of A as well.
 
 mod blocks;
-mod decode;
+mod dequantize;
 mod epilogue;
 mod format;
 mod grouped;
+mod layout;
+mod lhs;
 mod loops;
-mod narrow;
-mod operand;
+mod output;
 mod pack;
 mod packed;
 mod panel;
+mod product;
 mod quantize;
+mod reduced;
+mod rhs;
 mod small;
+mod tasks;
 
 pub use epilogue::Epilogue;
 pub use format::Format;
-pub use operand::Lhs;
+pub use lhs::Lhs;
 pub use packed::PackedB;
 pub(crate) use panel::{multiply_panel, pack_pairs, pack_panels};
 pub use quantize::Quantized;
+pub use rhs::Rhs;
 
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::view::{AnyViewMut, View};
-use format::Layout;
+use crate::view::AnyViewMut;
 use half::{bf16, f16};
-use loops::Product;
-use operand::Pointer;
-
-/// B of a [`Gemm`].
-#[derive(Clone, Copy, Debug)]
-pub enum Rhs<'a> {
-    /// \[batch, k, n\] or \[1, k, n\] for all; packed anew in every call.
-    Matrix(View<'a, 3>),
-    /// Two matrices of that shape, for activation(A gate) * (A up).
-    Gated {
-        /// The matrix whose product goes through the activation.
-        gate: View<'a, 3>,
-        /// The matrix whose product multiplies it.
-        up: View<'a, 3>,
-    },
-    /// One matrix, or pair, packed beforehand, for the whole batch.
-    Packed(&'a PackedB),
-}
+use layout::PanelLayout;
+use output::CPointer;
+use product::Product;
+use rhs::of_batch;
 
 /// C = epilogue(alpha A B + beta C), for each product of a batch.
 ///
@@ -116,12 +107,6 @@ pub struct Gemm<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-/// The product `batch` of an operand that may have one for all.
-#[inline(always)]
-fn of_batch<T>(v: View<'_, 3, T>, batch: usize) -> View<'_, 2, T> {
-    v.at(if v.shape()[0] == 1 { 0 } else { batch })
-}
-
 impl Gemm<'_> {
     /// Refuses operands that do not fit each other; returns k.
     fn check(&self) -> Result<usize, Error> {
@@ -147,25 +132,6 @@ impl Gemm<'_> {
         }
         self.epilogue.check(self.c.shape(), self.b.is_gated())?;
         Ok(k)
-    }
-}
-
-impl Rhs<'_> {
-    /// What the weights are stored as.
-    fn format(&self) -> Format {
-        match self {
-            Rhs::Packed(b) => b.format(),
-            _ => Format::F32,
-        }
-    }
-
-    #[inline(always)]
-    fn is_gated(&self) -> bool {
-        match self {
-            Rhs::Matrix(_) => false,
-            Rhs::Gated { .. } => true,
-            Rhs::Packed(b) => b.is_gated(),
-        }
     }
 }
 
@@ -249,9 +215,9 @@ impl Kernel for Gemm<'_> {
     fn eval<I: Isa>(mut self, isa: I) -> Result<(), Error> {
         let k = self.check()?;
         if let Rhs::Packed(b) = self.b
-            && b.layout() != Layout::of(isa, b.format())
+            && b.layout() != PanelLayout::of(isa, b.format())
         {
-            let (expected, found) = (Layout::of(isa, b.format()), b.layout());
+            let (expected, found) = (PanelLayout::of(isa, b.format()), b.layout());
             let why = format!("expected panels of {expected} ({}), found {found}", I::NAME);
             return Err(Error::Invalid { what: "Gemm.b", why });
         }
@@ -267,7 +233,7 @@ impl Kernel for Gemm<'_> {
             epilogue: self.epilogue,
             shape: self.c.shape(),
             c_strides: self.c.strides(),
-            c: Pointer::of(&mut self.c),
+            c: CPointer::of(&mut self.c),
         };
         // SAFETY: the operands fit each other, as checked, and C is borrowed mutably.
         unsafe { product.run(isa, self.b) };

@@ -1,8 +1,6 @@
 //! What happens to a tile between its sums and C.
 
-use super::loops::Product;
-use super::of_batch;
-use super::operand::Pointer;
+use super::output::CPointer;
 use super::pack::copy_row;
 use crate::activation::{Activation, for_activation};
 use crate::element::Element;
@@ -57,7 +55,7 @@ impl Epilogue<'_> {
 
 /// The columns of C that one panel makes, and what is needed to finish them.
 #[derive(Clone, Copy)]
-pub(super) struct Finish<'a> {
+pub(super) struct PanelEpilogue<'a> {
     pub alpha: f32,
     pub beta: f32,
     pub epilogue: Epilogue<'a>,
@@ -70,37 +68,11 @@ pub(super) struct Finish<'a> {
     pub n: usize,
     pub gated: bool,
     /// C of this product.
-    pub c: Pointer,
+    pub c: CPointer,
     pub c_strides: [usize; 2],
 }
 
-impl<'a> Product<'a> {
-    /// Whether C receives the bare sums.
-    #[inline(always)]
-    pub(super) fn is_plain(&self) -> bool {
-        self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated
-    }
-
-    /// What finishes the columns of C that a panel makes, from `column` on.
-    #[inline(always)]
-    pub(super) fn finish<I: Isa>(&self, batch: usize, column: usize) -> Finish<'a> {
-        let n = self.shape[2];
-        Finish {
-            alpha: self.alpha,
-            beta: self.beta,
-            epilogue: self.epilogue,
-            residual: self.epilogue.residual.map(|r| of_batch(r, batch)),
-            column,
-            columns: self.width::<I>().min(n - column),
-            n,
-            gated: self.gated,
-            c: self.c.add(batch * self.c_strides[0]),
-            c_strides: [self.c_strides[1], self.c_strides[2]],
-        }
-    }
-}
-
-impl Finish<'_> {
+impl PanelEpilogue<'_> {
     /// Finishes rows of C, from row `first` on, from their sums, `NR` floats a row.
     ///
     /// Step by step over all rows, which are in L1: choosing between steps vector by vector took as
@@ -169,9 +141,9 @@ impl Finish<'_> {
                     let old = unsafe {
                         let (stride, live) = (self.c_strides[1], self.live::<I>(j));
                         match self.c_at(first + r, j) {
-                            Pointer::F32(c) => load_strided(isa, c, stride, live),
-                            Pointer::Bf16(c) => load_strided(isa, c, stride, live),
-                            Pointer::F16(c) => load_strided(isa, c, stride, live),
+                            CPointer::F32(c) => load_strided(isa, c, stride, live),
+                            CPointer::Bf16(c) => load_strided(isa, c, stride, live),
+                            CPointer::F16(c) => load_strided(isa, c, stride, live),
                         }
                     };
                     beta.mul_add(old, sum)
@@ -238,10 +210,10 @@ impl Finish<'_> {
             // SAFETY: `columns` elements of C, which no one else touches.
             unsafe {
                 match self.c_at(first + r, 0) {
-                    Pointer::F32(c) if stride == 1 => copy_row(isa, row.as_ptr(), c, row.len()),
-                    Pointer::F32(c) => store_row(isa, row, c, stride),
-                    Pointer::Bf16(c) => store_row(isa, row, c, stride),
-                    Pointer::F16(c) => store_row(isa, row, c, stride),
+                    CPointer::F32(c) if stride == 1 => copy_row(isa, row.as_ptr(), c, row.len()),
+                    CPointer::F32(c) => store_row(isa, row, c, stride),
+                    CPointer::Bf16(c) => store_row(isa, row, c, stride),
+                    CPointer::F16(c) => store_row(isa, row, c, stride),
                 }
             }
         }
@@ -249,7 +221,7 @@ impl Finish<'_> {
 
     /// The element of C in this row and this column of the panel.
     #[inline(always)]
-    fn c_at(&self, row: usize, j: usize) -> Pointer {
+    fn c_at(&self, row: usize, j: usize) -> CPointer {
         self.c.add(row * self.c_strides[0] + (self.column + j) * self.c_strides[1])
     }
 

@@ -12,14 +12,15 @@
 
 mod row;
 mod tile;
-mod way;
+mod variant;
 
 use super::blocks::GROUP;
-use super::loops::{Product, Task};
-use super::operand::with_rows;
+use super::lhs::with_rows;
 use super::pack::packed_a_len;
 use super::packed::PackedB;
+use super::product::Product;
 use super::quantize::Quantized;
+use super::tasks::GemmTask;
 use crate::element::Element;
 use crate::isa::KC;
 use crate::isa::tile::STREAMS;
@@ -28,8 +29,8 @@ use crate::parallel::part;
 use crate::scratch;
 use crate::view::View;
 use row::row;
-use tile::{FACTORS, GROUPS, Groups, Strip, multiply};
-use way::{Floats, Quads, Way};
+use tile::{FACTORS, GROUPS, Groups, QuantizedStrip, multiply};
+use variant::{FloatGroups, GroupVariant, QuadGroups};
 
 /// Quantises the groups of a row.
 ///
@@ -37,9 +38,9 @@ use way::{Floats, Quads, Way};
 /// `to` is valid for writes of KC words in each slab, `stride` floats apart; `groups` is as long as the
 /// row has groups.
 #[inline(always)]
-unsafe fn pack_row<I: Isa, W: Way<I>, T: Element>(
+unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
     isa: I,
-    way: W,
+    variant: W,
     row: View<'_, 1, T>,
     signed: bool,
     (to, stride): (*mut f32, usize),
@@ -76,7 +77,7 @@ unsafe fn pack_row<I: Isa, W: Way<I>, T: Element>(
             let q = (I::V::load(isa, &values[p..]) * inverse).round().max(least).min(most);
             sum = sum + q;
             // SAFETY: the group's words, which lie in one slab.
-            unsafe { way.put(isa, q.float_to_int(), signed, p, at) };
+            unsafe { variant.put(isa, q.float_to_int(), signed, p, at) };
         }
         (group[0], group[1]) = (quantized.scale, sum.sum());
     }
@@ -92,10 +93,10 @@ impl Product<'_> {
         // SAFETY: the caller's; a panel has two or four vectors.
         unsafe {
             match (isa.bytes(), I::NR / I::V::LANES) {
-                (Some(dot), 2) => self.grouped_by::<I, _, 2>(isa, b, Quads { layout, dot }),
-                (Some(dot), _) => self.grouped_by::<I, _, 4>(isa, b, Quads { layout, dot }),
-                (None, 2) => self.grouped_by::<I, _, 2>(isa, b, Floats { layout }),
-                (None, _) => self.grouped_by::<I, _, 4>(isa, b, Floats { layout }),
+                (Some(dot), 2) => self.grouped_by::<I, _, 2>(isa, b, QuadGroups { layout, dot }),
+                (Some(dot), _) => self.grouped_by::<I, _, 4>(isa, b, QuadGroups { layout, dot }),
+                (None, 2) => self.grouped_by::<I, _, 2>(isa, b, FloatGroups { layout }),
+                (None, _) => self.grouped_by::<I, _, 4>(isa, b, FloatGroups { layout }),
             }
         }
     }
@@ -104,24 +105,25 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As [`run`](Self::run).
-    unsafe fn grouped_by<I: Isa, W: Way<I>, const N: usize>(&self, isa: I, b: &PackedB, way: W) {
+    unsafe fn grouped_by<I: Isa, W: GroupVariant<I>, const N: usize>(&self, isa: I, b: &PackedB, variant: W) {
         let ([batch, ..], groups) = (self.shape, self.k.div_ceil(GROUP));
         let words = groups * W::WORDS;
         let panels = 0..self.shape[2].div_ceil(self.width::<I>());
         let blocks = self.row_blocks::<I>(0, words);
         self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
             let rows = task.rows.len();
-            let decoded = GROUPS * (W::WORDS + FACTORS) * I::NR;
-            let floats = [packed_a_len(rows, words), 2 * rows * groups, decoded, rows.max(STREAMS) * I::NR];
+            let dequantized = GROUPS * (W::WORDS + FACTORS) * I::NR;
+            let floats =
+                [packed_a_len(rows, words), 2 * rows * groups, dequantized, rows.max(STREAMS) * I::NR];
             scratch::with(floats.iter().sum(), |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
                 let (of_rows, memory) = memory.split_at_mut(floats[1]);
-                let (decoded, sums) = memory.split_at_mut(floats[2]);
-                let memory = [a, of_rows, decoded, sums];
+                let (dequantized, sums) = memory.split_at_mut(floats[2]);
+                let memory = [a, of_rows, dequantized, sums];
                 // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
                 isa.run(
                     #[inline(always)]
-                    || unsafe { self.grouped_block::<I, W, N>(isa, b, way, &task, memory) },
+                    || unsafe { self.grouped_block::<I, W, N>(isa, b, variant, &task, memory) },
                 );
             });
         });
@@ -132,13 +134,13 @@ impl Product<'_> {
     /// # Safety
     /// As [`grouped_by`](Self::grouped_by); no one else touches the block; the memory has room for it.
     #[inline(always)]
-    unsafe fn grouped_block<I: Isa, W: Way<I>, const N: usize>(
+    unsafe fn grouped_block<I: Isa, W: GroupVariant<I>, const N: usize>(
         &self,
         isa: I,
         b: &PackedB,
-        way: W,
-        task: &Task,
-        [packed_a, of_rows, decoded, sums]: [&mut [f32]; 4],
+        variant: W,
+        task: &GemmTask,
+        [packed_a, of_rows, dequantized, sums]: [&mut [f32]; 4],
     ) {
         let (m, width, layout) = (task.rows.len(), self.width::<I>(), b.layout());
         let groups = self.k.div_ceil(GROUP);
@@ -149,7 +151,7 @@ impl Product<'_> {
             let of_row = &mut of_rows[2 * i * groups..2 * (i + 1) * groups];
             // SAFETY: row i of every slab.
             unsafe {
-                with_rows!(a, v => pack_row::<I, W, _>(isa, way, v.at(i), m == 1, (to, stride), of_row))
+                with_rows!(a, v => pack_row::<I, W, _>(isa, variant, v.at(i), m == 1, (to, stride), of_row))
             };
         }
         let slab = |g: usize| packed_a.as_ptr().wrapping_add(g * W::WORDS / KC * stride + g * W::WORDS % KC);
@@ -164,24 +166,24 @@ impl Product<'_> {
                 // SAFETY: the groups of the row and of as many panels, and their sums.
                 unsafe {
                     if streams == STREAMS {
-                        row::<I, W, N, STREAMS>(isa, way, layout, of_rows, slab, (at, panel_bytes), sums);
+                        row::<I, W, N, STREAMS>(isa, variant, layout, of_rows, slab, (at, panel_bytes), sums);
                     } else {
-                        row::<I, W, N, 1>(isa, way, layout, of_rows, slab, (at, panel_bytes), sums);
+                        row::<I, W, N, 1>(isa, variant, layout, of_rows, slab, (at, panel_bytes), sums);
                     }
                 }
             } else {
                 sums.fill(0.0);
-                let (words, factors) = decoded.split_at_mut(GROUPS * W::WORDS * I::NR);
+                let (words, factors) = dequantized.split_at_mut(GROUPS * W::WORDS * I::NR);
                 for first in (0..groups).step_by(GROUPS) {
                     let all = first..groups.min(first + GROUPS);
                     // SAFETY: groups of the panel; there is room for as many.
                     let b = unsafe {
                         let (group, to) = (group_at(first), words.as_mut_ptr());
-                        Groups::decode::<_, _, N>(isa, way, layout, group, all.len(), to, factors)
+                        Groups::dequantize::<_, _, N>(isa, variant, layout, group, all.len(), to, factors)
                     };
                     for strip in 0..strips {
                         let rows = part(m, strips, strip);
-                        let a = Strip {
+                        let a = QuantizedStrip {
                             rows: rows.len(),
                             words: slab(first).wrapping_add(rows.start * A_STRIDE),
                             groups: &of_rows[2 * rows.start * groups..2 * rows.end * groups],
@@ -190,7 +192,7 @@ impl Product<'_> {
                         };
                         let sums = &mut sums[rows.start * I::NR..rows.end * I::NR];
                         // SAFETY: the words are those of these groups.
-                        unsafe { multiply::<I, W, N>(isa, way, layout.format, a, b, sums) };
+                        unsafe { multiply::<I, W, N>(isa, variant, layout.format, a, b, sums) };
                     }
                 }
             }

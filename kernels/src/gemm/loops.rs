@@ -1,24 +1,17 @@
 //! The loops around the register tile; see the head of [`gemm`](super) for their order.
 
-use super::epilogue::Epilogue;
 use super::format::Format;
-use super::operand::{Lhs, Pointer};
 use super::pack::{pack_a, pack_panel, packed_a_len};
-use super::{Rhs, of_batch};
+use super::product::Product;
+use super::rhs::{Rhs, of_batch};
+use super::tasks::GemmTask;
 use crate::isa::KC;
 use crate::isa::tile::{STREAMS, row_panels, row_times_panels, row_times_rows};
 use crate::isa::{A_STRIDE, F32, Isa, Prefetch, Tile, Vector};
-use crate::parallel::{self, part};
+use crate::parallel::part;
 use crate::scratch;
 use crate::view::View;
 use core::ops::Range;
-
-/// The smallest L1 and L2 of the servers this is for.
-const L1_BYTES: usize = 32 << 10;
-const L2_BYTES: usize = 1 << 20;
-
-/// Bytes of A that a task packs: half of L2, which leaves the other half to B, C and prefetches.
-const A_BLOCK_BYTES: usize = L2_BYTES / 2;
 
 /// Bytes of B that are packed at a time where an unpacked B serves several blocks of rows: far more
 /// than a block's A, so that packing A again for each of them is cheap, and well inside an L3 (and if
@@ -33,33 +26,12 @@ const L3_FLOATS: usize = 4 << 20;
 pub(super) const ONCE_KC: usize = 128;
 const _: () = assert!(KC.is_multiple_of(ONCE_KC)); // A is packed in slabs of KC
 
-/// Multiply-adds below which a second thread costs more than it brings, while the pool is awake: about
-/// 5 us on one core. Fewer than 16 rows count as 16: their time goes into reading B.
-const PARALLEL_WORK: usize = 1 << 19;
-
-/// A checked product: C = epilogue(alpha A B + beta C).
-pub(super) struct Product<'a> {
-    pub alpha: f32,
-    pub a: Lhs<'a>,
-    pub k: usize,
-    pub gated: bool,
-    pub beta: f32,
-    pub epilogue: Epilogue<'a>,
-    /// \[batch, m, n\] of C.
-    pub shape: [usize; 3],
-    pub c: Pointer,
-    pub c_strides: [usize; 3],
-}
-
-// SAFETY: tasks write disjoint blocks through `c`.
-unsafe impl Sync for Product<'_> {}
-
 /// Where a task finds its panels of B.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     /// Packed panels, the first of which has this index.
     Panels(&'a [f32], usize),
-    /// A matrix, or a gated pair, to be packed on the way; and the memory of packed panels, the first
+    /// A matrix, or a gated pair, to be packed on the variant; and the memory of packed panels, the first
     /// of which has this index, if other tasks will want them.
     Unpacked(View<'a, 3>, Option<View<'a, 3>>, Option<(Memory, usize)>),
 }
@@ -73,52 +45,7 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
-/// One block of C: rows and panels of one product of the batch.
-pub(super) struct Task {
-    pub batch: usize,
-    pub rows: Range<usize>,
-    pub panels: Range<usize>,
-}
-
 impl<'a> Product<'a> {
-    /// Columns of C that a panel makes.
-    #[inline(always)]
-    pub(super) fn width<I: Isa>(&self) -> usize {
-        if self.gated { I::NR / 2 } else { I::NR }
-    }
-
-    /// Whether the lines of C are fetched while the last of its sums are made, unless they are where these
-    /// stand: what is stored to C lies beyond L1, and sums that are made in C itself beyond L2. (Where C may
-    /// still be in L2, these alone are 1% (k = 256) to 4% (k = 64) faster.)
-    #[inline(always)]
-    pub(super) fn fetches_c(&self, direct: bool) -> bool {
-        let bytes = self.shape[1] * self.shape[2] * self.c.size();
-        self.c_strides[2] == 1 && bytes > if direct { L2_BYTES } else { L1_BYTES }
-    }
-
-    /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
-    /// but the `first`, which are computed before, are a multiple of the threads if they are more: no
-    /// thread is idle while others compute the last.
-    pub(super) fn row_blocks<I: Isa>(&self, first: usize, words: usize) -> usize {
-        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, words).max(1);
-        let blocks = self.shape[1].div_ceil(most_rows.max(4 * I::MR));
-        match parallel::threads() {
-            threads if blocks > first + threads => first + (blocks - first).next_multiple_of(threads),
-            _ => blocks,
-        }
-    }
-
-    /// [`row_blocks`](Self::row_blocks) of packed panels that are used as they are: one for each thread, if it
-    /// has four strips of rows then, the least block there is above. Threads that share out panels instead would
-    /// each pack all rows: two took 15% longer for 128 rows by 768 x 768 in int8, which are quantised.
-    pub(super) fn row_blocks_of_threads<I: Isa>(&self, words: usize) -> usize {
-        let ([batch, m, _], threads) = (self.shape, parallel::threads());
-        match self.row_blocks::<I>(0, words) {
-            blocks if batch * blocks < threads && m >= threads * 4 * I::MR => threads,
-            blocks => blocks,
-        }
-    }
-
     /// Computes C.
     ///
     /// # Safety
@@ -129,7 +56,7 @@ impl<'a> Product<'a> {
             && b.format() != Format::F32
         {
             // SAFETY: the caller's.
-            return unsafe { self.run_narrow(isa, b) };
+            return unsafe { self.run_reduced(isa, b) };
         }
         if self.is_small::<I>() {
             // SAFETY: the caller's.
@@ -196,45 +123,6 @@ impl<'a> Product<'a> {
         });
     }
 
-    /// Calls `f` for the blocks of C that these products, blocks of rows (of `row_blocks`) and panels
-    /// make, on the threads of the pool. A row of A, and a column of B, is so many words.
-    pub(super) fn for_tasks<I: Isa>(
-        &self,
-        batches: Range<usize>,
-        blocks: Range<usize>,
-        row_blocks: usize,
-        panels: Range<usize>,
-        words: usize,
-        f: impl Fn(Task) + Sync + Send,
-    ) {
-        let m = self.shape[1];
-        let cells = batches.len() * blocks.len();
-        if cells == 0 {
-            return;
-        }
-        let threads = parallel::threads();
-        let sums = cells * (m / row_blocks).max(16) * panels.len() * I::NR;
-        let work = sums.saturating_mul(words);
-        // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
-        // would even out threads that are not equally fast, but each packs its rows again, which for
-        // 128 rows and 768 columns is 2% of the product.
-        let groups =
-            if threads == 1 || work < PARALLEL_WORK { 1 } else { threads.div_ceil(cells).min(panels.len()) };
-        let task = |i: usize| {
-            let (i, group) = (i / groups, part(panels.len(), groups, i % groups));
-            f(Task {
-                batch: batches.start + i / blocks.len(),
-                rows: part(m, row_blocks, blocks.start + i % blocks.len()),
-                panels: panels.start + group.start..panels.start + group.end,
-            });
-        };
-        if work < PARALLEL_WORK {
-            (0..cells).for_each(task);
-        } else {
-            parallel::for_each(cells * groups, task);
-        }
-    }
-
     /// Computes one block of C.
     ///
     /// # Safety
@@ -246,7 +134,7 @@ impl<'a> Product<'a> {
         &self,
         isa: I,
         b: Source<'_>,
-        task: &Task,
+        task: &GemmTask,
         packed_a: &mut [f32],
         unpacked: &mut [f32],
         sums: &mut [f32],

@@ -20,7 +20,7 @@
 //! A *gated* panel holds NR/2 columns of the gate and then the same NR/2 columns of the up matrix,
 //! so that act(gate) * up is computed on one tile.
 
-use super::operand::Lhs;
+use super::lhs::Lhs;
 use crate::backend::Kernel;
 use crate::element::Element;
 use crate::isa::KC;

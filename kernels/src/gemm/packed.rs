@@ -1,7 +1,8 @@
 //! Weights that are packed once.
 
 use super::blocks::{Block, GROUP};
-use super::format::{Describe, Format, Layout};
+use super::format::Format;
+use super::layout::{Describe, PanelLayout};
 use super::pack::Pack;
 use crate::backend::Backend;
 use crate::element::Element;
@@ -29,13 +30,13 @@ use crate::view::{View, ViewMut, check_elements};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PackedB {
-    panels: Vec<Line>,
+    panels: Vec<CacheLine>,
     /// Cache lines from one panel to the next, if it is not f32.
     panel_lines: usize,
     k: usize,
     n: usize,
     gated: bool,
-    layout: Layout,
+    layout: PanelLayout,
     /// Of int8.
     columns: Option<Box<Scaled>>,
 }
@@ -50,7 +51,7 @@ struct Scaled {
 /// A cache line: panels start on one, and so does each of their k-steps where NR fills lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Line([f32; LINE / size_of::<f32>()]);
+struct CacheLine([f32; LINE / size_of::<f32>()]);
 
 /// Most k-steps of int8: with a zero point a number of A is up to 255 from it, and sums of more products
 /// of that and 127 could exceed an i32.
@@ -176,7 +177,7 @@ impl PackedB {
         let columns = panels * layout.nr;
         let scaled = || Box::new(Scaled { scales: vec![0.0; columns], sums: vec![0; columns] });
         Self {
-            panels: large_pages::vec(Line([0.0; _]), lines),
+            panels: large_pages::vec(CacheLine([0.0; _]), lines),
             panel_lines,
             k,
             n,
@@ -290,7 +291,7 @@ impl PackedB {
 
     /// How a panel is laid out.
     #[inline(always)]
-    pub(crate) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> PanelLayout {
         self.layout
     }
 
@@ -343,14 +344,14 @@ impl PackedB {
     }
 }
 
-fn as_floats_mut(lines: &mut [Line]) -> &mut [f32] {
+fn as_floats_mut(lines: &mut [CacheLine]) -> &mut [f32] {
     // SAFETY: lines are arrays of floats without padding.
     unsafe {
         core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * LINE / size_of::<f32>())
     }
 }
 
-fn as_bytes_mut(lines: &mut [Line]) -> &mut [u8] {
+fn as_bytes_mut(lines: &mut [CacheLine]) -> &mut [u8] {
     // SAFETY: lines are arrays of floats without padding, and any bytes are floats.
     unsafe { core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }

@@ -1,8 +1,8 @@
 //! Products so small that packing A and cutting tasks would take longer than the sums.
 
-use super::Rhs;
-use super::loops::Product;
 use super::pack::pack_panel;
+use super::product::Product;
+use super::rhs::Rhs;
 use crate::isa::{Isa, Vector};
 use crate::scratch;
 

@@ -1,8 +1,9 @@
 //! One row by several panels: the time goes into reading these.
 
-use super::super::decode::Panels;
-use super::super::format::{Format, Layout};
-use super::way::Way;
+use super::super::dequantize::Panels;
+use super::super::format::Format;
+use super::super::layout::PanelLayout;
+use super::variant::GroupVariant;
 use crate::isa::LINE;
 use crate::isa::{Isa, Vector};
 
@@ -24,7 +25,7 @@ impl<V: Copy, const N: usize> Scales<V, N> {
     /// # Safety
     /// A group of that layout stands at `group`.
     #[inline(always)]
-    unsafe fn load<I: Isa<V = V>>(isa: I, layout: Layout, group: *const u8) -> Self {
+    unsafe fn load<I: Isa<V = V>>(isa: I, layout: PanelLayout, group: *const u8) -> Self {
         // SAFETY: the caller's.
         unsafe {
             let group = Panels::one(group);
@@ -63,10 +64,10 @@ impl<V: Copy, const N: usize> Scales<V, N> {
 /// The words are signed; as many panels of that layout stand at `panels`, so many bytes apart, and have
 /// `N` vectors.
 #[inline(always)]
-pub(super) unsafe fn row<I: Isa, W: Way<I>, const N: usize, const S: usize>(
+pub(super) unsafe fn row<I: Isa, W: GroupVariant<I>, const N: usize, const S: usize>(
     isa: I,
-    way: W,
-    layout: Layout,
+    variant: W,
+    layout: PanelLayout,
     of_row: &[f32],
     words: impl Fn(usize) -> *const f32,
     (panels, stride): (*const u8, usize),
@@ -81,7 +82,7 @@ pub(super) unsafe fn row<I: Isa, W: Way<I>, const N: usize, const S: usize>(
             }
             // SAFETY: group g of the row and of panel q.
             unsafe {
-                let integers = way.row::<N>(isa, group, words(g), of_row[1]);
+                let integers = variant.row::<N>(isa, group, words(g), of_row[1]);
                 Scales::<_, N>::load(isa, layout, group).add(isa, *of_row, integers, acc);
             }
         }

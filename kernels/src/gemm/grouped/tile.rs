@@ -1,19 +1,20 @@
 //! Tiles of rows and columns in groups: sums of a group are made in registers and added up there.
 
 use super::super::blocks::GROUP;
-use super::super::format::{Format, Layout};
-use super::way::Way;
+use super::super::format::Format;
+use super::super::layout::PanelLayout;
+use super::variant::GroupVariant;
 use crate::element::Element;
 use crate::isa::KC;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use half::f16;
 
-/// Groups of a panel that are decoded at once: a part of a slab of A, whatever a word is, and with words
+/// Groups of a panel that are dequantized at once: a part of a slab of A, whatever a word is, and with words
 /// that are floats and 16 columns half of a first-level cache.
 pub(super) const GROUPS: usize = 12;
 const _: () = assert!(KC.is_multiple_of(GROUPS * GROUP));
 
-/// Vectors of NR floats that a decoded group has besides its words: the excess of its sums, d and m.
+/// Vectors of NR floats that a dequantized group has besides its words: the excess of its sums, d and m.
 pub(super) const FACTORS: usize = 3;
 
 /// Rows of a tile: each has integers and sums, and half as many as those of other tiles have (6 of AVX-512)
@@ -28,7 +29,7 @@ pub(super) const fn rows<I: Isa>() -> usize {
 pub(super) struct Groups {
     len: usize,
     words: *const f32,
-    /// Floats from the words of one group to those of the next.
+    /// FloatGroups from the words of one group to those of the next.
     stride: usize,
     /// [`FACTORS`] times NR floats of each.
     factors: *const f32,
@@ -41,10 +42,10 @@ impl Groups {
     /// As many groups of that layout stand at `group`, and `words` has room for their words; a panel has `N`
     /// vectors.
     #[inline(always)]
-    pub unsafe fn decode<I: Isa, W: Way<I>, const N: usize>(
+    pub unsafe fn dequantize<I: Isa, W: GroupVariant<I>, const N: usize>(
         isa: I,
-        way: W,
-        layout: Layout,
+        variant: W,
+        layout: PanelLayout,
         group: *const u8,
         len: usize,
         words: *mut f32,
@@ -57,7 +58,7 @@ impl Groups {
             let group = group.wrapping_add(g * layout.group_bytes());
             // SAFETY: the group's words, and its factors, of which m stands behind d where there is one.
             unsafe {
-                let at = way.words::<N>(isa, group, to, factors.as_mut_ptr());
+                let at = variant.words::<N>(isa, group, to, factors.as_mut_ptr());
                 if at != to && g == 0 {
                     (first, stride) = (at, layout.group_bytes() / size_of::<f32>());
                 }
@@ -74,14 +75,14 @@ impl Groups {
 
 /// Quantised rows.
 #[derive(Clone, Copy)]
-pub(super) struct Strip<'a> {
+pub(super) struct QuantizedStrip<'a> {
     /// At most [`rows`].
     pub rows: usize,
     /// Words of the first row from the first of the groups on; those of others are `A_STRIDE` apart.
     pub words: *const f32,
     /// The scale and the sum of each group of each row.
     pub groups: &'a [f32],
-    /// Floats from those of one row to those of the next.
+    /// FloatGroups from those of one row to those of the next.
     pub stride: usize,
     /// The first of the groups.
     pub first: usize,
@@ -92,11 +93,11 @@ pub(super) struct Strip<'a> {
 /// # Safety
 /// The strip's words are those of the groups; a panel has `N` vectors.
 #[inline(always)]
-pub(super) unsafe fn multiply<I: Isa, W: Way<I>, const N: usize>(
+pub(super) unsafe fn multiply<I: Isa, W: GroupVariant<I>, const N: usize>(
     isa: I,
-    way: W,
+    variant: W,
     format: Format,
-    a: Strip<'_>,
+    a: QuantizedStrip<'_>,
     b: Groups,
     sums: &mut [f32],
 ) {
@@ -106,9 +107,9 @@ pub(super) unsafe fn multiply<I: Isa, W: Way<I>, const N: usize>(
             match (a.rows, format == Format::Q4_1) {
                 $(
                     // SAFETY: the caller's.
-                    ($rows, false) => unsafe { tile::<I, W, N, $rows, false>(isa, way, a, b, sums) },
+                    ($rows, false) => unsafe { tile::<I, W, N, $rows, false>(isa, variant, a, b, sums) },
                     // SAFETY: the caller's.
-                    ($rows, true) => unsafe { tile::<I, W, N, $rows, true>(isa, way, a, b, sums) },
+                    ($rows, true) => unsafe { tile::<I, W, N, $rows, true>(isa, variant, a, b, sums) },
                 )*
                 _ => unreachable!("a strip has at most {} rows", rows::<I>()),
             }
@@ -122,10 +123,10 @@ pub(super) unsafe fn multiply<I: Isa, W: Way<I>, const N: usize>(
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: bool>(
+unsafe fn tile<I: Isa, W: GroupVariant<I>, const N: usize, const R: usize, const MIN: bool>(
     isa: I,
-    way: W,
-    a: Strip<'_>,
+    variant: W,
+    a: QuantizedStrip<'_>,
     b: Groups,
     sums: &mut [f32],
 ) {
@@ -142,7 +143,7 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
         }
     }
     for g in 0..b.len {
-        // Loops, for methods of arrays would not be inlined.
+        // Loops, for variants of arrays would not be inlined.
         //
         // SAFETY: the factors and words of group g, and those of the rows.
         unsafe {
@@ -151,7 +152,7 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
             let (d, m) = (excess.add(I::NR), excess.add(2 * I::NR));
             let mut integers = [[zero; N]; R];
             for j in 0..N {
-                let start = way.start(isa, I::V::load_ptr(isa, excess.add(j * lanes)));
+                let start = variant.start(isa, I::V::load_ptr(isa, excess.add(j * lanes)));
                 for row in &mut integers {
                     row[j] = start;
                 }
@@ -164,7 +165,7 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
                 for (i, row) in integers.iter_mut().enumerate() {
                     let a = I::V::splat(isa, *a_at.add(i * A_STRIDE + word));
                     for (sum, b) in row.iter_mut().zip(b) {
-                        *sum = way.dot(a, b, *sum);
+                        *sum = variant.dot(a, b, *sum);
                     }
                 }
             }
@@ -173,7 +174,7 @@ unsafe fn tile<I: Isa, W: Way<I>, const N: usize, const R: usize, const MIN: boo
                 let (scale, sum) = (I::V::splat(isa, *of_row), I::V::splat(isa, *of_row.add(1)));
                 for j in 0..N {
                     let d = I::V::load_ptr(isa, d.add(j * lanes));
-                    let q = way.float(integers[i][j]);
+                    let q = variant.float(integers[i][j]);
                     let of_group = match MIN {
                         true => d.mul_add(q, I::V::load_ptr(isa, m.add(j * lanes)) * sum),
                         false => d * q,

@@ -1,12 +1,13 @@
 //! How the quantised numbers of a group are multiplied: as floats, or as quads of int8.
 
 use super::super::blocks::GROUP;
-use super::super::decode::{Panels, groups, store};
-use super::super::format::{Format, Layout};
+use super::super::dequantize::{Panels, groups, store};
+use super::super::format::Format;
+use super::super::layout::PanelLayout;
 use crate::isa::{Dot, Isa, Vector};
 
 /// How q of a layout are multiplied.
-pub(super) trait Way<I: Isa>: Copy + Send + Sync {
+pub(super) trait GroupVariant<I: Isa>: Copy + Send + Sync {
     /// Words of a group: of A, and of each column of B.
     const WORDS: usize;
 
@@ -17,7 +18,7 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     /// A group's words are at `to`.
     unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32);
 
-    /// The words of a group of B, for tiles: where they are, or decoded to `to`; and `excess`, of each
+    /// The words of a group of B, for tiles: where they are, or dequantized to `to`; and `excess`, of each
     /// column, by which its sums are too large. Those of q4_0 are what they are without the 8 that is stored
     /// more.
     ///
@@ -47,13 +48,13 @@ pub(super) trait Way<I: Isa>: Copy + Send + Sync {
     unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, sum: f32) -> [I::V; N];
 }
 
-/// Floats.
+/// FloatGroups.
 #[derive(Clone, Copy)]
-pub(super) struct Floats {
-    pub layout: Layout,
+pub(super) struct FloatGroups {
+    pub layout: PanelLayout,
 }
 
-impl<I: Isa> Way<I> for Floats {
+impl<I: Isa> GroupVariant<I> for FloatGroups {
     const WORDS: usize = GROUP;
 
     #[inline(always)]
@@ -122,10 +123,10 @@ impl<I: Isa> Way<I> for Floats {
     }
 }
 
-/// Quads of int8.
+/// QuadGroups of int8.
 #[derive(Clone, Copy)]
-pub(super) struct Quads<D> {
-    pub layout: Layout,
+pub(super) struct QuadGroups<D> {
+    pub layout: PanelLayout,
     pub dot: D,
 }
 
@@ -138,7 +139,7 @@ const EIGHT: u32 = 0x0808_0808;
 /// The low halves of all bytes.
 const LOW: u32 = 0x0f0f_0f0f;
 
-impl<D> Quads<D> {
+impl<D> QuadGroups<D> {
     /// The numbers of a group, behind its scales and minima.
     #[inline(always)]
     fn numbers<I: Isa>(&self, group: *const u8) -> *const f32 {
@@ -181,7 +182,7 @@ impl<D> Quads<D> {
     }
 }
 
-impl<I: Isa, D: Dot<I>> Way<I> for Quads<D> {
+impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
     const WORDS: usize = GROUP / 4;
 
     #[inline(always)]

@@ -1,10 +1,7 @@
-//! A and C of a product.
+//! A of a product.
 
 use crate::element::Element;
-use crate::isa::Isa;
-use crate::isa::LINE;
-use crate::view::{AnyView, AnyViewMut, View};
-use half::{bf16, f16};
+use crate::view::{AnyView, View};
 
 /// A of a [`Gemm`](super::Gemm): \[batch, m, k\], or \[1, m, k\] for all.
 ///
@@ -46,7 +43,7 @@ use half::{bf16, f16};
 pub enum Lhs<'a, const D: usize = 3> {
     /// Used as it is.
     Exact(AnyView<'a, D>),
-    /// f32, rounded to the type of the weights on the way: to the nearest bf16 or f16, ties to even; of
+    /// f32, rounded to the type of the weights on the variant: to the nearest bf16 or f16, ties to even; of
     /// int8, row by row, and of groups, group by group, by [`symmetric`](super::Quantized::symmetric).
     Rounded(View<'a, D>),
     /// f32, quantised row by row by [`zero_point`](super::Quantized::zero_point): for weights of int8
@@ -116,66 +113,6 @@ impl<'a> Lhs<'a> {
             Self::Exact(v) => Lhs::Exact(v.at(batch)),
             Self::Rounded(v) => Lhs::Rounded(v.at(batch)),
             Self::ZeroPoint(v) => Lhs::ZeroPoint(v.at(batch)),
-        }
-    }
-}
-
-/// The first element of C, or of a part of it.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Pointer {
-    F32(*mut f32),
-    Bf16(*mut bf16),
-    F16(*mut f16),
-}
-
-impl Pointer {
-    /// Where a view stands.
-    pub(super) fn of<const D: usize>(view: &mut AnyViewMut<'_, D>) -> Self {
-        match view {
-            AnyViewMut::F32(v) => Self::F32(v.as_mut_ptr()),
-            AnyViewMut::Bf16(v) => Self::Bf16(v.as_mut_ptr()),
-            AnyViewMut::F16(v) => Self::F16(v.as_mut_ptr()),
-        }
-    }
-
-    /// The element `offset` further on.
-    #[inline(always)]
-    pub(super) fn add(self, offset: usize) -> Self {
-        match self {
-            Self::F32(p) => Self::F32(p.wrapping_add(offset)),
-            Self::Bf16(p) => Self::Bf16(p.wrapping_add(offset)),
-            Self::F16(p) => Self::F16(p.wrapping_add(offset)),
-        }
-    }
-
-    /// Bytes of an element.
-    #[inline(always)]
-    pub(super) fn size(self) -> usize {
-        match self {
-            Self::F32(_) => 4,
-            Self::Bf16(_) | Self::F16(_) => 2,
-        }
-    }
-
-    /// Prefetches the lines of `n` elements.
-    #[inline(always)]
-    pub(super) fn prefetch<I: Isa>(self, isa: I, n: usize) {
-        let per_line = LINE / self.size();
-        for at in (0..n).step_by(per_line).chain([n - 1]) {
-            isa.prefetch(match self.add(at) {
-                Self::F32(p) => p,
-                Self::Bf16(p) => p.cast(),
-                Self::F16(p) => p.cast(),
-            });
-        }
-    }
-
-    /// The same, of f32.
-    #[inline(always)]
-    pub(super) fn floats(self) -> Option<*mut f32> {
-        match self {
-            Self::F32(p) => Some(p),
-            _ => None,
         }
     }
 }

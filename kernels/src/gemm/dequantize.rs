@@ -1,12 +1,13 @@
 //! Packed numbers become the words that a tile takes: floats, or pairs of i16.
 //!
-//! A few rows decode a block of k-steps of a panel in registers, while they are multiplied with it. Of many
-//! rows the first few do so, and leave what they decoded in L1, where all other strips of rows read it.
+//! A few rows dequantize a block of k-steps of a panel in registers, while they are multiplied with it. Of many
+//! rows the first few do so, and leave what they dequantized in L1, where all other strips of rows read it.
 
 mod panels;
 mod steps;
 
-use super::format::{Format, Layout, Order};
+use super::format::Format;
+use super::layout::{Order, PanelLayout};
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use core::ops::Range;
@@ -25,14 +26,14 @@ pub(super) unsafe fn store<I: Isa, const N: usize>(vectors: [I::V; N], to: *mut 
     }
 }
 
-/// Most rows that [`rows`] takes: their sums leave registers for what is decoded.
+/// Most rows that [`small_m`] takes: their sums leave registers for what is dequantized.
 #[inline(always)]
-pub(super) const fn few<I: Isa>() -> usize {
+pub(super) const fn small_m_rows<I: Isa>() -> usize {
     if I::MR < 14 { 4 } else { 8 }
 }
 
-/// Panels that [`rows`] multiplies with so many rows, side by side, if there are as many: eight sums or more
-/// keep two multiply-add units busy, and several streams of memory more lines on their way. Groups need more
+/// Panels that [`small_m`] multiplies with so many rows, side by side, if there are as many: eight sums or more
+/// keep two multiply-add units busy, and several streams of memory more lines on their variant. Groups need more
 /// registers, for their scales.
 #[inline(always)]
 pub(super) const fn panels_at_once<I: Isa>(format: Format, rows: usize) -> usize {
@@ -44,15 +45,15 @@ pub(super) const fn panels_at_once<I: Isa>(format: Format, rows: usize) -> usize
     }
 }
 
-/// What [`rows`] multiplies: `rows` rows of A, `A_STRIDE` apart, with `panels` panels.
+/// What [`small_m`] multiplies: `rows` rows of A, `A_STRIDE` apart, with `panels` panels.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
-    /// A power of two, at most [`few`].
+pub(super) struct SmallM {
+    /// A power of two, at most [`small_m_rows`].
     pub rows: usize,
     pub a: *const f32,
     pub panels: usize,
     pub at: Panels,
-    /// Sums, NR to a row.
+    /// SmallMSums, NR to a row.
     pub c: *mut f32,
     /// Floats from a row of sums to the next, and from a panel's to the next panel's.
     pub c_strides: [usize; 2],
@@ -62,57 +63,57 @@ pub(super) struct Rows {
     pub keep: Option<*mut f32>,
 }
 
-/// A few rows by these k-steps of panels, decoded in registers. Every sum is the same chain as the tile's.
+/// A few rows by these k-steps of panels, dequantized in registers. Every sum is the same chain as the tile's.
 ///
 /// # Safety
 /// As [`steps`] says; `a` is valid for reads of a float for each step of every row, `c` and
 /// `keep` for writes, and `c` for reads if it is accumulated. `panels` is 1 or
-/// [`panels_at_once`], and 1 for [`few`] rows, which alone keep what is decoded.
+/// [`panels_at_once`], and 1 for [`small_m_rows`] rows, which alone keep what is dequantized.
 #[inline(always)]
-pub(super) unsafe fn rows<I: Isa>(isa: I, layout: Layout, steps: Range<usize>, with: Rows) {
+pub(super) unsafe fn small_m<I: Isa>(isa: I, layout: PanelLayout, steps: Range<usize>, with: SmallM) {
     let vectors = I::NR / I::V::LANES;
     // SAFETY: the caller's; a panel has two or four vectors.
     unsafe {
         match (with.rows, vectors, with.panels) {
             _ if with.keep.is_some() => match vectors {
-                2 if few::<I>() == 8 => rows_of::<I, 2, 8, true>(isa, layout, steps, with),
-                2 => rows_of::<I, 2, 4, true>(isa, layout, steps, with),
-                _ => rows_of::<I, 4, 4, true>(isa, layout, steps, with),
+                2 if small_m_rows::<I>() == 8 => small_m_of::<I, 2, 8, true>(isa, layout, steps, with),
+                2 => small_m_of::<I, 2, 4, true>(isa, layout, steps, with),
+                _ => small_m_of::<I, 4, 4, true>(isa, layout, steps, with),
             },
-            (1, 2, 1) => rows_of::<I, 2, 1, false>(isa, layout, steps, with),
-            (2, 2, 1) => rows_of::<I, 2, 2, false>(isa, layout, steps, with),
-            (4, 2, 1) => rows_of::<I, 2, 4, false>(isa, layout, steps, with),
-            (8, 2, 1) => rows_of::<I, 2, 8, false>(isa, layout, steps, with),
-            (1, 2, 2) => rows_of::<I, 4, 1, false>(isa, layout, steps, with),
-            (2, 2, 2) => rows_of::<I, 4, 2, false>(isa, layout, steps, with),
-            (4, 2, 2) => rows_of::<I, 4, 4, false>(isa, layout, steps, with),
-            (1, 2, 4) => rows_of::<I, 8, 1, false>(isa, layout, steps, with),
-            (1, 4, 1) => rows_of::<I, 4, 1, false>(isa, layout, steps, with),
-            (2, 4, 1) => rows_of::<I, 4, 2, false>(isa, layout, steps, with),
-            (4, 4, 1) => rows_of::<I, 4, 4, false>(isa, layout, steps, with),
-            (1, 4, 2) => rows_of::<I, 8, 1, false>(isa, layout, steps, with),
+            (1, 2, 1) => small_m_of::<I, 2, 1, false>(isa, layout, steps, with),
+            (2, 2, 1) => small_m_of::<I, 2, 2, false>(isa, layout, steps, with),
+            (4, 2, 1) => small_m_of::<I, 2, 4, false>(isa, layout, steps, with),
+            (8, 2, 1) => small_m_of::<I, 2, 8, false>(isa, layout, steps, with),
+            (1, 2, 2) => small_m_of::<I, 4, 1, false>(isa, layout, steps, with),
+            (2, 2, 2) => small_m_of::<I, 4, 2, false>(isa, layout, steps, with),
+            (4, 2, 2) => small_m_of::<I, 4, 4, false>(isa, layout, steps, with),
+            (1, 2, 4) => small_m_of::<I, 8, 1, false>(isa, layout, steps, with),
+            (1, 4, 1) => small_m_of::<I, 4, 1, false>(isa, layout, steps, with),
+            (2, 4, 1) => small_m_of::<I, 4, 2, false>(isa, layout, steps, with),
+            (4, 4, 1) => small_m_of::<I, 4, 4, false>(isa, layout, steps, with),
+            (1, 4, 2) => small_m_of::<I, 8, 1, false>(isa, layout, steps, with),
             (m, _, panels) => unreachable!("{m} rows by {panels} panels"),
         }
     }
 }
 
-/// [`rows`] for `R` rows and `N` vectors, of one panel or several.
+/// [`small_m`] for `R` rows and `N` vectors, of one panel or several.
 ///
 /// # Safety
-/// As [`rows`].
+/// As [`small_m`].
 #[inline(always)]
-unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
+unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     isa: I,
-    layout: Layout,
+    layout: PanelLayout,
     steps: Range<usize>,
-    with: Rows,
+    with: SmallM,
 ) {
     let panels = N * I::V::LANES / I::NR;
     // What this instruction set never asks for is not compiled for it.
-    if R > few::<I>() || panels == 0 || panels > panels_at_once::<I>(Format::Bf16, R) {
+    if R > small_m_rows::<I>() || panels == 0 || panels > panels_at_once::<I>(Format::Bf16, R) {
         return;
     }
-    let sums = Sums::<N, R, KEEP> { with, first: steps.start, keep: with.keep.unwrap_or(with.c) };
+    let sums = SmallMSums::<N, R, KEEP> { with, first: steps.start, keep: with.keep.unwrap_or(with.c) };
     macro_rules! by {
         ($walk:expr) => {{
             let mut acc = sums.start(isa);
@@ -140,21 +141,21 @@ unsafe fn rows_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
             (Format::Q8_0, _) => by!(steps::q8::<I, N, true>),
             (Format::Q4_0, _) => by!(steps::q4::<I, N, true, false>),
             (Format::Q4_1, _) => by!(steps::q4::<I, N, true, true>),
-            (Format::F32, _) => unreachable!("f32 is not decoded"),
+            (Format::F32, _) => unreachable!("f32 is not dequantized"),
         }
     }
 }
 
 /// How `R` rows are multiplied with `N` vectors, from this k-step on.
 #[derive(Clone, Copy)]
-struct Sums<const N: usize, const R: usize, const KEEP: bool> {
-    with: Rows,
+struct SmallMSums<const N: usize, const R: usize, const KEEP: bool> {
+    with: SmallM,
     first: usize,
     /// Where they are left, if they are kept.
     keep: *mut f32,
 }
 
-impl<const N: usize, const R: usize, const KEEP: bool> Sums<N, R, KEEP> {
+impl<const N: usize, const R: usize, const KEEP: bool> SmallMSums<N, R, KEEP> {
     /// Where sum `j` of row `i` stands.
     #[inline(always)]
     fn place<I: Isa>(self, i: usize, j: usize) -> *mut f32 {
@@ -166,7 +167,7 @@ impl<const N: usize, const R: usize, const KEEP: bool> Sums<N, R, KEEP> {
     /// What the sums start from.
     ///
     /// # Safety
-    /// As [`rows`]; so for the others.
+    /// As [`small_m`]; so for the others.
     #[inline(always)]
     unsafe fn start<I: Isa>(self, isa: I) -> [[I::V; N]; R] {
         let mut acc = [[I::V::splat(isa, 0.0); N]; R];
@@ -214,7 +215,7 @@ impl<const N: usize, const R: usize, const KEEP: bool> Sums<N, R, KEEP> {
 /// # Safety
 /// As [`steps`] says; the order is that of k-steps, and there are as many as words.
 #[inline(always)]
-pub(super) unsafe fn decode_pairs<I: Isa>(isa: I, panel: *const i8, words: Range<usize>, to: *mut f32) {
+pub(super) unsafe fn widen_pairs<I: Isa>(isa: I, panel: *const i8, words: Range<usize>, to: *mut f32) {
     let low = I::V::splat_bits(isa, 0xffff);
     for (i, word) in words.enumerate() {
         for j in (0..I::NR).step_by(I::V::LANES) {

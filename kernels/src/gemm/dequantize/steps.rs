@@ -5,7 +5,8 @@
 //! vectors together, and have the steps; of words and groups, the steps begin with a whole one.
 
 use super::super::blocks::GROUP;
-use super::super::format::{Format, Layout};
+use super::super::format::Format;
+use super::super::layout::PanelLayout;
 use super::panels::Panels;
 use crate::isa::{Isa, MAX_LANES, Vector};
 use core::ops::Range;
@@ -17,7 +18,7 @@ use core::ops::Range;
 #[inline(always)]
 pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
     isa: I,
-    _: Layout,
+    _: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
@@ -41,7 +42,7 @@ pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
 #[inline(always)]
 pub(super) unsafe fn f16s<I: Isa, const N: usize>(
     isa: I,
-    _: Layout,
+    _: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
@@ -57,7 +58,7 @@ pub(super) unsafe fn f16s<I: Isa, const N: usize>(
 #[inline(always)]
 pub(super) unsafe fn int8s<I: Isa, const N: usize>(
     isa: I,
-    _: Layout,
+    _: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
@@ -80,7 +81,7 @@ pub(super) unsafe fn int8s<I: Isa, const N: usize>(
 #[inline(always)]
 pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
     isa: I,
-    _: Layout,
+    _: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
@@ -104,7 +105,7 @@ pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
 #[inline(always)]
 pub(super) unsafe fn any_words<I: Isa, const N: usize>(
     isa: I,
-    layout: Layout,
+    layout: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
@@ -131,7 +132,7 @@ pub(super) unsafe fn any_words<I: Isa, const N: usize>(
 #[inline(always)]
 pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
-    layout: Layout,
+    layout: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     f: impl FnMut(usize, [I::V; N]),
@@ -150,7 +151,7 @@ pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>
 #[inline(always)]
 pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
-    layout: Layout,
+    layout: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),
@@ -186,7 +187,7 @@ pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
 #[inline(always)]
 pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: bool>(
     isa: I,
-    layout: Layout,
+    layout: PanelLayout,
     panels: Panels,
     steps: Range<usize>,
     mut f: impl FnMut(usize, [I::V; N]),

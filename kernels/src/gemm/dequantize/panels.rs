@@ -5,7 +5,7 @@ use crate::isa::LINE;
 use crate::isa::{Isa, Vector};
 use half::f16;
 
-/// Bytes ahead of what is decoded that are prefetched of each panel. Half as many are as good but for groups of
+/// Bytes ahead of what is dequantized that are prefetched of each panel. Half as many are as good but for groups of
 /// int8, one row of which takes 2% longer then from L3 and 7% from memory.
 const AHEAD: usize = 2048;
 

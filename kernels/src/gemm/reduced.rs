@@ -1,39 +1,41 @@
 //! Products with packed weights that are not f32: the loops of [`gemm`](super) over words, by one of the
-//! methods of [`method`].
+//! variants of [`variant`].
 //!
-//! A block of words of a panel is decoded, if it has to be, and multiplied with all strips of rows. The first
-//! strip decodes it to f32 in registers, and leaves it in L1 for the others; a few rows are nothing but such a
-//! strip, of several panels side by side. Which method it is depends on the types and the backend alone, and
+//! A block of words of a panel is dequantized, if it has to be, and multiplied with all strips of rows. The first
+//! strip dequantizes it to f32 in registers, and leaves it in L1 for the others; a few rows are nothing but such a
+//! strip, of several panels side by side. Which variant it is depends on the types and the backend alone, and
 //! each sum is one chain, k ascending, so that a row's bits depend on nothing else.
 
-mod method;
+mod variant;
 
-use super::decode::{Panels, Rows, few, panels_at_once};
-use super::format::{Format, Layout, Order};
-use super::loops::{Product, Task};
-use super::operand::{Lhs, with_rows};
+use super::dequantize::{Panels, SmallM, panels_at_once, small_m_rows};
+use super::format::Format;
+use super::layout::{Order, PanelLayout};
+use super::lhs::{Lhs, with_rows};
 use super::pack::packed_a_len;
 use super::packed::PackedB;
+use super::product::Product;
+use super::tasks::GemmTask;
 use crate::isa::KC;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
 use crate::parallel::part;
 use crate::scratch;
 use crate::view::AnyView;
-use method::{Halves, Kind, Method, Pairs, Quads, Slabs, Widened};
+use variant::{Bf16Pairs, GemmVariant, I16Pairs, Int8Quads, RowQuantization, Slabs, Widened};
 
 impl Product<'_> {
     /// Computes C with packed weights that are not f32.
     ///
     /// # Safety
     /// As [`run`](Self::run).
-    pub(super) unsafe fn run_narrow<I: Isa>(&self, isa: I, b: &PackedB) {
-        let Layout { format, order, .. } = b.layout();
+    pub(super) unsafe fn run_reduced<I: Isa>(&self, isa: I, b: &PackedB) {
+        let PanelLayout { format, order, .. } = b.layout();
         let kind = match (self.a, format) {
-            (Lhs::Rounded(_), Format::Int8) => Kind::Symmetric,
-            (Lhs::ZeroPoint(_), _) => Kind::ZeroPoint,
-            (Lhs::Rounded(_), _) => Kind::Rounded(format),
-            _ => Kind::Exact,
+            (Lhs::Rounded(_), Format::Int8) => RowQuantization::Symmetric,
+            (Lhs::ZeroPoint(_), _) => RowQuantization::ZeroPoint,
+            (Lhs::Rounded(_), _) => RowQuantization::Rounded(format),
+            _ => RowQuantization::Exact,
         };
         if format.is_grouped() && matches!(self.a, Lhs::Rounded(_)) {
             // SAFETY: the caller's.
@@ -43,48 +45,50 @@ impl Product<'_> {
         // SAFETY: the caller's.
         unsafe {
             match (format, kind, isa.bf16(), isa.int8()) {
-                (Format::Bf16, _, Some(pairs), _) if is_bf16 => self.by(isa, b, Pairs(pairs), kind),
-                (Format::Int8, Kind::Symmetric | Kind::ZeroPoint, _, quads) => match (order, quads) {
-                    (Order::Words(_), Some(quads)) => self.by(isa, b, Quads(quads), kind),
-                    _ => self.by(isa, b, Halves, kind),
-                },
+                (Format::Bf16, _, Some(pairs), _) if is_bf16 => self.by(isa, b, Bf16Pairs(pairs), kind),
+                (Format::Int8, RowQuantization::Symmetric | RowQuantization::ZeroPoint, _, quads) => {
+                    match (order, quads) {
+                        (Order::Words(_), Some(quads)) => self.by(isa, b, Int8Quads(quads), kind),
+                        _ => self.by(isa, b, I16Pairs, kind),
+                    }
+                }
                 _ => self.by(isa, b, Widened, kind),
             }
         }
     }
 
-    /// Computes C by one of the methods.
+    /// Computes C by one of the variants.
     ///
     /// # Safety
-    /// As [`run`](Self::run); the method is made for the layout.
-    unsafe fn by<I: Isa, M: Method<I>>(&self, isa: I, b: &PackedB, method: M, kind: Kind) {
+    /// As [`run`](Self::run); the variant is made for the layout.
+    unsafe fn by<I: Isa, M: GemmVariant<I>>(&self, isa: I, b: &PackedB, variant: M, kind: RowQuantization) {
         let ([batch, ..], words) = (self.shape, M::words(self.k));
         let panels = 0..self.shape[2].div_ceil(self.width::<I>());
-        let blocks = match M::DECODED {
+        let blocks = match M::DEQUANTIZED {
             true => self.row_blocks::<I>(0, words),
             false => self.row_blocks_of_threads::<I>(words),
         };
         self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
             let rows = task.rows.len();
-            let few = M::DECODES_ROWS && rows <= few::<I>();
-            let rows = if few { rows.next_power_of_two() } else { rows };
-            let decoded = if M::DECODED && !few { KC.min(words) * I::NR } else { 0 };
+            let small_m = M::SMALL_M && rows <= small_m_rows::<I>();
+            let rows = if small_m { rows.next_power_of_two() } else { rows };
+            let dequantized = if M::DEQUANTIZED && !small_m { KC.min(words) * I::NR } else { 0 };
             let scales = if M::INTEGERS { 2 * rows } else { 0 };
-            let sums = if few { STREAMS * rows } else { rows.max(STREAMS) } * I::NR;
-            let floats = [packed_a_len(rows, words), decoded, scales, sums];
+            let sums = if small_m { STREAMS * rows } else { rows.max(STREAMS) } * I::NR;
+            let floats = [packed_a_len(rows, words), dequantized, scales, sums];
             scratch::with(floats.iter().sum::<usize>() + I::V::LANES, |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
-                let (decoded, memory) = memory.split_at_mut(floats[1]);
+                let (dequantized, memory) = memory.split_at_mut(floats[1]);
                 let (scales, sums) = memory.split_at_mut(floats[2]);
-                let memory = Memory { a, decoded, scales, sums };
+                let memory = Memory { a, dequantized, scales, sums };
                 // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
                 isa.run(
                     #[inline(always)]
                     || unsafe {
-                        if few {
-                            self.few_rows(isa, b, method, kind, &task, memory);
+                        if small_m {
+                            self.small_m_block(isa, b, variant, kind, &task, memory);
                         } else {
-                            self.narrow_block(isa, b, method, kind, &task, memory);
+                            self.reduced_block(isa, b, variant, kind, &task, memory);
                         }
                     },
                 );
@@ -97,23 +101,23 @@ impl Product<'_> {
     /// # Safety
     /// As [`by`](Self::by); no one else touches the block; the memory has room for the task.
     #[inline(always)]
-    unsafe fn narrow_block<I: Isa, M: Method<I>>(
+    unsafe fn reduced_block<I: Isa, M: GemmVariant<I>>(
         &self,
         isa: I,
         b: &PackedB,
-        method: M,
-        kind: Kind,
-        task: &Task,
+        variant: M,
+        kind: RowQuantization,
+        task: &GemmTask,
         memory: Memory<'_>,
     ) {
-        let Memory { a: packed_a, decoded, scales, sums } = memory;
+        let Memory { a: packed_a, dequantized, scales, sums } = memory;
         let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
         let (m, width, words) = (task.rows.len(), self.width::<I>(), M::words(self.k));
-        let multiply = method.multiply();
+        let multiply = variant.multiply();
         // SAFETY: `packed_a` and `scales` have room.
-        unsafe { pack_rows(isa, method, kind, (a, m), words, packed_a, scales) };
-        let (decoded, sums) = (decoded.as_mut_ptr(), sums.as_mut_ptr());
-        let first = if M::DECODES_ROWS { few::<I>() } else { 0 };
+        unsafe { pack_rows(isa, variant, kind, (a, m), words, packed_a, scales) };
+        let (dequantized, sums) = (dequantized.as_mut_ptr(), sums.as_mut_ptr());
+        let first = if M::SMALL_M { small_m_rows::<I>() } else { 0 };
         let tiles = (m - first).div_ceil(multiply.rows());
         let strips = usize::from(first > 0) + tiles;
         let panel_words = b.panel_words();
@@ -124,7 +128,7 @@ impl Product<'_> {
         let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
         let mut panel = task.panels.start;
         while panel < task.panels.end {
-            let side_by_side = m == 1 && !M::DECODED && panel + STREAMS <= task.panels.end;
+            let side_by_side = m == 1 && !M::DEQUANTIZED && panel + STREAMS <= task.panels.end;
             let streams = if side_by_side { STREAMS } else { 1 };
             let at = first_panel.wrapping_add(panel * panel_words);
             let column = panel * width;
@@ -141,14 +145,14 @@ impl Product<'_> {
             for pc in (0..words.max(1)).step_by(KC) {
                 let kc = KC.min(words - pc);
                 let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
-                let b_at = if M::DECODED {
-                    // SAFETY: the words are the panel's, and `decoded` has room for them.
-                    unsafe { method.decode(isa, at, pc..pc + kc, decoded) };
-                    decoded.cast_const()
+                let b_at = if M::DEQUANTIZED {
+                    // SAFETY: the words are the panel's, and `dequantized` has room for them.
+                    unsafe { variant.dequantize(isa, at, pc..pc + kc, dequantized) };
+                    dequantized.cast_const()
                 } else {
                     at.wrapping_add(pc * I::NR)
                 };
-                // The next panel's words are prefetched by the strips that decode nothing.
+                // The next panel's words are prefetched by the strips that dequantize nothing.
                 let [from, to] = [pc, pc + kc].map(|word| b.layout().panel_bytes(word * M::STEPS));
                 let next = at.wrapping_add(panel_words).wrapping_byte_add(from);
                 let next = (next, (to - from) / size_of::<f32>());
@@ -181,7 +185,7 @@ impl Product<'_> {
                             prefetch: Prefetch::share::<I>(next, [rows.len().min(I::MR), kc], tile, tiles),
                         };
                         if rows.start < first {
-                            let with = Rows {
+                            let with = SmallM {
                                 rows: rows.len(),
                                 a: tile.a,
                                 panels: 1,
@@ -189,9 +193,9 @@ impl Product<'_> {
                                 c: tile.c,
                                 c_strides: [out_stride, 0],
                                 accumulate: tile.accumulate,
-                                keep: Some(decoded),
+                                keep: Some(dequantized),
                             };
-                            method.rows(isa, b.layout(), pc..pc + kc, with);
+                            variant.small_m(isa, b.layout(), pc..pc + kc, with);
                         } else if streams > 1 {
                             multiply.row(isa, tile, panel_words);
                         } else {
@@ -221,20 +225,20 @@ impl Product<'_> {
         }
     }
 
-    /// Computes one block of C of a few rows: what is decoded goes to no memory, and several panels are
+    /// Computes one block of C of a few rows: what is dequantized goes to no memory, and several panels are
     /// read side by side.
     ///
     /// # Safety
-    /// As [`narrow_block`](Self::narrow_block), with memory for a power of two of rows, and for as many
+    /// As [`reduced_block`](Self::reduced_block), with memory for a power of two of rows, and for as many
     /// sums in each of `STREAMS` panels.
     #[inline(always)]
-    unsafe fn few_rows<I: Isa, M: Method<I>>(
+    unsafe fn small_m_block<I: Isa, M: GemmVariant<I>>(
         &self,
         isa: I,
         b: &PackedB,
-        method: M,
-        kind: Kind,
-        task: &Task,
+        variant: M,
+        kind: RowQuantization,
+        task: &GemmTask,
         memory: Memory<'_>,
     ) {
         let Memory { a: packed_a, scales, sums, .. } = memory;
@@ -245,13 +249,13 @@ impl Product<'_> {
             packed_a.fill(0.0);
         }
         // SAFETY: `packed_a` and `scales` have room.
-        unsafe { pack_rows(isa, method, kind, (a, rows), words, packed_a, scales) };
+        unsafe { pack_rows(isa, variant, kind, (a, rows), words, packed_a, scales) };
         let at_once = panels_at_once::<I>(layout.format, rows);
         let mut panel = task.panels.start;
         while panel < task.panels.end {
             let panels = if panel + at_once <= task.panels.end { at_once } else { 1 };
             for pc in (0..words.max(1)).step_by(KC) {
-                let with = Rows {
+                let with = SmallM {
                     rows,
                     a: packed_a[pc / KC * rows * A_STRIDE..].as_ptr(),
                     panels,
@@ -265,7 +269,7 @@ impl Product<'_> {
                     keep: None,
                 };
                 // SAFETY: the words are the panels' and the rows'.
-                unsafe { method.rows(isa, layout, pc..words.min(pc + KC), with) };
+                unsafe { variant.small_m(isa, layout, pc..words.min(pc + KC), with) };
             }
             for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(panels).enumerate() {
                 let sums = &mut sums[..m * I::NR];
@@ -284,8 +288,8 @@ impl Product<'_> {
 struct Memory<'a> {
     /// Packed rows.
     a: &'a mut [f32],
-    /// A block of decoded words.
-    decoded: &'a mut [f32],
+    /// A block of dequantized words.
+    dequantized: &'a mut [f32],
     /// The scale and the zero of each row, if it is quantised.
     scales: &'a mut [f32],
     /// Sums of each row, or of several panels for one.
@@ -297,10 +301,10 @@ struct Memory<'a> {
 /// # Safety
 /// The memory has room for them.
 #[inline(always)]
-unsafe fn pack_rows<I: Isa, M: Method<I>>(
+unsafe fn pack_rows<I: Isa, M: GemmVariant<I>>(
     isa: I,
-    method: M,
-    kind: Kind,
+    variant: M,
+    kind: RowQuantization,
     (a, rows): (Lhs<'_, 2>, usize),
     words: usize,
     packed: &mut [f32],
@@ -317,7 +321,7 @@ unsafe fn pack_rows<I: Isa, M: Method<I>>(
                     I::V::splat(isa, 0.0).store_ptr(to.word(w));
                 }
             }
-            let row_scale = with_rows!(a, v => method.pack_row(isa, v.at(i), kind, to));
+            let row_scale = with_rows!(a, v => variant.pack_row(isa, v.at(i), kind, to));
             if M::INTEGERS {
                 scales[2 * i] = row_scale.scale;
                 scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());

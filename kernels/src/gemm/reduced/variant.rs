@@ -1,15 +1,16 @@
 //! How A and B of a product become words: by the type of A, the format of B and the instruction set.
 //!
 //! ```text
-//! method    A is packed as           B                              sums
-//! Widened   f32                      decoded to f32, by blocks      f32
-//! Pairs     pairs of bf16            as it is                       f32
-//! Quads     quads of int8            as it is                       i32
-//! Halves    pairs of i16             decoded to them, by blocks     i32
+//! variant    A is packed as           B                              sums
+//! Widened   f32                      dequantized to f32, by blocks      f32
+//! Bf16Pairs     pairs of bf16            as it is                       f32
+//! Int8Quads     quads of int8            as it is                       i32
+//! I16Pairs    pairs of i16             dequantized to them, by blocks     i32
 //! ```
 
-use super::super::decode::{Rows, decode_pairs, rows};
-use super::super::format::{Format, Layout};
+use super::super::dequantize::{SmallM, small_m, widen_pairs};
+use super::super::format::Format;
+use super::super::layout::PanelLayout;
 use super::super::pack::row_vectors;
 use super::super::quantize::Quantized;
 use crate::element::Element;
@@ -27,15 +28,15 @@ pub(super) struct RowScale {
 }
 
 /// How A and B become words, and sums what the epilogue takes.
-pub(super) trait Method<I: Isa>: Copy + Send + Sync {
+pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
     /// What multiplies the words.
     type Multiply: Multiply<I>;
 
     /// k-steps in a word.
     const STEPS: usize;
 
-    /// Whether B is decoded.
-    const DECODED: bool;
+    /// Whether B is dequantized.
+    const DEQUANTIZED: bool;
 
     /// Whether sums are i32.
     const INTEGERS: bool;
@@ -51,29 +52,35 @@ pub(super) trait Method<I: Isa>: Copy + Send + Sync {
     ///
     /// # Safety
     /// `to` is valid for writes of KC words in each slab.
-    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale;
+    unsafe fn pack_row<T: Element>(
+        self,
+        isa: I,
+        row: View<'_, 1, T>,
+        kind: RowQuantization,
+        to: Slabs,
+    ) -> RowScale;
 
     /// Decodes these words of a panel.
     ///
     /// # Safety
-    /// As [`decode_pairs`].
+    /// As [`widen_pairs`].
     #[inline(always)]
-    unsafe fn decode(self, _: I, _: *const f32, _: Range<usize>, _: *mut f32) {}
+    unsafe fn dequantize(self, _: I, _: *const f32, _: Range<usize>, _: *mut f32) {}
 
-    /// Whether [`rows`](Self::rows) does it, and nothing else.
-    const DECODES_ROWS: bool = false;
+    /// Whether [`small_m`](Self::small_m) does it, and nothing else.
+    const SMALL_M: bool = false;
 
-    /// Multiplies a few rows with panels, and decodes these on the way.
+    /// Multiplies a few rows with panels, and dequantizes these on the way.
     ///
     /// # Safety
-    /// As [`decode::rows`](super::super::decode::rows).
+    /// As [`dequantize::small_m`](super::super::dequantize::small_m).
     #[inline(always)]
-    unsafe fn rows(self, _: I, _: Layout, _: Range<usize>, _: Rows) {}
+    unsafe fn small_m(self, _: I, _: PanelLayout, _: Range<usize>, _: SmallM) {}
 }
 
 /// What is done to a row of A.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum RowQuantization {
     /// Nothing.
     Exact,
     /// Rounded to the type of the weights.
@@ -123,12 +130,12 @@ impl Slabs {
 #[derive(Clone, Copy)]
 pub(super) struct Widened;
 
-impl<I: Isa> Method<I> for Widened {
+impl<I: Isa> GemmVariant<I> for Widened {
     type Multiply = Broadcast<F32>;
     const STEPS: usize = 1;
-    const DECODED: bool = true;
+    const DEQUANTIZED: bool = true;
     const INTEGERS: bool = false;
-    const DECODES_ROWS: bool = true;
+    const SMALL_M: bool = true;
 
     #[inline(always)]
     fn multiply(self) -> Broadcast<F32> {
@@ -141,7 +148,13 @@ impl<I: Isa> Method<I> for Widened {
     }
 
     #[inline(always)]
-    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+    unsafe fn pack_row<T: Element>(
+        self,
+        isa: I,
+        row: View<'_, 1, T>,
+        kind: RowQuantization,
+        to: Slabs,
+    ) -> RowScale {
         // SAFETY: the caller's; KC is a multiple of a vector's lanes, and what is written behind the row's end
         // is in the slab's gap.
         unsafe {
@@ -151,8 +164,8 @@ impl<I: Isa> Method<I> for Widened {
                 #[inline(always)]
                 |to, v| {
                     let v = match kind {
-                        Kind::Rounded(Format::Bf16) => bf16_bits(isa, v).shl_bits::<16>(),
-                        Kind::Rounded(Format::F16) => {
+                        RowQuantization::Rounded(Format::Bf16) => bf16_bits(isa, v).shl_bits::<16>(),
+                        RowQuantization::Rounded(Format::F16) => {
                             let mut halves = [0u16; 16];
                             f16::store::<I>(isa, v, halves.as_mut_ptr().cast());
                             f16::load::<I>(isa, halves.as_ptr().cast())
@@ -167,25 +180,25 @@ impl<I: Isa> Method<I> for Widened {
     }
 
     #[inline(always)]
-    unsafe fn rows(self, isa: I, layout: Layout, steps: Range<usize>, with: Rows) {
+    unsafe fn small_m(self, isa: I, layout: PanelLayout, steps: Range<usize>, with: SmallM) {
         // A function of its own, whose sums stay in registers: inside of the loops around it, constants of
         // theirs took so many that sums went to the stack and back.
         isa.run(
             #[inline(always)]
             // SAFETY: the caller's.
-            || unsafe { rows(isa, layout, steps, with) },
+            || unsafe { small_m(isa, layout, steps, with) },
         );
     }
 }
 
-/// Pairs of bf16.
+/// Bf16Pairs of bf16.
 #[derive(Clone, Copy)]
-pub(super) struct Pairs<M>(pub M);
+pub(super) struct Bf16Pairs<M>(pub M);
 
-impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
+impl<I: Isa, M: Multiply<I>> GemmVariant<I> for Bf16Pairs<M> {
     type Multiply = M;
     const STEPS: usize = 2;
-    const DECODED: bool = false;
+    const DEQUANTIZED: bool = false;
     const INTEGERS: bool = false;
 
     #[inline(always)]
@@ -194,7 +207,13 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Pairs<M> {
     }
 
     #[inline(always)]
-    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, _: Kind, to: Slabs) -> RowScale {
+    unsafe fn pack_row<T: Element>(
+        self,
+        isa: I,
+        row: View<'_, 1, T>,
+        _: RowQuantization,
+        to: Slabs,
+    ) -> RowScale {
         // SAFETY: the caller's.
         unsafe {
             to.fill::<I, T, 2>(
@@ -230,7 +249,7 @@ impl<V: Copy> Extremes<V> {
 
 /// How a row is quantised.
 #[inline(always)]
-fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Quantized {
+fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: RowQuantization) -> Quantized {
     let zeros = accumulators(isa, 0.0);
     let mut extremes = Extremes { least: zeros, largest: zeros, special: zeros };
     if row.has_unit_rows() {
@@ -255,7 +274,7 @@ fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Qua
     let (least, largest) = (-largest::<I>(extremes.least), largest::<I>(extremes.largest));
     let special = total::<I>(extremes.special);
     match kind {
-        Kind::ZeroPoint => Quantized::of_range(least, largest, special),
+        RowQuantization::ZeroPoint => Quantized::of_range(least, largest, special),
         _ => Quantized::of_magnitude(largest.max(-least), special),
     }
 }
@@ -266,7 +285,7 @@ fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: Kind) -> Qua
 fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
     isa: I,
     row: View<'_, 1, T>,
-    kind: Kind,
+    kind: RowQuantization,
     offset: i32,
     to: Slabs,
     mut store: impl FnMut(*mut u8, I::V),
@@ -287,17 +306,17 @@ fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
     RowScale { scale, zero }
 }
 
-/// Quads of int8.
+/// Int8Quads of int8.
 #[derive(Clone, Copy)]
-pub(super) struct Quads<M>(pub M);
+pub(super) struct Int8Quads<M>(pub M);
 
 /// What unsigned bytes of A are more than the numbers they stand for.
 const UNSIGNED: i32 = 128;
 
-impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
+impl<I: Isa, M: Multiply<I>> GemmVariant<I> for Int8Quads<M> {
     type Multiply = M;
     const STEPS: usize = 4;
-    const DECODED: bool = false;
+    const DEQUANTIZED: bool = false;
     const INTEGERS: bool = true;
 
     #[inline(always)]
@@ -306,7 +325,13 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
     }
 
     #[inline(always)]
-    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+    unsafe fn pack_row<T: Element>(
+        self,
+        isa: I,
+        row: View<'_, 1, T>,
+        kind: RowQuantization,
+        to: Slabs,
+    ) -> RowScale {
         let offset = if M::SIGNED { 0 } else { UNSIGNED };
         // SAFETY: the caller's.
         unsafe {
@@ -323,14 +348,14 @@ impl<I: Isa, M: Multiply<I>> Method<I> for Quads<M> {
     }
 }
 
-/// Pairs of i16.
+/// Bf16Pairs of i16.
 #[derive(Clone, Copy)]
-pub(super) struct Halves;
+pub(super) struct I16Pairs;
 
-impl<I: Isa> Method<I> for Halves {
+impl<I: Isa> GemmVariant<I> for I16Pairs {
     type Multiply = Broadcast<I16>;
     const STEPS: usize = 2;
-    const DECODED: bool = true;
+    const DEQUANTIZED: bool = true;
     const INTEGERS: bool = true;
 
     #[inline(always)]
@@ -339,7 +364,13 @@ impl<I: Isa> Method<I> for Halves {
     }
 
     #[inline(always)]
-    unsafe fn pack_row<T: Element>(self, isa: I, row: View<'_, 1, T>, kind: Kind, to: Slabs) -> RowScale {
+    unsafe fn pack_row<T: Element>(
+        self,
+        isa: I,
+        row: View<'_, 1, T>,
+        kind: RowQuantization,
+        to: Slabs,
+    ) -> RowScale {
         // SAFETY: the caller's.
         unsafe {
             quantize_row::<I, T, 2>(
@@ -355,8 +386,8 @@ impl<I: Isa> Method<I> for Halves {
     }
 
     #[inline(always)]
-    unsafe fn decode(self, isa: I, panel: *const f32, words: Range<usize>, to: *mut f32) {
+    unsafe fn dequantize(self, isa: I, panel: *const f32, words: Range<usize>, to: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { decode_pairs(isa, panel.cast(), words, to) }
+        unsafe { widen_pairs(isa, panel.cast(), words, to) }
     }
 }

@@ -1,0 +1,65 @@
+//! C of a product.
+
+use crate::isa::{Isa, LINE};
+use crate::view::AnyViewMut;
+use half::{bf16, f16};
+
+/// The first element of C, or of a part of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CPointer {
+    F32(*mut f32),
+    Bf16(*mut bf16),
+    F16(*mut f16),
+}
+
+impl CPointer {
+    /// Where a view stands.
+    pub(super) fn of<const D: usize>(view: &mut AnyViewMut<'_, D>) -> Self {
+        match view {
+            AnyViewMut::F32(v) => Self::F32(v.as_mut_ptr()),
+            AnyViewMut::Bf16(v) => Self::Bf16(v.as_mut_ptr()),
+            AnyViewMut::F16(v) => Self::F16(v.as_mut_ptr()),
+        }
+    }
+
+    /// The element `offset` further on.
+    #[inline(always)]
+    pub(super) fn add(self, offset: usize) -> Self {
+        match self {
+            Self::F32(p) => Self::F32(p.wrapping_add(offset)),
+            Self::Bf16(p) => Self::Bf16(p.wrapping_add(offset)),
+            Self::F16(p) => Self::F16(p.wrapping_add(offset)),
+        }
+    }
+
+    /// Bytes of an element.
+    #[inline(always)]
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::F32(_) => 4,
+            Self::Bf16(_) | Self::F16(_) => 2,
+        }
+    }
+
+    /// Prefetches the lines of `n` elements.
+    #[inline(always)]
+    pub(super) fn prefetch<I: Isa>(self, isa: I, n: usize) {
+        let per_line = LINE / self.size();
+        for at in (0..n).step_by(per_line).chain([n - 1]) {
+            isa.prefetch(match self.add(at) {
+                Self::F32(p) => p,
+                Self::Bf16(p) => p.cast(),
+                Self::F16(p) => p.cast(),
+            });
+        }
+    }
+
+    /// The same, of f32.
+    #[inline(always)]
+    pub(super) fn floats(self) -> Option<*mut f32> {
+        match self {
+            Self::F32(p) => Some(p),
+            _ => None,
+        }
+    }
+}
