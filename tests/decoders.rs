@@ -4,11 +4,12 @@
 //! `tests/golden/decoders.py` made the checkpoints and what transformers computes with them in f64.
 #![forbid(unsafe_code)]
 
-use tilewright::config::Fields;
-use tilewright::generator::{Cache, Generator, Want};
+use tilewright::architectures::Architecture;
+use tilewright::causal_lm::{CausalLm, Want};
+use tilewright::checkpoint::config::Fields;
+use tilewright::checkpoint::weights::Weights;
+use tilewright::layers::Cache;
 use tilewright::llama::{self, RopeScaling};
-use tilewright::model::Architecture;
-use tilewright::weights::Weights;
 use tilewright::{Arithmetic, Batch, gpt2};
 use tilewright_kernels::Backend;
 use tilewright_suite::arithmetics;
@@ -64,7 +65,7 @@ fn text(number: u32, len: u32) -> Vec<u32> {
 }
 
 /// Empty caches: of a source each, if the model reads one.
-fn caches(model: &mut dyn Generator, sequences: usize, capacity: usize) -> Vec<Cache> {
+fn caches(model: &mut dyn CausalLm, sequences: usize, capacity: usize) -> Vec<Cache> {
     if !model.encodes() {
         return (0..sequences).map(|_| model.cache(capacity)).collect();
     }
@@ -72,12 +73,7 @@ fn caches(model: &mut dyn Generator, sequences: usize, capacity: usize) -> Vec<C
     model.encode(&batch(&sources.iter().map(|s| &s[..]).collect::<Vec<_>>()), capacity).unwrap()
 }
 
-fn extend(
-    model: &mut dyn Generator,
-    sequences: &[&[u32]],
-    caches: &mut [&mut Cache],
-    want: Want,
-) -> Vec<f32> {
+fn extend(model: &mut dyn CausalLm, sequences: &[&[u32]], caches: &mut [&mut Cache], want: Want) -> Vec<f32> {
     let mut logits = Vec::new();
     model.extend(&batch(sequences), caches, want, &mut logits).unwrap();
     assert!(logits.iter().all(|x| x.is_finite()));
@@ -209,7 +205,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 #[test]
 fn a_model_without_head_is_refused_before_anything_is_appended() {
     use tilewright::{bart, gpt2, llama, t5};
-    fn refused(mut model: impl Generator) {
+    fn refused(mut model: impl CausalLm) {
         let mut cache = caches(&mut model, 1, 8).remove(0);
         let mut logits = vec![7.0];
         let error = model.extend(&batch(&[&[5, 6]]), &mut [&mut cache], Want::Last, &mut logits).unwrap_err();

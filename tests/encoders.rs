@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
+use tilewright::architectures::Architecture;
 use tilewright::bert::Config;
-use tilewright::config::Fields;
-use tilewright::model::{Architecture, Each, Model, Output};
+use tilewright::checkpoint::config::Fields;
+use tilewright::checkpoint::tokenizer::Tokenizer;
+use tilewright::model::Model;
+use tilewright::output::{Each, Output};
 use tilewright::sentence::Embedder;
-use tilewright::tokenizer::Tokenizer;
 use tilewright::{Arithmetic, Batch, albert, electra, roberta};
 use tilewright_kernels::Backend;
 use tilewright_suite::golden::{self, assert_close, assert_outputs, golden, inputs, rewrite, tensor};

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tilewright::Arithmetic;
-use tilewright::model::{ARCHITECTURES, Architecture};
+use tilewright::architectures::{ARCHITECTURES, Architecture};
 use tilewright_fuzz::{File, directory, use_model};
 use tilewright_kernels::Backend;
 

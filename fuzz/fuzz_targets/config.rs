@@ -6,8 +6,8 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tilewright::Arithmetic;
-use tilewright::model::ARCHITECTURES;
-use tilewright::weights::Weights;
+use tilewright::architectures::ARCHITECTURES;
+use tilewright::checkpoint::weights::Weights;
 use tilewright_fuzz::{directory, use_model};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;

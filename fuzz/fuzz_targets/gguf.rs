@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tilewright::gguf::Gguf;
-use tilewright::tokenizer::Tokenizer;
-use tilewright::weights::Weights;
+use tilewright::checkpoint::gguf::Gguf;
+use tilewright::checkpoint::tokenizer::Tokenizer;
+use tilewright::checkpoint::weights::Weights;
 use tilewright_fuzz::File;
 
 static SOUND: [&[u8]; 4] = [

@@ -1,6 +1,8 @@
 //! ALBERT: what sharing layers and narrow embeddings save, with the sizes of ALBERT-base and random weights.
 
-use tilewright::{Arithmetic, Error, albert, bert, heads::Task, model::Model as _, weights::Weights};
+use tilewright::{
+    Arithmetic, Error, albert, bert, checkpoint::weights::Weights, heads::Task, model::Model as _,
+};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example bart -- [DIR]`
 
-use tilewright::generator::Want;
+use tilewright::causal_lm::Want;
 use tilewright::{Arithmetic, Batch, Error, bart, model::Architecture, model::Model};
 use tilewright_kernels::Backend;
 

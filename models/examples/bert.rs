@@ -2,7 +2,9 @@
 //!
 //! `cargo run --release --example bert -- [DIR]`
 
-use tilewright::{Arithmetic, Batch, Error, bert, heads::Task, model::Architecture, weights::Weights};
+use tilewright::{
+    Arithmetic, Batch, Error, bert, checkpoint::weights::Weights, heads::Task, model::Architecture,
+};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {

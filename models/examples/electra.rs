@@ -1,6 +1,8 @@
 //! ELECTRA: whether each token was replaced, by a discriminator of random weights.
 
-use tilewright::{Arithmetic, Batch, Error, electra, heads::Task, model::Model as _, weights::Weights};
+use tilewright::{
+    Arithmetic, Batch, Error, checkpoint::weights::Weights, electra, heads::Task, model::Model as _,
+};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {

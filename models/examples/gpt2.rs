@@ -1,6 +1,6 @@
 //! GPT-2 of random weights continues two texts at once, each with a cache of its own.
 
-use tilewright::generator::{Generator, Want};
+use tilewright::causal_lm::{CausalLm, Want};
 use tilewright::gpt2::{Config, Gpt2};
 use tilewright::{Arithmetic, Batch, Error};
 use tilewright_kernels::Backend;

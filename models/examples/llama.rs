@@ -2,9 +2,9 @@
 //! `cargo run --release -p tilewright --example llama -- DIR "Once upon a time"`.
 
 use std::path::Path;
-use tilewright::generator::Want;
-use tilewright::model::Architecture;
-use tilewright::tokenizer::Tokenizer;
+use tilewright::architectures::Architecture;
+use tilewright::causal_lm::Want;
+use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::{Arithmetic, Batch};
 use tilewright_kernels::Backend;
 

@@ -1,6 +1,8 @@
 //! RoBERTa: scores of all words for each token, here of random weights.
 
-use tilewright::{Arithmetic, Batch, Error, heads::Task, model::Model as _, roberta, weights::Weights};
+use tilewright::{
+    Arithmetic, Batch, Error, checkpoint::weights::Weights, heads::Task, model::Model as _, roberta,
+};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {

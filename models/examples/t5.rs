@@ -2,9 +2,9 @@
 //!
 //! `cargo run --release --example t5 -- [DIR]`
 
-use tilewright::generator::{Generator, Want};
+use tilewright::causal_lm::{CausalLm, Want};
 use tilewright::t5::{Class, Config, T5};
-use tilewright::{Arithmetic, Batch, Error, config::Fields, weights::Weights};
+use tilewright::{Arithmetic, Batch, Error, checkpoint::config::Fields, checkpoint::weights::Weights};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::batch::Batch;
-use crate::model::{Each, Output};
+use crate::output::{Each, Output};
 use tilewright_kernels::gemm::Format;
 
 /// The least cosine that each sequence's mean state must have to that of f32 arithmetic.

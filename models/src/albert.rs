@@ -11,11 +11,12 @@
 //! twelve layers as many as one.
 
 use crate::arithmetic::Arithmetic;
-use crate::bert::{self, Encoder, LayerNames, Plan};
-use crate::config::{self, Fields, MOST_LAYERS, named};
+use crate::bert;
+use crate::checkpoint::config::{self, Fields, MOST_LAYERS, named};
+use crate::checkpoint::weights::Weights;
+use crate::encoder::{Encoder, LayerNames, Plan};
 use crate::error::Error;
 use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
-use crate::weights::Weights;
 use tilewright_kernels::Activation;
 
 /// config.json. Fields that are missing have the value of transformers' `AlbertConfig`: those of
@@ -112,7 +113,7 @@ impl Config {
 /// no such head.
 ///
 /// ```
-/// use tilewright::{Arithmetic, albert, bert, heads::Task, model::Model as _, weights::Weights};
+/// use tilewright::{Arithmetic, albert, bert, heads::Task, model::Model as _, checkpoint::weights::Weights};
 /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
 /// let base = bert::Config { vocab_size: 300, hidden_size: 24, num_attention_heads: 3, ..bert::Config::default() };
 /// let config = albert::Config { bert: base, embedding_size: 8, ..albert::Config::default() };

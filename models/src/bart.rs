@@ -20,11 +20,14 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
+use crate::causal_lm::{self, CausalLm, LmHead, Want};
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, LmHead, Want};
+use crate::layers::Cache;
+use crate::layers::ModelLinear;
 use crate::layers::{Linear, Table};
-use crate::model::{Each, Model, Output, Product};
-use crate::weights::Weights;
+use crate::model::Model;
+use crate::output::{Each, Output};
 use std::sync::Arc;
 use tilewright_kernels::Activation;
 
@@ -139,7 +142,7 @@ impl Bart {
     ///
     /// ```
     /// use tilewright::bart::{Bart, Class, Config, Family};
-    /// use tilewright::generator::{Generator, Want};
+    /// use tilewright::causal_lm::{CausalLm, Want};
     /// use tilewright::{Arithmetic, Batch};
     /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
     /// let small = Config { vocab_size: 99, d_model: 32, max_position_embeddings: 40, ..Config::of(Family::MARIAN) };
@@ -180,8 +183,8 @@ impl Bart {
     fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
         let Self { config, on, decoder, lm_head, work, .. } = self;
         let positions =
-            generator::check(tokens, caches, config.decoder_words(), config.max_position_embeddings)?;
-        generator::check_sources(caches)?;
+            causal_lm::check(tokens, caches, config.decoder_words(), config.max_position_embeddings)?;
+        causal_lm::check_sources(caches)?;
         decoder.run(config, *on, tokens, &positions, caches, work)?;
         Ok((work.x.get(tokens.tokens() * config.d_model), lm_head))
     }
@@ -262,7 +265,7 @@ impl Bart {
     }
 }
 
-impl Generator for Bart {
+impl CausalLm for Bart {
     fn vocab_size(&self) -> usize {
         self.config.decoder_words()
     }
@@ -317,7 +320,7 @@ impl Model for Bart {
         self.config.max_position_embeddings
     }
 
-    fn generator(&mut self) -> Option<&mut dyn Generator> {
+    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
@@ -337,9 +340,9 @@ impl Model for Bart {
 
     /// A token of the source passes the encoder and what makes keys and values of its states; one of the
     /// decoder passes the rest.
-    fn products(&self) -> Vec<Product<'_>> {
-        let encoder = Product::of("encoder", self.encoder.linear(), 1);
-        let decoder = Product::of("decoder", self.decoder.linear(), 1);
+    fn products(&self) -> Vec<ModelLinear<'_>> {
+        let encoder = ModelLinear::of("encoder", self.encoder.linear(), 1);
+        let decoder = ModelLinear::of("decoder", self.decoder.linear(), 1);
         encoder.chain(decoder).chain(self.lm_head.product()).collect()
     }
 }

@@ -11,11 +11,12 @@
 //! ```
 
 use crate::arithmetic::Arithmetic;
-use crate::bert::{self, Encoder, Plan};
-use crate::config::{self, Fields};
+use crate::bert;
+use crate::checkpoint::config::{self, Fields};
+use crate::checkpoint::weights::Weights;
+use crate::encoder::{Encoder, Plan};
 use crate::error::Error;
 use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
-use crate::weights::Weights;
 use tilewright_kernels::Activation;
 
 /// config.json. Fields that are missing have the value of transformers' `ElectraConfig`: those of

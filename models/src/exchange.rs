@@ -2,9 +2,10 @@
 //! themselves with this one.
 
 use crate::batch::Batch;
-use crate::config;
+use crate::checkpoint::files;
 use crate::error::Error;
-use crate::model::{Each, Model, Output};
+use crate::model::Model;
+use crate::output::{Each, Output};
 use crate::whole_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::path::Path;
@@ -40,7 +41,7 @@ impl Inputs {
     /// If the file cannot be read, an input has another type or shape, or is one that no model
     /// takes: a mistyped name is better refused than ignored.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::from_bytes(path, &config::bytes(path)?)
+        Self::from_bytes(path, &files::bytes(path)?)
     }
 
     /// Reads the same from memory; errors call it `path`.

@@ -22,7 +22,7 @@
 //! | [`chat`] | chat templates |
 //!
 //! The same sequence has the same tokens alone and among others, with speculation and without: a model
-//! computes the same bits for it (see [`generator`](crate::generator)), and its random numbers are its own.
+//! computes the same bits for it (see [`generator`](crate::causal_lm)), and its random numbers are its own.
 
 pub mod beam;
 pub mod chat;

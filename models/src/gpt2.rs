@@ -12,12 +12,15 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::config::{self, Fields, named};
+use crate::causal_lm::{self, CausalLm, LmHead, Want};
+use crate::checkpoint::config::{self, Fields, named};
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, LmHead, Want};
+use crate::layers::Cache;
+use crate::layers::ModelLinear;
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
-use crate::model::{Each, Model, Output, Product};
-use crate::weights::Weights;
+use crate::model::Model;
+use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 
 /// config.json. Fields that are missing have the value of transformers' `GPT2Config`: those of the
@@ -200,7 +203,7 @@ impl Gpt2 {
     /// [`Error::Input`] if the config has a size of 0 or the like.
     ///
     /// ```
-    /// use tilewright::generator::{Generator, Want};
+    /// use tilewright::causal_lm::{CausalLm, Want};
     /// use tilewright::{Arithmetic, Batch, gpt2::{Config, Gpt2}};
     /// let config = Config { n_layer: 2, n_embd: 24, n_head: 3, vocab_size: 90, ..Config::default() };
     /// let mut gpt2 = Gpt2::random(config, 0, Arithmetic::f32(tilewright_kernels::Backend::best()))?;
@@ -223,7 +226,7 @@ impl Gpt2 {
     /// Appends `tokens` to the caches; returns their states after the last norm, \[tokens, H\], and the head.
     fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
         let config = &self.config;
-        let positions = generator::check(tokens, caches, config.vocab_size, config.n_positions)?;
+        let positions = causal_lm::check(tokens, caches, config.vocab_size, config.n_positions)?;
         let (h, i, n) = (config.n_embd, config.inner(), tokens.tokens());
         let Workspace { x, y, context, wide } = &mut self.work;
         let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * h));
@@ -262,7 +265,7 @@ fn heads(config: &Config, on: Arithmetic, layer: usize) -> Heads<'static> {
     Heads { scale: scale / divisor as f32, ..heads }
 }
 
-impl Generator for Gpt2 {
+impl CausalLm for Gpt2 {
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
@@ -290,7 +293,7 @@ impl Generator for Gpt2 {
 
 impl Model for Gpt2 {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let mut caches = generator::caches_for(self, batch);
+        let mut caches = causal_lm::caches_for(self, batch);
         let (states, lm_head) = self.append(batch, &mut caches.iter_mut().collect::<Vec<_>>())?;
         Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
     }
@@ -299,7 +302,7 @@ impl Model for Gpt2 {
         self.config.n_positions
     }
 
-    fn generator(&mut self) -> Option<&mut dyn Generator> {
+    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
@@ -316,10 +319,10 @@ impl Model for Gpt2 {
         ]
     }
 
-    fn products(&self) -> Vec<Product<'_>> {
+    fn products(&self) -> Vec<ModelLinear<'_>> {
         self.h
             .iter()
-            .flat_map(|layer| Product::of("layers", layer.linear(), 1))
+            .flat_map(|layer| ModelLinear::of("layers", layer.linear(), 1))
             .chain(self.lm_head.product())
             .collect()
     }

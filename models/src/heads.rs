@@ -11,11 +11,13 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::bert::{Config, Encoder, Workspace};
+use crate::checkpoint::weights::Weights;
+use crate::encoder::{Config, Encoder, Workspace};
 use crate::error::Error;
+use crate::layers::ModelLinear;
 use crate::layers::{Linear, Norm};
-use crate::model::{Each, Model, Output, Product};
-use crate::weights::Weights;
+use crate::model::Model;
+use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
 
 /// What an encoder is for, which decides its heads.
@@ -198,15 +200,18 @@ impl Head {
 
 impl Head {
     /// The linear layers that every token passes; those of a sequence's first alone are left out.
-    fn products(&self) -> Vec<Product<'_>> {
+    fn products(&self) -> Vec<ModelLinear<'_>> {
         match self {
             Self::MaskedLm(words) | Self::PreTraining(words, ..) => {
-                let decoder = Product { part: "head", linear: &words.decoder, times: 1, tied: words.tied };
-                Product::of("head", [&words.dense], 1).chain([decoder]).collect()
+                let decoder =
+                    ModelLinear { part: "head", linear: &words.decoder, times: 1, tied: words.tied };
+                ModelLinear::of("head", [&words.dense], 1).chain([decoder]).collect()
             }
-            Self::ReplacedTokens(dense, _, replaced) => Product::of("head", [dense, replaced], 1).collect(),
+            Self::ReplacedTokens(dense, _, replaced) => {
+                ModelLinear::of("head", [dense, replaced], 1).collect()
+            }
             Self::Token(classes) | Self::QuestionAnswering(classes) => {
-                Product::of("head", [classes], 1).collect()
+                ModelLinear::of("head", [classes], 1).collect()
             }
             Self::Bare(_) | Self::Sequence(..) | Self::MultipleChoice(..) => Vec::new(),
         }
@@ -307,7 +312,7 @@ impl Model for EncoderModel {
         parts
     }
 
-    fn products(&self) -> Vec<Product<'_>> {
+    fn products(&self) -> Vec<ModelLinear<'_>> {
         let mut products = self.encoder.products();
         products.extend(self.head.products());
         products

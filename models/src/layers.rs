@@ -3,15 +3,19 @@
 //! States of all sequences of a batch stand packed, \[tokens, width\], one row for each token.
 
 use crate::arithmetic::{Arithmetic, Inputs};
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::weights::Weights;
 use std::borrow::Cow;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Embedding, LayerNorm, Lookup, RmsNorm, Rows, View, ViewMut};
 
 mod attention;
+mod cache;
+mod model_linear;
 
 pub use attention::Heads;
+pub use cache::Cache;
+pub use model_linear::ModelLinear;
 pub use tilewright_kernels::KvCache;
 
 /// Tensors in groups of a format, as a file stores them.

@@ -9,12 +9,14 @@
 //! | [`t5`] | T5: encoder and decoder with biases for distances |
 //! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
 //! | [`heads`] | what stands on these encoders |
-//! | [`model`] | the table of architectures, and what they have in common |
-//! | [`generator`] | models that continue sequences, and what they remember of one |
+//! | [`architectures`] | the table of architectures |
+//! | [`model`], [`output`] | the interface of every model; outputs under Hugging Face's names |
+//! | [`causal_lm`] | models that continue sequences |
 //! | [`generate`] | text generation: sampling, beam search, batches that come and go, chat templates |
 //! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
-//! | [`weights`], [`config`], [`tokenizer`], [`sentence`] | the files of a checkpoint |
-//! | [`gguf`] | the same in one file |
+//! | [`checkpoint`] | safetensors, GGUF, config.json, tokenizer.json |
+//! | [`sentence`] | sentence embeddings, as sentence-transformers pools them |
+//! | [`encoder`] | the encoder of BERT and of the models that differ from it |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
 //! | [`accuracy`] | how far one model's outputs are from another's |
 //! | [`Inputs`] | whether inputs of linear layers are rounded as their weights are |
@@ -26,27 +28,27 @@
 
 pub mod accuracy;
 pub mod albert;
+pub mod architectures;
 mod arithmetic;
 pub mod bart;
 mod batch;
 pub mod bert;
-pub mod config;
+pub mod causal_lm;
+pub mod checkpoint;
 pub mod electra;
+pub mod encoder;
 mod error;
 pub mod exchange;
 pub mod generate;
-pub mod generator;
-pub mod gguf;
 pub mod gpt2;
 pub mod heads;
 pub mod layers;
 pub mod llama;
 pub mod model;
+pub mod output;
 pub mod roberta;
 pub mod sentence;
 pub mod t5;
-pub mod tokenizer;
-pub mod weights;
 pub mod whole_file;
 
 pub use arithmetic::{Arithmetic, Inputs, bytes_per_weight};

@@ -11,11 +11,14 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
+use crate::causal_lm::{self, CausalLm, LmHead, Want};
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, LmHead, Want};
+use crate::layers::Cache;
+use crate::layers::ModelLinear;
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
-use crate::model::{Each, Model, Output, Product};
-use crate::weights::Weights;
+use crate::model::Model;
+use crate::output::{Each, Output};
 use tilewright_kernels::{Rope, RopeLayout, RopeTable, Rows, ViewMut};
 
 mod config;
@@ -136,7 +139,7 @@ impl Llama {
     /// Appends `tokens` to the caches; returns their states after the last norm, \[tokens, H\], and the head.
     fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
         let config = &self.config;
-        let positions = generator::check(tokens, caches, config.vocab_size, config.max_position_embeddings)?;
+        let positions = causal_lm::check(tokens, caches, config.vocab_size, config.max_position_embeddings)?;
         let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
         if longest > self.rope.positions() {
             self.rope = rope_table(longest.next_power_of_two(), &self.frequencies);
@@ -183,7 +186,7 @@ fn rope_table(positions: usize, frequencies: &[f64]) -> RopeTable {
     RopeTable::with_frequencies(RopeLayout::HalfSplit, positions, frequencies, 1.0)
 }
 
-impl Generator for Llama {
+impl CausalLm for Llama {
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
@@ -211,7 +214,7 @@ impl Generator for Llama {
 
 impl Model for Llama {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let mut caches = generator::caches_for(self, batch);
+        let mut caches = causal_lm::caches_for(self, batch);
         let (states, lm_head) = self.append(batch, &mut caches.iter_mut().collect::<Vec<_>>())?;
         Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
     }
@@ -220,7 +223,7 @@ impl Model for Llama {
         self.config.max_position_embeddings
     }
 
-    fn generator(&mut self) -> Option<&mut dyn Generator> {
+    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
@@ -239,10 +242,10 @@ impl Model for Llama {
         ]
     }
 
-    fn products(&self) -> Vec<Product<'_>> {
+    fn products(&self) -> Vec<ModelLinear<'_>> {
         self.layers
             .iter()
-            .flat_map(|layer| Product::of("layers", layer.linear(), 1))
+            .flat_map(|layer| ModelLinear::of("layers", layer.linear(), 1))
             .chain(self.lm_head.product())
             .collect()
     }

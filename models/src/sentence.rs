@@ -7,14 +7,17 @@
 //! sentence_bert_config.json    max_seq_length, do_lower_case
 //! ```
 
+use crate::architectures::Architecture;
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
-use crate::config;
+use crate::checkpoint::config;
+use crate::checkpoint::files;
+use crate::checkpoint::gguf::Gguf;
+use crate::checkpoint::tokenizer::Tokenizer;
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::gguf::{self, Gguf};
-use crate::model::{Architecture, Model, Output};
-use crate::tokenizer::Tokenizer;
-use crate::weights::Weights;
+use crate::model::Model;
+use crate::output::Output;
 use std::path::Path;
 use tilewright_kernels::{Backend, L2Normalize, Pool, Pooling, Rows, View, ViewMut};
 
@@ -55,7 +58,7 @@ impl Sentence {
     /// # Errors
     /// If a file is damaged, or asks for a module or a pooling that is not supported.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let dir = config::directory(path);
+        let dir = files::directory(path);
         let settings: Settings =
             config::read_optional(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
         let mut sentence = Self {
@@ -64,7 +67,7 @@ impl Sentence {
             max_length: settings.max_seq_length,
             lowercase: settings.do_lower_case.unwrap_or_default(),
         };
-        let file = gguf::find(path);
+        let file = files::find_gguf(path);
         let path = dir.join("modules.json");
         let Some(modules) = config::read_optional::<Vec<Module>>(&path)? else {
             if let Some(pooling) = file.map(|file| Gguf::open(&file)?.pooling()).transpose()?.flatten() {

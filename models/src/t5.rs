@@ -16,11 +16,14 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
+use crate::causal_lm::{self, CausalLm, LmHead, Want};
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::generator::{self, Cache, Generator, LmHead, Want};
+use crate::layers::Cache;
+use crate::layers::ModelLinear;
 use crate::layers::{Linear, Table};
-use crate::model::{Each, Model, Output, Product};
-use crate::weights::Weights;
+use crate::model::Model;
+use crate::output::{Each, Output};
 
 mod config;
 mod stack;
@@ -71,7 +74,7 @@ impl T5 {
     /// [`Error::Input`] if the config has a size of 0 or the like.
     ///
     /// ```
-    /// use tilewright::generator::{Generator, Want};
+    /// use tilewright::causal_lm::{CausalLm, Want};
     /// use tilewright::t5::{Class, Config, T5};
     /// use tilewright::{Arithmetic, Batch};
     /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
@@ -155,8 +158,8 @@ impl T5 {
 
     /// Appends `tokens` to the caches; returns their states, \[tokens, D\], and the head.
     fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
-        generator::check(tokens, caches, self.config.vocab_size, self.max_tokens())?;
-        generator::check_sources(caches)?;
+        causal_lm::check(tokens, caches, self.config.vocab_size, self.max_tokens())?;
+        causal_lm::check_sources(caches)?;
         without_holes("decoder_attention_mask", tokens)?;
         let Self { config, on, shared, decoder, lm_head, work, .. } = self;
         let Some(decoder) = decoder else { return Err(no_decoder()) };
@@ -186,7 +189,7 @@ fn no_decoder() -> Error {
     Error::Input { name: "decoder_input_ids", why: "given to a model that has no decoder".to_owned() }
 }
 
-impl Generator for T5 {
+impl CausalLm for T5 {
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
@@ -254,7 +257,7 @@ impl Model for T5 {
         usize::MAX
     }
 
-    fn generator(&mut self) -> Option<&mut dyn Generator> {
+    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
@@ -266,9 +269,9 @@ impl Model for T5 {
         parts
     }
 
-    fn products(&self) -> Vec<Product<'_>> {
-        let decoder = self.decoder.iter().flat_map(|decoder| Product::of("decoder", decoder.linear(), 1));
-        Product::of("encoder", self.encoder.linear(), 1)
+    fn products(&self) -> Vec<ModelLinear<'_>> {
+        let decoder = self.decoder.iter().flat_map(|decoder| ModelLinear::of("decoder", decoder.linear(), 1));
+        ModelLinear::of("encoder", self.encoder.linear(), 1)
             .chain(decoder)
             .chain(self.lm_head.product())
             .collect()

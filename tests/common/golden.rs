@@ -3,9 +3,11 @@
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
+use tilewright::architectures::Architecture;
+use tilewright::checkpoint::weights::Weights;
 use tilewright::exchange::Inputs;
-use tilewright::model::{Architecture, Model, Output};
-use tilewright::weights::Weights;
+use tilewright::model::Model;
+use tilewright::output::Output;
 use tilewright::{Arithmetic, Error};
 
 /// The directory `name` of `tests/golden`.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
+use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::generate::TextStream;
 use tilewright::generate::chat::{self, Chat, Json};
-use tilewright::tokenizer::Tokenizer;
 use tilewright_suite::golden::golden;
 
 fn tokenizer() -> Tokenizer {

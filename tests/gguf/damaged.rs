@@ -5,10 +5,10 @@ use super::golden;
 use super::write::{File, string};
 use std::path::Path;
 use tilewright::Arithmetic;
-use tilewright::gguf::{Gguf, Type};
-use tilewright::model::Architecture;
-use tilewright::tokenizer::Tokenizer;
-use tilewright::weights::Weights;
+use tilewright::architectures::Architecture;
+use tilewright::checkpoint::gguf::{Gguf, Type};
+use tilewright::checkpoint::tokenizer::Tokenizer;
+use tilewright::checkpoint::weights::Weights;
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 

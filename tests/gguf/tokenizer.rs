@@ -4,8 +4,8 @@ use super::write::{Change, File};
 use super::{golden, models};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use tilewright::gguf::Gguf;
-use tilewright::tokenizer::Tokenizer;
+use tilewright::checkpoint::gguf::Gguf;
+use tilewright::checkpoint::tokenizer::Tokenizer;
 
 /// texts.json.
 #[derive(serde::Deserialize)]

@@ -7,9 +7,9 @@ pub use run::Models;
 use super::case::Work;
 use core::fmt;
 use tilewright::Error;
+use tilewright::checkpoint::weights::Weights;
 use tilewright::heads::Task as Head;
 use tilewright::model::Model;
-use tilewright::weights::Weights;
 use tilewright::{Arithmetic, albert, bart, bert, electra, gpt2, llama, roberta, t5};
 
 /// What a model does in a case.

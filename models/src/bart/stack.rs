@@ -3,10 +3,10 @@
 use super::config::{Config, Family};
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::generator::Cache;
+use crate::layers::Cache;
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
-use crate::weights::Weights;
 use std::sync::Arc;
 use tilewright_kernels::{Embedding, Lookup, ViewMut};
 

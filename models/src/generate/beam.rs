@@ -13,8 +13,9 @@
 use super::sampling::Processor;
 use super::settings::{EarlyStopping, Settings};
 use crate::batch::Batch;
+use crate::causal_lm::{CausalLm, Want};
 use crate::error::Error;
-use crate::generator::{Cache, Generator, Want};
+use crate::layers::Cache;
 use std::sync::Arc;
 
 /// A text that a beam search found.
@@ -54,7 +55,7 @@ const NEVER: f32 = -1e9;
 /// # Errors
 /// [`Error::Input`] if the prompt is empty or leaves no room for a token, and those of the model.
 pub fn beam_search(
-    model: &mut dyn Generator,
+    model: &mut dyn CausalLm,
     prompt: &[u32],
     settings: &Arc<Settings>,
 ) -> Result<Vec<Hypothesis>, Error> {

@@ -15,9 +15,9 @@
 
 mod json;
 
-use crate::config;
+use crate::checkpoint::config;
+use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
-use crate::tokenizer::Tokenizer;
 use jiff::{Timestamp, tz::TimeZone};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;

@@ -14,8 +14,9 @@
 use super::sequence::{Finished, Request, Sequence, Watch};
 use super::speculation::{self, Drafted, Speculation};
 use crate::batch::Batch;
+use crate::causal_lm::{CausalLm, Want};
 use crate::error::Error;
-use crate::generator::{Cache, Generator, Want};
+use crate::layers::Cache;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ pub struct Statistics {
 /// ```
 #[derive(Debug)]
 pub struct Engine<'m> {
-    model: &'m mut dyn Generator,
+    model: &'m mut dyn CausalLm,
     speculation: Speculation<'m>,
     at_once: usize,
     waiting: VecDeque<Sequence>,
@@ -79,7 +80,7 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// [`Error::Input`] if that is 0.
-    pub fn new(model: &'m mut dyn Generator, at_once: usize) -> Result<Self, Error> {
+    pub fn new(model: &'m mut dyn CausalLm, at_once: usize) -> Result<Self, Error> {
         Self::with_speculation(model, at_once, Speculation::None)
     }
 
@@ -88,7 +89,7 @@ impl<'m> Engine<'m> {
     /// # Errors
     /// As [`new`](Self::new), and if the draft model does not fit.
     pub fn with_speculation(
-        model: &'m mut dyn Generator,
+        model: &'m mut dyn CausalLm,
         at_once: usize,
         speculation: Speculation<'m>,
     ) -> Result<Self, Error> {

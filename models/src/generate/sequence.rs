@@ -2,8 +2,9 @@
 
 use super::sampling::Sampler;
 use super::settings::Settings;
+use crate::causal_lm::CausalLm;
 use crate::error::Error;
-use crate::generator::{Cache, Generator};
+use crate::layers::Cache;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,7 +88,7 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The sequence of a request to `model`, which counts it as `id`.
-    pub(super) fn new(id: usize, request: Request, model: &dyn Generator) -> Result<Self, Error> {
+    pub(super) fn new(id: usize, request: Request, model: &dyn CausalLm) -> Result<Self, Error> {
         let Request { prompt, settings, seed } = request;
         settings.check().map_err(|why| Error::Input { name: "settings", why })?;
         let (source, ids) = match model.encodes() {

@@ -1,7 +1,8 @@
 //! What generation_config.json asks for, under the names and with the meanings of transformers'
 //! `GenerationConfig`.
 
-use crate::config::{self, Fields};
+use crate::checkpoint::config::{self, Fields};
+use crate::checkpoint::files;
 use crate::error::Error;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::Value;
@@ -164,9 +165,9 @@ impl Settings {
     /// # Errors
     /// If the file is missing or damaged, or asks for what is not supported: the key is named.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let own = config::directory(path).join("generation_config.json");
+        let own = files::directory(path).join("generation_config.json");
         let (path, bytes) = match own.exists() {
-            true => (own.clone(), config::bytes(&own)?),
+            true => (own.clone(), files::bytes(&own)?),
             false => config::config_json(path)?,
         };
         Self::from_bytes(&path, &bytes)

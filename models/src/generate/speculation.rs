@@ -13,8 +13,9 @@
 
 use super::sampling::largest;
 use crate::batch::Batch;
+use crate::causal_lm::{CausalLm, Want};
 use crate::error::Error;
-use crate::generator::{Cache, Generator, Want};
+use crate::layers::Cache;
 
 /// The longest run of tokens that a lookup asks to be the same.
 const LONGEST_RUN: usize = 3;
@@ -32,7 +33,7 @@ pub enum Speculation<'m> {
     /// A smaller decoder of the same vocabulary.
     Draft {
         /// The decoder.
-        model: &'m mut dyn Generator,
+        model: &'m mut dyn CausalLm,
         /// The most tokens of a guess.
         tokens: usize,
     },
@@ -85,7 +86,7 @@ pub(crate) struct Drafted<'s> {
 
 /// Lets `model` guess the most probable tokens of all sequences, as many as each asks for and has room for.
 pub(crate) fn draft(
-    model: &mut dyn Generator,
+    model: &mut dyn CausalLm,
     mut sequences: Vec<Drafted<'_>>,
     batch: &mut Batch,
     logits: &mut Vec<f32>,

@@ -5,8 +5,8 @@
 //! pieces  -> output      held back: what may be the start of a stop string
 //! ```
 
+use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
-use crate::tokenizer::Tokenizer;
 
 /// What a tokenizer writes for bytes that are no character, or not yet.
 const UNFINISHED: char = '\u{fffd}';

@@ -6,8 +6,7 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::error::Error;
-use crate::generator::Cache;
-use crate::layers::Linear;
+use crate::layers::{Cache, Linear};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::{
     Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,

@@ -1,6 +1,6 @@
 //! What config.json says of a LLaMA, and the rotary frequencies that follow from it.
 
-use crate::config::{self, Fields, named};
+use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
 use std::f64::consts::TAU;
 use tilewright_kernels::Activation;

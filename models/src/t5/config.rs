@@ -1,7 +1,7 @@
 //! What config.json says of a T5.
 
 use crate::arithmetic::Arithmetic;
-use crate::config::{self, Fields, named};
+use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
 use crate::layers::Heads;
 use serde_json::Value;

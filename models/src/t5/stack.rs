@@ -2,10 +2,10 @@
 
 use super::Config;
 use crate::arithmetic::Arithmetic;
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::generator::Cache;
+use crate::layers::Cache;
 use crate::layers::{Buffer, Heads, Linear, Norm, Table};
-use crate::weights::Weights;
 use tilewright_kernels::DistanceBias;
 
 /// `encoder` or `decoder`.

@@ -5,8 +5,9 @@ use super::{MODELS, Task};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use tilewright::Error;
+use tilewright::causal_lm::{CausalLm, Want};
 use tilewright::generate::{Settings, beam_search};
-use tilewright::generator::{Cache, Generator, Want};
+use tilewright::layers::Cache;
 use tilewright::model::Model;
 use tilewright::{Arithmetic, Batch};
 
@@ -74,7 +75,7 @@ struct Continued {
 
 impl Continued {
     /// Reads the sequences and continues each by `new` tokens, greedily.
-    fn run(&mut self, model: &mut dyn Generator, sequences: &Batch, new: usize) -> Result<(), Error> {
+    fn run(&mut self, model: &mut dyn CausalLm, sequences: &Batch, new: usize) -> Result<(), Error> {
         let Self { caches, logits } = self;
         let mut tokens = sequences.clone();
         if model.encodes() {

@@ -7,9 +7,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tilewright::model::{Architecture, Model, Output};
-use tilewright::tokenizer::Tokenizer;
-use tilewright::weights::Weights;
+use tilewright::architectures::Architecture;
+use tilewright::checkpoint::tokenizer::Tokenizer;
+use tilewright::checkpoint::weights::Weights;
+use tilewright::model::Model;
+use tilewright::output::Output;
 use tilewright::{Arithmetic, Batch, Error, Inputs};
 use tilewright_kernels::gemm::Format;
 

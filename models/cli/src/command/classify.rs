@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use tilewright::config::Fields;
+use tilewright::checkpoint::config::Fields;
 
 /// Says of what class texts are, or each of their tokens, with the probability
 ///

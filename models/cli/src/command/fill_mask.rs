@@ -5,8 +5,9 @@ use super::checkpoint::{Checkpoint, Dtype, most_probable};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
-use tilewright::model::{Architecture, Each, Output};
-use tilewright::tokenizer::Tokenizer;
+use tilewright::architectures::Architecture;
+use tilewright::checkpoint::tokenizer::Tokenizer;
+use tilewright::output::{Each, Output};
 
 /// Fills the mask in a text with the most probable words
 ///

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
+use tilewright::architectures::Architecture;
 use tilewright::exchange::Inputs;
-use tilewright::model::Architecture;
 
 /// Runs a checkpoint on tensors, for comparison with other frameworks
 ///

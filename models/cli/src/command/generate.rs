@@ -16,12 +16,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tilewright::architectures::Architecture;
+use tilewright::causal_lm::CausalLm;
+use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::generate::{
     EarlyStopping, Engine, Finish, Request, Settings, Speculation, Statistics, TextStream, beam_search,
 };
-use tilewright::generator::Generator;
-use tilewright::model::{Architecture, Model};
-use tilewright::tokenizer::Tokenizer;
+use tilewright::model::Model;
 
 /// Continues texts, or answers them
 ///
@@ -320,7 +321,7 @@ impl Generate {
 
     fn search(
         &self,
-        generator: &mut dyn Generator,
+        generator: &mut dyn CausalLm,
         tokenizer: &Tokenizer,
         settings: &Arc<Settings>,
         prompts: &[Vec<u32>],
@@ -352,7 +353,7 @@ fn tokens_style() -> ProgressStyle {
 }
 
 /// The model of the checkpoint at `path` as one that continues texts.
-fn continuing<'m>(model: &'m mut dyn Model, path: &Path) -> Result<&'m mut dyn Generator> {
+fn continuing<'m>(model: &'m mut dyn Model, path: &Path) -> Result<&'m mut dyn CausalLm> {
     model.generator().with_context(|| format!("the model in {} does not continue texts", path.display()))
 }
 

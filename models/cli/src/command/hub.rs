@@ -62,7 +62,7 @@ mod with_hub {
     use indicatif::{ProgressBar, ProgressStyle};
     use std::collections::BTreeSet;
     use std::path::PathBuf;
-    use tilewright::{config, weights};
+    use tilewright::checkpoint::{files, weights};
 
     /// What a checkpoint may have beside its config and its weights.
     const OPTIONAL: [&str; 8] = [
@@ -118,7 +118,7 @@ mod with_hub {
             let Some(index) = hub.optional(INDEX)? else {
                 bail!("{name}: neither {WEIGHTS} nor {INDEX} is in the repository");
             };
-            let of_index = weights::read_index(&index, &config::bytes(&index)?)?;
+            let of_index = weights::read_index(&index, &files::bytes(&index)?)?;
             for file in of_index.into_values().collect::<BTreeSet<_>>() {
                 files.push(Some(hub.needed(&file)?));
             }
@@ -147,7 +147,7 @@ mod with_hub {
         (offline || OPTIONAL.into_iter().all(known)).then_some(())?;
         if cache.get(WEIGHTS).is_none() {
             let index = cache.get(INDEX)?;
-            let of_index = weights::read_index(&index, &config::bytes(&index).ok()?).ok()?;
+            let of_index = weights::read_index(&index, &files::bytes(&index).ok()?).ok()?;
             of_index.values().all(|file| dir.join(file).exists()).then_some(())?;
         }
         Some(dir)

@@ -6,8 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use serde_json::json;
+use tilewright::architectures::Architecture;
 use tilewright::bytes_per_weight;
-use tilewright::model::{Architecture, Product};
+use tilewright::layers::ModelLinear;
 use tilewright_kernels::gemm::Format;
 
 /// Show a checkpoint's architecture, its parameters, and what a token costs
@@ -29,7 +30,7 @@ pub struct Info {
 }
 
 /// Operations of a token in one part.
-fn operations<'a>(products: impl IntoIterator<Item = &'a Product<'a>>) -> usize {
+fn operations<'a>(products: impl IntoIterator<Item = &'a ModelLinear<'a>>) -> usize {
     products.into_iter().map(|p| 2 * p.times * p.linear.multiply_adds()).sum()
 }
 

@@ -2,8 +2,8 @@
 
 use crate::{ask, error, json, numbers, run, with_tokenizer};
 use tilewright::Arithmetic;
-use tilewright::model::Architecture;
-use tilewright::tokenizer::Tokenizer;
+use tilewright::architectures::Architecture;
+use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright_kernels::Backend;
 
 #[test]

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
+use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::generate::chat::{self, Chat, Json};
-use tilewright::tokenizer::Tokenizer;
 
 /// `--chat` and what goes with it; flatten it into a subcommand's arguments.
 #[derive(Debug, Args)]

@@ -10,59 +10,10 @@
 //! with a whole text, after one, alone or among other sequences.
 
 use crate::batch::{Batch, below};
+use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{KvCache, Linear};
-use crate::model::{Each, Output, Product};
-use crate::weights::Weights;
-use std::sync::Arc;
-
-/// What a model remembers of a sequence: keys and values of each layer.
-#[derive(Clone, Debug)]
-pub struct Cache {
-    /// Of the tokens so far, one for each layer.
-    pub(crate) layers: Vec<KvCache>,
-    /// Of the source, one for each layer of the decoder; shared by all that continue the same source.
-    pub(crate) source: Option<Arc<[KvCache]>>,
-}
-
-impl Cache {
-    /// Number of tokens in it, which is the position of the next.
-    pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, KvCache::len)
-    }
-
-    /// Whether it holds no token.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The most tokens that it can hold.
-    pub fn capacity(&self) -> usize {
-        self.layers.first().map_or(0, KvCache::capacity)
-    }
-
-    /// Bytes of all keys and values, without those of the source.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(KvCache::bytes).sum()
-    }
-
-    /// Forgets all tokens from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.layers.iter_mut().for_each(|layer| layer.truncate(len));
-    }
-
-    /// Becomes a copy of `other`, a cache of the same model and capacity.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] if it is not.
-    pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
-        for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
-            layer.copy_from(other)?;
-        }
-        self.source.clone_from(&other.source);
-        Ok(())
-    }
-}
+use crate::layers::{Cache, Linear, ModelLinear};
+use crate::output::{Each, Output};
 
 /// For which tokens logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +25,7 @@ pub enum Want {
 }
 
 /// A model that continues sequences.
-pub trait Generator: std::fmt::Debug + Send {
+pub trait CausalLm: std::fmt::Debug + Send {
     /// Number of logits of a token.
     fn vocab_size(&self) -> usize;
 
@@ -161,7 +112,7 @@ pub(crate) fn check_sources(caches: &[&mut Cache]) -> Result<(), Error> {
 }
 
 /// An empty cache for each sequence of `tokens`, with room for just that.
-pub(crate) fn caches_for(model: &impl Generator, tokens: &Batch) -> Vec<Cache> {
+pub(crate) fn caches_for(model: &impl CausalLm, tokens: &Batch) -> Vec<Cache> {
     tokens.starts().windows(2).map(|ends| model.cache(ends[1] - ends[0])).collect()
 }
 
@@ -217,7 +168,7 @@ impl LmHead {
         }
     }
 
-    /// What [`Generator::extend`] writes, from the states of `tokens`.
+    /// What [`CausalLm::extend`] writes, from the states of `tokens`.
     pub fn logits(
         &mut self,
         want: Want,
@@ -257,8 +208,8 @@ impl LmHead {
     }
 
     /// The linear layer, as one that tokens pass.
-    pub fn product(&self) -> Option<Product<'_>> {
+    pub fn product(&self) -> Option<ModelLinear<'_>> {
         let tied = self.tied;
-        self.linear.as_ref().map(|linear| Product { part: "head", linear, times: 1, tied })
+        self.linear.as_ref().map(|linear| ModelLinear { part: "head", linear, times: 1, tied })
     }
 }

@@ -1,6 +1,6 @@
 //! What config.json says of a BERT, and of the encoders that differ from it.
 
-use crate::config::{self, Fields, named};
+use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::path::Path;

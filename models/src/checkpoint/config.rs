@@ -1,7 +1,8 @@
 //! JSON files beside a checkpoint, and the values in them that several architectures share.
 
+use crate::checkpoint::files::{bytes, find_gguf};
+use crate::checkpoint::gguf::Gguf;
 use crate::error::Error;
-use crate::gguf::{self, Gguf};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -14,22 +15,6 @@ use tilewright_kernels::Activation;
 /// [`Error::File`] with the line and column of what is wrong, or the field's name.
 pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })
-}
-
-/// The content of the file `path`.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })
-}
-
-/// The content of the file `path`, which is a text.
-///
-/// # Errors
-/// [`Error::Io`], and [`Error::File`] if it is no UTF-8.
-pub fn text(path: &Path) -> Result<String, Error> {
-    String::from_utf8(bytes(path)?).map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })
 }
 
 /// Reads and parses the JSON file `path`.
@@ -55,7 +40,7 @@ pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Erro
 /// If there is neither, or the GGUF file is damaged or of a model that is not supported.
 pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let json = path.join("config.json");
-    match gguf::find(path).filter(|_| !json.exists()) {
+    match find_gguf(path).filter(|_| !json.exists()) {
         Some(file) => {
             let bytes = Gguf::open(&file)?.config_json()?;
             Ok((file, bytes))
@@ -64,14 +49,6 @@ pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
             let bytes = bytes(&json)?;
             Ok((json, bytes))
         }
-    }
-}
-
-/// The directory in which the other files of the checkpoint at `path` are.
-pub fn directory(path: &Path) -> &Path {
-    match gguf::find(path) {
-        Some(file) if file == path => path.parent().unwrap_or(path),
-        _ => path,
     }
 }
 

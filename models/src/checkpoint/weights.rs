@@ -18,9 +18,10 @@
 //! their own, the rows of LLaMA's queries and keys in another order, and numbers in blocks, which
 //! [`Weights::groups`] gives as they are.
 
-use crate::config;
+use crate::checkpoint::config;
+use crate::checkpoint::files;
+use crate::checkpoint::gguf::{self, Gguf, Type};
 use crate::error::Error;
-use crate::gguf::{self, Gguf, Type};
 use safetensors::{Dtype, SafeTensors};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,9 +31,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::random::Random;
-
-/// The files of which a directory has one, if its checkpoint is no GGUF file: all tensors, or where they are.
-pub(crate) const SAFETENSORS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 
 /// The tensors of a checkpoint. Clones share them, and what is known of who asked for which.
 #[derive(Clone, Debug)]
@@ -111,21 +109,21 @@ impl Weights {
     /// If none exists, or a file cannot be read, is damaged or lacks a tensor that the index
     /// says it holds.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        if let Some(file) = gguf::find(path) {
-            let bytes = config::bytes(&file)?;
+        if let Some(file) = files::find_gguf(path) {
+            let bytes = files::bytes(&file)?;
             return Self::from_gguf(file, bytes);
         }
         let dir = path;
-        let [single, index] = SAFETENSORS.map(|name| dir.join(name));
+        let [single, index] = files::SAFETENSORS.map(|name| dir.join(name));
         if single.exists() || !index.exists() {
-            let bytes = config::bytes(&single)?;
+            let bytes = files::bytes(&single)?;
             return Self::from_bytes(single, bytes);
         }
-        let weight_map = read_index(&index, &config::bytes(&index)?)?;
+        let weight_map = read_index(&index, &files::bytes(&index)?)?;
         let mut files = Files::default();
         for name in weight_map.values().collect::<BTreeSet<_>>() {
             let path = dir.join(name);
-            let bytes = config::bytes(&path)?;
+            let bytes = files::bytes(&path)?;
             files.add_safetensors(path, bytes)?;
         }
         let weights = Self::of(dir.to_owned(), Source::Files(files));

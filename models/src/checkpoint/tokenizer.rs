@@ -1,9 +1,10 @@
 //! Text to ids and back, as tokenizer.json or a GGUF file says.
 
 use crate::batch::Batch;
-use crate::config::{self, SpecialToken};
+use crate::checkpoint::config::{self, SpecialToken};
+use crate::checkpoint::files;
+use crate::checkpoint::gguf::Gguf;
 use crate::error::Error;
-use crate::gguf::{self, Gguf};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -96,13 +97,13 @@ impl Tokenizer {
     /// # Errors
     /// If there is none, or a file is damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let dir = config::directory(path);
-        let (json, file) = (dir.join("tokenizer.json"), gguf::find(path));
+        let dir = files::directory(path);
+        let (json, file) = (dir.join("tokenizer.json"), files::find_gguf(path));
         let gguf = file.map(|file| Gguf::open(&file)).transpose()?;
         let mut tokenizer = match &gguf {
             Some(gguf) if !json.exists() => return Self::from_gguf(gguf),
             _ => {
-                let bytes = config::bytes(&json)?;
+                let bytes = files::bytes(&json)?;
                 Self::from_bytes(json, &bytes)?
             }
         };
@@ -122,10 +123,10 @@ impl Tokenizer {
         let jinja = dir.join("chat_template.jinja");
         match (settings.chat_template, gguf) {
             _ if jinja.exists() => {
-                tokenizer.chat_template = Some(config::text(&jinja)?);
+                tokenizer.chat_template = Some(files::text(&jinja)?);
                 let for_tools = dir.join("additional_chat_templates/tool_use.jinja");
                 if for_tools.exists() {
-                    tokenizer.chat_template_for_tools = Some(config::text(&for_tools)?);
+                    tokenizer.chat_template_for_tools = Some(files::text(&for_tools)?);
                 }
             }
             (Some(template), _) => {

@@ -22,7 +22,6 @@ pub(crate) use names::in_halves;
 pub use value::Value;
 
 use crate::error::Error;
-use crate::weights::SAFETENSORS;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -52,26 +51,6 @@ pub struct Tensor {
 
 /// The tensor that is part of the config: factors of rotary frequencies.
 pub(crate) const FREQUENCIES: &str = "rope_freqs.weight";
-
-/// The GGUF file that `path` is, or the only one in the directory that it is. Beside safetensors it is another
-/// checkpoint, of which nothing is read.
-pub(crate) fn find(path: &Path) -> Option<PathBuf> {
-    let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    if path.is_file() || is_gguf(path) && !path.is_dir() {
-        return Some(path.to_owned());
-    }
-    if SAFETENSORS.iter().any(|name| path.join(name).exists()) {
-        return None;
-    }
-    let mut files = std::fs::read_dir(path).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut only = None;
-    for file in files.by_ref().filter(|file| is_gguf(file)) {
-        if only.replace(file).is_some() {
-            return None;
-        }
-    }
-    only
-}
 
 impl Gguf {
     /// Reads all but the data of the file `path`.

@@ -1,0 +1,187 @@
+//! The table of architectures: which class of transformers is which model of this crate.
+
+use crate::arithmetic::Arithmetic;
+use crate::bart::{self, Bart};
+use crate::checkpoint::config::{Fields, Kind};
+use crate::checkpoint::weights::Weights;
+use crate::error::Error;
+use crate::heads::Task;
+use crate::model::Model;
+use crate::{albert, bert, electra, gpt2, llama, roberta, t5};
+use std::path::{Path, PathBuf};
+
+/// Makes the model of a checkpoint's directory or file out of its weights.
+type Open = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
+
+/// A class of transformers that this crate implements.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    /// The class, as `architectures` in config.json names it.
+    pub class: &'static str,
+    /// The family, as `model_type` in config.json names it.
+    pub model_type: &'static str,
+    open: Open,
+}
+
+/// The row of an encoder: its class, its module, which has the name of the family, and its task.
+macro_rules! encoder {
+    ($class:literal, $family:ident, $task:ident) => {
+        Architecture {
+            class: $class,
+            model_type: stringify!($family),
+            open: |dir, weights, on| {
+                let config = $family::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new($family::open(config, weights, on, Task::$task)?))
+            },
+        }
+    };
+}
+
+/// The row of a decoder: its class, its family, its type, in a module with its config, and whether it has a
+/// head.
+macro_rules! decoder {
+    ($class:literal, $family:literal, $module:ident::$model:ident, $with_head:literal) => {
+        Architecture {
+            class: $class,
+            model_type: $family,
+            open: |dir, weights, on| {
+                let config = $module::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new($module::$model::open(config, weights, on, $with_head)?))
+            },
+        }
+    };
+}
+
+/// The row of a class of T5.
+macro_rules! t5 {
+    ($class:literal, $of:ident) => {
+        Architecture {
+            class: $class,
+            model_type: "t5",
+            open: |dir, weights, on| {
+                let config = t5::Config::read(&Fields::open(dir)?)?;
+                Ok(Box::new(t5::T5::open(config, &weights, on, t5::Class::$of)?))
+            },
+        }
+    };
+}
+
+/// The row of BART or Marian: its class, its family, twice, and what it has.
+macro_rules! bart {
+    ($class:literal, $model_type:literal, $family:ident, $has:ident) => {
+        Architecture {
+            class: $class,
+            model_type: $model_type,
+            open: |dir, weights, on| {
+                let config = bart::Config::read(&Fields::open(dir)?, bart::Family::$family)?;
+                Ok(Box::new(Bart::open(config, weights, on, bart::Class::$has)?))
+            },
+        }
+    };
+}
+
+/// The one table of architectures. A family's first row is its bare model, without a head.
+pub const ARCHITECTURES: &[Architecture] = &[
+    encoder!("BertModel", bert, Bare),
+    encoder!("BertForMaskedLM", bert, MaskedLm),
+    encoder!("BertForNextSentencePrediction", bert, NextSentence),
+    encoder!("BertForPreTraining", bert, PreTraining),
+    encoder!("BertForSequenceClassification", bert, SequenceClassification),
+    encoder!("BertForTokenClassification", bert, TokenClassification),
+    encoder!("BertForQuestionAnswering", bert, QuestionAnswering),
+    encoder!("BertForMultipleChoice", bert, MultipleChoice),
+    encoder!("RobertaModel", roberta, Bare),
+    encoder!("RobertaForMaskedLM", roberta, MaskedLm),
+    encoder!("RobertaForSequenceClassification", roberta, SequenceClassification),
+    encoder!("RobertaForTokenClassification", roberta, TokenClassification),
+    encoder!("RobertaForQuestionAnswering", roberta, QuestionAnswering),
+    encoder!("RobertaForMultipleChoice", roberta, MultipleChoice),
+    encoder!("AlbertModel", albert, Bare),
+    encoder!("AlbertForMaskedLM", albert, MaskedLm),
+    encoder!("AlbertForPreTraining", albert, PreTraining),
+    encoder!("AlbertForSequenceClassification", albert, SequenceClassification),
+    encoder!("AlbertForTokenClassification", albert, TokenClassification),
+    encoder!("AlbertForQuestionAnswering", albert, QuestionAnswering),
+    encoder!("AlbertForMultipleChoice", albert, MultipleChoice),
+    encoder!("ElectraModel", electra, Bare),
+    encoder!("ElectraForMaskedLM", electra, MaskedLm),
+    encoder!("ElectraForPreTraining", electra, PreTraining),
+    encoder!("ElectraForSequenceClassification", electra, SequenceClassification),
+    encoder!("ElectraForTokenClassification", electra, TokenClassification),
+    encoder!("ElectraForQuestionAnswering", electra, QuestionAnswering),
+    encoder!("ElectraForMultipleChoice", electra, MultipleChoice),
+    decoder!("GPT2Model", "gpt2", gpt2::Gpt2, false),
+    decoder!("GPT2LMHeadModel", "gpt2", gpt2::Gpt2, true),
+    decoder!("LlamaModel", "llama", llama::Llama, false),
+    decoder!("LlamaForCausalLM", "llama", llama::Llama, true),
+    t5!("T5Model", Bare),
+    t5!("T5EncoderModel", Encoder),
+    t5!("T5ForConditionalGeneration", ConditionalGeneration),
+    bart!("BartModel", "bart", BART, Bare),
+    bart!("BartForConditionalGeneration", "bart", BART, ConditionalGeneration),
+    bart!("BartForSequenceClassification", "bart", BART, SequenceClassification),
+    bart!("MarianModel", "marian", MARIAN, Bare),
+    bart!("MarianMTModel", "marian", MARIAN, ConditionalGeneration),
+];
+
+impl Architecture {
+    /// The architecture that `architectures` in the [config](crate::checkpoint::config::config_json) of the directory or GGUF file
+    /// `dir` asks for; where the field is
+    /// missing, the bare model of the family `model_type`.
+    ///
+    /// # Errors
+    /// If config.json is missing or damaged, or asks for an architecture that is not in the table.
+    pub fn of(dir: &Path) -> Result<Self, Error> {
+        let (path, kind) = Kind::read(dir)?;
+        match kind.architectures.as_deref() {
+            Some([class, ..]) => find(path, ("architectures", class), |a| a.class, |a| a.class == class),
+            _ => Self::bare(dir),
+        }
+    }
+
+    /// The bare model of the family that `dir/config.json` is for, whatever head the checkpoint has.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn bare(dir: &Path) -> Result<Self, Error> {
+        let (path, kind) = Kind::read(dir)?;
+        match &kind.model_type {
+            Some(family) => find(path, ("model_type", family), |a| a.model_type, |a| a.model_type == family),
+            None => Err(Error::File {
+                path,
+                why: "expected architectures or model_type, found neither".to_owned(),
+            }),
+        }
+    }
+
+    /// Reads the checkpoint that is the directory or GGUF file `dir`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or a tensor missing or misshapen.
+    pub fn load(self, dir: &Path, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+        self.open(dir, Weights::open(dir)?, on)
+    }
+
+    /// Makes the model of the checkpoint in `dir`, whose weights are open already.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn open(self, dir: &Path, weights: Weights, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
+        (self.open)(dir, weights, on)
+    }
+}
+
+/// The architecture that a field of config.json names, by its class or its family.
+fn find(
+    path: PathBuf,
+    (field, found): (&str, &str),
+    name: impl Fn(&Architecture) -> &'static str,
+    which: impl Fn(&Architecture) -> bool,
+) -> Result<Architecture, Error> {
+    ARCHITECTURES.iter().copied().find(which).ok_or_else(|| {
+        let mut known: Vec<&str> = ARCHITECTURES.iter().map(name).collect();
+        known.dedup();
+        let why = format!("{field}: expected one of {}, found {found}", known.join(", "));
+        Error::File { path, why }
+    })
+}

@@ -1,0 +1,9 @@
+//! Reading checkpoints: safetensors and GGUF files, config.json, tokenizer.json.
+//!
+//! Imports go one way: `tokenizer`, `weights` -> `config` -> `gguf` -> `files`.
+
+pub mod config;
+pub mod files;
+pub mod gguf;
+pub mod tokenizer;
+pub mod weights;

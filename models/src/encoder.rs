@@ -1,0 +1,332 @@
+//! The encoder of BERT, RoBERTa, ALBERT and ELECTRA.
+//!
+//! ```text
+//! x = LN(word[id] + position[i] + token_type[t])
+//! each layer:  x = LN(x + dense(attention(x)))
+//!              x = LN(x + dense(activation(dense(x))))
+//! ```
+//!
+//! Sequences of a batch are packed: one row for each token, no padding. Only attention knows where a
+//! sequence ends, so a sequence has the same bits alone and in a batch.
+//!
+//! A family is a [`Plan`]: names of tensors, order of layers, width of embeddings, first position.
+
+use crate::arithmetic::Arithmetic;
+use crate::batch::{self, Batch};
+use crate::checkpoint::weights::Weights;
+use crate::error::Error;
+use crate::layers::{Buffer, Heads, Linear, ModelLinear, Norm, Table};
+use tilewright_kernels::{Embedding, Lookup, ViewMut};
+
+mod config;
+
+pub use config::Config;
+
+/// What the encoders of a family have of their own.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Before the name of every tensor of the encoder, with its dot.
+    pub prefix: &'static str,
+    /// Width E of the embeddings.
+    pub embedding_size: usize,
+    /// The linear layer from E to H, if there is one.
+    pub projection: Option<&'static str>,
+    /// The layers that the checkpoint has, by their names, without the prefix.
+    pub layers: Vec<String>,
+    /// Which of them is computed first, second ..
+    pub order: Vec<usize>,
+    /// What is in such a layer.
+    pub names: LayerNames,
+    /// The id of padding, where positions are counted from it on: see [`Plan::positions`].
+    pub padding: Option<u32>,
+}
+
+/// Names of the tensors in a layer, without that of the layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNames {
+    /// From the states to queries, keys and values.
+    pub query_key_value: [&'static str; 3],
+    /// Of what attention found.
+    pub attention_output_dense: &'static str,
+    /// After the attention.
+    pub attention_output_layer_norm: &'static str,
+    /// From H to I.
+    pub intermediate_dense: &'static str,
+    /// From I to H.
+    pub output_dense: &'static str,
+    /// After the feed-forward block.
+    pub output_layer_norm: &'static str,
+}
+
+impl Plan {
+    /// BERT's: embeddings as wide as the states, and each layer once.
+    pub fn bert(prefix: &'static str, config: &Config) -> Self {
+        Self {
+            prefix,
+            embedding_size: config.hidden_size,
+            projection: None,
+            layers: (0..config.num_hidden_layers).map(|n| format!("encoder.layer.{n}")).collect(),
+            order: (0..config.num_hidden_layers).collect(),
+            names: LayerNames {
+                query_key_value: ["attention.self.query", "attention.self.key", "attention.self.value"],
+                attention_output_dense: "attention.output.dense",
+                attention_output_layer_norm: "attention.output.LayerNorm",
+                intermediate_dense: "intermediate.dense",
+                output_dense: "output.dense",
+                output_layer_norm: "output.LayerNorm",
+            },
+            padding: None,
+        }
+    }
+
+    /// The position of each token: its place in the sequence, or, where padding has one,
+    ///
+    /// ```text
+    /// padding                      for padding itself
+    /// padding + 1, padding + 2 ..  for the other tokens of the sequence
+    /// ```
+    ///
+    /// What a mask hides is taken for padding, whatever its id.
+    pub fn positions(&self, batch: &Batch, positions: &mut Vec<u32>) {
+        positions.clear();
+        let Some(padding) = self.padding else { return positions.extend(&batch.positions) };
+        for ends in batch.starts().windows(2) {
+            let mut last = padding;
+            for &id in &batch.ids[ends[0]..ends[1]] {
+                last += u32::from(id != padding);
+                positions.push(if id == padding { padding } else { last });
+            }
+        }
+    }
+}
+
+/// The encoder, without a head.
+#[derive(Debug)]
+pub struct Encoder {
+    config: Config,
+    plan: Plan,
+    on: Arithmetic,
+    embeddings: Embeddings,
+    /// \[E, H\].
+    projection: Option<Linear>,
+    layers: Vec<Layer>,
+}
+
+/// `bert.embeddings`.
+#[derive(Debug)]
+struct Embeddings {
+    /// \[vocab_size, E\].
+    word_embeddings: Table,
+    /// \[max_position_embeddings, E\].
+    position_embeddings: Table,
+    /// \[type_vocab_size, E\].
+    token_type_embeddings: Table,
+    /// \[E\].
+    layer_norm: Norm,
+}
+
+/// `bert.encoder.layer.N`.
+#[derive(Debug)]
+struct Layer {
+    /// attention.self.{query, key, value}, as one layer: \[H, 3 H\].
+    query_key_value: Linear,
+    /// attention.output.dense, \[H, H\].
+    attention_output_dense: Linear,
+    /// attention.output.LayerNorm, \[H\].
+    attention_output_layer_norm: Norm,
+    /// intermediate.dense, \[H, I\].
+    intermediate_dense: Linear,
+    /// output.dense, \[I, H\].
+    output_dense: Linear,
+    /// output.LayerNorm, \[H\].
+    output_layer_norm: Norm,
+}
+
+impl Layer {
+    fn linear(&self) -> [&Linear; 4] {
+        [&self.query_key_value, &self.attention_output_dense, &self.intermediate_dense, &self.output_dense]
+    }
+
+    fn parameters(&self) -> usize {
+        let norms = [&self.attention_output_layer_norm, &self.output_layer_norm];
+        self.linear().map(Linear::parameters).iter().sum::<usize>()
+            + norms.map(Norm::parameters).iter().sum::<usize>()
+    }
+}
+
+/// Working memory of [`Encoder::forward`]: it grows to the largest batch, then nothing is allocated.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    /// \[tokens, H\]: the states.
+    x: Buffer,
+    /// \[tokens, H\]: states and what a block adds to them, before the norm.
+    sum: Buffer,
+    /// \[tokens, H\]: what attention found.
+    context: Buffer,
+    /// \[tokens, max(3 H, I, E)\]: queries, keys and values, the feed-forward block's inside, or
+    /// embeddings.
+    wide: Buffer,
+    /// \[tokens\].
+    positions: Vec<u32>,
+}
+
+impl Encoder {
+    /// Reads the encoder from `weights`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, the order
+    /// of the plan a layer that it does not have, or its padding no position.
+    pub fn open(config: Config, plan: Plan, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
+        let refuse = |why| Error::Input { name: "config", why };
+        config.check().map_err(refuse)?;
+        let no_positions =
+            plan.padding.is_some_and(|padding| padding as usize >= config.max_position_embeddings);
+        if plan.embedding_size == 0 || no_positions || plan.order.iter().any(|&n| n >= plan.layers.len()) {
+            return Err(refuse(format!("no encoder can be made of {plan:?}")));
+        }
+        let (h, i, e) = (config.hidden_size, config.intermediate_size, plan.embedding_size);
+        let full = |name: &str| format!("{}{name}", plan.prefix);
+        let norm = |name: String, width| Norm::open(weights, &name, width, config.layer_norm_eps, on);
+        let linear = |name: String, shape| Linear::open(weights, &name, shape, on);
+        let table = |name, entries| {
+            Table::open(weights, &full(&format!("embeddings.{name}_embeddings")), [entries, e])
+        };
+        let layer = |layer: &String| {
+            let (names, at) = (plan.names, |name: &str| full(&format!("{layer}.{name}")));
+            Ok(Layer {
+                query_key_value: Linear::open_fused(
+                    weights,
+                    &names.query_key_value.map(|name| (at(name), h)),
+                    h,
+                    true,
+                    on,
+                )?,
+                attention_output_dense: linear(at(names.attention_output_dense), [h, h])?,
+                attention_output_layer_norm: norm(at(names.attention_output_layer_norm), h)?,
+                intermediate_dense: linear(at(names.intermediate_dense), [i, h])?,
+                output_dense: linear(at(names.output_dense), [h, i])?,
+                output_layer_norm: norm(at(names.output_layer_norm), h)?,
+            })
+        };
+        Ok(Self {
+            on,
+            embeddings: Embeddings {
+                word_embeddings: table("word", config.vocab_size)?,
+                position_embeddings: table("position", config.max_position_embeddings)?,
+                token_type_embeddings: table("token_type", config.type_vocab_size)?,
+                layer_norm: norm(full("embeddings.LayerNorm"), e)?,
+            },
+            projection: plan.projection.map(|name| linear(full(name), [h, e])).transpose()?,
+            layers: plan.layers.iter().map(layer).collect::<Result<_, Error>>()?,
+            config,
+            plan,
+        })
+    }
+
+    /// BERT's encoder with random weights, the same for a seed on every machine.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the config has a size of 0 or the like.
+    ///
+    /// ```
+    /// use tilewright::{Arithmetic, Batch, encoder::{Config, Encoder, Workspace}};
+    /// let config = Config { num_hidden_layers: 2, hidden_size: 24, num_attention_heads: 3, ..Config::default() };
+    /// let bert = Encoder::random(config, 0, Arithmetic::f32(tilewright_kernels::Backend::best()))?;
+    /// let mut batch = Batch::default();
+    /// batch.push(&[101, 7592, 102], &[0, 0, 0])?;
+    /// let mut work = Workspace::default();
+    /// assert_eq!(bert.forward(&batch, &mut work)?.len(), 3 * 24);
+    /// # Ok::<(), tilewright::Error>(())
+    /// ```
+    pub fn random(config: Config, seed: u64, on: Arithmetic) -> Result<Self, Error> {
+        let plan = Plan::bert("bert.", &config);
+        Self::open(config, plan, &Weights::random(seed), on)
+    }
+
+    /// The config it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The most tokens that a sequence may have.
+    pub fn max_length(&self) -> usize {
+        let before = self.plan.padding.map_or(0, |padding| padding as usize + 1);
+        self.config.max_position_embeddings.saturating_sub(before)
+    }
+
+    /// Number of weights and biases, by part. Layers that are computed several times count once.
+    pub fn parameters(&self) -> Vec<(&'static str, usize)> {
+        let Embeddings { word_embeddings, position_embeddings, token_type_embeddings, layer_norm } =
+            &self.embeddings;
+        let others = position_embeddings.parameters() + token_type_embeddings.parameters();
+        let mut parts = vec![
+            ("word embeddings", word_embeddings.parameters()),
+            ("other embeddings", others + layer_norm.parameters()),
+        ];
+        parts.extend(self.projection.iter().map(|p| ("projection of embeddings", p.parameters())));
+        parts.push(("layers", self.layers.iter().map(Layer::parameters).sum()));
+        parts
+    }
+
+    /// The linear layers, and how often a token passes each.
+    pub fn products(&self) -> Vec<ModelLinear<'_>> {
+        let mut products: Vec<_> = ModelLinear::of("projection of embeddings", &self.projection, 1).collect();
+        for (n, layer) in self.layers.iter().enumerate() {
+            let times = self.plan.order.iter().filter(|&&of| of == n).count();
+            products.extend(ModelLinear::of("layers", layer.linear(), times));
+        }
+        products
+    }
+
+    /// The states of all tokens after the last layer, \[tokens, H\], in `work`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an id, token type or position lies outside of its table.
+    pub fn forward<'w>(&self, batch: &Batch, work: &'w mut Workspace) -> Result<&'w [f32], Error> {
+        let Config { hidden_size: h, intermediate_size: i, .. } = self.config;
+        let heads = Heads::of_width(self.on, self.config.num_attention_heads, h);
+        let (tokens, e) = (batch.tokens(), self.plan.embedding_size);
+        let Workspace { x, sum, context, wide, positions } = work;
+        self.plan.positions(batch, positions);
+        let (x, sum, context) = (x.get(tokens * h), sum.get(tokens * h), context.get(tokens * h));
+        let wide = wide.get(tokens * i.max(3 * h).max(e));
+
+        match &self.projection {
+            None => self.embed(batch, positions, x)?,
+            Some(projection) => {
+                let embedded = &mut wide[..tokens * e];
+                self.embed(batch, positions, embedded)?;
+                projection.forward(embedded, x)?;
+            }
+        }
+        for layer in self.plan.order.iter().map(|&n| &self.layers[n]) {
+            let qkv = &mut wide[..tokens * 3 * h];
+            layer.query_key_value.forward(x, qkv)?;
+            heads.bidirectional(batch.starts(), qkv, context)?;
+            layer.attention_output_dense.added(context, x, sum)?;
+            layer.attention_output_layer_norm.forward(sum, x)?;
+
+            let inside = &mut wide[..tokens * i];
+            layer.intermediate_dense.activated(x, self.config.hidden_act, inside)?;
+            layer.output_dense.added(inside, x, sum)?;
+            layer.output_layer_norm.forward(sum, x)?;
+        }
+        Ok(x)
+    }
+
+    /// x = LN(word\[id\] + token_type\[t\] + position\[i\]), \[tokens, E\].
+    fn embed(&self, batch: &Batch, positions: &[u32], x: &mut [f32]) -> Result<(), Error> {
+        let (config, tables) = (&self.config, &self.embeddings);
+        batch.check(config.vocab_size, config.type_vocab_size, usize::MAX)?;
+        batch::below("position", positions, config.max_position_embeddings)?;
+        self.on.backend.run(Embedding {
+            lookups: &[
+                Lookup { table: tables.word_embeddings.view(), ids: &batch.ids },
+                Lookup { table: tables.token_type_embeddings.view(), ids: &batch.types },
+                Lookup { table: tables.position_embeddings.view(), ids: positions },
+            ],
+            out: ViewMut::new(x, [batch.tokens(), self.plan.embedding_size])?,
+        })?;
+        tables.layer_norm.in_place(x)
+    }
+}

@@ -1,0 +1,53 @@
+//! Keys and values of a sequence, for all layers of a model.
+
+use crate::error::Error;
+use std::sync::Arc;
+use tilewright_kernels::KvCache;
+
+/// What a model remembers of a sequence: keys and values of each layer.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Of the tokens so far, one for each layer.
+    pub(crate) layers: Vec<KvCache>,
+    /// Of the source, one for each layer of the decoder; shared by all that continue the same source.
+    pub(crate) source: Option<Arc<[KvCache]>>,
+}
+
+impl Cache {
+    /// Number of tokens in it, which is the position of the next.
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, KvCache::len)
+    }
+
+    /// Whether it holds no token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most tokens that it can hold.
+    pub fn capacity(&self) -> usize {
+        self.layers.first().map_or(0, KvCache::capacity)
+    }
+
+    /// Bytes of all keys and values, without those of the source.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(KvCache::bytes).sum()
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.truncate(len));
+    }
+
+    /// Becomes a copy of `other`, a cache of the same model and capacity.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if it is not.
+    pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
+        for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
+            layer.copy_from(other)?;
+        }
+        self.source.clone_from(&other.source);
+        Ok(())
+    }
+}

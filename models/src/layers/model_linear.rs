@@ -1,0 +1,27 @@
+//! Linear layers as a model lists them.
+
+use super::Linear;
+
+/// A linear layer of a model, and how a token uses it.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelLinear<'a> {
+    /// Part of the model, as `Model::parameters` names it.
+    pub part: &'static str,
+    /// The layer.
+    pub linear: &'a Linear,
+    /// How often a token passes it: more than once where layers are shared.
+    pub times: usize,
+    /// Whether its weights are those of the word table, in another form.
+    pub tied: bool,
+}
+
+impl<'a> ModelLinear<'a> {
+    /// Layers of a part with weights of their own.
+    pub(crate) fn of(
+        part: &'static str,
+        linear: impl IntoIterator<Item = &'a Linear>,
+        times: usize,
+    ) -> impl Iterator<Item = Self> {
+        linear.into_iter().map(move |linear| Self { part, linear, times, tied: false })
+    }
+}

@@ -1,0 +1,39 @@
+//! Outputs of models, under Hugging Face's names.
+
+/// One result of a model, under the name that Hugging Face's class gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// `last_hidden_state`, `logits` ..
+    pub name: &'static str,
+    /// What the rows stand for.
+    pub each: Each,
+    /// Length of a row.
+    pub width: usize,
+    /// Whether a row is one number, and not a vector of one: then `width` is no dimension of the shape.
+    pub scalar: bool,
+    /// \[tokens or sequences, width\].
+    pub values: Vec<f32>,
+}
+
+impl Output {
+    /// An output of `rows` rows.
+    pub(crate) fn new(name: &'static str, each: Each, rows: usize, values: Vec<f32>) -> Self {
+        Self { name, each, width: values.len() / rows.max(1), scalar: false, values }
+    }
+
+    /// An output of one number for each token or sequence.
+    pub(crate) fn scalars(name: &'static str, each: Each, values: Vec<f32>) -> Self {
+        Self { name, each, width: 1, scalar: true, values }
+    }
+}
+
+/// What an output has a row for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Each {
+    /// Every token of the batch.
+    Token,
+    /// Every sequence of the batch.
+    Sequence,
+    /// Every token that the decoder of an encoder-decoder was given.
+    DecoderToken,
+}
