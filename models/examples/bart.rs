@@ -3,7 +3,7 @@
 //! `cargo run --release --example bart -- [DIR]`
 
 use tilewright::causal_lm::Want;
-use tilewright::{Arithmetic, Batch, Error, bart, model::Architecture, model::Model};
+use tilewright::{Arithmetic, Batch, Error, architectures::Architecture, bart, model::Model};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {

@@ -3,7 +3,7 @@
 //! `cargo run --release --example bert -- [DIR]`
 
 use tilewright::{
-    Arithmetic, Batch, Error, bert, checkpoint::weights::Weights, heads::Task, model::Architecture,
+    Arithmetic, Batch, Error, architectures::Architecture, bert, checkpoint::weights::Weights, heads::Task,
 };
 use tilewright_kernels::Backend;
 

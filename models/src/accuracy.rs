@@ -44,7 +44,7 @@ pub struct Deviation {
 /// Gathers the outputs of many batches.
 ///
 /// ```
-/// use tilewright::{Batch, accuracy::Comparison, model::{Each, Output}};
+/// use tilewright::{Batch, accuracy::Comparison, output::{Each, Output}};
 /// let mut batch = Batch::default();
 /// batch.push(&[7, 8], &[0, 0])?;
 /// let logits = |values| Output { name: "logits", each: Each::Token, width: 2, scalar: false, values };
