@@ -3,6 +3,16 @@
 
 pub mod golden;
 
+/// The example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
+/// The example of the README of `tilewright-kernels`.
+#[cfg(doctest)]
+#[doc = include_str!("../../kernels/README.md")]
+struct KernelsReadme;
+
 use std::io::Write;
 use tilewright::{Arithmetic, Inputs};
 use tilewright_kernels::Backend;

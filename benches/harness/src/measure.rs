@@ -10,7 +10,6 @@
 
 use super::record::Peer;
 use super::statistics::{fastest, median, median_interval, quantile};
-use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 /// How much to measure.
@@ -185,10 +184,17 @@ fn cores_in_use() -> f64 {
     cpu_time().saturating_sub(cpu).as_secs_f64() / wall.elapsed().as_secs_f64()
 }
 
-/// Time that all threads of this process have computed.
+/// CPU time of all threads of this process.
+#[cfg(unix)]
 fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Zero, so that the process always seems idle: `std` has no clock of the CPU time.
+#[cfg(not(unix))]
+fn cpu_time() -> Duration {
+    Duration::ZERO
 }
 
 impl Samples {
