@@ -28,20 +28,23 @@ mod blocks;
 mod dequantize;
 mod epilogue;
 mod format;
+mod gemv_rows;
 mod grouped;
 mod layout;
 mod lhs;
-mod loops;
+mod on_the_fly;
 mod output;
 mod pack;
 mod packed;
 mod panel;
+mod prepacked;
 mod product;
 mod quantize;
 mod reduced;
 mod rhs;
 mod small;
 mod tasks;
+mod walk;
 
 pub use epilogue::Epilogue;
 pub use format::Format;
@@ -57,7 +60,9 @@ use crate::isa::Isa;
 use crate::view::AnyViewMut;
 use half::{bf16, f16};
 use layout::PanelLayout;
+use on_the_fly::Unpacked;
 use output::CPointer;
+use prepacked::F32Panels;
 use product::Product;
 use rhs::of_batch;
 
@@ -235,8 +240,41 @@ impl Kernel for Gemm<'_> {
             c_strides: self.c.strides(),
             c: CPointer::of(&mut self.c),
         };
-        // SAFETY: the operands fit each other, as checked, and C is borrowed mutably.
-        unsafe { product.run(isa, self.b) };
+        // SAFETY: the operands fit each other and packed weights are laid out for `I`, as checked above; C is not
+        // empty and borrowed mutably.
+        unsafe { compute(isa, &product, self.b) };
         Ok(())
+    }
+}
+
+/// Computes C by the path for this A and B.
+///
+/// # Safety
+/// - the operands' shapes fit each other;
+/// - `b` is packed for `I` if it is packed;
+/// - C is not empty, valid for writes (for reads if `beta` is not 0), and nothing else touches it.
+unsafe fn compute<I: Isa>(isa: I, product: &Product<'_>, b: Rhs<'_>) {
+    // SAFETY: each path has the preconditions of `compute`, besides those that its condition checks.
+    unsafe {
+        match b {
+            Rhs::Packed(b) if b.format().is_grouped() && matches!(product.a, Lhs::Rounded(_)) => {
+                product.grouped(isa, b);
+            }
+            Rhs::Packed(b) if b.format() != Format::F32 => product.reduced(isa, b),
+            _ if product.is_small::<I>() => product.small(isa, b),
+            Rhs::Packed(b) => {
+                let grid = product.grid::<I>(product.row_blocks_of_threads::<I>(product.k));
+                product.prepacked(isa, F32Panels { floats: b.panels(), first: 0 }, &grid);
+            }
+            Rhs::Matrix(b) => {
+                let b = Unpacked { b, up: None };
+                if product.is_gemv_of_rows::<I>(b) {
+                    product.gemv_rows(isa, b);
+                } else {
+                    product.pack_on_the_fly(isa, b);
+                }
+            }
+            Rhs::Gated { gate, up } => product.pack_on_the_fly(isa, Unpacked { b: gate, up: Some(up) }),
+        }
     }
 }

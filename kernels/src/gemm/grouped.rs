@@ -21,13 +21,14 @@ use super::packed::PackedB;
 use super::product::Product;
 use super::quantize::Quantized;
 use super::tasks::GemmTask;
+use super::walk::{Blocking, GemmPath, PackedRows, Strip, Strips, walk};
 use crate::element::Element;
 use crate::isa::KC;
 use crate::isa::tile::STREAMS;
 use crate::isa::{A_STRIDE, Isa, Vector};
-use crate::parallel::part;
 use crate::scratch;
 use crate::view::View;
+use core::ops::Range;
 use row::row;
 use tile::{FACTORS, GROUPS, Groups, QuantizedStrip, multiply};
 use variant::{FloatGroups, GroupVariant, QuadGroups};
@@ -84,13 +85,14 @@ unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
 }
 
 impl Product<'_> {
-    /// Computes C with weights in groups and rows that are quantised.
+    /// Computes C with weights in groups and rows that are quantized.
     ///
     /// # Safety
-    /// As [`run`](Self::run).
-    pub(super) unsafe fn run_grouped<I: Isa>(&self, isa: I, b: &PackedB) {
+    /// As [`walk`], for all of C; `b` is packed for `I`.
+    pub(super) unsafe fn grouped<I: Isa>(&self, isa: I, b: &PackedB) {
         let layout = b.layout();
-        // SAFETY: the caller's; a panel has two or four vectors.
+        // SAFETY: `b` is packed for `I`, C is the caller's (preconditions of `grouped`); a panel has two or four
+        // vectors.
         unsafe {
             match (isa.bytes(), I::NR / I::V::LANES) {
                 (Some(dot), 2) => self.grouped_by::<I, _, 2>(isa, b, QuadGroups { layout, dot }),
@@ -101,111 +103,195 @@ impl Product<'_> {
         }
     }
 
-    /// Computes C in one of the ways, with panels of `N` vectors.
+    /// Computes C by one variant, with panels of `N` vectors.
     ///
     /// # Safety
-    /// As [`run`](Self::run).
+    /// As [`grouped`](Self::grouped).
     unsafe fn grouped_by<I: Isa, W: GroupVariant<I>, const N: usize>(&self, isa: I, b: &PackedB, variant: W) {
-        let ([batch, ..], groups) = (self.shape, self.k.div_ceil(GROUP));
-        let words = groups * W::WORDS;
-        let panels = 0..self.shape[2].div_ceil(self.width::<I>());
-        let blocks = self.row_blocks::<I>(0, words);
-        self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
-            let rows = task.rows.len();
-            let dequantized = GROUPS * (W::WORDS + FACTORS) * I::NR;
-            let floats =
-                [packed_a_len(rows, words), 2 * rows * groups, dequantized, rows.max(STREAMS) * I::NR];
-            scratch::with(floats.iter().sum(), |memory| {
-                let (a, memory) = memory.split_at_mut(floats[0]);
-                let (of_rows, memory) = memory.split_at_mut(floats[1]);
-                let (dequantized, sums) = memory.split_at_mut(floats[2]);
-                let memory = [a, of_rows, dequantized, sums];
-                // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
-                isa.run(
-                    #[inline(always)]
-                    || unsafe { self.grouped_block::<I, W, N>(isa, b, variant, &task, memory) },
-                );
-            });
+        let words = self.k.div_ceil(GROUP) * W::WORDS;
+        let grid = self.grid::<I>(self.row_blocks::<I>(0, words));
+        self.for_tasks::<I>(&grid, words, |task| {
+            // SAFETY: tasks are disjoint blocks of C, which the caller of `grouped_by` owns.
+            unsafe { self.grouped_task::<I, W, N>(isa, b, variant, &task) };
         });
     }
 
     /// Computes one block of C.
     ///
     /// # Safety
-    /// As [`grouped_by`](Self::grouped_by); no one else touches the block; the memory has room for it.
-    #[inline(always)]
-    unsafe fn grouped_block<I: Isa, W: GroupVariant<I>, const N: usize>(
+    /// As [`grouped_by`](Self::grouped_by), for the task's block of C.
+    unsafe fn grouped_task<I: Isa, W: GroupVariant<I>, const N: usize>(
         &self,
         isa: I,
         b: &PackedB,
         variant: W,
         task: &GemmTask,
-        [packed_a, of_rows, dequantized, sums]: [&mut [f32]; 4],
     ) {
-        let (m, width, layout) = (task.rows.len(), self.width::<I>(), b.layout());
-        let groups = self.k.div_ceil(GROUP);
-        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        let stride = m * A_STRIDE;
-        for i in 0..m {
-            let to = packed_a.as_mut_ptr().wrapping_add(i * A_STRIDE);
-            let of_row = &mut of_rows[2 * i * groups..2 * (i + 1) * groups];
-            // SAFETY: row i of every slab.
+        let (m, k) = (task.rows.len(), self.k.div_ceil(GROUP));
+        let dequantized = GROUPS * (W::WORDS + FACTORS) * I::NR;
+        let floats = [packed_a_len(m, k * W::WORDS), 2 * m * k, dequantized, m.max(STREAMS) * I::NR];
+        // A single row needs no blocks: its sums stay in registers.
+        let kc = if m == 1 { k.max(1) } else { GROUPS };
+        let strips = Strips::of(m, tile::rows::<I>());
+        let blocking = |streams| Blocking { k, kc, strips, streams, sum_rows: m, bare_sums: false };
+        scratch::with(floats.iter().sum(), |memory| {
+            let (a, memory) = memory.split_at_mut(floats[0]);
+            let (of_rows, memory) = memory.split_at_mut(floats[1]);
+            let (dequantized, sums) = memory.split_at_mut(floats[2]);
+            // SAFETY: the memory has room for the task.
             unsafe {
-                with_rows!(a, v => pack_row::<I, W, _>(isa, variant, v.at(i), m == 1, (to, stride), of_row))
-            };
+                let a = self.pack_groups(isa, variant, task, a, of_rows);
+                let row =
+                    GroupedGemv::<W, N, 1> { variant, b, a, of_rows, panel: b.panels().as_ptr().cast() };
+                if m == 1 {
+                    let [whole, rest] = task.split_panels(STREAMS, usize::MAX);
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            walk(isa, self, &whole, blocking(STREAMS), sums, row.streams::<STREAMS>());
+                            walk(isa, self, &rest, blocking(1), sums, row);
+                        },
+                    );
+                } else {
+                    isa.run(
+                        #[inline(always)]
+                        || {
+                            let path = GroupedStrips::<W, N> { row, groups: Groups::none(), dequantized };
+                            walk(isa, self, task, blocking(1), sums, path);
+                        },
+                    );
+                }
+            }
+        });
+    }
+
+    /// Packs and quantizes the task's rows of A; `of_rows` receives scale and sum of each group of each row.
+    ///
+    /// # Safety
+    /// `to` has room for [`packed_a_len`] floats, `of_rows` for two of each group of each row.
+    unsafe fn pack_groups<I: Isa, W: GroupVariant<I>>(
+        &self,
+        isa: I,
+        variant: W,
+        task: &GemmTask,
+        to: &mut [f32],
+        of_rows: &mut [f32],
+    ) -> PackedRows {
+        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
+        let (rows, floats) = (task.rows.len(), 2 * self.k.div_ceil(GROUP));
+        isa.run(
+            #[inline(always)]
+            || {
+                for i in 0..rows {
+                    let to = (to.as_mut_ptr().wrapping_add(i * A_STRIDE), rows * A_STRIDE);
+                    let of_row = &mut of_rows[i * floats..(i + 1) * floats];
+                    // SAFETY: row i of every slab (precondition of `pack_groups`).
+                    unsafe {
+                        with_rows!(a, v => pack_row::<I, W, _>(isa, variant, v.at(i), rows == 1, to, of_row));
+                    }
+                }
+            },
+        );
+        PackedRows { first: to.as_ptr(), rows }
+    }
+}
+
+/// One row by `S` panels side by side.
+#[derive(Clone, Copy)]
+struct GroupedGemv<'a, W, const N: usize, const S: usize> {
+    variant: W,
+    b: &'a PackedB,
+    a: PackedRows,
+    /// Scale and sum of each group of each row.
+    of_rows: &'a [f32],
+    /// The panel that is open.
+    panel: *const u8,
+}
+
+impl<'a, W, const N: usize> GroupedGemv<'a, W, N, 1> {
+    /// The same row, by `S` panels.
+    #[inline(always)]
+    fn streams<const S: usize>(self) -> GroupedGemv<'a, W, N, S> {
+        let Self { variant, b, a, of_rows, panel } = self;
+        GroupedGemv { variant, b, a, of_rows, panel }
+    }
+}
+
+impl<W, const N: usize, const S: usize> GroupedGemv<'_, W, N, S> {
+    /// Bytes from one panel to the next.
+    #[inline(always)]
+    fn panel_bytes(&self) -> usize {
+        size_of::<f32>() * self.b.panel_words()
+    }
+
+    #[inline(always)]
+    fn open(&mut self, panel: usize) {
+        self.panel = self.b.panels().as_ptr().cast::<u8>().wrapping_add(panel * self.panel_bytes());
+    }
+}
+
+impl<I: Isa, W: GroupVariant<I>, const N: usize, const S: usize> GemmPath<I> for GroupedGemv<'_, W, N, S> {
+    #[inline(always)]
+    unsafe fn open_panel(&mut self, _: I, panel: usize) {
+        self.open(panel);
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(&mut self, isa: I, strip: Strip) {
+        let (layout, panels) = (self.b.layout(), (self.panel, self.panel_bytes()));
+        let words = |group: usize| self.a.at(group * W::WORDS, 0);
+        // SAFETY: the row's groups, those of S panels, and NR sums of each (preconditions of `multiply`).
+        unsafe {
+            let sums = core::slice::from_raw_parts_mut(strip.c, S * I::NR);
+            row::<I, W, N, S>(isa, self.variant, layout, self.of_rows, words, panels, sums);
         }
-        let slab = |g: usize| packed_a.as_ptr().wrapping_add(g * W::WORDS / KC * stride + g * W::WORDS % KC);
-        let strips = m.div_ceil(tile::rows::<I>());
-        let panel_bytes = size_of::<f32>() * b.panel_words();
-        let mut panel = task.panels.start;
-        while panel < task.panels.end {
-            let at = b.panels().as_ptr().cast::<u8>().wrapping_add(panel * panel_bytes);
-            let group_at = |g: usize| at.wrapping_add(g * layout.group_bytes());
-            let streams = if m == 1 && panel + STREAMS <= task.panels.end { STREAMS } else { 1 };
-            if m == 1 {
-                // SAFETY: the groups of the row and of as many panels, and their sums.
-                unsafe {
-                    if streams == STREAMS {
-                        row::<I, W, N, STREAMS>(isa, variant, layout, of_rows, slab, (at, panel_bytes), sums);
-                    } else {
-                        row::<I, W, N, 1>(isa, variant, layout, of_rows, slab, (at, panel_bytes), sums);
-                    }
-                }
-            } else {
+    }
+}
+
+/// Strips of rows by one panel, [`GROUPS`] groups at a time.
+struct GroupedStrips<'a, W, const N: usize> {
+    row: GroupedGemv<'a, W, N, 1>,
+    /// The groups of the block that is open.
+    groups: Groups,
+    /// Memory of its k-groups and factors.
+    dequantized: &'a mut [f32],
+}
+
+impl<I: Isa, W: GroupVariant<I>, const N: usize> GemmPath<I> for GroupedStrips<'_, W, N> {
+    #[inline(always)]
+    unsafe fn open_panel(&mut self, _: I, panel: usize) {
+        self.row.open(panel);
+    }
+
+    #[inline(always)]
+    unsafe fn open_block(&mut self, isa: I, k: Range<usize>) {
+        let layout = self.row.b.layout();
+        let group = self.row.panel.wrapping_add(k.start * layout.group_bytes());
+        let (words, factors) = self.dequantized.split_at_mut(GROUPS * W::WORDS * I::NR);
+        // SAFETY: groups of the panel; there is room for GROUPS.
+        self.groups = unsafe {
+            let to = words.as_mut_ptr();
+            Groups::dequantize::<_, _, N>(isa, self.row.variant, layout, group, k.len(), to, factors)
+        };
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(&mut self, isa: I, strip: Strip) {
+        let (rows, floats) = (&strip.rows, self.row.of_rows.len() / self.row.a.rows);
+        let a = QuantizedStrip {
+            rows: rows.len(),
+            words: self.row.a.at(strip.k.start * W::WORDS, rows.start),
+            groups: &self.row.of_rows[rows.start * floats..rows.end * floats],
+            stride: floats,
+            first: strip.k.start,
+        };
+        // SAFETY: the strip's sums, NR to a row (precondition of `multiply`), and k-groups of these groups.
+        unsafe {
+            let sums = core::slice::from_raw_parts_mut(strip.c, rows.len() * I::NR);
+            if !strip.accumulates() {
                 sums.fill(0.0);
-                let (words, factors) = dequantized.split_at_mut(GROUPS * W::WORDS * I::NR);
-                for first in (0..groups).step_by(GROUPS) {
-                    let all = first..groups.min(first + GROUPS);
-                    // SAFETY: groups of the panel; there is room for as many.
-                    let b = unsafe {
-                        let (group, to) = (group_at(first), words.as_mut_ptr());
-                        Groups::dequantize::<_, _, N>(isa, variant, layout, group, all.len(), to, factors)
-                    };
-                    for strip in 0..strips {
-                        let rows = part(m, strips, strip);
-                        let a = QuantizedStrip {
-                            rows: rows.len(),
-                            words: slab(first).wrapping_add(rows.start * A_STRIDE),
-                            groups: &of_rows[2 * rows.start * groups..2 * rows.end * groups],
-                            stride: 2 * groups,
-                            first,
-                        };
-                        let sums = &mut sums[rows.start * I::NR..rows.end * I::NR];
-                        // SAFETY: the words are those of these groups.
-                        unsafe { multiply::<I, W, N>(isa, variant, layout.format, a, b, sums) };
-                    }
-                }
             }
-            for q in 0..streams {
-                let finish = self.finish::<I>(task.batch, (panel + q) * width);
-                for strip in 0..strips {
-                    let rows = part(m, strips, strip);
-                    let sums = &mut sums[(rows.start + q) * I::NR..][..rows.len() * I::NR];
-                    // SAFETY: the strip's rows and columns of C.
-                    unsafe { finish.rows(isa, sums, task.rows.start + rows.start) };
-                }
-            }
-            panel += streams;
+            multiply::<I, W, N>(isa, self.row.variant, self.row.b.format(), a, self.groups, sums);
         }
     }
 }

@@ -72,12 +72,6 @@ impl<'a, const D: usize> Lhs<'a, D> {
         with_rows!(self, v => v.shape())
     }
 
-    /// Distance in elements between neighbours along each dimension.
-    #[inline(always)]
-    pub(super) fn strides(&self) -> [usize; D] {
-        with_rows!(self, v => v.strides())
-    }
-
     /// The sub-range of a dimension.
     #[inline(always)]
     pub(super) fn slice(self, dim: usize, range: core::ops::Range<usize>) -> Self {

@@ -38,7 +38,7 @@ impl<'a> Product<'a> {
     /// stand: what is stored to C lies beyond L1, and sums that are made in C itself beyond L2. (Where C may
     /// still be in L2, these alone are 1% (k = 256) to 4% (k = 64) faster.)
     #[inline(always)]
-    pub(super) fn fetches_c(&self, direct: bool) -> bool {
+    pub(super) fn prefetches_c(&self, direct: bool) -> bool {
         let bytes = self.shape[1] * self.shape[2] * self.c.size();
         self.c_strides[2] == 1 && bytes > if direct { L2_BYTES } else { L1_BYTES }
     }
@@ -47,6 +47,13 @@ impl<'a> Product<'a> {
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
         self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated
+    }
+
+    /// The element of C in this product of the batch, row and column.
+    #[inline(always)]
+    pub(super) fn c_at(&self, batch: usize, row: usize, column: usize) -> CPointer {
+        let [batch_stride, row_stride, column_stride] = self.c_strides;
+        self.c.add(batch * batch_stride + row * row_stride + column * column_stride)
     }
 
     /// What finishes the columns of C that a panel makes, from `column` on.

@@ -1,14 +1,14 @@
-//! Products with packed weights that are not f32: the loops of [`gemm`](super) over words, by one of the
-//! variants of [`variant`].
+//! Products in reduced precision: packed weights that are not f32, by one of the variants of [`variant`].
 //!
-//! A block of words of a panel is dequantized, if it has to be, and multiplied with all strips of rows. The first
-//! strip dequantizes it to f32 in registers, and leaves it in L1 for the others; a few rows are nothing but such a
-//! strip, of several panels side by side. Which variant it is depends on the types and the backend alone, and
-//! each sum is one chain, k ascending, so that a row's bits depend on nothing else.
+//! A k-block of a panel is dequantized, where its variant needs that, and multiplied with all strips of rows.
+//! The first strip dequantizes it to f32 in registers and leaves it in L1 for the others. The small-M path
+//! consists of one such strip, by several panels side by side. The types and the backend alone choose the
+//! variant, and each sum is one chain with k ascending: a row's bits depend on nothing else.
 
+mod path;
 mod variant;
 
-use super::dequantize::{Panels, SmallM, panels_at_once, small_m_rows};
+use super::dequantize::{panels_at_once, small_m_rows};
 use super::format::Format;
 use super::layout::{Order, PanelLayout};
 use super::lhs::{Lhs, with_rows};
@@ -16,344 +16,211 @@ use super::pack::packed_a_len;
 use super::packed::PackedB;
 use super::product::Product;
 use super::tasks::GemmTask;
-use crate::isa::KC;
+use super::walk::{Blocking, PackedRows, Strips, walk};
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector, WORDS};
-use crate::parallel::part;
+use crate::isa::{A_STRIDE, Isa, KC, Multiply, Vector, WORDS};
 use crate::scratch;
 use crate::view::AnyView;
+use path::{ReducedGemv, ReducedStrips, SmallMPanels};
 use variant::{Bf16Pairs, GemmVariant, I16Pairs, Int8Quads, RowQuantization, Slabs, Widened};
 
+/// Operands of a product in reduced precision.
+#[derive(Clone, Copy)]
+struct Operands<'a, M> {
+    b: &'a PackedB,
+    variant: M,
+    quantization: RowQuantization,
+}
+
 impl Product<'_> {
-    /// Computes C with packed weights that are not f32.
+    /// Computes C with packed weights that are neither f32 nor multiplied group by group.
     ///
     /// # Safety
-    /// As [`run`](Self::run).
-    pub(super) unsafe fn run_reduced<I: Isa>(&self, isa: I, b: &PackedB) {
+    /// As [`walk`], for all of C; `b` is packed for `I`.
+    pub(super) unsafe fn reduced<I: Isa>(&self, isa: I, b: &PackedB) {
         let PanelLayout { format, order, .. } = b.layout();
-        let kind = match (self.a, format) {
+        let quantization = match (self.a, format) {
             (Lhs::Rounded(_), Format::Int8) => RowQuantization::Symmetric,
             (Lhs::ZeroPoint(_), _) => RowQuantization::ZeroPoint,
             (Lhs::Rounded(_), _) => RowQuantization::Rounded(format),
             _ => RowQuantization::Exact,
         };
-        if format.is_grouped() && matches!(self.a, Lhs::Rounded(_)) {
-            // SAFETY: the caller's.
-            return unsafe { self.run_grouped(isa, b) };
-        }
         let is_bf16 = matches!(self.a, Lhs::Exact(AnyView::Bf16(_)) | Lhs::Rounded(_));
-        // SAFETY: the caller's.
+        let is_int8 = matches!(quantization, RowQuantization::Symmetric | RowQuantization::ZeroPoint);
+        // SAFETY: `b` is packed for `I`, and each variant reads its layout; C is the caller's (preconditions of
+        // `reduced`).
         unsafe {
-            match (format, kind, isa.bf16(), isa.int8()) {
-                (Format::Bf16, _, Some(pairs), _) if is_bf16 => self.by(isa, b, Bf16Pairs(pairs), kind),
-                (Format::Int8, RowQuantization::Symmetric | RowQuantization::ZeroPoint, _, quads) => {
-                    match (order, quads) {
-                        (Order::Words(_), Some(quads)) => self.by(isa, b, Int8Quads(quads), kind),
-                        _ => self.by(isa, b, I16Pairs, kind),
-                    }
+            match (format, order, isa.bf16(), isa.int8()) {
+                (Format::Bf16, _, Some(pairs), _) if is_bf16 => {
+                    self.reduced_by(isa, Operands { b, variant: Bf16Pairs(pairs), quantization });
                 }
-                _ => self.by(isa, b, Widened, kind),
+                (Format::Int8, Order::Words(_), _, Some(quads)) if is_int8 => {
+                    self.reduced_by(isa, Operands { b, variant: Int8Quads(quads), quantization });
+                }
+                (Format::Int8, ..) if is_int8 => {
+                    self.reduced_by(isa, Operands { b, variant: I16Pairs, quantization });
+                }
+                _ => self.reduced_by(isa, Operands { b, variant: Widened, quantization }),
             }
         }
     }
 
-    /// Computes C by one of the variants.
+    /// Computes C by one variant.
     ///
     /// # Safety
-    /// As [`run`](Self::run); the variant is made for the layout.
-    unsafe fn by<I: Isa, M: GemmVariant<I>>(&self, isa: I, b: &PackedB, variant: M, kind: RowQuantization) {
-        let ([batch, ..], words) = (self.shape, M::words(self.k));
-        let panels = 0..self.shape[2].div_ceil(self.width::<I>());
+    /// As [`reduced`](Self::reduced); the variant reads the layout of `b`.
+    unsafe fn reduced_by<I: Isa, M: GemmVariant<I>>(&self, isa: I, operands: Operands<'_, M>) {
+        let k = M::words(self.k);
         let blocks = match M::DEQUANTIZED {
-            true => self.row_blocks::<I>(0, words),
-            false => self.row_blocks_of_threads::<I>(words),
+            true => self.row_blocks::<I>(0, k),
+            false => self.row_blocks_of_threads::<I>(k),
         };
-        self.for_tasks::<I>(0..batch, 0..blocks, blocks, panels, words, |task| {
-            let rows = task.rows.len();
-            let small_m = M::SMALL_M && rows <= small_m_rows::<I>();
-            let rows = if small_m { rows.next_power_of_two() } else { rows };
-            let dequantized = if M::DEQUANTIZED && !small_m { KC.min(words) * I::NR } else { 0 };
-            let scales = if M::INTEGERS { 2 * rows } else { 0 };
-            let sums = if small_m { STREAMS * rows } else { rows.max(STREAMS) } * I::NR;
-            let floats = [packed_a_len(rows, words), dequantized, scales, sums];
-            scratch::with(floats.iter().sum::<usize>() + I::V::LANES, |memory| {
-                let (a, memory) = memory.split_at_mut(floats[0]);
-                let (dequantized, memory) = memory.split_at_mut(floats[1]);
-                let (scales, sums) = memory.split_at_mut(floats[2]);
-                let memory = Memory { a, dequantized, scales, sums };
-                // SAFETY: tasks are disjoint blocks of C, whose owner called `run`.
-                isa.run(
-                    #[inline(always)]
-                    || unsafe {
-                        if small_m {
-                            self.small_m_block(isa, b, variant, kind, &task, memory);
-                        } else {
-                            self.reduced_block(isa, b, variant, kind, &task, memory);
-                        }
-                    },
-                );
-            });
+        self.for_tasks::<I>(&self.grid::<I>(blocks), k, |task| {
+            // SAFETY: tasks are disjoint blocks of C, which the caller of `reduced_by` owns.
+            unsafe {
+                if M::SMALL_M && task.rows.len() <= small_m_rows::<I>() {
+                    self.reduced_small_m(isa, operands, &task);
+                } else {
+                    self.reduced_strips(isa, operands, &task);
+                }
+            }
         });
     }
 
-    /// Computes one block of C.
+    /// Computes one block of C, strip by strip; a single row by several panels that need no dequantizing.
     ///
     /// # Safety
-    /// As [`by`](Self::by); no one else touches the block; the memory has room for the task.
-    #[inline(always)]
-    unsafe fn reduced_block<I: Isa, M: GemmVariant<I>>(
+    /// As [`reduced_by`](Self::reduced_by), for the task's block of C.
+    unsafe fn reduced_strips<I: Isa, M: GemmVariant<I>>(
         &self,
         isa: I,
-        b: &PackedB,
-        variant: M,
-        kind: RowQuantization,
+        operands: Operands<'_, M>,
         task: &GemmTask,
-        memory: Memory<'_>,
     ) {
-        let Memory { a: packed_a, dequantized, scales, sums } = memory;
-        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        let (m, width, words) = (task.rows.len(), self.width::<I>(), M::words(self.k));
-        let multiply = variant.multiply();
-        // SAFETY: `packed_a` and `scales` have room.
-        unsafe { pack_rows(isa, variant, kind, (a, m), words, packed_a, scales) };
-        let (dequantized, sums) = (dequantized.as_mut_ptr(), sums.as_mut_ptr());
+        let (rows, k, Operands { b, variant, .. }) = (task.rows.len(), M::words(self.k), operands);
+        let dequantized = if M::DEQUANTIZED { KC.min(k) * I::NR } else { 0 };
+        let scales = if M::INTEGERS { 2 * rows } else { 0 };
+        let floats = [packed_a_len(rows, k), dequantized, scales, rows.max(STREAMS) * I::NR];
         let first = if M::SMALL_M { small_m_rows::<I>() } else { 0 };
-        let tiles = (m - first).div_ceil(multiply.rows());
-        let strips = usize::from(first > 0) + tiles;
-        let panel_words = b.panel_words();
-        let first_panel = b.panels().as_ptr();
-        // As in the loops of f32: bare sums of one block of words are made in C itself; and lines of C that lie
-        // far off are fetched while the last block is summed up.
-        let (c, c_strides) = (self.c.add(task.batch * self.c_strides[0]), self.c_strides);
-        let plain = self.is_plain() && b.layout().format != Format::Int8 && words <= KC && c_strides[2] == 1;
-        let mut panel = task.panels.start;
-        while panel < task.panels.end {
-            let side_by_side = m == 1 && !M::DEQUANTIZED && panel + STREAMS <= task.panels.end;
-            let streams = if side_by_side { STREAMS } else { 1 };
-            let at = first_panel.wrapping_add(panel * panel_words);
-            let column = panel * width;
-            let full = column + streams * width <= self.shape[2];
-            let direct = c.floats().filter(|_| plain && full);
-            let fetches_c = self.fetches_c(direct.is_some());
-            let (out, out_stride) = match direct {
-                Some(c) => {
-                    let first = c.wrapping_add(task.rows.start * c_strides[1] + column);
-                    (first, if streams > 1 { I::NR } else { c_strides[1] })
+        let blocking = Blocking {
+            k,
+            kc: KC,
+            strips: Strips::after(first, rows, variant.multiply().rows()),
+            streams: 1,
+            sum_rows: rows,
+            bare_sums: b.format() != Format::Int8,
+        };
+        let streams = if rows == 1 && !M::DEQUANTIZED { STREAMS } else { usize::MAX };
+        let [gemv, rest] = task.split_panels(streams, usize::MAX);
+        scratch::with(floats.iter().sum::<usize>() + I::V::LANES, |memory| {
+            let (a, memory) = memory.split_at_mut(floats[0]);
+            let (dequantized, memory) = memory.split_at_mut(floats[1]);
+            let (scales, sums) = memory.split_at_mut(floats[2]);
+            // SAFETY: the memory has room for the task.
+            unsafe {
+                let a = self.pack_reduced(isa, operands, task, rows, a, scales);
+                let path = ReducedStrips::new(variant, b, a, scales, (first, dequantized.as_mut_ptr()));
+                if !gemv.panels.is_empty() {
+                    let blocking = Blocking { streams: STREAMS, ..blocking };
+                    isa.run(
+                        #[inline(always)]
+                        || walk(isa, self, &gemv, blocking, sums, ReducedGemv(path)),
+                    );
                 }
-                None => (sums, I::NR),
-            };
-            for pc in (0..words.max(1)).step_by(KC) {
-                let kc = KC.min(words - pc);
-                let slab = packed_a[pc / KC * m * A_STRIDE + pc % KC..].as_ptr();
-                let b_at = if M::DEQUANTIZED {
-                    // SAFETY: the words are the panel's, and `dequantized` has room for them.
-                    unsafe { variant.dequantize(isa, at, pc..pc + kc, dequantized) };
-                    dequantized.cast_const()
-                } else {
-                    at.wrapping_add(pc * I::NR)
-                };
-                // The next panel's words are prefetched by the strips that dequantize nothing.
-                let [from, to] = [pc, pc + kc].map(|word| b.layout().panel_bytes(word * M::STEPS));
-                let next = at.wrapping_add(panel_words).wrapping_byte_add(from);
-                let next = (next, (to - from) / size_of::<f32>());
-                for strip in 0..strips {
-                    let tile = (strip + tiles).saturating_sub(strips);
-                    let rows = match strip {
-                        0 if first > 0 => 0..first,
-                        _ => {
-                            let rows = part(m - first, tiles, tile);
-                            rows.start + first..rows.end + first
-                        }
-                    };
-                    if pc + KC >= words && fetches_c {
-                        let first = c.add((task.rows.start + rows.start) * c_strides[1] + column);
-                        for row in 0..rows.len() {
-                            first.add(row * c_strides[1]).prefetch(isa, width);
-                        }
-                    }
-                    // SAFETY: rows of the slab, and rows of the sums, or of C; one row has `STREAMS` panels.
-                    unsafe {
-                        let tile = Tile {
-                            rows: rows.len(),
-                            k: kc,
-                            a: slab.wrapping_add(rows.start * A_STRIDE),
-                            b: b_at,
-                            b_stride: I::NR,
-                            c: out.add(rows.start * out_stride),
-                            c_stride: out_stride,
-                            accumulate: pc > 0,
-                            prefetch: Prefetch::share::<I>(next, [rows.len().min(I::MR), kc], tile, tiles),
-                        };
-                        if rows.start < first {
-                            let with = SmallM {
-                                rows: rows.len(),
-                                a: tile.a,
-                                panels: 1,
-                                at: Panels::one(at.cast()),
-                                c: tile.c,
-                                c_strides: [out_stride, 0],
-                                accumulate: tile.accumulate,
-                                keep: Some(dequantized),
-                            };
-                            variant.small_m(isa, b.layout(), pc..pc + kc, with);
-                        } else if streams > 1 {
-                            multiply.row(isa, tile, panel_words);
-                        } else {
-                            multiply.tile(isa, tile);
-                        }
-                    }
-                    if pc + KC < words || direct.is_some() {
-                        continue;
-                    }
-                    for q in 0..streams {
-                        let finish = self.finish::<I>(task.batch, (panel + q) * width);
-                        // SAFETY: the sums of the strip's rows, or of a row and this panel.
-                        let sums = unsafe {
-                            let first = sums.add((rows.start + q) * I::NR);
-                            core::slice::from_raw_parts_mut(first, rows.len() * I::NR)
-                        };
-                        if let Some(columns) = b.columns(panel + q) {
-                            let scales = if M::INTEGERS { &scales[2 * rows.start..] } else { &[] };
-                            scale_sums::<I>(isa, columns, scales, sums);
-                        }
-                        // SAFETY: the strip's rows and columns of C.
-                        unsafe { finish.rows(isa, sums, task.rows.start + rows.start) };
-                    }
+                if !rest.panels.is_empty() {
+                    isa.run(
+                        #[inline(always)]
+                        || walk(isa, self, &rest, blocking, sums, path),
+                    );
                 }
             }
-            panel += streams;
-        }
+        });
     }
 
-    /// Computes one block of C of a few rows: what is dequantized goes to no memory, and several panels are
-    /// read side by side.
+    /// Computes one block of C with few rows, by several panels side by side. No dequantized weight goes to
+    /// memory.
     ///
     /// # Safety
-    /// As [`reduced_block`](Self::reduced_block), with memory for a power of two of rows, and for as many
-    /// sums in each of `STREAMS` panels.
-    #[inline(always)]
-    unsafe fn small_m_block<I: Isa, M: GemmVariant<I>>(
+    /// As [`reduced_by`](Self::reduced_by), for the task's block of C of at most [`small_m_rows`] rows.
+    unsafe fn reduced_small_m<I: Isa, M: GemmVariant<I>>(
         &self,
         isa: I,
-        b: &PackedB,
-        variant: M,
-        kind: RowQuantization,
+        operands: Operands<'_, M>,
         task: &GemmTask,
-        memory: Memory<'_>,
     ) {
-        let Memory { a: packed_a, scales, sums, .. } = memory;
-        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        let (m, width, words) = (task.rows.len(), self.width::<I>(), M::words(self.k));
-        let (rows, panel_words, layout) = (m.next_power_of_two(), b.panel_words(), b.layout());
-        if rows > m {
-            packed_a.fill(0.0);
-        }
-        // SAFETY: `packed_a` and `scales` have room.
-        unsafe { pack_rows(isa, variant, kind, (a, rows), words, packed_a, scales) };
-        let at_once = panels_at_once::<I>(layout.format, rows);
-        let mut panel = task.panels.start;
-        while panel < task.panels.end {
-            let panels = if panel + at_once <= task.panels.end { at_once } else { 1 };
-            for pc in (0..words.max(1)).step_by(KC) {
-                let with = SmallM {
-                    rows,
-                    a: packed_a[pc / KC * rows * A_STRIDE..].as_ptr(),
-                    panels,
-                    at: Panels {
-                        first: b.panels().as_ptr().wrapping_add(panel * panel_words).cast(),
-                        stride: panel_words * size_of::<f32>(),
+        let (m, k, Operands { b, variant, .. }) = (task.rows.len(), M::words(self.k), operands);
+        // Rows are padded with zeros to a power of two.
+        let rows = m.next_power_of_two();
+        let scales = if M::INTEGERS { 2 * rows } else { 0 };
+        let floats = [packed_a_len(rows, k), scales, STREAMS * rows * I::NR];
+        let streams = panels_at_once::<I>(b.format(), rows);
+        let [whole, rest] = task.split_panels(streams, usize::MAX);
+        scratch::with(floats.iter().sum::<usize>() + I::V::LANES, |memory| {
+            let (a, memory) = memory.split_at_mut(floats[0]);
+            let (scales, sums) = memory.split_at_mut(floats[1]);
+            if rows > m {
+                a.fill(0.0);
+            }
+            // SAFETY: the memory has room for a power of two of rows, and for sums of STREAMS panels.
+            unsafe {
+                let a = self.pack_reduced(isa, operands, task, rows, a, scales);
+                isa.run(
+                    #[inline(always)]
+                    || {
+                        for (task, streams) in [(&whole, streams), (&rest, 1)] {
+                            let blocking = Blocking {
+                                k,
+                                kc: KC,
+                                strips: Strips::of(m, m),
+                                streams,
+                                sum_rows: rows,
+                                bare_sums: false,
+                            };
+                            walk(isa, self, task, blocking, sums, SmallMPanels::new(variant, b, a, streams));
+                        }
                     },
-                    c: sums.as_mut_ptr(),
-                    c_strides: [I::NR, rows * I::NR],
-                    accumulate: pc > 0,
-                    keep: None,
-                };
-                // SAFETY: the words are the panels' and the rows'.
-                unsafe { variant.small_m(isa, layout, pc..words.min(pc + KC), with) };
+                );
             }
-            for (q, sums) in sums.chunks_exact_mut(rows * I::NR).take(panels).enumerate() {
-                let sums = &mut sums[..m * I::NR];
-                if let Some(columns) = b.columns(panel + q) {
-                    scale_sums::<I>(isa, columns, &[], sums);
+        });
+    }
+
+    /// Packs the task's rows of A to slabs of `rows` rows, and fills them up with zeros to whole k-groups.
+    ///
+    /// # Safety
+    /// `to` has room for the slabs, and `scales` for two floats for each row of integers.
+    unsafe fn pack_reduced<I: Isa, M: GemmVariant<I>>(
+        &self,
+        isa: I,
+        Operands { variant, quantization, .. }: Operands<'_, M>,
+        task: &GemmTask,
+        rows: usize,
+        to: &mut [f32],
+        scales: &mut [f32],
+    ) -> PackedRows {
+        let (k, words) = (self.k, M::words(self.k));
+        let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
+        isa.run(
+            #[inline(always)]
+            || {
+                for i in 0..task.rows.len() {
+                    let to =
+                        Slabs { row: to.as_mut_ptr().wrapping_add(i * A_STRIDE), stride: rows * A_STRIDE };
+                    // SAFETY: row i of every slab (precondition of `pack_reduced`).
+                    unsafe {
+                        if words > k / M::STEPS {
+                            for w in (k / M::STEPS / WORDS * WORDS..words).step_by(I::V::LANES) {
+                                I::V::splat(isa, 0.0).store_ptr(to.word(w));
+                            }
+                        }
+                        let row_scale = with_rows!(a, v => variant.pack_row(isa, v.at(i), quantization, to));
+                        if M::INTEGERS {
+                            scales[2 * i] = row_scale.scale;
+                            scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
+                        }
+                    }
                 }
-                // SAFETY: the task's rows and the panel's columns of C.
-                unsafe { self.finish::<I>(task.batch, (panel + q) * width).rows(isa, sums, task.rows.start) };
-            }
-            panel += panels;
-        }
+            },
+        );
+        PackedRows { first: to.as_ptr(), rows }
     }
-}
-
-/// A task's memory.
-struct Memory<'a> {
-    /// Packed rows.
-    a: &'a mut [f32],
-    /// A block of dequantized words.
-    dequantized: &'a mut [f32],
-    /// The scale and the zero of each row, if it is quantised.
-    scales: &'a mut [f32],
-    /// Sums of each row, or of several panels for one.
-    sums: &'a mut [f32],
-}
-
-/// Packs rows of A to slabs of so many rows, and fills them up with zeros.
-///
-/// # Safety
-/// The memory has room for them.
-#[inline(always)]
-unsafe fn pack_rows<I: Isa, M: GemmVariant<I>>(
-    isa: I,
-    variant: M,
-    kind: RowQuantization,
-    (a, rows): (Lhs<'_, 2>, usize),
-    words: usize,
-    packed: &mut [f32],
-    scales: &mut [f32],
-) {
-    let [m, k] = a.shape();
-    let stride = rows * A_STRIDE;
-    for i in 0..m {
-        let to = Slabs { row: packed.as_mut_ptr().wrapping_add(i * A_STRIDE), stride };
-        // SAFETY: row i of every slab.
-        unsafe {
-            if words > k / M::STEPS {
-                for w in (k / M::STEPS / WORDS * WORDS..words).step_by(I::V::LANES) {
-                    I::V::splat(isa, 0.0).store_ptr(to.word(w));
-                }
-            }
-            let row_scale = with_rows!(a, v => variant.pack_row(isa, v.at(i), kind, to));
-            if M::INTEGERS {
-                scales[2 * i] = row_scale.scale;
-                scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
-            }
-        }
-    }
-}
-
-/// Sums of int8 become what they stand for: each is corrected by the zero of its row, and multiplied by
-/// the scales of its row and of its column; sums of f32, of rows that were not quantised, by the latter.
-#[inline(always)]
-fn scale_sums<I: Isa>(isa: I, (scales, sums): (&[f32], &[i32]), rows: &[f32], of_rows: &mut [f32]) {
-    let lanes = I::V::LANES;
-    for (i, row) in of_rows.chunks_exact_mut(I::NR).enumerate() {
-        let quantized = (!rows.is_empty()).then(|| (rows[2 * i], rows[2 * i + 1].to_bits()));
-        for (j, sum) in row.chunks_exact_mut(lanes).enumerate() {
-            let mut v = I::V::load(isa, sum);
-            if let Some((scale, zero)) = quantized {
-                let column_sums = load_integers(isa, &sums[j * lanes..][..lanes]);
-                // Wrapping, like the sums: what they come to fits an i32.
-                v = v.sub_bits(column_sums.mul_bits(I::V::splat_bits(isa, zero))).int_to_float();
-                v = v * I::V::splat(isa, scale);
-            }
-            (v * I::V::load(isa, &scales[j * lanes..])).store(sum);
-        }
-    }
-}
-
-/// `LANES` integers.
-#[inline(always)]
-fn load_integers<I: Isa>(isa: I, from: &[i32]) -> I::V {
-    assert!(from.len() >= I::V::LANES);
-    // SAFETY: the length was checked, and an i32 is as large as an f32.
-    unsafe { I::V::load_ptr(isa, from.as_ptr().cast()) }
 }

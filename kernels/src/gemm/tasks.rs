@@ -20,7 +20,37 @@ pub(super) struct GemmTask {
     pub panels: Range<usize>,
 }
 
+impl GemmTask {
+    /// The task of the whole multiples of `streams` panels in front of panel `end`, and the task of the rest.
+    pub(super) fn split_panels(&self, streams: usize, end: usize) -> [Self; 2] {
+        let Range { start, end: last } = self.panels;
+        let whole = last.min(end).saturating_sub(start) / streams * streams;
+        let part = |panels| Self { batch: self.batch, rows: self.rows.clone(), panels };
+        [part(start..start + whole), part(start + whole..last)]
+    }
+}
+
+/// Blocks of C that tasks are cut from.
+#[derive(Clone)]
+pub(super) struct TaskGrid {
+    /// Products of the batch.
+    pub batches: Range<usize>,
+    /// Blocks of rows, out of `row_blocks`.
+    pub blocks: Range<usize>,
+    /// Number of blocks that all rows are cut into.
+    pub row_blocks: usize,
+    /// Panels of B.
+    pub panels: Range<usize>,
+}
+
 impl Product<'_> {
+    /// All blocks of C, with rows cut into `row_blocks`.
+    pub(super) fn grid<I: Isa>(&self, row_blocks: usize) -> TaskGrid {
+        let [batch, _, n] = self.shape;
+        let panels = 0..n.div_ceil(self.width::<I>());
+        TaskGrid { batches: 0..batch, blocks: 0..row_blocks, row_blocks, panels }
+    }
+
     /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
     /// but the `first`, which are computed before, are a multiple of the threads if they are more: no
     /// thread is idle while others compute the last.
@@ -44,17 +74,15 @@ impl Product<'_> {
         }
     }
 
-    /// Calls `f` for the blocks of C that these products, blocks of rows (of `row_blocks`) and panels
-    /// make, on the threads of the pool. A row of A, and a column of B, is so many words.
+    /// Calls `f` for the tasks of a grid on the threads of the pool. A row of A, or a column of B, has
+    /// `k_groups` k-groups.
     pub(super) fn for_tasks<I: Isa>(
         &self,
-        batches: Range<usize>,
-        blocks: Range<usize>,
-        row_blocks: usize,
-        panels: Range<usize>,
-        words: usize,
+        grid: &TaskGrid,
+        k_groups: usize,
         f: impl Fn(GemmTask) + Sync + Send,
     ) {
+        let TaskGrid { batches, blocks, row_blocks, panels } = grid;
         let m = self.shape[1];
         let cells = batches.len() * blocks.len();
         if cells == 0 {
@@ -62,7 +90,7 @@ impl Product<'_> {
         }
         let threads = parallel::threads();
         let sums = cells * (m / row_blocks).max(16) * panels.len() * I::NR;
-        let work = sums.saturating_mul(words);
+        let work = sums.saturating_mul(k_groups);
         // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
         // would even out threads that are not equally fast, but each packs its rows again, which for
         // 128 rows and 768 columns is 2% of the product.
@@ -72,7 +100,7 @@ impl Product<'_> {
             let (i, group) = (i / groups, part(panels.len(), groups, i % groups));
             f(GemmTask {
                 batch: batches.start + i / blocks.len(),
-                rows: part(m, row_blocks, blocks.start + i % blocks.len()),
+                rows: part(m, *row_blocks, blocks.start + i % blocks.len()),
                 panels: panels.start + group.start..panels.start + group.end,
             });
         };

@@ -36,6 +36,12 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    /// No groups.
+    #[inline(always)]
+    pub fn none() -> Self {
+        Self { len: 0, words: core::ptr::null(), stride: 0, factors: core::ptr::null() }
+    }
+
     /// Decodes `len` groups.
     ///
     /// # Safety
