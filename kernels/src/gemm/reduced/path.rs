@@ -111,9 +111,14 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedGemv<'_, M> {
     }
 
     #[inline(always)]
+    unsafe fn open_block(&mut self, isa: I, k: Range<usize>) {
+        // SAFETY: the k-groups are the panel's (precondition of `open_block`).
+        unsafe { self.0.open_block(isa, k) };
+    }
+
+    #[inline(always)]
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
-        let b = self.0.panel.wrapping_add(strip.k.start * I::NR);
-        let tile = Tile { c_stride: I::NR, prefetch: Prefetch::none(b), ..strip.tile::<I>(self.0.a, b, b) };
+        let tile = Tile { c_stride: I::NR, ..self.0.tile::<I>(&strip) };
         // SAFETY: the row, k-groups of STREAMS panels, and their sums (preconditions of `multiply`).
         unsafe { self.0.variant.multiply().row(isa, tile, self.0.b.panel_words()) };
     }
