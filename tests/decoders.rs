@@ -64,13 +64,18 @@ fn text(number: u32, len: u32) -> Vec<u32> {
     (0..len).map(|i| 3 + (i * 7 + number * 11 + i * i) % 39).collect()
 }
 
+/// Sources of an encoder-decoder, one for each sequence.
+fn sources(sequences: usize) -> Batch {
+    let sources: Vec<Vec<u32>> = (0..sequences as u32).map(|s| text(s + 50, 1 + s * 5)).collect();
+    batch(&sources.iter().map(|s| &s[..]).collect::<Vec<_>>())
+}
+
 /// Empty caches: of a source each, if the model reads one.
 fn caches(model: &mut dyn CausalLm, sequences: usize, capacity: usize) -> Vec<Cache> {
     if !model.encodes() {
         return (0..sequences).map(|_| model.cache(capacity)).collect();
     }
-    let sources: Vec<Vec<u32>> = (0..sequences as u32).map(|s| text(s + 50, 1 + s * 5)).collect();
-    model.encode(&batch(&sources.iter().map(|s| &s[..]).collect::<Vec<_>>()), capacity).unwrap()
+    model.encode(&sources(sequences), capacity).unwrap()
 }
 
 fn extend(model: &mut dyn CausalLm, sequences: &[&[u32]], caches: &mut [&mut Cache], want: Want) -> Vec<f32> {
@@ -153,6 +158,30 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
             copy.truncate(11);
             let again = bits(&extend(model, &[&texts[0][11..]], &mut [&mut copy], Want::All));
             assert_eq!(again, whole[0][11 * words..], "{name} {on:?}: copied");
+        }
+    }
+}
+
+/// The forward pass of whole texts keeps no cache: its logits have the bits of the cached pass.
+#[test]
+fn a_forward_without_caches_has_the_bits_of_one_with_caches() {
+    for name in GENERATORS {
+        for on in arithmetics() {
+            let mut model = load(&golden(name), on);
+            let texts: Vec<Vec<u32>> = [19, 1, 33, 6].into_iter().zip(0..).map(|(n, s)| text(s, n)).collect();
+            let sequences: Vec<&[u32]> = texts.iter().map(|text| &text[..]).collect();
+            let cached = {
+                let model = model.generator().unwrap();
+                let mut caches = caches(model, sequences.len(), 40);
+                extend(model, &sequences, &mut caches.iter_mut().collect::<Vec<_>>(), Want::All)
+            };
+            let outputs = match model.generator().unwrap().encodes() {
+                true => model.forward_pair(&sources(sequences.len()), &batch(&sequences)),
+                false => model.forward(&batch(&sequences)),
+            };
+            let outputs = outputs.unwrap();
+            let logits = outputs.iter().find(|output| output.name == "logits").unwrap();
+            assert_eq!(bits(&logits.values), bits(&cached), "{name} {on:?}");
         }
     }
 }

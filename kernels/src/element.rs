@@ -8,7 +8,7 @@ use half::{bf16, f16};
 mod sealed {
     use super::{AnyView, AnyViewMut, View, ViewMut};
     use crate::compiled::Compiled;
-    use crate::lanes::Row;
+    use crate::row::Row;
 
     /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. The methods that
     /// erase it let a kernel be compiled once for all types, and not once for each.

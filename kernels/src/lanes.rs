@@ -10,12 +10,11 @@
 //! enters which chain depends only on the row's length: not on threads, rows or alignment.
 
 mod convert;
-mod row;
 
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
+pub use crate::row::Row;
 pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
-pub use row::Row;
 
 /// Chains that a reduction keeps apart.
 pub(crate) const GROUPS: usize = 4;

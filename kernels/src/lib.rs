@@ -59,6 +59,7 @@ pub mod random;
 mod residual;
 mod rms_norm;
 mod rope;
+mod row;
 mod rows;
 mod scratch;
 mod softmax;

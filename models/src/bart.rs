@@ -23,9 +23,7 @@ use crate::batch::{self, Batch};
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::Cache;
-use crate::layers::ModelLinear;
-use crate::layers::{Linear, Table};
+use crate::layers::{Cache, Linear, ModelLinear, Past, Table};
 use crate::model::Model;
 use crate::output::{Each, Output};
 use std::sync::Arc;
@@ -115,15 +113,8 @@ impl Bart {
             Ok::<_, Error>(Classifier { dense: linear("dense", d, on)?, out_proj })
         };
         let classification_head = (class == Class::SequenceClassification).then(classifier).transpose()?;
-        let scaled = |mut table: Table| {
-            if config.scale_embedding {
-                let scale = (d as f64).sqrt() as f32;
-                table.weight.iter_mut().for_each(|weight| *weight *= scale);
-            }
-            Arc::new(table)
-        };
-        let source_words = scaled(source_words);
-        let target_words = target_words.map_or(source_words.clone(), scaled);
+        let source_words = Arc::new(source_words);
+        let target_words = target_words.map_or(source_words.clone(), Arc::new);
         Ok(Self {
             on,
             encoder: Stack::open(&config, weights, on, source_words, false)?,
@@ -171,7 +162,7 @@ impl Bart {
         batch::below("input_ids", &sources.ids, config.vocab_size)?;
         batch::below("token_type_ids", &sources.types, 1)?;
         batch::below("position", &sources.positions, config.max_position_embeddings)?;
-        encoder.run(config, *on, sources, &sources.positions, &mut [], work)
+        encoder.run(config, *on, sources, &sources.positions, Past::None, work)
     }
 
     /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
@@ -179,13 +170,13 @@ impl Bart {
         self.decoder.sources(self.config.d_model, sources, capacity, &mut self.work)
     }
 
-    /// Appends `tokens` to the caches; returns the states of the decoder, \[tokens, D\], and the head.
-    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
+    /// States of the decoder's `tokens`, \[tokens, D\], and the head.
+    fn states(&mut self, tokens: &Batch, past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
         let Self { config, on, decoder, lm_head, work, .. } = self;
         let positions =
-            causal_lm::check(tokens, caches, config.decoder_words(), config.max_position_embeddings)?;
-        causal_lm::check_sources(caches)?;
-        decoder.run(config, *on, tokens, &positions, caches, work)?;
+            causal_lm::check(tokens, &past, config.decoder_words(), config.max_position_embeddings)?;
+        causal_lm::check_sources(&past)?;
+        decoder.run(config, *on, tokens, &positions, past, work)?;
         Ok((work.x.get(tokens.tokens() * config.d_model), lm_head))
     }
 
@@ -223,8 +214,9 @@ impl Bart {
         let ends = self.classification_head.is_some().then(|| self.ends(batch, decoder)).transpose()?;
         self.encoder_states(batch)?;
         let encoder_states = self.work.x.get(batch.tokens() * d).to_vec();
-        let mut caches = self.source_caches(batch, decoder.longest())?;
-        let (states, _) = self.append(decoder, &mut caches.iter_mut().collect::<Vec<_>>())?;
+        let mut sources = self.source_caches(batch, 0)?;
+        let mut sources: Vec<_> = sources.iter_mut().collect();
+        let (states, _) = self.states(decoder, Past::Sources(&mut sources))?;
         let states = match ends.as_deref().or(places) {
             Some(places) => places.iter().flat_map(|&t| &states[t * d..(t + 1) * d]).copied().collect(),
             None => states.to_vec(),
@@ -295,7 +287,7 @@ impl CausalLm for Bart {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.append(tokens, caches)?;
+        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
         lm_head.logits(want, tokens, states, logits)
     }
 }

@@ -12,7 +12,7 @@
 use crate::batch::{Batch, below};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, Linear, ModelLinear};
+use crate::layers::{Cache, Linear, ModelLinear, Past};
 use crate::output::{Each, Output};
 
 /// For which tokens logits are wanted.
@@ -69,15 +69,20 @@ pub trait CausalLm: std::fmt::Debug + Send {
     ) -> Result<(), Error>;
 }
 
-/// Refuses caches that do not fit `tokens`, and tokens that are no ids; returns the position of every token.
+/// Refuses a past that does not fit `tokens`, and tokens that are no ids; returns the position of every token.
 pub(crate) fn check(
     tokens: &Batch,
-    caches: &[&mut Cache],
+    past: &Past<'_, '_>,
     vocabulary: usize,
     most: usize,
 ) -> Result<Vec<u32>, Error> {
     below("input_ids", &tokens.ids, vocabulary)?;
     below("token_type_ids", &tokens.types, 1)?;
+    let caches = past.caches();
+    if matches!(past, Past::None) {
+        below("position", &tokens.positions, most)?;
+        return Ok(tokens.positions.clone());
+    }
     let refuse = |why| Err(Error::Input { name: "caches", why });
     if caches.len() != tokens.len() {
         return refuse(format!(
@@ -87,6 +92,10 @@ pub(crate) fn check(
         ));
     }
     let mut positions = tokens.positions.clone();
+    if matches!(past, Past::Sources(_)) {
+        below("position", &positions, most)?;
+        return Ok(positions);
+    }
     for (sequence, (ends, cache)) in tokens.starts().windows(2).zip(caches).enumerate() {
         let (new, len) = (ends[1] - ends[0], cache.len());
         let room = cache.capacity().min(most);
@@ -102,18 +111,13 @@ pub(crate) fn check(
 }
 
 /// Refuses caches that have no source.
-pub(crate) fn check_sources(caches: &[&mut Cache]) -> Result<(), Error> {
-    match caches.iter().position(|cache| cache.source.is_none()) {
+pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
+    match past.caches().iter().position(|cache| cache.source.is_none()) {
         Some(sequence) => {
             Err(Error::Input { name: "caches", why: format!("sequence {sequence}: it has no source") })
         }
         None => Ok(()),
     }
-}
-
-/// An empty cache for each sequence of `tokens`, with room for just that.
-pub(crate) fn caches_for(model: &impl CausalLm, tokens: &Batch) -> Vec<Cache> {
-    tokens.starts().windows(2).map(|ends| model.cache(ends[1] - ends[0])).collect()
 }
 
 /// The head of a language model, or the lack of one: from states of tokens, \[tokens, H\], to logits of words.

@@ -16,9 +16,7 @@ use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::config::{self, Fields, named};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::Cache;
-use crate::layers::ModelLinear;
-use crate::layers::{Buffer, Heads, Linear, Norm, Table};
+use crate::layers::{Buffer, Cache, Heads, Linear, ModelLinear, Norm, Past, Table};
 use crate::model::Model;
 use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
@@ -223,10 +221,10 @@ impl Gpt2 {
         &self.config
     }
 
-    /// Appends `tokens` to the caches; returns their states after the last norm, \[tokens, H\], and the head.
-    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
+    /// States of `tokens` after the last norm, \[tokens, H\], and the head.
+    fn states(&mut self, tokens: &Batch, mut past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
         let config = &self.config;
-        let positions = causal_lm::check(tokens, caches, config.vocab_size, config.n_positions)?;
+        let positions = causal_lm::check(tokens, &past, config.vocab_size, config.n_positions)?;
         let (h, i, n) = (config.n_embd, config.inner(), tokens.tokens());
         let Workspace { x, y, context, wide } = &mut self.work;
         let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * h));
@@ -243,7 +241,7 @@ impl Gpt2 {
         for (l, layer) in self.h.iter().enumerate() {
             let qkv = &mut wide[..n * 3 * h];
             layer.c_attn.forward(y, qkv)?;
-            heads(config, self.on, l).causal(tokens.starts(), qkv, caches, l, context)?;
+            heads(config, self.on, l).causal(tokens.starts(), qkv, &mut past, l, context)?;
             layer.attn_c_proj.forward(context, y)?;
             layer.ln_2.after_adding(y, x)?;
 
@@ -286,15 +284,14 @@ impl CausalLm for Gpt2 {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.append(tokens, caches)?;
+        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
         lm_head.logits(want, tokens, states, logits)
     }
 }
 
 impl Model for Gpt2 {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let mut caches = causal_lm::caches_for(self, batch);
-        let (states, lm_head) = self.append(batch, &mut caches.iter_mut().collect::<Vec<_>>())?;
+        let (states, lm_head) = self.states(batch, Past::None)?;
         Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
     }
 

@@ -14,7 +14,7 @@ mod cache;
 mod model_linear;
 
 pub use attention::Heads;
-pub use cache::Cache;
+pub use cache::{Cache, Past};
 pub use model_linear::ModelLinear;
 pub use tilewright_kernels::KvCache;
 
@@ -296,11 +296,6 @@ impl Norm {
     /// Number of weights and biases.
     pub fn parameters(&self) -> usize {
         self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
-    }
-
-    /// Multiplies all results from now on, by its weights and biases.
-    pub fn scale(&mut self, factor: f32) {
-        self.weight.iter_mut().chain(self.bias.iter_mut().flatten()).for_each(|weight| *weight *= factor);
     }
 
     /// Normalises the rows of x, \[tokens, width\], into out: as many as that holds; x may be longer.

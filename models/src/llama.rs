@@ -14,9 +14,7 @@ use crate::batch::Batch;
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::Cache;
-use crate::layers::ModelLinear;
-use crate::layers::{Buffer, Heads, Linear, Norm, Table};
+use crate::layers::{Buffer, Cache, Heads, Linear, ModelLinear, Norm, Past, Table};
 use crate::model::Model;
 use crate::output::{Each, Output};
 use tilewright_kernels::{Rope, RopeLayout, RopeTable, Rows, ViewMut};
@@ -136,10 +134,10 @@ impl Llama {
         &self.config
     }
 
-    /// Appends `tokens` to the caches; returns their states after the last norm, \[tokens, H\], and the head.
-    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
+    /// States of `tokens` after the last norm, \[tokens, H\], and the head.
+    fn states(&mut self, tokens: &Batch, mut past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
         let config = &self.config;
-        let positions = causal_lm::check(tokens, caches, config.vocab_size, config.max_position_embeddings)?;
+        let positions = causal_lm::check(tokens, &past, config.vocab_size, config.max_position_embeddings)?;
         let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
         if longest > self.rope.positions() {
             self.rope = rope_table(longest.next_power_of_two(), &self.frequencies);
@@ -162,7 +160,7 @@ impl Llama {
                 positions: &positions,
                 table: &self.rope,
             })?;
-            heads.causal(tokens.starts(), qkv, caches, l, context)?;
+            heads.causal(tokens.starts(), qkv, &mut past, l, context)?;
             layer.o_proj.forward(context, y)?;
             layer.post_attention_layernorm.after_adding(y, x)?;
 
@@ -207,15 +205,14 @@ impl CausalLm for Llama {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.append(tokens, caches)?;
+        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
         lm_head.logits(want, tokens, states, logits)
     }
 }
 
 impl Model for Llama {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let mut caches = causal_lm::caches_for(self, batch);
-        let (states, lm_head) = self.append(batch, &mut caches.iter_mut().collect::<Vec<_>>())?;
+        let (states, lm_head) = self.states(batch, Past::None)?;
         Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
     }
 

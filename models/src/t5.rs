@@ -19,9 +19,7 @@ use crate::batch::{self, Batch};
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::Cache;
-use crate::layers::ModelLinear;
-use crate::layers::{Linear, Table};
+use crate::layers::{Cache, Linear, ModelLinear, Past, Table};
 use crate::model::Model;
 use crate::output::{Each, Output};
 
@@ -111,16 +109,10 @@ impl T5 {
             Class::ConditionalGeneration => Some(Linear::open_as(weights, &head, None, [words, d], on)?),
             Class::Encoder | Class::Bare => None,
         };
-        let mut decoder = match class {
+        let decoder = match class {
             Class::Encoder => None,
             Class::Bare | Class::ConditionalGeneration => Some(Stack::open(&config, weights, on, true)?),
         };
-        if let Some(decoder) = &mut decoder
-            && lm_head.is_some()
-            && config.scale_decoder_outputs
-        {
-            decoder.scale((d as f64).powf(-0.5) as f32);
-        }
         Ok(Self {
             on,
             shared: Table::open(weights, shared, [words, d])?,
@@ -145,7 +137,7 @@ impl T5 {
         let Self { config, on, shared, encoder, work, .. } = self;
         let n = sources.tokens() * config.d_model;
         shared.get(*on, sources.ids(), work.x.get(n))?;
-        encoder.run(config, *on, sources.starts(), &mut [], work)?;
+        encoder.run(config, *on, sources.starts(), Past::None, work)?;
         Ok(work.y.get(n))
     }
 
@@ -156,17 +148,22 @@ impl T5 {
         decoder.sources(config, *on, sources.starts(), capacity, work)
     }
 
-    /// Appends `tokens` to the caches; returns their states, \[tokens, D\], and the head.
-    fn append(&mut self, tokens: &Batch, caches: &mut [&mut Cache]) -> Result<(&[f32], &mut LmHead), Error> {
-        causal_lm::check(tokens, caches, self.config.vocab_size, self.max_tokens())?;
-        causal_lm::check_sources(caches)?;
+    /// States of the decoder's `tokens` as the head reads them, \[tokens, D\], and the head.
+    fn states(&mut self, tokens: &Batch, past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
+        causal_lm::check(tokens, &past, self.config.vocab_size, self.max_tokens())?;
+        causal_lm::check_sources(&past)?;
         without_holes("decoder_attention_mask", tokens)?;
         let Self { config, on, shared, decoder, lm_head, work, .. } = self;
         let Some(decoder) = decoder else { return Err(no_decoder()) };
         let n = tokens.tokens() * config.d_model;
         shared.get(*on, tokens.ids(), work.x.get(n))?;
-        decoder.run(config, *on, tokens.starts(), caches, work)?;
-        Ok((work.y.get(n), lm_head))
+        decoder.run(config, *on, tokens.starts(), past, work)?;
+        let states = work.y.get(n);
+        if lm_head.exists() && config.scale_decoder_outputs {
+            let scale = (config.d_model as f64).powf(-0.5) as f32;
+            states.iter_mut().for_each(|x| *x *= scale);
+        }
+        Ok((states, lm_head))
     }
 }
 
@@ -223,7 +220,7 @@ impl CausalLm for T5 {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.append(tokens, caches)?;
+        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
         lm_head.logits(want, tokens, states, logits)
     }
 }
@@ -244,8 +241,9 @@ impl Model for T5 {
             return Err(no_decoder());
         }
         let encoder_states = self.encoder_states(batch)?.to_vec();
-        let mut caches = self.source_caches(batch, decoder.longest())?;
-        let (states, lm_head) = self.append(decoder, &mut caches.iter_mut().collect::<Vec<_>>())?;
+        let mut sources = self.source_caches(batch, 0)?;
+        let mut sources: Vec<_> = sources.iter_mut().collect();
+        let (states, lm_head) = self.states(decoder, Past::Sources(&mut sources))?;
         Ok(vec![
             lm_head.output(Each::DecoderToken, decoder.tokens(), states)?,
             Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), encoder_states),

@@ -5,8 +5,7 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::Cache;
-use crate::layers::{Buffer, Heads, Linear, Norm, Table};
+use crate::layers::{Buffer, Cache, Heads, Linear, Norm, Past, Table};
 use std::sync::Arc;
 use tilewright_kernels::{Embedding, Lookup, ViewMut};
 
@@ -16,13 +15,15 @@ const EPS: f32 = 1e-5;
 /// `model.encoder` or `model.decoder`.
 #[derive(Debug)]
 pub(super) struct Stack {
-    /// \[vocab_size, D\], times the scale.
+    /// \[vocab_size, D\].
     pub embed_tokens: Arc<Table>,
     /// \[offset + max_position_embeddings, D\]; of sinusoids, of the positions met so far: \[positions, D\].
     embed_positions: Table,
     /// \[D\].
     layernorm_embedding: Option<Norm>,
     layers: Vec<Layer>,
+    /// Factor of word embeddings: sqrt(D) where the config scales them.
+    embed_scale: f32,
     heads: Heads<'static>,
     /// Width F inside of feed-forward blocks.
     ffn_dim: usize,
@@ -127,19 +128,20 @@ impl Stack {
             },
             layernorm_embedding: normalised.then(|| norm(at("layernorm_embedding"))).transpose()?,
             layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
+            embed_scale: if config.scale_embedding { (d as f64).sqrt() as f32 } else { 1.0 },
             heads: Heads::of_width(on, heads, d),
             ffn_dim,
         })
     }
 
-    /// The states of `tokens`, \[tokens, D\], in `x` of the workspace; a decoder appends them to the caches.
+    /// The states of `tokens`, \[tokens, D\], in `x` of the workspace.
     pub fn run(
         &mut self,
         config: &Config,
         on: Arithmetic,
         tokens: &Batch,
         positions: &[u32],
-        caches: &mut [&mut Cache],
+        mut past: Past<'_, '_>,
         work: &mut Workspace,
     ) -> Result<(), Error> {
         let (n, d, f) = (tokens.tokens(), config.d_model, self.ffn_dim);
@@ -152,7 +154,7 @@ impl Stack {
             layer.qkv_proj.forward(x, qkv)?;
             match layer.encoder_attn {
                 None => self.heads.bidirectional(tokens.starts(), qkv, context)?,
-                Some(_) => self.heads.causal(tokens.starts(), qkv, caches, l, context)?,
+                Some(_) => self.heads.causal(tokens.starts(), qkv, &mut past, l, context)?,
             }
             layer.out_proj.added(context, x, sum)?;
             layer.self_attn_layer_norm.forward(sum, x)?;
@@ -160,7 +162,7 @@ impl Stack {
             if let Some(cross) = &layer.encoder_attn {
                 let q = &mut wide[..n * d];
                 cross.q_proj.forward(x, q)?;
-                self.heads.cross(tokens.starts(), q, caches, l, context)?;
+                self.heads.cross(tokens.starts(), q, past.caches(), l, context)?;
                 cross.out_proj.added(context, x, sum)?;
                 cross.layer_norm.forward(sum, x)?;
             }
@@ -192,7 +194,7 @@ impl Stack {
         self.heads.source_caches(sources.starts(), x, cross.map(|cross| &cross.kv_proj), kv, capacity)
     }
 
-    /// x = word\[id\] + position\[i\], normalised where the family does.
+    /// x = scale word\[id\] + position\[i\], normalised where the family does.
     fn embed(
         &mut self,
         family: Family,
@@ -207,13 +209,19 @@ impl Stack {
             self.embed_positions = sinusoids(longest.next_power_of_two(), d);
         }
         let table = self.embed_positions.view();
-        on.backend.run(Embedding {
-            lookups: &[
-                Lookup { table: self.embed_tokens.view(), ids },
-                Lookup { table: table.slice(0, family.offset..table.shape()[0]), ids: positions },
-            ],
-            out: ViewMut::new(x, [ids.len(), d])?,
-        })?;
+        let table = table.slice(0, family.offset..table.shape()[0]);
+        let words = Lookup { table: self.embed_tokens.view(), ids };
+        if self.embed_scale == 1.0 {
+            let lookups = &[words, Lookup { table, ids: positions }];
+            on.backend.run(Embedding { lookups, out: ViewMut::new(x, [ids.len(), d])? })?;
+        } else {
+            on.backend.run(Embedding { lookups: &[words], out: ViewMut::new(x, [ids.len(), d])? })?;
+            for (x, &position) in x.chunks_exact_mut(d).zip(positions) {
+                for (x, p) in x.iter_mut().zip(table.row([position as usize, 0])) {
+                    *x = *x * self.embed_scale + p;
+                }
+            }
+        }
         self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(x))
     }
 

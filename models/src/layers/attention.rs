@@ -6,7 +6,7 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::error::Error;
-use crate::layers::{Cache, Linear};
+use crate::layers::{Cache, Linear, Past};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::{
     Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,
@@ -94,12 +94,17 @@ impl Heads<'_> {
         Ok(ViewMut::with_strides(out, shape, [0, self.dim, width, 1])?)
     }
 
-    /// Attention of every sequence's tokens to each other, in both directions: from `qkv`,
-    /// \[tokens, width\], to `out`, \[tokens, query width\].
+    /// Every token sees all tokens of its sequence: from `qkv`, \[tokens, width\], to `out`,
+    /// \[tokens, query width\].
     ///
     /// # Errors
     /// [`Error::Kernel`] if shapes do not fit; here and below.
     pub fn bidirectional(&self, starts: &[usize], qkv: &[f32], out: &mut [f32]) -> Result<(), Error> {
+        self.packed(starts, qkv, Window::ALL, out)
+    }
+
+    /// Attention within each sequence, without a cache.
+    fn packed(&self, starts: &[usize], qkv: &[f32], window: Window, out: &mut [f32]) -> Result<(), Error> {
         let (width, q, k) = (self.width(), self.query_width(), self.key_width());
         let part = |column, heads| Ok::<_, Error>(one(self.part(qkv, width, column, heads)?));
         Ok(self.on.backend.run(Attention {
@@ -107,6 +112,7 @@ impl Heads<'_> {
             precision: self.precision(),
             scale: self.scale,
             distance: self.distance,
+            window,
             ..Attention::new(
                 part(0, self.queries)?,
                 part(q, self.keys)?,
@@ -116,8 +122,8 @@ impl Heads<'_> {
         })?)
     }
 
-    /// Appends the keys and values of new tokens, \[tokens, width\], to the caches of their sequences in
-    /// layer `layer`, and lets each token see all up to itself.
+    /// Every token, \[tokens, width\], sees its sequence up to itself, with what `past` holds of it in layer
+    /// `layer`. Outputs have the same bits for any `past` of the same tokens.
     ///
     /// # Errors
     /// As [`bidirectional`](Self::bidirectional), and if a cache has no room.
@@ -125,10 +131,13 @@ impl Heads<'_> {
         &self,
         starts: &[usize],
         qkv: &[f32],
-        caches: &mut [&mut Cache],
+        past: &mut Past<'_, '_>,
         layer: usize,
         out: &mut [f32],
     ) -> Result<(), Error> {
+        let Past::Cached(caches) = past else {
+            return self.packed(starts, qkv, Window::CAUSAL, out);
+        };
         let (width, q, k) = (self.width(), self.query_width(), self.key_width());
         let [keys, values] = [self.part(qkv, width, q, self.keys)?, self.part(qkv, width, q + k, self.keys)?];
         for (cache, ends) in caches.iter_mut().zip(starts.windows(2)) {

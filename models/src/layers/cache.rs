@@ -51,3 +51,24 @@ impl Cache {
         Ok(())
     }
 }
+
+/// What the tokens of a decoder's forward pass see before themselves, and what becomes of their keys and values.
+#[derive(Debug)]
+pub enum Past<'a, 'c> {
+    /// Sequences begin here and nothing is kept: scoring whole texts, and training.
+    None,
+    /// As [`Past::None`], for the decoder of an encoder-decoder: the caches hold the sources alone.
+    Sources(&'a mut [&'c mut Cache]),
+    /// The caches hold the tokens so far; the new tokens are appended.
+    Cached(&'a mut [&'c mut Cache]),
+}
+
+impl<'c> Past<'_, 'c> {
+    /// Caches of the sequences; none for [`Past::None`].
+    pub(crate) fn caches(&self) -> &[&'c mut Cache] {
+        match self {
+            Self::None => &[],
+            Self::Sources(caches) | Self::Cached(caches) => caches,
+        }
+    }
+}

@@ -4,8 +4,7 @@ use super::Config;
 use crate::arithmetic::Arithmetic;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::Cache;
-use crate::layers::{Buffer, Heads, Linear, Norm, Table};
+use crate::layers::{Buffer, Cache, Heads, Linear, Norm, Past, Table};
 use tilewright_kernels::DistanceBias;
 
 /// `encoder` or `decoder`.
@@ -14,8 +13,7 @@ pub(super) struct Stack {
     layers: Vec<Layer>,
     /// block.0.layer.0.SelfAttention.relative_attention_bias, \[buckets, heads\].
     relative_attention_bias: Table,
-    /// final_layer_norm, \[D\]; that before a tied head times 1 / sqrt(D), which rounds no more often than
-    /// to multiply the states.
+    /// final_layer_norm, \[D\].
     final_layer_norm: Norm,
 }
 
@@ -118,11 +116,6 @@ impl Stack {
         self.layers.len()
     }
 
-    /// Multiplies the states after the last norm, from now on.
-    pub fn scale(&mut self, factor: f32) {
-        self.final_layer_norm.scale(factor);
-    }
-
     /// An empty cache of up to `capacity` tokens for each source, whose states are in `y` of the workspace.
     pub fn sources(
         &self,
@@ -138,14 +131,13 @@ impl Stack {
         heads.source_caches(starts, y, layers, kv, capacity)
     }
 
-    /// From embeddings in `x` of the workspace to states after the last norm in `y`, both \[tokens, D\]; a
-    /// decoder appends the tokens to the caches.
+    /// From embeddings in `x` of the workspace to states after the last norm in `y`, both \[tokens, D\].
     pub fn run(
         &self,
         config: &Config,
         on: Arithmetic,
         starts: &[usize],
-        caches: &mut [&mut Cache],
+        mut past: Past<'_, '_>,
         work: &mut Workspace,
     ) -> Result<(), Error> {
         let n = starts.last().map_or(0, |&end| end);
@@ -169,7 +161,7 @@ impl Stack {
             let heads = Heads { distance: Some(distance(layer.cross.is_none())), ..to_source };
             match &layer.cross {
                 None => heads.bidirectional(starts, qkv, context)?,
-                Some(_) => heads.causal(starts, qkv, caches, l, context)?,
+                Some(_) => heads.causal(starts, qkv, &mut past, l, context)?,
             }
             layer.o.forward(context, y)?;
 
@@ -177,7 +169,7 @@ impl Stack {
                 cross.layer_norm.after_adding(y, x)?;
                 let q = &mut wide[..n * i];
                 cross.q.forward(y, q)?;
-                to_source.cross(starts, q, caches, l, context)?;
+                to_source.cross(starts, q, past.caches(), l, context)?;
                 cross.o.forward(context, y)?;
             }
             layer.feed_forward_layer_norm.after_adding(y, x)?;

@@ -80,7 +80,7 @@ impl<'a, T: Copy> Row<'a, T> {
 
     /// Where reading and writing start.
     #[inline(always)]
-    pub(super) fn pointers(&mut self) -> (*const T, *mut T) {
+    pub(crate) fn pointers(&mut self) -> (*const T, *mut T) {
         match self {
             Row::InPlace(x) => {
                 let p = x.as_mut_ptr();
