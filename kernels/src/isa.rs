@@ -87,7 +87,7 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     /// The bullets under [`Tile`] hold.
     #[inline(always)]
     unsafe fn gemm_tile(self, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: The bullets under [`Tile`] hold (precondition of `gemm_tile`).
         unsafe { self.dot_tile(F32, tile) }
     }
 
@@ -113,7 +113,8 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, Self::V)) {
         let mut block = [0.0; MAX_LANES * MAX_LANES];
         let lanes = Self::V::LANES;
-        // SAFETY: the caller's; the block has room.
+        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart
+        // (precondition of `columns`). The block has room.
         unsafe { self.transpose(src, src_stride, block.as_mut_ptr(), lanes) };
         for (i, column) in block.chunks_exact(lanes).take(lanes).enumerate() {
             f(i, Self::V::load(self, column));

@@ -50,7 +50,7 @@ impl Dot<Avx2> for DotInt8 {
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn vpdpbusd(a: __m256, b: __m256, mut sum: __m256) -> __m256 {
-    // SAFETY: the caller's.
+    // SAFETY: This CPU has AVX2 and AVX-VNNI (precondition of `vpdpbusd`).
     unsafe {
         asm!(
             "{{vex}} vpdpbusd {sum}, {a}, {b}",
@@ -116,13 +116,16 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: the caller's pointers are valid for 8 rows of 8.
+        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
+        // `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are valid
+        // for 8 rows of 8.
         unsafe { self.columns(src, src_stride, |i, v| v.store_ptr(dst.add(i * dst_stride))) }
     }
 
     #[inline(always)]
     unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, F32x8)) {
-        // SAFETY: the caller's pointer is valid for 8 rows of 8; the token proves the features.
+        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart
+        // (precondition of `columns`). Pointer is valid for 8 rows of 8; the token proves the features.
         unsafe {
             // Four rows of the result at a time. Its halves are put into place by inserts from memory,
             // which need no shuffle; a 4 x 4 transposition within the halves remains.
@@ -192,13 +195,13 @@ impl Vector<Avx2> for F32x8 {
 
     #[inline(always)]
     unsafe fn load_ptr(_: Avx2, p: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` floats (precondition of `load_ptr`).
         Self(unsafe { _mm256_loadu_ps(p) })
     }
 
     #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` floats (precondition of `store_ptr`).
         unsafe { _mm256_storeu_ps(p, self.0) }
     }
 
@@ -232,13 +235,13 @@ impl Vector<Avx2> for F32x8 {
 
     #[inline(always)]
     unsafe fn load_u16(_: Avx2, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_u16`).
         float(unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())) })
     }
 
     #[inline(always)]
     unsafe fn store_u16(self, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_u16`).
         unsafe {
             // Eight numbers of 16 bits, saturated from what has no upper half.
             let low = _mm256_and_si256(int(self), _mm256_set1_epi32(0xffff));
@@ -249,13 +252,13 @@ impl Vector<Avx2> for F32x8 {
 
     #[inline(always)]
     unsafe fn load_i8(_: Avx2, p: *const i8) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` bytes (precondition of `load_i8`).
         float(unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) })
     }
 
     #[inline(always)]
     unsafe fn store_u8(self, p: *mut u8) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` bytes (precondition of `store_u8`).
         unsafe {
             let low = _mm256_and_si256(int(self), _mm256_set1_epi32(0xff));
             let words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
@@ -265,13 +268,13 @@ impl Vector<Avx2> for F32x8 {
 
     #[inline(always)]
     unsafe fn load_f16(_: Avx2, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_f16`).
         Self(unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) })
     }
 
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_f16`).
         unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
     }
 

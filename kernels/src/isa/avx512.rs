@@ -118,7 +118,9 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: the caller's pointers are valid for 16 rows of 16; the token proves the features.
+        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
+        // `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are valid
+        // for 16 rows of 16; the token proves the features.
         unsafe {
             for (i, v) in transposed(src, src_stride).into_iter().enumerate() {
                 v.store_ptr(dst.add(i * dst_stride));
@@ -128,7 +130,8 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, F32x16)) {
-        // SAFETY: the caller's pointer is valid for 16 rows of 16; the token proves the features.
+        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart
+        // (precondition of `columns`). Pointer is valid for 16 rows of 16; the token proves the features.
         for (i, v) in unsafe { transposed(src, src_stride) }.into_iter().enumerate() {
             f(i, v);
         }
@@ -153,7 +156,8 @@ impl Isa for Avx512 {
 /// The rows, `stride` apart, are valid for reads; AVX-512 may be used.
 #[inline(always)]
 unsafe fn transposed(src: *const f32, stride: usize) -> [F32x16; 16] {
-    // SAFETY: the caller's.
+    // SAFETY: The rows, `stride` apart, are valid for reads; AVX-512 may be used (precondition of
+    // `transposed`).
     unsafe {
         // Whole rows in, whole rows out: 64 shuffles, but no cache line is touched twice, which
         // measured faster than fewer shuffles behind narrower loads.
@@ -190,7 +194,8 @@ unsafe fn transposed(src: *const f32, stride: usize) -> [F32x16; 16] {
 /// The rows, `stride` apart, are valid for reads; AVX-512 may be used.
 #[inline(always)]
 unsafe fn four_rows(src: *const f32, stride: usize) -> [__m512d; 4] {
-    // SAFETY: the caller's.
+    // SAFETY: The rows, `stride` apart, are valid for reads; AVX-512 may be used (precondition of
+    // `four_rows`).
     unsafe {
         let (a, b) = (_mm512_loadu_ps(src), _mm512_loadu_ps(src.add(stride)));
         let (c, d) = (_mm512_loadu_ps(src.add(2 * stride)), _mm512_loadu_ps(src.add(3 * stride)));
@@ -242,13 +247,13 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn load_ptr(_: Avx512, p: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` floats (precondition of `load_ptr`).
         Self(unsafe { _mm512_loadu_ps(p) })
     }
 
     #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` floats (precondition of `store_ptr`).
         unsafe { _mm512_storeu_ps(p, self.0) }
     }
 
@@ -288,43 +293,44 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn load_u16(_: Avx512, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_u16`).
         float(unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) })
     }
 
     #[inline(always)]
     unsafe fn store_u16(self, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_u16`).
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(int(self))) }
     }
 
     #[inline(always)]
     unsafe fn load_i8(_: Avx512, p: *const i8) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` bytes (precondition of `load_i8`).
         float(unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) })
     }
 
     #[inline(always)]
     unsafe fn store_u8(self, p: *mut u8) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` bytes (precondition of `store_u8`).
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(int(self))) }
     }
 
     #[inline(always)]
     unsafe fn load_f16(_: Avx512, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_f16`).
         Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) })
     }
 
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_f16`).
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
     }
 
     #[inline(always)]
     unsafe fn load_bf16(_: Avx512, p: *const u16) -> Self {
-        // SAFETY: the caller's; a token proves AVX-512.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_bf16`). A token
+        // proves AVX-512.
         float(unsafe { halves::upper(_mm256_loadu_si256(p.cast())) })
     }
 
@@ -333,7 +339,8 @@ impl Vector<Avx512> for F32x16 {
         // What `bf16_bits` does, in six instructions rather than nine: a row kernel in bf16 has little
         // else to do. The even bit is a mask, one instruction replaces NaN (classes 0 and 1 of its
         // table) by their quiet form, and one gathers the upper halves.
-        // SAFETY: the caller's; a value of this type proves the features.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_bf16`). A
+        // value of this type proves the features.
         unsafe {
             let (v, bits) = (self.0, int(self));
             let odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(1 << 16));
@@ -351,7 +358,8 @@ impl Vector<Avx512> for F32x16 {
     #[inline(always)]
     unsafe fn load_bf16_pair(_: Avx512, p: *const u16) -> [Self; 2] {
         // The even numbers and the odd ones.
-        // SAFETY: the caller's; a token proves AVX-512.
+        // SAFETY: `p` is valid for reads of `2 LANES` numbers of 16 bits (precondition of `load_bf16_pair`).
+        // A token proves AVX-512.
         unsafe {
             let both = _mm512_loadu_si512(p.cast());
             let odd = _mm512_and_si512(both, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
@@ -363,7 +371,8 @@ impl Vector<Avx512> for F32x16 {
     unsafe fn store_bf16_pair([even, odd]: [Self; 2], _: Avx512, p: *mut u16) {
         // Upper halves and lower ones are brought together, each of which half of the work remains for: 1
         // is added to the upper where the lower is above a half, or a half and the upper odd.
-        // SAFETY: the caller's; a value of this type proves AVX-512.
+        // SAFETY: `p` is valid for writes of `2 LANES` numbers of 16 bits (precondition of
+        // `store_bf16_pair`). A value of this type proves AVX-512.
         unsafe {
             let (upper, lower) = halves::apart(int(even), int(odd));
             // lower | (upper & 1)

@@ -72,7 +72,7 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// As [`Isa::dot_tile`].
     #[inline(always)]
     unsafe fn tile(self, isa: I, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { isa.dot_tile(self, tile) }
     }
 }
@@ -91,7 +91,7 @@ impl<I: Isa> Dot<I> for F32 {
 
     #[inline(always)]
     unsafe fn tile(self, isa: I, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { isa.gemm_tile(tile) }
     }
 }
@@ -130,13 +130,13 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
 
     #[inline(always)]
     unsafe fn tile(self, isa: I, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { self.0.tile(isa, tile) }
     }
 
     #[inline(always)]
     unsafe fn row(self, isa: I, tile: Tile, panel_stride: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe { row_times_panels(isa, self.0, tile, panel_stride) }
     }
 }

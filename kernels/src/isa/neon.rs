@@ -86,7 +86,7 @@ impl Isa for Neon {
 
     #[inline(always)]
     unsafe fn gemm_tile(self, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: The bullets under [`Tile`] hold (precondition of `gemm_tile`).
         unsafe { tiles::by_lane(self, F32, tile) }
     }
 
@@ -97,7 +97,9 @@ impl Isa for Neon {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: the caller's pointers are valid for 4 rows of 4; the token proves the feature.
+        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
+        // `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are valid
+        // for 4 rows of 4; the token proves the feature.
         unsafe {
             let r: [_; 4] = core::array::from_fn(|i| vld1q_f32(src.add(i * src_stride)));
             // Pairs of floats, then pairs of doubles.

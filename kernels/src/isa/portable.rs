@@ -63,7 +63,9 @@ impl Isa for Portable {
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         let mut rows = [f32x4::ZERO; 4];
         for (i, row) in rows.iter_mut().enumerate() {
-            // SAFETY: the caller's pointers are valid for 4 rows of 4.
+            // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart,
+            // and `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are
+            // valid for 4 rows of 4.
             *row = unsafe { F32x4::load_ptr(self, src.add(i * src_stride)) }.0;
         }
         for (i, row) in f32x4::transpose(rows).into_iter().enumerate() {
@@ -123,13 +125,14 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     unsafe fn load_ptr(_: Portable, p: *const f32) -> Self {
-        // SAFETY: the caller's; an array of floats has their alignment.
+        // SAFETY: `p` is valid for reads of `LANES` floats (precondition of `load_ptr`). An array of floats
+        // has their alignment.
         Self(f32x4::new(unsafe { p.cast::<[f32; 4]>().read() }))
     }
 
     #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` floats (precondition of `store_ptr`).
         unsafe { p.cast::<[f32; 4]>().write(self.0.to_array()) }
     }
 
@@ -246,33 +249,33 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     unsafe fn load_u16(_: Portable, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_u16`).
         let lanes = unsafe { p.cast::<[u16; 4]>().read_unaligned() };
         float(i32x4::new(lanes.map(i32::from)))
     }
 
     #[inline(always)]
     unsafe fn store_u16(self, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_u16`).
         unsafe { p.cast::<[u16; 4]>().write_unaligned(int(self).to_array().map(|x| x as u16)) }
     }
 
     #[inline(always)]
     unsafe fn load_i8(_: Portable, p: *const i8) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` bytes (precondition of `load_i8`).
         let lanes = unsafe { p.cast::<[i8; 4]>().read() };
         float(i32x4::new(lanes.map(i32::from)))
     }
 
     #[inline(always)]
     unsafe fn store_u8(self, p: *mut u8) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` bytes (precondition of `store_u8`).
         unsafe { p.cast::<[u8; 4]>().write(int(self).to_array().map(|x| x as u8)) }
     }
 
     #[inline(always)]
     unsafe fn load_f16(_: Portable, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_f16`).
         let lanes = unsafe { p.cast::<[u16; 4]>().read_unaligned() };
         Self(f32x4::new(lanes.map(|x| f16::from_bits(x).to_f32())))
     }
@@ -280,7 +283,7 @@ impl Vector<Portable> for F32x4 {
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16) {
         let lanes = self.0.to_array().map(|x| f16::from_f32(x).to_bits());
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_f16`).
         unsafe { p.cast::<[u16; 4]>().write_unaligned(lanes) }
     }
 

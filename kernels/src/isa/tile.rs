@@ -71,11 +71,13 @@ unsafe fn step<I: Isa, D: Dot<I>, const R: usize, const N: usize>(
 ) {
     let mut bv = [I::V::splat(isa, 0.0); N];
     for (j, v) in bv.iter_mut().enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: `R` rows of A, `A_STRIDE` apart, and `N` vectors of B are valid for reads (precondition of
+        // `step`).
         *v = unsafe { I::V::load_ptr(isa, b.add(j * I::V::LANES)) };
     }
     for (i, row) in acc.iter_mut().enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: `R` rows of A, `A_STRIDE` apart, and `N` vectors of B are valid for reads (precondition of
+        // `step`).
         let av = I::V::splat(isa, unsafe { *a.add(i * A_STRIDE) });
         for (v, bv) in row.iter_mut().zip(bv) {
             *v = dot.dot(av, bv, *v);

@@ -228,7 +228,8 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for reads of `LANES` numbers of 16 bits.
     #[inline(always)]
     unsafe fn load_bf16(isa: I, p: *const u16) -> Self {
-        // SAFETY: the caller's; a bf16 is the upper half of an f32.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_bf16`). A bf16
+        // is the upper half of an f32.
         unsafe { Self::load_u16(isa, p).shl_bits::<16>() }
     }
 
@@ -238,7 +239,7 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `LANES` numbers of 16 bits.
     #[inline(always)]
     unsafe fn store_bf16(self, isa: I, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_bf16`).
         unsafe { bf16_bits(isa, self).store_u16(p) }
     }
 
@@ -249,7 +250,7 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for reads of `2 LANES` numbers of 16 bits.
     #[inline(always)]
     unsafe fn load_bf16_pair(isa: I, p: *const u16) -> [Self; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `2 LANES` numbers of 16 bits (precondition of `load_bf16_pair`).
         unsafe { [Self::load_bf16(isa, p), Self::load_bf16(isa, p.add(Self::LANES))] }
     }
 
@@ -261,7 +262,8 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `2 LANES` numbers of 16 bits.
     #[inline(always)]
     unsafe fn store_bf16_pair(pair: [Self; 2], isa: I, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `2 LANES` numbers of 16 bits (precondition of
+        // `store_bf16_pair`).
         unsafe {
             pair[0].store_bf16(isa, p);
             pair[1].store_bf16(isa, p.add(Self::LANES));

@@ -308,7 +308,8 @@ impl Amx {
     #[inline(always)]
     pub unsafe fn tile(self, words: Words, tile: Tile) {
         let (plan, tall) = Plan::tile(tile);
-        // SAFETY: the caller's; the plan needs what a tile does.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call. The plan
+        // needs what a tile does.
         unsafe {
             match (words, tall) {
                 (Words::Bf16, true) => bf16_tall(&plan),
@@ -326,7 +327,8 @@ impl Amx {
     #[inline(always)]
     pub unsafe fn bf16_row(self, tile: Tile, panel_stride: usize) {
         for first in (0..STREAMS).step_by(2) {
-            // SAFETY: the caller's; the plan needs what two of the panels do.
+            // SAFETY: the caller of `bf16_row` guarantees its preconditions, which are those of this call.
+            // The plan needs what two of the panels do.
             unsafe { bf16_two(&Plan::row(tile, panel_stride, first)) }
         }
     }

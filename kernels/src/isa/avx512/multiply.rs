@@ -42,7 +42,7 @@ impl Multiply<Avx512> for Bf16 {
 
     #[inline(always)]
     unsafe fn tile(self, isa: Avx512, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Amx(amx) => amx.tile(Words::Bf16, tile),
@@ -53,7 +53,7 @@ impl Multiply<Avx512> for Bf16 {
 
     #[inline(always)]
     unsafe fn row(self, isa: Avx512, tile: Tile, panel_stride: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Amx(amx) => amx.bf16_row(tile, panel_stride),
@@ -100,7 +100,7 @@ impl Multiply<Avx512> for Int8 {
 
     #[inline(always)]
     unsafe fn tile(self, isa: Avx512, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Amx(amx, _) => amx.tile(Words::Int8, tile),
@@ -112,7 +112,7 @@ impl Multiply<Avx512> for Int8 {
     #[inline(always)]
     unsafe fn row(self, isa: Avx512, tile: Tile, panel_stride: usize) {
         let (Self::Amx(_, dot) | Self::Dot(dot)) = self;
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe { Broadcast(dot).row(isa, tile, panel_stride) }
     }
 }

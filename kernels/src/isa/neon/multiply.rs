@@ -65,13 +65,13 @@ impl Multiply<Neon> for Bf16 {
 
     #[inline(always)]
     unsafe fn tile(self, isa: Neon, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { tiles::by_pairs(isa, self, tile) }
     }
 
     #[inline(always)]
     unsafe fn row(self, isa: Neon, tile: Tile, panel_stride: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe { tiles::row_by_pairs(isa, self, tile, panel_stride) }
     }
 }
@@ -157,7 +157,7 @@ impl Multiply<Neon> for Int8 {
 
     #[inline(always)]
     unsafe fn tile(self, isa: Neon, tile: Tile) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Smmla(way) => tiles::by_pairs(isa, way, tile),
@@ -168,7 +168,7 @@ impl Multiply<Neon> for Int8 {
 
     #[inline(always)]
     unsafe fn row(self, isa: Neon, tile: Tile, panel_stride: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Smmla(way) => tiles::row_by_pairs(isa, way, tile, panel_stride),

@@ -84,7 +84,8 @@ macro_rules! four_words {
     ($extension:literal $text:literal $of:literal) => {
         #[inline(always)]
         unsafe fn four_words<const R: usize>(self, sums: &mut tiles::Sums, a: *const f32, b: *const f32) {
-            // SAFETY: the caller's pointers; a value of this type proves the instruction.
+            // SAFETY: Four words of `R` rows at `a`, `A_STRIDE` apart, and of NR columns at `b` are valid for
+            // reads (precondition of `four_words`). Pointers; a value of this type proves the instruction.
             unsafe {
                 match R.div_ceil(2) {
                     1 => block!(

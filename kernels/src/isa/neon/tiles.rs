@@ -258,7 +258,7 @@ pub(super) unsafe fn row_by_pairs(isa: Neon, way: impl ByPairs, t: Tile, panel_s
 unsafe fn load_pairs(isa: Neon, even: *const f32, odd: *const f32) -> [F32x4; PAIRS] {
     let mut sums = [F32x4::splat(isa, 0.0); PAIRS];
     for (j, pair) in sums.chunks_exact_mut(2).enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: NR floats of both rows are valid for reads (precondition of `load_pairs`).
         let rows = unsafe { [F32x4::load_ptr(isa, even.add(4 * j)), F32x4::load_ptr(isa, odd.add(4 * j))] };
         pair.copy_from_slice(&halves_exchanged(rows));
     }
@@ -273,7 +273,7 @@ unsafe fn load_pairs(isa: Neon, even: *const f32, odd: *const f32) -> [F32x4; PA
 unsafe fn store_pairs(sums: &[F32x4; PAIRS], even: *mut f32, odd: Option<*mut f32>) {
     for (j, pair) in sums.chunks_exact(2).enumerate() {
         let rows = halves_exchanged([pair[0], pair[1]]);
-        // SAFETY: the caller's.
+        // SAFETY: NR floats of each row are valid for writes (precondition of `store_pairs`).
         unsafe {
             rows[0].store_ptr(even.add(4 * j));
             if let Some(odd) = odd {

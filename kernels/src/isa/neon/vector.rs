@@ -53,13 +53,13 @@ impl Vector<Neon> for F32x4 {
 
     #[inline(always)]
     unsafe fn load_ptr(_: Neon, p: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` floats (precondition of `load_ptr`).
         Self(unsafe { vld1q_f32(p) })
     }
 
     #[inline(always)]
     unsafe fn store_ptr(self, p: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` floats (precondition of `store_ptr`).
         unsafe { vst1q_f32(p, self.0) }
     }
 
@@ -99,19 +99,19 @@ impl Vector<Neon> for F32x4 {
 
     #[inline(always)]
     unsafe fn load_u16(_: Neon, p: *const u16) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_u16`).
         ufloat(unsafe { vmovl_u16(vld1_u16(p)) })
     }
 
     #[inline(always)]
     unsafe fn store_u16(self, p: *mut u16) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_u16`).
         unsafe { vst1_u16(p, vmovn_u32(uint(self))) }
     }
 
     #[inline(always)]
     unsafe fn load_i8(_: Neon, p: *const i8) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of `LANES` bytes (precondition of `load_i8`).
         unsafe {
             let bytes = vreinterpret_s8_s32(vdup_n_s32(p.cast::<i32>().read_unaligned()));
             float(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
@@ -120,7 +120,7 @@ impl Vector<Neon> for F32x4 {
 
     #[inline(always)]
     unsafe fn store_u8(self, p: *mut u8) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of `LANES` bytes (precondition of `store_u8`).
         unsafe {
             let words = vmovn_u32(uint(self));
             let bytes = vmovn_u16(vcombine_u16(words, words));
@@ -131,7 +131,8 @@ impl Vector<Neon> for F32x4 {
     #[inline(always)]
     unsafe fn load_f16(_: Neon, p: *const u16) -> Self {
         let wide: float32x4_t;
-        // SAFETY: the caller's. The intrinsic is younger than `rust-version`.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_f16`). The
+        // intrinsic is younger than `rust-version`.
         unsafe {
             asm!(
                 "fcvtl {wide:v}.4s, {half:v}.4h",
@@ -146,7 +147,8 @@ impl Vector<Neon> for F32x4 {
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16) {
         let half: uint16x4_t;
-        // SAFETY: the caller's, as above.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_f16`). As
+        // above.
         unsafe {
             asm!(
                 "fcvtn {half:v}.4h, {wide:v}.4s",

@@ -74,7 +74,7 @@ pub(super) const LOOPS: &[MultiplyAdds] = &[
 /// There is at least one turn, and all are valid for reads.
 pub(in crate::isa) unsafe fn read_q(streams: Streams) {
     let stream = |i: usize| streams.first.wrapping_byte_add(i * streams.stride);
-    // SAFETY: the caller's.
+    // SAFETY: There is at least one turn, and all are valid for reads (precondition of `read_q`).
     unsafe {
         asm!(
             ".p2align 5",

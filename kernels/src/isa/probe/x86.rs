@@ -154,7 +154,8 @@ pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
             concat!("vmovaps ymm", $low, ", [", $place, "]\nvmovaps ymm", $high, ", [", $place, " + 32]")
         };
     }
-    // SAFETY: the caller's.
+    // SAFETY: There is at least one turn, and all are valid for reads; AVX may be used (precondition of
+    // `read_ymm`).
     unsafe {
         asm!(
             ".p2align 5",
@@ -191,7 +192,7 @@ pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
 /// # Safety
 /// As [`read_ymm`]; AVX-512 may be used.
 pub(in crate::isa) unsafe fn read_zmm(streams: Streams) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller of `read_zmm` guarantees its preconditions, which are those of this call.
     unsafe {
         asm!(
             ".p2align 5",
