@@ -1,16 +1,15 @@
-//! The two contracts between algorithms and instruction sets.
+//! Instruction sets: the ground floor, which imports nothing else of this crate.
 //!
-//! [`Isa`] is a token: a value of it exists only where its instructions may be executed, so whoever
-//! holds one may use them. [`Vector`] is one register of `f32` lanes of that instruction set. An
-//! algorithm is written once, generic over both; a file in `isa/` implements them for one
-//! instruction set, together with the register tiles that only that instruction set can decide.
+//! [`Isa`] is a token. A value exists only where the CPU may execute the instructions, so holding one is the
+//! proof. [`Vector`] is one register of `f32` lanes. Algorithms are written once, generic over both. A file
+//! in `isa/` implements both for one instruction set, and the microkernels that are written by hand for it.
 //!
-//! Two rules make generic code compile to the instructions it names:
+//! Two rules make generic code compile to the instructions that it names:
 //!
-//! 1. It runs inside [`Isa::run`], the one function that carries `#[target_feature]`. Threads are
-//!    split outside of it, and every task enters it by itself: a closure handed to another thread
-//!    does not inherit the features, and its intrinsics would become calls.
-//! 2. Everything under it is `#[inline(always)]`, closures included.
+//! 1. It runs inside [`Isa::run`], the one function with `#[target_feature]`. Split threads outside of
+//!    `run` and enter `run` in every task: a closure that another thread runs does not inherit the
+//!    features, and its intrinsics become calls.
+//! 2. Every function and closure below `run` is `#[inline(always)]`.
 
 pub use multiply::{Broadcast, Dot, F32, I16, Multiply, Unavailable, WORDS};
 pub use vector::Vector;
@@ -91,17 +90,17 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
         unsafe { self.dot_tile(F32, tile) }
     }
 
-    /// The same for words that `dot` multiplies.
+    /// As [`gemm_tile`](Self::gemm_tile), for operands packed in the k-groups of `dot`.
     ///
     /// # Safety
-    /// The bullets under [`Tile`] hold, with words for floats.
+    /// The bullets under [`Tile`] hold, with k-groups in place of floats.
     unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile);
 
     /// Writes the transpose of the `LANES` x `LANES` block at `src` to `dst`.
     ///
     /// # Safety
-    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
-    /// `dst` for writes likewise; they do not overlap.
+    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows, `src_stride` apart. `dst` is valid
+    /// for writes of as many, `dst_stride` apart. The blocks do not overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 
     /// Calls `f(i, column i)` for each column of the `LANES` x `LANES` block at `src`, from the first on:
@@ -180,9 +179,9 @@ pub struct Tile {
     pub c: *mut f32,
     /// Distance between rows of C.
     pub c_stride: usize,
-    /// Whether the sums start from C rather than from zero.
+    /// True if the sums start from C, false if from zero.
     pub accumulate: bool,
-    /// What to prefetch meanwhile.
+    /// Memory to prefetch during the sums.
     pub prefetch: Prefetch,
 }
 
@@ -194,14 +193,15 @@ pub struct Prefetch {
     pub from: *const f32,
     /// Floats from stream to stream.
     pub stride: usize,
-    /// Floats by which all streams advance in four k-steps.
+    /// Floats that every stream advances in four k-steps.
     pub step: usize,
 }
 
 impl Prefetch {
-    /// Streams for tiles of `rows` rows, one line of each of which is prefetched in four k-steps. Few
-    /// rows leave little time, but their tile has slots to spare: they can prefetch all that they
-    /// read; the others, that have to be at least three to a panel then, half of it.
+    /// Streams of a tile of `rows` rows; four k-steps prefetch one line of each stream.
+    ///
+    /// A tile of few rows has issue slots to spare: it prefetches as much as it reads of B. A taller tile
+    /// prefetches half as much, which covers a panel if at least three tiles pass it.
     #[inline(always)]
     pub const fn streams<I: Isa>(rows: usize) -> usize {
         let lines = 4 * I::NR / LINE_FLOATS;

@@ -26,7 +26,7 @@ pub struct TileConfig {
     reserved: [u8; 14],
     /// Bytes of a row of each tile; there are eight tiles, and the other fields have to be 0.
     row_bytes: [u16; 16],
-    /// Rows of each tile, likewise.
+    /// Rows of each tile; 0 for an unused tile.
     rows: [u8; 16],
 }
 
@@ -37,7 +37,7 @@ const _: () = assert!(
 );
 
 impl TileConfig {
-    /// Tiles of so many rows of full width each; those of no row are not in use.
+    /// Configures tiles of full width with `tile_rows` rows each; a tile of 0 rows is unused.
     pub const fn of(tile_rows: [u8; 8]) -> Self {
         let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
         let mut tile = 0;
@@ -61,7 +61,7 @@ impl Amx {
     }
 }
 
-/// What the detection of AMX finds.
+/// Result of detecting AMX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The CPU has no AMX, or not all of it.
@@ -72,13 +72,13 @@ pub enum Found {
     Granted,
 }
 
-/// Whether all that [`Amx`] proves is there; asked once.
+/// Detects everything that [`Amx`] proves, once per process.
 pub fn found() -> Found {
     static FOUND: OnceLock<Found> = OnceLock::new();
     *FOUND.get_or_init(|| detect(BF16 | INT8))
 }
 
-/// Bits of EDX of CPUID leaf 7: AMX-TILE, and what it multiplies.
+/// Bits of EDX of CPUID leaf 7: AMX-TILE, AMX-BF16, AMX-INT8.
 const TILE: u32 = 1 << 24;
 pub const BF16: u32 = 1 << 22;
 pub const INT8: u32 = 1 << 25;
@@ -86,8 +86,8 @@ pub const INT8: u32 = 1 << 25;
 /// The component of the extended state that tiles are; their configuration is the one before it.
 const TILE_DATA: u64 = 18;
 
-/// Whether the CPU has the features, the operating system saves their state, and this process has the
-/// permission to use it: Linux gives it to those that ask, if it does.
+/// Detects `features` of the CPU, the state that the operating system saves, and the permission of this
+/// process. Linux grants the permission to a process that asks, unless configured not to.
 pub fn detect(features: u32) -> Found {
     // AVX2 is detected only where leaf 7 exists and XGETBV may be executed.
     if !is_x86_feature_detected!("avx2") || leaf_7_edx() & (TILE | features) != TILE | features {

@@ -336,9 +336,9 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn store_bf16(self, _: Avx512, p: *mut u16) {
-        // What `bf16_bits` does, in six instructions rather than nine: a row kernel in bf16 has little
-        // else to do. The even bit is a mask, one instruction replaces NaN (classes 0 and 1 of its
-        // table) by their quiet form, and one gathers the upper halves.
+        // `bf16_bits` in six instructions instead of nine: a row kernel in bf16 does little else. The even bit
+        // is a mask, one instruction makes NaN quiet (classes 0 and 1 of its table), and one gathers the
+        // upper halves.
         // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_bf16`). A
         // value of this type proves the features.
         unsafe {
@@ -369,8 +369,8 @@ impl Vector<Avx512> for F32x16 {
 
     #[inline(always)]
     unsafe fn store_bf16_pair([even, odd]: [Self; 2], _: Avx512, p: *mut u16) {
-        // Upper halves and lower ones are brought together, each of which half of the work remains for: 1
-        // is added to the upper where the lower is above a half, or a half and the upper odd.
+        // Gather upper and lower halves, then round both vectors at once: add 1 to an upper half where the
+        // lower half is above 0x8000, or equal to it with an odd upper half.
         // SAFETY: `p` is valid for writes of `2 LANES` numbers of 16 bits (precondition of
         // `store_bf16_pair`). A value of this type proves AVX-512.
         unsafe {

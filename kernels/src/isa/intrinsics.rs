@@ -1,4 +1,4 @@
-//! How vectors of intrinsics are written: what is but one of them, or one expression.
+//! Macros for vector methods that are one intrinsic or one expression.
 
 /// Operators by one intrinsic each.
 macro_rules! operators {

@@ -25,12 +25,12 @@ pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
         I::MR
     }
 
-    /// Words of one column that stand next to each other in a panel, before those of the next column.
+    /// Consecutive k-groups of one column in a panel, before the next column.
     fn depth(self) -> usize {
         1
     }
 
-    /// Whether bytes of A are signed, as those of B are; otherwise they are unsigned.
+    /// True if bytes of A are signed, as bytes of B always are; false if unsigned.
     const SIGNED: bool = false;
 
     /// The tile. Sums are f32, or i32 of the same bits' size.
@@ -60,7 +60,7 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// [`Multiply::instruction`].
     const INSTRUCTION: &'static str;
 
-    /// Rows by which a tile is lower than MR, for registers that an instruction's intermediate results take.
+    /// Rows that a tile has less than MR: intermediate results of the instruction take their registers.
     const FEWER_ROWS: usize = 0;
 
     /// `sum`, and the products of the word `a` and the word `b` of every lane.
@@ -141,7 +141,7 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
     }
 }
 
-/// What an instruction set without such instructions has: no value.
+/// Type without values, for an instruction set without such an instruction.
 #[derive(Clone, Copy, Debug)]
 pub enum Unavailable {}
 

@@ -33,7 +33,7 @@ impl Neon {
         Self::detect().filter(|&all| all != plain).map(|_| plain)
     }
 
-    /// The token without `smmla`, to test what it hides.
+    /// Token without `smmla`: tests run the microkernel that `smmla` hides.
     #[cfg(test)]
     pub(super) fn without_i8mm(self) -> Self {
         Self { i8mm: false, ..self }

@@ -69,7 +69,7 @@ impl Isa for Portable {
             *row = unsafe { F32x4::load_ptr(self, src.add(i * src_stride)) }.0;
         }
         for (i, row) in f32x4::transpose(rows).into_iter().enumerate() {
-            // SAFETY: as above.
+            // SAFETY: `dst` is valid for writes of 4 rows of 4 (precondition of `transpose`).
             unsafe { F32x4(row).store_ptr(dst.add(i * dst_stride)) }
         }
     }

@@ -1,5 +1,5 @@
-//! Loops that do nothing but keep one unit of a core busy: multiply-adds from registers to
-//! registers, and loads. In assembly, so that no compiler decides what is measured.
+//! Loops that keep one unit of a core busy: multiply-adds between registers, and loads. They are assembly, so
+//! that no compiler changes the measured instructions.
 //!
 //! ```text
 //! chain 0   acc += a b      acc += a b      ..      each waits for the one above it in its own
@@ -43,9 +43,9 @@ pub(crate) struct MultiplyAdds {
     pub name: &'static str,
     /// Multiply-adds of one step, which is one instruction of every chain.
     each_step: u64,
-    /// Whether this CPU and its operating system let a program run it.
+    /// True if this CPU and its operating system can run the loop.
     detect: fn() -> bool,
-    /// Takes so many steps. Only to be called where `detect` is true.
+    /// Runs a number of steps. Call it only where `detect` returns true.
     run: unsafe fn(usize),
 }
 
@@ -64,7 +64,7 @@ impl Detected {
         self.0.name
     }
 
-    /// Takes so many steps, and returns how many operations that were, two to a multiply-add.
+    /// Runs `steps` steps; returns the number of operations, two for each multiply-add.
     pub fn run(self, steps: usize) -> u64 {
         // SAFETY: a value of this type proves that `detect` was true.
         unsafe { (self.0.run)(steps) };
@@ -86,7 +86,7 @@ pub(crate) const NAMES: &[&str] = &{
 /// Chains of the portable loop, which with a and b leave two of SSE2's 16 registers.
 const PORTABLE_CHAINS: usize = 12;
 
-/// What the compiler makes of the vectors of the portable backend, which no instruction set bounds.
+/// Multiply-adds of the portable backend, as the compiler vectorises them.
 const PORTABLE: &[MultiplyAdds] = &[MultiplyAdds {
     name: "f32 portable",
     each_step: (PORTABLE_CHAINS * <Portable as Isa>::V::LANES) as u64,
@@ -118,14 +118,14 @@ const LINES: usize = 2;
 pub(super) struct Streams {
     /// Where the first begins: at a cache line, for loads that straddle two take twice as long.
     first: *const f32,
-    /// Bytes from each to the next, a multiple of what a turn reads.
+    /// Bytes from stream to stream, a multiple of the bytes of a turn.
     stride: usize,
     /// Turns that read them all.
     turns: usize,
 }
 
 impl Streams {
-    /// As many whole turns as fit `data` behind the first line that begins in it.
+    /// Whole turns of `data`, from its first cache line on.
     fn of(data: &[f32]) -> Self {
         let skip = data.as_ptr().align_offset(LINE).min(data.len());
         let data = &data[skip..];
@@ -138,7 +138,7 @@ impl Streams {
     }
 }
 
-/// Reads what is whole turns of `data`, `passes` times, by `read`; returns how many bytes that were.
+/// Reads the whole turns of `data`, `passes` times, by `read`; returns the bytes read.
 ///
 /// # Safety
 /// `read` may be called: it reads `turns` turns of [`Streams`], if there are any, and needs nothing
@@ -151,14 +151,14 @@ pub(super) unsafe fn read_by(read: unsafe fn(Streams), data: &[f32], passes: usi
         return 0;
     }
     for _ in 0..passes {
-        // SAFETY: the streams lie in `data`; the rest is the caller's.
+        // SAFETY: the streams lie in `data`; `read` may be called (precondition of this function).
         unsafe { read(streams) };
     }
     passes as u64 * streams.bytes()
 }
 
-/// The same, of all of `data`, by the vectors of any instruction set: sums, as a load whose value is
-/// never used would be removed.
+/// Reads all of `data`, `passes` times, by the vectors of any instruction set. It sums the values: the compiler
+/// would remove a load without a use.
 #[inline(always)]
 pub(super) fn read_sums<I: Isa>(isa: I, data: &[f32], passes: usize) -> u64 {
     isa.run(

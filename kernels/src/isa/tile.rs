@@ -44,7 +44,7 @@ pub(super) unsafe fn broadcast<I: Isa, D: Dot<I>, const R: usize, const N: usize
         }
     }
     for _ in 0..t.k % UNROLL {
-        // SAFETY: as above.
+        // SAFETY: `a` and `b` stand at a step p < k.
         unsafe { step(isa, dot, &mut acc, a, b) };
         a = a.wrapping_add(1);
         b = b.wrapping_add(t.b_stride);
@@ -102,8 +102,8 @@ pub(super) use for_rows;
 /// L3, 26 against 21 from memory; 8 streams are no better).
 pub(crate) const STREAMS: usize = 4;
 
-/// Floats ahead of what it multiplies that [`row_times_panels`] prefetches of each panel. From memory 256
-/// to 1024 are alike, and 5% faster than none.
+/// Floats that [`row_times_panels`] prefetches ahead in each panel. From memory, 256 to 1024 are equal, and 5%
+/// faster than no prefetch.
 const ROW_AHEAD: usize = 256;
 
 /// The tile of a single row of A: multiplies it with `STREAMS` panels of B at once, for then the time
@@ -163,20 +163,22 @@ pub(crate) const fn row_panels<I: Isa>() -> usize {
 /// further on in each of the 16 cost 4%: the processor's own suffice.
 const ROWS: usize = 16;
 
-/// The tile of a single row of A and of `vectors` times `LANES` columns of B that are rows in memory,
-/// `b_stride` apart (a weight that is not packed): transposed on the way, in registers. Every sum is the
-/// same chain as in [`broadcast`]. `AHEAD` also prefetches the rows that follow in memory, as a weight that
-/// comes from there needs where the processor's prefetches start anew in every row: 1.5 times as fast at
-/// k = 512, 1.1 at 4096. From L3, where those of 3072 floats share a set of L1, it would cost 17%.
+/// GEMV of one row of A and `vectors * LANES` columns of B, each a row in memory, `b_stride` apart.
+///
+/// B is a weight \[out, in\] that is not packed: registers transpose it, block by block. Every sum is the same
+/// chain as in [`broadcast`]. `AHEAD` also prefetches the next rows, for a weight in memory: the processor's
+/// own prefetches start anew in every row. It is 1.5 times as fast at k = 512 and 1.1 times at k = 4096. From
+/// L3 it would cost 17% where rows of 3072 floats share a set of L1.
 ///
 /// # Safety
-/// As [`Tile`] with `rows == 1`, but for so many columns, with `b + j * b_stride + p` valid for reads;
-/// `k` is a multiple of `LANES`, but not 0.
+/// - The bullets of [`Tile`] hold with `rows == 1` and `vectors * LANES` in place of NR.
+/// - `b + j * b_stride + p` is valid for reads.
+/// - `k` is a multiple of `LANES`, and not 0.
 #[inline(always)]
 pub(crate) unsafe fn row_times_rows<I: Isa, const AHEAD: bool>(isa: I, t: Tile, vectors: usize) {
     let lanes = I::V::LANES;
-    // All of a line before those of other rows: at strides that are powers of two the lines of more rows
-    // would not stay in L1.
+    // Use all of a cache line before lines of other rows: at power-of-two strides, lines of more rows do not
+    // stay in L1.
     let (at_once, steps) = if lanes < ROWS { (ROWS / lanes, LINE_FLOATS) } else { (1, t.k) };
     for first in (0..vectors).step_by(at_once) {
         for line in (0..t.k).step_by(steps) {

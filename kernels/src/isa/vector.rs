@@ -77,7 +77,7 @@ pub trait Vector<I: Copy>:
     /// operation rounds.
     fn mul_add(self, b: Self, c: Self) -> Self;
 
-    /// Whether [`mul_add`](Self::mul_add) rounds once.
+    /// True if [`mul_add`](Self::mul_add) rounds once.
     const FUSED: bool = true;
 
     /// `self < b ? self : b`: `b` if either is NaN.
@@ -110,7 +110,7 @@ pub trait Vector<I: Copy>:
     /// Lanes of `self` where the mask is set, 0 elsewhere.
     fn keep(self, mask: Self::Mask) -> Self;
 
-    /// Whether any lane of the mask is set.
+    /// True if any lane of the mask is set.
     fn any(mask: Self::Mask) -> bool;
 
     /// Lanes as i32: wrapping product.
@@ -162,20 +162,19 @@ pub trait Vector<I: Copy>:
         self * half.shl_bits::<23>() * whole.sub_bits(half).shl_bits::<23>()
     }
 
-    /// The same for n in [-190, 0].
+    /// As above, for n in \[-190, 0\]: results may be denormal.
     #[inline(always)]
     fn scale_down_by_pow2(self, isa: I, n: Self) -> Self {
-        // One factor of 2^(n + 64), and that off again: only the second product can round. Its exponent
-        // is put into place as above.
+        // Multiply by 2^(n + 64), then by 2^-64: only the second product can round.
         let biased = n + Self::splat(isa, 12_582_912.0 + 127.0 + 64.0);
         self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
     }
 
-    /// What `self` is off the nearest multiple of 2^-`BITS`, ties to even; exact. For `BITS` of 0 and 2,
-    /// and magnitudes below 2^20.
+    /// Difference of `self` to the nearest multiple of 2^-`BITS`, ties to even; exact. For `BITS` of 0 and 2 and
+    /// magnitudes below 2^20.
     #[inline(always)]
     fn residue<const BITS: u32>(self, isa: I) -> Self {
-        // Ulps of this are what is rounded to.
+        // One ULP of this number is the multiple to round to.
         let multiples = Self::splat(isa, 12_582_912.0 / (1 << BITS) as f32);
         self - ((self + multiples) - multiples)
     }
@@ -210,7 +209,7 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `LANES` bytes.
     unsafe fn store_u8(self, p: *mut u8);
 
-    /// The `LANES` numbers at `p`, whose bits are those of f16: exact.
+    /// Loads `LANES` f16 from `p`, exactly.
     ///
     /// # Safety
     /// `p` is valid for reads of `LANES` numbers of 16 bits.
@@ -222,7 +221,7 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `LANES` numbers of 16 bits.
     unsafe fn store_f16(self, p: *mut u16);
 
-    /// The `LANES` numbers at `p`, whose bits are those of bf16: exact.
+    /// Loads `LANES` bf16 from `p`, exactly.
     ///
     /// # Safety
     /// `p` is valid for reads of `LANES` numbers of 16 bits.
@@ -243,8 +242,8 @@ pub trait Vector<I: Copy>:
         unsafe { bf16_bits(isa, self).store_u16(p) }
     }
 
-    /// The `2 LANES` numbers at `p`, whose bits are those of bf16, in whatever order is cheapest:
-    /// [`store_bf16_pair`](Self::store_bf16_pair) undoes it. For functions of each number by itself.
+    /// Loads `2 LANES` bf16 from `p`, exactly, in the cheapest order of this instruction set.
+    /// [`store_bf16_pair`](Self::store_bf16_pair) restores the order: use both for elementwise functions.
     ///
     /// # Safety
     /// `p` is valid for reads of `2 LANES` numbers of 16 bits.

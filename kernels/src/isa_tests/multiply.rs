@@ -1,7 +1,7 @@
 //! The contract of [`Multiply`]: tiles of words against scalar arithmetic, bit by bit.
 //!
-//! What rounds is compared with an emulation of its instruction, and that with f64 and the error bound which
-//! the instruction's documentation states.
+//! An instruction that rounds is compared with its emulation; the emulation is compared with f64 and the error
+//! bound of the instruction's documentation.
 
 use super::emulated::{add, bfdot, fma, halves};
 use crate::isa::tile::STREAMS;
@@ -23,7 +23,7 @@ pub(crate) struct Subject<'a> {
     pub row: &'a dyn Fn(Tile, usize),
 }
 
-/// What a product's numbers are like.
+/// Distribution of a product's operands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Numbers {
     /// In \[-1, 1), or all integers.

@@ -12,8 +12,8 @@
 //! Up to 16 rows need the upper half alone. A single row takes two panels at a time, b0 and b1 of the one,
 //! b2 and b3 of the other, and no a1.
 //!
-//! What a program does is written once, as a list of operations: `assembly` makes the instructions of it,
-//! and the tests a list for a model of them in software, which every CPU can run.
+//! A program is written once, as a list of operations. `assembly` turns the list into instructions; the tests
+//! run the list on a software model of AMX, on every CPU.
 
 use super::{Amx, TILE_ROW_BYTES, TILE_ROWS, TileConfig};
 use crate::isa::avx512::Avx512;
@@ -22,7 +22,7 @@ use crate::isa::{A_STRIDE, Isa, Prefetch, Tile, WORDS};
 use core::arch::asm;
 use core::mem::offset_of;
 
-/// What words are.
+/// Element types of a k-group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Words {
     /// Pairs of bf16. A turn adds up the even and the odd k-steps of its 16 words by themselves, each as if
@@ -72,7 +72,7 @@ pub(super) struct Plan {
     pub c_stride: usize,
     /// 16 words of k each.
     pub turns: usize,
-    /// Whether the sums start from C, 0 or 1.
+    /// 1 if the sums start from C, 0 if from zero.
     pub accumulate: usize,
     /// The first line to be prefetched. In every turn it is four of each of `streams` streams: lines `step`
     /// bytes apart, and from the third of them `jump` bytes to the next stream.
@@ -178,11 +178,11 @@ macro_rules! assembly {
     ) => {
         /// # Safety
         /// AMX may be used; the memory of the plan is valid for what its operations read and write.
-        // By itself: many calls of it share the one block, and nothing is to be inlined into.
+        // Not inlined: many calls share the one assembly block.
         #[inline(never)]
         unsafe fn $name(plan: &Plan) {
-            // SAFETY: the caller's. It leaves the tiles released, and no code outside of such a block
-            // has any in use.
+            // SAFETY: AMX may be used and the plan's memory is valid (preconditions of the function). The block
+            // releases the tiles, and no code outside of such a block uses tiles.
             unsafe {
                 asm!(
                     "ldtilecfg [{plan}]",
@@ -251,7 +251,7 @@ flat!(assembly bf16_flat "tdpbf16ps");
 flat!(assembly int8_flat "tdpbusd");
 two!(assembly bf16_two "tdpbf16ps");
 
-// What the block has been written for.
+// Constants that the assembly block is written for.
 const _: () = assert!(
     offset_of!(Plan, config) == 0
         && offset_of!(Plan, step) == offset_of!(Plan, prefetch) + 8
@@ -284,7 +284,7 @@ impl Plan {
         (plan, lower > 0)
     }
 
-    /// That of a row and of the panels `first` and `first + 1`.
+    /// Plan of one row and the panels `first` and `first + 1`.
     #[inline(always)]
     pub(super) fn row(t: Tile, panel_stride: usize, first: usize) -> Self {
         let b = TILE_ROWS as u8;

@@ -46,8 +46,8 @@ pub(super) fn upper(numbers: __m256i) -> __m512i {
     upper
 }
 
-/// The upper halves of all lanes and the lower ones: of `even` in the lower halves of lanes, of `odd` in the
-/// upper ones. Two instructions, of which the compiler would make three or four.
+/// Gathers the upper halves of all lanes in one vector and the lower halves in another. Halves of `even` go to
+/// the lower half of each lane, halves of `odd` to the upper. Two instructions; the compiler makes three or four.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn apart(even: __m512i, odd: __m512i) -> (__m512i, __m512i) {

@@ -163,7 +163,7 @@ macro_rules! extension {
         #[target_feature(enable = "avx512f")]
         #[inline]
         unsafe fn $name(a: __m512, b: __m512, mut sum: __m512) -> __m512 {
-            // SAFETY: the caller's.
+            // SAFETY: this CPU has the instruction (precondition of the function).
             unsafe {
                 asm!(
                     concat!(stringify!($name), " {sum}, {a}, {b}"),
@@ -177,8 +177,8 @@ macro_rules! extension {
 }
 extension!(vdpbf16ps vpdpbusd);
 
-/// Whether `vdpbf16ps` beats two fused multiply-adds: it does on AMD (Zen 4: at the rate of one), and
-/// does not on Intel's (Sapphire Rapids: at a quarter of it).
+/// True if `vdpbf16ps` beats two fused multiply-adds. On AMD it does: Zen 4 runs it at the rate of one. On Intel
+/// it does not: Sapphire Rapids runs it at a quarter of that rate.
 pub(super) fn dot_bf16_is_fast() -> bool {
     #[allow(unused_unsafe, reason = "the intrinsic has become safe")]
     // SAFETY: every x86-64 has the instruction.

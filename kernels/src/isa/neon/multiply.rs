@@ -26,12 +26,12 @@ macro_rules! instruction {
     }};
 }
 
-/// Pairs of bf16 by `bfmmla`, which is two `bfdot`, one after the other, for each of its sums.
+/// Pairs of bf16 by `bfmmla`: two `bfdot` in sequence for each sum.
 ///
-/// While FPCR.EBF is 0, as it is unless a program sets it, denormals are taken, and returned, as zeros; the
-/// two products of a word are added up, and that to the sum, both times rounded to odd, that is to one of the
-/// two neighbours of what is exact. So a sum of k k-steps is within (k + 2) u sum|a b| of exact, to first
-/// order, and 2^-126 for each of its up to 2 k operations that returns a denormal.
+/// FPCR.EBF is 0 unless a program sets it. Then denormals are read and written as zeros. The two products of
+/// a k-group are added, and the result is added to the sum; both additions round to odd, to one of the two
+/// neighbours of the exact value. A sum of k k-steps is within (k + 2) u sum|a b| of exact, to first order,
+/// plus 2^-126 for each of its up to 2 k operations that returns a denormal.
 #[derive(Clone, Copy, Debug)]
 pub struct Bf16(());
 

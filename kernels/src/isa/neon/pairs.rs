@@ -53,7 +53,7 @@ macro_rules! rows {
     };
 }
 
-/// The block of so many pairs of rows, the last of which may have one row.
+/// Assembly block of a number of row pairs; the last pair may have one row.
 macro_rules! block {
     (
         $extension:literal $text:literal $of:literal $R:ident $a:ident $b:ident $sums:ident

@@ -13,7 +13,7 @@
 //!   fmla    neoverse-v2 (4 ports)      24                   24.0
 //!           neoverse-n1 (2 ports)      48                   52.0, of 3-wide dispatch in its model
 //!   sdot    neoverse-v2                24                   24.0
-//!           neoverse-n1                48                   52.0, likewise
+//!           neoverse-n1                48                   52.0, 3-wide dispatch
 //!   bfmmla  neoverse-v2                13.5                 14.0
 //!   smmla   neoverse-v2                13.5                 14.0
 //! ```
@@ -213,8 +213,8 @@ unsafe fn by_pairs_6x16<W: ByPairs, const R: usize>(isa: Neon, way: W, t: Tile) 
     }
 }
 
-/// One row by [`STREAMS`] panels, two at a time: a row alone has sums in only half of the lanes, and those of
-/// four panels would take all registers.
+/// GEMV of one row and [`STREAMS`] panels, two at a time. One row fills half of the lanes of its sums, so the
+/// sums of four panels would take all registers.
 ///
 /// # Safety
 /// As [`Multiply::row`](crate::isa::Multiply::row), with panels of depth 2.
@@ -244,13 +244,13 @@ pub(super) unsafe fn row_by_pairs(isa: Neon, way: impl ByPairs, t: Tile, panel_s
             }
         }
         for (q, sums) in acc.iter().enumerate() {
-            // SAFETY: as above.
+            // SAFETY: the sums of panel `q` lie in C (precondition of the function).
             unsafe { store_pairs(sums, c.add(q * t.c_stride), None) };
         }
     }
 }
 
-/// Sums of two rows of C as those of pairs of columns.
+/// Loads two rows of C as sums of pairs of columns.
 ///
 /// # Safety
 /// NR floats of both rows are valid for reads.

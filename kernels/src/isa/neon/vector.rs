@@ -187,7 +187,7 @@ impl Vector<Neon> for F32x4 {
         // SAFETY: a value of this type proves NEON.
         let halves = self.max(Self(unsafe { vextq_f32::<2>(self.0, self.0) }));
         let all = halves.max(halves.swap_pairs());
-        // SAFETY: as above.
+        // SAFETY: a value of this type proves NEON.
         unsafe { vgetq_lane_f32::<0>(all.0) }
     }
 

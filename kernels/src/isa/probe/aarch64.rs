@@ -1,4 +1,4 @@
-//! Those of aarch64.
+//! Loops of multiply-adds and loads for aarch64.
 //!
 //! ```text
 //! multiply-adds of an instruction
@@ -115,5 +115,5 @@ pub(in crate::isa) unsafe fn read_q(streams: Streams) {
     }
 }
 
-// What the addresses above have been written for.
+// Constants that the addresses above are written for.
 const _: () = assert!(STREAMS == 4 && LINES * LINE == 128);

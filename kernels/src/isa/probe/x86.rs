@@ -1,4 +1,4 @@
-//! Those of x86-64.
+//! Loops of multiply-adds and loads for x86-64.
 //!
 //! ```text
 //! multiply-adds of an instruction           latency, and at best each cycle
@@ -69,14 +69,14 @@ macro_rules! ymm {
     ($($row:tt)+) => { chains!($($row)+ "ymm" [0 1 2 3 4 5 6 7 8 9 10 11]) };
 }
 
-/// [`chains`] in those of AVX-512.
+/// [`chains`] in AVX-512 registers.
 macro_rules! zmm {
     ($($row:tt)+) => {
         chains!($($row)+ "zmm" [0 1 2 3 4 5 6 7 8 9 10 11 16 17 18 19 20 21 22 23 24 25 26 27])
     };
 }
 
-/// A row of four sums of products of tiles; `each` as above.
+/// A row of four sums of products of AMX tiles.
 macro_rules! tiles {
     ($name:literal, $feature:expr, $value:expr, each $each:expr, $instruction:literal) => {{
         /// # Safety
@@ -86,9 +86,9 @@ macro_rules! tiles {
                 return;
             }
             let row = [$value; TILE_ROW_BYTES / size_of::<u32>()];
-            // SAFETY: the instructions are there and the process may use the tiles. It reads the
-            // configuration and, with a stride of 0, one row again and again; it leaves the tiles
-            // released, and no code outside of such a block has any in use.
+            // SAFETY: `detect` found AMX and the permission of this process. The block reads the configuration
+            // and, with a stride of 0, one row repeatedly. It releases the tiles, and no code outside of such a
+            // block uses tiles.
             unsafe {
                 asm!(
                     "ldtilecfg [{config}]",
@@ -187,7 +187,7 @@ pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
     }
 }
 
-/// The same through registers of AVX-512: a line each.
+/// [`read_ymm`] with AVX-512 registers: one cache line each.
 ///
 /// # Safety
 /// As [`read_ymm`]; AVX-512 may be used.
@@ -224,5 +224,5 @@ pub(in crate::isa) unsafe fn read_zmm(streams: Streams) {
     }
 }
 
-// What the addresses above have been written for.
+// Constants that the addresses above are written for.
 const _: () = assert!(STREAMS == 4 && LINES * LINE == 128);
