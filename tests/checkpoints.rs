@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tilewright::architectures::{ARCHITECTURES, Architecture};
-use tilewright::checkpoint::config::{Fields, Kind};
+use tilewright::checkpoint::config::{Fields, ModelKind};
 use tilewright::checkpoint::weights::Weights;
 use tilewright::output::Output;
 use tilewright::{Arithmetic, Error, Inputs};
@@ -26,7 +26,7 @@ fn checkpoints() -> Vec<String> {
     for entry in std::fs::read_dir(golden("")).unwrap() {
         let dir = entry.unwrap().path();
         if ["config.json", "model.safetensors", "inputs.safetensors"].iter().all(|f| dir.join(f).exists()) {
-            families.insert(Kind::read(&dir).unwrap().1.model_type.unwrap());
+            families.insert(ModelKind::read(&dir).unwrap().1.model_type.unwrap());
             names.push(dir.file_name().unwrap().to_str().unwrap().to_owned());
         }
     }
@@ -38,7 +38,7 @@ fn checkpoints() -> Vec<String> {
 /// The first of each family.
 fn families() -> Vec<String> {
     let mut seen = BTreeSet::new();
-    let family = |name: &String| Kind::read(&golden(name)).unwrap().1.model_type;
+    let family = |name: &String| ModelKind::read(&golden(name)).unwrap().1.model_type;
     checkpoints().into_iter().filter(|name| seen.insert(family(name))).collect()
 }
 

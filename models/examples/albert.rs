@@ -1,16 +1,16 @@
 //! ALBERT: what sharing layers and narrow embeddings save, with the sizes of ALBERT-base and random weights.
 
 use tilewright::{
-    Arithmetic, Error, albert, bert, checkpoint::weights::Weights, heads::Task, model::Model as _,
+    Arithmetic, Error, albert, bert, checkpoint::weights::Weights, heads::HeadKind, model::Model as _,
 };
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {
     let on = Arithmetic::f32(Backend::best());
     let base = bert::Config { vocab_size: 30000, ..bert::Config::default() };
-    let bert = bert::open(base.clone(), Weights::random(0), on, Task::Bare)?;
+    let bert = bert::open(base.clone(), Weights::random(0), on, HeadKind::Bare)?;
     let config = albert::Config { bert: base, ..albert::Config::default() };
-    let albert = albert::open(config, Weights::random(0), on, Task::Bare)?;
+    let albert = albert::open(config, Weights::random(0), on, HeadKind::Bare)?;
     for (name, parts) in [("BERT", bert.parameters()), ("ALBERT", albert.parameters())] {
         println!("{name}");
         for (part, parameters) in parts {

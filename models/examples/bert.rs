@@ -3,7 +3,8 @@
 //! `cargo run --release --example bert -- [DIR]`
 
 use tilewright::{
-    Arithmetic, Batch, Error, architectures::Architecture, bert, checkpoint::weights::Weights, heads::Task,
+    Arithmetic, Batch, Error, architectures::Architecture, bert, checkpoint::weights::Weights,
+    heads::HeadKind,
 };
 use tilewright_kernels::Backend;
 
@@ -11,7 +12,7 @@ fn main() -> Result<(), Error> {
     let on = Arithmetic::f32(Backend::best());
     let mut model = match std::env::args_os().nth(1) {
         Some(dir) => Architecture::of(dir.as_ref())?.load(dir.as_ref(), on)?,
-        None => Box::new(bert::open(bert::Config::default(), Weights::random(0), on, Task::Bare)?),
+        None => Box::new(bert::open(bert::Config::default(), Weights::random(0), on, HeadKind::Bare)?),
     };
     let mut batch = Batch::default();
     batch.push(&[101, 7592, 2088, 102], &[0; 4])?; // [CLS] hello world [SEP]

@@ -1,13 +1,13 @@
 //! ELECTRA: whether each token was replaced, by a discriminator of random weights.
 
 use tilewright::{
-    Arithmetic, Batch, Error, checkpoint::weights::Weights, electra, heads::Task, model::Model as _,
+    Arithmetic, Batch, Error, checkpoint::weights::Weights, electra, heads::HeadKind, model::Model as _,
 };
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {
     let on = Arithmetic::f32(Backend::best());
-    let mut model = electra::open(electra::Config::default(), Weights::random(0), on, Task::PreTraining)?;
+    let mut model = electra::open(electra::Config::default(), Weights::random(0), on, HeadKind::PreTraining)?;
     let mut batch = Batch::default();
     batch.push(&[101, 1996, 4937, 2938, 102], &[0; 5])?; // [CLS] the cat sat [SEP]
     let logits = &model.forward(&batch)?[0];

@@ -1,7 +1,7 @@
 //! RoBERTa: scores of all words for each token, here of random weights.
 
 use tilewright::{
-    Arithmetic, Batch, Error, checkpoint::weights::Weights, heads::Task, model::Model as _, roberta,
+    Arithmetic, Batch, Error, checkpoint::weights::Weights, heads::HeadKind, model::Model as _, roberta,
 };
 use tilewright_kernels::Backend;
 
@@ -9,7 +9,7 @@ fn main() -> Result<(), Error> {
     let on = Arithmetic::f32(Backend::best());
     let mut config = roberta::Config::default();
     config.bert.num_hidden_layers = 2;
-    let mut model = roberta::open(config, Weights::random(0), on, Task::MaskedLm)?;
+    let mut model = roberta::open(config, Weights::random(0), on, HeadKind::MaskedLm)?;
     let mut batch = Batch::default();
     batch.push(&[0, 31414, 50264, 2], &[0; 4])?; // <s> Hello <mask> </s>
     let logits = &model.forward(&batch)?[0];

@@ -37,7 +37,7 @@ pub struct Deviation {
     pub mean: f64,
     /// Share of rows whose largest value is at the same place; of logits alone.
     pub top_1: Option<f64>,
-    /// Whether all values were finite.
+    /// True if all values were finite.
     pub finite: bool,
 }
 

@@ -14,16 +14,16 @@ use crate::arithmetic::Arithmetic;
 use crate::bert;
 use crate::checkpoint::config::{self, Fields, MOST_LAYERS, named};
 use crate::checkpoint::weights::Weights;
-use crate::encoder::{Encoder, LayerNames, Plan};
+use crate::encoder::{Encoder, EncoderPlan, LayerNames};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
 use tilewright_kernels::Activation;
 
-/// config.json. Fields that are missing have the value of transformers' `AlbertConfig`: those of
+/// config.json. A missing field has the default of transformers' `AlbertConfig`, the size of
 /// ALBERT-xxlarge.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What it has in common with BERT. `num_hidden_layers` counts steps, not stored layers.
+    /// Fields shared with BERT. `num_hidden_layers` counts steps, not stored layers.
     pub bert: bert::Config,
     /// Width E of the embeddings.
     pub embedding_size: usize,
@@ -55,7 +55,7 @@ impl Config {
     /// Takes the fields of config.json.
     ///
     /// # Errors
-    /// If it asks for what is not supported: the field is named.
+    /// If a field has an unsupported value; the message names the field.
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         fields.only("net_structure_type", 0)?;
         fields.only("num_memory_blocks", 0)?;
@@ -79,14 +79,14 @@ impl Config {
         Ok(())
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self) -> EncoderPlan {
         let (groups, inner) = (self.num_hidden_groups, self.inner_group_num);
         // Rounded as transformers rounds it, where groups do not divide steps.
         let steps_of_group = self.bert.num_hidden_layers as f64 / groups as f64;
         let group = |step: usize| (step as f64 / steps_of_group) as usize;
         let name =
             |n: usize| format!("encoder.albert_layer_groups.{}.albert_layers.{}", n / inner, n % inner);
-        Plan {
+        EncoderPlan {
             embedding_size: self.embedding_size,
             projection: Some("encoder.embedding_hidden_mapping_in"),
             layers: (0..groups * inner).map(name).collect(),
@@ -101,7 +101,7 @@ impl Config {
                 output_dense: "ffn_output",
                 output_layer_norm: "full_layer_layer_norm",
             },
-            ..Plan::bert("albert.", &self.bert)
+            ..EncoderPlan::bert("albert.", &self.bert)
         }
     }
 }
@@ -109,21 +109,21 @@ impl Config {
 /// ALBERT with the head that `task` asks for, from `weights`, whose names may lack the prefix `albert.`.
 ///
 /// # Errors
-/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, or there is
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or there is
 /// no such head.
 ///
 /// ```
-/// use tilewright::{Arithmetic, albert, bert, heads::Task, model::Model as _, checkpoint::weights::Weights};
+/// use tilewright::{Arithmetic, albert, bert, heads::HeadKind, model::Model as _, checkpoint::weights::Weights};
 /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
 /// let base = bert::Config { vocab_size: 300, hidden_size: 24, num_attention_heads: 3, ..bert::Config::default() };
 /// let config = albert::Config { bert: base, embedding_size: 8, ..albert::Config::default() };
-/// let model = albert::open(config, Weights::random(0), on, Task::Bare)?;
+/// let model = albert::open(config, Weights::random(0), on, HeadKind::Bare)?;
 /// let parts = model.parameters();
 /// assert_eq!(parts[0], ("word embeddings", 300 * 8));
 /// assert_eq!(parts[2], ("projection of embeddings", 8 * 24 + 24));
 /// # Ok::<(), tilewright::Error>(())
 /// ```
-pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     config.check().map_err(|why| Error::Input { name: "config", why })?;
     let (plan, config) = (config.plan(), config.bert);
     let weights = weights.with_base("albert.");
@@ -141,17 +141,17 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Res
         of.predictions(names, config.hidden_act)
     };
     let head = match task {
-        Task::Bare => Head::Bare(of.has("albert.pooler.weight").then(pooler).transpose()?),
-        Task::MaskedLm => Head::MaskedLm(predictions()?),
-        Task::PreTraining => {
+        HeadKind::Bare => Head::Bare(of.has("albert.pooler.weight").then(pooler).transpose()?),
+        HeadKind::MaskedLm => Head::MaskedLm(predictions()?),
+        HeadKind::PreTraining => {
             let order = of.classifier("sop_classifier.classifier", labels)?;
             Head::PreTraining(predictions()?, pooler()?, ("sop_logits", order))
         }
-        Task::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
-        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
-        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
-        Task::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
-        Task::NextSentence => return Err(task.missing("ALBERT")),
+        HeadKind::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
+        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
+        HeadKind::NextSentence => return Err(task.missing("ALBERT")),
     };
     Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
 }

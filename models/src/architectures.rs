@@ -2,10 +2,10 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::bart::{self, Bart};
-use crate::checkpoint::config::{Fields, Kind};
+use crate::checkpoint::config::{Fields, ModelKind};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::heads::Task;
+use crate::heads::HeadKind;
 use crate::model::Model;
 use crate::{albert, bert, electra, gpt2, llama, roberta, t5};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ macro_rules! encoder {
             model_type: stringify!($family),
             open: |dir, weights, on| {
                 let config = $family::Config::read(&Fields::open(dir)?)?;
-                Ok(Box::new($family::open(config, weights, on, Task::$task)?))
+                Ok(Box::new($family::open(config, weights, on, HeadKind::$task)?))
             },
         }
     };
@@ -132,7 +132,7 @@ impl Architecture {
     /// # Errors
     /// If config.json is missing or damaged, or asks for an architecture that is not in the table.
     pub fn of(dir: &Path) -> Result<Self, Error> {
-        let (path, kind) = Kind::read(dir)?;
+        let (path, kind) = ModelKind::read(dir)?;
         match kind.architectures.as_deref() {
             Some([class, ..]) => find(path, ("architectures", class), |a| a.class, |a| a.class == class),
             _ => Self::bare(dir),
@@ -144,7 +144,7 @@ impl Architecture {
     /// # Errors
     /// As [`of`](Self::of).
     pub fn bare(dir: &Path) -> Result<Self, Error> {
-        let (path, kind) = Kind::read(dir)?;
+        let (path, kind) = ModelKind::read(dir)?;
         match &kind.model_type {
             Some(family) => find(path, ("model_type", family), |a| a.model_type, |a| a.model_type == family),
             None => Err(Error::File {

@@ -72,7 +72,7 @@ impl Bart {
     /// Reads what `class` has from `weights`, whose names may lack the prefix `model.`.
     ///
     /// # Errors
-    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
     pub fn open(config: Config, weights: Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
         let weights = &weights.with_base("model.");
@@ -129,7 +129,7 @@ impl Bart {
     /// A model with random weights, the same for a seed on every machine.
     ///
     /// # Errors
-    /// [`Error::Input`] if the config has a size of 0 or the like.
+    /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     ///
     /// ```
     /// use tilewright::bart::{Bart, Class, Config, Family};

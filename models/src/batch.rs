@@ -39,7 +39,7 @@ impl Batch {
         self.starts.len() - 1
     }
 
-    /// Whether there is no sequence.
+    /// True if there is no sequence.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

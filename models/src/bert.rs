@@ -14,13 +14,13 @@
 //! ```
 //!
 //! [`roberta`](crate::roberta), [`albert`](crate::albert) and [`electra`](crate::electra) are the same
-//! [`Encoder`] with another [`Plan`] and other [heads](crate::heads).
+//! [`Encoder`] with another [`EncoderPlan`] and other [heads](crate::heads).
 
 use crate::arithmetic::Arithmetic;
 use crate::checkpoint::weights::Weights;
-use crate::encoder::{Encoder, Plan};
+use crate::encoder::{Encoder, EncoderPlan};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
 use tilewright_kernels::Activation;
 
 /// BERT's config.json; the encoders that differ from BERT start from it.
@@ -29,8 +29,8 @@ pub use crate::encoder::Config;
 /// BERT with the head that `task` asks for, from `weights`, whose names may lack the prefix `bert.`.
 ///
 /// # Errors
-/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
-pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let weights = weights.with_base("bert.");
     let of = Open { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
     let labels = config.num_labels();
@@ -47,17 +47,17 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Res
     };
     let next = || of.classifier("cls.seq_relationship", 2);
     let head = match task {
-        Task::Bare => Head::Bare(of.has("bert.pooler.dense.weight").then(pooler).transpose()?),
-        Task::MaskedLm => Head::MaskedLm(predictions()?),
-        Task::NextSentence => Head::Sequence(pooler()?, next()?),
-        Task::PreTraining => {
+        HeadKind::Bare => Head::Bare(of.has("bert.pooler.dense.weight").then(pooler).transpose()?),
+        HeadKind::MaskedLm => Head::MaskedLm(predictions()?),
+        HeadKind::NextSentence => Head::Sequence(pooler()?, next()?),
+        HeadKind::PreTraining => {
             Head::PreTraining(predictions()?, pooler()?, ("seq_relationship_logits", next()?))
         }
-        Task::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
-        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
-        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
-        Task::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
+        HeadKind::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
+        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
     };
-    let plan = Plan::bert("bert.", &config);
+    let plan = EncoderPlan::bert("bert.", &config);
     Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
 }

@@ -32,7 +32,7 @@ pub trait CausalLm: std::fmt::Debug + Send {
     /// The most tokens that a sequence may have; of a decoder, without its source.
     fn max_tokens(&self) -> usize;
 
-    /// Whether it continues sources that are encoded first.
+    /// True if it continues sources that are encoded first.
     fn encodes(&self) -> bool {
         false
     }
@@ -125,7 +125,7 @@ pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
 pub(crate) struct LmHead {
     /// \[H, vocab_size\].
     linear: Option<Linear>,
-    /// Whether its weights are those of the word table.
+    /// True if its weights are those of the word table.
     tied: bool,
     /// \[sequences, H\]: the states whose logits are wanted, where these are not all.
     rows: Vec<f32>,
@@ -141,7 +141,7 @@ impl LmHead {
     /// a file in which they differ.
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn names<'n>(
         weights: &Weights,
         tied: bool,
@@ -159,7 +159,7 @@ impl LmHead {
         }
     }
 
-    /// Whether there is one.
+    /// True if there is one.
     pub fn exists(&self) -> bool {
         self.linear.is_some()
     }

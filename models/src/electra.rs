@@ -14,16 +14,16 @@ use crate::arithmetic::Arithmetic;
 use crate::bert;
 use crate::checkpoint::config::{self, Fields};
 use crate::checkpoint::weights::Weights;
-use crate::encoder::{Encoder, Plan};
+use crate::encoder::{Encoder, EncoderPlan};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
 use tilewright_kernels::Activation;
 
-/// config.json. Fields that are missing have the value of transformers' `ElectraConfig`: those of
+/// config.json. A missing field has the default of transformers' `ElectraConfig`, the size of
 /// ELECTRA-small.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What it has in common with BERT.
+    /// Fields shared with BERT.
     pub bert: bert::Config,
     /// Width E of the embeddings.
     pub embedding_size: usize,
@@ -50,7 +50,7 @@ impl Config {
     /// Takes the fields of config.json.
     ///
     /// # Errors
-    /// If it asks for what is not supported: the field is named.
+    /// If a field has an unsupported value; the message names the field.
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         fields.only("summary_type", "first")?;
         fields.only("summary_use_proj", true)?;
@@ -69,16 +69,16 @@ impl Config {
 /// ELECTRA with the head that `task` asks for, from `weights`, whose names may lack the prefix `electra.`.
 ///
 /// # Errors
-/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, or there is
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or there is
 /// no such head.
-pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let Config { bert: config, embedding_size, summary_activation } = config;
     let weights = weights.with_base("electra.");
     let of = Open { config: &config, embedding_size, weights: &weights, on };
     let labels = config.num_labels();
     let head = match task {
-        Task::Bare => Head::Bare(None),
-        Task::MaskedLm => {
+        HeadKind::Bare => Head::Bare(None),
+        HeadKind::MaskedLm => {
             let names = PredictionNames {
                 dense: "generator_predictions.dense",
                 layer_norm: "generator_predictions.LayerNorm",
@@ -88,27 +88,27 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Res
             };
             Head::MaskedLm(of.predictions(names, Activation::GeluErf)?)
         }
-        Task::PreTraining => Head::ReplacedTokens(
+        HeadKind::PreTraining => Head::ReplacedTokens(
             of.square("discriminator_predictions.dense")?,
             config.hidden_act,
             of.classifier("discriminator_predictions.dense_prediction", 1)?,
         ),
-        Task::SequenceClassification => Head::Sequence(
+        HeadKind::SequenceClassification => Head::Sequence(
             of.pooler("classifier.dense", Some(Activation::GeluErf))?,
             of.classifier("classifier.out_proj", labels)?,
         ),
-        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
-        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
-        Task::MultipleChoice => Head::MultipleChoice(
+        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        HeadKind::MultipleChoice => Head::MultipleChoice(
             of.pooler("sequence_summary.summary", summary_activation)?,
             of.classifier("classifier", 1)?,
         ),
-        Task::NextSentence => return Err(task.missing("ELECTRA")),
+        HeadKind::NextSentence => return Err(task.missing("ELECTRA")),
     };
-    let plan = Plan {
+    let plan = EncoderPlan {
         embedding_size,
         projection: (embedding_size != config.hidden_size).then_some("embeddings_project"),
-        ..Plan::bert("electra.", &config)
+        ..EncoderPlan::bert("electra.", &config)
     };
     Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
 }

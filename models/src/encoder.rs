@@ -9,7 +9,7 @@
 //! Sequences of a batch are packed: one row for each token, no padding. Only attention knows where a
 //! sequence ends, so a sequence has the same bits alone and in a batch.
 //!
-//! A family is a [`Plan`]: names of tensors, order of layers, width of embeddings, first position.
+//! A family is a [`EncoderPlan`]: names of tensors, order of layers, width of embeddings, first position.
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
@@ -24,7 +24,7 @@ pub use config::Config;
 
 /// What the encoders of a family have of their own.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct EncoderPlan {
     /// Before the name of every tensor of the encoder, with its dot.
     pub prefix: &'static str,
     /// Width E of the embeddings.
@@ -37,7 +37,7 @@ pub struct Plan {
     pub order: Vec<usize>,
     /// What is in such a layer.
     pub names: LayerNames,
-    /// The id of padding, where positions are counted from it on: see [`Plan::positions`].
+    /// The id of padding, where positions are counted from it on: see [`EncoderPlan::positions`].
     pub padding: Option<u32>,
 }
 
@@ -58,7 +58,7 @@ pub struct LayerNames {
     pub output_layer_norm: &'static str,
 }
 
-impl Plan {
+impl EncoderPlan {
     /// BERT's: embeddings as wide as the states, and each layer once.
     pub fn bert(prefix: &'static str, config: &Config) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Encoder {
     config: Config,
-    plan: Plan,
+    plan: EncoderPlan,
     on: Arithmetic,
     embeddings: Embeddings,
     /// \[E, H\].
@@ -174,9 +174,9 @@ impl Encoder {
     /// Reads the encoder from `weights`.
     ///
     /// # Errors
-    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, the order
+    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, the order
     /// of the plan a layer that it does not have, or its padding no position.
-    pub fn open(config: Config, plan: Plan, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
+    pub fn open(config: Config, plan: EncoderPlan, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         let refuse = |why| Error::Input { name: "config", why };
         config.check().map_err(refuse)?;
         let no_positions =
@@ -226,7 +226,7 @@ impl Encoder {
     /// BERT's encoder with random weights, the same for a seed on every machine.
     ///
     /// # Errors
-    /// [`Error::Input`] if the config has a size of 0 or the like.
+    /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     ///
     /// ```
     /// use tilewright::{Arithmetic, Batch, encoder::{Config, Encoder, Workspace}};
@@ -239,7 +239,7 @@ impl Encoder {
     /// # Ok::<(), tilewright::Error>(())
     /// ```
     pub fn random(config: Config, seed: u64, on: Arithmetic) -> Result<Self, Error> {
-        let plan = Plan::bert("bert.", &config);
+        let plan = EncoderPlan::bert("bert.", &config);
         Self::open(config, plan, &Weights::random(seed), on)
     }
 

@@ -1,4 +1,4 @@
-//! Inputs and outputs as safetensors files under Hugging Face's names: how other frameworks compare
+//! ModelInputs and outputs as safetensors files under Hugging Face's names: how other frameworks compare
 //! themselves with this one.
 
 use crate::batch::Batch;
@@ -21,7 +21,7 @@ pub struct Padded {
 
 /// What a model is run on.
 #[derive(Clone, Debug)]
-pub struct Inputs {
+pub struct ModelInputs {
     /// `input_ids`, of the encoder where there is a decoder too.
     pub tokens: Padded,
     /// `decoder_input_ids`.
@@ -32,7 +32,7 @@ pub struct Inputs {
 const TOKENS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 const DECODER: [&str; 2] = ["decoder_input_ids", "decoder_attention_mask"];
 
-impl Inputs {
+impl ModelInputs {
     /// Reads a safetensors file with `input_ids` and, if it has them, `attention_mask`,
     /// `token_type_ids`, `decoder_input_ids` and `decoder_attention_mask`, all of int64 and
     /// \[rows, columns\]; the first three may be \[rows, choices, columns\].

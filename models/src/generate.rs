@@ -1,7 +1,7 @@
 //! Text generation: which token follows, for many sequences at once, until each has its end.
 //!
 //! ```text
-//! Settings   what generation_config.json asks for
+//! GenerationConfig   what generation_config.json asks for
 //!    |
 //! Sampler    logits -> next token                    beam_search   the most probable of several texts
 //!    |                                                  |
@@ -37,7 +37,7 @@ pub use beam::{Hypothesis, beam_search};
 pub use chat::Chat;
 pub use engine::{Engine, Statistics};
 pub use sampling::Sampler;
-pub use sequence::{Finish, Finished, Request};
-pub use settings::{EarlyStopping, Settings};
+pub use sequence::{FinishReason, Finished, Request};
+pub use settings::{EarlyStopping, GenerationConfig};
 pub use speculation::Speculation;
 pub use stream::TextStream;

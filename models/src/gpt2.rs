@@ -21,7 +21,7 @@ use crate::model::Model;
 use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 
-/// config.json. Fields that are missing have the value of transformers' `GPT2Config`: those of the
+/// config.json. A missing field has the default of transformers' `GPT2Config`, the size of
 /// model of 124 million parameters.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -41,11 +41,11 @@ pub struct Config {
     pub activation_function: Activation,
     /// Added to variances.
     pub layer_norm_epsilon: f32,
-    /// Whether scores are divided by the square root of a head's width.
+    /// True if scores are divided by the square root of a head's width.
     pub scale_attn_weights: bool,
-    /// Whether those of layer n are divided by n + 1 as well.
+    /// True if those of layer n are divided by n + 1 as well.
     pub scale_attn_by_inverse_layer_idx: bool,
-    /// Whether the head is the word table.
+    /// True if the head is the word table.
     pub tie_word_embeddings: bool,
 }
 
@@ -71,7 +71,7 @@ impl Config {
     /// Takes the fields of config.json.
     ///
     /// # Errors
-    /// If one has the wrong type, or asks for what is not supported: the field is named.
+    /// If a field has the wrong type or an unsupported value; the message names the field.
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         fields.only("add_cross_attention", false)?;
         let or = Self::default();
@@ -162,7 +162,7 @@ impl Gpt2 {
     /// `with_head`.
     ///
     /// # Errors
-    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
     pub fn open(config: Config, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
         let weights = &weights.with_base("transformer.");
@@ -198,7 +198,7 @@ impl Gpt2 {
     /// A language model with random weights, the same for a seed on every machine.
     ///
     /// # Errors
-    /// [`Error::Input`] if the config has a size of 0 or the like.
+    /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     ///
     /// ```
     /// use tilewright::causal_lm::{CausalLm, Want};

@@ -22,7 +22,7 @@ use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
 
 /// What an encoder is for, which decides its heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Task {
+pub enum HeadKind {
     /// `..Model`: the states themselves.
     Bare,
     /// `..ForMaskedLM`: the words behind masks.
@@ -41,7 +41,7 @@ pub enum Task {
     MultipleChoice,
 }
 
-impl Task {
+impl HeadKind {
     /// The error of a family that has no such head.
     pub(crate) fn missing(self, family: &str) -> Error {
         Error::Input { name: "task", why: format!("{family} has no head for {self:?}") }
@@ -87,7 +87,7 @@ pub struct Predictions {
     layer_norm: Norm,
     /// \[E, vocab_size\].
     decoder: Linear,
-    /// Whether the decoder is the word table.
+    /// True if the decoder is the word table.
     tied: bool,
 }
 
@@ -243,7 +243,7 @@ pub(crate) struct PredictionNames {
 }
 
 impl Open<'_> {
-    /// Whether the checkpoint has the tensor.
+    /// True if the checkpoint has the tensor.
     pub fn has(&self, name: &str) -> bool {
         self.weights.contains(name)
     }

@@ -19,7 +19,7 @@ pub use model_linear::ModelLinear;
 pub use tilewright_kernels::KvCache;
 
 /// Tensors in groups of a format, as a file stores them.
-type Stored<'w> = (Format, Vec<Cow<'w, [u8]>>);
+type StoredGroups<'w> = (Format, Vec<Cow<'w, [u8]>>);
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Linear {
     /// Reads `{name}.weight`, \[out, in\], and `{name}.bias`, \[out\].
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open(
         weights: &Weights,
         name: &str,
@@ -49,7 +49,7 @@ impl Linear {
     /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\], if the layer has one.
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open_as(
         weights: &Weights,
         weight: &str,
@@ -65,7 +65,7 @@ impl Linear {
     /// other; with `{name}.bias` if they are `biased`.
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open_fused(
         weights: &Weights,
         parts: &[(String, usize)],
@@ -86,7 +86,7 @@ impl Linear {
     /// Reads `{name}.weight`, \[in, out\] as the `Conv1D` of transformers stores it, and `{name}.bias`.
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open_transposed(
         weights: &Weights,
         name: &str,
@@ -102,7 +102,7 @@ impl Linear {
     /// [`activated`](Self::activated) is activation(x gate^T) * (x up^T).
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open_gated(
         weights: &Weights,
         [gate, up]: [&str; 2],
@@ -131,7 +131,7 @@ impl Linear {
         parts: &[(impl AsRef<str>, usize)],
         inp: usize,
         on: Arithmetic,
-    ) -> Result<Option<Stored<'w>>, Error> {
+    ) -> Result<Option<StoredGroups<'w>>, Error> {
         let finer = matches!(on.dtype, Format::Q4_0 | Format::Q4_1).then_some(Format::Q8_0);
         for format in core::iter::once(on.dtype).chain(finer) {
             let groups = parts.iter().map(|(name, out)| weights.groups(name.as_ref(), [*out, inp], format));
@@ -266,7 +266,7 @@ impl Norm {
     /// Reads `{name}.weight` and `{name}.bias`, both \[width\], of a layer norm.
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open(
         weights: &Weights,
         name: &str,
@@ -281,7 +281,7 @@ impl Norm {
     /// Reads `{name}.weight`, \[width\], of an RMS norm.
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open_rms(
         weights: &Weights,
         name: &str,
@@ -359,7 +359,7 @@ impl Table {
     /// Reads `{name}.weight`, \[entries, width\].
     ///
     /// # Errors
-    /// Those of [`Weights::get`].
+    /// See [`Weights::get`].
     pub fn open(weights: &Weights, name: &str, [entries, width]: [usize; 2]) -> Result<Self, Error> {
         let weight = weights.get(&format!("{name}.weight"), &[entries, width])?;
         Ok(Self { weight, entries, width })

@@ -82,7 +82,7 @@ impl Llama {
     /// `with_head`.
     ///
     /// # Errors
-    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
     pub fn open(config: Config, weights: Weights, on: Arithmetic, with_head: bool) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
         let weights = &weights.with_base("model.");
@@ -124,7 +124,7 @@ impl Llama {
     /// A language model with random weights, the same for a seed on every machine.
     ///
     /// # Errors
-    /// [`Error::Input`] if the config has a size of 0 or the like.
+    /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     pub fn random(config: Config, seed: u64, on: Arithmetic) -> Result<Self, Error> {
         Self::open(config, Weights::random(seed), on, true)
     }

@@ -9,7 +9,7 @@ pub struct Output {
     pub each: Each,
     /// Length of a row.
     pub width: usize,
-    /// Whether a row is one number, and not a vector of one: then `width` is no dimension of the shape.
+    /// True if a row is one number, and not a vector of one: then `width` is no dimension of the shape.
     pub scalar: bool,
     /// \[tokens or sequences, width\].
     pub values: Vec<f32>,

@@ -10,15 +10,15 @@ use crate::arithmetic::Arithmetic;
 use crate::bert;
 use crate::checkpoint::config::Fields;
 use crate::checkpoint::weights::Weights;
-use crate::encoder::{Encoder, Plan};
+use crate::encoder::{Encoder, EncoderPlan};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, Open, PredictionNames, Task};
+use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
 use tilewright_kernels::Activation;
 
 /// config.json. Fields that are missing have the value of transformers' `RobertaConfig`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What it has in common with BERT. `max_position_embeddings` counts the positions of padding and
+    /// Fields shared with BERT. `max_position_embeddings` counts the positions of padding and
     /// before, which no token of a sequence has.
     pub bert: bert::Config,
     /// The id of padding.
@@ -35,7 +35,7 @@ impl Config {
     /// Takes the fields of config.json.
     ///
     /// # Errors
-    /// If it asks for what is not supported: the field is named.
+    /// If a field has an unsupported value; the message names the field.
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         let or = Self::default();
         let pad_token_id = fields.get("pad_token_id", or.pad_token_id)?;
@@ -53,9 +53,9 @@ impl Config {
 /// RoBERTa with the head that `task` asks for, from `weights`, whose names may lack the prefix `roberta.`.
 ///
 /// # Errors
-/// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like, or there is
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or there is
 /// no such head.
-pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Result<EncoderModel, Error> {
+pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let Config { bert: config, pad_token_id } = config;
     let weights = weights.with_base("roberta.");
     let of = Open { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
@@ -63,8 +63,8 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Res
     let tanh = |name| of.pooler(name, Some(Activation::Tanh));
     let pooler = || tanh("roberta.pooler.dense");
     let head = match task {
-        Task::Bare => Head::Bare(of.has("roberta.pooler.dense.weight").then(pooler).transpose()?),
-        Task::MaskedLm => {
+        HeadKind::Bare => Head::Bare(of.has("roberta.pooler.dense.weight").then(pooler).transpose()?),
+        HeadKind::MaskedLm => {
             let names = PredictionNames {
                 dense: "lm_head.dense",
                 layer_norm: "lm_head.layer_norm",
@@ -74,14 +74,14 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: Task) -> Res
             };
             Head::MaskedLm(of.predictions(names, Activation::GeluErf)?)
         }
-        Task::SequenceClassification => {
+        HeadKind::SequenceClassification => {
             Head::Sequence(tanh("classifier.dense")?, of.classifier("classifier.out_proj", labels)?)
         }
-        Task::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
-        Task::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
-        Task::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
-        Task::NextSentence | Task::PreTraining => return Err(task.missing("RoBERTa")),
+        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
+        HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
+        HeadKind::NextSentence | HeadKind::PreTraining => return Err(task.missing("RoBERTa")),
     };
-    let plan = Plan { padding: Some(pad_token_id), ..Plan::bert("roberta.", &config) };
+    let plan = EncoderPlan { padding: Some(pad_token_id), ..EncoderPlan::bert("roberta.", &config) };
     Ok(EncoderModel::new(Encoder::open(config, plan, &weights, on)?, head))
 }

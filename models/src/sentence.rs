@@ -26,11 +26,11 @@ use tilewright_kernels::{Backend, L2Normalize, Pool, Pooling, Rows, View, ViewMu
 pub struct Sentence {
     /// How states are pooled.
     pub pooling: Pooling,
-    /// Whether the result is divided by its L2 norm.
+    /// True if the result is divided by its L2 norm.
     pub normalize: bool,
     /// The most tokens of a text that are read.
     pub max_length: Option<usize>,
-    /// Whether texts are read in lower case.
+    /// True if texts are read in lower case.
     pub lowercase: bool,
 }
 
@@ -45,7 +45,7 @@ struct Module {
 /// sentence_bert_config.json.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
-struct Settings {
+struct SentenceConfig {
     max_seq_length: Option<usize>,
     do_lower_case: Option<bool>,
 }
@@ -59,7 +59,7 @@ impl Sentence {
     /// If a file is damaged, or asks for a module or a pooling that is not supported.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let dir = files::directory(path);
-        let settings: Settings =
+        let settings: SentenceConfig =
             config::read_optional(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
         let mut sentence = Self {
             pooling: Pooling::Mean,

@@ -59,7 +59,7 @@ impl T5 {
     /// says otherwise, the embedding.
     ///
     /// # Errors
-    /// Those of [`Weights::get`], and [`Error::Input`] if the config has a size of 0 or the like.
+    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
     pub fn open(config: Config, weights: &Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
         let tied = config.tie_word_embeddings && !weights.contains("lm_head.weight");
         Self::with_head(config, weights, on, class, tied)
@@ -69,7 +69,7 @@ impl T5 {
     /// outputs are scaled, as in T5 1.0.
     ///
     /// # Errors
-    /// [`Error::Input`] if the config has a size of 0 or the like.
+    /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     ///
     /// ```
     /// use tilewright::causal_lm::{CausalLm, Want};

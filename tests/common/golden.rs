@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use tilewright::architectures::Architecture;
 use tilewright::checkpoint::weights::Weights;
-use tilewright::exchange::Inputs;
+use tilewright::exchange::ModelInputs;
 use tilewright::model::Model;
 use tilewright::output::Output;
 use tilewright::{Arithmetic, Error};
@@ -19,8 +19,8 @@ pub fn golden(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// If there are none; as all that follows, if something is not as it has to be.
-pub fn inputs(dir: &Path) -> Inputs {
-    Inputs::open(&dir.join("inputs.safetensors")).unwrap()
+pub fn inputs(dir: &Path) -> ModelInputs {
+    ModelInputs::open(&dir.join("inputs.safetensors")).unwrap()
 }
 
 /// The model of the class that the checkpoint names.
@@ -63,7 +63,7 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
 ///
 /// # Panics
 /// If they are not.
-pub fn assert_outputs(what: &str, inputs: &Inputs, outputs: &[Output], expected: &Path, tolerance: f32) {
+pub fn assert_outputs(what: &str, inputs: &ModelInputs, outputs: &[Output], expected: &Path, tolerance: f32) {
     let bytes = std::fs::read(expected).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(outputs.len(), file.len(), "{what}: expected {:?}", file.names());

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tilewright::generate::{
-    Engine, Finish, Finished, Request, Settings, Speculation, Statistics, beam_search,
+    Engine, FinishReason, Finished, GenerationConfig, Request, Speculation, Statistics, beam_search,
 };
 use tilewright::llama::{Config, Llama};
 use tilewright::model::Model as _;
@@ -25,7 +25,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 /// Runs texts together, `at_once` of them, and returns what became of each.
-fn run(engine: &mut Engine<'_>, prompts: &[Vec<u32>], settings: &[Arc<Settings>]) -> Vec<Finished> {
+fn run(engine: &mut Engine<'_>, prompts: &[Vec<u32>], settings: &[Arc<GenerationConfig>]) -> Vec<Finished> {
     for (i, (prompt, settings)) in prompts.iter().zip(settings.iter().cycle()).enumerate() {
         let request = Request { prompt: prompt.clone(), settings: settings.clone(), seed: i as u64 };
         engine.submit(request).unwrap();
@@ -46,13 +46,13 @@ fn texts_are_those_of_transformers_on_every_backend() {
     for dir in checkpoints {
         let cases: Value =
             serde_json::from_slice(&std::fs::read(dir.join("generate.json")).unwrap()).unwrap();
-        let of_checkpoint = Settings::open(&dir).unwrap();
+        let of_checkpoint = GenerationConfig::open(&dir).unwrap();
         for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {
             let mut model = load(&dir, Arithmetic::f32(backend));
             let model = model.generator().expect("a model that continues texts");
             let (mut greedy, mut expected) = (Vec::new(), Vec::new());
             for case in cases["cases"].as_array().unwrap() {
-                let settings = Arc::new(Settings {
+                let settings = Arc::new(GenerationConfig {
                     max_new_tokens: Some(case["max_new_tokens"].as_u64().unwrap() as usize),
                     num_beams: case["num_beams"].as_u64().unwrap() as usize,
                     length_penalty: case["length_penalty"].as_f64().unwrap(),
@@ -109,16 +109,16 @@ fn prompts() -> Vec<Vec<u32>> {
     ]
 }
 
-fn greedy() -> Settings {
-    Settings { max_new_tokens: Some(20), ..Settings::default() }
+fn greedy() -> GenerationConfig {
+    GenerationConfig { max_new_tokens: Some(20), ..GenerationConfig::default() }
 }
 
-fn drawn() -> Settings {
-    Settings { do_sample: true, temperature: 2.0, top_k: 0, ..greedy() }
+fn drawn() -> GenerationConfig {
+    GenerationConfig { do_sample: true, temperature: 2.0, top_k: 0, ..greedy() }
 }
 
 /// What an engine that continues one text after the other makes of all.
-fn alone(settings: &Settings) -> Vec<Vec<u32>> {
+fn alone(settings: &GenerationConfig) -> Vec<Vec<u32>> {
     let mut model = model(1);
     tokens(run(&mut Engine::new(&mut model, 1).unwrap(), &prompts(), &[Arc::new(settings.clone())]))
 }
@@ -143,11 +143,11 @@ fn greedy_takes_the_largest_of_a_whole_forward() {
 
 #[test]
 fn a_text_is_the_same_alone_and_among_others() {
-    for settings in [greedy(), drawn(), Settings { repetition_penalty: 1.3, ..drawn() }] {
+    for settings in [greedy(), drawn(), GenerationConfig { repetition_penalty: 1.3, ..drawn() }] {
         let expected = alone(&settings);
         // Some end early, so that others come in while the rest goes on.
-        let lengths =
-            [20, 3, 11, 1, 7].map(|n| Arc::new(Settings { max_new_tokens: Some(n), ..settings.clone() }));
+        let lengths = [20, 3, 11, 1, 7]
+            .map(|n| Arc::new(GenerationConfig { max_new_tokens: Some(n), ..settings.clone() }));
         for at_once in [1, 2, 3, 5, 9] {
             let mut model = model(1);
             let mut engine = Engine::new(&mut model, at_once).unwrap();
@@ -156,7 +156,10 @@ fn a_text_is_the_same_alone_and_among_others() {
                 let found = run(&mut engine, &prompts(), &lengths);
                 for (i, (found, settings)) in found.iter().zip(&lengths).enumerate() {
                     let n = settings.max_new_tokens.unwrap();
-                    assert_eq!((found.tokens.as_slice(), found.finish), (&expected[i][..n], Finish::Length));
+                    assert_eq!(
+                        (found.tokens.as_slice(), found.finish),
+                        (&expected[i][..n], FinishReason::Length)
+                    );
                     assert_eq!(found.id, 5 * round + i);
                 }
             }
@@ -186,10 +189,10 @@ fn seeds_reproduce_and_differ() {
 fn a_choice_of_one_is_greedy() {
     let expected = alone(&greedy());
     for settings in [
-        Settings { top_k: 1, ..drawn() },
-        Settings { top_p: 1e-6, ..drawn() },
-        Settings { min_p: 1.0, ..drawn() },
-        Settings { temperature: 1e-6, ..drawn() },
+        GenerationConfig { top_k: 1, ..drawn() },
+        GenerationConfig { top_p: 1e-6, ..drawn() },
+        GenerationConfig { min_p: 1.0, ..drawn() },
+        GenerationConfig { temperature: 1e-6, ..drawn() },
     ] {
         assert_eq!(alone(&settings), expected, "{settings:?}");
     }
@@ -205,7 +208,7 @@ fn with_guesses<'m>(
     of: &'m mut Llama,
     speculation: Speculation<'m>,
     at_once: usize,
-    settings: &Settings,
+    settings: &GenerationConfig,
 ) -> Statistics {
     let mut engine = Engine::with_speculation(of, at_once, speculation).unwrap();
     let found = tokens(run(&mut engine, &prompts(), &[Arc::new(settings.clone())]));
@@ -215,7 +218,7 @@ fn with_guesses<'m>(
 
 #[test]
 fn speculation_changes_no_token() {
-    for settings in [greedy(), drawn(), Settings { eos_token_id: vec![4, 9], ..drawn() }] {
+    for settings in [greedy(), drawn(), GenerationConfig { eos_token_id: vec![4, 9], ..drawn() }] {
         for at_once in [1, 3] {
             for guesses in [1, 4, 30] {
                 with_guesses(&mut model(1), Speculation::Lookup { tokens: guesses }, at_once, &settings);
@@ -237,7 +240,7 @@ fn speculation_changes_no_token() {
 #[test]
 fn a_lookup_takes_fewer_steps_where_a_text_repeats_itself() {
     let mut model = model(1);
-    let settings = Arc::new(Settings { max_new_tokens: Some(50), ..Settings::default() });
+    let settings = Arc::new(GenerationConfig { max_new_tokens: Some(50), ..GenerationConfig::default() });
     let mut engine = Engine::with_speculation(&mut model, 1, Speculation::Lookup { tokens: 4 }).unwrap();
     engine.submit(Request { prompt: vec![1, 2, 3], settings, seed: 0 }).unwrap();
     let mut steps = 0;
@@ -252,8 +255,12 @@ fn a_lookup_takes_fewer_steps_where_a_text_repeats_itself() {
 #[test]
 fn enough_beams_find_the_most_probable_text() {
     let mut model = sized(3, 5);
-    let settings =
-        Settings { max_new_tokens: Some(3), num_beams: 25, length_penalty: 0.0, ..Settings::default() };
+    let settings = GenerationConfig {
+        max_new_tokens: Some(3),
+        num_beams: 25,
+        length_penalty: 0.0,
+        ..GenerationConfig::default()
+    };
     let found = beam_search(&mut model, &[1, 2], &Arc::new(settings)).unwrap();
     let mut all = Vec::new();
     for text in 0..125 {
@@ -278,14 +285,14 @@ fn enough_beams_find_the_most_probable_text() {
 #[test]
 fn ends_have_their_reasons() {
     let (mut of_end, first) = (model(1), alone(&greedy())[0][2]);
-    let settings = Arc::new(Settings { eos_token_id: vec![first], ..greedy() });
+    let settings = Arc::new(GenerationConfig { eos_token_id: vec![first], ..greedy() });
     let mut engine = Engine::new(&mut of_end, 1).unwrap();
     let found = run(&mut engine, &prompts()[..1], std::slice::from_ref(&settings)).remove(0);
-    assert_eq!((found.finish, found.tokens.last()), (Finish::Eos, Some(&first)));
+    assert_eq!((found.finish, found.tokens.last()), (FinishReason::Eos, Some(&first)));
     assert!(found.first_token <= found.total);
-    let long = Arc::new(Settings { max_new_tokens: Some(1000), ..Settings::default() });
+    let long = Arc::new(GenerationConfig { max_new_tokens: Some(1000), ..GenerationConfig::default() });
     let found = run(&mut engine, &prompts()[..1], &[long]).remove(0);
-    assert_eq!((found.finish, found.tokens.len()), (Finish::Capacity, 64 - 8));
+    assert_eq!((found.finish, found.tokens.len()), (FinishReason::Capacity, 64 - 8));
     engine.submit(Request { prompt: vec![1], settings: Arc::new(greedy()), seed: 0 }).unwrap();
     let mut seen = 0;
     let found = engine.run(&mut |_, _| {
@@ -293,7 +300,7 @@ fn ends_have_their_reasons() {
         if seen == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     let found = found.unwrap().remove(0);
-    assert_eq!((found.finish, found.tokens.len()), (Finish::Stop, 4));
+    assert_eq!((found.finish, found.tokens.len()), (FinishReason::Stop, 4));
 }
 
 #[test]
@@ -303,7 +310,7 @@ fn what_cannot_be_is_refused() {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     };
-    let beams = Arc::new(Settings { num_beams: 40, ..greedy() });
+    let beams = Arc::new(GenerationConfig { num_beams: 40, ..greedy() });
     assert!(beam_search(&mut model, &[], &beams).unwrap_err().to_string().contains("no tokens"));
     assert!(Engine::new(&mut model, 0).unwrap_err().to_string().contains("at_once: expected at least 1"));
     let mut other = sized(1, 30);
@@ -315,15 +322,15 @@ fn what_cannot_be_is_refused() {
             .contains("31 tokens, found 30")
     );
     let mut engine = Engine::new(&mut model, 1).unwrap();
-    let mut submit = |prompt: &[u32], settings: Settings| {
+    let mut submit = |prompt: &[u32], settings: GenerationConfig| {
         engine.submit(Request { prompt: prompt.to_vec(), settings: Arc::new(settings), seed: 0 })
     };
     refused(submit(&[], greedy()), "no tokens");
     refused(submit(&[1; 64], greedy()), "64 tokens leave no room");
-    refused(submit(&[1], Settings { temperature: 0.0, ..drawn() }), "temperature");
-    refused(submit(&[1], Settings { top_p: 1.5, ..drawn() }), "top_p");
-    refused(submit(&[1], Settings { max_new_tokens: Some(0), ..greedy() }), "max_new_tokens");
-    refused(submit(&[1], Settings { num_beams: 2, ..drawn() }), "do_sample");
+    refused(submit(&[1], GenerationConfig { temperature: 0.0, ..drawn() }), "temperature");
+    refused(submit(&[1], GenerationConfig { top_p: 1.5, ..drawn() }), "top_p");
+    refused(submit(&[1], GenerationConfig { max_new_tokens: Some(0), ..greedy() }), "max_new_tokens");
+    refused(submit(&[1], GenerationConfig { num_beams: 2, ..drawn() }), "do_sample");
     submit(&[31], greedy()).unwrap();
     assert!(
         engine

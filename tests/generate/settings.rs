@@ -3,36 +3,38 @@
 use std::path::Path;
 use std::sync::Arc;
 use tilewright::Error;
-use tilewright::generate::{EarlyStopping, Sampler, Settings};
+use tilewright::generate::{EarlyStopping, GenerationConfig, Sampler};
 
 /// The token that a sampler with these settings chooses after `ids`, of which one is the prompt.
-fn next(settings: Settings, ids: &[u32], logits: &[f32]) -> Result<u32, Error> {
+fn next(settings: GenerationConfig, ids: &[u32], logits: &[f32]) -> Result<u32, Error> {
     Sampler::new(Arc::new(settings), 0, 1, 8).next(ids, &mut logits.to_vec())
 }
 
 #[test]
 fn scores_are_changed_as_the_settings_say() {
-    let (plain, logits) = (Settings::default(), [1.0, 3.0, 2.0, -1.0, 2.5]);
-    let chosen = |settings: &Settings, ids: &[u32]| next(settings.clone(), ids, &logits).unwrap();
+    let (plain, logits) = (GenerationConfig::default(), [1.0, 3.0, 2.0, -1.0, 2.5]);
+    let chosen = |settings: &GenerationConfig, ids: &[u32]| next(settings.clone(), ids, &logits).unwrap();
     assert_eq!(chosen(&plain, &[0]), 1);
-    let bad_words = Settings { bad_words_ids: vec![vec![1], vec![2, 4]], ..plain.clone() };
+    let bad_words = GenerationConfig { bad_words_ids: vec![vec![1], vec![2, 4]], ..plain.clone() };
     assert_eq!((chosen(&bad_words, &[0]), chosen(&bad_words, &[0, 2])), (4, 2));
     // An end token alone is no bad word.
-    assert_eq!(chosen(&Settings { eos_token_id: vec![1], ..bad_words }, &[0]), 1);
-    let forced = Settings { forced_bos_token_id: Some(3), forced_eos_token_id: vec![0, 2], ..plain.clone() };
+    assert_eq!(chosen(&GenerationConfig { eos_token_id: vec![1], ..bad_words }, &[0]), 1);
+    let forced =
+        GenerationConfig { forced_bos_token_id: Some(3), forced_eos_token_id: vec![0, 2], ..plain.clone() };
     assert_eq!(chosen(&forced, &[0]), 3);
     assert_eq!(chosen(&forced, &[0, 3]), 1);
     assert_eq!(chosen(&forced, &[0, 3, 1, 1, 1, 1, 1]), 0);
-    let late = Settings { eos_token_id: vec![1], min_new_tokens: Some(2), ..plain.clone() };
+    let late = GenerationConfig { eos_token_id: vec![1], min_new_tokens: Some(2), ..plain.clone() };
     assert_eq!((chosen(&late, &[0, 0]), chosen(&late, &[0, 0, 0])), (4, 1));
-    let longer = Settings { eos_token_id: vec![1], min_length: 4, ..plain.clone() };
+    let longer = GenerationConfig { eos_token_id: vec![1], min_length: 4, ..plain.clone() };
     assert_eq!((chosen(&longer, &[0; 3]), chosen(&longer, &[0; 4])), (4, 1));
     // 3 / 1.25 = 2.4 is less than 2.5, however often the token was there; 2.5 / 1.25 = 2 is less than that.
-    let penalty = Settings { repetition_penalty: 1.25, ..plain.clone() };
+    let penalty = GenerationConfig { repetition_penalty: 1.25, ..plain.clone() };
     assert_eq!((chosen(&penalty, &[1, 1]), chosen(&penalty, &[1, 4])), (4, 1));
-    let grams = Settings { no_repeat_ngram_size: 2, ..plain.clone() };
+    let grams = GenerationConfig { no_repeat_ngram_size: 2, ..plain.clone() };
     assert_eq!((chosen(&grams, &[0, 1, 0]), chosen(&grams, &[0, 4, 0])), (4, 1));
-    let suppressed = Settings { suppress_tokens: vec![1], begin_suppress_tokens: vec![4], ..plain.clone() };
+    let suppressed =
+        GenerationConfig { suppress_tokens: vec![1], begin_suppress_tokens: vec![4], ..plain.clone() };
     assert_eq!((chosen(&suppressed, &[0]), chosen(&suppressed, &[0, 0])), (2, 4));
     assert_eq!(next(plain.clone(), &[0], &[2.0, 3.0, 3.0]).unwrap(), 1, "the first of several");
     assert_eq!(next(plain.clone(), &[0], &[f32::NAN, 3.0]).unwrap(), 1);
@@ -44,17 +46,17 @@ fn draws_have_the_probabilities_of_what_is_kept() {
     // Of temperature 1: 0.4, 0.3, 0.15, 0.1, 0.05, in another order.
     let probabilities = [0.1f64, 0.4, 0.05, 0.3, 0.15];
     let logits = probabilities.map(|p| p.ln() as f32);
-    let all = Settings { do_sample: true, top_k: 0, ..Settings::default() };
+    let all = GenerationConfig { do_sample: true, top_k: 0, ..GenerationConfig::default() };
     for (settings, kept) in [
         (all.clone(), &[0, 1, 2, 3, 4][..]),
-        (Settings { top_k: 3, ..all.clone() }, &[1, 3, 4]),
-        (Settings { top_p: 0.6, ..all.clone() }, &[1, 3]),
-        (Settings { top_p: 0.75, ..all.clone() }, &[1, 3, 4]),
-        (Settings { min_p: 0.3, ..all.clone() }, &[1, 3, 4]),
+        (GenerationConfig { top_k: 3, ..all.clone() }, &[1, 3, 4]),
+        (GenerationConfig { top_p: 0.6, ..all.clone() }, &[1, 3]),
+        (GenerationConfig { top_p: 0.75, ..all.clone() }, &[1, 3, 4]),
+        (GenerationConfig { min_p: 0.3, ..all.clone() }, &[1, 3, 4]),
         // Probabilities that are left after top-k count for top-p: 0.4 / 0.85 is less than a half.
-        (Settings { top_k: 3, top_p: 0.45, ..all.clone() }, &[1]),
+        (GenerationConfig { top_k: 3, top_p: 0.45, ..all.clone() }, &[1]),
         // Squares: 0.16, 0.09, 0.0225, 0.01, 0.0025.
-        (Settings { temperature: 0.5, top_p: 0.9, ..all.clone() }, &[1, 3, 4]),
+        (GenerationConfig { temperature: 0.5, top_p: 0.9, ..all.clone() }, &[1, 3, 4]),
     ] {
         let mut sampler = Sampler::new(Arc::new(settings.clone()), 5, 1, 8);
         let (mut counts, draws) = ([0; 5], 20_000);
@@ -77,14 +79,15 @@ fn draws_have_the_probabilities_of_what_is_kept() {
 
 #[test]
 fn settings_are_read_as_transformers_writes_them() {
-    let read = |json: &str| Settings::from_bytes(Path::new("generation_config.json"), json.as_bytes());
+    let read =
+        |json: &str| GenerationConfig::from_bytes(Path::new("generation_config.json"), json.as_bytes());
     let found = read(
         r#"{"eos_token_id": [2, 7], "bos_token_id": 1, "pad_token_id": 0, "forced_eos_token_id": 2, "top_p": null,
             "do_sample": true, "temperature": 0.6, "early_stopping": "never", "transformers_version": "5.23.0",
             "bad_words_ids": [[5]], "suppress_tokens": [], "typical_p": 1.0, "num_beam_groups": 1}"#,
     )
     .unwrap();
-    let expected = Settings {
+    let expected = GenerationConfig {
         eos_token_id: vec![2, 7],
         bos_token_id: Some(1),
         forced_eos_token_id: vec![2],
@@ -92,7 +95,7 @@ fn settings_are_read_as_transformers_writes_them() {
         temperature: 0.6,
         early_stopping: EarlyStopping::Never,
         bad_words_ids: vec![vec![5]],
-        ..Settings::default()
+        ..GenerationConfig::default()
     };
     assert_eq!(found, expected);
     assert_eq!((found.longest(7), found.has_longest()), (27, false));
@@ -104,7 +107,7 @@ fn settings_are_read_as_transformers_writes_them() {
     assert_eq!(read(r#"{"do_sample": false, "temperature": 0.0}"#).unwrap().check(), Ok(()));
     let drawn = read(r#"{"do_sample": true, "num_beams": 4}"#).unwrap();
     assert!(drawn.check().unwrap_err().starts_with("do_sample: "));
-    assert_eq!(Settings { num_beams: 1, ..drawn }.check(), Ok(()));
+    assert_eq!(GenerationConfig { num_beams: 1, ..drawn }.check(), Ok(()));
     for (json, part) in [
         (r#"{"penalty_alpha": 0.6}"#, "penalty_alpha"),
         (r#"{"typical_p": 0.9}"#, "typical_p"),

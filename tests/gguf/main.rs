@@ -14,7 +14,7 @@ use tilewright::architectures::Architecture;
 use tilewright::checkpoint::gguf::Gguf;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::checkpoint::weights::Weights;
-use tilewright::exchange::Inputs;
+use tilewright::exchange::ModelInputs;
 use tilewright::layers::Linear;
 use tilewright::sentence::{Embedder, Sentence};
 use tilewright::{Arithmetic, checkpoint::config};
@@ -182,7 +182,7 @@ fn of_a_file_beside_safetensors_nothing_is_read() {
 #[test]
 fn bert_computes_the_same_from_either_file() {
     let (file, dir) = (golden("gguf/bert-model.gguf"), golden("bert-model"));
-    let batch = Inputs::open(&dir.join("inputs.safetensors")).unwrap().tokens.batch;
+    let batch = ModelInputs::open(&dir.join("inputs.safetensors")).unwrap().tokens.batch;
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(&file, folder.path().join("any-name.GGUF")).unwrap();
     for path in [&file, folder.path()] {

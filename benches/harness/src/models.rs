@@ -8,7 +8,7 @@ use super::case::Work;
 use core::fmt;
 use tilewright::Error;
 use tilewright::checkpoint::weights::Weights;
-use tilewright::heads::Task as Head;
+use tilewright::heads::HeadKind as Head;
 use tilewright::model::Model;
 use tilewright::{Arithmetic, albert, bart, bert, electra, gpt2, llama, roberta, t5};
 

@@ -9,13 +9,13 @@ use tilewright_kernels::Activation;
 /// What a family has of its own, whatever the config.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
-    /// Whether positions are sinusoids; else they are a table of the checkpoint.
+    /// True if positions are sinusoids; else they are a table of the checkpoint.
     pub sinusoids: bool,
     /// Rows of that table before the one of position 0.
     pub offset: usize,
-    /// Whether embeddings are normalised.
+    /// True if embeddings are normalised.
     pub layernorm_embedding: bool,
-    /// Whether a decoder that is given nothing reads what the encoder reads, moved by one token.
+    /// True if a decoder that is given nothing reads what the encoder reads, moved by one token.
     pub shifts_inputs: bool,
 }
 
@@ -37,9 +37,9 @@ pub struct Config {
     pub vocab_size: usize,
     /// Entries of that of the decoder, where it is another.
     pub decoder_vocab_size: usize,
-    /// Whether encoder and decoder have the same word table.
+    /// True if encoder and decoder have the same word table.
     pub share_encoder_decoder_embeddings: bool,
-    /// Whether the head is the word table of the decoder. Where encoder and decoder share, and this is
+    /// True if the head is the word table of the decoder. Where encoder and decoder share, and this is
     /// false, each has a tensor of its own.
     pub tie_word_embeddings: bool,
     /// The longest sequence.
@@ -60,7 +60,7 @@ pub struct Config {
     pub decoder_ffn_dim: usize,
     /// Between them.
     pub activation_function: Activation,
-    /// Whether word embeddings are multiplied by sqrt(D).
+    /// True if word embeddings are multiplied by sqrt(D).
     pub scale_embedding: bool,
     /// The token of padding.
     pub pad_token_id: u32,
@@ -131,7 +131,7 @@ impl Config {
     /// Reads config.json of a family from memory; errors call it `path`.
     ///
     /// # Errors
-    /// If it is damaged, or asks for what is not supported: the field is named.
+    /// If it is damaged or a field has an unsupported value; the message names the field.
     pub fn from_bytes(path: &Path, bytes: &[u8], family: Family) -> Result<Self, Error> {
         Self::read(&Fields::from_bytes(path, bytes)?, family)
     }

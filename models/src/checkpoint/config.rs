@@ -20,7 +20,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error>
 /// Reads and parses the JSON file `path`.
 ///
 /// # Errors
-/// Those of [`parse`], and [`Error::Io`].
+/// See [`parse`]; [`Error::Io`].
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     parse(path, &bytes(path)?)
 }
@@ -28,7 +28,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// Reads and parses the JSON file `path`, if there is one.
 ///
 /// # Errors
-/// Those of [`read`], but for a missing file.
+/// See [`read`]; a missing file is no error.
 pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     if path.exists() { read(path).map(Some) } else { Ok(None) }
 }
@@ -55,18 +55,18 @@ pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
 /// The part of config.json that says which architecture it is for.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
-pub struct Kind {
+pub struct ModelKind {
     /// Classes of transformers; the first says which heads the checkpoint has.
     pub architectures: Option<Vec<String>>,
     /// The family: `bert`.
     pub model_type: Option<String>,
 }
 
-impl Kind {
+impl ModelKind {
     /// Reads the config of the checkpoint at `path`; returns what errors shall name as well.
     ///
     /// # Errors
-    /// Those of [`config_json`] and [`parse`].
+    /// See [`config_json`] and [`parse`].
     pub fn read(path: &Path) -> Result<(PathBuf, Self), Error> {
         let (path, bytes) = config_json(path)?;
         let kind = parse(&path, &bytes)?;
@@ -151,7 +151,7 @@ impl Fields {
     /// Reads the [config](config_json) of a directory or a GGUF file.
     ///
     /// # Errors
-    /// Those of [`config_json`] and [`parse`].
+    /// See [`config_json`] and [`parse`].
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (path, bytes) = config_json(dir)?;
         Self::from_bytes(&path, &bytes)
@@ -160,7 +160,7 @@ impl Fields {
     /// Reads them from memory; errors call the file `path`.
     ///
     /// # Errors
-    /// Those of [`parse`].
+    /// See [`parse`].
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         Ok(Self { path: path.to_owned(), values: parse(path, bytes)? })
     }

@@ -33,12 +33,12 @@ use value::Reader;
 pub struct Gguf {
     path: PathBuf,
     metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, Tensor>,
+    tensors: BTreeMap<String, GgufTensor>,
 }
 
 /// A tensor, and where the file, which has these bytes, holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tensor {
+pub struct GgufTensor {
     /// What its numbers are stored as.
     pub kind: Type,
     /// \[rows, numbers of a row\] of a matrix.
@@ -167,7 +167,7 @@ impl Gguf {
         alignment: u64,
         data: u64,
         len: u64,
-    ) -> Result<Tensor, String> {
+    ) -> Result<GgufTensor, String> {
         if self.tensors.contains_key(name) {
             return Err("there are two tensors of this name".to_owned());
         }
@@ -190,7 +190,7 @@ impl Gguf {
         let fits = |size: u64| usize::try_from(size).map_err(|e| e.to_string());
         let shape: Vec<usize> = dimensions.iter().rev().map(|&d| fits(d)).collect::<Result<_, _>>()?;
         let heads = self.interleaved_heads(name, shape[0])?;
-        Ok(Tensor { kind, shape, bytes: fits(start)?..fits(end)?, heads })
+        Ok(GgufTensor { kind, shape, bytes: fits(start)?..fits(end)?, heads })
     }
 
     /// Heads of the tensor `name`, if their rows are interleaved.
@@ -235,7 +235,7 @@ impl Gguf {
     }
 
     /// All tensors, by the file's names.
-    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+    pub fn tensors(&self) -> &BTreeMap<String, GgufTensor> {
         &self.tensors
     }
 
@@ -245,7 +245,7 @@ impl Gguf {
     }
 
     /// The numbers of a tensor, read from the file on disk.
-    fn values(&self, tensor: &Tensor) -> Result<Vec<f32>, Error> {
+    fn values(&self, tensor: &GgufTensor) -> Result<Vec<f32>, Error> {
         let mut bytes = vec![0; tensor.bytes.len()];
         std::fs::File::open(&self.path)
             .and_then(|mut file| {

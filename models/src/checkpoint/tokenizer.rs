@@ -33,7 +33,7 @@ pub struct Tokenizer {
 
 /// Where a token comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TokenPlace {
     /// 0 for the first text, 1 for the second, none for a special token.
     pub text: Option<usize>,
     /// Where it stands in that text.
@@ -46,11 +46,11 @@ const MOST_OVERLAP: usize = 128;
 /// Fields of tokenizer_config.json.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
-struct Settings {
+struct TokenizerConfig {
     mask_token: Option<SpecialToken>,
     /// A float, for some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
-    truncation_side: Option<Side>,
+    truncation_side: Option<TruncationSide>,
     chat_template: Option<ChatTemplate>,
     bos_token: Option<SpecialToken>,
     eos_token: Option<SpecialToken>,
@@ -59,7 +59,7 @@ struct Settings {
 /// An end of a text.
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Side {
+enum TruncationSide {
     Left,
     Right,
 }
@@ -107,7 +107,7 @@ impl Tokenizer {
                 Self::from_bytes(json, &bytes)?
             }
         };
-        let settings: Settings =
+        let settings: TokenizerConfig =
             config::read_optional(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         if let Some(mask) = settings.mask_token {
             tokenizer.mask = mask.into();
@@ -116,8 +116,8 @@ impl Tokenizer {
         tokenizer.eos_token = settings.eos_token.map(String::from);
         tokenizer.max_length = settings.model_max_length.filter(|&n| n < 1e9).map(|n| n as usize);
         match settings.truncation_side {
-            Some(Side::Left) => tokenizer.truncation_side = TruncationDirection::Left,
-            Some(Side::Right) => tokenizer.truncation_side = TruncationDirection::Right,
+            Some(TruncationSide::Left) => tokenizer.truncation_side = TruncationDirection::Left,
+            Some(TruncationSide::Right) => tokenizer.truncation_side = TruncationDirection::Right,
             None => {}
         }
         let jinja = dir.join("chat_template.jinja");
@@ -253,7 +253,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_placed(&self, first: &str, second: Option<&str>) -> Result<(Batch, Vec<Place>), Error> {
+    pub fn encode_placed(
+        &self,
+        first: &str,
+        second: Option<&str>,
+    ) -> Result<(Batch, Vec<TokenPlace>), Error> {
         let input = match second {
             Some(second) => EncodeInput::from((first, second)),
             None => EncodeInput::from(first),
@@ -271,7 +275,7 @@ impl Tokenizer {
         &mut self,
         [first, second]: [&str; 2],
         max_length: usize,
-    ) -> Result<(Batch, Vec<Place>), Error> {
+    ) -> Result<(Batch, Vec<TokenPlace>), Error> {
         guarded(&self.path, || self.inner.with_truncation(None).map(|_| ()))?;
         let alone = guarded(&self.path, || self.inner.encode_fast(first, false))?.len();
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
@@ -293,7 +297,7 @@ impl Tokenizer {
         self.placed(&[vec![encoding], others].concat())
     }
 
-    fn placed(&self, encodings: &[Encoding]) -> Result<(Batch, Vec<Place>), Error> {
+    fn placed(&self, encodings: &[Encoding]) -> Result<(Batch, Vec<TokenPlace>), Error> {
         let (mut batch, mut places) = (Batch::default(), Vec::new());
         for encoding in encodings {
             batch.push(encoding.get_ids(), encoding.get_type_ids())?;
@@ -303,7 +307,7 @@ impl Tokenizer {
                     .get_sequence_ids()
                     .into_iter()
                     .zip(offsets)
-                    .map(|(text, &(start, end))| Place { text, bytes: start..end }),
+                    .map(|(text, &(start, end))| TokenPlace { text, bytes: start..end }),
             );
         }
         Ok((batch, places))

@@ -39,25 +39,25 @@ pub struct Weights {
     path: PathBuf,
     /// The prefix that names may lack, with its dot; or empty.
     base: &'static str,
-    source: Arc<Source>,
-    watch: Option<Arc<Watch>>,
+    source: Arc<TensorSource>,
+    watch: Option<Arc<ReadProgress>>,
 }
 
 /// Who is told how many bytes of tensors have been asked for, and of how many.
-struct Watch {
+struct ReadProgress {
     tell: Box<dyn Fn(u64, u64) + Send + Sync>,
     done: AtomicU64,
     all: u64,
 }
 
-impl std::fmt::Debug for Watch {
+impl std::fmt::Debug for ReadProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Watch({:?} of {})", self.done, self.all)
+        write!(f, "ReadProgress({:?} of {})", self.done, self.all)
     }
 }
 
 #[derive(Debug)]
-enum Source {
+enum TensorSource {
     Files(Files),
     /// Any tensor that is asked for exists.
     Random {
@@ -67,35 +67,35 @@ enum Source {
 
 #[derive(Debug, Default)]
 struct Files {
-    files: Vec<File>,
+    files: Vec<TensorFile>,
     /// By Hugging Face's names.
-    tensors: BTreeMap<String, Entry>,
+    tensors: BTreeMap<String, TensorEntry>,
 }
 
 #[derive(Debug)]
-struct File {
+struct TensorFile {
     path: PathBuf,
     bytes: Vec<u8>,
 }
 
 /// Where a tensor stands in its file, which the header's check has proved.
 #[derive(Debug)]
-struct Entry {
+struct TensorEntry {
     file: usize,
     /// The file's own name of it, which errors give.
     name: String,
-    kind: Stored,
+    kind: TensorType,
     shape: Vec<usize>,
     bytes: Range<usize>,
     /// Heads whose rows are interleaved, if they are.
     heads: Option<usize>,
-    /// Whether its values were asked for.
+    /// True if its values were asked for.
     read: AtomicBool,
 }
 
 /// What a tensor's numbers are stored as.
 #[derive(Debug)]
-enum Stored {
+enum TensorType {
     Floats(Type),
     /// No model asks for integers.
     Other(Dtype),
@@ -126,7 +126,7 @@ impl Weights {
             let bytes = files::bytes(&path)?;
             files.add_safetensors(path, bytes)?;
         }
-        let weights = Self::of(dir.to_owned(), Source::Files(files));
+        let weights = Self::of(dir.to_owned(), TensorSource::Files(files));
         for (name, file) in weight_map {
             if !weights.contains(&name) {
                 return Err(weights.error(&name, format!("missing, though the index says it is in {file}")));
@@ -142,7 +142,7 @@ impl Weights {
     pub fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Error> {
         let mut files = Files::default();
         files.add_safetensors(path.clone(), bytes)?;
-        Ok(Self::of(path, Source::Files(files)))
+        Ok(Self::of(path, TensorSource::Files(files)))
     }
 
     /// Reads one GGUF file from memory; errors call it `path`. Tensors have the names of Hugging Face.
@@ -152,13 +152,13 @@ impl Weights {
     pub fn from_gguf(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Error> {
         let mut files = Files::default();
         files.add_gguf(path.clone(), bytes)?;
-        Ok(Self::of(path, Source::Files(files)))
+        Ok(Self::of(path, TensorSource::Files(files)))
     }
 
     /// A checkpoint as a model is initialised before training: every tensor that is asked for
     /// exists, normally distributed around 0 (the weights of norms around 1) with deviation 0.02.
     pub fn random(seed: u64) -> Self {
-        Self::of("random weights".into(), Source::Random { seed })
+        Self::of("random weights".into(), TensorSource::Random { seed })
     }
 
     /// The same tensors, whose names may or may not start with `base`, which ends in a dot.
@@ -169,15 +169,15 @@ impl Weights {
     /// The same tensors; `tell` hears how many bytes of them have been asked for, and how many there are.
     /// Whoever loads a model asks for the next when it has converted the last.
     pub fn watched(self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
-        let watch = Watch { tell: Box::new(tell), done: AtomicU64::new(0), all: self.bytes() };
+        let watch = ReadProgress { tell: Box::new(tell), done: AtomicU64::new(0), all: self.bytes() };
         Self { watch: Some(watch.into()), ..self }
     }
 
     /// Bytes of all tensors in the files.
     pub fn bytes(&self) -> u64 {
         match &*self.source {
-            Source::Files(files) => files.tensors.values().map(|t| t.bytes.len() as u64).sum(),
-            Source::Random { .. } => 0,
+            TensorSource::Files(files) => files.tensors.values().map(|t| t.bytes.len() as u64).sum(),
+            TensorSource::Random { .. } => 0,
         }
     }
 
@@ -190,29 +190,29 @@ impl Weights {
     /// made of the weights: heads of other classes, buffers, or a sign that config and file are not of the
     /// same model.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
-        let floats = self.tensors().filter(|(_, entry)| matches!(entry.kind, Stored::Floats(_)));
+        let floats = self.tensors().filter(|(_, entry)| matches!(entry.kind, TensorType::Floats(_)));
         floats.filter(|(_, entry)| !entry.read.load(Ordering::Relaxed)).map(|(name, _)| name)
     }
 
-    fn tensors(&self) -> impl Iterator<Item = (&str, &Entry)> {
+    fn tensors(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
         let tensors = match &*self.source {
-            Source::Files(files) => Some(&files.tensors),
-            Source::Random { .. } => None,
+            TensorSource::Files(files) => Some(&files.tensors),
+            TensorSource::Random { .. } => None,
         };
         tensors.into_iter().flatten().map(|(name, entry)| (name.as_str(), entry))
     }
 
-    /// Whether [`get`](Self::get) would find the tensor `name`.
+    /// True if [`get`](Self::get) would find the tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
         match &*self.source {
-            Source::Files(files) => self.find(files, name).is_some(),
-            Source::Random { .. } => true,
+            TensorSource::Files(files) => self.find(files, name).is_some(),
+            TensorSource::Random { .. } => true,
         }
     }
 
-    /// Whether a file has the tensor `name`: random weights stand in none.
+    /// True if a file has the tensor `name`: random weights stand in none.
     pub fn stores(&self, name: &str) -> bool {
-        matches!(&*self.source, Source::Files(files) if self.find(files, name).is_some())
+        matches!(&*self.source, TensorSource::Files(files) if self.find(files, name).is_some())
     }
 
     /// The tensor `name` of shape `shape`, row-major.
@@ -222,14 +222,14 @@ impl Weights {
     /// them, or holds a value that is not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let files = match &*self.source {
-            Source::Files(files) => files,
-            Source::Random { seed } => return Ok(random(*seed, name, shape)),
+            TensorSource::Files(files) => files,
+            TensorSource::Random { seed } => return Ok(random(*seed, name, shape)),
         };
         let Some(entry) = self.find(files, name) else {
             return Err(self.error(name, format!("missing; expected shape {shape:?}")));
         };
         entry.read.store(true, Ordering::Relaxed);
-        let File { path, bytes } = &files.files[entry.file];
+        let TensorFile { path, bytes } = &files.files[entry.file];
         let error = |why| Error::Tensor { path: path.clone(), name: entry.name.clone(), why };
         if entry.shape != shape {
             return Err(error(format!("expected shape {shape:?}, found {:?}", entry.shape)));
@@ -237,8 +237,8 @@ impl Weights {
         let bytes = &bytes[entry.bytes.clone()];
         self.tell(bytes);
         let values = match &entry.kind {
-            Stored::Floats(kind) => kind.dequantize(bytes),
-            Stored::Other(found) => {
+            TensorType::Floats(kind) => kind.dequantize(bytes),
+            TensorType::Other(found) => {
                 return Err(error(format!("expected F32, F16 or BF16, found {found:?}")));
             }
         };
@@ -269,13 +269,13 @@ impl Weights {
             Format::Q4_1 => Type::Q4_1,
             _ => return Ok(None),
         };
-        let Source::Files(files) = &*self.source else { return Ok(None) };
-        let same = |entry: &&Entry| {
-            entry.shape == shape && matches!(entry.kind, Stored::Floats(stored) if stored == kind)
+        let TensorSource::Files(files) = &*self.source else { return Ok(None) };
+        let same = |entry: &&TensorEntry| {
+            entry.shape == shape && matches!(entry.kind, TensorType::Floats(stored) if stored == kind)
         };
         let Some(entry) = self.find(files, name).filter(same) else { return Ok(None) };
         entry.read.store(true, Ordering::Relaxed);
-        let File { path, bytes } = &files.files[entry.file];
+        let TensorFile { path, bytes } = &files.files[entry.file];
         let bytes = &bytes[entry.bytes.clone()];
         let halves = if kind == Type::Q4_1 { 2 } else { 1 };
         for (i, block) in bytes.chunks_exact(kind.block().1).enumerate() {
@@ -293,17 +293,17 @@ impl Weights {
     }
 
     fn tell(&self, bytes: &[u8]) {
-        if let Some(Watch { tell, done, all }) = self.watch.as_deref() {
+        if let Some(ReadProgress { tell, done, all }) = self.watch.as_deref() {
             tell(done.fetch_add(bytes.len() as u64, Ordering::Relaxed), *all);
         }
     }
 
-    fn of(path: PathBuf, source: Source) -> Self {
+    fn of(path: PathBuf, source: TensorSource) -> Self {
         Self { path, base: "", source: source.into(), watch: None }
     }
 
     /// The tensor under `name` or one of its other spellings.
-    fn find<'a>(&self, files: &'a Files, name: &str) -> Option<&'a Entry> {
+    fn find<'a>(&self, files: &'a Files, name: &str) -> Option<&'a TensorEntry> {
         let old = name
             .strip_suffix("LayerNorm.weight")
             .map(|start| format!("{start}LayerNorm.gamma"))
@@ -330,24 +330,27 @@ impl Files {
         let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
             let (start, end) = info.data_offsets;
             let kind = match info.dtype {
-                Dtype::F32 => Stored::Floats(Type::F32),
-                Dtype::F16 => Stored::Floats(Type::F16),
-                Dtype::BF16 => Stored::Floats(Type::BF16),
-                other => Stored::Other(other),
+                Dtype::F32 => TensorType::Floats(Type::F32),
+                Dtype::F16 => TensorType::Floats(Type::F16),
+                Dtype::BF16 => TensorType::Floats(Type::BF16),
+                other => TensorType::Other(other),
             };
             let (shape, bytes) = (info.shape.clone(), data + start..data + end);
-            (name.clone(), Entry { file: 0, name, kind, shape, bytes, heads: None, read: false.into() })
+            (name.clone(), TensorEntry { file: 0, name, kind, shape, bytes, heads: None, read: false.into() })
         };
         self.add(path, bytes, metadata.tensors().into_iter().map(entry))
     }
 
     fn add_gguf(&mut self, path: PathBuf, bytes: Vec<u8>) -> Result<(), Error> {
         let gguf = Gguf::from_bytes(&path, &bytes)?;
-        let entry = |(name, tensor): (&String, &gguf::Tensor)| {
-            let gguf::Tensor { kind, shape, bytes, heads } = tensor.clone();
+        let entry = |(name, tensor): (&String, &gguf::GgufTensor)| {
+            let gguf::GgufTensor { kind, shape, bytes, heads } = tensor.clone();
             // The one tensor that is part of the config.
-            let (kind, read) = (Stored::Floats(kind), (name == gguf::FREQUENCIES).into());
-            (gguf.hugging_face(name), Entry { file: 0, name: name.clone(), kind, shape, bytes, heads, read })
+            let (kind, read) = (TensorType::Floats(kind), (name == gguf::FREQUENCIES).into());
+            (
+                gguf.hugging_face(name),
+                TensorEntry { file: 0, name: name.clone(), kind, shape, bytes, heads, read },
+            )
         };
         self.add(path, bytes, gguf.tensors().iter().map(entry))
     }
@@ -357,12 +360,12 @@ impl Files {
         &mut self,
         path: PathBuf,
         bytes: Vec<u8>,
-        tensors: impl Iterator<Item = (String, Entry)>,
+        tensors: impl Iterator<Item = (String, TensorEntry)>,
     ) -> Result<(), Error> {
-        self.files.push(File { path, bytes });
+        self.files.push(TensorFile { path, bytes });
         let file = self.files.len() - 1;
         for (name, entry) in tensors {
-            if let Some(other) = self.tensors.insert(name.clone(), Entry { file, ..entry }) {
+            if let Some(other) = self.tensors.insert(name.clone(), TensorEntry { file, ..entry }) {
                 let path = self.files[file].path.clone();
                 let why = format!("also in {}", self.files[other.file].path.display());
                 return Err(Error::Tensor { path, name, why });

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tilewright_kernels::Activation;
 
-/// config.json. Fields that are missing have the value of transformers' `BertConfig`: those of
+/// config.json. A missing field has the default of transformers' `BertConfig`, the size of
 /// BERT-base.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,7 +28,7 @@ pub struct Config {
     pub type_vocab_size: usize,
     /// Added to variances.
     pub layer_norm_eps: f32,
-    /// Whether the decoder of the masked language model is the word table.
+    /// True if the decoder of the masked language model is the word table.
     pub tie_word_embeddings: bool,
     /// Names of the classes, by number.
     pub id2label: Option<BTreeMap<usize, String>>,
@@ -61,7 +61,7 @@ impl Config {
     /// Reads config.json from memory; errors call it `path`.
     ///
     /// # Errors
-    /// If it is damaged, or asks for what is not supported: the field is named.
+    /// If it is damaged or a field has an unsupported value; the message names the field.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         Self::read(&Fields::from_bytes(path, bytes)?)
     }

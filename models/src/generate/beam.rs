@@ -11,7 +11,7 @@
 //! f32, and so is ours.
 
 use super::sampling::Processor;
-use super::settings::{EarlyStopping, Settings};
+use super::settings::{EarlyStopping, GenerationConfig};
 use crate::batch::Batch;
 use crate::causal_lm::{CausalLm, Want};
 use crate::error::Error;
@@ -57,7 +57,7 @@ const NEVER: f32 = -1e9;
 pub fn beam_search(
     model: &mut dyn CausalLm,
     prompt: &[u32],
-    settings: &Arc<Settings>,
+    settings: &Arc<GenerationConfig>,
 ) -> Result<Vec<Hypothesis>, Error> {
     settings.check().map_err(|why| Error::Input { name: "settings", why })?;
     let (n, vocabulary) = (settings.num_beams, model.vocab_size());
@@ -119,7 +119,7 @@ pub fn beam_search(
 /// The state of a search.
 #[derive(Debug)]
 struct Search<'s> {
-    settings: &'s Settings,
+    settings: &'s GenerationConfig,
     processor: Processor,
     /// Tokens that the decoder was given.
     prompt: usize,

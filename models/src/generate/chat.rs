@@ -38,7 +38,7 @@ pub struct Chat {
     pub documents: Option<Json>,
     /// Whatever else the template reads, by name: `enable_thinking`.
     pub variables: BTreeMap<String, Json>,
-    /// Whether the text shall end where the assistant begins to speak.
+    /// True if the text shall end where the assistant begins to speak.
     pub add_generation_prompt: bool,
     /// When it is.
     pub now: SystemTime,

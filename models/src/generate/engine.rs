@@ -11,7 +11,7 @@
 //! One `extend` a step takes the prompts of new sequences and the last token of each other one, packed
 //! without padding. A sequence has the same tokens alone and among any others.
 
-use super::sequence::{Finished, Request, Sequence, Watch};
+use super::sequence::{ActiveSequence, Finished, OnToken, Request};
 use super::speculation::{self, Drafted, Speculation};
 use crate::batch::Batch;
 use crate::causal_lm::{CausalLm, Want};
@@ -41,7 +41,7 @@ pub struct Statistics {
 ///
 /// ```
 /// use std::{ops::ControlFlow, sync::Arc};
-/// use tilewright::generate::{Engine, Request, Settings};
+/// use tilewright::generate::{Engine, Request, GenerationConfig};
 /// use tilewright::{Arithmetic, llama::{Config, Llama}};
 /// # use tilewright_kernels::Backend;
 /// let config = Config {
@@ -49,7 +49,7 @@ pub struct Statistics {
 ///     num_hidden_layers: 1, num_attention_heads: 2, ..Config::default()
 /// };
 /// let mut model = Llama::random(config, 1, Arithmetic::f32(Backend::best()))?;
-/// let settings = Arc::new(Settings { max_new_tokens: Some(5), ..Settings::default() });
+/// let settings = Arc::new(GenerationConfig { max_new_tokens: Some(5), ..GenerationConfig::default() });
 /// let mut engine = Engine::new(&mut model, 2)?;
 /// for prompt in [vec![3, 1, 4], vec![1, 5], vec![9]] {
 ///     engine.submit(Request { prompt, settings: settings.clone(), seed: 0 })?;
@@ -63,8 +63,8 @@ pub struct Engine<'m> {
     model: &'m mut dyn CausalLm,
     speculation: Speculation<'m>,
     at_once: usize,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
+    waiting: VecDeque<ActiveSequence>,
+    running: Vec<ActiveSequence>,
     finished: Vec<Finished>,
     /// Of sequences that ended.
     free: Vec<Cache>,
@@ -118,13 +118,13 @@ impl<'m> Engine<'m> {
     /// [`Error::Input`] if the settings ask for what cannot be, or the prompt is empty or leaves no room for
     /// a token.
     pub fn submit(&mut self, request: Request) -> Result<usize, Error> {
-        let sequence = Sequence::new(self.submitted, request, &*self.model)?;
+        let sequence = ActiveSequence::new(self.submitted, request, &*self.model)?;
         self.waiting.push_back(sequence);
         self.submitted += 1;
         Ok(self.submitted - 1)
     }
 
-    /// Whether all texts that were submitted ended.
+    /// True if all texts that were submitted ended.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
@@ -138,7 +138,7 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// As [`step`](Self::step).
-    pub fn run(&mut self, watch: Watch<'_>) -> Result<Vec<Finished>, Error> {
+    pub fn run(&mut self, watch: OnToken<'_>) -> Result<Vec<Finished>, Error> {
         let mut all = Vec::new();
         while !self.is_idle() {
             all.extend(self.step(watch)?);
@@ -152,7 +152,7 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// Those of the model.
-    pub fn step(&mut self, watch: Watch<'_>) -> Result<impl Iterator<Item = Finished>, Error> {
+    pub fn step(&mut self, watch: OnToken<'_>) -> Result<impl Iterator<Item = Finished>, Error> {
         let start = Instant::now();
         let old = self.running.len();
         let new_tokens = self.admit()?;
@@ -191,7 +191,7 @@ impl<'m> Engine<'m> {
         if room == 0 {
             return Ok(0);
         }
-        let mut new: Vec<Sequence> = self.waiting.drain(..room).collect();
+        let mut new: Vec<ActiveSequence> = self.waiting.drain(..room).collect();
         if self.model.encodes() {
             self.batch.clear();
             new.iter().try_for_each(|s| self.batch.push_ids(&s.source))?;
@@ -220,7 +220,7 @@ impl<'m> Engine<'m> {
     /// Fills the guesses of all sequences.
     fn guess(&mut self) -> Result<(), Error> {
         // A guess of the last token that a text may have would be no use: the token comes anyway.
-        let room = |s: &Sequence| s.longest.0 - s.ids.len() - 1;
+        let room = |s: &ActiveSequence| s.longest.0 - s.ids.len() - 1;
         match &mut self.speculation {
             Speculation::None => {}
             Speculation::Lookup { tokens } => {
@@ -233,7 +233,7 @@ impl<'m> Engine<'m> {
                 let mut sequences = Vec::with_capacity(self.running.len());
                 for s in &mut self.running {
                     let most = room(s).min(*tokens);
-                    if let Sequence { ids, draft: Some(cache), guess, .. } = s {
+                    if let ActiveSequence { ids, draft: Some(cache), guess, .. } = s {
                         sequences.push(Drafted { ids, cache, most, guess });
                     }
                 }
@@ -246,7 +246,7 @@ impl<'m> Engine<'m> {
 
     /// Runs the model on what the sequences from `first` on have and it has not seen, and on their guesses;
     /// adds the tokens that follow.
-    fn extend(&mut self, first: usize, want: Want, watch: Watch<'_>) -> Result<(), Error> {
+    fn extend(&mut self, first: usize, want: Want, watch: OnToken<'_>) -> Result<(), Error> {
         self.batch.clear();
         let mut caches = Vec::with_capacity(self.running.len() - first);
         for s in &mut self.running[first..] {

@@ -10,7 +10,7 @@
 //!
 //! What is done, and in which order, is that of transformers.
 
-use super::settings::Settings;
+use super::settings::GenerationConfig;
 use crate::error::Error;
 use std::sync::Arc;
 use tilewright_kernels::random::Random;
@@ -18,7 +18,7 @@ use tilewright_kernels::random::Random;
 /// What changes the scores of a sequence's next token before one is chosen.
 #[derive(Clone, Debug)]
 pub struct Processor {
-    settings: Arc<Settings>,
+    settings: Arc<GenerationConfig>,
     /// Tokens that the decoder was given.
     prompt: usize,
     /// The most tokens, those included.
@@ -27,7 +27,7 @@ pub struct Processor {
 
 impl Processor {
     /// For sequences that start with `prompt` tokens and have at most `longest`.
-    pub fn new(settings: Arc<Settings>, prompt: usize, longest: usize) -> Self {
+    pub fn new(settings: Arc<GenerationConfig>, prompt: usize, longest: usize) -> Self {
         Self { settings, prompt, longest }
     }
 
@@ -110,7 +110,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// For a sequence that starts with `prompt` tokens and has at most `longest`.
-    pub fn new(settings: Arc<Settings>, seed: u64, prompt: usize, longest: usize) -> Self {
+    pub fn new(settings: Arc<GenerationConfig>, seed: u64, prompt: usize, longest: usize) -> Self {
         let processor = Processor::new(settings, prompt, longest);
         Self { processor, random: Random::new(seed), candidates: Vec::new() }
     }
@@ -133,7 +133,7 @@ impl Sampler {
     }
 
     fn draw(&mut self, scores: &[f32]) -> Option<u32> {
-        let Settings { temperature, top_k, top_p, min_p, .. } = *self.processor.settings;
+        let GenerationConfig { temperature, top_k, top_p, min_p, .. } = *self.processor.settings;
         let kept = &mut self.candidates;
         kept.clear();
         kept.extend(scores.iter().zip(0..).map(|(&score, id)| (score / temperature, id)));

@@ -1,7 +1,7 @@
 //! A text from when it is asked for to its end.
 
 use super::sampling::Sampler;
-use super::settings::Settings;
+use super::settings::GenerationConfig;
 use crate::causal_lm::CausalLm;
 use crate::error::Error;
 use crate::layers::Cache;
@@ -15,14 +15,14 @@ pub struct Request {
     /// The tokens that it starts with; of an encoder-decoder, the source.
     pub prompt: Vec<u32>,
     /// How it is continued; beams are not the engine's, see [`beam_search`](super::beam_search).
-    pub settings: Arc<Settings>,
+    pub settings: Arc<GenerationConfig>,
     /// Seed of its random numbers.
     pub seed: u64,
 }
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
+pub enum FinishReason {
     /// An end token, which is the last of its tokens.
     Eos,
     /// It has as many tokens as its settings allow.
@@ -33,7 +33,7 @@ pub enum Finish {
     Stop,
 }
 
-impl Finish {
+impl FinishReason {
     /// `eos`, `length`, `capacity` or `stop`.
     pub fn name(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ pub struct Finished {
     /// What was generated.
     pub tokens: Vec<u32>,
     /// Why it ended.
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// From when it was submitted to its first token.
     pub first_token: Duration,
     /// From when it was submitted to its last token.
@@ -61,11 +61,11 @@ pub struct Finished {
 }
 
 /// Sees every token; may end its sequence.
-pub type Watch<'w> = &'w mut dyn FnMut(usize, u32) -> ControlFlow<()>;
+pub type OnToken<'w> = &'w mut dyn FnMut(usize, u32) -> ControlFlow<()>;
 
 /// A sequence that is continued.
 #[derive(Debug)]
-pub(super) struct Sequence {
+pub(super) struct ActiveSequence {
     pub(super) id: usize,
     /// Of an encoder-decoder; else empty.
     pub(super) source: Vec<u32>,
@@ -74,8 +74,8 @@ pub(super) struct Sequence {
     /// Tokens that it was given.
     pub(super) prompt: usize,
     /// Tokens with which it ends, and why.
-    pub(super) longest: (usize, Finish),
-    pub(super) settings: Arc<Settings>,
+    pub(super) longest: (usize, FinishReason),
+    pub(super) settings: Arc<GenerationConfig>,
     pub(super) sampler: Sampler,
     /// Once it is admitted; and that of the draft model.
     pub(super) cache: Option<Cache>,
@@ -83,10 +83,10 @@ pub(super) struct Sequence {
     pub(super) guess: Vec<u32>,
     pub(super) submitted: Instant,
     pub(super) first_token: Option<Duration>,
-    pub(super) end: Option<Finish>,
+    pub(super) end: Option<FinishReason>,
 }
 
-impl Sequence {
+impl ActiveSequence {
     /// The sequence of a request to `model`, which counts it as `id`.
     pub(super) fn new(id: usize, request: Request, model: &dyn CausalLm) -> Result<Self, Error> {
         let Request { prompt, settings, seed } = request;
@@ -100,8 +100,8 @@ impl Sequence {
             return Err(Error::Input { name: "prompt", why: "it has no tokens".to_owned() });
         }
         let longest = match model.max_tokens() {
-            most if most < allowed => (most, Finish::Capacity),
-            _ => (allowed, Finish::Length),
+            most if most < allowed => (most, FinishReason::Capacity),
+            _ => (allowed, FinishReason::Length),
         };
         if prompt >= longest.0 {
             let why = format!("{prompt} tokens leave no room, there may be {}", longest.0);
@@ -128,7 +128,7 @@ impl Sequence {
     pub(super) fn choose<'r>(
         &mut self,
         rows: &mut impl Iterator<Item = &'r mut [f32]>,
-        watch: Watch<'_>,
+        watch: OnToken<'_>,
     ) -> Result<usize, Error> {
         let mut right = 0;
         for row in rows {
@@ -139,9 +139,9 @@ impl Sequence {
             let guessed = self.guess.get(right) == Some(&token);
             right += usize::from(guessed);
             self.end = if self.settings.eos_token_id.contains(&token) {
-                Some(Finish::Eos)
+                Some(FinishReason::Eos)
             } else if stop {
-                Some(Finish::Stop)
+                Some(FinishReason::Stop)
             } else if self.ids.len() >= self.longest.0 {
                 Some(self.longest.1)
             } else {
@@ -165,7 +165,7 @@ impl Sequence {
         Finished {
             id: self.id,
             tokens: self.ids,
-            finish: self.end.unwrap_or(Finish::Stop),
+            finish: self.end.unwrap_or(FinishReason::Stop),
             first_token: self.first_token.unwrap_or_default(),
             total: self.submitted.elapsed(),
         }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// How tokens are chosen and when a text ends. The default is greedy, 20 tokens, without an end token.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct GenerationConfig {
     /// Tokens that end a text.
     pub eos_token_id: Vec<u32>,
     /// The token that a text starts with.
@@ -40,7 +40,7 @@ pub struct Settings {
     /// Scores of tokens that are there already are divided by it if positive, multiplied if negative:
     /// Keskar et al. 2019, arXiv:1909.05858.
     pub repetition_penalty: f32,
-    /// Whether tokens are drawn, and not the most probable taken.
+    /// True if tokens are drawn, and not the most probable taken.
     pub do_sample: bool,
     /// Scores are divided by it before a token is drawn.
     pub temperature: f32,
@@ -58,11 +58,11 @@ pub struct Settings {
     pub length_penalty: f64,
     /// When a beam search ends.
     pub early_stopping: EarlyStopping,
-    /// Whether probabilities are made to sum to 1 after some tokens were forbidden; of a beam search.
+    /// True if probabilities are made to sum to 1 after some tokens were forbidden; of a beam search.
     pub renormalize_logits: bool,
 }
 
-impl Default for Settings {
+impl Default for GenerationConfig {
     fn default() -> Self {
         Self {
             eos_token_id: Vec::new(),
@@ -158,7 +158,7 @@ const DEFAULT_LENGTH: usize = 20;
 /// The most texts that a beam search is believed to follow: each has a cache of its own.
 const MOST_BEAMS: usize = 1 << 12;
 
-impl Settings {
+impl GenerationConfig {
     /// Reads `generation_config.json` in the directory `path` or beside the GGUF file `path`; where there is
     /// none, the [config](config::config_json).
     ///
@@ -274,7 +274,7 @@ impl Settings {
         }
     }
 
-    /// Whether `max_new_tokens` or `max_length` is given.
+    /// True if `max_new_tokens` or `max_length` is given.
     pub fn has_longest(&self) -> bool {
         self.max_new_tokens.is_some() || self.max_length.is_some()
     }

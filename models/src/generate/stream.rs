@@ -36,7 +36,7 @@ impl<'t> TextStream<'t> {
         Self { tokenizer, stops, ids: Vec::new(), context: 0, read: 0, held: String::new(), stopped: false }
     }
 
-    /// Whether a stop string was met: nothing follows.
+    /// True if a stop string was met: nothing follows.
     pub fn stopped(&self) -> bool {
         self.stopped
     }

@@ -19,7 +19,7 @@ impl Cache {
         self.layers.first().map_or(0, KvCache::len)
     }
 
-    /// Whether it holds no token.
+    /// True if it holds no token.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -5,7 +5,7 @@ use crate::error::Error;
 use std::f64::consts::TAU;
 use tilewright_kernels::Activation;
 
-/// config.json. Fields that are missing have the value of transformers' `LlamaConfig`: those of
+/// config.json. A missing field has the default of transformers' `LlamaConfig`, the size of
 /// LLaMA 7B.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -29,9 +29,9 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Added to mean squares.
     pub rms_norm_eps: f32,
-    /// Whether the head is the embedding.
+    /// True if the head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Whether the dense layers of attention add a bias.
+    /// True if the dense layers of attention add a bias.
     pub attention_bias: bool,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
@@ -147,7 +147,7 @@ impl Config {
     /// transformers 4 writes it, in `rope_theta` and `rope_scaling`.
     ///
     /// # Errors
-    /// If one has the wrong type, or asks for what is not supported: the field is named.
+    /// If a field has the wrong type or an unsupported value; the message names the field.
     pub fn read(fields: &Fields) -> Result<Self, Error> {
         fields.only("mlp_bias", false)?;
         fields.only("partial_rotary_factor", 1.0)?;

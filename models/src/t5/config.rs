@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 use tilewright_kernels::Activation;
 
-/// config.json. Fields that are missing have the value of transformers' `T5Config`: those of T5-small.
+/// config.json. A missing field has the default of transformers' `T5Config`, the size of T5-small.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Entries of the embedding.
@@ -33,11 +33,11 @@ pub struct Config {
     pub layer_norm_epsilon: f32,
     /// In feed-forward blocks: what config.json has as `feed_forward_proj`, or `dense_act_fn`.
     pub activation: Activation,
-    /// Whether the activation is of a gate: `feed_forward_proj` is `gated-..`, or `is_gated_act`.
+    /// True if the activation is of a gate: `feed_forward_proj` is `gated-..`, or `is_gated_act`.
     pub gated: bool,
-    /// Whether the head may be the embedding; it is where a checkpoint has no other.
+    /// True if the head may be the embedding; it is where a checkpoint has no other.
     pub tie_word_embeddings: bool,
-    /// Whether logits are those of states times 1 / sqrt(D): T5 1.0, whose head is the embedding. Where
+    /// True if logits are those of states times 1 / sqrt(D): T5 1.0, whose head is the embedding. Where
     /// config.json does not say, it is `tie_word_embeddings`.
     pub scale_decoder_outputs: bool,
 }
@@ -67,7 +67,7 @@ impl Config {
     /// Reads config.json from memory; errors call it `path`.
     ///
     /// # Errors
-    /// If it is damaged, or asks for what is not supported: the field is named.
+    /// If it is damaged or a field has an unsupported value; the message names the field.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         Self::read(&Fields::from_bytes(path, bytes)?)
     }

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use tilewright::Error;
 use tilewright::causal_lm::{CausalLm, Want};
-use tilewright::generate::{Settings, beam_search};
+use tilewright::generate::{GenerationConfig, beam_search};
 use tilewright::layers::Cache;
 use tilewright::model::Model;
 use tilewright::{Arithmetic, Batch};
@@ -48,12 +48,12 @@ impl Models {
         let (new, beams) =
             if let Task::Generate { tokens, beams, .. } = task { (tokens, beams) } else { (1, 1) };
         let mut continued = Continued::default();
-        let settings = Arc::new(Settings {
+        let settings = Arc::new(GenerationConfig {
             num_beams: beams,
             min_new_tokens: Some(new),
             max_new_tokens: Some(new),
             decoder_start_token_id: Some(0),
-            ..Settings::default()
+            ..GenerationConfig::default()
         });
         Ok(Box::new(move |_| {
             let mut model = shared.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::Instant;
 use tilewright::architectures::Architecture;
-use tilewright::exchange::Inputs;
+use tilewright::exchange::ModelInputs;
 
 /// Runs a checkpoint on tensors, for comparison with other frameworks
 ///
@@ -43,7 +43,7 @@ pub struct Forward {
 impl Forward {
     pub fn run(self) -> Result<()> {
         let session = self.precision.start(&self.common)?;
-        let inputs = Inputs::open(&self.inputs)?;
+        let inputs = ModelInputs::open(&self.inputs)?;
         let dir = self.checkpoint.locate()?;
         let architecture = Architecture::of(&dir)?;
         let mut model = self.precision.load(architecture, &dir, &session)?;

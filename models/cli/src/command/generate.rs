@@ -20,7 +20,8 @@ use tilewright::architectures::Architecture;
 use tilewright::causal_lm::CausalLm;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::generate::{
-    EarlyStopping, Engine, Finish, Request, Settings, Speculation, Statistics, TextStream, beam_search,
+    EarlyStopping, Engine, FinishReason, GenerationConfig, Request, Speculation, Statistics, TextStream,
+    beam_search,
 };
 use tilewright::model::Model;
 
@@ -125,7 +126,7 @@ const TOKENS: usize = 256;
 struct Text {
     tokens: Vec<u32>,
     text: String,
-    finish: Finish,
+    finish: FinishReason,
     /// Of a beam search there is no first token: all may change up to the end.
     first_token: Option<Duration>,
     total: Duration,
@@ -189,8 +190,8 @@ impl Generate {
     }
 
     /// Those of the checkpoint, changed by the options.
-    fn settings(&self, path: &Path) -> Result<Settings> {
-        let mut settings = Settings::open(path)?;
+    fn settings(&self, path: &Path) -> Result<GenerationConfig> {
+        let mut settings = GenerationConfig::open(path)?;
         if let Some(tokens) = self.max_tokens.or((!settings.has_longest()).then_some(TOKENS)) {
             settings.max_new_tokens = Some(tokens);
         }
@@ -253,7 +254,7 @@ impl Generate {
         self.prompts.iter().map(encode).collect()
     }
 
-    fn is_streamed(&self, settings: &Settings) -> bool {
+    fn is_streamed(&self, settings: &GenerationConfig) -> bool {
         self.prompts.len() == 1 && settings.num_beams == 1
     }
 
@@ -261,7 +262,7 @@ impl Generate {
         &self,
         engine: &mut Engine<'_>,
         tokenizer: &Tokenizer,
-        settings: &Arc<Settings>,
+        settings: &Arc<GenerationConfig>,
         prompts: &[Vec<u32>],
         session: &Session,
     ) -> Result<Vec<Text>> {
@@ -323,7 +324,7 @@ impl Generate {
         &self,
         generator: &mut dyn CausalLm,
         tokenizer: &Tokenizer,
-        settings: &Arc<Settings>,
+        settings: &Arc<GenerationConfig>,
         prompts: &[Vec<u32>],
     ) -> Result<(Vec<Text>, Statistics)> {
         let (mut texts, mut statistics) = (Vec::new(), Statistics::default());
@@ -338,7 +339,7 @@ impl Generate {
             statistics.decode_tokens += tokens.len();
             statistics.decode += total;
             let ended = tokens.last().is_some_and(|last| settings.eos_token_id.contains(last));
-            let finish = if ended { Finish::Eos } else { Finish::Length };
+            let finish = if ended { FinishReason::Eos } else { FinishReason::Length };
             texts.push(Text { text: tokenizer.decode(&tokens)?, tokens, finish, first_token: None, total });
             bar.inc(1);
         }

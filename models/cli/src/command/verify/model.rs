@@ -10,7 +10,7 @@ use std::path::Path;
 use tilewright::accuracy::{Comparison, least_cosine};
 use tilewright::architectures::Architecture;
 use tilewright::checkpoint::tokenizer::Tokenizer;
-use tilewright::exchange::{Inputs, Padded};
+use tilewright::exchange::{ModelInputs, Padded};
 use tilewright::model::Model;
 use tilewright::output::Output;
 use tilewright::{Arithmetic, Error};
@@ -52,7 +52,7 @@ impl Subject {
         products.map(|product| (product.times * product.linear.multiply_adds()) as f64).sum()
     }
 
-    fn run(&mut self, inputs: &Inputs) -> Result<Vec<Output>, Error> {
+    fn run(&mut self, inputs: &ModelInputs) -> Result<Vec<Output>, Error> {
         // A decoder that is given nothing reads what the encoder does.
         let texts = &inputs.tokens.batch;
         let run = |model: &mut Box<dyn Model>| match inputs.run(&mut **model) {
@@ -136,9 +136,9 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
 
 /// The inputs: those of a file, or of texts, as many tokens of each as the model takes. Of the sentences only
 /// one of so many, where all would take long.
-fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<Inputs>, usize)> {
+fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<ModelInputs>, usize)> {
     if let Some(path) = &args.inputs {
-        return Ok((vec![Inputs::open(path)?], 1));
+        return Ok((vec![ModelInputs::open(path)?], 1));
     }
     let read;
     let texts: &str = match &args.texts {
@@ -163,7 +163,7 @@ fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<Inputs>, 
     let texts: Vec<&str> = texts.into_iter().step_by(step).collect();
     let encode = |texts: &[&str]| {
         let batch = tokenizer.encode(texts)?;
-        Ok(Inputs { tokens: Padded { shape: Vec::new(), batch }, decoder: None })
+        Ok(ModelInputs { tokens: Padded { shape: Vec::new(), batch }, decoder: None })
     };
     Ok((texts.chunks(TEXTS).map(encode).collect::<Result<_, Error>>()?, step))
 }
