@@ -1,4 +1,4 @@
-//! How far a model's outputs are from those of the same model computed otherwise.
+//! Distance between a model's outputs and the outputs of another run of it.
 //!
 //! ```text
 //! error       |found - expected| / largest |expected| of the output
@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::output::{Each, Output};
 use tilewright_kernels::gemm::Format;
 
-/// The least cosine that each sequence's mean state must have to that of f32 arithmetic.
+/// Lower bound of the cosine between each sequence's mean states in this type and in f32.
 ///
 /// A trained encoder stays above: all-MiniLM-L6-v2 over the sentences of `tilewright verify --model` has
 /// 0.99996 in bf16, 1.00000 in f16, 0.9966 in int8, 0.9997 in q8_0, 0.936 in q4_1 and 0.928 in q4_0 for the
@@ -26,7 +26,7 @@ pub fn least_cosine(dtype: Format) -> f64 {
     }
 }
 
-/// What was seen of one output.
+/// Errors of one output.
 #[derive(Clone, Copy, Debug)]
 pub struct Deviation {
     /// The output's name.

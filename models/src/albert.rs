@@ -29,7 +29,7 @@ pub struct Config {
     pub embedding_size: usize,
     /// Groups G of layers, each for as many consecutive steps.
     pub num_hidden_groups: usize,
-    /// Layers of a group, all of which each of its steps computes.
+    /// Layers of a group; each step of the group computes all of them.
     pub inner_group_num: usize,
 }
 

@@ -66,7 +66,7 @@ macro_rules! t5 {
     };
 }
 
-/// The row of BART or Marian: its class, its family, twice, and what it has.
+/// Row of BART or Marian: class, family as text and as constant, head.
 macro_rules! bart {
     ($class:literal, $model_type:literal, $family:ident, $has:ident) => {
         Architecture {

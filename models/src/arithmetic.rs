@@ -1,4 +1,4 @@
-//! What a model computes in: decided once, where it is loaded.
+//! Backend and types of a model's arithmetic, chosen when it is loaded.
 
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
@@ -12,14 +12,14 @@ use tilewright_kernels::gemm::Format;
 /// | `int8` | a scale for each output | quantised in every call, a scale and a zero for each token |
 /// | `q8_0`, `q4_0`, `q4_1` | groups of 32 with a scale each | quantised in every call, to int8 in the same groups |
 ///
-/// Unless something else is asked for, inputs of groups are f32, as the files of such weights mean them, and
-/// those of all other types are rounded.
+/// By default, inputs of grouped weights stay f32, as the authors of such files intend, and
+/// inputs of all other types are rounded.
 ///
 /// Sums are f32 (of int8: exact), and so is all that is not a product: states and what is added to them,
 /// embeddings, norms, softmax. The products of attention are of bf16 where linear layers are of bf16 or int8.
-/// Linear layers are those of encoders and decoders, the pooler and the head of a language model, whose word
-/// table also stays as it is for the embeddings. A classifier computes in f32 whatever the dtype: it is a few
-/// columns, no time to be won, and it decides.
+/// Linear layers are the layers of encoders and decoders, the pooler and the head of a language model; the word
+/// table of the embeddings stays as stored. A classifier computes in f32 for any dtype: it is a few
+/// columns, so that f32 costs nothing, and it decides.
 ///
 /// ```
 /// use tilewright::Arithmetic;
@@ -32,13 +32,13 @@ use tilewright_kernels::gemm::Format;
 pub struct Arithmetic {
     /// Where kernels run.
     pub backend: Backend,
-    /// What linear layers keep their weights as.
+    /// Type of the packed weights of linear layers.
     pub dtype: Format,
-    /// What is done to their inputs.
+    /// Activation quantization of linear layers.
     pub inputs: Inputs,
 }
 
-/// What is done to the inputs of linear layers.
+/// Activation quantization: rounding of a linear layer's inputs before the product.
 ///
 /// ```
 /// use tilewright::{Arithmetic, Inputs};
@@ -68,7 +68,7 @@ impl Inputs {
         }
     }
 
-    /// What is done with weights of this type if nothing else is asked for.
+    /// Default for weights of this type.
     pub fn of(dtype: Format) -> Self {
         if dtype.is_grouped() { Self::Exact } else { Self::Rounded }
     }
@@ -97,7 +97,7 @@ impl Arithmetic {
         Self { backend, dtype, inputs: Inputs::of(dtype) }
     }
 
-    /// The same in f32, for a layer that is not to be rounded.
+    /// This arithmetic in f32, for a layer that must not round.
     #[must_use]
     pub fn exactly(self) -> Self {
         Self::f32(self.backend)

@@ -180,7 +180,7 @@ impl Bart {
         Ok((work.x.get(tokens.tokens() * config.d_model), lm_head))
     }
 
-    /// What the decoder reads if it is given nothing: a start token and all but the last column of the
+    /// Decoder inputs of a forward pass without any: a start token and all but the last column of the
     /// padded batch, whose padding the decoder sees as tokens; and the place of each token of `batch` in it.
     fn shifted(&self, batch: &Batch) -> Result<(Batch, Vec<usize>), Error> {
         let (mut decoder, mut places) = (Batch::default(), Vec::new());

@@ -59,7 +59,7 @@ impl Batch {
         &self.ids
     }
 
-    /// Where each sequence starts among the tokens, and where the last one ends: one more than
+    /// Index of each sequence's first token, then the number of tokens: one entry more than
     /// there are sequences.
     pub fn starts(&self) -> &[usize] {
         &self.starts

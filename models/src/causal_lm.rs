@@ -125,7 +125,7 @@ pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
 pub(crate) struct LmHead {
     /// \[H, vocab_size\].
     linear: Option<Linear>,
-    /// True if its weights are those of the word table.
+    /// True if the head shares its weights with the word table.
     tied: bool,
     /// \[sequences, H\]: the states whose logits are wanted, where these are not all.
     rows: Vec<f32>,
@@ -172,7 +172,7 @@ impl LmHead {
         }
     }
 
-    /// What [`CausalLm::extend`] writes, from the states of `tokens`.
+    /// Writes the logits that `want` names, from the states of `tokens`, as [`CausalLm::extend`] does.
     pub fn logits(
         &mut self,
         want: Want,

@@ -22,7 +22,7 @@ mod config;
 
 pub use config::Config;
 
-/// What the encoders of a family have of their own.
+/// Differences between the encoders of the families.
 #[derive(Clone, Debug)]
 pub struct EncoderPlan {
     /// Before the name of every tensor of the encoder, with its dot.
@@ -35,13 +35,13 @@ pub struct EncoderPlan {
     pub layers: Vec<String>,
     /// Which of them is computed first, second ..
     pub order: Vec<usize>,
-    /// What is in such a layer.
+    /// Names of a layer's tensors.
     pub names: LayerNames,
     /// The id of padding, where positions are counted from it on: see [`EncoderPlan::positions`].
     pub padding: Option<u32>,
 }
 
-/// Names of the tensors in a layer, without that of the layer.
+/// Names of a layer's tensors, below the layer's own name.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNames {
     /// From the states to queries, keys and values.
@@ -86,7 +86,7 @@ impl EncoderPlan {
     /// padding + 1, padding + 2 ..  for the other tokens of the sequence
     /// ```
     ///
-    /// What a mask hides is taken for padding, whatever its id.
+    /// A token that the mask hides counts as padding, whatever its id.
     pub fn positions(&self, batch: &Batch, positions: &mut Vec<u32>) {
         positions.clear();
         let Some(padding) = self.padding else { return positions.extend(&batch.positions) };
@@ -159,9 +159,9 @@ impl Layer {
 pub struct Workspace {
     /// \[tokens, H\]: the states.
     x: Buffer,
-    /// \[tokens, H\]: states and what a block adds to them, before the norm.
+    /// \[tokens, H\]: states plus the output of a block, before the norm.
     sum: Buffer,
-    /// \[tokens, H\]: what attention found.
+    /// \[tokens, H\]: output of attention.
     context: Buffer,
     /// \[tokens, max(3 H, I, E)\]: queries, keys and values, the feed-forward block's inside, or
     /// embeddings.

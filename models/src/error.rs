@@ -1,4 +1,4 @@
-//! What a model can refuse.
+//! Errors of checkpoints and models.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,14 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A file is not what its name says, or says what is not supported.
+    /// A file is damaged, of another kind, or asks for an unsupported value.
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// Fault and its place in the file.
         why: String,
     },
     /// A tensor is missing, or has the wrong shape, type or values.
@@ -27,14 +27,14 @@ pub enum Error {
         path: PathBuf,
         /// The tensor's name.
         name: String,
-        /// What was expected and what was found.
+        /// Expected and found value.
         why: String,
     },
     /// An input does not fit the model.
     Input {
         /// The input's name.
         name: &'static str,
-        /// What was expected and what was found.
+        /// Expected and found value.
         why: String,
     },
     /// A kernel refused its arguments.

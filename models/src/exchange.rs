@@ -10,16 +10,16 @@ use crate::whole_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::path::Path;
 
-/// A padded batch, of which only the tokens that its mask shows are computed.
+/// A padded batch; only tokens that its mask shows are computed.
 #[derive(Clone, Debug)]
 pub struct Padded {
-    /// \[rows, columns\], or \[rows, choices, columns\] of which each choice is a sequence of its own.
+    /// \[rows, columns\], or \[rows, choices, columns\], where each choice is a sequence.
     pub shape: Vec<usize>,
-    /// What the mask shows.
+    /// Tokens that the mask shows.
     pub batch: Batch,
 }
 
-/// What a model is run on.
+/// Inputs of a model's forward pass.
 #[derive(Clone, Debug)]
 pub struct ModelInputs {
     /// `input_ids`, of the encoder where there is a decoder too.
@@ -47,7 +47,7 @@ impl ModelInputs {
     /// Reads the same from memory; errors call it `path`.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let file = SafeTensors::deserialize(bytes).map_err(|e| Error::File {
             path: path.to_owned(),
@@ -68,7 +68,7 @@ impl ModelInputs {
             }
             Ok(Some(tensor.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()))
         };
-        // The shape of ids is that of their mask and types.
+        // Ids, mask and token types have one shape.
         let shape_of = |name: &str| match file.tensor(name) {
             Ok(tensor) if matches!(tensor.shape().len(), 2 | 3) => Ok(Some(tensor.shape().to_vec())),
             Ok(tensor) => {
@@ -113,7 +113,7 @@ impl ModelInputs {
     /// Runs `model` on them.
     ///
     /// # Errors
-    /// Those of [`Model::forward`] and [`Model::forward_pair`].
+    /// See [`Model::forward`] and [`Model::forward_pair`].
     pub fn run(&self, model: &mut dyn Model) -> Result<Vec<Output>, Error> {
         match &self.decoder {
             Some(decoder) => model.forward_pair(&self.tokens.batch, &decoder.batch),
@@ -121,7 +121,7 @@ impl ModelInputs {
         }
     }
 
-    /// What the rows of `output` stand for.
+    /// Shape of `output` in the padded batch.
     fn padded_of(&self, output: &Output) -> &Padded {
         match (output.each, &self.decoder) {
             (Each::DecoderToken, Some(decoder)) => decoder,

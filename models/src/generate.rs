@@ -21,7 +21,7 @@
 //! | [`stream`] | text while it is generated |
 //! | [`chat`] | chat templates |
 //!
-//! The same sequence has the same tokens alone and among others, with speculation and without: a model
+//! A sequence has the same tokens alone and in a batch, with and without speculation: a model
 //! computes the same bits for it (see [`generator`](crate::causal_lm)), and its random numbers are its own.
 
 pub mod beam;

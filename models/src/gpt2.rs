@@ -43,7 +43,7 @@ pub struct Config {
     pub layer_norm_epsilon: f32,
     /// True if scores are divided by the square root of a head's width.
     pub scale_attn_weights: bool,
-    /// True if those of layer n are divided by n + 1 as well.
+    /// True if scores of layer n are also divided by n + 1.
     pub scale_attn_by_inverse_layer_idx: bool,
     /// True if the head is the word table.
     pub tie_word_embeddings: bool,
@@ -149,9 +149,9 @@ impl Layer {
 struct Workspace {
     /// \[tokens, H\]: the states.
     x: Buffer,
-    /// \[tokens, H\]: what a block reads, and what it adds to the states.
+    /// \[tokens, H\]: input of a block, then the sum that it adds to the states.
     y: Buffer,
-    /// \[tokens, H\]: what attention found.
+    /// \[tokens, H\]: output of attention.
     context: Buffer,
     /// \[tokens, max(3 H, I)\]: inside of a block.
     wide: Buffer,

@@ -1,4 +1,4 @@
-//! What stands on an encoder: from the states of tokens, \[tokens, H\], to the outputs of a class of
+//! Heads of encoders: from states of tokens, \[tokens, H\], to the outputs of a class of
 //! transformers.
 //!
 //! ```text
@@ -20,7 +20,7 @@ use crate::model::Model;
 use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
 
-/// What an encoder is for, which decides its heads.
+/// Head of an encoder, by the class of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadKind {
     /// `..Model`: the states themselves.
@@ -112,7 +112,7 @@ impl Predictions {
     }
 }
 
-/// What stands on an encoder. Linear layers without another word are classifiers, \[H, classes\].
+/// Head of an encoder. A linear layer without a comment is a classifier, \[H, classes\].
 #[allow(clippy::large_enum_variant, reason = "a model has one head")]
 #[derive(Debug)]
 pub enum Head {
@@ -199,7 +199,7 @@ impl Head {
 }
 
 impl Head {
-    /// The linear layers that every token passes; those of a sequence's first alone are left out.
+    /// Linear layers that every token passes; layers of a sequence's first token alone are left out.
     fn products(&self) -> Vec<ModelLinear<'_>> {
         match self {
             Self::MaskedLm(words) | Self::PreTraining(words, ..) => {

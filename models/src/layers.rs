@@ -61,7 +61,7 @@ impl Linear {
         Self::stack(weights, &[(weight, out)], inp, bias, on)
     }
 
-    /// Reads several layers of the same input, of names and widths, as one, whose outputs follow each
+    /// Reads several layers with one input as one layer; `parts` are names and widths, and outputs follow each
     /// other; with `{name}.bias` if they are `biased`.
     ///
     /// # Errors
@@ -234,7 +234,7 @@ impl Linear {
             alpha: 1.0,
             a: match (self.inputs, self.weight.format()) {
                 (Inputs::Exact, _) => x.into(),
-                // Twice as many steps for what is mostly of one sign, as after GELU, for the same time.
+                // A zero point doubles the resolution of inputs that mostly have one sign, as after GELU, at no cost.
                 (Inputs::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
                 (Inputs::Rounded, _) => Lhs::Rounded(x),
             },

@@ -69,9 +69,9 @@ impl Layer {
 struct Workspace {
     /// \[tokens, H\]: the states.
     x: Buffer,
-    /// \[tokens, H\]: what a block reads, and what it adds to the states.
+    /// \[tokens, H\]: input of a block, then the sum that it adds to the states.
     y: Buffer,
-    /// \[tokens, heads head_dim\]: what attention found.
+    /// \[tokens, heads head_dim\]: output of attention.
     context: Buffer,
     /// \[tokens, max((heads + 2 kv_heads) head_dim, I)\]: inside of a block.
     wide: Buffer,

@@ -33,7 +33,7 @@ pub trait Model: std::fmt::Debug + Send {
     /// The most tokens that a sequence may have.
     fn max_length(&self) -> usize;
 
-    /// Number of weights and biases, by part. What is used in several places counts once, where it is
+    /// Number of weights and biases, by part. A tensor with several uses counts once, where it is
     /// first. Empty if the model does not count them.
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         Vec::new()

@@ -5,11 +5,11 @@
 pub struct Output {
     /// `last_hidden_state`, `logits` ..
     pub name: &'static str,
-    /// What the rows stand for.
+    /// Item that each row describes.
     pub each: Each,
     /// Length of a row.
     pub width: usize,
-    /// True if a row is one number, and not a vector of one: then `width` is no dimension of the shape.
+    /// True if a row is a number instead of a vector of one: then `width` is no dimension of the shape.
     pub scalar: bool,
     /// \[tokens or sequences, width\].
     pub values: Vec<f32>,
@@ -27,7 +27,7 @@ impl Output {
     }
 }
 
-/// What an output has a row for.
+/// Item that a row of an output describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Each {
     /// Every token of the batch.

@@ -21,7 +21,7 @@ use crate::output::Output;
 use std::path::Path;
 use tilewright_kernels::{Backend, L2Normalize, Pool, Pooling, Rows, View, ViewMut};
 
-/// What follows the encoder.
+/// Module after the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sentence {
     /// How states are pooled.
@@ -115,7 +115,7 @@ impl Embedder {
         Self::with_weights(dir, Weights::open(dir)?, on)
     }
 
-    /// The same with weights that are open already.
+    /// As [`open`](Self::open), with weights that are open.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -129,7 +129,7 @@ impl Embedder {
         Ok(Self { backend: on.backend, model, tokenizer, sentence, max_length })
     }
 
-    /// What follows the encoder.
+    /// Module after the encoder.
     pub fn sentence(&self) -> Sentence {
         self.sentence
     }
@@ -169,7 +169,7 @@ impl Embedder {
     }
 }
 
-/// The smallest norm divided by, that of torch.nn.functional.normalize.
+/// Lower bound of the divisor, as in torch.nn.functional.normalize.
 const NORM_EPS: f32 = 1e-12;
 
 /// The pooling that `1_Pooling/config.json` asks for: `"pooling_mode": "mean"` or

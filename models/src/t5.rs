@@ -29,7 +29,7 @@ mod stack;
 pub use config::Config;
 use stack::{Stack, Workspace};
 
-/// What of a T5 is computed, by the classes of transformers.
+/// Class of transformers: which parts of a T5 are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// `T5EncoderModel`: states of the encoder.
@@ -167,7 +167,7 @@ impl T5 {
     }
 }
 
-/// Refuses a mask that hides tokens between others: the distance of two tokens is that of their rows.
+/// Refuses a mask with holes: the distance of two tokens is the distance of their rows.
 fn without_holes(name: &'static str, batch: &Batch) -> Result<(), Error> {
     for (sequence, ends) in batch.starts().windows(2).enumerate() {
         let positions = &batch.positions[ends[0]..ends[1]];

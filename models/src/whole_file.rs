@@ -22,7 +22,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
             |()| std::fs::rename(&beside, path).map_err(|source| Error::Io { path: path.to_owned(), source }),
         );
     if written.is_err() {
-        // What is left of it is of no use; if it cannot be removed either, the first error says why.
+        // Remove the partial file. If that fails too, the first error says why.
         let _ = std::fs::remove_file(&beside);
     }
     written

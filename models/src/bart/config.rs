@@ -1,4 +1,4 @@
-//! What config.json says of a BART or a Marian.
+//! config.json of BART and Marian.
 
 use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tilewright_kernels::Activation;
 
-/// What a family has of its own, whatever the config.
+/// Differences between BART and Marian that no config names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
     /// True if positions are sinusoids; else they are a table of the checkpoint.
@@ -35,7 +35,7 @@ pub struct Config {
     pub family: Family,
     /// Entries of the word table of the encoder.
     pub vocab_size: usize,
-    /// Entries of that of the decoder, where it is another.
+    /// Entries of the decoder's word table, if the decoder has a table of its own.
     pub decoder_vocab_size: usize,
     /// True if encoder and decoder have the same word table.
     pub share_encoder_decoder_embeddings: bool,

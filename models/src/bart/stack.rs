@@ -180,7 +180,7 @@ impl Stack {
         self.heads.caches(self.layers.len(), capacity)
     }
 
-    /// The same for each of `sources`, whose states are in `x` of the workspace.
+    /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
     pub fn sources(
         &self,
         d: usize,

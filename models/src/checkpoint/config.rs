@@ -91,7 +91,7 @@ impl From<SpecialToken> for String {
 }
 
 /// A config that takes from config.json, `fields`, what it calls as config.json does, and where a field is
-/// missing has that of `or`. The other fields follow a semicolon.
+/// missing takes the value of `or`. The other fields follow a semicolon.
 macro_rules! take {
     ($fields:ident or $or:ident: $($name:ident),+; $($other:tt)*) => {
         Self { $($name: $fields.get(stringify!($name), $or.$name)?,)+ $($other)* }

@@ -8,7 +8,7 @@
 //! data        each tensor at its offset, a multiple of the alignment
 //! ```
 //!
-//! The first dimension of a tensor is that of its rows' numbers: shapes here are in the order of Hugging
+//! The first dimension of a tensor in the file is its last here: shapes are in the order of Hugging
 //! Face, the other way round. What the file says of its sizes is believed only as far as it has bytes.
 
 mod config;
@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use value::Reader;
 
-/// What a GGUF file says before its data.
+/// Metadata and tensor list of a GGUF file.
 #[derive(Clone, Debug)]
 pub struct Gguf {
     path: PathBuf,
@@ -39,7 +39,7 @@ pub struct Gguf {
 /// A tensor, and where the file, which has these bytes, holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GgufTensor {
-    /// What its numbers are stored as.
+    /// Type of its numbers.
     pub kind: Type,
     /// \[rows, numbers of a row\] of a matrix.
     pub shape: Vec<usize>,
@@ -313,7 +313,7 @@ impl Gguf {
         }
     }
 
-    /// What `found` holds, or an error that the key is missing.
+    /// The value of `found`, or an error that names the missing key.
     fn required<T>(&self, key: &str, found: Result<Option<T>, Error>) -> Result<T, Error> {
         found?.ok_or_else(|| self.error(format!("{key}: missing")))
     }

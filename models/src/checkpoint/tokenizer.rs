@@ -142,7 +142,7 @@ impl Tokenizer {
     /// Makes the tokenizer that a GGUF file holds.
     ///
     /// # Errors
-    /// Those of [`Gguf::tokenizer_json`], and if its parts do not fit each other.
+    /// See [`Gguf::tokenizer_json`]; also if its parts do not fit each other.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let mut tokenizer = Self::from_bytes(gguf.path().to_owned(), &gguf.tokenizer_json()?)?;
         if let Some(mask) = gguf.special_token("mask")? {
@@ -188,7 +188,7 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
-    /// The same for a conversation with tools, which may be a template of its own.
+    /// Chat template of a conversation with tools.
     pub fn chat_template_for_tools(&self) -> Option<&str> {
         self.chat_template_for_tools.as_deref().or(self.chat_template())
     }
@@ -265,7 +265,7 @@ impl Tokenizer {
         self.placed(&[guarded(&self.path, || self.inner.encode(input, true))?])
     }
 
-    /// The tokens of a pair of texts, of which the second is as long as it may be: where `max_length`
+    /// Tokens of a pair of texts, with the longest second text that fits: where `max_length`
     /// tokens do not hold it, there is a sequence for each of several windows on it, which overlap.
     /// Replaces what [`truncate`](Self::truncate) asked for.
     ///
@@ -337,7 +337,7 @@ impl Tokenizer {
     }
 }
 
-/// What `work` in the crate tokenizers returns: it refuses some damaged files by a panic, when they are read or only
+/// Runs `work` of the crate tokenizers: it refuses some damaged files by a panic, when they are read or only
 /// when they are used. Errors name `path`.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
     let why = match catch_unwind(AssertUnwindSafe(work)) {

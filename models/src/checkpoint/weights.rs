@@ -35,7 +35,7 @@ use tilewright_kernels::random::Random;
 /// The tensors of a checkpoint. Clones share them, and what is known of who asked for which.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    /// What an error about a missing tensor names.
+    /// Path that an error about a missing tensor names.
     path: PathBuf,
     /// The prefix that names may lack, with its dot; or empty.
     base: &'static str,
@@ -93,7 +93,7 @@ struct TensorEntry {
     read: AtomicBool,
 }
 
-/// What a tensor's numbers are stored as.
+/// Type of a tensor's numbers.
 #[derive(Debug)]
 enum TensorType {
     Floats(Type),
@@ -161,12 +161,12 @@ impl Weights {
         Self::of("random weights".into(), TensorSource::Random { seed })
     }
 
-    /// The same tensors, whose names may or may not start with `base`, which ends in a dot.
+    /// These tensors, with names that may lack the prefix `base`, which ends in a dot.
     pub fn with_base(self, base: &'static str) -> Self {
         Self { base, ..self }
     }
 
-    /// The same tensors; `tell` hears how many bytes of them have been asked for, and how many there are.
+    /// These tensors; every read calls `tell` with the bytes read so far and the bytes of all tensors.
     /// Whoever loads a model asks for the next when it has converted the last.
     pub fn watched(self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         let watch = ReadProgress { tell: Box::new(tell), done: AtomicU64::new(0), all: self.bytes() };

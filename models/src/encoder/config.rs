@@ -1,4 +1,4 @@
-//! What config.json says of a BERT, and of the encoders that differ from it.
+//! config.json of BERT, and the fields that the other encoders share with it.
 
 use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
@@ -74,7 +74,7 @@ impl Config {
         Self::read_or(fields, Self::default())
     }
 
-    /// The same, where a field that is missing is that of `or`.
+    /// As [`read`](Self::read), with the fields of `or` as defaults.
     pub(crate) fn read_or(fields: &Fields, or: Self) -> Result<Self, Error> {
         fields.only("position_embedding_type", "absolute")?;
         fields.only("is_decoder", false)?;

@@ -6,7 +6,7 @@
 //! finished    score / length^length_penalty, length in generated tokens; the best num_beams are kept
 //! ```
 //!
-//! Candidates, order and ends are those of transformers (`_beam_search`): with e end tokens,
+//! Candidates, order and ends follow transformers (`_beam_search`): with e end tokens,
 //! max(2, 1 + e) num_beams candidates; only the first num_beams of them can finish a text. Its arithmetic is
 //! f32, and so is ours.
 
@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// A text that a beam search found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hypothesis {
-    /// What was generated, with the end token if there is one.
+    /// Generated tokens, with the end token if there is one.
     pub tokens: Vec<u32>,
     /// Log-probability / length^length_penalty.
     pub score: f32,
@@ -46,14 +46,14 @@ struct Candidate {
     token: u32,
 }
 
-/// What stands for the logarithm of 0 in transformers' beam search.
+/// The logarithm of 0 in transformers' beam search.
 const NEVER: f32 = -1e9;
 
 /// The `settings.num_beams` best continuations of `prompt` (of an encoder-decoder: of the source) that a beam
 /// search finds, best first.
 ///
 /// # Errors
-/// [`Error::Input`] if the prompt is empty or leaves no room for a token, and those of the model.
+/// [`Error::Input`] if the prompt is empty or leaves no room for a token; errors of the model.
 pub fn beam_search(
     model: &mut dyn CausalLm,
     prompt: &[u32],
@@ -173,7 +173,7 @@ impl Search<'_> {
         self.finished.truncate(n);
 
         let all_end = self.candidates.iter().all(ends);
-        // What ended goes on only where there is nothing else, and then never comes to the front.
+        // A finished beam continues only where no other is left, and then never comes first.
         let longest = self.longest;
         for c in &mut self.candidates {
             if length >= longest || self.settings.eos_token_id.contains(&c.token) {
@@ -199,7 +199,7 @@ impl Search<'_> {
         Ok(improves && !(full && early == EarlyStopping::Full) && !all_end)
     }
 
-    /// What the score of a text of `length` tokens is divided by.
+    /// Divisor of the score of a text of `length` tokens.
     fn norm(&self, length: usize) -> f32 {
         ((length - self.prompt) as f64).powf(self.settings.length_penalty) as f32
     }
@@ -231,7 +231,7 @@ fn log_softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|x| *x = (f64::from(*x) - f64::from(most) - log) as f32);
 }
 
-/// Puts a candidate in its place among the `most` best; after those of the same score.
+/// Inserts a candidate among the `most` best, after candidates of equal score.
 fn insert(candidates: &mut Vec<Candidate>, new: Candidate, most: usize) {
     if candidates.len() == most {
         if candidates.last().is_some_and(|last| last.score >= new.score) {

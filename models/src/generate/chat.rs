@@ -26,10 +26,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::SystemTime;
 
-/// What a template writes as a text.
+/// Variables of a template.
 #[derive(Clone, Debug)]
 pub struct Chat {
-    /// What was said: objects with `role` (`system`, `user`, `assistant`, `tool`), `content`, and whatever else
+    /// The conversation: objects with `role` (`system`, `user`, `assistant`, `tool`), `content`, and whatever else
     /// the template reads (`tool_calls`, `reasoning_content`).
     pub messages: Vec<Json>,
     /// The functions that the model may call, as a list of JSON schemas.

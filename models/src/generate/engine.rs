@@ -20,7 +20,7 @@ use crate::layers::Cache;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What an engine did so far.
+/// Counts and times of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Statistics {
     /// Tokens of prompts and sources.
@@ -84,7 +84,7 @@ impl<'m> Engine<'m> {
         Self::with_speculation(model, at_once, Speculation::None)
     }
 
-    /// The same with guesses, which change no token.
+    /// An engine with speculation, which changes no token.
     ///
     /// # Errors
     /// As [`new`](Self::new), and if the draft model does not fit.
@@ -129,7 +129,7 @@ impl<'m> Engine<'m> {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// What it did so far.
+    /// Counts and times until now.
     pub fn statistics(&self) -> Statistics {
         self.statistics
     }
@@ -151,7 +151,7 @@ impl<'m> Engine<'m> {
     /// sequence. Returns the texts that ended.
     ///
     /// # Errors
-    /// Those of the model.
+    /// See [`CausalLm::extend`].
     pub fn step(&mut self, watch: OnToken<'_>) -> Result<impl Iterator<Item = Finished>, Error> {
         let start = Instant::now();
         let old = self.running.len();
@@ -252,7 +252,7 @@ impl<'m> Engine<'m> {
         for s in &mut self.running[first..] {
             let Some(cache) = &mut s.cache else { unreachable!("given when it was admitted") };
             let seen = cache.len();
-            // What is new and guessed stands together, as the model reads it.
+            // New and guessed tokens stand together, as the model reads them.
             s.ids.extend_from_slice(&s.guess);
             let pushed = self.batch.push_ids(&s.ids[seen..]);
             s.ids.truncate(s.ids.len() - s.guess.len());

@@ -8,14 +8,14 @@
 //!           token t with probability exp(score[t]) / sum exp(score)
 //! ```
 //!
-//! What is done, and in which order, is that of transformers.
+//! The steps and their order follow transformers.
 
 use super::settings::GenerationConfig;
 use crate::error::Error;
 use std::sync::Arc;
 use tilewright_kernels::random::Random;
 
-/// What changes the scores of a sequence's next token before one is chosen.
+/// Changes the scores of a sequence's next token before one is chosen.
 #[derive(Clone, Debug)]
 pub struct Processor {
     settings: Arc<GenerationConfig>,

@@ -50,7 +50,7 @@ impl FinishReason {
 pub struct Finished {
     /// The number that [`Engine::submit`](super::Engine::submit) returned.
     pub id: usize,
-    /// What was generated.
+    /// Generated tokens.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: FinishReason,
@@ -69,7 +69,7 @@ pub(super) struct ActiveSequence {
     pub(super) id: usize,
     /// Of an encoder-decoder; else empty.
     pub(super) source: Vec<u32>,
-    /// What the decoder was given, and what was generated.
+    /// Tokens of the decoder: the prompt, then generated tokens.
     pub(super) ids: Vec<u32>,
     /// Tokens that it was given.
     pub(super) prompt: usize,
@@ -77,7 +77,7 @@ pub(super) struct ActiveSequence {
     pub(super) longest: (usize, FinishReason),
     pub(super) settings: Arc<GenerationConfig>,
     pub(super) sampler: Sampler,
-    /// Once it is admitted; and that of the draft model.
+    /// Cache of an admitted sequence, and of the draft model.
     pub(super) cache: Option<Cache>,
     pub(super) draft: Option<Cache>,
     pub(super) guess: Vec<u32>,
@@ -159,7 +159,7 @@ impl ActiveSequence {
         Ok(right)
     }
 
-    /// What was generated.
+    /// Generated tokens.
     pub(super) fn finished(mut self) -> Finished {
         self.ids.drain(..self.prompt);
         Finished {

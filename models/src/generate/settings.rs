@@ -1,4 +1,4 @@
-//! What generation_config.json asks for, under the names and with the meanings of transformers'
+//! Options of generation_config.json, with the names and meanings of transformers'
 //! `GenerationConfig`.
 
 use crate::checkpoint::config::{self, Fields};
@@ -21,13 +21,13 @@ pub struct GenerationConfig {
     pub forced_bos_token_id: Option<u32>,
     /// The last token of a text that ends for its length: one of these.
     pub forced_eos_token_id: Vec<u32>,
-    /// The most tokens with those of the prompt.
+    /// Upper bound of tokens, the prompt included.
     pub max_length: Option<usize>,
-    /// The most tokens without those of the prompt.
+    /// Upper bound of new tokens.
     pub max_new_tokens: Option<usize>,
-    /// No end before so many tokens with those of the prompt.
+    /// Lower bound of tokens before an end token, the prompt included.
     pub min_length: usize,
-    /// No end before so many tokens without those of the prompt.
+    /// Lower bound of new tokens before an end token.
     pub min_new_tokens: Option<usize>,
     /// Sequences of tokens that are not to be written; one that is an end token alone is no such.
     pub bad_words_ids: Vec<Vec<u32>>,
@@ -44,7 +44,7 @@ pub struct GenerationConfig {
     pub do_sample: bool,
     /// Scores are divided by it before a token is drawn.
     pub temperature: f32,
-    /// Only so many tokens can be drawn; 0: all.
+    /// Number of the best tokens that can be drawn; 0: all.
     pub top_k: usize,
     /// Only the most probable tokens can be drawn that together reach this probability: Holtzman et al.
     /// 2020, arXiv:1904.09751.

@@ -25,7 +25,7 @@ const LONGEST_RUN: usize = 3;
 pub enum Speculation<'m> {
     /// There are none.
     None,
-    /// What followed the last few tokens where they were in the text before, or in the source.
+    /// Tokens that followed an earlier occurrence of the last few tokens, in the text or its source.
     Lookup {
         /// The most tokens of a guess.
         tokens: usize,
@@ -56,7 +56,7 @@ impl Speculation<'_> {
     }
 }
 
-/// What followed the longest run at the end of `ids` that was there, or in `source`, before: at most `most`
+/// Tokens that followed an earlier occurrence of the longest repeated end of `ids`, in `ids` or `source`: at most `most`
 /// tokens, after the last place of the run.
 pub(crate) fn lookup(ids: &[u32], source: &[u32], most: usize, guess: &mut Vec<u32>) {
     guess.clear();
@@ -75,7 +75,7 @@ pub(crate) fn lookup(ids: &[u32], source: &[u32], most: usize, guess: &mut Vec<u
     }
 }
 
-/// What a draft model remembers of a sequence, and what it guessed.
+/// Cache and guesses of a draft model for one sequence.
 #[derive(Debug)]
 pub(crate) struct Drafted<'s> {
     pub ids: &'s [u32],

@@ -8,7 +8,7 @@
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
 
-/// What a tokenizer writes for bytes that are no character, or not yet.
+/// Replacement character: bytes that are no character, or not yet.
 const UNFINISHED: char = '\u{fffd}';
 
 /// Decodes tokens one by one, up to a stop string.

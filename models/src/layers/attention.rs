@@ -12,11 +12,11 @@ use tilewright_kernels::{
     Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,
 };
 
-/// Heads of an attention, and what is done to the scores.
+/// Heads of an attention, and the scale and bias of its scores.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
-    /// Where and in what it is computed: where linear layers are of bf16 or int8, products are of bf16, and
-    /// the softmax between them is of f32; elsewhere all of it is.
+    /// Backend and types. Where linear layers are bf16 or int8, products of attention are bf16 and
+    /// the softmax is f32; otherwise all of it is f32.
     pub on: Arithmetic,
     /// Heads of queries.
     pub queries: usize,
@@ -31,7 +31,7 @@ pub struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    /// As many heads of keys as of queries, all as wide as the states together, which `heads` divides; scale
+    /// `heads` heads of queries and of keys that share `width`, a multiple of `heads`; scale
     /// 1 / sqrt(dim).
     ///
     /// # Panics
@@ -56,7 +56,7 @@ impl Heads<'_> {
         self.query_width() + 2 * self.key_width()
     }
 
-    /// What the products are made of.
+    /// Precision of the products.
     fn precision(&self) -> Precision {
         match self.on.dtype {
             Format::Bf16 | Format::Int8 => Precision::Bf16,
@@ -69,7 +69,7 @@ impl Heads<'_> {
         Cache { layers: (0..layers).map(|_| self.cache(capacity)).collect(), source: None }
     }
 
-    /// The same in one layer.
+    /// Room for `capacity` tokens in one layer.
     fn cache(&self, capacity: usize) -> KvCache {
         KvCache::new(self.on.backend, self.precision(), self.keys, [self.dim; 2], capacity)
     }
@@ -87,7 +87,7 @@ impl Heads<'_> {
         Ok(View::with_strides(x, [heads, tokens, self.dim], [self.dim, width, 1])?)
     }
 
-    /// The same of all heads of `out`, \[1, heads, tokens, dim\].
+    /// All heads of `out`, \[1, heads, tokens, dim\].
     fn outputs<'x>(&self, out: &'x mut [f32]) -> Result<ViewMut<'x, 4>, Error> {
         let width = self.query_width();
         let shape = [1, self.queries, out.len() / width, self.dim];

@@ -4,7 +4,7 @@ use crate::error::Error;
 use std::sync::Arc;
 use tilewright_kernels::KvCache;
 
-/// What a model remembers of a sequence: keys and values of each layer.
+/// Keys and values of a sequence's tokens, for each layer of a model.
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// Of the tokens so far, one for each layer.
@@ -29,7 +29,7 @@ impl Cache {
         self.layers.first().map_or(0, KvCache::capacity)
     }
 
-    /// Bytes of all keys and values, without those of the source.
+    /// Bytes of all keys and values, without the source's.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(KvCache::bytes).sum()
     }
@@ -52,7 +52,7 @@ impl Cache {
     }
 }
 
-/// What the tokens of a decoder's forward pass see before themselves, and what becomes of their keys and values.
+/// Past of a decoder's forward pass: the tokens before the new ones, and the fate of new keys and values.
 #[derive(Debug)]
 pub enum Past<'a, 'c> {
     /// Sequences begin here and nothing is kept: scoring whole texts, and training.

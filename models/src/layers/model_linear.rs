@@ -11,7 +11,7 @@ pub struct ModelLinear<'a> {
     pub linear: &'a Linear,
     /// How often a token passes it: more than once where layers are shared.
     pub times: usize,
-    /// True if its weights are those of the word table, in another form.
+    /// True if the layer shares its weights with the word table.
     pub tied: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What config.json says of a LLaMA, and the rotary frequencies that follow from it.
+//! LLaMA's config.json, and the rotary frequencies that it defines.
 
 use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
@@ -42,7 +42,7 @@ pub struct Config {
 /// The most columns of a head that are believed.
 const MOST_HEAD_DIM: usize = 1 << 16;
 
-/// What is done to rotary frequencies, for longer contexts than a model was made for.
+/// Scaling of rotary frequencies, for contexts longer than the original one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum RopeScaling {
     /// Nothing.
@@ -82,7 +82,7 @@ struct RopeParameters {
 }
 
 impl RopeScaling {
-    /// What the parameters say, for a model of so many positions.
+    /// Scaling that `raw` describes, for a model of `positions` positions.
     fn new(raw: &RopeParameters, positions: usize) -> Result<Self, String> {
         let need = |name: &str, value: Option<f64>| match value {
             Some(value) if value > 0.0 && value.is_finite() => Ok(value),
@@ -152,7 +152,7 @@ impl Config {
         fields.only("mlp_bias", false)?;
         fields.only("partial_rotary_factor", 1.0)?;
         let or = Self::default();
-        // The precedences are those of transformers.
+        // The precedences follow transformers.
         let rope: Option<RopeParameters> = match fields.get("rope_scaling", None)? {
             Some(rope) => Some(rope),
             None => fields.get("rope_parameters", None)?,

@@ -1,4 +1,4 @@
-//! What config.json says of a T5.
+//! config.json of T5.
 
 use crate::arithmetic::Arithmetic;
 use crate::checkpoint::config::{self, Fields, named};
@@ -37,7 +37,7 @@ pub struct Config {
     pub gated: bool,
     /// True if the head may be the embedding; it is where a checkpoint has no other.
     pub tie_word_embeddings: bool,
-    /// True if logits are those of states times 1 / sqrt(D): T5 1.0, whose head is the embedding. Where
+    /// True if states are multiplied by 1 / sqrt(D) before the head: T5 1.0, whose head is the embedding. Where
     /// config.json does not say, it is `tie_word_embeddings`.
     pub scale_decoder_outputs: bool,
 }

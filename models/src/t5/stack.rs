@@ -63,7 +63,7 @@ pub(super) struct Workspace {
 }
 
 impl Stack {
-    /// Reads the layers of the encoder, or those of the decoder if it `decodes`.
+    /// Reads the layers of the encoder, or of the decoder if `decodes`.
     pub fn open(config: &Config, weights: &Weights, on: Arithmetic, decodes: bool) -> Result<Self, Error> {
         let stack = if decodes { "decoder" } else { "encoder" };
         let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());

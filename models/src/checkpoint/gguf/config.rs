@@ -1,4 +1,4 @@
-//! What config.json would say of the model in a GGUF file.
+//! A GGUF file's model, as a config.json.
 //!
 //! llama.cpp stores the bands of LLaMA 3's rotary frequencies as the factors that they come to,
 //! `rope_freqs.weight`, and not as the numbers that config.json has for them. All LLaMA 3 models have the
@@ -29,7 +29,7 @@ impl Gguf {
                 config.insert(format!("{name}_token_id"), id.into());
             }
         }
-        // What ends an answer may not be what ends a text.
+        // The end of an answer and the end of a text may be different tokens.
         let end = self.unsigned("tokenizer.ggml.eos_token_id")?;
         let turn = self.unsigned("tokenizer.ggml.eot_token_id")?;
         match (end, turn) {
@@ -164,12 +164,12 @@ impl Gguf {
     }
 }
 
-/// Turns in so many tokens, below which a frequency is divided, and from which on it stays.
+/// Turns within the original context: below the first a frequency is divided, from the second on it stays.
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;
 const LENGTH: u32 = 8192;
 
-/// What LLaMA 3 divides its frequencies by.
+/// Divisor of LLaMA 3's low frequencies.
 fn llama3_factors(theta: f64, head: u64, factor: f64) -> impl Iterator<Item = f64> {
     (0..head / 2).map(move |i| {
         let turns = f64::from(LENGTH) / std::f64::consts::TAU / theta.powf(2.0 * i as f64 / head as f64);

@@ -1,4 +1,4 @@
-//! What numbers of a tensor are stored as, in ggml's blocks, and their values.
+//! Types of ggml's blocks, and the values that they store.
 //!
 //! ```text
 //! F32 F16 BF16   a number each
@@ -17,7 +17,7 @@
 
 use half::{bf16, f16};
 
-/// What the numbers of a tensor are stored as.
+/// Type of a tensor's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     /// f32.

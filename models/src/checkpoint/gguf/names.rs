@@ -5,7 +5,7 @@ struct Family {
     /// `general.architecture`.
     architecture: &'static str,
     outside: &'static [(&'static str, &'static str)],
-    /// What stands before a layer's number.
+    /// Name before a layer's number.
     layers: &'static str,
     layer: &'static [(&'static str, &'static str)],
 }

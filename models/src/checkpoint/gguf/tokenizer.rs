@@ -1,4 +1,4 @@
-//! What tokenizer.json would say of the tokenizer in a GGUF file.
+//! A GGUF file's tokenizer, as a tokenizer.json.
 //!
 //! ```text
 //! tokenizer.ggml.model    gpt2    bytes as letters, merged by rank; words by tokenizer.ggml.pre

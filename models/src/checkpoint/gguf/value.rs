@@ -4,7 +4,7 @@ use std::io::Read;
 
 /// A value, whatever number of bytes the file gave it.
 ///
-/// What it takes in memory is at most eight times what it takes in the file.
+/// A value takes at most eight times its bytes in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// u8, u16, u32 or u64.
@@ -26,7 +26,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// What an error calls it.
+    /// Type name for errors.
     pub(super) fn what(&self) -> String {
         match self {
             Self::Unsigned(v) => v.to_string(),
