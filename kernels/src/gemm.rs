@@ -1,28 +1,42 @@
-//! Matrix product: C = alpha A B + beta C, with what follows a linear layer fused behind it.
+//! Matrix product with fused epilogue: C = epilogue(alpha A B + beta C).
 //!
-//! The blocking is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix
-//! Multiplication" (2008), in the loops of Van Zee and van de Geijn, "BLIS" (2015), with two
-//! departures:
+//! The loops are those of Van Zee and van de Geijn, "BLIS" (2015), after Goto and van de Geijn, "Anatomy of
+//! High-Performance Matrix Multiplication" (2008), reordered:
 //!
 //! ```text
-//! for jc in NC             only where an unpacked B serves several blocks of rows: the first of them
-//!                          packs NC columns for all; elsewhere a task packs the panel it is at
-//!   for batch, ic in MC    one task: its rows of A, all of k, packed once, stay in L2
-//!     for jr in NR         a panel of B streams by, once per block of rows
-//!       for pc in KC       KC x NR of it, read in order ..
-//!         for ir in MR     .. while the rows of A pass: one register tile each
-//!           for p in KC    MR x NR sums += column of A * row of B
+//! jc in NC                 on_the_fly.rs: panels of an unpacked B that several tasks share, packed once
+//!   batch, ic in MC        tasks.rs: one task packs its rows of A, all of k; they stay in L2
+//!     jr in NR             walk.rs: one panel of B (GEMV: several side by side)
+//!       pc in KC           walk.rs: one k-block of the panel, read in order, packed or dequantized if needed
+//!         ir in MR         walk.rs: one strip of rows: the microkernel, and behind the last k-block the epilogue
+//!           p in KC        isa: MR x NR sums += column of A * row of B
 //! ```
 //!
-//! 1. The loop over pc stands inside the loop over jr, so that unfinished sums are only ever MC x NR
-//!    floats, in cache, and C is written once, by the epilogue.
-//! 2. A tile starts from the sums of the block before it: every element is one chain of fused
-//!    multiply-adds with p ascending, whatever MC, KC, the tile's rows, the number of threads or the
-//!    packing. That is what makes a row's bits independent of all of them.
+//! Paths are structs that implement [`GemmPath`](walk::GemmPath); [`walk`](walk::walk) runs jr, pc and ir for
+//! all of them. [`compute`] chooses one by the types of A and B and by M:
 //!
-//! A single row and a weight \[out, in\] that is not packed, whose columns of B are rows in memory, go
-//! around packing: the weight is transposed in registers, block by block. A product of a few rows, a
-//! panel and a few k-steps goes around tasks and the packing of A as well.
+//! | path | B | A | file |
+//! |---|---|---|---|
+//! | prepacked, GEMV | packed f32 | any M, M = 1 | `prepacked.rs` |
+//! | pack on the fly | f32, unpacked | any M | `on_the_fly.rs` |
+//! | GEMV of rows | f32 \[out, in\], unpacked | M = 1 | `gemv_rows.rs` |
+//! | small product | f32, at most one panel | M <= 16, k <= 32 | `small.rs`, without a walk |
+//! | reduced precision, GEMV, small M | packed bf16, f16, int8, groups | any M, M = 1, M <= 4 or 8 | `reduced.rs` |
+//! | groups | packed groups of int8 or int4 | quantized | `grouped.rs` |
+//!
+//! Departures from BLIS, and why:
+//!
+//! 1. pc runs inside jr. Unfinished sums are then at most MC x NR floats, which stay in cache, and the epilogue
+//!    writes C once.
+//! 2. A microkernel starts from the sums of the k-block before it. Each element is one chain of fused
+//!    multiply-adds with p ascending, whatever MC, KC, the strip, the threads or the packing: a row's bits depend
+//!    on none of them.
+//! 3. jc exists only where several tasks need the same packed panels. Elsewhere a task packs a panel when it
+//!    reaches it, and reads it from L1 or L2.
+//! 4. A is copied, not interleaved: a microkernel broadcasts single k-groups of A, for which rows at a fixed
+//!    distance are as good, and a copy is cheaper than a transposition.
+//! 5. GEMV on an unpacked \[out, in\] weight packs nothing: columns of B are rows in memory, transposed in
+//!    registers. A small product skips tasks and the packing of A as well.
 
 mod blocks;
 mod dequantize;
@@ -66,20 +80,23 @@ use prepacked::F32Panels;
 use product::Product;
 use rhs::of_batch;
 
-/// C = epilogue(alpha A B + beta C), for each product of a batch.
+/// Matrix product of a batch: C = epilogue(alpha A B + beta C).
+///
+/// A and B may have any strides. A stride of 0 repeats a dimension of A, B or the residual, and a batch of 1
+/// serves all products. C is read only if `beta` is not 0. With k = 0 the sums are 0. NaN and infinities
+/// propagate as IEEE 754 says, through `alpha` too.
 ///
 /// # Errors
-/// [`Error::Shape`] if A, B, C, biases or residual do not fit each other; [`Error::Invalid`] if weights were
-/// packed for a backend with another layout (the reference reads all), if a gated pair has a beta that is not 0,
-/// or if A is [`Lhs::ZeroPoint`] and the weights are not int8. C is not written then.
+/// C is not written if the call fails:
+/// - [`Error::Shape`] if the shapes of A, B, C, biases and residual do not fit each other;
+/// - [`Error::Invalid`] if B was packed for a backend with another panel layout (the reference reads all layouts);
+/// - [`Error::Invalid`] if B is a gated pair and `beta` is not 0;
+/// - [`Error::Invalid`] if A is [`Lhs::ZeroPoint`] and the weights are not int8.
 ///
-/// Rows and columns may have any strides; a dimension of A, B or the residual may be repeated by a
-/// stride of 0, and a batch of 1 serves all. C is not read where `beta` is 0. With k = 0 the sums are
-/// 0. NaN and infinities propagate as IEEE 754 says, also through `alpha`.
-///
-/// Numerics: every element is within gamma_k * sum |a| |b| of the exact sum, gamma_k = k u / (1 - k u),
-/// u = 2^-24, plus one rounding for each operation of the epilogue. Its bits depend on nothing but
-/// its row of A, its column of B and the backend.
+/// # Numerics
+/// An element lies within gamma_k * sum |a| |b| of the exact sum, gamma_k = k u / (1 - k u), u = 2^-24, plus
+/// one rounding for each operation of the epilogue. Its bits depend only on its row of A, its column of B and the
+/// backend. [`Lhs`] has the bounds of reduced precision.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, View, ViewMut, gemm::{Epilogue, Gemm, Rhs}};
@@ -100,20 +117,20 @@ use rhs::of_batch;
 pub struct Gemm<'a> {
     /// Factor of the product.
     pub alpha: f32,
-    /// \[batch, m, k\], or \[1, m, k\] for all.
+    /// A, \[batch, m, k\], or \[1, m, k\] for all products.
     pub a: Lhs<'a>,
-    /// k x n.
+    /// B, \[k, n\] for each product.
     pub b: Rhs<'a>,
-    /// Factor of the old C; 0 for a gated pair.
+    /// Factor of the old C; must be 0 for a gated pair.
     pub beta: f32,
-    /// \[batch, m, n\].
+    /// C, \[batch, m, n\].
     pub c: AnyViewMut<'a, 3>,
-    /// What is done to the product before it is stored.
+    /// Operations on the sums before they are stored.
     pub epilogue: Epilogue<'a>,
 }
 
 impl Gemm<'_> {
-    /// Refuses operands that do not fit each other; returns k.
+    /// Returns k, or an error if the operands do not fit each other.
     fn check(&self) -> Result<usize, Error> {
         let [batch, m, n] = self.c.shape();
         let for_batch = |found: usize| if found == 1 { 1 } else { batch };
@@ -125,7 +142,11 @@ impl Gemm<'_> {
                 expect_shape("Gemm.b.gate", &gate.shape(), &[for_batch(gate.shape()[0]), k, n])?;
                 expect_shape("Gemm.b.up", &up.shape(), &[for_batch(up.shape()[0]), k, n])?;
             }
-            Rhs::Packed(b) => expect_shape("Gemm.b", &[b.k(), b.n()], &[k, n])?,
+            Rhs::Packed(b) => {
+                // The weight is fixed: where its n differs, C has the wrong shape.
+                expect_shape("Gemm.b", &[b.k(), b.n()], &[k, b.n()])?;
+                expect_shape("Gemm.c", &[batch, m, n], &[batch, m, b.n()])?;
+            }
         }
         if self.b.is_gated() && self.beta != 0.0 {
             let why = format!("expected 0 with a gated pair, found {}", self.beta);
@@ -140,7 +161,7 @@ impl Gemm<'_> {
     }
 }
 
-/// Row `i` of A as the products take it: rounded or quantised where that is asked for.
+/// Row `i` of A as the definition multiplies it: rounded or quantized if the operand asks for it.
 fn define_row(a: Lhs<'_, 2>, i: usize, weights: Format) -> Vec<f64> {
     let row: Vec<f32> = (0..a.shape()[1]).map(|p| a.get([i, p])).collect();
     let quantized = match (a, weights) {
@@ -223,7 +244,10 @@ impl Kernel for Gemm<'_> {
             && b.layout() != PanelLayout::of(isa, b.format())
         {
             let (expected, found) = (PanelLayout::of(isa, b.format()), b.layout());
-            let why = format!("expected panels of {expected} ({}), found {found}", I::NAME);
+            let why = format!(
+                "expected panels of {expected} ({}), found {found}: packed for another backend",
+                I::NAME
+            );
             return Err(Error::Invalid { what: "Gemm.b", why });
         }
         if self.c.is_empty() {

@@ -1,44 +1,44 @@
-//! Weights in groups of 32 with a scale each, as GGUF files store them (ggml's `block_q8_0`, `block_q4_0`
-//! and `block_q4_1`).
+//! Groups of 32 weights with a scale each, as GGUF files store them: ggml's `block_q8_0`, `block_q4_0` and
+//! `block_q4_1`.
 //!
 //! ```text
 //! Q8_0   f16 d             32 bytes q      w = d q            34 bytes
 //! Q4_0   f16 d             16 bytes q      w = d (q - 8)      18 bytes
 //! Q4_1   f16 d, f16 m      16 bytes q      w = d q + m        20 bytes
-//! byte i of 16: the number i in its low half, the number i + 16 in its high half
+//! byte i of 16: q[i] in its low half, q[i + 16] in its high half
 //! ```
 
 use super::format::Format;
 use half::f16;
 
-/// Numbers of a group.
+/// Weights in a group, consecutive along k.
 pub(super) const GROUP: usize = 32;
 
-/// A group.
+/// A group as its file stores it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
-    /// d.
+    /// Scale d.
     pub scale: f16,
-    /// m.
+    /// Minimum m; 0 except in `Q4_1`.
     pub min: f16,
-    /// q as it is stored: signed of Q8_0, 0 to 15 of the others.
+    /// Stored q: signed in `Q8_0`, 0 to 15 in the other formats.
     pub q: [i8; GROUP],
 }
 
-/// What a stored q stands for.
+/// The weight that a stored q stands for.
 #[inline(always)]
 pub(super) fn value(format: Format, scale: f16, min: f16, q: i8) -> f32 {
     let (d, q) = (scale.to_f32(), f32::from(q));
     match format {
         Format::Q4_0 => d * (q - 8.0),
-        // Rounded once, as the fused multiply-add of the kernels.
+        // Rounded once, as by the fused multiply-add of the kernels.
         Format::Q4_1 => (f64::from(d) * f64::from(q) + f64::from(min.to_f32())) as f32,
         _ => d * q,
     }
 }
 
 impl Block {
-    /// Bytes of a group in a file.
+    /// Bytes of a group in its file.
     pub fn bytes(format: Format) -> usize {
         match format {
             Format::Q8_0 => 34,
@@ -47,7 +47,7 @@ impl Block {
         }
     }
 
-    /// Reads a group of [`bytes`](Self::bytes) bytes.
+    /// Reads a group from its [`bytes`](Self::bytes) bytes.
     pub fn read(format: Format, bytes: &[u8]) -> Self {
         let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let min = if format == Format::Q4_1 { half(2) } else { f16::ZERO };
@@ -59,7 +59,7 @@ impl Block {
         Self { scale: half(0), min, q }
     }
 
-    /// Quantises a group as ggml's reference does.
+    /// Quantizes a group as ggml's reference code does.
     pub fn quantize(format: Format, x: &[f32; GROUP]) -> Self {
         let finite = x.iter().all(|x| x.is_finite());
         let invert = |d: f32| if d == 0.0 { 0.0 } else { 1.0 / d };

@@ -1,4 +1,4 @@
-//! Packed numbers become the words that a tile takes: floats, or pairs of i16.
+//! Packed numbers become the k-groups that a tile takes: floats, or pairs of i16.
 //!
 //! A few rows dequantize a block of k-steps of a panel in registers, while they are multiplied with it. Of many
 //! rows the first few do so, and leave what they dequantized in L1, where all other strips of rows read it.
@@ -131,11 +131,11 @@ unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     // SAFETY: the caller's.
     unsafe {
         match (layout.format, layout.order) {
-            (Format::Bf16, Order::Words(1)) => by!(steps::bf16_pairs::<I, N>),
+            (Format::Bf16, Order::KGroups(1)) => by!(steps::bf16_pairs::<I, N>),
             (Format::F16, _) => by!(steps::f16s::<I, N>),
             (Format::Int8, Order::Steps) => by!(steps::int8s::<I, N>),
-            (Format::Int8, Order::Words(1)) => by!(steps::int8_quads::<I, N>),
-            (Format::Bf16 | Format::Int8, _) => by!(steps::any_words::<I, N>),
+            (Format::Int8, Order::KGroups(1)) => by!(steps::int8_quads::<I, N>),
+            (Format::Bf16 | Format::Int8, _) => by!(steps::any_k_groups::<I, N>),
             // No more panels than `panels_at_once` says.
             _ if panels > 2 => {}
             (Format::Q8_0, _) => by!(steps::q8::<I, N, true>),
@@ -210,18 +210,18 @@ impl<const N: usize, const R: usize, const KEEP: bool> SmallMSums<N, R, KEEP> {
     }
 }
 
-/// Writes k-steps of a panel of int8 to `to` as words: pairs of i16, NR words to a pair.
+/// Writes k-steps of a panel of int8 to `to` as k-groups: pairs of i16, NR k-groups to a pair.
 ///
 /// # Safety
-/// As [`steps`] says; the order is that of k-steps, and there are as many as words.
+/// As [`steps`] says; the order is that of k-steps, and there are as many as k-groups.
 #[inline(always)]
-pub(super) unsafe fn widen_pairs<I: Isa>(isa: I, panel: *const i8, words: Range<usize>, to: *mut f32) {
+pub(super) unsafe fn widen_pairs<I: Isa>(isa: I, panel: *const i8, k_groups: Range<usize>, to: *mut f32) {
     let low = I::V::splat_bits(isa, 0xffff);
-    for (i, word) in words.enumerate() {
+    for (i, k_group) in k_groups.enumerate() {
         for j in (0..I::NR).step_by(I::V::LANES) {
-            // SAFETY: two steps of the panel, and a word of `to`.
+            // SAFETY: two steps of the panel, and a k-group of `to`.
             unsafe {
-                let at = panel.add(2 * word * I::NR + j);
+                let at = panel.add(2 * k_group * I::NR + j);
                 let (first, second) = (I::V::load_i8(isa, at), I::V::load_i8(isa, at.add(I::NR)));
                 first.and_bits(low).or_bits(second.shl_bits::<16>()).store_ptr(to.add(i * I::NR + j));
             }

@@ -1,4 +1,4 @@
-//! What happens to a tile between its sums and C.
+//! Epilogue: operations on the sums of a panel before they are stored to C.
 
 use super::output::CPointer;
 use super::pack::copy_row;
@@ -17,18 +17,18 @@ use crate::view::View;
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
-    /// Added to every element of row i: m values.
+    /// Added to each element of row i: m values.
     pub row_bias: Option<&'a [f32]>,
-    /// Added to every element of column j: n values; for a gated pair 2n, the gate's first.
+    /// Added to each element of column j: n values. For a gated pair 2n values, the gate's first.
     pub column_bias: Option<&'a [f32]>,
-    /// Applied to the biased sums.
+    /// Applied to the biased sums; of a gated pair, to the gate.
     pub activation: Option<Activation>,
-    /// Added last: \[batch, m, n\], or batch 1 for all.
+    /// Added last: \[batch, m, n\], or \[1, m, n\] for all products.
     pub residual: Option<View<'a, 3>>,
 }
 
 impl Epilogue<'_> {
-    /// Whether nothing is to be done.
+    /// True if C receives the sums as they are.
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
         self.row_bias.is_none()
@@ -37,7 +37,7 @@ impl Epilogue<'_> {
             && self.residual.is_none()
     }
 
-    /// Refuses operands that do not fit a product of this shape.
+    /// Returns an error if biases or residual do not fit a product of this shape.
     pub(super) fn check(&self, [batch, m, n]: [usize; 3], gated: bool) -> Result<(), Error> {
         if let Some(bias) = self.row_bias {
             expect_shape("Epilogue.row_bias", &[bias.len()], &[m])?;
@@ -53,18 +53,19 @@ impl Epilogue<'_> {
     }
 }
 
-/// The columns of C that one panel makes, and what is needed to finish them.
+/// The epilogue of the columns of C that one panel makes.
 #[derive(Clone, Copy)]
 pub(super) struct PanelEpilogue<'a> {
     pub alpha: f32,
     pub beta: f32,
     pub epilogue: Epilogue<'a>,
-    /// The residual of this product of the batch.
+    /// Residual of this product of the batch.
     pub residual: Option<View<'a, 2>>,
-    /// First column in C, and their number.
+    /// First column in C.
     pub column: usize,
+    /// Number of columns.
     pub columns: usize,
-    /// All columns of C: where the up matrix' biases start.
+    /// Columns of C, and index of the first bias of the up matrix.
     pub n: usize,
     pub gated: bool,
     /// C of this product.
@@ -75,17 +76,18 @@ pub(super) struct PanelEpilogue<'a> {
 impl PanelEpilogue<'_> {
     /// Finishes rows of C, from row `first` on, from their sums, `NR` floats a row.
     ///
-    /// Step by step over all rows, which are in L1: choosing between steps vector by vector took as
-    /// long as a tenth of the product. Enters the instruction set by itself, to exist only once.
+    /// Each operation runs over all rows, which are in L1: a choice of operations for each vector took a tenth of
+    /// the time of the product. The function enters the instruction set by itself and is never inlined, so that
+    /// the program contains it once.
     ///
     /// # Safety
-    /// The rows and columns lie in C, of which no one else touches them.
+    /// The rows and columns lie in C, and nothing else touches them.
     #[inline(never)]
     pub(super) unsafe fn rows<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
         isa.run(
             #[inline(always)]
             || {
-                // SAFETY: the caller's.
+                // SAFETY: the rows and columns lie in C (precondition of `rows`).
                 unsafe { self.scale(isa, sums, first) };
                 self.add_biases(isa, sums, first);
                 let width = if self.gated { I::NR / 2 } else { I::NR };
@@ -107,13 +109,13 @@ impl PanelEpilogue<'_> {
                         }
                     }
                 }
-                // SAFETY: the caller's.
+                // SAFETY: the rows and columns lie in C, and nothing else touches them (precondition of `rows`).
                 unsafe { self.store(isa, sums, first) };
             },
         );
     }
 
-    /// alpha * sum + beta * C.
+    /// sums = alpha * sums + beta * C.
     ///
     /// # Safety
     /// As [`rows`](Self::rows).
@@ -137,7 +139,7 @@ impl PanelEpilogue<'_> {
                 self.columns,
                 #[inline(always)]
                 |r, j, sum| {
-                    // SAFETY: `live` elements of C.
+                    // SAFETY: `live` elements of C from column j of the panel on (precondition of `scale`).
                     let old = unsafe {
                         let (stride, live) = (self.c_strides[1], self.live::<I>(j));
                         match self.c_at(first + r, j) {
@@ -152,7 +154,7 @@ impl PanelEpilogue<'_> {
         }
     }
 
-    /// Adds the biases of the rows and of the columns, of both halves of a gated pair.
+    /// Adds the biases of rows and columns, to both halves of a gated pair.
     #[inline(always)]
     fn add_biases<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
         if let Some(bias) = self.epilogue.row_bias {
@@ -197,7 +199,7 @@ impl PanelEpilogue<'_> {
                 #[inline(always)]
                 |r, j, sum| {
                     let at = (first + r) * row_stride + (self.column + j) * column_stride;
-                    // SAFETY: the check proved that the residual has C's shape.
+                    // SAFETY: `Epilogue::check` proved that the residual has the shape of C.
                     sum + unsafe {
                         load_strided(isa, residual.as_ptr().add(at), column_stride, self.live::<I>(j))
                     }
@@ -207,7 +209,7 @@ impl PanelEpilogue<'_> {
         for (r, row) in sums.chunks_exact(I::NR).enumerate() {
             let row = &row[..self.columns];
             let stride = self.c_strides[1];
-            // SAFETY: `columns` elements of C, which no one else touches.
+            // SAFETY: `columns` elements of C, which nothing else touches (precondition of `store`).
             unsafe {
                 match self.c_at(first + r, 0) {
                     CPointer::F32(c) if stride == 1 => copy_row(isa, row.as_ptr(), c, row.len()),
@@ -219,23 +221,23 @@ impl PanelEpilogue<'_> {
         }
     }
 
-    /// The element of C in this row and this column of the panel.
+    /// The element of C in row `row` and column `j` of the panel.
     #[inline(always)]
     fn c_at(&self, row: usize, j: usize) -> CPointer {
         self.c.add(row * self.c_strides[0] + (self.column + j) * self.c_strides[1])
     }
 
-    /// Columns of C in the vector that starts at this column of the panel.
+    /// Columns of C in the vector that starts at column `j` of the panel.
     #[inline(always)]
     fn live<I: Isa>(&self, j: usize) -> usize {
         (self.columns - j).min(I::V::LANES)
     }
 }
 
-/// More columns than any panel has.
+/// Upper bound of `NR`: 32 on AVX-512, less elsewhere.
 const MAX_NR: usize = 64;
 
-/// `sum = f(row, column, sum)` for each vector of the first `columns` columns of rows of sums.
+/// Replaces each vector of the first `columns` columns of the sums by `f(row, column, vector)`.
 #[inline(always)]
 fn each<I: Isa>(isa: I, sums: &mut [f32], columns: usize, f: impl Fn(usize, usize, I::V) -> I::V) {
     for (r, row) in sums.chunks_exact_mut(I::NR).enumerate() {
@@ -246,28 +248,29 @@ fn each<I: Isa>(isa: I, sums: &mut [f32], columns: usize, f: impl Fn(usize, usiz
     }
 }
 
-/// The values of `live` elements, `stride` apart, and zeros.
+/// Loads `live` elements, `stride` apart, as floats, and zeros in the other lanes.
 ///
 /// # Safety
-/// They are valid for reads, and no more than `LANES`.
+/// - `from + i * stride` is valid for reads for each `i < live`;
+/// - `live <= LANES`.
 #[inline(always)]
 unsafe fn load_strided<I: Isa, T: Element>(isa: I, from: *const T, stride: usize, live: usize) -> I::V {
     if stride == 1 && live == I::V::LANES {
-        // SAFETY: the caller's.
+        // SAFETY: `from` is valid for reads of LANES elements (precondition of `load_strided`).
         return unsafe { T::load::<I>(isa, from) };
     }
     let mut buffer = [0.0; MAX_NR];
     for (i, x) in buffer[..live].iter_mut().enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: i < live (precondition of `load_strided`).
         *x = unsafe { *from.add(i * stride) }.to_f32();
     }
     I::V::load(isa, &buffer)
 }
 
-/// Stores a row, rounded, `stride` apart.
+/// Stores a row, rounded to `T`, with elements `stride` apart.
 ///
 /// # Safety
-/// As many elements are valid for writes.
+/// `to + j * stride` is valid for writes for each element `j` of the row.
 #[inline(always)]
 unsafe fn store_row<I: Isa, T: Element>(isa: I, row: &[f32], to: *mut T, stride: usize) {
     let lanes = I::V::LANES;

@@ -1,4 +1,4 @@
-//! Products of quantised rows with weights in groups: A is quantised in the same groups of 32 k-steps.
+//! Products of quantized rows with weights in groups: A is quantized in the same groups of 32 k-steps.
 //!
 //! ```text
 //! a = s q_a,   w = d q_b + m,   in each group:
@@ -33,10 +33,10 @@ use row::row;
 use tile::{FACTORS, GROUPS, Groups, QuantizedStrip, multiply};
 use variant::{FloatGroups, GroupVariant, QuadGroups};
 
-/// Quantises the groups of a row.
+/// Quantizes the groups of a row.
 ///
 /// # Safety
-/// `to` is valid for writes of KC words in each slab, `stride` floats apart; `groups` is as long as the
+/// `to` is valid for writes of KC k-groups in each slab, `stride` floats apart; `groups` is as long as the
 /// row has groups.
 #[inline(always)]
 unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
@@ -72,12 +72,12 @@ unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
         let quantized = Quantized::of_magnitude(largest.maximum(), special.sum());
         let inverse = I::V::splat(isa, quantized.inverse);
         let (least, most) = (I::V::splat(isa, -127.0), I::V::splat(isa, 127.0));
-        let at = to.wrapping_add(g * W::WORDS / KC * stride + g * W::WORDS % KC);
+        let at = to.wrapping_add(g * W::K_GROUPS / KC * stride + g * W::K_GROUPS % KC);
         let mut sum = zero;
         for p in (0..GROUP).step_by(lanes) {
             let q = (I::V::load(isa, &values[p..]) * inverse).round().max(least).min(most);
             sum = sum + q;
-            // SAFETY: the group's words, which lie in one slab.
+            // SAFETY: the group's k-groups, which lie in one slab.
             unsafe { variant.put(isa, q.float_to_int(), signed, p, at) };
         }
         (group[0], group[1]) = (quantized.scale, sum.sum());
@@ -108,9 +108,9 @@ impl Product<'_> {
     /// # Safety
     /// As [`grouped`](Self::grouped).
     unsafe fn grouped_by<I: Isa, W: GroupVariant<I>, const N: usize>(&self, isa: I, b: &PackedB, variant: W) {
-        let words = self.k.div_ceil(GROUP) * W::WORDS;
-        let grid = self.grid::<I>(self.row_blocks::<I>(0, words));
-        self.for_tasks::<I>(&grid, words, |task| {
+        let k_groups = self.k.div_ceil(GROUP) * W::K_GROUPS;
+        let grid = self.grid::<I>(self.row_blocks::<I>(0, k_groups));
+        self.for_tasks::<I>(&grid, k_groups, |task| {
             // SAFETY: tasks are disjoint blocks of C, which the caller of `grouped_by` owns.
             unsafe { self.grouped_task::<I, W, N>(isa, b, variant, &task) };
         });
@@ -128,8 +128,8 @@ impl Product<'_> {
         task: &GemmTask,
     ) {
         let (m, k) = (task.rows.len(), self.k.div_ceil(GROUP));
-        let dequantized = GROUPS * (W::WORDS + FACTORS) * I::NR;
-        let floats = [packed_a_len(m, k * W::WORDS), 2 * m * k, dequantized, m.max(STREAMS) * I::NR];
+        let dequantized = GROUPS * (W::K_GROUPS + FACTORS) * I::NR;
+        let floats = [packed_a_len(m, k * W::K_GROUPS), 2 * m * k, dequantized, m.max(STREAMS) * I::NR];
         // A single row needs no blocks: its sums stay in registers.
         let kc = if m == 1 { k.max(1) } else { GROUPS };
         let strips = Strips::of(m, tile::rows::<I>());
@@ -221,7 +221,7 @@ impl<W, const N: usize, const S: usize> GroupedGemv<'_, W, N, S> {
     /// Bytes from one panel to the next.
     #[inline(always)]
     fn panel_bytes(&self) -> usize {
-        size_of::<f32>() * self.b.panel_words()
+        size_of::<f32>() * self.b.panel_stride()
     }
 
     #[inline(always)]
@@ -239,11 +239,11 @@ impl<I: Isa, W: GroupVariant<I>, const N: usize, const S: usize> GemmPath<I> for
     #[inline(always)]
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
         let (layout, panels) = (self.b.layout(), (self.panel, self.panel_bytes()));
-        let words = |group: usize| self.a.at(group * W::WORDS, 0);
+        let k_groups = |group: usize| self.a.at(group * W::K_GROUPS, 0);
         // SAFETY: the row's groups, those of S panels, and NR sums of each (preconditions of `multiply`).
         unsafe {
             let sums = core::slice::from_raw_parts_mut(strip.c, S * I::NR);
-            row::<I, W, N, S>(isa, self.variant, layout, self.of_rows, words, panels, sums);
+            row::<I, W, N, S>(isa, self.variant, layout, self.of_rows, k_groups, panels, sums);
         }
     }
 }
@@ -267,10 +267,10 @@ impl<I: Isa, W: GroupVariant<I>, const N: usize> GemmPath<I> for GroupedStrips<'
     unsafe fn open_block(&mut self, isa: I, k: Range<usize>) {
         let layout = self.row.b.layout();
         let group = self.row.panel.wrapping_add(k.start * layout.group_bytes());
-        let (words, factors) = self.dequantized.split_at_mut(GROUPS * W::WORDS * I::NR);
+        let (k_groups, factors) = self.dequantized.split_at_mut(GROUPS * W::K_GROUPS * I::NR);
         // SAFETY: groups of the panel; there is room for GROUPS.
         self.groups = unsafe {
-            let to = words.as_mut_ptr();
+            let to = k_groups.as_mut_ptr();
             Groups::dequantize::<_, _, N>(isa, self.row.variant, layout, group, k.len(), to, factors)
         };
     }
@@ -280,7 +280,7 @@ impl<I: Isa, W: GroupVariant<I>, const N: usize> GemmPath<I> for GroupedStrips<'
         let (rows, floats) = (&strip.rows, self.row.of_rows.len() / self.row.a.rows);
         let a = QuantizedStrip {
             rows: rows.len(),
-            words: self.row.a.at(strip.k.start * W::WORDS, rows.start),
+            k_groups: self.row.a.at(strip.k.start * W::K_GROUPS, rows.start),
             groups: &self.row.of_rows[rows.start * floats..rows.end * floats],
             stride: floats,
             first: strip.k.start,

@@ -1,15 +1,15 @@
-//! What packed weights are stored as, and where an element stands in a panel.
+//! Panel layouts: where a weight of each format stands in a packed panel.
 //!
 //! ```text
-//! k-steps    [k][NR] numbers: f32, bf16, f16, int8      dequantized to words that the tile takes
-//! words      [k / 2][NR] pairs of bf16,                 read by the tile as they are
+//! k-steps    [k][NR] numbers: f32, bf16, f16, int8      f32 as they are; others dequantized or widened
+//! k-groups   [k / 2][NR] pairs of bf16,                 read by the microkernel as they are
 //!            [k / 4][NR] quads of int8
 //! groups     of 32 k-steps: [NR] f16 scales ([NR] f16 minima), then int8 as [8][NR] quads, or int4 as
 //!            [4][NR] words of eight k-steps: four in the low halves of the bytes, four in the high
 //! ```
 //!
-//! A backend without an instruction for pairs or quads has k-steps instead. Where an instruction takes
-//! several words of a column at once, these stand next to each other: `depth` of them.
+//! A backend without a dot instruction for pairs or quads uses k-steps instead, except for bf16. Where an
+//! instruction takes several k-groups of a column at once, `depth` of them stand next to each other.
 
 use super::blocks::{Block, GROUP, value};
 use super::format::Format;
@@ -19,21 +19,21 @@ use crate::isa::{Isa, Multiply};
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
-/// In which order the numbers of a panel stand.
+/// Order of the numbers in a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// k-step by k-step.
+    /// k-step by k-step, NR columns each.
     Steps,
-    /// Words of several k-steps, so many of a column next to each other.
-    Words(usize),
+    /// k-group by k-group; this number of k-groups of one column stands next to each other.
+    KGroups(usize),
 }
 
-/// A panel: its format, order and size.
+/// Format, order and width of a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PanelLayout {
     pub format: Format,
     pub order: Order,
-    /// Columns.
+    /// Columns, `NR`.
     pub nr: usize,
 }
 
@@ -42,15 +42,15 @@ impl core::fmt::Display for PanelLayout {
         write!(f, "{} columns of {}", self.nr, self.format.name())?;
         match self.order {
             Order::Steps => Ok(()),
-            Order::Words(depth) => write!(f, " in words, {depth} side by side"),
+            Order::KGroups(depth) => write!(f, " in k-groups, {depth} side by side"),
         }
     }
 }
 
-/// Asks a backend for its layout.
+/// Kernel that returns the layout of a backend for a format.
 pub(super) struct Describe(pub Format);
 
-/// Columns to a panel where the backend has no tile (the reference): any number would do.
+/// Columns of a panel of the reference backend, which has no microkernel: any number would do.
 const REFERENCE_NR: usize = 16;
 
 impl Kernel for Describe {
@@ -66,25 +66,25 @@ impl Kernel for Describe {
 }
 
 impl PanelLayout {
-    /// The layout of an instruction set.
+    /// The layout of an instruction set for a format.
     #[inline(always)]
     pub fn of<I: Isa>(isa: I, format: Format) -> Self {
         let depth = match format {
-            // In pairs, whatever multiplies them: one shift or mask makes a float of each half.
+            // Pairs even without a dot instruction: one shift or mask makes a float of each half.
             Format::Bf16 => Some(isa.bf16().map_or(1, |multiply| multiply.depth())),
             Format::Int8 => isa.int8().map(|multiply| multiply.depth()),
             _ => None,
         };
-        Self { format, order: depth.map_or(Order::Steps, Order::Words), nr: I::NR }
+        Self { format, order: depth.map_or(Order::Steps, Order::KGroups), nr: I::NR }
     }
 
-    /// Bytes of a group of k-steps, all columns.
+    /// Bytes of a group of 32 k-steps, all columns.
     #[inline(always)]
     pub fn group_bytes(&self) -> usize {
         Block::bytes(self.format) * self.nr
     }
 
-    /// Bytes of a panel of `k` k-steps.
+    /// Bytes of a panel of `k` k-steps, padded.
     pub fn panel_bytes(&self, k: usize) -> usize {
         let steps = k.next_multiple_of(self.format.steps());
         match self.format {
@@ -95,18 +95,18 @@ impl PanelLayout {
         }
     }
 
-    /// Index of k-step `p` of `column`, in numbers of `in_word` to a word.
-    fn index(&self, p: usize, column: usize, in_word: usize) -> usize {
+    /// Index of the number at k-step `p` of `column`, where a k-group has `in_k_group` numbers.
+    fn index(&self, p: usize, column: usize, in_k_group: usize) -> usize {
         match self.order {
             Order::Steps => p * self.nr + column,
-            Order::Words(depth) => {
-                let word = p / in_word;
-                ((word / depth * self.nr + column) * depth + word % depth) * in_word + p % in_word
+            Order::KGroups(depth) => {
+                let k_group = p / in_k_group;
+                ((k_group / depth * self.nr + column) * depth + k_group % depth) * in_k_group + p % in_k_group
             }
         }
     }
 
-    /// Where the scale of a group stands, its q, and which bits of a byte: of k-step `p` of `column`.
+    /// For k-step `p` of `column` in a format of groups: byte of the scale, byte of q, and first bit of q.
     fn grouped(&self, p: usize, column: usize) -> (usize, usize, usize) {
         let group = p / GROUP * self.group_bytes();
         let p = p % GROUP;
@@ -124,10 +124,10 @@ impl PanelLayout {
 
     /// Writes the numbers of a column, `N` bytes each, from its first k-step on.
     fn put<const N: usize>(&self, panel: &mut [u8], column: usize, numbers: impl Iterator<Item = [u8; N]>) {
-        // So many follow each other in memory.
+        // Numbers of the column that follow each other in memory.
         let run = match self.order {
             Order::Steps => 1,
-            Order::Words(depth) => depth * 4 / N,
+            Order::KGroups(depth) => depth * 4 / N,
         };
         let mut numbers = numbers.fuse();
         for runs in panel.chunks_exact_mut(N * run * self.nr) {
@@ -139,24 +139,24 @@ impl PanelLayout {
         }
     }
 
-    /// Writes a column of `values` to its panel, whose bytes are 0; returns the scale and the sum of
-    /// what int8 it became.
+    /// Writes a column of `values` to its panel, whose bytes are 0. Returns the scale of int8, else 1, and the sum of
+    /// the stored int8, else 0.
     pub fn write(&self, panel: &mut [u8], column: usize, values: &[f32]) -> (f32, i32) {
         match self.format {
-            Format::F32 => unreachable!("packed by another function"),
+            Format::F32 => unreachable!("f32 is packed by `Pack`"),
             Format::Bf16 => {
                 self.put(panel, column, values.iter().map(|x| bf16::from_f32(*x).to_le_bytes()));
             }
             Format::F16 => {
-                // As a slice, for one by one each would ask what the CPU can do.
+                // As a slice: conversions one by one would each ask for the features of the CPU.
                 let mut halves = vec![f16::ZERO; values.len()];
                 halves.convert_from_f32_slice(values);
                 self.put(panel, column, halves.iter().map(|x| x.to_le_bytes()));
             }
             Format::Int8 => {
                 let quantized = Quantized::symmetric(values.iter().copied());
-                // Adding and subtracting 1.5 * 2^23 rounds what is small to nearest, ties to even, on
-                // machines that have no instruction for it as well. NaN becomes 0, as in `quantize`.
+                // Adding and subtracting 1.5 * 2^23 rounds small numbers to nearest, ties to even, on machines
+                // without a rounding instruction too. NaN becomes 0, as in `Quantized::quantize`.
                 const ROUND: f32 = 12_582_912.0;
                 let quantize = |x: &f32| ((x * quantized.inverse + ROUND) - ROUND) as i8;
                 let sum = values.iter().map(|x| i32::from(quantize(x))).sum();
@@ -174,7 +174,7 @@ impl PanelLayout {
         (1.0, 0)
     }
 
-    /// Writes a group of a column.
+    /// Writes a group of a column to a panel whose bytes are 0.
     pub fn write_block(&self, panel: &mut [u8], column: usize, group: usize, block: &Block) {
         for (i, q) in block.q.iter().enumerate() {
             let (scale, byte, shift) = self.grouped(group * GROUP + i, column);
@@ -186,7 +186,7 @@ impl PanelLayout {
         }
     }
 
-    /// The number at k-step `p` of `column`, of int8 before it is multiplied by its scale.
+    /// The weight at k-step `p` of `column`; of int8, without its scale.
     pub fn read(&self, panel: &[u8], p: usize, column: usize) -> f32 {
         let half = |byte: usize| [panel[byte], panel[byte + 1]];
         match self.format {

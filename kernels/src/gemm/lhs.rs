@@ -3,20 +3,20 @@
 use crate::element::Element;
 use crate::view::{AnyView, View};
 
-/// A of a [`Gemm`](super::Gemm): \[batch, m, k\], or \[1, m, k\] for all.
+/// A of a [`Gemm`](super::Gemm): \[batch, m, k\], or \[1, m, k\] for all products.
 ///
-/// | A | weights of | arithmetic |
+/// | A | weights | arithmetic |
 /// |---|---|---|
 /// | `Exact` of f32 or f16, or of bf16 with weights of another type | any | exact products of the stored values, summed in f32 |
 /// | `Exact` of bf16, or `Rounded`, with weights of bf16 | bf16 | products of bf16, summed in f32 |
 /// | `Rounded` | f16 | A is rounded to f16, then as `Exact` |
-/// | `Rounded`, `ZeroPoint` | int8 | A is quantised row by row, products and sums of integers: exact |
-/// | `Rounded` | groups of int8 or int4 | A is quantised in the same groups of 32, products and sums of a group are exact, groups are summed in f32 |
+/// | `Rounded`, `ZeroPoint` | int8 | A is quantized row by row, products and sums of integers: exact |
+/// | `Rounded` | groups of int8 or int4 | A is quantized in the same groups of 32, products and sums of a group are exact, groups are summed in f32 |
 /// | `Rounded` | f32 | as `Exact` |
 ///
-/// Errors: what is quantised or rounded is part of the definition, the same to the bit on every backend. Sums
-/// of int8 are exact, and a result has three roundings; sums of pairs of bf16 have at most 2 k of them, and may
-/// take numbers below 2^-126 for zeros; all others k, as those of f32.
+/// Errors: quantization and rounding of A are part of the definition, with the same bits on every backend. Sums
+/// of int8 are exact, and a result has three roundings. Sums of bf16 pairs have at most 2 k roundings and may
+/// treat numbers below 2^-126 as zeros. All other sums have k roundings, as in f32.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, View, ViewMut};
@@ -28,30 +28,31 @@ use crate::view::{AnyView, View};
 ///     let mut y = [0.; 4];
 ///     Backend::best().run(Gemm {
 ///         alpha: 1.,
-///         a: Lhs::Rounded(x), // to bf16, f16 or int8, as the weights are
+///         a: Lhs::Rounded(x), // to the type of the weights: bf16, f16 or int8
 ///         b: Rhs::Packed(&b),
 ///         beta: 0.,
 ///         c: ViewMut::new(&mut y, [2, 2])?.into(),
 ///         epilogue: Epilogue::default(),
 ///     })?;
-///     // Within a step of int4 at most: those of exact arithmetic are -1.5, -2.5, 2.25 and 4.75.
+///     // Exact arithmetic gives -1.5, -2.5, 2.25 and 4.75; int4 is within one step.
 ///     assert!((y[0] + 1.5).abs() < 0.3 && (y[3] - 4.75).abs() < 0.6, "{}: {y:?}", format.name());
 /// }
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a, const D: usize = 3> {
-    /// Used as it is.
+    /// Values used as they are stored.
     Exact(AnyView<'a, D>),
-    /// f32, rounded to the type of the weights on the variant: to the nearest bf16 or f16, ties to even; of
-    /// int8, row by row, and of groups, group by group, by [`symmetric`](super::Quantized::symmetric).
+    /// f32, rounded to the type of the weights during packing.
+    ///
+    /// bf16 and f16: to nearest, ties to even. int8, row by row, and groups, group by group: by
+    /// [`symmetric`](super::Quantized::symmetric).
     Rounded(View<'a, D>),
-    /// f32, quantised row by row by [`zero_point`](super::Quantized::zero_point): for weights of int8
-    /// alone.
+    /// f32, quantized row by row by [`zero_point`](super::Quantized::zero_point); the weights must be int8.
     ZeroPoint(View<'a, D>),
 }
 
-/// Runs an expression on the view in an operand of any kind.
+/// Evaluates an expression on the view inside an [`Lhs`] of any element type.
 macro_rules! with_rows {
     ($operand:expr, $view:ident => $body:expr) => {
         match $operand {
@@ -72,7 +73,7 @@ impl<'a, const D: usize> Lhs<'a, D> {
         with_rows!(self, v => v.shape())
     }
 
-    /// The sub-range of a dimension.
+    /// The operand restricted to a range of one dimension.
     #[inline(always)]
     pub(super) fn slice(self, dim: usize, range: core::ops::Range<usize>) -> Self {
         match self {
@@ -82,12 +83,12 @@ impl<'a, const D: usize> Lhs<'a, D> {
         }
     }
 
-    /// The value at `index`, before anything is rounded.
+    /// The stored value at `index`, before any rounding to the type of the weights.
     pub(super) fn get(&self, index: [usize; D]) -> f32 {
         with_rows!(self, v => v.get(index).to_f32())
     }
 
-    /// The floats, where they are f32 and used as they are.
+    /// The view, if A is f32 and exact.
     #[inline(always)]
     pub(super) fn floats(self) -> Option<View<'a, D>> {
         match self {
@@ -101,7 +102,6 @@ impl<'a> Lhs<'a> {
     /// A of one product of the batch.
     #[inline(always)]
     pub(super) fn of_batch(self, batch: usize) -> Lhs<'a, 2> {
-        // The same for all, if there is but one.
         let batch = if self.shape()[0] == 1 { 0 } else { batch };
         match self {
             Self::Exact(v) => Lhs::Exact(v.at(batch)),

@@ -1,10 +1,10 @@
-//! C of a product.
+//! C of a product: a pointer to f32, bf16 or f16.
 
 use crate::isa::{Isa, LINE};
 use crate::view::AnyViewMut;
 use half::{bf16, f16};
 
-/// The first element of C, or of a part of it.
+/// Pointer to an element of C.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CPointer {
     F32(*mut f32),
@@ -13,7 +13,7 @@ pub(super) enum CPointer {
 }
 
 impl CPointer {
-    /// Where a view stands.
+    /// Pointer to the first element of a view.
     pub(super) fn of<const D: usize>(view: &mut AnyViewMut<'_, D>) -> Self {
         match view {
             AnyViewMut::F32(v) => Self::F32(v.as_mut_ptr()),
@@ -22,7 +22,7 @@ impl CPointer {
         }
     }
 
-    /// The element `offset` further on.
+    /// Pointer to the element `offset` elements further on.
     #[inline(always)]
     pub(super) fn add(self, offset: usize) -> Self {
         match self {
@@ -41,7 +41,7 @@ impl CPointer {
         }
     }
 
-    /// Prefetches the lines of `n` elements.
+    /// Prefetches the cache lines of `n` elements, `n > 0`.
     #[inline(always)]
     pub(super) fn prefetch<I: Isa>(self, isa: I, n: usize) {
         let per_line = LINE / self.size();
@@ -54,7 +54,7 @@ impl CPointer {
         }
     }
 
-    /// The same, of f32.
+    /// The pointer, if C is f32.
     #[inline(always)]
     pub(super) fn floats(self) -> Option<*mut f32> {
         match self {

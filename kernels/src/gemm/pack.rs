@@ -1,4 +1,4 @@
-//! Packing: rows of A and panels of B, laid out for the register tile.
+//! Packing: rows of A and panels of B, laid out for the microkernel.
 //!
 //! ```text
 //! packed B (k x n), NR columns to a panel        packed A (rows x k), KC steps to a slab
@@ -13,12 +13,11 @@
 //!   zeros where n is not a multiple of NR
 //! ```
 //!
-//! A panel is one contiguous stream for every M: the tile reads it KC steps at a time, a product
-//! with one row reads it whole. A is copied, not interleaved: the tile broadcasts single elements,
-//! for which rows at a fixed distance are as good, and a copy is cheaper than a transposition.
+//! A panel is one contiguous stream for each M: the microkernel reads KC steps of it at a time, GEMV reads it
+//! whole. Rows of A are copied, not interleaved: reason 4 in [`gemm`](super).
 //!
-//! A *gated* panel holds NR/2 columns of the gate and then the same NR/2 columns of the up matrix,
-//! so that act(gate) * up is computed on one tile.
+//! A *gated* panel holds NR/2 columns of the gate and behind them the corresponding NR/2 columns of the up
+//! matrix: one tile has both factors of act(gate) * up.
 
 use super::lhs::Lhs;
 use crate::backend::Kernel;
@@ -28,7 +27,7 @@ use crate::isa::{A_STRIDE, Isa, MAX_LANES, Vector};
 use crate::parallel;
 use crate::view::{AnyView, View, ViewMut};
 
-/// Fills `panels` with `b` or with the pair `b`, `up`, for tiles `nr` wide.
+/// Packs `b`, or the gated pair `b` and `up`, to `panels` of `nr` columns.
 pub(super) struct Pack<'a> {
     pub b: View<'a, 2>,
     pub up: Option<View<'a, 2>>,
@@ -66,7 +65,7 @@ impl Kernel for Pack<'_> {
             for (half, b) in [Some(self.b), self.up].into_iter().flatten().enumerate() {
                 let b = b.slice(1, columns.clone());
                 let out = &mut out[half * width..];
-                // SAFETY: `out` ends with its last k-step's half; a panel's columns are at most `width`.
+                // SAFETY: `out` ends with the half of its last k-step, and `b` has at most `width` columns.
                 isa.run(
                     #[inline(always)]
                     || unsafe { copy_block(isa, b, out.as_mut_ptr(), I::NR) },
@@ -76,11 +75,10 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// Copies `src` to `dst`, rows `dst_stride` apart: the one packing routine, for A (rows are rows)
-/// and for B (rows are k-steps).
+/// Copies `src` to `dst`, with rows `dst_stride` apart. A's rows are rows here, B's k-steps are rows.
 ///
 /// # Safety
-/// `dst` is valid for writes of `src.shape()[1]` floats at each of `src.shape()[0]` rows.
+/// `dst + r * dst_stride` is valid for writes of `src.shape()[1]` floats for each row `r` of `src`.
 #[inline(always)]
 pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32, dst_stride: usize) {
     let [rows, columns] = src.shape();
@@ -89,16 +87,16 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
     let lanes = I::V::LANES;
     if column_stride == 1 {
         for r in 0..rows {
-            // SAFETY: row r of both, `columns` long.
+            // SAFETY: row r of `src` and of `dst` has `columns` floats (precondition of `copy_block`).
             unsafe { copy_row(isa, from.add(r * row_stride), dst.add(r * dst_stride), columns) };
         }
         return;
     }
     let whole = |n: usize| if row_stride == 1 { n - n % lanes } else { 0 };
-    // Columns outside: as many streams of reads as lanes, no more than hardware prefetchers follow.
+    // The loop over columns is outside: it reads LANES streams, no more than hardware prefetchers follow.
     for c in (0..whole(columns)).step_by(lanes) {
         for r in (0..whole(rows)).step_by(lanes) {
-            // SAFETY: a block of LANES x LANES inside both.
+            // SAFETY: a block of LANES x LANES floats inside `src` and `dst`.
             unsafe {
                 let to = dst.add(r * dst_stride + c);
                 isa.transpose(from.add(r + c * column_stride), column_stride, to, dst_stride);
@@ -111,7 +109,7 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
     for r in 0..rows {
         let done = if r < whole(rows) { whole(columns) } else { 0 };
         for c in done..columns {
-            // SAFETY: [r, c] lies in both.
+            // SAFETY: [r, c] lies in `src` and in `dst`.
             unsafe { *dst.add(r * dst_stride + c) = *from.add(r * row_stride + c * column_stride) };
         }
     }
@@ -120,42 +118,42 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
 /// Copies `n` floats.
 ///
 /// # Safety
-/// Both pointers are valid for `n` floats, which do not overlap.
+/// `from` is valid for reads of `n` floats, `to` for writes of `n` floats, and they do not overlap.
 #[inline(always)]
 pub(super) unsafe fn copy_row<I: Isa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
     let lanes = I::V::LANES;
     let whole = n - n % lanes;
     for i in (0..whole).step_by(lanes) {
-        // SAFETY: i + LANES <= n.
+        // SAFETY: i + LANES <= n floats of both (precondition of `copy_row`).
         unsafe { I::V::load_ptr(isa, from.add(i)).store_ptr(to.add(i)) };
     }
     for i in whole..n {
-        // SAFETY: i < n.
+        // SAFETY: i < n floats of both (precondition of `copy_row`).
         unsafe { *to.add(i) = *from.add(i) };
     }
 }
 
-/// Packs at most `width` columns of `b` to `dst`, `NR` floats a k-step, with zeros up to `width`.
+/// Packs the columns of `b` to `dst`, `NR` floats a k-step, and fills them up with zeros to `width`.
 ///
 /// # Safety
-/// `dst` is valid for writes of `width` floats at each k-step, and `b` has at most `width` columns.
+/// - `b` has at most `width` columns;
+/// - `dst + p * NR` is valid for writes of `width` floats for each k-step p of `b`.
 #[inline(always)]
 pub(crate) unsafe fn pack_panel<I: Isa>(isa: I, b: View<'_, 2>, dst: *mut f32, width: usize) {
     let [k, n] = b.shape();
-    // SAFETY: n <= width.
+    // SAFETY: n <= width floats of each k-step (precondition of `pack_panel`).
     unsafe { copy_block(isa, b, dst, I::NR) };
     if n < width {
         for p in 0..k {
             for j in n..width {
-                // SAFETY: j < width.
+                // SAFETY: j < width of k-step p (precondition of `pack_panel`).
                 unsafe { *dst.add(p * I::NR + j) = 0.0 };
             }
         }
     }
 }
 
-/// Packs rows of A (rows x k) to slabs of `KC` k-steps, each `rows * A_STRIDE` floats: as floats,
-/// whatever they are.
+/// Packs rows of A (rows x k) as f32 to slabs of `KC` k-steps, each `rows * A_STRIDE` floats.
 ///
 /// # Safety
 /// `dst` is valid for writes of [`packed_a_len`] floats.
@@ -164,7 +162,7 @@ pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: Lhs<'_, 2>, dst: *mut f32) {
     let [rows, k] = a.shape();
     for (slab, p) in (0..k).step_by(KC).enumerate() {
         let to = dst.wrapping_add(slab * rows * A_STRIDE);
-        // SAFETY: slab by slab inside `dst`.
+        // SAFETY: each slab lies inside the floats of `dst` (precondition of `pack_a`).
         unsafe {
             match a.slice(1, p..k.min(p + KC)) {
                 Lhs::Exact(AnyView::F32(block)) | Lhs::Rounded(block) | Lhs::ZeroPoint(block) => {
@@ -177,15 +175,15 @@ pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: Lhs<'_, 2>, dst: *mut f32) {
     }
 }
 
-/// Widens a block of at most KC columns to `dst`, rows `A_STRIDE` apart.
+/// Widens a block of at most KC columns to f32 at `dst`, with rows `A_STRIDE` apart.
 ///
 /// # Safety
-/// `dst` is valid for writes of KC floats at each row.
+/// `dst + r * A_STRIDE` is valid for writes of KC floats for each row r of `src`.
 #[inline(always)]
 unsafe fn widen_block<I: Isa, T: Element>(isa: I, src: View<'_, 2, T>, dst: *mut f32) {
     for r in 0..src.shape()[0] {
         let to = dst.wrapping_add(r * A_STRIDE);
-        // SAFETY: row r, of whose KC floats whole vectors are written.
+        // SAFETY: KC floats of row r (precondition of `widen_block`) are a multiple of LANES.
         unsafe {
             row_vectors::<I, T>(
                 isa,
@@ -197,20 +195,21 @@ unsafe fn widen_block<I: Isa, T: Element>(isa: I, src: View<'_, 2, T>, dst: *mut
     }
 }
 
-/// Calls `f(p, v)` for the elements of a row from p on, `LANES` at a time; zeros behind the last.
+/// Calls `f(p, v)` with each vector `v` of a row, as f32, and the index `p` of its first element. The last vector
+/// ends with zeros.
 #[inline(always)]
 pub(super) fn row_vectors<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, mut f: impl FnMut(usize, I::V)) {
     let ([n], [stride], lanes) = (row.shape(), row.strides(), I::V::LANES);
     let from = row.as_ptr();
-    // A loop of its own, without a branch, for what nearly all rows are made of.
+    // Whole vectors have a loop of their own, without a branch.
     let whole = if stride == 1 { n - n % lanes } else { 0 };
     for p in (0..whole).step_by(lanes) {
-        // SAFETY: so many elements from p on are the row's.
+        // SAFETY: p + LANES <= n elements of the row, whose stride is 1.
         f(p, unsafe { T::load::<I>(isa, from.add(p)) });
     }
     for p in (whole..n).step_by(lanes) {
         let live = lanes.min(n - p);
-        // SAFETY: the elements from p on are the row's, as many as are live.
+        // SAFETY: p + live <= n elements of the row.
         let v = unsafe {
             if stride == 1 {
                 T::load_partial::<I>(isa, core::slice::from_raw_parts(from.add(p), live), 0.0)
@@ -226,7 +225,7 @@ pub(super) fn row_vectors<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, mut f
     }
 }
 
-/// Floats that [`pack_a`] writes, and the gaps between them.
+/// Floats from the first that [`pack_a`] writes to the end of its last slab.
 #[inline(always)]
 pub(crate) fn packed_a_len(rows: usize, k: usize) -> usize {
     k.div_ceil(KC) * rows * A_STRIDE

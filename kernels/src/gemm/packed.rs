@@ -1,4 +1,4 @@
-//! Weights that are packed once.
+//! Weights packed once for many products.
 
 use super::blocks::{Block, GROUP};
 use super::format::Format;
@@ -12,14 +12,14 @@ use crate::large_pages;
 use crate::parallel;
 use crate::view::{View, ViewMut, check_elements};
 
-/// A weight matrix B (k x n) packed once for one backend, for products with any number of rows.
+/// Weight matrix B (k x n), packed once for one backend and for products with any number of rows.
 ///
-/// Memory: k n numbers of its [`Format`], with n rounded up to the tile's width, and k, of other formats
-/// than f32, to 32 or 64.
+/// Memory: k n numbers of its [`Format`]. n is rounded up to the width of a panel; k to 64 in int8 and to 32 in the
+/// other formats, except f32.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, View, gemm::{Format, PackedB}};
-/// // A linear layer's weight is stored [out, in]; y = x W^T multiplies with its transpose.
+/// // A linear layer stores its weight [out, in]; y = x W^T multiplies with the transpose.
 /// let weight = [1., 2., 3., 4., 5., 6.];
 /// let w = View::new(&weight, [2, 3])?.transpose();
 /// let b = PackedB::new(Backend::best(), w);
@@ -31,47 +31,47 @@ use crate::view::{View, ViewMut, check_elements};
 #[derive(Clone, Debug)]
 pub struct PackedB {
     panels: Vec<CacheLine>,
-    /// Cache lines from one panel to the next, if it is not f32.
+    /// Cache lines from one panel to the next; of f32, unused.
     panel_lines: usize,
     k: usize,
     n: usize,
     gated: bool,
     layout: PanelLayout,
-    /// Of int8.
+    /// Scales and sums of the columns of int8.
     columns: Option<Box<Scaled>>,
 }
 
-/// The scale of each column of each panel of int8, and the sum of its numbers.
+/// Scale of each column of each panel of int8, and sum of its numbers.
 #[derive(Clone, Debug)]
 struct Scaled {
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
 
-/// A cache line: panels start on one, and so does each of their k-steps where NR fills lines.
+/// A cache line. Panels start on one, and so does each of their k-steps where NR fills lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct CacheLine([f32; LINE / size_of::<f32>()]);
 
-/// Most k-steps of int8: with a zero point a number of A is up to 255 from it, and sums of more products
-/// of that and 127 could exceed an i32.
+/// Most k-steps of int8. A number of A is at most 255 away from its zero point: sums of more products of 255 and
+/// 127 could exceed an i32.
 const MOST_INT8_STEPS: usize = i32::MAX as usize / (255 * 127);
 
-/// Where the numbers of a column come from.
+/// Source of the weights of a column.
 enum Columns<'a, T> {
-    /// One matrix, or a gated pair, \[k, n\].
+    /// One matrix \[k, n\], or a gated pair.
     Of(View<'a, 2, T>, Option<View<'a, 2, T>>),
-    /// The same with rows \[n\] of groups, as a file stores them.
+    /// One matrix, or a gated pair, as a file stores it: n rows of groups.
     Groups(&'a [u8], Option<&'a [u8]>),
 }
 
 impl PackedB {
-    /// Packs `b`, of shape \[k, n\], for `backend`, as f32.
+    /// Packs `b`, \[k, n\], as f32 for `backend`.
     pub fn new(backend: Backend, b: View<'_, 2>) -> Self {
         Self::pack_f32(backend, b, None)
     }
 
-    /// Packs a pair of matrices, both \[k, n\], for act(x gate) * (x up), as f32.
+    /// Packs a gated pair, both \[k, n\], as f32, for act(x gate) * (x up).
     ///
     /// # Errors
     /// [`Error::Shape`] if their shapes differ.
@@ -80,18 +80,18 @@ impl PackedB {
         Ok(Self::pack_f32(backend, gate, Some(up)))
     }
 
-    /// Packs `b`, of shape \[k, n\], in any format: every number is rounded to the nearest.
+    /// Packs `b`, \[k, n\], in any format, with each number rounded to nearest.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if k is so large that sums of int8 could overflow.
+    /// [`Error::Invalid`] if the format is int8 and k exceeds 66311, above which i32 sums could overflow.
     pub fn in_format<T: Element>(backend: Backend, format: Format, b: View<'_, 2, T>) -> Result<Self, Error> {
         Self::pack(backend, format, b.shape(), &Columns::Of(b, None))
     }
 
-    /// Packs a pair of matrices, both \[k, n\], for act(x gate) * (x up), in any format.
+    /// Packs a gated pair, both \[k, n\], in any format, for act(x gate) * (x up).
     ///
     /// # Errors
-    /// As [`in_format`](Self::in_format); [`Error::Shape`] if their shapes differ.
+    /// The errors of [`in_format`](Self::in_format), and [`Error::Shape`] if the shapes differ.
     pub fn gated_in_format<T: Element>(
         backend: Backend,
         format: Format,
@@ -102,12 +102,12 @@ impl PackedB {
         Self::pack(backend, format, gate.shape(), &Columns::Of(gate, Some(up)))
     }
 
-    /// Packs a weight \[n, k\] that a GGUF file stores in groups of 32 along k: B is its transpose, and
-    /// not a bit of it changes.
+    /// Packs a weight \[n, k\] that a GGUF file stores in groups of 32 along k. B is its transpose; all stored bits
+    /// are kept.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the format has no groups, if k is no multiple of 32, or if there are not as
-    /// many bytes as the shape says.
+    /// [`Error::Invalid`] if the format has no groups, if k is no multiple of 32, or if the length of `bytes` does
+    /// not fit the shape.
     pub fn from_groups(
         backend: Backend,
         format: Format,
@@ -117,10 +117,10 @@ impl PackedB {
         Self::pack_groups(backend, format, bytes, None, shape)
     }
 
-    /// Packs a pair of such weights, both \[n, k\], for act(x gate^T) * (x up^T).
+    /// Packs a gated pair of weights, both \[n, k\] in groups, for act(x gate^T) * (x up^T).
     ///
     /// # Errors
-    /// As [`from_groups`](Self::from_groups), of either.
+    /// The errors of [`from_groups`](Self::from_groups), for either weight.
     pub fn gated_from_groups(
         backend: Backend,
         format: Format,
@@ -164,13 +164,13 @@ impl PackedB {
         packed
     }
 
-    /// Zeros.
+    /// Packed zeros.
     fn empty(backend: Backend, format: Format, [k, n]: [usize; 2], gated: bool) -> Self {
         let layout = backend.run(Describe(format));
         let panels = n.div_ceil(if gated { layout.nr / 2 } else { layout.nr });
         let panel_lines = layout.panel_bytes(k).div_ceil(LINE);
         let lines = match format {
-            // One after the other, wherever lines end.
+            // Panels of f32 follow each other without gaps.
             Format::F32 => (panels * layout.panel_bytes(k)).div_ceil(LINE),
             _ => panels * panel_lines,
         };
@@ -248,7 +248,7 @@ impl PackedB {
                 values.clear();
                 let rows = of.transpose();
                 match rows.has_unit_rows() {
-                    // A linear layer's weight as it is stored.
+                    // The weight of a linear layer as stored, [out, in].
                     true => values.extend(rows.row([j, 0]).iter().map(|x| x.to_f32())),
                     false => values.extend((0..k).map(|p| of.get([p, j]).to_f32())),
                 }
@@ -262,46 +262,46 @@ impl PackedB {
         Ok(packed)
     }
 
-    /// Length of the sums.
+    /// Rows of B: the length of the sums.
     pub fn k(&self) -> usize {
         self.k
     }
 
-    /// Columns (of the product, so of each matrix of a gated pair).
+    /// Columns of the product; of a gated pair, columns of each matrix.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Whether this is a gated pair.
+    /// True for a gated pair.
     pub fn is_gated(&self) -> bool {
         self.gated
     }
 
-    /// What its numbers are stored as.
+    /// Number format of the weights.
     pub fn format(&self) -> Format {
         self.layout.format
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory, panels and scales.
     pub fn bytes(&self) -> usize {
         let of_columns =
             self.columns.as_ref().map_or(0, |c| size_of_val(&c.scales[..]) + size_of_val(&c.sums[..]));
         size_of_val(&self.panels[..]) + of_columns
     }
 
-    /// How a panel is laid out.
+    /// Layout of the panels.
     #[inline(always)]
     pub(crate) fn layout(&self) -> PanelLayout {
         self.layout
     }
 
-    /// Columns of C to a panel.
+    /// Columns of C that one panel makes.
     #[inline(always)]
     fn width(&self) -> usize {
         if self.gated { self.layout.nr / 2 } else { self.layout.nr }
     }
 
-    /// All panels of f32, aligned to a cache line.
+    /// Memory of all panels, aligned to a cache line.
     #[inline(always)]
     pub(crate) fn panels(&self) -> &[f32] {
         let lines = &self.panels;
@@ -309,24 +309,23 @@ impl PackedB {
         unsafe { core::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * LINE / size_of::<f32>()) }
     }
 
-    /// Words of 32 bits from one panel to the next, if it is not f32.
+    /// 32-bit k-groups from one panel to the next, for formats other than f32.
     #[inline(always)]
-    pub(super) fn panel_words(&self) -> usize {
+    pub(super) fn panel_stride(&self) -> usize {
         self.panel_lines * LINE / size_of::<f32>()
     }
 
-    /// The scales of a panel's columns and the sums of their numbers, of int8; of other formats none.
+    /// Scales of a panel's columns and sums of their numbers, for int8 only.
     #[inline(always)]
     pub(super) fn columns(&self, panel: usize) -> Option<(&[f32], &[i32])> {
         let of_panel = panel * self.layout.nr..(panel + 1) * self.layout.nr;
         self.columns.as_ref().map(|c| (&c.scales[of_panel.clone()], &c.sums[of_panel]))
     }
 
-    /// The number at k-step `p` of column `j`, as it was rounded, or quantised and scaled; of the up
-    /// matrix if `up`.
+    /// The stored weight at k-step `p` of column `j`, with its scale; of the up matrix if `up`.
     ///
     /// # Panics
-    /// If there is no such number.
+    /// If `p >= k` or `j >= n`, or if `up` is true and this is no gated pair.
     pub fn get(&self, up: bool, p: usize, j: usize) -> f64 {
         assert!(p < self.k && j < self.n && (self.gated || !up), "no number [{p}, {j}]");
         let (panel, width) = (j / self.width(), self.width());

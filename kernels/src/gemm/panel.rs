@@ -1,12 +1,11 @@
-//! Panels and register tiles behind slices, for kernels that multiply inside a larger algorithm.
+//! Panels and microkernels behind slices, for kernels that multiply inside a larger algorithm.
 
 use super::pack::pack_panel;
 use crate::element::{Element, first_bf16_bits};
 use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector};
 use crate::view::View;
 
-/// Packs `b` (k x n) as panels of `NR` columns, `panel_len` floats apart, zeros where the last is
-/// not full.
+/// Packs `b` (k x n) as panels of `NR` columns, `panel_len` floats apart; zeros fill the last panel.
 ///
 /// # Panics
 /// If `k * NR > panel_len`, or `panels` is too short.
@@ -22,32 +21,32 @@ pub(crate) fn pack_panels<I: Isa>(isa: I, b: View<'_, 2>, panels: &mut [f32], pa
     }
 }
 
-/// The row as pairs of the nearest bf16, two to a word, and zeros up to the end of `words`.
+/// Packs a row as pairs of bf16, rounded to nearest, and fills `k_groups` up with zeros.
 ///
 /// # Panics
-/// If they do not fit.
+/// If the row is longer than `2 * k_groups.len()`.
 #[inline(always)]
-pub(crate) fn pack_pairs<I: Isa, T: Element>(isa: I, row: &[T], words: &mut [f32]) {
-    assert!(row.len() <= 2 * words.len());
-    let to: *mut u16 = words.as_mut_ptr().cast();
+pub(crate) fn pack_pairs<I: Isa, T: Element>(isa: I, row: &[T], k_groups: &mut [f32]) {
+    assert!(row.len() <= 2 * k_groups.len());
+    let to: *mut u16 = k_groups.as_mut_ptr().cast();
     let whole = row.len() - row.len() % I::V::LANES;
     for at in (0..whole).step_by(I::V::LANES) {
-        // SAFETY: `at + LANES` numbers fit.
+        // SAFETY: `at + LANES <= row.len()`, and the row fits, as asserted.
         unsafe { first_bf16_bits(isa, &row[at..]).store_u16(to.add(at)) };
     }
-    for at in whole..2 * words.len() {
+    for at in whole..2 * k_groups.len() {
         let bits = row.get(at).map_or(0, |x| half::bf16::from_f32(x.to_f32()).to_bits());
-        // SAFETY: inside the words.
+        // SAFETY: `at < 2 * k_groups.len()`.
         unsafe { *to.add(at) = bits };
     }
 }
 
-/// C = A B, or C += A B, for `rows` rows of A, `A_STRIDE` apart, and one packed panel of B, of k words:
+/// C = A B, or C += A B, for `rows` rows of A, `A_STRIDE` apart, and one packed panel of B of `k` k-groups:
 /// the register tile of [`Multiply::tile`] with its bounds checked. Enters the instruction set by
 /// itself, so that the tiles of all heights exist once in the program and not once per caller.
 ///
 /// # Panics
-/// If `rows` is none, or more than the tile has, or a slice is too short.
+/// If `rows` is 0 or more than the microkernel's rows, or if a slice is too short.
 #[inline(never)]
 pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
     (isa, multiply): (I, M),
@@ -73,7 +72,7 @@ pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
         accumulate,
         prefetch,
     };
-    // SAFETY: `rows` and the slices' lengths were checked; C is borrowed mutably, so it overlaps
+    // SAFETY: `rows` and the lengths of the slices were checked; C is borrowed mutably, so it overlaps
     // neither A nor B.
     isa.run(
         #[inline(always)]

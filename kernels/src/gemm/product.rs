@@ -1,4 +1,4 @@
-//! A checked product, and what all of its paths ask of it.
+//! The checked product that all paths compute.
 
 use super::epilogue::{Epilogue, PanelEpilogue};
 use super::lhs::Lhs;
@@ -6,11 +6,13 @@ use super::output::CPointer;
 use super::rhs::of_batch;
 use crate::isa::Isa;
 
-/// The smallest L1 and L2 of the servers this is for.
+/// Bytes of the smallest L1 of current servers: a bound below which C may still be in cache.
 const L1_BYTES: usize = 32 << 10;
+
+/// Bytes of the smallest L2 of current servers.
 pub(super) const L2_BYTES: usize = 1 << 20;
 
-/// A checked product: C = epilogue(alpha A B + beta C).
+/// A product whose operands were checked: C = epilogue(alpha A B + beta C).
 pub(super) struct Product<'a> {
     pub alpha: f32,
     pub a: Lhs<'a>,
@@ -24,26 +26,27 @@ pub(super) struct Product<'a> {
     pub c_strides: [usize; 3],
 }
 
-// SAFETY: tasks write disjoint blocks through `c`.
+// SAFETY: the paths cut C into tasks, which write disjoint blocks through `c`.
 unsafe impl Sync for Product<'_> {}
 
 impl<'a> Product<'a> {
-    /// Columns of C that a panel makes.
+    /// Columns of C that one panel makes.
     #[inline(always)]
     pub(super) fn width<I: Isa>(&self) -> usize {
         if self.gated { I::NR / 2 } else { I::NR }
     }
 
-    /// Whether the lines of C are fetched while the last of its sums are made, unless they are where these
-    /// stand: what is stored to C lies beyond L1, and sums that are made in C itself beyond L2. (Where C may
-    /// still be in L2, these alone are 1% (k = 256) to 4% (k = 64) faster.)
+    /// True if the lines of C are prefetched during the last k-block: C is larger than L1 or, if its sums are made
+    /// in C itself (`direct`), than L2.
+    ///
+    /// Direct sums in a C that fits L2 are 1% (k = 256) to 4% (k = 64) faster without prefetches.
     #[inline(always)]
     pub(super) fn prefetches_c(&self, direct: bool) -> bool {
         let bytes = self.shape[1] * self.shape[2] * self.c.size();
         self.c_strides[2] == 1 && bytes > if direct { L2_BYTES } else { L1_BYTES }
     }
 
-    /// Whether C receives the bare sums.
+    /// True if C receives the sums without an epilogue.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
         self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated
@@ -56,7 +59,7 @@ impl<'a> Product<'a> {
         self.c.add(batch * batch_stride + row * row_stride + column * column_stride)
     }
 
-    /// What finishes the columns of C that a panel makes, from `column` on.
+    /// The epilogue of the panel that makes the columns of C from `column` on.
     #[inline(always)]
     pub(super) fn finish<I: Isa>(&self, batch: usize, column: usize) -> PanelEpilogue<'a> {
         let n = self.shape[2];

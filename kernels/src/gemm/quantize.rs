@@ -1,13 +1,13 @@
-//! Numbers as int8: what quantisation means, once for weights, activations and the definition.
+//! Quantization to int8, defined once for weights, activations and the reference.
 
-/// How the numbers of one row of A, or of one column of B, are made int8:
+/// Quantization to int8 of one row of A or one column of B:
 ///
 /// ```text
 /// q = min(max(round(x * inverse) + zero, -128), 127),    x is about (q - zero) * scale
 /// ```
 ///
-/// with products and roundings in f32, to nearest, ties to even. A row with NaN or infinities in it has
-/// a scale of NaN, and so has everything that is computed from it.
+/// Products and roundings are in f32, to nearest, ties to even. NaN or infinities in the row make its scale NaN,
+/// and every result that depends on the row.
 ///
 /// ```
 /// use tilewright_kernels::gemm::Quantized;
@@ -18,17 +18,18 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantized {
-    /// Steps to a unit.
+    /// Steps per unit, about 1 / `scale`.
     pub inverse: f32,
-    /// Size of a step.
+    /// Size of one step.
     pub scale: f32,
-    /// What 0 becomes.
+    /// Zero point: the int8 of 0.
     pub zero: i32,
 }
 
 impl Quantized {
-    /// Zero stays zero, and the largest magnitude becomes 127: -128 is not used. Half a step is at most
-    /// 1/254 of that magnitude.
+    /// Symmetric quantization: 0 becomes 0 and the largest magnitude 127; -128 is not used.
+    ///
+    /// Half a step is at most 1/254 of the largest magnitude.
     pub fn symmetric(row: impl IntoIterator<Item = f32>) -> Self {
         let (mut largest, mut special) = (0.0f32, 0.0);
         for x in row {
@@ -38,8 +39,9 @@ impl Quantized {
         Self::of_magnitude(largest, special)
     }
 
-    /// The least number becomes -128 and the largest 127, where 0 lies between them: half a step is at
-    /// most 1/510 of their distance.
+    /// Asymmetric quantization: the least number, or 0, becomes -128, and the largest number, or 0, becomes 127.
+    ///
+    /// Half a step is at most 1/510 of the distance between the two.
     pub fn zero_point(row: impl IntoIterator<Item = f32>) -> Self {
         let (mut least, mut largest, mut special) = (0.0f32, 0.0f32, 0.0);
         for x in row {
@@ -49,15 +51,16 @@ impl Quantized {
         Self::of_range(least, largest, special)
     }
 
-    /// [`symmetric`](Self::symmetric) of the largest magnitude, and a number that is NaN if any was NaN
-    /// or infinite, else 0.
+    /// [`symmetric`](Self::symmetric), given the largest magnitude. `special` is NaN if the row has NaN or
+    /// infinities, else 0.
     #[inline(always)]
     pub(super) fn of_magnitude(largest: f32, special: f32) -> Self {
         let inverse = (127.0 / largest).min(f32::MAX);
         Self { inverse, scale: 1.0 / inverse + special, zero: 0 }
     }
 
-    /// [`zero_point`](Self::zero_point), likewise; halves, for the distance may overflow.
+    /// [`zero_point`](Self::zero_point), given the least and the largest number, and `special` as in
+    /// [`of_magnitude`](Self::of_magnitude). Computes with halves, because the distance may overflow.
     #[inline(always)]
     pub(super) fn of_range(least: f32, largest: f32, special: f32) -> Self {
         let inverse = (127.5 / (0.5 * largest - 0.5 * least)).min(f32::MAX);
@@ -65,13 +68,13 @@ impl Quantized {
         Self { inverse, scale: 1.0 / inverse + special, zero: zero as i32 }
     }
 
-    /// x as int8.
+    /// The int8 of `x`.
     #[inline(always)]
     pub fn quantize(&self, x: f32) -> i8 {
         ((x * self.inverse).round_ties_even() as i32).saturating_add(self.zero).clamp(-128, 127) as i8
     }
 
-    /// What an int8 stands for.
+    /// The number that an int8 stands for.
     #[inline(always)]
     pub fn dequantize(&self, q: i8) -> f32 {
         (i32::from(q) - self.zero) as f32 * self.scale

@@ -54,7 +54,7 @@ impl Product<'_> {
                 (Format::Bf16, _, Some(pairs), _) if is_bf16 => {
                     self.reduced_by(isa, Operands { b, variant: Bf16Pairs(pairs), quantization });
                 }
-                (Format::Int8, Order::Words(_), _, Some(quads)) if is_int8 => {
+                (Format::Int8, Order::KGroups(_), _, Some(quads)) if is_int8 => {
                     self.reduced_by(isa, Operands { b, variant: Int8Quads(quads), quantization });
                 }
                 (Format::Int8, ..) if is_int8 => {
@@ -70,7 +70,7 @@ impl Product<'_> {
     /// # Safety
     /// As [`reduced`](Self::reduced); the variant reads the layout of `b`.
     unsafe fn reduced_by<I: Isa, M: GemmVariant<I>>(&self, isa: I, operands: Operands<'_, M>) {
-        let k = M::words(self.k);
+        let k = M::k_groups(self.k);
         let blocks = match M::DEQUANTIZED {
             true => self.row_blocks::<I>(0, k),
             false => self.row_blocks_of_threads::<I>(k),
@@ -97,7 +97,7 @@ impl Product<'_> {
         operands: Operands<'_, M>,
         task: &GemmTask,
     ) {
-        let (rows, k, Operands { b, variant, .. }) = (task.rows.len(), M::words(self.k), operands);
+        let (rows, k, Operands { b, variant, .. }) = (task.rows.len(), M::k_groups(self.k), operands);
         let dequantized = if M::DEQUANTIZED { KC.min(k) * I::NR } else { 0 };
         let scales = if M::INTEGERS { 2 * rows } else { 0 };
         let floats = [packed_a_len(rows, k), dequantized, scales, rows.max(STREAMS) * I::NR];
@@ -148,7 +148,7 @@ impl Product<'_> {
         operands: Operands<'_, M>,
         task: &GemmTask,
     ) {
-        let (m, k, Operands { b, variant, .. }) = (task.rows.len(), M::words(self.k), operands);
+        let (m, k, Operands { b, variant, .. }) = (task.rows.len(), M::k_groups(self.k), operands);
         // Rows are padded with zeros to a power of two.
         let rows = m.next_power_of_two();
         let scales = if M::INTEGERS { 2 * rows } else { 0 };
@@ -197,7 +197,7 @@ impl Product<'_> {
         to: &mut [f32],
         scales: &mut [f32],
     ) -> PackedRows {
-        let (k, words) = (self.k, M::words(self.k));
+        let (k, k_groups) = (self.k, M::k_groups(self.k));
         let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
         isa.run(
             #[inline(always)]
@@ -207,9 +207,9 @@ impl Product<'_> {
                         Slabs { row: to.as_mut_ptr().wrapping_add(i * A_STRIDE), stride: rows * A_STRIDE };
                     // SAFETY: row i of every slab (precondition of `pack_reduced`).
                     unsafe {
-                        if words > k / M::STEPS {
-                            for w in (k / M::STEPS / WORDS * WORDS..words).step_by(I::V::LANES) {
-                                I::V::splat(isa, 0.0).store_ptr(to.word(w));
+                        if k_groups > k / M::STEPS {
+                            for w in (k / M::STEPS / WORDS * WORDS..k_groups).step_by(I::V::LANES) {
+                                I::V::splat(isa, 0.0).store_ptr(to.k_group(w));
                             }
                         }
                         let row_scale = with_rows!(a, v => variant.pack_row(isa, v.at(i), quantization, to));

@@ -7,21 +7,21 @@ use crate::view::View;
 /// B of a [`Gemm`].
 #[derive(Clone, Copy, Debug)]
 pub enum Rhs<'a> {
-    /// \[batch, k, n\] or \[1, k, n\] for all; packed anew in every call.
+    /// \[batch, k, n\], or \[1, k, n\] for all products; packed anew in every call.
     Matrix(View<'a, 3>),
-    /// Two matrices of that shape, for activation(A gate) * (A up).
+    /// Two such matrices, for activation(A gate) * (A up).
     Gated {
-        /// The matrix whose product goes through the activation.
+        /// Matrix whose product goes through the activation.
         gate: View<'a, 3>,
-        /// The matrix whose product multiplies it.
+        /// Matrix whose product multiplies the activated product of `gate`.
         up: View<'a, 3>,
     },
-    /// One matrix, or pair, packed beforehand, for the whole batch.
+    /// One matrix or gated pair, packed beforehand, for all products of the batch.
     Packed(&'a PackedB),
 }
 
 impl Rhs<'_> {
-    /// What the weights are stored as.
+    /// Number format of the weights.
     pub(super) fn format(&self) -> Format {
         match self {
             Rhs::Packed(b) => b.format(),
@@ -39,7 +39,7 @@ impl Rhs<'_> {
     }
 }
 
-/// The product `batch` of an operand that may have one for all.
+/// Matrix `batch` of an operand, or its only one if that serves all products.
 #[inline(always)]
 pub(super) fn of_batch<T>(v: View<'_, 3, T>, batch: usize) -> View<'_, 2, T> {
     v.at(if v.shape()[0] == 1 { 0 } else { batch })

@@ -1,4 +1,4 @@
-//! Products so small that packing A and cutting tasks would take longer than the sums.
+//! Small products: packing A and cutting tasks would take longer than the sums.
 
 use super::pack::pack_panel;
 use super::product::Product;
@@ -6,23 +6,25 @@ use super::rhs::Rhs;
 use crate::isa::{Isa, Vector};
 use crate::scratch;
 
-/// Most rows, and most k-steps, of a small product: its sums take half a microsecond
-/// (AVX-512).
+/// Most rows of a small product: with [`MAX_K`] its sums take half a microsecond (AVX-512).
 const MAX_M: usize = 16;
+
+/// Most k-steps of a small product.
 const MAX_K: usize = 32;
 
 impl Product<'_> {
-    /// Whether [`small`](Self::small) computes this product: at most a panel wide.
+    /// True if [`small`](Self::small) computes this product, which is at most one panel wide.
     #[inline(always)]
     pub(super) fn is_small<I: Isa>(&self) -> bool {
         let [batch, m, n] = self.shape;
         batch == 1 && !self.gated && m <= MAX_M && n <= I::NR && self.k <= MAX_K && self.a.floats().is_some()
     }
 
-    /// Computes C on the calling thread, with A read where it is.
+    /// Computes C on the calling thread, and reads A where it stands.
     ///
     /// # Safety
-    /// As [`run`](Self::run); the product is small.
+    /// - the operands fit each other, `b` is packed for `I` if it is packed, and nothing else touches C;
+    /// - [`is_small`](Self::is_small) holds.
     #[inline(always)]
     pub(super) unsafe fn small<I: Isa>(&self, isa: I, b: Rhs<'_>) {
         let ([_, m, n], lanes) = (self.shape, I::V::LANES);
@@ -50,7 +52,8 @@ impl Product<'_> {
                     };
                     for j in (0..n).step_by(lanes) {
                         let live = if direct { lanes.min(n - j) } else { lanes };
-                        // SAFETY: rows of C, or of `sums`, and the panel's vectors; see `run`.
+                        // SAFETY: i < m rows of C or of `sums`, and one vector of each k-step of the panel; nothing else
+                        // touches C (precondition of `small`).
                         unsafe {
                             let mut i = 0;
                             while i < m {
@@ -65,7 +68,7 @@ impl Product<'_> {
                         }
                     }
                     if !direct {
-                        // SAFETY: all of C, which is this call's.
+                        // SAFETY: the rows and columns are all of C, which nothing else touches (precondition of `small`).
                         unsafe { self.finish::<I>(0, 0).rows(isa, sums, 0) };
                     }
                 },
@@ -73,12 +76,15 @@ impl Product<'_> {
         });
     }
 
-    /// `live` sums of each of `R` rows of A from row `i` on: the same chains as the register tile's.
-    /// Returns `R`. Eight rows hide the latency of a multiply-add and fit every instruction set.
+    /// Stores `live` sums of each of `R` rows of A from row `i` on, and returns `R`. The chains are those of the
+    /// microkernel.
+    ///
+    /// Eight rows hide the latency of a multiply-add and fit the registers of each instruction set.
     ///
     /// # Safety
-    /// The rows are A's; `b` is valid for reads of a vector every `NR` floats, k times, `out` for writes
-    /// of `live` floats, at most a vector, every `stride` floats, `R` times.
+    /// - A has the rows `i .. i + R`;
+    /// - `b + p * NR` is valid for reads of a vector for each p < k;
+    /// - `out + r * stride` is valid for writes of `live <= LANES` floats for each r < R.
     #[inline(always)]
     unsafe fn rows<I: Isa, const R: usize>(
         &self,
@@ -94,7 +100,7 @@ impl Product<'_> {
         let a = a.as_ptr().wrapping_add(i * row_stride);
         let mut acc = [I::V::splat(isa, 0.0); R];
         for p in 0..self.k {
-            // SAFETY: k-step p < k of the rows and of the panel.
+            // SAFETY: k-step p < k of the rows and of the panel (preconditions of `rows`).
             unsafe {
                 let b = I::V::load_ptr(isa, b.add(p * I::NR));
                 for (r, sum) in acc.iter_mut().enumerate() {
@@ -103,7 +109,7 @@ impl Product<'_> {
             }
         }
         for (r, sum) in acc.into_iter().enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: `live` floats of row r < R (precondition of `rows`).
             unsafe {
                 let out = out.add(r * stride);
                 if live == I::V::LANES {

@@ -1,4 +1,4 @@
-//! The blocks of C that threads share out.
+//! Tasks: blocks of C that threads share out (loop ic of the diagram in [`gemm`](super)).
 
 use super::pack::packed_a_len;
 use super::product::{L2_BYTES, Product};
@@ -9,8 +9,8 @@ use core::ops::Range;
 /// Bytes of A that a task packs: half of L2, which leaves the other half to B, C and prefetches.
 const A_BLOCK_BYTES: usize = L2_BYTES / 2;
 
-/// Multiply-adds below which a second thread costs more than it brings, while the pool is awake: about
-/// 5 us on one core. Fewer than 16 rows count as 16: their time goes into reading B.
+/// Fewest multiply-adds that a second thread pays for while the pool is awake: about 5 us on one core. Fewer
+/// than 16 rows count as 16, because their time goes into reading B.
 const PARALLEL_WORK: usize = 1 << 19;
 
 /// One block of C: rows and panels of one product of the batch.
@@ -51,11 +51,12 @@ impl Product<'_> {
         TaskGrid { batches: 0..batch, blocks: 0..row_blocks, row_blocks, panels }
     }
 
-    /// Blocks of rows, each of at most about [`A_BLOCK_BYTES`] of A. Those that threads share out, all
-    /// but the `first`, which are computed before, are a multiple of the threads if they are more: no
-    /// thread is idle while others compute the last.
-    pub(super) fn row_blocks<I: Isa>(&self, first: usize, words: usize) -> usize {
-        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, words).max(1);
+    /// Number of blocks that the rows are cut into, each of at most about [`A_BLOCK_BYTES`] of packed A.
+    ///
+    /// `first` blocks are computed before the others. If more blocks are left than threads, their number is a
+    /// multiple of the threads: no thread is idle while others compute the last.
+    pub(super) fn row_blocks<I: Isa>(&self, first: usize, k_groups: usize) -> usize {
+        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, k_groups).max(1);
         let blocks = self.shape[1].div_ceil(most_rows.max(4 * I::MR));
         match parallel::threads() {
             threads if blocks > first + threads => first + (blocks - first).next_multiple_of(threads),
@@ -63,12 +64,14 @@ impl Product<'_> {
         }
     }
 
-    /// [`row_blocks`](Self::row_blocks) of packed panels that are used as they are: one for each thread, if it
-    /// has four strips of rows then, the least block there is above. Threads that share out panels instead would
-    /// each pack all rows: two took 15% longer for 128 rows by 768 x 768 in int8, which are quantised.
-    pub(super) fn row_blocks_of_threads<I: Isa>(&self, words: usize) -> usize {
+    /// As [`row_blocks`](Self::row_blocks), for packed panels that need no dequantizing: at least one block for each
+    /// thread, if it then has four strips of rows (the smallest block of `row_blocks`).
+    ///
+    /// Threads that share out panels instead each pack all rows. In int8, which quantizes A, two threads took 15%
+    /// longer for 128 rows by 768 x 768.
+    pub(super) fn row_blocks_of_threads<I: Isa>(&self, k_groups: usize) -> usize {
         let ([batch, m, _], threads) = (self.shape, parallel::threads());
-        match self.row_blocks::<I>(0, words) {
+        match self.row_blocks::<I>(0, k_groups) {
             blocks if batch * blocks < threads && m >= threads * 4 * I::MR => threads,
             blocks => blocks,
         }
@@ -91,9 +94,9 @@ impl Product<'_> {
         let threads = parallel::threads();
         let sums = cells * (m / row_blocks).max(16) * panels.len() * I::NR;
         let work = sums.saturating_mul(k_groups);
-        // Where blocks of rows are too few, as many groups of panels as make a task for each thread: more
-        // would even out threads that are not equally fast, but each packs its rows again, which for
-        // 128 rows and 768 columns is 2% of the product.
+        // Too few blocks of rows are cut into groups of panels, until each thread has a task. More groups would
+        // even out threads of unequal speed, but each packs its rows again: 2% of the product for 128 rows and
+        // 768 columns.
         let groups =
             if threads == 1 || work < PARALLEL_WORK { 1 } else { threads.div_ceil(cells).min(panels.len()) };
         let task = |i: usize| {

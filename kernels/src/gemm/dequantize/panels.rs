@@ -30,7 +30,7 @@ impl Panels {
         Self { first: self.first.wrapping_add(bytes), ..self }
     }
 
-    /// Where the columns of vector `j` stand in row `p` of numbers, or words, of `size` bytes.
+    /// Where the columns of vector `j` stand in row `p` of numbers, or k-groups, of `size` bytes.
     #[inline(always)]
     fn place<I: Isa>(self, p: usize, j: usize, size: usize) -> *const u8 {
         let vectors = I::NR / I::V::LANES;
@@ -65,12 +65,12 @@ impl Panels {
         v
     }
 
-    /// Row `p` of words.
+    /// Row `p` of k-groups.
     ///
     /// # Safety
     /// There are so many, for `N` vectors; so for `halves`.
     #[inline(always)]
-    pub unsafe fn words<I: Isa, const N: usize>(self, isa: I, p: usize) -> [I::V; N] {
+    pub unsafe fn k_groups<I: Isa, const N: usize>(self, isa: I, p: usize) -> [I::V; N] {
         self.row(
             isa,
             p,
@@ -83,7 +83,7 @@ impl Panels {
 
     /// Row `p` of f16.
     #[inline(always)]
-    pub unsafe fn halves<I: Isa, const N: usize>(self, isa: I, p: usize) -> [I::V; N] {
+    pub unsafe fn f16s<I: Isa, const N: usize>(self, isa: I, p: usize) -> [I::V; N] {
         self.row(
             isa,
             p,

@@ -2,7 +2,7 @@
 //! and prefetches what follows in each panel.
 //!
 //! They are unsafe because the panels must be of that format and layout, for the instruction set, have `N`
-//! vectors together, and have the steps; of words and groups, the steps begin with a whole one.
+//! vectors together, and have the steps; of k-groups and groups, the steps begin with a whole one.
 
 use super::super::blocks::GROUP;
 use super::super::format::Format;
@@ -11,7 +11,7 @@ use super::panels::Panels;
 use crate::isa::{Isa, MAX_LANES, Vector};
 use core::ops::Range;
 
-/// bf16 in pairs: a word's shift and mask.
+/// bf16 in pairs: a k-group's shift and mask.
 ///
 /// # Safety
 /// As said above; so for all of these.
@@ -26,14 +26,14 @@ pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
     let high = I::V::splat_bits(isa, 0xffff_0000);
     for first in steps.clone().step_by(2) {
         panels.prefetch::<I, N>(isa, first / 2, 4);
-        // SAFETY: words of the panels.
-        let words = unsafe { panels.words(isa, first / 2) };
+        // SAFETY: k-groups of the panels.
+        let k_groups = unsafe { panels.k_groups(isa, first / 2) };
         unpack::<I, N, 2>(
-            words,
+            k_groups,
             first..steps.end,
             &mut f,
             #[inline(always)]
-            |i, _, word| if i == 0 { word.shl_bits::<16>() } else { word.and_bits(high) },
+            |i, _, k_group| if i == 0 { k_group.shl_bits::<16>() } else { k_group.and_bits(high) },
         );
     }
 }
@@ -50,7 +50,7 @@ pub(super) unsafe fn f16s<I: Isa, const N: usize>(
     for p in steps {
         panels.prefetch::<I, N>(isa, p, 2);
         // SAFETY: numbers of the panels.
-        f(p, unsafe { panels.halves(isa, p) });
+        f(p, unsafe { panels.f16s(isa, p) });
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) unsafe fn int8s<I: Isa, const N: usize>(
     }
 }
 
-/// int8 in words of four, without its scale.
+/// int8 in k-groups of four, without its scale.
 #[inline(always)]
 pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
     isa: I,
@@ -89,21 +89,21 @@ pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
     let unit = I::V::splat(isa, BYTE_UNIT);
     for first in steps.clone().step_by(4) {
         panels.prefetch::<I, N>(isa, first / 4, 4);
-        // SAFETY: words of the panels.
-        let words = unsafe { panels.words(isa, first / 4) };
+        // SAFETY: k-groups of the panels.
+        let k_groups = unsafe { panels.k_groups(isa, first / 4) };
         unpack::<I, N, 4>(
-            words,
+            k_groups,
             first..steps.end,
             &mut f,
             #[inline(always)]
-            |i, _, word| byte(isa, word, i) * unit,
+            |i, _, k_group| byte(isa, k_group, i) * unit,
         );
     }
 }
 
-/// bf16 or int8 in words of which several of a column stand side by side, number by number.
+/// bf16 or int8 in k-groups of which several of a column stand side by side, number by number.
 #[inline(always)]
-pub(super) unsafe fn any_words<I: Isa, const N: usize>(
+pub(super) unsafe fn any_k_groups<I: Isa, const N: usize>(
     isa: I,
     layout: PanelLayout,
     panels: Panels,
@@ -163,20 +163,20 @@ pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
         let mut scales = [unit; N];
         if SCALED {
             // SAFETY: the group's d.
-            scales = unsafe { group.halves(isa, 0) };
+            scales = unsafe { group.f16s(isa, 0) };
             for scale in &mut scales {
                 *scale = *scale * unit;
             }
         }
         for first in (p..steps.end.min(p + GROUP)).step_by(4) {
-            // SAFETY: words of the group.
-            let words = unsafe { group.behind(2 * I::NR).words(isa, (first - p) / 4) };
+            // SAFETY: k-groups of the group.
+            let k_groups = unsafe { group.behind(2 * I::NR).k_groups(isa, (first - p) / 4) };
             unpack::<I, N, 4>(
-                words,
+                k_groups,
                 first..steps.end,
                 &mut f,
                 #[inline(always)]
-                |i, j, word| scales[j] * byte(isa, word, i),
+                |i, j, k_group| scales[j] * byte(isa, k_group, i),
             );
         }
     }
@@ -197,19 +197,18 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
     for p in steps.clone().step_by(GROUP) {
         let group = panels.group::<I, SCALED>(isa, at_once, bytes, p / GROUP);
         // SAFETY: the group's d and m.
-        let (scales, minima) = unsafe {
-            (group.halves::<I, N>(isa, 0), if MIN { group.halves::<I, N>(isa, 1) } else { [zero; N] })
-        };
+        let (scales, minima) =
+            unsafe { (group.f16s::<I, N>(isa, 0), if MIN { group.f16s::<I, N>(isa, 1) } else { [zero; N] }) };
         for first in (p..steps.end.min(p + GROUP)).step_by(8) {
-            // SAFETY: words of the group.
-            let words = unsafe { group.behind(2 * I::NR * halves).words(isa, (first - p) / 8) };
+            // SAFETY: k-groups of the group.
+            let k_groups = unsafe { group.behind(2 * I::NR * halves).k_groups(isa, (first - p) / 8) };
             unpack::<I, N, 8>(
-                words,
+                k_groups,
                 first..steps.end,
                 &mut f,
                 #[inline(always)]
-                |i, j, word| {
-                    let half = half_byte::<I>(word, i);
+                |i, j, k_group| {
+                    let half = half_byte::<I>(k_group, i);
                     // A product of 15 bits is exact: only the sum rounds, fused or not.
                     match (SCALED, MIN) {
                         (false, _) => half.low_four_bits(isa, 0.0),
@@ -222,11 +221,11 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
     }
 }
 
-/// Calls `f` with each k-step of words of `W`, as far as there are such steps: `number(i, j, word)` is number
-/// `i` of the words of vector `j`.
+/// Calls `f` with each k-step of k-groups of `W`, as far as there are such steps: `number(i, j, k-group)` is number
+/// `i` of the k-groups of vector `j`.
 #[inline(always)]
 fn unpack<I: Isa, const N: usize, const W: usize>(
-    words: [I::V; N],
+    k_groups: [I::V; N],
     steps: Range<usize>,
     f: &mut impl FnMut(usize, [I::V; N]),
     number: impl Fn(usize, usize, I::V) -> I::V + Copy,
@@ -234,57 +233,57 @@ fn unpack<I: Isa, const N: usize, const W: usize>(
     // A loop of known length is unrolled.
     if steps.len() >= W {
         for i in 0..W {
-            f(steps.start + i, numbers::<I, N>(words, i, number));
+            f(steps.start + i, numbers::<I, N>(k_groups, i, number));
         }
     } else {
         for i in 0..steps.len() {
-            f(steps.start + i, numbers::<I, N>(words, i, number));
+            f(steps.start + i, numbers::<I, N>(k_groups, i, number));
         }
     }
 }
 
-/// Number `i` of all words.
+/// Number `i` of all k-groups.
 #[inline(always)]
 fn numbers<I: Isa, const N: usize>(
-    mut words: [I::V; N],
+    mut k_groups: [I::V; N],
     i: usize,
     number: impl Fn(usize, usize, I::V) -> I::V,
 ) -> [I::V; N] {
-    for (j, word) in words.iter_mut().enumerate() {
-        *word = number(i, j, *word);
+    for (j, k_group) in k_groups.iter_mut().enumerate() {
+        *k_group = number(i, j, *k_group);
     }
-    words
+    k_groups
 }
 
 /// What the floats of [`byte`] are multiples of.
 const BYTE_UNIT: f32 = 1.0 / (1 << 24) as f32;
 
-/// Byte `i` of words, signed, as floats: from the top of the word, where its sign is the word's.
+/// Byte `i` of k-groups, signed, as floats: from the top of the k-group, where its sign is the k-group's.
 #[inline(always)]
-fn byte<I: Isa>(isa: I, words: I::V, i: usize) -> I::V {
+fn byte<I: Isa>(isa: I, k_groups: I::V, i: usize) -> I::V {
     let moved = match i {
-        0 => words.shl_bits::<24>(),
-        1 => words.shl_bits::<16>(),
-        2 => words.shl_bits::<8>(),
-        _ => words,
+        0 => k_groups.shl_bits::<24>(),
+        1 => k_groups.shl_bits::<16>(),
+        2 => k_groups.shl_bits::<8>(),
+        _ => k_groups,
     };
     moved.and_bits(I::V::splat_bits(isa, 0xff00_0000)).int_to_float()
 }
 
-/// Words that begin with half-byte `i` of these: low halves of the four bytes, then the high ones.
+/// k-groups that begin with half-byte `i` of these: low halves of the four bytes, then the high ones.
 #[inline(always)]
-fn half_byte<I: Isa>(words: I::V, i: usize) -> I::V
+fn half_byte<I: Isa>(k_groups: I::V, i: usize) -> I::V
 where
     I::V: Vector<I>,
 {
     match i {
-        0 => words,
-        1 => words.shr_bits::<8>(),
-        2 => words.shr_bits::<16>(),
-        3 => words.shr_bits::<24>(),
-        4 => words.shr_bits::<4>(),
-        5 => words.shr_bits::<12>(),
-        6 => words.shr_bits::<20>(),
-        _ => words.shr_bits::<28>(),
+        0 => k_groups,
+        1 => k_groups.shr_bits::<8>(),
+        2 => k_groups.shr_bits::<16>(),
+        3 => k_groups.shr_bits::<24>(),
+        4 => k_groups.shr_bits::<4>(),
+        5 => k_groups.shr_bits::<12>(),
+        6 => k_groups.shr_bits::<20>(),
+        _ => k_groups.shr_bits::<28>(),
     }
 }

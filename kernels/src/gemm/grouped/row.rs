@@ -29,9 +29,9 @@ impl<V: Copy, const N: usize> Scales<V, N> {
         // SAFETY: the caller's.
         unsafe {
             let group = Panels::one(group);
-            let d = group.halves::<I, N>(isa, 0);
+            let d = group.f16s::<I, N>(isa, 0);
             let m = match layout.format {
-                Format::Q4_1 => group.halves::<I, N>(isa, 1),
+                Format::Q4_1 => group.f16s::<I, N>(isa, 1),
                 _ => d,
             };
             Self { format: layout.format, d, m }
@@ -58,10 +58,10 @@ impl<V: Copy, const N: usize> Scales<V, N> {
 }
 
 /// Multiplies a row with `S` panels side by side, whose sums, NR each, follow each other; `of_row` has the
-/// scale and the sum of each of its groups, `words` says where a group's words are.
+/// scale and the sum of each of its groups, `k-groups` says where a group's k-groups are.
 ///
 /// # Safety
-/// The words are signed; as many panels of that layout stand at `panels`, so many bytes apart, and have
+/// The k-groups are signed; as many panels of that layout stand at `panels`, so many bytes apart, and have
 /// `N` vectors.
 #[inline(always)]
 pub(super) unsafe fn row<I: Isa, W: GroupVariant<I>, const N: usize, const S: usize>(
@@ -69,7 +69,7 @@ pub(super) unsafe fn row<I: Isa, W: GroupVariant<I>, const N: usize, const S: us
     variant: W,
     layout: PanelLayout,
     of_row: &[f32],
-    words: impl Fn(usize) -> *const f32,
+    k_groups: impl Fn(usize) -> *const f32,
     (panels, stride): (*const u8, usize),
     sums: &mut [f32],
 ) {
@@ -82,7 +82,7 @@ pub(super) unsafe fn row<I: Isa, W: GroupVariant<I>, const N: usize, const S: us
             }
             // SAFETY: group g of the row and of panel q.
             unsafe {
-                let integers = variant.row::<N>(isa, group, words(g), of_row[1]);
+                let integers = variant.row::<N>(isa, group, k_groups(g), of_row[1]);
                 Scales::<_, N>::load(isa, layout, group).add(isa, *of_row, integers, acc);
             }
         }

@@ -9,12 +9,12 @@ use crate::isa::KC;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use half::f16;
 
-/// Groups of a panel that are dequantized at once: a part of a slab of A, whatever a word is, and with words
+/// Groups of a panel that are dequantized at once: a part of a slab of A, whatever a k-group is, and with k-groups
 /// that are floats and 16 columns half of a first-level cache.
 pub(super) const GROUPS: usize = 12;
 const _: () = assert!(KC.is_multiple_of(GROUPS * GROUP));
 
-/// Vectors of NR floats that a dequantized group has besides its words: the excess of its sums, d and m.
+/// Vectors of NR floats that a dequantized group has besides its k-groups: the excess of its sums, d and m.
 pub(super) const FACTORS: usize = 3;
 
 /// Rows of a tile: each has integers and sums, and half as many as those of other tiles have (6 of AVX-512)
@@ -28,8 +28,8 @@ pub(super) const fn rows<I: Isa>() -> usize {
 #[derive(Clone, Copy)]
 pub(super) struct Groups {
     len: usize,
-    words: *const f32,
-    /// FloatGroups from the words of one group to those of the next.
+    k_groups: *const f32,
+    /// FloatGroups from the k-groups of one group to those of the next.
     stride: usize,
     /// [`FACTORS`] times NR floats of each.
     factors: *const f32,
@@ -39,13 +39,13 @@ impl Groups {
     /// No groups.
     #[inline(always)]
     pub fn none() -> Self {
-        Self { len: 0, words: core::ptr::null(), stride: 0, factors: core::ptr::null() }
+        Self { len: 0, k_groups: core::ptr::null(), stride: 0, factors: core::ptr::null() }
     }
 
     /// Decodes `len` groups.
     ///
     /// # Safety
-    /// As many groups of that layout stand at `group`, and `words` has room for their words; a panel has `N`
+    /// As many groups of that layout stand at `group`, and `k-groups` has room for their k-groups; a panel has `N`
     /// vectors.
     #[inline(always)]
     pub unsafe fn dequantize<I: Isa, W: GroupVariant<I>, const N: usize>(
@@ -54,17 +54,17 @@ impl Groups {
         layout: PanelLayout,
         group: *const u8,
         len: usize,
-        words: *mut f32,
+        k_groups: *mut f32,
         factors: &mut [f32],
     ) -> Self {
         let lanes = I::V::LANES;
-        let (mut first, mut stride) = (words.cast_const(), W::WORDS * I::NR);
+        let (mut first, mut stride) = (k_groups.cast_const(), W::K_GROUPS * I::NR);
         for (g, factors) in factors.chunks_exact_mut(FACTORS * I::NR).take(len).enumerate() {
-            let to = words.wrapping_add(g * W::WORDS * I::NR);
+            let to = k_groups.wrapping_add(g * W::K_GROUPS * I::NR);
             let group = group.wrapping_add(g * layout.group_bytes());
-            // SAFETY: the group's words, and its factors, of which m stands behind d where there is one.
+            // SAFETY: the group's k-groups, and its factors, of which m stands behind d where there is one.
             unsafe {
-                let at = variant.words::<N>(isa, group, to, factors.as_mut_ptr());
+                let at = variant.k_groups::<N>(isa, group, to, factors.as_mut_ptr());
                 if at != to && g == 0 {
                     (first, stride) = (at, layout.group_bytes() / size_of::<f32>());
                 }
@@ -75,17 +75,17 @@ impl Groups {
                 }
             }
         }
-        Self { len, words: first, stride, factors: factors.as_ptr() }
+        Self { len, k_groups: first, stride, factors: factors.as_ptr() }
     }
 }
 
-/// Quantised rows.
+/// Quantized rows.
 #[derive(Clone, Copy)]
 pub(super) struct QuantizedStrip<'a> {
     /// At most [`rows`].
     pub rows: usize,
-    /// Words of the first row from the first of the groups on; those of others are `A_STRIDE` apart.
-    pub words: *const f32,
+    /// k-groups of the first row from the first of the groups on; those of others are `A_STRIDE` apart.
+    pub k_groups: *const f32,
     /// The scale and the sum of each group of each row.
     pub groups: &'a [f32],
     /// FloatGroups from those of one row to those of the next.
@@ -97,7 +97,7 @@ pub(super) struct QuantizedStrip<'a> {
 /// Adds the products of a strip and of groups to `sums`, NR for each row.
 ///
 /// # Safety
-/// The strip's words are those of the groups; a panel has `N` vectors.
+/// The strip's k-groups are those of the groups; a panel has `N` vectors.
 #[inline(always)]
 pub(super) unsafe fn multiply<I: Isa, W: GroupVariant<I>, const N: usize>(
     isa: I,
@@ -151,9 +151,9 @@ unsafe fn tile<I: Isa, W: GroupVariant<I>, const N: usize, const R: usize, const
     for g in 0..b.len {
         // Loops, for variants of arrays would not be inlined.
         //
-        // SAFETY: the factors and words of group g, and those of the rows.
+        // SAFETY: the factors and k-groups of group g, and those of the rows.
         unsafe {
-            let (a_at, b_at) = (a.words.add(g * W::WORDS), b.words.add(g * b.stride));
+            let (a_at, b_at) = (a.k_groups.add(g * W::K_GROUPS), b.k_groups.add(g * b.stride));
             let excess = b.factors.add(g * FACTORS * I::NR);
             let (d, m) = (excess.add(I::NR), excess.add(2 * I::NR));
             let mut integers = [[zero; N]; R];
@@ -163,13 +163,13 @@ unsafe fn tile<I: Isa, W: GroupVariant<I>, const N: usize, const R: usize, const
                     row[j] = start;
                 }
             }
-            for word in 0..W::WORDS {
+            for k_group in 0..W::K_GROUPS {
                 let mut b = [zero; N];
                 for (j, b) in b.iter_mut().enumerate() {
-                    *b = I::V::load_ptr(isa, b_at.add(word * I::NR + j * lanes));
+                    *b = I::V::load_ptr(isa, b_at.add(k_group * I::NR + j * lanes));
                 }
                 for (i, row) in integers.iter_mut().enumerate() {
-                    let a = I::V::splat(isa, *a_at.add(i * A_STRIDE + word));
+                    let a = I::V::splat(isa, *a_at.add(i * A_STRIDE + k_group));
                     for (sum, b) in row.iter_mut().zip(b) {
                         *sum = variant.dot(a, b, *sum);
                     }

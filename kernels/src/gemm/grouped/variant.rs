@@ -1,4 +1,4 @@
-//! How the quantised numbers of a group are multiplied: as floats, or as quads of int8.
+//! How the quantized numbers of a group are multiplied: as floats, or as quads of int8.
 
 use super::super::blocks::GROUP;
 use super::super::dequantize::{Panels, groups, store};
@@ -8,23 +8,23 @@ use crate::isa::{Dot, Isa, Vector};
 
 /// How q of a layout are multiplied.
 pub(super) trait GroupVariant<I: Isa>: Copy + Send + Sync {
-    /// Words of a group: of A, and of each column of B.
-    const WORDS: usize;
+    /// k-groups of a group: of A, and of each column of B.
+    const K_GROUPS: usize;
 
     /// Stores the q of a vector of A, from k-step `p` of its group on, `signed` or as the other factor of a
     /// signed one.
     ///
     /// # Safety
-    /// A group's words are at `to`.
+    /// A group's k-groups are at `to`.
     unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32);
 
-    /// The words of a group of B, for tiles: where they are, or dequantized to `to`; and `excess`, of each
+    /// The k-groups of a group of B, for tiles: where they are, or dequantized to `to`; and `excess`, of each
     /// column, by which its sums are too large. Those of q4_0 are what they are without the 8 that is stored
     /// more.
     ///
     /// # Safety
-    /// Such a group, of `N` vectors, stands at `group`; `to` has room for its words, `excess` for NR.
-    unsafe fn words<const N: usize>(
+    /// Such a group, of `N` vectors, stands at `group`; `to` has room for its k-groups, `excess` for NR.
+    unsafe fn k_groups<const N: usize>(
         self,
         isa: I,
         group: *const u8,
@@ -32,10 +32,10 @@ pub(super) trait GroupVariant<I: Isa>: Copy + Send + Sync {
         excess: *mut f32,
     ) -> *const f32;
 
-    /// Products of words are added to `sums`.
+    /// Products of k-groups are added to `sums`.
     fn dot(self, a: I::V, b: I::V, sums: I::V) -> I::V;
 
-    /// Sums of no words yet, less the excess.
+    /// Sums of no k-groups yet, less the excess.
     fn start(self, isa: I, excess: I::V) -> I::V;
 
     /// Sums as floats.
@@ -55,7 +55,7 @@ pub(super) struct FloatGroups {
 }
 
 impl<I: Isa> GroupVariant<I> for FloatGroups {
-    const WORDS: usize = GROUP;
+    const K_GROUPS: usize = GROUP;
 
     #[inline(always)]
     unsafe fn put(self, _: I, q: I::V, _: bool, p: usize, to: *mut f32) {
@@ -64,7 +64,13 @@ impl<I: Isa> GroupVariant<I> for FloatGroups {
     }
 
     #[inline(always)]
-    unsafe fn words<const N: usize>(self, isa: I, group: *const u8, to: *mut f32, _: *mut f32) -> *const f32 {
+    unsafe fn k_groups<const N: usize>(
+        self,
+        isa: I,
+        group: *const u8,
+        to: *mut f32,
+        _: *mut f32,
+    ) -> *const f32 {
         let offset = I::V::splat(isa, if self.layout.format == Format::Q4_0 { 8.0 } else { 0.0 });
         // SAFETY: the caller's.
         unsafe {
@@ -162,28 +168,28 @@ impl<D> QuadGroups<D> {
         if self.layout.format == Format::Q8_0 {
             for quad in 0..GROUP / 4 {
                 for (j, q) in q.iter_mut().enumerate() {
-                    // SAFETY: words of the group.
+                    // SAFETY: k-groups of the group.
                     *q = unsafe { I::V::load_ptr(isa, from.add(quad * I::NR + j * I::V::LANES)) };
                 }
                 f(quad, q);
             }
             return;
         }
-        for word in 0..GROUP / 8 {
+        for k_group in 0..GROUP / 8 {
             let mut high = q;
             for (j, (q, high)) in q.iter_mut().zip(&mut high).enumerate() {
-                // SAFETY: words of the group.
-                let both = unsafe { I::V::load_ptr(isa, from.add(word * I::NR + j * I::V::LANES)) };
+                // SAFETY: k-groups of the group.
+                let both = unsafe { I::V::load_ptr(isa, from.add(k_group * I::NR + j * I::V::LANES)) };
                 (*q, *high) = (both.and_bits(low), both.shr_bits::<4>().and_bits(low));
             }
-            f(2 * word, q);
-            f(2 * word + 1, high);
+            f(2 * k_group, q);
+            f(2 * k_group + 1, high);
         }
     }
 }
 
 impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
-    const WORDS: usize = GROUP / 4;
+    const K_GROUPS: usize = GROUP / 4;
 
     #[inline(always)]
     unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32) {
@@ -193,7 +199,7 @@ impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
     }
 
     #[inline(always)]
-    unsafe fn words<const N: usize>(
+    unsafe fn k_groups<const N: usize>(
         self,
         isa: I,
         group: *const u8,

@@ -43,8 +43,8 @@ impl<'a, M> ReducedStrips<'a, M> {
         M: GemmVariant<I>,
     {
         let [from, to] =
-            [strip.k.start, strip.k.end].map(|word| self.b.layout().panel_bytes(word * M::STEPS));
-        let next = self.panel.wrapping_add(self.b.panel_words()).wrapping_byte_add(from);
+            [strip.k.start, strip.k.end].map(|k_group| self.b.layout().panel_bytes(k_group * M::STEPS));
+        let next = self.panel.wrapping_add(self.b.panel_stride()).wrapping_byte_add(from);
         let (rows, k, [share, shares]) = (strip.rows.len(), strip.k.len(), strip.share);
         let prefetch =
             Prefetch::share::<I>((next, (to - from) / size_of::<f32>()), [rows.min(I::MR), k], share, shares);
@@ -55,7 +55,7 @@ impl<'a, M> ReducedStrips<'a, M> {
 impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedStrips<'_, M> {
     #[inline(always)]
     unsafe fn open_panel(&mut self, _: I, panel: usize) {
-        self.panel = self.b.panels().as_ptr().wrapping_add(panel * self.b.panel_words());
+        self.panel = self.b.panels().as_ptr().wrapping_add(panel * self.b.panel_stride());
     }
 
     #[inline(always)]
@@ -120,7 +120,7 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedGemv<'_, M> {
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
         let tile = Tile { c_stride: I::NR, ..self.0.tile::<I>(&strip) };
         // SAFETY: the row, k-groups of STREAMS panels, and their sums (preconditions of `multiply`).
-        unsafe { self.0.variant.multiply().row(isa, tile, self.0.b.panel_words()) };
+        unsafe { self.0.variant.multiply().row(isa, tile, self.0.b.panel_stride()) };
     }
 
     #[inline(always)]
@@ -141,7 +141,8 @@ pub(super) struct SmallMPanels<'a, M> {
 impl<'a, M> SmallMPanels<'a, M> {
     #[inline(always)]
     pub fn new(variant: M, b: &'a PackedB, a: PackedRows, streams: usize) -> Self {
-        let panels = Panels { first: b.panels().as_ptr().cast(), stride: b.panel_words() * size_of::<f32>() };
+        let panels =
+            Panels { first: b.panels().as_ptr().cast(), stride: b.panel_stride() * size_of::<f32>() };
         Self { variant, b, a, streams, panels }
     }
 }
@@ -149,7 +150,7 @@ impl<'a, M> SmallMPanels<'a, M> {
 impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for SmallMPanels<'_, M> {
     #[inline(always)]
     unsafe fn open_panel(&mut self, _: I, panel: usize) {
-        let first = self.b.panels().as_ptr().wrapping_add(panel * self.b.panel_words());
+        let first = self.b.panels().as_ptr().wrapping_add(panel * self.b.panel_stride());
         self.panels.first = first.cast();
     }
 
@@ -179,7 +180,7 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for SmallMPanels<'_, M> {
 }
 
 /// Sums of int8 become what they stand for: each is corrected by the zero of its row, and multiplied by
-/// the scales of its row and of its column; sums of f32, of rows that were not quantised, by the latter.
+/// the scales of its row and of its column; sums of f32, of rows that were not quantized, by the latter.
 #[inline(always)]
 fn scale_sums<I: Isa>(isa: I, (scales, sums): (&[f32], &[i32]), rows: &[f32], of_rows: &mut [f32]) {
     let lanes = I::V::LANES;

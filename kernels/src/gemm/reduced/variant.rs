@@ -1,4 +1,4 @@
-//! How A and B of a product become words: by the type of A, the format of B and the instruction set.
+//! How A and B of a product become k-groups: by the type of A, the format of B and the instruction set.
 //!
 //! ```text
 //! variant    A is packed as           B                              sums
@@ -20,19 +20,19 @@ use crate::view::View;
 use core::ops::Range;
 use half::{bf16, f16};
 
-/// How a row of A was quantised.
+/// How a row of A was quantized.
 #[derive(Clone, Copy)]
 pub(super) struct RowScale {
     pub scale: f32,
     pub zero: i32,
 }
 
-/// How A and B become words, and sums what the epilogue takes.
+/// How A and B become k-groups, and sums what the epilogue takes.
 pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
-    /// What multiplies the words.
+    /// What multiplies the k-groups.
     type Multiply: Multiply<I>;
 
-    /// k-steps in a word.
+    /// k-steps in a k-group.
     const STEPS: usize;
 
     /// Whether B is dequantized.
@@ -43,15 +43,15 @@ pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
 
     fn multiply(self) -> Self::Multiply;
 
-    /// Words of k k-steps.
-    fn words(k: usize) -> usize {
+    /// k-groups of k k-steps.
+    fn k_groups(k: usize) -> usize {
         k.div_ceil(Self::STEPS).next_multiple_of(WORDS)
     }
 
-    /// Packs one row of A to words, in slabs `slab` floats apart.
+    /// Packs one row of A to k-groups, in slabs `slab` floats apart.
     ///
     /// # Safety
-    /// `to` is valid for writes of KC words in each slab.
+    /// `to` is valid for writes of KC k-groups in each slab.
     unsafe fn pack_row<T: Element>(
         self,
         isa: I,
@@ -60,7 +60,7 @@ pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
         to: Slabs,
     ) -> RowScale;
 
-    /// Decodes these words of a panel.
+    /// Decodes these k-groups of a panel.
     ///
     /// # Safety
     /// As [`widen_pairs`].
@@ -85,12 +85,12 @@ pub(super) enum RowQuantization {
     Exact,
     /// Rounded to the type of the weights.
     Rounded(Format),
-    /// Quantised.
+    /// Quantized.
     Symmetric,
     ZeroPoint,
 }
 
-/// Where the words of a row of A go: KC of them to a slab.
+/// Where the k-groups of a row of A go: KC of them to a slab.
 #[derive(Clone, Copy)]
 pub(super) struct Slabs {
     pub row: *mut f32,
@@ -101,11 +101,11 @@ pub(super) struct Slabs {
 impl Slabs {
     /// Word `w`.
     #[inline(always)]
-    pub fn word(self, w: usize) -> *mut f32 {
+    pub fn k_group(self, w: usize) -> *mut f32 {
         self.row.wrapping_add(w / KC * self.stride + w % KC)
     }
 
-    /// Calls `store` with the vectors of a row, and where each goes, if a word has so many k-steps.
+    /// Calls `store` with the vectors of a row, and where each goes, if a k-group has so many k-steps.
     #[inline(always)]
     fn fill<I: Isa, T: Element, const STEPS: usize>(
         self,
@@ -143,7 +143,7 @@ impl<I: Isa> GemmVariant<I> for Widened {
     }
 
     #[inline(always)]
-    fn words(k: usize) -> usize {
+    fn k_groups(k: usize) -> usize {
         k
     }
 
@@ -247,7 +247,7 @@ impl<V: Copy> Extremes<V> {
     }
 }
 
-/// How a row is quantised.
+/// How a row is quantized.
 #[inline(always)]
 fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: RowQuantization) -> Quantized {
     let zeros = accumulators(isa, 0.0);
@@ -386,8 +386,8 @@ impl<I: Isa> GemmVariant<I> for I16Pairs {
     }
 
     #[inline(always)]
-    unsafe fn dequantize(self, isa: I, panel: *const f32, words: Range<usize>, to: *mut f32) {
+    unsafe fn dequantize(self, isa: I, panel: *const f32, k_groups: Range<usize>, to: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { widen_pairs(isa, panel.cast(), words, to) }
+        unsafe { widen_pairs(isa, panel.cast(), k_groups, to) }
     }
 }
