@@ -185,6 +185,7 @@ pub(super) mod tests {
             peak_gflops: 100.0,
             read_gbps: 50.0,
             unstable: false,
+            layer_inputs: None,
             peak_bytes: None,
             peers: BTreeMap::new(),
             notes: Vec::new(),

@@ -44,7 +44,8 @@ pub struct Bencher {
     cpu: Cpu,
     pools: Vec<ThreadPool>,
     limits: Vec<Limit>,
-    models: Models,
+    /// Models that cases run.
+    pub models: Models,
 }
 
 impl fmt::Debug for Bencher {
@@ -205,6 +206,7 @@ impl Bencher {
         Row {
             kernel: case.kernel().to_owned(),
             dtype: dtype_name(case.dtype).to_owned(),
+            layer_inputs: self.models.layer_inputs_of(case).map(|inputs| inputs.name().to_owned()),
             shape: case.shape(),
             isa: self.backend.name().to_owned(),
             threads: limit.threads,

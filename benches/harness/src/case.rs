@@ -129,8 +129,8 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// What weights of this type are packed as.
-fn format(dtype: Dtype) -> Format {
+/// Format that weights of this type are packed in.
+pub(crate) fn format(dtype: Dtype) -> Format {
     match dtype {
         Dtype::F32 => Format::F32,
         Dtype::Bf16 => Format::Bf16,

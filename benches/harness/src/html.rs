@@ -12,7 +12,7 @@
 //! page. The script sorts and filters tables; without it the page only lacks that.
 
 mod bars;
-mod format;
+pub(crate) mod format;
 mod plot;
 mod roofline;
 mod table;

@@ -12,7 +12,7 @@
 //! | [`record`] | the result, as JSON |
 //! | [`baseline`] | results that are kept, and compared with |
 //! | [`confirm`] | differences that are seen again, or not |
-//! | [`html`] | results as a page |
+//! | [`html`], [`markdown`] | results as a page, as tables of Markdown |
 //! | [`cpu`], [`probe`](mod@probe) | name and caches of the CPU; its peaks and read bandwidths |
 //!
 //! ```
@@ -35,6 +35,7 @@ pub mod confirm;
 pub mod cpu;
 pub mod html;
 pub mod limit;
+pub mod markdown;
 pub mod measure;
 pub mod models;
 pub mod probe;

@@ -60,6 +60,10 @@ pub struct Row {
     pub kernel: String,
     /// `f32`, `bf16`, `f16`, `int8`, `q8_0`, `q4_0` or `q4_1`.
     pub dtype: String,
+    /// `exact` or `rounded`, of a model whose linear layers take other inputs than its type does by default
+    /// (`tilewright bench --layer-inputs`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub layer_inputs: Option<String>,
     /// `128x768x3072` (M, K, N), `B1 H12 S512 D64 causal`, `128x768`.
     pub shape: String,
     /// The backend.
@@ -138,15 +142,56 @@ pub struct Run {
 }
 
 impl Row {
-    /// What tells rows apart: `linear/f32/128x768x768/packed/avx512/1t`.
+    /// Unique name in a run: `linear/f32/128x768x768/packed/avx512/1t`,
+    /// `model/smollm2-135m/q4_0/16 in, 64 out/rounded/avx2/2t`.
     pub fn name(&self) -> String {
         let packed = match self.packed {
             Some(true) => "/packed",
             Some(false) => "/unpacked",
             None => "",
         };
-        let Self { kernel, dtype, shape, isa, threads, .. } = self;
-        format!("{kernel}/{dtype}/{shape}{packed}/{isa}/{threads}t")
+        let Self { kernel, dtype, shape, isa, threads, layer_inputs, .. } = self;
+        let inputs = layer_inputs.as_ref().map_or(String::new(), |inputs| format!("/{inputs}"));
+        format!("{kernel}/{dtype}/{shape}{inputs}{packed}/{isa}/{threads}t")
+    }
+}
+
+/// One line of `tilewright bench --json`: a row, and the run it belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowLine {
+    /// The row; its fields stand beside `run`.
+    #[serde(flatten)]
+    pub row: Row,
+    /// The run.
+    pub run: RunFacts,
+}
+
+/// Machine, build and date of a run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunFacts {
+    /// [`Machine::cpu`].
+    pub cpu: String,
+    /// [`Machine::version`].
+    pub version: String,
+    /// [`Machine::revision`].
+    pub revision: String,
+    /// [`Run::unix_time`].
+    pub unix_time: u64,
+}
+
+impl Run {
+    /// The rows as lines of `--json`.
+    pub fn lines(&self) -> impl Iterator<Item = RowLine> {
+        let Machine { cpu, version, revision, .. } = &self.machine;
+        self.rows.iter().map(move |row| RowLine {
+            row: row.clone(),
+            run: RunFacts {
+                cpu: cpu.clone(),
+                version: version.clone(),
+                revision: revision.clone(),
+                unix_time: self.unix_time,
+            },
+        })
     }
 }
 

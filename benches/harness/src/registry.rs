@@ -158,6 +158,46 @@ pub fn models(task: Option<Task>) -> impl Iterator<Item = Operation> {
     })
 }
 
+/// Names of kernels elsewhere, and their names in cases; `_` counts as `-`.
+const ALIASES: &[(&str, &str)] = &[
+    ("gemm", "linear"),
+    ("matmul", "linear"),
+    ("dense", "linear"),
+    ("sdpa", "attention"),
+    ("flash", "attention"),
+    ("flash-attention", "attention"),
+    ("mha", "attention"),
+    ("ln", "layernorm"),
+    ("layer-norm", "layernorm"),
+    ("rms-norm", "rmsnorm"),
+    ("l2-normalize", "l2norm"),
+    ("logsoftmax", "log-softmax"),
+    ("log-softmax", "log-softmax"),
+    ("swish", "silu"),
+    ("pooling", "mean-pool"),
+];
+
+/// The filter with an alias in front replaced by the name of the kernel: `gemm/bf16` is `linear/bf16`.
+///
+/// ```
+/// use tilewright_bench::registry::resolve;
+/// assert_eq!(resolve("matmul"), "linear");
+/// assert_eq!(resolve("layer_norm/f32/128"), "layernorm/f32/128");
+/// assert_eq!(resolve("gelu"), "gelu");
+/// ```
+pub fn resolve(filter: &str) -> String {
+    let (head, rest) = filter.split_at(filter.find('/').unwrap_or(filter.len()));
+    let spelled = head.to_lowercase().replace('_', "-");
+    let name = ALIASES.iter().find(|(alias, _)| *alias == spelled).map_or(head, |(_, name)| name);
+    format!("{name}{rest}")
+}
+
+/// Names that a filter can begin with: kernels, models, aliases.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let kernels = ["linear", "attention"].into_iter().chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
+    kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
+}
+
 /// Numbers that all matrices of a product may have together: 8 GiB of f32.
 const MOST_NUMBERS: u64 = 2 << 30;
 

@@ -192,7 +192,7 @@ impl Check for Math {
                     p.function, claim.ulp
                 )));
             }
-            worst = worst.max(Worst { share: ulp / claim.ulp.max(f64::MIN_POSITIVE), ulp });
+            worst = worst.max(Worst { share: ulp / claim.ulp.max(f64::MIN_POSITIVE), ulp: Some(ulp) });
         }
         let skip = p.skip.min(p.n);
         bound::identical(&run(&x[skip..])?, &out[skip..])?;

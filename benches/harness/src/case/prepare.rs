@@ -169,7 +169,7 @@ impl Case {
                 return attention(s, inputs, backend, f16::from_f32).map(Some);
             }
             (Operation::Model { model, task }, _) => {
-                let run = models.prepare(model, task, Arithmetic::new(backend, format(self.dtype)))?;
+                let run = models.prepare(model, task, models.arithmetic(backend, format(self.dtype)))?;
                 return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
             }
             _ => {}

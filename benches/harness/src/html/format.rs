@@ -4,12 +4,12 @@ use crate::record::{Level, Row};
 
 /// What pictures show instead of an absent figure: nothing. Finite, above zero, and within what a
 /// logarithmic axis can span sensibly.
-pub(super) fn positive(value: f64) -> Option<f64> {
+pub(crate) fn positive(value: f64) -> Option<f64> {
     (value.is_finite() && value > 0.0).then(|| value.clamp(1e-9, 1e15))
 }
 
 /// Rounded to `digits` significant digits, but never in the integer part: `1234`, `12.30`, `0.001230`.
-pub(super) fn significant(value: f64, digits: i32) -> String {
+pub(crate) fn significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return "–".into();
     }
@@ -24,7 +24,7 @@ pub(super) fn significant(value: f64, digits: i32) -> String {
 }
 
 /// As [`significant`], without zeros at the end: `0.5`, `2`, `1.25`.
-pub(super) fn plain(value: f64, digits: i32) -> String {
+pub(crate) fn plain(value: f64, digits: i32) -> String {
     let text = significant(value, digits);
     if !text.contains('.') || text.contains('e') {
         return text;
@@ -33,7 +33,7 @@ pub(super) fn plain(value: f64, digits: i32) -> String {
 }
 
 /// A time with the unit that fits: `12.3 µs`.
-pub(super) fn seconds(value: f64) -> String {
+pub(crate) fn seconds(value: f64) -> String {
     let (scale, unit) = match value {
         _ if !value.is_finite() => return "–".into(),
         v if v < 1e-6 => (1e9, "ns"),
@@ -45,12 +45,12 @@ pub(super) fn seconds(value: f64) -> String {
 }
 
 /// A share as whole percents.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.0}%", share * 100.0) } else { "–".into() }
 }
 
 /// A size in the largest binary unit below it.
-pub(super) fn bytes(size: usize) -> String {
+pub(crate) fn bytes(size: usize) -> String {
     let size = size as f64;
     let (scale, unit) = match size {
         s if s >= 1073741824.0 => (1073741824.0, "GiB"),
@@ -62,17 +62,17 @@ pub(super) fn bytes(size: usize) -> String {
 }
 
 /// A confidence interval.
-pub(super) fn interval([low, high]: [f64; 2]) -> String {
+pub(crate) fn interval([low, high]: [f64; 2]) -> String {
     format!("{} to {}", significant(low, 3), significant(high, 3))
 }
 
 /// `1 thread`, `8 threads`; the plural is the regular one.
-pub(super) fn count(n: usize, noun: &str) -> String {
+pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
 /// ISO 8601 in UTC, of seconds since 1970: `2026-03-01T12:00:00Z`.
-pub(super) fn date(unix: u64) -> String {
+pub(crate) fn date(unix: u64) -> String {
     let (days, second) = (unix / 86_400, unix % 86_400);
     // Days are counted from 1 March of the year 0, so that a leap day is the last of its year; eras
     // of 400 years all have the same number of days (Howard Hinnant, "chrono-compatible low-level
@@ -90,7 +90,7 @@ pub(super) fn date(unix: u64) -> String {
 }
 
 /// A level as tables and pictures name it.
-pub(super) fn level(level: Level) -> &'static str {
+pub(crate) fn level(level: Level) -> &'static str {
     match level {
         Level::L1 => "L1",
         Level::L2 => "L2",
@@ -100,18 +100,18 @@ pub(super) fn level(level: Level) -> &'static str {
 }
 
 /// 10^9 operations per second, as recorded or as they follow from the time.
-pub(super) fn gflops(row: &Row) -> Option<f64> {
+pub(crate) fn gflops(row: &Row) -> Option<f64> {
     positive(row.flops)?;
     row.gflops.and_then(positive).or_else(|| positive(row.flops / row.median_s? / 1e9))
 }
 
 /// 10^9 bytes per second, as recorded or as they follow from the time.
-pub(super) fn gbps(row: &Row) -> Option<f64> {
+pub(crate) fn gbps(row: &Row) -> Option<f64> {
     row.gbps.and_then(positive).or_else(|| positive(row.bytes / row.median_s? / 1e9))
 }
 
 /// A row in a sentence, for titles of marks.
-pub(super) fn describe(row: &Row) -> String {
+pub(crate) fn describe(row: &Row) -> String {
     let mut text = row.name();
     match row.median_s.and_then(positive) {
         None => text.push_str(": no such kernel yet"),

@@ -66,6 +66,7 @@ fn row(kernel: &str, dtype: &str, shape: &str, threads: usize, flops: f64, bytes
         peak_gflops: 95.0 * threads as f64,
         read_gbps: 128.0 * threads as f64,
         unstable: false,
+        layer_inputs: None,
         peak_bytes: None,
         peers: BTreeMap::new(),
         notes: Vec::new(),

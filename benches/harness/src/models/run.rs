@@ -1,6 +1,6 @@
 //! Models that cases run.
 
-use super::super::case::Compute;
+use super::super::case::{Case, Compute, Operation, format};
 use super::{MODELS, Task};
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +9,17 @@ use tilewright::causal_lm::{CausalLm, Want};
 use tilewright::generate::{GenerationConfig, beam_search};
 use tilewright::layers::Cache;
 use tilewright::model::Model;
-use tilewright::{Arithmetic, Batch};
+use tilewright::{Arithmetic, Batch, Inputs};
+use tilewright_kernels::Backend;
+use tilewright_kernels::gemm::Format;
+use tilewright_peers::Dtype;
 
 /// The model made last, so that cases of one model do not each draw its weights.
 #[derive(Debug, Default)]
 pub struct Models {
+    /// Inputs of the linear layers of models in another type than f32: exact or rounded [default: as
+    /// [`Arithmetic::new`]].
+    pub layer_inputs: Option<Inputs>,
     last: RefCell<Option<(usize, Arithmetic, Shared)>>,
 }
 
@@ -21,6 +27,19 @@ pub struct Models {
 type Shared = Arc<Mutex<Box<dyn Model>>>;
 
 impl Models {
+    /// The arithmetic of models in `dtype`.
+    pub(crate) fn arithmetic(&self, backend: Backend, dtype: Format) -> Arithmetic {
+        let on = Arithmetic::new(backend, dtype);
+        Arithmetic { inputs: self.layer_inputs.unwrap_or(on.inputs), ..on }
+    }
+
+    /// Inputs of the linear layers of `case`, if it is a model and they are not the default of its type.
+    pub(crate) fn layer_inputs_of(&self, case: &Case) -> Option<Inputs> {
+        let Operation::Model { .. } = case.operation else { return None };
+        let rounds = case.dtype != Dtype::F32;
+        self.layer_inputs.filter(|&inputs| rounds && inputs != Inputs::of(format(case.dtype)))
+    }
+
     /// A run; it takes no output, for its states stay inside.
     pub(crate) fn prepare(
         &self,

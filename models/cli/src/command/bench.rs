@@ -3,7 +3,7 @@
 mod compare;
 pub mod tables;
 
-use super::{Session, verify::style};
+use super::{Session, checkpoint::layer_inputs, verify::style};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,13 +12,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tilewright::whole_file;
+use tilewright::{Inputs, whole_file};
 use tilewright_bench::baseline;
 use tilewright_bench::bencher::{Bencher, Measured};
 use tilewright_bench::case::{Case, DTYPES, dtype_name};
 use tilewright_bench::measure::Effort;
-use tilewright_bench::record::{Comparison, Machine, Row, Run};
-use tilewright_bench::{html, models::Task, registry};
+use tilewright_bench::record::{Comparison, Machine, Row, RowLine, Run};
+use tilewright_bench::{html, markdown, models::Task, registry};
 use tilewright_peers::Dtype;
 
 /// Measure kernels and models against the machine's limit and against other libraries
@@ -39,6 +39,8 @@ Examples:
   tilewright bench model/bert-base --dtype int8
   tilewright bench --json - --quick > rows.jsonl          one JSON object a row
   tilewright bench --html report.html
+  tilewright bench model/smollm2 --dtype q4_0 --layer-inputs rounded
+  tilewright bench --markdown RESULTS.md --from rows.jsonl more.jsonl
 
 Other libraries: mkl (libmkl_rt.so.3; PyPI's wheel `mkl`), openblas (libopenblas.so; Debian's
 libopenblas0-pthread, PyPI's `scipy-openblas32`), onednn (libdnnl.so.3; PyPI's `onednn-cpu-gomp`). The crates `gemm`
@@ -56,6 +58,11 @@ pub struct Bench {
     /// filter names one]
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     dtype: Option<Dtype>,
+
+    /// Inputs of the linear layers of models in another type than f32, as `tilewright generate` takes them
+    /// [default: exact with q8_0, q4_0 and q4_1, else rounded]
+    #[arg(long, value_name = "HOW", value_parser = layer_inputs())]
+    layer_inputs: Option<Inputs>,
 
     /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
     /// does the same
@@ -90,6 +97,14 @@ pub struct Bench {
     /// Write one self-contained page: limits, roofline, ratios, table, comparison
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+
+    /// Write the rows as tables of Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+
+    /// Measure nothing: the rows of --markdown are those of these files, which --json wrote
+    #[arg(long, value_name = "ROWS", requires = "markdown", num_args = 1.., conflicts_with_all = ["filters", "list", "json", "html", "save", "compare"])]
+    from: Vec<PathBuf>,
 
     /// Keep the result as a baseline of this name
     #[arg(long, value_name = "NAME")]
@@ -167,6 +182,9 @@ const APART: Duration = Duration::from_secs(5);
 
 impl Bench {
     pub fn run(self) -> Result<()> {
+        if let (Some(path), false) = (&self.markdown, self.from.is_empty()) {
+            return Ok(whole_file::write(path, markdown::tables(&read_rows(&self.from)?).as_bytes())?);
+        }
         let cases = self.cases()?;
         if self.list {
             let names: String = cases.iter().map(|case| case.name() + "\n").collect();
@@ -182,7 +200,8 @@ impl Bench {
             }
             None => None,
         };
-        for path in [&self.json, &self.html].into_iter().flatten().filter(|path| *path != Path::new("-")) {
+        let files = [&self.json, &self.html, &self.markdown].into_iter().flatten();
+        for path in files.filter(|path| *path != Path::new("-")) {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
                 bail!("{}: no file can be written there", path.display());
@@ -227,6 +246,7 @@ impl Bench {
 
     /// The cases asked for.
     fn cases(&self) -> Result<Vec<Case>> {
+        let all_filters: Vec<String> = self.filters.iter().map(|filter| registry::resolve(filter)).collect();
         let mut cases = Vec::new();
         for dtype in DTYPES {
             let name = dtype_name(dtype);
@@ -235,13 +255,13 @@ impl Bench {
                 Some(asked) if asked != dtype => continue,
                 None if dtype != Dtype::F32 => {
                     let names_it = |filter: &&str| filter.split('/').any(|part| part == name);
-                    let filters: Vec<_> = self.filters.iter().map(String::as_str).filter(names_it).collect();
+                    let filters: Vec<_> = all_filters.iter().map(String::as_str).filter(names_it).collect();
                     if filters.is_empty() {
                         continue;
                     }
                     filters
                 }
-                _ => self.filters.iter().map(String::as_str).collect(),
+                _ => all_filters.iter().map(String::as_str).collect(),
             };
             let mut of_type = match &self.shapes {
                 Some(path) => registry::linear(&registry::read_shapes(path)?, dtype),
@@ -260,7 +280,9 @@ impl Bench {
         }
         if cases.is_empty() {
             let dtype = dtype_name(self.dtype.unwrap_or(Dtype::F32));
-            bail!("no case of {dtype} has a name that contains {:?}; --list shows them", self.filters);
+            let near = near(&self.filters);
+            let near = if near.is_empty() { near } else { format!("; similar names: {near}") };
+            bail!("no case of {dtype} has a name that contains {:?}{near}; --list shows them", self.filters);
         }
         Ok(cases)
     }
@@ -285,6 +307,7 @@ impl Bench {
         };
         let mut bencher =
             Bencher::new(session.backend, threads, effort).context("cannot start the threads")?;
+        bencher.models.layer_inputs = self.layer_inputs;
         bencher.memory = self.memory.then_some(|run| {
             crate::ALLOCATOR.reset_peak_usage();
             let before = crate::ALLOCATOR.current_usage();
@@ -310,14 +333,18 @@ impl Bench {
     fn write(&self, run: &Run, then: Option<&Run>, comparisons: Option<&[Comparison]>) -> Result<()> {
         if let Some(path) = &self.json {
             let mut lines = String::new();
-            for row in &run.rows {
-                lines += &serde_json::to_string(row)?;
+            for line in run.lines() {
+                lines += &serde_json::to_string(&line)?;
                 lines.push('\n');
             }
             match path.as_path() == Path::new("-") {
                 true => write!(std::io::stdout(), "{lines}")?,
                 false => whole_file::write(path, lines.as_bytes())?,
             }
+        }
+        if let Some(path) = &self.markdown {
+            let lines: Vec<RowLine> = run.lines().collect();
+            whole_file::write(path, markdown::tables(&lines).as_bytes())?;
         }
         if let Some(path) = &self.html {
             let baseline = self.compare.as_deref().zip(then).zip(comparisons);
@@ -330,6 +357,37 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Reads the rows that `--json` wrote to `files`.
+fn read_rows(files: &[PathBuf]) -> Result<Vec<RowLine>> {
+    let mut rows = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        for (i, line) in text.lines().enumerate() {
+            let row = serde_json::from_str(line);
+            rows.push(row.with_context(|| format!("{}, line {}: no row of --json", path.display(), i + 1))?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Similarity (Jaro-Winkler) from which a name is a suggestion: `layrnorm` and `layernorm` have 0.97.
+const SIMILAR: f64 = 0.8;
+
+/// Names of kernels and models that are spelled like the first part of a filter, most similar first.
+fn near(filters: &[String]) -> String {
+    let mut found: Vec<(f64, &str)> = Vec::new();
+    for filter in filters {
+        let head = filter.trim_start_matches("model/").split('/').next().unwrap_or_default().to_lowercase();
+        let similarity = |name: &str| strsim::jaro_winkler(&head, name.trim_start_matches("model/"));
+        found.extend(registry::names().map(|name| (similarity(name), name)));
+    }
+    found.retain(|(similarity, _)| *similarity >= SIMILAR);
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut names: Vec<&str> = found.into_iter().map(|(_, name)| name).take(5).collect();
+    names.dedup();
+    names.join(", ")
 }
 
 /// Seconds since 1970.

@@ -50,7 +50,7 @@ pub struct Dtype {
     /// Whether what linear layers multiply their weights with is f32, or rounded as well, to the same type
     /// (with q8_0, q4_0 and q4_1 to int8), which is faster [default: exact with q8_0, q4_0 and q4_1, else
     /// rounded]
-    #[arg(long, value_name = "HOW", value_parser = inputs())]
+    #[arg(long, value_name = "HOW", value_parser = layer_inputs())]
     layer_inputs: Option<Inputs>,
 }
 
@@ -140,7 +140,7 @@ pub fn format() -> impl TypedValueParser<Value = Format> {
 }
 
 /// Parses what is done to inputs.
-fn inputs() -> impl TypedValueParser<Value = Inputs> {
+pub fn layer_inputs() -> impl TypedValueParser<Value = Inputs> {
     PossibleValuesParser::new(Inputs::ALL.map(Inputs::name)).map(|name| {
         Inputs::ALL.into_iter().find(|inputs| inputs.name() == name).expect("one of the possible values")
     })

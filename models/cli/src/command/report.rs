@@ -1,7 +1,7 @@
 //! `tilewright report`.
 
 use super::bench::{dtype, jobs, measure, tables};
-use super::verify::{all, check, report_failures, table as verify_table};
+use super::verify::{COLUMNS, all, check, report_failures, table as verify_table};
 use super::{Common, isa};
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -47,10 +47,8 @@ impl Report {
 
         let backends = if self.common.forced() { vec![session.backend] } else { all() };
         let checked = check(None, &backends, 0, self.cases);
-        session.say(&format!(
-            "\nVerified: worst error as a share of its bound, and in ULP; {} cases each\n",
-            self.cases
-        ))?;
+        session.say(&format!("\n{} cases of each kernel on each backend", self.cases))?;
+        session.say(COLUMNS)?;
         session.say(&verify_table(&checked, &backends).to_string())?;
 
         let mut bencher = Bencher::new(session.backend, &[session.threads], Effort::QUICK)

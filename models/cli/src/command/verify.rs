@@ -19,7 +19,8 @@ use tilewright_verify::{Counterexample, Worst};
 ///
 /// Arguments are random: extents that straddle vectors, tiles and blocks, strides, misalignment,
 /// NaN, infinities, denormals. The table shows the worst error of each kernel as a share of its
-/// derived bound, and in units of the last place. Exit status 1 if anything is out of bounds.
+/// derived bound: 1.00 is the most that is allowed. Where the bound is stated in units of the last place
+/// (ULP), the error in ULP stands before the share. Exit status 1 if anything is out of bounds.
 ///
 /// With --model, run a checkpoint on 200 sentences in each type instead, or on some of them where it is
 /// large, and show how far its outputs are from those in f32: by the definition where that takes seconds,
@@ -102,12 +103,17 @@ impl Verify {
         } else {
             let Self { cases, seed, .. } = self;
             session.say(&format!("{cases} cases of each kernel on each backend, seeds from {seed}"))?;
-            session.say("worst error as a share of its bound, and in ULP\n")?;
+            session.say(COLUMNS)?;
             session.say(&table(&rows, &backends).to_string())?;
         }
         report_failures(&rows, &session)
     }
 }
+
+/// The line above [`table`].
+pub const COLUMNS: &str = "\
+columns: worst error as a share of the derived bound (1.00 is the most allowed); ULP where the bound is stated in ULP
+";
 
 /// Every backend that can be checked against the reference.
 pub fn all() -> Vec<Backend> {
@@ -150,7 +156,8 @@ pub fn table(rows: &[Row], backends: &[Backend]) -> Table {
     table.load_style(TABLE).set_header(std::iter::once("kernel").chain(names));
     for kernel in rows.chunks(backends.len()) {
         let results = kernel.iter().map(|row| match &row.result {
-            Ok(worst) => format!("{:.2}  {:.1} ULP", worst.share, worst.ulp),
+            Ok(Worst { share, ulp: Some(ulp) }) => format!("{ulp:.2} ULP  {share:.2}"),
+            Ok(Worst { share, ulp: None }) => format!("{share:.2}"),
             Err(_) => "FAILED".to_owned(),
         });
         table.add_row(std::iter::once(kernel[0].kernel.to_owned()).chain(results));

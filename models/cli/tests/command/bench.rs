@@ -13,7 +13,13 @@ fn bench_lists_and_filters_cases() {
     let names = String::from_utf8(run(&["bench", "--list", "softmax", "64x64x64"], "").stdout).unwrap();
     assert!(names.lines().count() > 4, "{names}");
     assert!(names.lines().all(|name| name.contains("softmax") || name.contains("64x64x64")), "{names}");
-    assert!(error(&["bench", "no such case"]).contains("--list shows them"));
+    let refused = error(&["bench", "layrnorm"]);
+    assert!(refused.contains("similar names: layernorm") && refused.contains("--list shows them"), "{refused}");
+    assert!(!error(&["bench", "no such case"]).contains("similar"));
+    let list = |filter| String::from_utf8(run(&["bench", "--list", filter], "").stdout).unwrap();
+    for (alias, name) in [("gemm", "linear"), ("matmul/f32/64", "linear/f32/64"), ("layer_norm", "layernorm")] {
+        assert_eq!(list(alias), list(name), "{alias}");
+    }
     let models = run(&["bench", "--list", "--batch", "3", "--seq", "40", "minilm"], "");
     assert_eq!(String::from_utf8(models.stdout).unwrap(), "model/minilm-l6/f32/B3 S40\n");
     let models = run(&["bench", "--list", "--dtype", "int8", "minilm-l6/int8/B1 S128"], "");
@@ -35,9 +41,10 @@ fn bench_lists_and_filters_cases() {
 fn bench_writes_one_json_object_a_row() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (library, page) = (file("none.so"), file("page.html"));
+    let (library, page, tables) = (file("none.so"), file("page.html"), file("tables.md"));
     let peer = format!("mkl={library}");
-    let output = run(&bench(&["--json", "-", "--memory", "--peer", &peer, "--html", &page]), "");
+    let files = ["--html", &page, "--markdown", &tables];
+    let output = run(&bench(&[&["--json", "-", "--memory", "--peer", &peer], &files[..]].concat()), "");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     assert!(stderr.contains("8x8x8") && stderr.contains("isa portable"), "tables on stderr: {stderr}");
@@ -57,6 +64,25 @@ fn bench_writes_one_json_object_a_row() {
     assert!(row["notes"].to_string().contains(&library) && stderr.contains(&library), "{row}");
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("8x8x8") && html.contains(&library), "{html}");
+    // The same tables again, from the rows.
+    let (rows, again) = (file("rows.jsonl"), file("again.md"));
+    std::fs::write(&rows, &output.stdout).unwrap();
+    assert!(run(&["bench", "--markdown", &again, "--from", &rows], "").status.success());
+    let [tables, again] = [tables, again].map(|path| std::fs::read_to_string(path).unwrap());
+    assert!(tables == again && tables.contains("| linear | f32 | 8x8x8 | packed |"), "{tables}\n{again}");
+    std::fs::write(&rows, "{}\n").unwrap();
+    assert!(error(&["bench", "--markdown", "x.md", "--from", &rows]).contains("rows.jsonl, line 1: no row"));
+}
+
+#[test]
+fn bench_takes_the_inputs_of_layers() {
+    let row = |more: &[&str]| -> Value {
+        let model = ["bench", "model/minilm-l6", "--batch", "1", "--seq", "4", "--quick", "--threads", "1"];
+        let output = run(&[&model[..], &["--dtype", "q8_0", "--json", "-"], more].concat(), "");
+        serde_json::from_slice(&output.stdout).expect("stdout is one line of JSON")
+    };
+    assert_eq!(row(&["--layer-inputs", "rounded"])["layer_inputs"], "rounded");
+    assert!(row(&["--layer-inputs", "exact"])["layer_inputs"].is_null(), "the default");
 }
 
 #[test]
