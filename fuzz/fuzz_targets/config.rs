@@ -1,6 +1,6 @@
-//! Models of every architecture, made of any config.json and random weights: they are refused, or run.
+//! Models of every architecture, built from random config.json files and random weights: refused, or run.
 //!
-//! Sizes are small, and none is left to its default, for the weights are made and not read.
+//! Sizes are small. Each field has a value: the weights are built to fit it.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -12,7 +12,7 @@ use tilewright_fuzz::{directory, use_model};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
-/// What families have for sizes, each with the number that a byte is taken modulo.
+/// Fields that hold sizes, each with the modulus that maps a byte to a size.
 const SIZES: [(&[&str], &[(&str, u8)]); 5] = [
     (
         &["bert", "roberta", "albert", "electra"],

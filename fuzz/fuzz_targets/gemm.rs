@@ -45,7 +45,7 @@ struct Case {
     /// batch, m, n, k.
     extents: [u16; 4],
     kind: Kind,
-    /// What packed weights are stored as.
+    /// Format of packed weights.
     format: u8,
     left: Left,
     a: Operand,
@@ -64,7 +64,7 @@ impl Case {
         Format::ALL[usize::from(self.format) % Format::ALL.len()]
     }
 
-    /// Whether nothing of it is rounded.
+    /// True if nothing of the product is rounded.
     fn is_exact(&self) -> bool {
         matches!(self.kind, Kind::Matrix | Kind::Gated)
             || matches!(self.format(), Format::F32 | Format::Bf16 | Format::F16)

@@ -1,4 +1,4 @@
-//! What the fuzz targets share.
+//! Helpers of the fuzz targets: files from bytes, and every call of a model.
 #![forbid(unsafe_code)]
 
 use arbitrary::Arbitrary;
@@ -14,7 +14,7 @@ use tilewright_kernels::Backend;
 /// Runs the case of `check` that `bytes` choose on every backend.
 ///
 /// # Panics
-/// If it fails on one.
+/// If the case fails on a backend.
 pub fn run(check: &Entry, bytes: &[u8]) {
     for &backend in Backend::available() {
         if let Err(failure) = check.case_of_bytes(backend, bytes) {
@@ -23,11 +23,11 @@ pub fn run(check: &Entry, bytes: &[u8]) {
     }
 }
 
-/// A file: any bytes, or a sound file's with a few changed.
+/// A file: arbitrary bytes, or a valid file with a few bytes changed.
 #[derive(Arbitrary, Debug)]
 pub enum File<'a> {
     Bytes(&'a [u8]),
-    /// Bytes to put in the place of a sound file's, and where it ends.
+    /// Positions and bytes to overwrite in a valid file, and the length to cut it to.
     Edited(Vec<(u16, u8)>, Option<u16>),
 }
 
@@ -48,10 +48,10 @@ impl File<'_> {
     }
 }
 
-/// A directory of this process, in memory where there is such a file system.
+/// A directory of this process, in memory if the system has `/dev/shm`.
 ///
 /// # Panics
-/// If it cannot be made.
+/// If it cannot be created.
 pub fn directory() -> &'static Path {
     static DIR: LazyLock<PathBuf> = LazyLock::new(|| {
         let memory = PathBuf::from("/dev/shm");
@@ -63,7 +63,7 @@ pub fn directory() -> &'static Path {
     &DIR
 }
 
-/// Does with a model all that can be done: errors are fine, as where an id is not in its table.
+/// Calls everything that a model offers. Errors are allowed: an id may be outside of its table.
 pub fn use_model(model: &mut dyn Model, ids: &[u32]) {
     let mut batch = Batch::default();
     if batch.push_ids(ids).is_err() {
@@ -79,7 +79,7 @@ pub fn use_model(model: &mut dyn Model, ids: &[u32]) {
         false => vec![model.cache(room)],
     };
     for want in [Want::Last, Want::All] {
-        // The second time there may be no room.
+        // The caches may be full the second time.
         let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
         let _ = model.extend(&batch, &mut caches, want, &mut Vec::new());
     }

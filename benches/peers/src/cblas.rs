@@ -12,7 +12,7 @@ pub(crate) const TRANS: c_uint = 112;
 /// The integers that a build counts in.
 pub(crate) trait Integer: Copy + Send + Sync + 'static {
     /// # Panics
-    /// If it does not fit, which the checks of operations exclude.
+    /// If the number does not fit; the checks of operations exclude that.
     fn new(dim: usize) -> Self;
 }
 
@@ -52,8 +52,8 @@ pub(crate) unsafe fn linear<'a, I: Integer, T: Sync + 'a>(
     call(m * n, move |y: &mut [f32]| {
         set_threads();
         let (x, weight, y) = (x.as_ptr(), weight.as_ptr(), y.as_mut_ptr());
-        // SAFETY: the function is the caller's; `x` is m x k, `weight` n x k and `y` m x n, all
-        // row-major and dense.
+        // SAFETY: `gemm` has the signature [`Gemm`] (precondition of this function); `x` is m x k, `weight`
+        // n x k and `y` m x n, all row-major and dense (asserted above).
         unsafe {
             gemm(ROW_MAJOR, NO_TRANS, TRANS, im, in_, ik, 1.0, x, ik, weight, ik, 0.0, y, in_);
         }

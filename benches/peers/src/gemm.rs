@@ -94,7 +94,7 @@ fn product<T: One>(
     }
 }
 
-/// What the crate multiplies.
+/// Element types that the crate multiplies.
 trait One: Copy + Default + Send + Sync + 'static {
     const ONE: Self;
 }

@@ -11,10 +11,10 @@
 //! | `openblas`       | f32, in some builds bf16, f16  | no           |               | as it was built  |
 //! | `onednn`         | f32, bf16, f16, int8           | yes          | softmax, layer normalisation, GELU | as it was built |
 //!
-//! Those that do not pack weights beforehand compute the same whether [`Operation::Linear`] asks for
-//! packed weights or not. `gemm` computes in the rayon pool in which it is run: run it inside one of as
-//! many threads as it was prepared for. What a library or the CPU lacks is answered with `None`.
-//!
+//! A library that does not pack weights beforehand computes alike for both values of `packed` in
+//! [`Operation::Linear`]. `gemm` computes in the rayon pool in which it is run: run it inside a pool of the
+//! number of threads that it was prepared for. `prepare` answers `None` for an operation that the library
+//! or the CPU lacks.
 //! # Where the libraries come from
 //! None is needed to build or to test this crate.
 //!
@@ -91,10 +91,10 @@ pub enum Operation<'a> {
         x: &'a [f32],
         /// \[n, k\].
         weight: &'a [f32],
-        /// What it is computed in.
+        /// Type of the inputs that the library multiplies.
         dtype: Dtype,
-        /// Whether weights are brought into the library's own layout before the first run, where the
-        /// library can.
+        /// True if weights are packed into the library's own layout before the first run, where the library
+        /// can.
         packed: bool,
     },
     /// (x - mean) / sqrt(variance + eps) * weight + bias, row by row.
@@ -123,31 +123,30 @@ pub enum Operation<'a> {
         shape: [usize; 2],
         /// \[rows, columns\].
         x: &'a [f32],
-        /// Whether it is the approximation.
+        /// True for the tanh approximation.
         tanh: bool,
     },
 }
 
 /// A library.
 pub trait Library: Send + Sync {
-    /// What it is called: `mkl`, `openblas`, `onednn`, `gemm`, `matrixmultiply`.
+    /// The name of the library: `mkl`, `openblas`, `onednn`, `gemm` or `matrixmultiply`.
     fn name(&self) -> &'static str;
 
     /// Its version, and the instruction set it chose if it says so.
     fn version(&self) -> String;
 
-    /// Whether it computes in the rayon pool that a run is called in, which has to have as many threads,
-    /// rather than in threads of its own.
+    /// True if the library computes in the rayon pool that a run is called in, which must have the prepared
+    /// number of threads; false if it has threads of its own.
     fn in_rayon(&self) -> bool {
         false
     }
 
-    /// Makes this operation ready to be run on `threads` threads: converts,
-    /// packs and allocates all that its runs do not have to. `None`: the library has no such
-    /// operation, or not on so many threads.
+    /// Makes this operation ready to be run on `threads` threads: converts, packs and allocates everything
+    /// once. Returns `None` if the library lacks the operation or cannot use `threads` threads.
     ///
     /// # Errors
-    /// What the library said.
+    /// The error that the library reports.
     fn prepare<'a>(
         &'a self,
         operation: Operation<'a>,
@@ -165,7 +164,7 @@ pub trait Call: Send {
     fn output(&self) -> Vec<f32>;
 }
 
-/// Why a library cannot be had, or refused an operation.
+/// A library that cannot be loaded, or that refused an operation, and the reason.
 #[derive(Clone, Debug)]
 pub struct Error(pub String);
 
@@ -187,7 +186,7 @@ pub fn built_in() -> Vec<Box<dyn Library>> {
     ]
 }
 
-/// What opens each library that can be loaded.
+/// Opens a library at a path.
 type Open = fn(&Path) -> Result<Box<dyn Library>, Error>;
 
 const LOADABLE: [(&str, Open); 3] =

@@ -1,8 +1,8 @@
 //! Intel's MKL, by its single dynamic library `libmkl_rt`: f32, bf16, f16 and int8, with weights
 //! packed beforehand or in every run.
 //!
-//! Versions before 2020 lack the packed forms of bf16, some the f16: what is missing is answered
-//! with `None`.
+//! Versions before 2020 lack the packed forms of bf16, some the packed forms of f16; `prepare` answers
+//! `None` for a missing form.
 
 mod half;
 mod int8;
@@ -41,12 +41,12 @@ struct Threads {
     set: unsafe extern "C" fn(c_int),
     max: unsafe extern "C" fn() -> c_int,
     set_dynamic: unsafe extern "C" fn(c_int),
-    /// OpenMP's own, where the threads are OpenMP's: products of bf16 and f16 heed no other.
+    /// OpenMP's setter, if the threads are OpenMP's: products of bf16 and f16 heed no other.
     set_openmp: Option<unsafe extern "C" fn(c_int)>,
 }
 
 impl Threads {
-    /// Whether it will compute on `threads`.
+    /// True if MKL will compute on `threads` threads.
     fn set(self, threads: c_int) -> bool {
         // SAFETY: these take any positive number, or 0 for no.
         unsafe {
@@ -63,7 +63,7 @@ impl Threads {
     }
 }
 
-/// Opens it.
+/// Opens the library.
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("mkl", path)?;
     // SAFETY: these are the functions of `mkl_service.h`.
@@ -85,7 +85,7 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     single.prepare(threads, 1, product).run();
     // SAFETY: `void omp_set_num_threads(int)`.
     threads.set_openmp = unsafe { of_process("omp_set_num_threads") };
-    // SAFETY: as above.
+    // SAFETY: MKL counts in [`Int`]: `choose_layers` asked for 32-bit integers above.
     let (bf16, f16, int8) = unsafe {
         (
             half::Functions::new(&symbols, "bf16bf16f32", |x| bf16::from_f32(x).to_bits()),
@@ -116,7 +116,7 @@ fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
     if interface & !GNU != LP64 {
         return Err(symbols.error("is in use already, with 64-bit integers"));
     }
-    // Who sets the variable has chosen other threads than Intel's, or means the default.
+    // A user who sets the variable has chosen other threads than Intel's, or means the default.
     let chosen = std::env::var("MKL_THREADING_LAYER").is_ok_and(|layer| !layer.eq_ignore_ascii_case("intel"));
     if chosen || !cfg!(target_os = "linux") {
         return Ok(());

@@ -32,10 +32,10 @@ struct Context {
 
 // SAFETY: oneDNN's engines may be used from any thread, and from several at a time.
 unsafe impl Send for Context {}
-// SAFETY: as above.
+// SAFETY: oneDNN's engines may be used from several threads at a time.
 unsafe impl Sync for Context {}
 
-/// Opens it.
+/// Opens the library.
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("onednn", path)?;
     // SAFETY: this function has been the same since the first version.
@@ -105,7 +105,7 @@ impl Library for OneDnn {
     }
 }
 
-/// Why an operation cannot be prepared.
+/// Reasons why an operation cannot be prepared.
 enum Failure {
     /// A function, and what it returned.
     Status(&'static str, Status),
@@ -254,7 +254,7 @@ fn linear(context: &'static Context, threads: Threads, layer: Linear<'_>) -> Res
     Primitive::new(context, threads, &description, inputs, Memory::new(context, &y)?)
 }
 
-/// `memory`, which is as `from` says, as `to` says.
+/// Reorders `memory` from the layout `from` to the layout `to`.
 fn reorder(
     context: &'static Context,
     threads: Threads,

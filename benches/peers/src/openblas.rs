@@ -10,7 +10,7 @@ use crate::{Call, Dtype, Error, Library, Operation};
 use std::ffi::{CStr, c_char, c_int};
 use std::path::Path;
 
-/// What builds put before and behind every name.
+/// Prefixes and suffixes that builds add to every name.
 const AFFIXES: [(&str, &str); 6] =
     [("", ""), ("scipy_", ""), ("scipy_", "64_"), ("", "64_"), ("", "_64"), ("scipy_", "_64")];
 
@@ -25,7 +25,7 @@ struct OpenBlas<I> {
     f16: Option<Gemm<I, u16>>,
 }
 
-/// Opens it.
+/// Opens the library.
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("openblas", path)?;
     let found = AFFIXES.iter().find_map(|&(prefix, suffix)| {
@@ -55,7 +55,7 @@ impl<I: Integer> OpenBlas<I> {
     /// - The library counts in `I`.
     unsafe fn new(symbols: &Symbols, prefix: &str, suffix: &str, version: String) -> Result<Self, Error> {
         let name = |name: &str| format!("{prefix}{name}{suffix}");
-        // SAFETY: these are the functions of `cblas.h`, with the caller's integers.
+        // SAFETY: these are the functions of `cblas.h`, which count in `I` (precondition of this function).
         unsafe {
             let get_parallel: unsafe extern "C" fn() -> c_int =
                 symbols.required(&name("openblas_get_parallel"))?;
@@ -100,7 +100,7 @@ impl<I: Integer> Library for OpenBlas<I> {
         if unsafe { (self.get_num_threads)() } != count {
             return Ok(None); // more than it was built for
         }
-        // SAFETY: the functions are those of `cblas.h`.
+        // SAFETY: `functions` holds pointers to functions of `cblas.h`.
         Ok(unsafe {
             match layer.dtype {
                 Dtype::F32 => Some(linear(self.sgemm, set_threads, layer, layer.x, layer.weight)),

@@ -38,7 +38,7 @@ impl Symbols {
     /// # Safety
     /// - `F` is the type of a pointer to the function of this name.
     pub unsafe fn required<F: Copy + 'static>(&self, symbol: &str) -> Result<F, Error> {
-        // SAFETY: the caller's.
+        // SAFETY: `F` is the type of a pointer to the function `symbol` (precondition of this function).
         unsafe { self.optional(symbol) }.ok_or_else(|| self.error(format_args!("has no function {symbol}")))
     }
 
@@ -47,34 +47,35 @@ impl Symbols {
     /// # Safety
     /// - `F` is the type of a pointer to the function of this name.
     pub unsafe fn optional<F: Copy + 'static>(&self, symbol: &str) -> Option<F> {
-        // SAFETY: `F` is the caller's; the library is never closed, so the copy stays valid.
+        // SAFETY: `F` is the type of a pointer to the function (precondition of this function); the library
+        // is never closed, so the copy stays valid.
         unsafe { self.library.get::<F>(symbol) }.ok().map(|function| *function)
     }
 }
 
-/// What the loader said, which is the cause of what `libloading` says.
+/// The message of the loader: the source of the error of `libloading`.
 pub(crate) fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Opens a library whose functions others will look for without saying where: MKL's threads are
-/// linked with no OpenMP runtime and take the one that the process has.
+/// Opens a library for other libraries that name no dependency: MKL's threads are linked with no OpenMP
+/// runtime and take the one that the process has.
 pub(crate) fn open_for_others(path: &Path) -> Result<(), libloading::Error> {
     open(path, true).map(|_| ())
 }
 
-/// The function `symbol` that libraries find which do not say where, if there is one.
+/// Finds the function `symbol` among the libraries that [`open_for_others`] and the program opened.
 ///
 /// # Safety
 /// - `F` is the type of a pointer to the function of this name.
 #[cfg(unix)]
 pub(crate) unsafe fn of_process<F: Copy + 'static>(symbol: &str) -> Option<F> {
-    // SAFETY: `F` is the caller's; what is found belongs to the program or to a library that was
-    // opened by `open_for_others`, or by another one, for good.
+    // SAFETY: `F` is the type of a pointer to the function (precondition of this function). The function
+    // belongs to the program or to a library that is never closed.
     unsafe { libloading::os::unix::Library::this().get::<F>(symbol) }.ok().map(|function| *function)
 }
 
-/// None: where libraries say where they look.
+/// Finds none: on this system libraries name their dependencies.
 ///
 /// # Safety
 /// - None.
@@ -90,14 +91,14 @@ fn open(path: &Path, for_others: bool) -> Result<&'static Library, libloading::E
     /// oneDNN built for GNU's OpenMP would run on Intel's if MKL was loaded before, but not if after.
     const RTLD_DEEPBIND: i32 = if cfg!(all(target_os = "linux", target_env = "gnu")) { 8 } else { 0 };
     let scope = if for_others { RTLD_GLOBAL } else { RTLD_LOCAL | RTLD_DEEPBIND };
-    // SAFETY: the file's initialisers run; that they are sound is what its user vouches for.
+    // SAFETY: loading runs the initialisers of the file; the user who names the file vouches for them.
     let library = unsafe { Unix::open(Some(path), RTLD_NOW | scope) }?;
     Ok(Box::leak(Box::new(library.into())))
 }
 
 #[cfg(not(unix))]
 fn open(path: &Path, _: bool) -> Result<&'static Library, libloading::Error> {
-    // SAFETY: the file's initialisers run; that they are sound is what its user vouches for.
+    // SAFETY: loading runs the initialisers of the file; the user who names the file vouches for them.
     let library = unsafe { Library::new(path) }?;
     Ok(Box::leak(Box::new(library)))
 }

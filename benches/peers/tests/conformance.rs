@@ -66,8 +66,8 @@ impl Random {
     }
 }
 
-/// Runs it on every library on one thread and on two, twice each, and compares with `expected`: values
-/// and bounds. Returns which libraries computed it, on one thread.
+/// Runs the operation on every library on one thread and on two, twice each, and compares with `expected`:
+/// values and bounds. Returns the names of the libraries that computed it on one thread.
 fn check(
     what: &str,
     operation: Operation<'_>,
@@ -81,7 +81,7 @@ fn check(
             let name = format!("{}, {threads} threads, {what}", library.name());
             let prepared = pool.install(|| library.prepare(operation, threads));
             let Some(mut call) = prepared.unwrap_or_else(|e| panic!("{name}: {e}")) else { continue };
-            // Where another run left something, the second one differs.
+            // The second run differs if the first one left something behind.
             for _ in 0..2 {
                 pool.install(|| call.run());
                 compare(&name, call.as_ref(), &expected);
@@ -103,7 +103,7 @@ fn compare(name: &str, call: &dyn Call, expected: &[(f64, f64)]) {
     }
 }
 
-/// Says which libraries did not compute it, and fails if one of `required` is among them.
+/// Names the libraries that did not compute the operation, and fails if one of `required` is among them.
 fn require(what: &str, computed: &[&str], required: &[&str]) {
     for name in libraries().iter().map(|library| library.name()).filter(|name| !computed.contains(name)) {
         assert!(!required.contains(&name), "{name} does not compute {what}");
@@ -225,7 +225,8 @@ fn softmax() {
         for row in x.chunks(columns) {
             let (max, min) = row.iter().fold((f32::MIN, f32::MAX), |(a, b), &x| (a.max(x), b.min(x)));
             let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-            // x - max is rounded once; exp is within some ulp; as many sums as columns; one division.
+            // x - max is rounded once; exp errs by some ULP; the sum has one rounding for each column; one
+            // division.
             let relative = (16.0 + f64::from(max - min) + columns as f64) * U;
             expected.extend(row.iter().map(|&x| {
                 let y = (f64::from(x) - f64::from(max)).exp() / sum;

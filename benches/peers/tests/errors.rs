@@ -1,4 +1,4 @@
-//! What cannot be loaded or computed is said by name.
+//! Errors name the library that cannot be loaded and the operation that cannot be computed.
 
 use std::path::Path;
 use tilewright_peers::{Dtype, Operation, built_in, load};

@@ -38,7 +38,7 @@ struct Packing {
 }
 
 impl Functions {
-    /// The functions `cblas_gemm_{types}`, where there are such.
+    /// The functions `cblas_gemm_{types}`, if the library has them.
     ///
     /// # Safety
     /// - The library counts in [`Int`] when these are called.
@@ -64,7 +64,7 @@ impl Functions {
         };
         let [x, weight] = layer.convert(self.convert);
         if !layer.packed {
-            // SAFETY: the function is that of `mkl_cblas.h`.
+            // SAFETY: `F` is the type that `mkl_cblas.h` declares for this function.
             return Some(unsafe { linear(self.gemm, set_threads, layer, x, weight) });
         }
         let Packing { size, pack, compute } = self.packing?;

@@ -48,7 +48,7 @@ struct Packing {
 }
 
 impl Functions {
-    /// `None`: it has none.
+    /// Returns `None` if the library lacks them.
     ///
     /// # Safety
     /// - The library counts in [`Int`] when these are called.
@@ -66,7 +66,7 @@ impl Functions {
         }
     }
 
-    /// `None`: packed weights are asked for, and it has no such form.
+    /// Returns `None` if packed weights are asked for and the library has no packed form.
     pub fn prepare<'a>(
         &self,
         threads: Threads,

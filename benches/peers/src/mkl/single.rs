@@ -58,7 +58,7 @@ impl Functions {
             threads.set(count);
         };
         let (Some(Packing { size, pack, compute }), true) = (self.packing, layer.packed) else {
-            // SAFETY: the function is that of `mkl_cblas.h`.
+            // SAFETY: `F` is the type that `mkl_cblas.h` declares for this function.
             return unsafe { linear(self.gemm, set_threads, layer, layer.x, layer.weight) };
         };
         let Linear { m, k, n, x, weight, .. } = layer;

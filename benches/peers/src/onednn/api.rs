@@ -1,10 +1,10 @@
-//! What is used of oneDNN's C interface, version 3.
+//! The part of oneDNN's C interface, version 3, that the benchmarks call.
 
 use crate::Error;
 use crate::symbols::Symbols;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-/// An object of the library; which kind, the function that takes it says.
+/// An object of the library; the function that takes it decides its class.
 pub(super) type Handle = *mut c_void;
 
 /// `dnnl_status_t`.
@@ -13,7 +13,7 @@ pub(super) type Status = c_int;
 pub(super) const SUCCESS: Status = 0;
 pub(super) const UNIMPLEMENTED: Status = 3;
 
-/// What a status means.
+/// The name of a status.
 pub(super) fn status(status: Status) -> String {
     match status {
         1 => "out of memory".to_owned(),
@@ -82,7 +82,7 @@ pub(super) enum DataType {
 #[derive(Clone, Copy)]
 #[repr(i32)]
 pub(super) enum Tag {
-    /// What the primitive likes best.
+    /// The format that the primitive prefers.
     Any = 1,
     /// A vector.
     A = 2,
@@ -126,7 +126,7 @@ macro_rules! functions {
 
         impl Api {
             pub fn new(symbols: &Symbols) -> Result<Self, Error> {
-                // SAFETY: the types below are those of `dnnl.h`, version 3.
+                // SAFETY: the types below are the signatures in `dnnl.h`, version 3.
                 unsafe { Ok(Self { $($name: symbols.required(stringify!($name))?,)* }) }
             }
         }
@@ -149,7 +149,7 @@ functions! {
     dnnl_memory_map_data(Handle, *mut *mut c_void) -> Status;
     dnnl_memory_unmap_data(Handle, *mut c_void) -> Status;
     dnnl_memory_destroy(Handle) -> Status;
-    // What, index. The result belongs to the description.
+    // Description, query, index. The result belongs to the description.
     dnnl_primitive_desc_query_md(Handle, c_int, c_int) -> Handle;
     dnnl_primitive_desc_destroy(Handle) -> Status;
     dnnl_primitive_create(*mut Handle, Handle) -> Status;

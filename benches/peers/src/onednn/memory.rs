@@ -6,14 +6,14 @@ use crate::Error;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-/// An object, and what frees it.
+/// An object of oneDNN and the function that frees it.
 pub(super) struct Owned {
     raw: Handle,
     destroy: unsafe extern "C" fn(Handle) -> Status,
 }
 
 impl Owned {
-    /// What `create`, the call of `function`, makes.
+    /// Calls `create`, the call of `function`, and owns the object that it makes.
     pub fn new(
         destroy: unsafe extern "C" fn(Handle) -> Status,
         function: &'static str,
@@ -32,8 +32,8 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: the object was made by the function that belongs to this one, and is freed once.
-        // That it fails is no reason to stop.
+        // SAFETY: `create` of the same class made the object, and only this `drop` frees it. A failure to
+        // free it does not matter.
         unsafe { (self.destroy)(self.raw) };
     }
 }
@@ -49,7 +49,7 @@ impl Descriptor {
         let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
         let owned = Owned::new(api.dnnl_memory_desc_destroy, "dnnl_memory_desc_create_with_tag", |to| {
             let rank = dims.len() as i32;
-            // SAFETY: there are as many dimensions as said; no tag is of another rank than its use.
+            // SAFETY: `dims` holds as many dimensions as its count; each caller passes a tag of that rank.
             unsafe { (api.dnnl_memory_desc_create_with_tag)(to, rank, dims.as_ptr(), dtype, tag) }
         })?;
         Ok(Self { owned, dtype })
@@ -94,7 +94,7 @@ impl Memory {
         // SAFETY: the descriptor is valid.
         let bytes = unsafe { (api.dnnl_memory_desc_get_size)(descriptor.raw()) };
         let memory = Self { context, memory, dtype: descriptor.dtype, bytes };
-        // Pages that were never written are not there yet, or all the same one.
+        // The allocator maps pages on their first write, or maps all of them to one page of zeros.
         memory.map(|data| {
             // SAFETY: it is `bytes` long.
             unsafe { data.cast::<u8>().write_bytes(0, bytes) };
@@ -142,7 +142,7 @@ impl Memory {
             if whole { i32::from_ne_bytes(*bytes) as f32 } else { f32::from_ne_bytes(*bytes) }
         };
         self.map(|data| {
-            // SAFETY: it is `bytes` long, all of which were written.
+            // SAFETY: `map` passes a pointer to `bytes` initialised bytes.
             let data = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), self.bytes) };
             data.as_chunks().0.iter().map(number).collect()
         })

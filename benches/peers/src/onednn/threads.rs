@@ -1,11 +1,11 @@
-//! How many threads oneDNN computes on: what it was built with decides how that is said.
+//! The number of threads that oneDNN computes on; the runtime that it was built with decides how to set it.
 
 use crate::Error;
 use crate::symbols::Symbols;
 use std::ffi::{c_int, c_uint};
 use std::sync::Mutex;
 
-/// What it was built with: `dnnl_version_t::cpu_runtime`.
+/// The runtime that the library was built with: `dnnl_version_t::cpu_runtime`.
 #[derive(Clone, Copy)]
 pub(super) enum Runtime {
     /// One thread.
@@ -14,7 +14,7 @@ pub(super) enum Runtime {
     OpenMp(unsafe extern "C" fn(c_int)),
     /// TBB.
     Tbb(Tbb),
-    /// A pool that its user would have to bring; without one it computes on the calling thread.
+    /// A pool that the user would have to bring; without one it computes on the calling thread.
     Pool,
     /// SYCL, whose CPU computes on threads of TBB.
     Sycl(Tbb),
@@ -53,7 +53,7 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// `None`: not on so many.
+    /// Returns `None` if the runtime cannot compute on `threads` threads.
     pub fn new(runtime: &Runtime, count: usize) -> Option<Self> {
         let Ok(count @ 1..) = c_int::try_from(count) else { return None };
         let possible = match runtime {
@@ -67,7 +67,7 @@ impl Threads {
         possible.then_some(Self { runtime: *runtime, count })
     }
 
-    /// Says it for what the calling thread does next.
+    /// Sets the number for the calls of this thread that follow.
     pub fn set(self) {
         match self.runtime {
             // SAFETY: it takes any positive number.
