@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{Activate as ActivateKernel, Activation, Backend, Element, Gated as GatedKernel};
 
-/// Every function, over magnitudes from denormals to where it saturates.
+/// Every function, over magnitudes from denormals to its saturation.
 pub struct Activate;
 
 /// Two inputs, or the halves of one.
@@ -19,7 +19,7 @@ pub struct Gated;
 pub struct Params {
     rows: RowsParams,
     activation: Activation,
-    /// Brings values to where the functions bend.
+    /// Factor that brings values to where the functions bend.
     scale: f32,
     values: Values,
     up: Layout<2>,
@@ -43,8 +43,8 @@ fn strategy() -> BoxedStrategy<Params> {
         .boxed()
 }
 
-/// What an activation of x is off by: nothing, or less than 6 u |x|, which is a division, a product,
-/// two sums and an elementary function of less than 1 ULP.
+/// Error of an activation of x: none, or less than 6 u |x|: a division, a product, two sums and an
+/// elementary function of less than 1 ULP.
 fn error(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Identity | Activation::Relu => 0.0,
@@ -53,7 +53,7 @@ fn error(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// What that is for a result in bf16 where it is more, which is what interpolates the gate with fewer digits.
+/// Larger error of an activation for bf16, if the kernel interpolates the gate with fewer digits.
 fn coarse_error(activation: Activation) -> Option<impl Fn(f64) -> f64> {
     let gelu = matches!(activation, Activation::GeluErf | Activation::GeluTanh);
     gelu.then_some(move |x: f64| {

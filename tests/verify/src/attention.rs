@@ -1,4 +1,4 @@
-//! Fused attention against its definition, and a row's bits against the same row alone.
+//! Fused attention against its definition, and the bits of a row alone against its bits among others.
 
 mod data;
 mod params;
@@ -21,7 +21,7 @@ pub struct Attention;
 /// A row of any attention, computed with others and alone.
 pub struct AttentionRows;
 
-/// Keys of a block, which is finished before it is merged with the others.
+/// Keys of a block; attention finishes a block before it merges it with the others.
 const KEYS: usize = 256;
 
 /// Relative error of the fast exponential, in units of u, and of the coarse one.
@@ -48,8 +48,8 @@ impl Check for Attention {
         let (expected, expected_lse) = data.run(p, Backend::REFERENCE, &data.v, Stored::F32)?;
         let (magnitude, _) = data.run(p, Backend::REFERENCE, &data.v.map(f32::abs), Stored::F32)?;
         let rows = data.rows(p);
-        // sum w v / sum w: both sums err, by at most this share of the sum of magnitudes. What is lost
-        // to underflow is less than the smallest normal number for each key.
+        // sum w v / sum w: each sum errs by at most this share of its sum of magnitudes. Underflow loses
+        // less than the smallest normal number for each key.
         let dv = p.extents[6];
         let lost = p.extents[4] as f64 * f64::from(f32::MIN_POSITIVE) * (1.0 + data.largest_value());
         let bound = |i: usize| {
@@ -69,7 +69,7 @@ impl Check for Attention {
             }
         }
         let worst = compare(&found, &expected, bound)?;
-        // m + ln(sum w): the logarithm errs by 1 ULP, and m by a rounding of each of its terms.
+        // m + ln(sum w): the logarithm errs by 1 ULP, and m by one rounding for each of its terms.
         let lse = |i: usize| {
             let Row { weights, score } = rows[i];
             let rounding = gamma(2) * (f64::from(expected_lse[i].abs()) + score);
@@ -95,7 +95,7 @@ impl Check for AttentionRows {
         let random = &mut Random::new(!p.seed);
         for _ in 0..3 {
             let Some(sequence) = data.any_sequence(p, random) else { break };
-            // One query of the sequence, or all from one on.
+            // Either one query of the sequence, or all queries from one on.
             let from = sequence.queries.start + random.below(sequence.queries.len());
             let one = random.below(2) == 0 && p.start != Start::End;
             let part = from..if one { from + 1 } else { sequence.queries.end };
@@ -111,7 +111,7 @@ impl Check for AttentionRows {
     }
 }
 
-/// What a row's errors are bounded by.
+/// Quantities that bound the errors of a row.
 #[derive(Clone, Copy)]
 struct Row {
     /// Relative error of weights and of their sums.
@@ -128,14 +128,15 @@ impl Data {
 
     /// The error bounds of each row, in the order batch, head, query.
     ///
-    /// A score s = cap(q . k) + bias + distance has dk + 1 roundings in its product, five more in the
-    /// cap, whose slope is at most 1, and one for each sum. Its weight exp(s - m) errs relatively by
-    /// what s errs absolutely, by the roundings of the differences that lead from s to the largest
-    /// score (which telescope: together at most u (m - s) <= 2 u max|s|), and by those of exp itself.
-    /// A sum over n keys in blocks adds at most n roundings, and those of merging each block.
+    /// A score s = cap(q . k) + bias + distance has dk + 1 roundings in its product, five more in the cap,
+    /// whose slope is at most 1, and one for each sum. Its weight exp(s - m) errs relatively by three
+    /// terms: the absolute error of s; the roundings of the differences that lead from s to the largest
+    /// score (they telescope: together at most u (m - s) <= 2 u max|s|); and the error of exp itself. A sum
+    /// over n keys in blocks adds at most n roundings, and the roundings that merge each block.
     ///
-    /// Pairs of bf16 round twice for each product, and take numbers below 2^-126 for zeros. The scale,
-    /// the way to powers of two and that of the largest score back are six more roundings of a score.
+    /// Pairs of bf16 round twice for each product, and take numbers below 2^-126 for zeros. A score has six
+    /// more roundings: the scale, the conversion to powers of two, and the conversion of the largest score
+    /// back.
     fn rows(&self, p: &Params) -> Vec<Row> {
         let [batch, kv_heads, group, queries, keys, dk, _] = p.extents;
         let q = heads_first(self.q.view(), p.rows_first[0]);
@@ -178,7 +179,7 @@ impl Data {
     }
 }
 
-/// The same with one kind of NaN: which of them an operation makes of several, nothing says.
+/// The number with one kind of NaN: nothing specifies which of several NaNs an operation returns.
 pub(super) fn quiet(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect()
 }

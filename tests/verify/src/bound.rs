@@ -1,4 +1,4 @@
-//! Error bounds, and the comparison that every check ends in.
+//! Error bounds, and the comparison at the end of every check.
 //!
 //! Each rounding multiplies a result by 1 + d, |d| <= u, and k of them in a row by 1 + t,
 //! |t| <= gamma_k = k u / (1 - k u) (N. Higham, *Accuracy and Stability of Numerical Algorithms*,
@@ -10,10 +10,10 @@ use super::Failure;
 /// Unit roundoff of f32: a rounding to nearest errs by at most `U` relatively.
 pub const U: f64 = 0.5 * f32::EPSILON as f64;
 
-/// Half of the smallest denormal, 2^-150: the most that a rounding to a denormal errs.
+/// Half of the smallest denormal, 2^-150: the largest error of a rounding to a denormal.
 pub const ETA: f64 = 0.5 * 1.401_298_464_324_817e-45;
 
-/// The relative error that `k` roundings can add up to.
+/// Bound of the relative error of `k` roundings.
 pub fn gamma(k: usize) -> f64 {
     let ku = k as f64 * U;
     ku / (1.0 - ku)
@@ -93,7 +93,7 @@ pub fn compare(found: &[f32], expected: &[f32], bound: impl Fn(usize) -> f64) ->
     failure.map_or(Ok(worst), Err)
 }
 
-/// Asks for the same bits.
+/// Checks that both slices hold identical bits.
 ///
 /// # Errors
 /// A [`Failure`] that names the first element that differs.

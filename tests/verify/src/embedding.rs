@@ -9,18 +9,18 @@ use tilewright_kernels::{
     Backend, Element, Embedding as EmbeddingKernel, Lookup, Pool as PoolKernel, Pooling,
 };
 
-/// Up to four tables.
+/// Sums of up to four tables.
 pub struct Embedding;
 
-/// Ragged sequences, empty ones among them.
+/// Ragged sequences, some of them empty.
 pub struct Pool;
 
-/// One call of either.
+/// One call of [`Embedding`] or [`Pool`].
 #[derive(Clone, Debug)]
 pub struct Params {
-    /// Tables to sum.
+    /// Number of tables to sum.
     lookups: usize,
-    /// Tokens to embed; sequences to pool.
+    /// Tokens to embed, or sequences to pool.
     rows: usize,
     columns: usize,
     mean: bool,

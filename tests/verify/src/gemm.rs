@@ -1,8 +1,8 @@
 //! The matrix product against its definition, in every type of A, of weights and of C.
 //!
-//! What is rounded or quantised on the way is part of the definition, and the same to the bit on every
-//! backend: what errs is sums. Those of integers are exact; those of pairs of bf16 round at most twice for
-//! each product, and take denormals for zeros.
+//! Roundings and quantizations on the way are part of the definition, and every backend makes them to the
+//! same bit: only sums err. Sums of integers are exact. Sums of bf16 pairs round at most twice for each
+//! product and take denormals for zeros.
 
 mod bound;
 
@@ -24,7 +24,7 @@ pub struct Gemm;
 pub struct Params {
     /// batch, m, n, k.
     extents: [usize; 4],
-    /// Whether A, B and the residual serve the whole batch.
+    /// True if A, B and the residual serve the whole batch.
     shared: [bool; 3],
     packed: bool,
     gated: bool,
@@ -51,7 +51,7 @@ struct Types {
     c: Stored,
 }
 
-/// What A is.
+/// Type and rounding of A.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Left {
     Exact(Stored),
@@ -75,7 +75,7 @@ impl Types {
         prop_oneof![2 => Just(Self::F32), 3 => drawn].boxed()
     }
 
-    /// Numbers that stay finite where they are stored.
+    /// Draws numbers that stay finite in their type.
     fn in_range(self, values: Values) -> Values {
         let halves = [self.a == Left::Exact(Stored::F16), self.b == Format::F16, self.b.is_grouped()];
         if values == Values::Large && (halves.contains(&true) || self.c == Stored::F16) {
@@ -85,7 +85,7 @@ impl Types {
         }
     }
 
-    /// Whether sums may be of pairs of bf16.
+    /// True if a backend may sum pairs of bf16.
     fn are_pairs(self) -> bool {
         self.b == Format::Bf16 && matches!(self.a, Left::Rounded | Left::Exact(Stored::Bf16))
     }
@@ -99,7 +99,7 @@ impl Check for Gemm {
     type Params = Params;
 
     fn strategy() -> BoxedStrategy<Params> {
-        // One row has paths of its own, one of them for a weight as it is stored.
+        // One row has code paths of its own, one for a weight that is not packed.
         let rows = prop_oneof![3 => extent(150), 1 => Just(1)];
         let extents = (prop_oneof![5 => Just(1), 1 => 0..4usize], rows, extent(150), extent(800))
             .prop_map(|(batch, m, n, k)| [batch, m, n, k])
@@ -112,7 +112,7 @@ impl Check for Gemm {
         let layouts = (Layout::any(), weights, Layout::distinct());
         let epilogue = (prop::option::weighted(0.3, Layout::any()), any::<bool>(), any::<bool>(), activation);
         let factors = (select(vec![1.0, 1.0, -1.5, 0.37, 0.0]), select(vec![0.0, 0.0, 1.0, -0.5]));
-        // Nothing behind the product, every other time: sums then go straight to C.
+        // Every other time no epilogue follows: sums then go straight to C.
         let plain = any::<bool>();
         let kind = (any::<[bool; 3]>(), any::<bool>(), prop::bool::weighted(0.25), plain, Types::any());
         (extents, kind, layouts, epilogue, factors, Values::any(), seed())
@@ -155,7 +155,7 @@ impl Check for Gemm {
         let found = data.run(p, backend)?;
         let expected = data.run(p, Backend::REFERENCE)?;
         let bound = data.bound(p)?;
-        // What is out of the range of f16 may be infinite, or the largest number.
+        // A result out of the range of f16 may be infinite, or the largest number.
         let within = |v: Vec<f32>| -> Vec<f32> {
             let out = |i: usize| p.types.c == Stored::F16 && expected[i].abs() > 6e4;
             v.into_iter().enumerate().map(|(i, x)| if out(i) { 0.0 } else { x }).collect()
@@ -185,7 +185,7 @@ impl Data {
         let batch_of = |shared: bool| if shared { 1 } else { batch };
         let bias = |len: usize, random: &mut Random| (0..len).map(|_| p.values.draw(random)).collect();
         let c = match p.beta {
-            // Never read: a NaN would show.
+            // The kernel never reads C here: a NaN would show.
             0.0 => Tensor::new([batch, m, n], &p.c, |_| f32::NAN),
             _ => Tensor::random([batch, m, n], &p.c, p.values, random),
         };
@@ -203,7 +203,7 @@ impl Data {
         }
     }
 
-    /// The weights as they are packed for `backend`.
+    /// The weights, packed for `backend`.
     fn packed(&self, p: &Params, backend: Backend) -> Result<PackedB, Failure> {
         let (b, up, format) = (self.b.view().at(0), self.up.view().at(0), p.types.b);
         Ok(match (p.gated, format) {
@@ -254,10 +254,10 @@ impl Data {
     }
 }
 
-/// Runs `c = a b` on `backend`: what tests of single properties need.
+/// Runs `c = a b` on `backend`, for tests of single properties.
 ///
 /// # Errors
-/// As the kernel.
+/// The error of the kernel.
 pub fn product(backend: Backend, a: View<'_, 2>, b: Rhs<'_>, n: usize) -> Result<Vec<f32>, Failure> {
     let m = a.shape()[0];
     let mut c = vec![f32::NAN; m * n];

@@ -1,4 +1,4 @@
-//! Attention to caches against attention to views, whose bits it has, however the caches came about.
+//! Attention to caches against attention to views: identical bits, for every history of the caches.
 
 use super::attention::{BUCKETS, Distance, quiet};
 use super::bound::identical;
@@ -14,7 +14,7 @@ use tilewright_kernels::{
     Sequences, Start, View, ViewMut, Window,
 };
 
-/// Sequences of any lengths, caches that several of them share, tokens appended and forgotten.
+/// Sequences of any lengths, caches that several sequences share, tokens appended and forgotten.
 pub struct CachedAttention;
 
 /// One attention to caches.
@@ -26,11 +26,11 @@ pub struct Params {
     lens: Vec<usize>,
     /// Cache and number of queries of each sequence.
     sequences: Vec<(usize, usize)>,
-    /// Whether tokens come before heads in memory.
+    /// True if tokens come before heads in memory.
     rows_first: bool,
-    /// Of k and v.
+    /// Layouts of k and v.
     layouts: [Layout<3>; 2],
-    /// What k and v are stored as.
+    /// Type of k and v.
     stored: Stored,
     bf16: bool,
     start: Start,
@@ -38,7 +38,7 @@ pub struct Params {
     scale: f32,
     softcap: Option<f32>,
     distance: Distance,
-    /// A token of every cache whose key and value are NaN.
+    /// A token of every cache; its key and value are NaN.
     poison: Option<usize>,
     values: Values,
     seed: u64,
@@ -74,7 +74,7 @@ impl Check for CachedAttention {
 
 fn strategy() -> BoxedStrategy<Params> {
     let width = || prop_oneof![8 => extent(70), 1 => extent(450)];
-    // Many query heads are whole tiles of rows that see the same keys.
+    // 14 or more query heads of one key head fill whole tiles of rows that see equal keys.
     let group = prop_oneof![4 => 1..4usize, 1 => 14..17usize];
     let caches = prop::collection::vec(extent(600), 1..4);
     let sequences = prop::collection::vec((0..3usize, prop_oneof![2 => Just(1), 2 => 0..6usize]), 1..6);
@@ -118,7 +118,7 @@ fn strategy() -> BoxedStrategy<Params> {
                 softcap,
                 distance,
                 poison,
-                // f16 holds no larger ones.
+                // f16 holds no larger values.
                 values: if stored == Stored::F16 && values == Values::Large { Values::Wide } else { values },
                 seed,
             }
@@ -140,7 +140,7 @@ struct Tokens {
     len: usize,
 }
 
-/// Heads before tokens.
+/// The view with heads before tokens.
 fn heads_first<'a, T>(p: &Params, x: View<'a, 3, T>) -> View<'a, 3, T> {
     if p.rows_first { x.permute([1, 0, 2]) } else { x }
 }
@@ -166,7 +166,7 @@ fn append(p: &Params, cache: &mut KvCache, tokens: &Tokens, range: Range<usize>)
 
 /// Appends the tokens in parts, with others that are forgotten again, and copies the cache.
 fn edit(p: &Params, cache: &mut KvCache, tokens: &Tokens, random: &mut Random) -> Result<(), Failure> {
-    // Copies become those of caches that held something else, and of another capacity.
+    // Copies go to caches that held other tokens and have another capacity.
     let mut copy = cache.clone();
     let most = [1, 7, 40, 600][random.below(4)];
     while cache.len() < tokens.len {
@@ -194,11 +194,11 @@ fn edit(p: &Params, cache: &mut KvCache, tokens: &Tokens, random: &mut Random) -
 struct Data {
     q: Tensor<4>,
     tokens: Vec<Tokens>,
-    /// Where the queries of sequences end.
+    /// Cumulative ends of the queries of each sequence.
     starts: Vec<usize>,
     slopes: Vec<f32>,
     table: Vec<f32>,
-    /// Tokens that caches have room for.
+    /// Capacity of the caches in tokens.
     capacities: Vec<usize>,
 }
 
@@ -237,7 +237,7 @@ impl Data {
         }
     }
 
-    /// The kernels' argument.
+    /// The distance bias as the kernels take it.
     fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
         p.distance.bias(&self.slopes, &self.table)
     }
@@ -258,7 +258,7 @@ impl Data {
         all.collect()
     }
 
-    /// Attention to caches, in the order head, query, dv.
+    /// Attention to caches; the output in the order head, query, dv.
     fn of_caches(&self, p: &Params, backend: Backend, caches: &[KvCache]) -> Result<Vec<f32>, Failure> {
         let caches: Vec<&KvCache> = p.sequences.iter().map(|&(cache, _)| &caches[cache]).collect();
         self.out(p, |out| {
@@ -273,7 +273,7 @@ impl Data {
         })
     }
 
-    /// The same of views: the keys of all sequences end to end.
+    /// As `cached`, to views: the keys of all sequences end to end.
     fn of_views(&self, p: &Params, backend: Backend) -> Result<Vec<f32>, Failure> {
         let [kv_heads, _, dk, dv] = p.extents;
         let mut ends = vec![0];
@@ -308,7 +308,7 @@ impl Data {
         })
     }
 
-    /// What `run` writes.
+    /// Collects the output that `run` writes.
     fn out(
         &self,
         p: &Params,

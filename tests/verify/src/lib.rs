@@ -1,4 +1,5 @@
-//! Every kernel on every backend against its definition: what `tilewright verify` and the tests run.
+//! Checks of every kernel on every backend against its definition. `tilewright verify`, the tests and the
+//! fuzzers run them.
 //!
 //! A [`Check`] draws the arguments of one kernel (extents that straddle lanes, tiles and blocks,
 //! strides, misalignment, special values), runs it on a backend, and holds the result to an error
@@ -34,20 +35,20 @@ pub trait Check: 'static {
     /// The kernel, as `--kernel` names it.
     const KERNEL: &'static str;
 
-    /// What is drawn for a case: all of it is printed when the case fails, so seeds rather than data.
+    /// The arguments of one case. A failed case prints all of them, so they hold seeds rather than data.
     type Params: Clone + fmt::Debug + 'static;
 
-    /// Draws arguments. A case should take about a millisecond of the reference.
+    /// Draws arguments. A case takes about a millisecond of the reference.
     fn strategy() -> BoxedStrategy<Self::Params>;
 
     /// Runs the kernel on `backend` and compares.
     ///
     /// # Errors
-    /// What is wrong with the result.
+    /// The first deviation from the definition or from the contract.
     fn run(params: &Self::Params, backend: Backend) -> Result<Worst, Failure>;
 }
 
-/// What is wrong with a result.
+/// The description of a wrong result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(String);
 
@@ -72,7 +73,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// All checks, in the order of the kernels' dependence on each other.
+/// All checks; a kernel comes after the kernels that it depends on.
 pub static CHECKS: &[Entry] = &[
     Entry::of::<math::Math>(),
     Entry::of::<gemm::Gemm>(),
@@ -107,7 +108,7 @@ impl Entry {
     /// Runs the case of one seed.
     ///
     /// # Errors
-    /// The smallest arguments found that fail as well.
+    /// The smallest failing arguments that shrinking finds.
     pub fn case(&self, backend: Backend, seed: u64) -> Result<Worst, Counterexample> {
         let kernel = self.kernel;
         (self.case)(backend, seed, &[]).map_err(|Found { why, params }| Counterexample {
@@ -119,11 +120,11 @@ impl Entry {
         })
     }
 
-    /// Runs a case that `bytes` choose, so that a fuzzer reaches every one: the first eight are a seed,
-    /// and each of the others a step from its arguments towards simpler ones.
+    /// Runs a case that `bytes` choose, so that a fuzzer can reach every case. The first eight bytes are a
+    /// seed; each later byte is one step from the arguments of that seed towards simpler ones.
     ///
     /// # Errors
-    /// What is wrong, and with which arguments.
+    /// The failure and the arguments of this case.
     pub fn case_of_bytes(&self, backend: Backend, bytes: &[u8]) -> Result<Worst, Failure> {
         let (seed, steps) = bytes.split_at(bytes.len().min(8));
         let mut key = [0; 8];
@@ -137,7 +138,7 @@ impl Entry {
     /// Runs the cases of seeds `seed`, `seed + 1`, .. and calls `progress` after each.
     ///
     /// # Errors
-    /// The counterexample of the first that fails.
+    /// The counterexample of the first case that fails.
     pub fn run(
         &self,
         backend: Backend,
@@ -154,7 +155,7 @@ impl Entry {
     }
 }
 
-/// The checks of the kernel of this name, or all of them.
+/// The checks of the kernel `name`, or all checks.
 pub fn checks(kernel: Option<&str>) -> impl Iterator<Item = &'static Entry> {
     CHECKS.iter().filter(move |entry| kernel.is_none_or(|kernel| entry.kernel == kernel))
 }
@@ -168,9 +169,9 @@ pub struct Counterexample {
     pub backend: Backend,
     /// The case's seed.
     pub seed: u64,
-    /// The arguments, made as small as possible.
+    /// The arguments after shrinking.
     pub params: String,
-    /// What is wrong.
+    /// The description of the wrong result.
     pub why: String,
 }
 
@@ -195,20 +196,20 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// Arguments that fail, and how.
+/// Arguments that fail, and their failure.
 struct Found {
     why: String,
     params: String,
 }
 
 /// Draws the arguments of `seed`, takes `steps` from there, runs them, and shrinks them if they fail. A
-/// panic is a failure too.
+/// panic counts as a failure.
 fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Found> {
-    // What proptest wants as a seed: 32 bytes.
+    // proptest takes a seed of 32 bytes.
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &key);
-    // Enough to bring every extent and layout down; a step costs a case.
+    // Shrinking brings every extent and layout down within this limit; each step costs a case.
     let config = Config { failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, rng);
 
@@ -217,7 +218,7 @@ fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Fo
         .new_tree(&mut runner)
         .map_err(|reason| found(format!("no arguments could be drawn: {reason}"), String::new()))?;
     for step in steps {
-        // Simpler in one argument; an odd byte takes half of it back.
+        // `simplify` makes one argument simpler; an odd byte takes half of the step back.
         if !tree.simplify() {
             break;
         }
@@ -241,7 +242,7 @@ fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Fo
 mod tests {
     use super::*;
 
-    /// A kernel that is wrong from 10 elements up, and panics at 100.
+    /// A kernel that is wrong from 10 elements up and panics at 100.
     struct Wrong;
 
     impl Check for Wrong {

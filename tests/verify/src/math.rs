@@ -1,5 +1,4 @@
-//! The elementary functions and activations against their definitions: at random arguments, and at
-//! every one there is.
+//! The elementary functions and activations against their definitions, at random arguments or at all 2^32.
 
 use super::tensor::{Random, extent, seed};
 use super::{Check, Failure, Worst, bound};
@@ -10,14 +9,14 @@ use rayon::prelude::*;
 use tilewright_kernels::math::{Function, Map};
 use tilewright_kernels::{Activation, Backend};
 
-/// What is promised of a function.
+/// The promised accuracy of a function.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Claim {
-    /// Largest argument that the promise is about.
+    /// Largest argument that the promise covers.
     pub up_to: f32,
-    /// Most units in the last place of the exact result that it errs,
+    /// Largest error in units in the last place of the exact result,
     pub ulp: f64,
-    /// beyond this absolute error.
+    /// in addition to this absolute error.
     pub absolute: f64,
 }
 
@@ -30,7 +29,7 @@ impl Claim {
                 Self { up_to: all, ulp: 1.0, absolute: 0.0 }
             }
             Function::Activation(Activation::Tanh) => Self { up_to: all, ulp: 1.0, absolute: 0.0 },
-            // Results below the normal range are flushed.
+            // Results below the normal range are flushed to zero.
             Function::ExpFast => Self { up_to: 88.0, ulp: 6.0, absolute: f64::from(f32::MIN_POSITIVE) },
             // 3.1e-6, relative to the smallest number of a power of two.
             Function::Exp2Coarse => Self { up_to: 0.5, ulp: 52.0, absolute: f64::from(f32::MIN_POSITIVE) },
@@ -48,14 +47,14 @@ impl Claim {
         }
     }
 
-    /// Error of `found` in ULP, less what is allowed absolutely; infinite if a NaN or an infinity is
+    /// Error of `found` in ULP, less the allowed absolute error; infinite if a NaN or an infinity is
     /// missing or out of place.
     fn ulps(self, found: f32, exact: f64) -> f64 {
         if exact.is_nan() || found.is_nan() || exact.is_infinite() {
             let same = f64::from(found) == exact || (exact.is_nan() && found.is_nan());
             return if same { 0.0 } else { f64::INFINITY };
         }
-        // An infinity that a finite result is rounded to counts as the first power of two not in f32.
+        // An infinity that a finite result rounds to counts as the first power of two beyond f32.
         let overflow = 2.0f64.powi(128);
         let value = if found.is_infinite() { overflow.copysign(f64::from(found)) } else { f64::from(found) };
         if exact.abs() >= overflow && value.abs() == overflow && (value < 0.0) == (exact < 0.0) {
@@ -69,14 +68,15 @@ impl Claim {
 /// The worst error of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Extreme {
-    /// In units of the last place, beyond the absolute error of the [`Claim`].
+    /// Error in units of the last place, beyond the absolute error of the [`Claim`].
     pub ulp: f64,
     /// The argument.
     pub x: f32,
 }
 
 impl Extreme {
-    /// The larger error; of equal ones that of the smaller bits, so that threads do not matter.
+    /// Returns the larger error; of equal errors, the one with the smaller bits, so that threads do not
+    /// matter.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         let key = |e: &Self| (e.ulp, Reverse(e.x.to_bits()));
@@ -84,12 +84,12 @@ impl Extreme {
     }
 }
 
-/// Arguments of one task: few enough for the caches and a smooth progress bar.
+/// Arguments of one task: few enough for the caches and for a smooth progress bar.
 const CHUNK: u64 = 1 << 12;
 
-/// The worst error of `function` on each of `backends` over every `stride`-th of the 2^32 floats, and
-/// all next to a power of two: those on which formulas change. On the threads of the current pool;
-/// `progress` is told how many arguments were done, of [`arguments`] in all.
+/// Worst error of `function` on each of `backends` over every `stride`-th of the 2^32 floats, and over all
+/// floats next to a power of two, where formulas change. Runs on the threads of the current pool; calls
+/// `progress` with the number of arguments done, out of [`arguments`].
 ///
 /// # Panics
 /// If `stride` is 0.
@@ -113,7 +113,7 @@ pub fn walk(
     max(chunks.reduce(none, max), near_powers)
 }
 
-/// How many arguments [`walk`] takes at this stride, not counting those next to powers of two.
+/// Number of arguments that [`walk`] takes at this stride, without the floats next to powers of two.
 pub fn arguments(stride: u32) -> u64 {
     (1u64 << 32).div_ceil(u64::from(stride))
 }
@@ -124,8 +124,8 @@ fn edges(function: Function, backends: &[Backend]) -> Vec<Extreme> {
     worst_of(function, backends, (0..512u32).flat_map(near))
 }
 
-/// The worst error at the floats with these bits. Most of the time goes into the definition, which is
-/// therefore computed once for all backends.
+/// The worst error at the floats with these bits. The definition takes most of the time; it is computed
+/// once for all backends.
 fn worst_of(function: Function, backends: &[Backend], bits: impl Iterator<Item = u32>) -> Vec<Extreme> {
     let claim = Claim::of(function);
     let x: Vec<f32> = bits.map(f32::from_bits).filter(|x| x.is_nan() || *x <= claim.up_to).collect();
@@ -141,8 +141,8 @@ fn worst_of(function: Function, backends: &[Backend], bits: impl Iterator<Item =
     backends.iter().map(on).collect()
 }
 
-/// Every function at random arguments: within its [`Claim`], and with the same bits wherever in a
-/// vector an element stands.
+/// Every function at random arguments: within its [`Claim`], and with identical bits at every place in a
+/// vector.
 pub struct Math;
 
 /// One call.
@@ -150,7 +150,7 @@ pub struct Math;
 pub struct Params {
     function: Function,
     n: usize,
-    /// Elements left out in front the second time.
+    /// Elements that the second call leaves out in front.
     skip: usize,
     seed: u64,
 }

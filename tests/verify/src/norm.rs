@@ -10,13 +10,13 @@ use tilewright_kernels::{
     Backend, Element, L2Normalize as L2Kernel, LayerNorm as LayerKernel, RmsNorm as RmsKernel,
 };
 
-/// Means far from 0 against sigma, outliers among the first elements, a residual or none.
+/// Layer norm: means far from 0 against sigma, outliers among the first elements, a residual or none.
 pub struct LayerNorm;
 
-/// With and without weight and residual.
+/// RMS norm, with and without weight and residual.
 pub struct RmsNorm;
 
-/// In place or not.
+/// L2 normalisation, in place or not.
 pub struct L2Normalize;
 
 /// One norm.
@@ -28,7 +28,7 @@ pub struct Params {
     bias: bool,
     eps: f32,
     values: Values,
-    /// Added to all elements, and to the first 64 of a row.
+    /// Offsets added to all elements, and to the first 64 of a row.
     offsets: [f32; 2],
     seed: u64,
 }
@@ -75,7 +75,7 @@ impl Data {
         }
     }
 
-    /// What is normalised: x, or the sum that a residual becomes, rounded to the type.
+    /// The normalised numbers: x, or x plus the residual, rounded to the type.
     fn input(&self) -> Vec<f32> {
         let x = self.x.elements();
         match &self.residual {
@@ -86,8 +86,8 @@ impl Data {
         }
     }
 
-    /// x and the residual for a run in `T`. Where a case of another type is computed in f32, what is
-    /// normalised is x: there the sum would not be rounded to the type.
+    /// x and the residual for a run in `T`. A case of another type that is computed in f32 normalises x:
+    /// the sum would not be rounded to the type there.
     fn rows<T: Element>(&self) -> (Tensor<2>, Option<Tensor<2, T>>) {
         if self.stored != Stored::F32 && T::NAME == f32::NAME {
             let (input, columns) = (self.input(), self.x.shape()[1]);
@@ -105,12 +105,12 @@ impl Data {
         (at(&self.weight, 1.0), at(&self.bias, 0.0))
     }
 
-    /// Asks that the residual is exactly the sum.
+    /// Checks that the residual is exactly the sum.
     fn check_residual<T: Element>(&self, residual: Option<&Tensor<2, T>>) -> Result<(), Failure> {
         let Some(residual) = residual else { return Ok(()) };
         residual.gaps_intact()?;
         let (found, expected) = (values(residual), self.input());
-        // The bits of NaN are those of f32 alone.
+        // Only f32 promises the bits of NaN.
         let nan =
             |x: &[f32]| -> Vec<f32> { x.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }).collect() };
         if T::NAME == f32::NAME {
@@ -210,8 +210,8 @@ impl Check for L2Normalize {
 }
 
 /// The relative error of x over a root of a sum of n squares. On the narrowest vectors, 4 lanes in 4
-/// groups, n / 16 + 5 roundings enter the sum of squares, of which the root takes half; a division and
-/// an addition before the root, itself, a reciprocal and two products follow.
+/// groups, n / 16 + 5 roundings enter the sum of squares; the root halves their error. A division and an
+/// addition before the root, the root, a reciprocal and two products follow.
 fn relative(n: usize) -> f64 {
     (n as f64 / 32.0 + 10.0) * U
 }

@@ -15,14 +15,14 @@ pub struct Rope;
 pub struct Params {
     rows: RowsParams,
     head_dim: usize,
-    /// Rotated pairs of columns.
+    /// Number of rotated pairs of columns.
     pairs: usize,
     interleaved: bool,
     values: Values,
     seed: u64,
 }
 
-/// Positions in the table.
+/// Number of positions in the table.
 const POSITIONS: usize = 50;
 
 impl Check for Rope {
@@ -75,7 +75,8 @@ impl Check for Rope {
             let (sin, cos) = angle.sin_cos();
             let magnitude =
                 f64::from(elements[i]).abs() * cos.abs() + f64::from(elements[partner]).abs() * sin.abs();
-            // The factors here are not rounded to f32 as the table's are: 3 rather than 2.
+            // The factors here are not rounded to f32, unlike the factors of the table: 3 roundings rather
+            // than 2.
             let bound = 3.0 * U * magnitude + 3.0 * ETA;
             if bound.is_finite() { bound } else { 0.0 }
         })

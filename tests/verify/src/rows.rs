@@ -1,5 +1,4 @@
-//! What the checks of row kernels have in common: rows in place or from one tensor to another, of any
-//! type.
+//! Rows of arguments for the checks of row kernels: in place or from one tensor to another, of any type.
 
 use super::bound::compare;
 use super::tensor::{Layout, Random, Tensor, Values, extent};
@@ -8,7 +7,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use tilewright_kernels::{Backend, Element, Error, Rows};
 
-/// What the numbers of a case are stored as.
+/// Element type of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// f32.
@@ -19,7 +18,7 @@ pub enum Stored {
     F16,
 }
 
-/// Calls a function generic over the element type, `$f::<T>(..)`, with the type that `$stored` names.
+/// Calls `$f::<T>(..)`, a function generic over the element type, with the type that `$stored` names.
 macro_rules! of_type {
     ($stored:expr, $f:ident($($argument:expr),* $(,)?)) => {
         match $stored {
@@ -32,7 +31,7 @@ macro_rules! of_type {
 pub(super) use of_type;
 
 impl Stored {
-    /// Any type, f32 half of the time.
+    /// Draws any type, f32 half of the time.
     pub fn any() -> BoxedStrategy<Self> {
         prop_oneof![2 => Just(Self::F32), 1 => Just(Self::Bf16), 1 => Just(Self::F16)].boxed()
     }
@@ -46,16 +45,15 @@ impl Stored {
         }
     }
 
-    /// A number of the type in place of `x`: the nearest, of which one is as large as x was where x is in
-    /// range.
+    /// A number of the type for `x`: the nearest, scaled into the range of the type if `x` is outside.
     pub fn number(self, x: f32) -> f32 {
-        // f16 ends at 2^16: what `Values::Large` draws is brought to 2^6 .. 2^14.
+        // f16 ends at 2^16: the numbers of `Values::Large` are scaled to 2^6 .. 2^14.
         let large = self == Self::F16 && x.is_finite() && x.abs() > 6e4;
         self.round(if large { x * 2f32.powi(-44) } else { x })
     }
 
-    /// What rounding to the type adds to an error of `error` of a result of magnitude `y`: half a unit of
-    /// its last place, or anything if the result may overflow.
+    /// Error that rounding to the type adds to a result of magnitude `y` with an error of `error`: half a
+    /// unit of the last place; infinite if the result may overflow.
     fn rounding(self, y: f64, error: f64) -> f64 {
         let (roundoff, denormal, most) = match self {
             Self::F32 => return 0.0,
@@ -67,9 +65,9 @@ impl Stored {
     }
 }
 
-/// Holds a kernel to its definition: in f32 to within `bound(i, expected)`, and in another type to the
-/// nearest of what it computes in f32 from the same numbers, bit by bit, on the backend and by the
-/// definition. `apply(stored, backend)` runs it in a type.
+/// Holds a kernel to its definition: in f32 to within `bound(i, expected)`; in another type bit by bit to
+/// the rounded f32 result of the same numbers, on the backend and for the definition. `apply(stored,
+/// backend)` runs the kernel in a type.
 ///
 /// # Errors
 /// A [`Failure`] that names an element.
@@ -82,8 +80,8 @@ pub fn conforms(
     conforms_coarsely(stored, backend, apply, bound, None::<fn(usize, &[f32]) -> f64>)
 }
 
-/// [`conforms`] of a kernel that computes results for bf16 with fewer digits, if there is a `coarse` bound for
-/// them: there the backend is held to within that and the rounding.
+/// As [`conforms`], for a kernel whose bf16 results have fewer digits: `coarse`, if any, bounds their error
+/// before the rounding.
 ///
 /// # Errors
 /// A [`Failure`] that names an element.
@@ -159,20 +157,20 @@ impl RowsParams {
             .boxed()
     }
 
-    /// Input of these values, which the type holds.
+    /// Draws an input of these values, rounded to the type.
     pub fn input(&self, values: Values, random: &mut Random) -> Tensor<2> {
         self.input_with(|_| values.draw(random))
     }
 
-    /// Input whose element at an index is `value(index)`, as the type holds it.
+    /// An input whose element at an index is `value(index)`, rounded to the type.
     pub fn input_with(&self, mut value: impl FnMut([usize; 2]) -> f32) -> Tensor<2> {
         Tensor::new(self.shape, &self.x, |index| self.stored.number(value(index)))
     }
 
-    /// What `kernel` makes of rows of `x` in a type, in row-major order.
+    /// Runs `kernel` on rows of `x` in the type; returns its result in row-major order.
     ///
     /// # Errors
-    /// If the kernel refuses them, or writes elsewhere.
+    /// If the kernel refuses the rows, or writes outside of them.
     pub fn run<T: Element>(
         &self,
         x: &Tensor<2>,

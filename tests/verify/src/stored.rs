@@ -5,7 +5,7 @@ use super::tensor::Tensor;
 use half::{bf16, f16};
 use tilewright_kernels::Element;
 
-/// What numbers are stored as.
+/// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Stored {
     F32,
@@ -25,7 +25,7 @@ impl Stored {
         }
     }
 
-    /// Half of the distance of its neighbours, at a number of this magnitude.
+    /// Half of the distance between neighbouring numbers of the type at this magnitude.
     pub(super) fn half_ulp(self, magnitude: f64) -> f64 {
         match self {
             Self::F32 => 0.0,
@@ -35,7 +35,7 @@ impl Stored {
     }
 }
 
-/// The elements of an output, if nothing else was written.
+/// The elements of an output; fails if a gap was written.
 pub(super) fn written<const D: usize, T: Element>(out: &Tensor<D, T>) -> Result<Vec<f32>, Failure> {
     out.gaps_intact()?;
     Ok(out.elements().into_iter().map(T::to_f32).collect())

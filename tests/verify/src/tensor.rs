@@ -1,8 +1,8 @@
-//! Random arguments: extents, strides and values that provoke what goes wrong in kernels.
+//! Random arguments: extents, strides and values that provoke the errors of kernels.
 //!
-//! A [`Layout`] says how the elements of a tensor lie in its slice, whatever its shape, so that shape
-//! and layout are drawn, and shrink, independently. What lies between the elements is [`GAP`]: a NaN
-//! that shows up in any result that read it, and whose bits tell whether it was written.
+//! A [`Layout`] maps the elements of a tensor to places in its slice, whatever its shape: shape and layout
+//! are drawn, and shrink, independently. [`GAP`] fills the places between elements: a NaN that shows up in
+//! every result that read it, and whose bits tell whether it was overwritten.
 
 pub use tilewright_kernels::random::Random;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{Element, View, ViewMut};
 
-/// Fills everything in a tensor's slice that is no element of it; of other types, what it is in them.
+/// Fills every place of a slice that holds no element. In other types it is this number converted.
 pub const GAP: f32 = f32::from_bits(0x7fda_9a9a);
 
 /// Extents up to `max`, most of them within one of a multiple of some lane count, tile or block.
@@ -31,7 +31,7 @@ pub fn extent(max: usize) -> BoxedStrategy<usize> {
     .boxed()
 }
 
-/// Which floats a tensor is filled with.
+/// Distributions of the floats that a tensor is filled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Values {
     /// Uniform in [-1, 1).
@@ -40,14 +40,14 @@ pub enum Values {
     Wide,
     /// Denormals and the smallest normal numbers.
     Tiny,
-    /// 2^50 .. 2^58: products of two are finite, sums of 2048 such products as well.
+    /// 2^50 .. 2^58: products of two are finite, and so are sums of 2048 products.
     Large,
     /// As `Unit`, but one in sixteen is a NaN, an infinity or a zero of either sign.
     Special,
 }
 
 impl Values {
-    /// Any of the kinds, most often `Unit`.
+    /// Draws any distribution, most often `Unit`.
     pub fn any() -> BoxedStrategy<Self> {
         prop_oneof![
             4 => Just(Self::Unit),
@@ -59,12 +59,12 @@ impl Values {
         .boxed()
     }
 
-    /// Any of the kinds without NaN and infinities.
+    /// Draws any distribution without NaN and infinities.
     pub fn finite() -> BoxedStrategy<Self> {
         Self::any().prop_map(|v| if v == Self::Special { Self::Unit } else { v }).boxed()
     }
 
-    /// The next number of this kind.
+    /// Draws the next number of this distribution.
     pub fn draw(self, random: &mut Random) -> f32 {
         let sign = |x: f32, random: &mut Random| if random.bits() & 1 == 0 { x } else { -x };
         match self {
@@ -80,12 +80,12 @@ impl Values {
     }
 }
 
-/// A seed for a tensor's values, which there is no point in shrinking.
+/// A seed for the values of a tensor; it does not shrink.
 pub fn seed() -> impl Strategy<Value = u64> {
     any::<u64>().no_shrink()
 }
 
-/// How a tensor of `D` dimensions lies in its slice.
+/// Strides and offset of a tensor of `D` dimensions in its slice.
 #[derive(Clone)]
 pub struct Layout<const D: usize> {
     /// The dimensions from outermost to innermost in memory.
@@ -113,7 +113,7 @@ impl<const D: usize> Layout<D> {
 
     /// Any order of dimensions, gaps and misalignment: for outputs.
     pub fn distinct() -> BoxedStrategy<Self> {
-        // Dimensions sorted by random keys: equal keys, to which they shrink, mean row-major.
+        // Dimensions are sorted by random keys. Keys shrink to equal ones, which mean row-major.
         let keys = prop_oneof![2 => Just([0; D]), 1 => uniform(0..D)];
         (keys, uniform(pad()), 0..17usize)
             .prop_map(|(keys, pads, offset)| {
@@ -124,7 +124,7 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
-    /// The same, and any dimension may have stride 0: for inputs.
+    /// As [`distinct`](Self::distinct), but any dimension may have stride 0: for inputs.
     pub fn any() -> BoxedStrategy<Self> {
         (Self::distinct(), uniform(prop::bool::weighted(0.1)))
             .prop_map(|(layout, repeat)| Self { repeat, ..layout })
@@ -141,7 +141,8 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
-    /// The same with unit-stride columns: for a linear layer's weight, the transpose of what is stored.
+    /// As [`rows`](Self::rows), with unit-stride columns: for the weight of a linear layer, a transposed
+    /// matrix.
     pub fn columns() -> BoxedStrategy<Self> {
         Self::rows()
             .prop_map(|mut layout| {
@@ -173,7 +174,7 @@ impl<const D: usize> Layout<D> {
     }
 }
 
-/// Mostly none, else a few elements or a cache line.
+/// Draws zero most often, else a few elements or a cache line.
 fn pad() -> BoxedStrategy<usize> {
     prop_oneof![6 => Just(0), 1 => 1..4usize, 1 => 15..18usize].boxed()
 }
@@ -206,14 +207,14 @@ impl<const D: usize> Tensor<D> {
         Self::new(shape, layout, |_| values.draw(random))
     }
 
-    /// The same tensor with each element replaced by `f` of it.
+    /// Returns this tensor with each element `x` replaced by `f(x)`.
     #[must_use]
     pub fn map(&self, f: impl Fn(f32) -> f32) -> Self {
         let data = self.data.iter().map(|&x| if x.to_bits() == GAP.to_bits() { x } else { f(x) }).collect();
         Self { data, ..*self }
     }
 
-    /// The same tensor with each element rounded to another type, in the same layout.
+    /// Returns this tensor with each element rounded to the type `T`, in the same layout.
     pub fn cast<T: Element>(&self) -> Tensor<D, T> {
         let value = |index| T::from_f32(self.data[self.start + dot(index, self.strides)]);
         Tensor::at(self.shape, self.strides, self.offset, value)
@@ -221,12 +222,12 @@ impl<const D: usize> Tensor<D> {
 }
 
 impl<const D: usize, T: Element> Tensor<D, T> {
-    /// The elements `value(index)`, called in row-major order.
+    /// Fills the elements with `value(index)`, called in row-major order.
     pub fn new(shape: [usize; D], layout: &Layout<D>, value: impl FnMut([usize; D]) -> T) -> Self {
         Self::at(shape, layout.strides(shape), layout.offset, value)
     }
 
-    /// The same with these strides, `offset` elements from a cache line.
+    /// As [`new`](Self::new), with these strides, the first element `offset` elements from a cache line.
     fn at(
         shape: [usize; D],
         strides: [usize; D],
@@ -267,10 +268,10 @@ impl<const D: usize, T: Element> Tensor<D, T> {
         indices(self.shape).map(|index| self.data[self.start + dot(index, self.strides)]).collect()
     }
 
-    /// Asks that nothing but elements was written.
+    /// Checks that only elements were written.
     ///
     /// # Errors
-    /// A [`Failure`] that says where something was.
+    /// A [`Failure`] that names the first overwritten gap.
     pub fn gaps_intact(&self) -> Result<(), Failure> {
         let mut element = vec![false; self.data.len()];
         for index in indices(self.shape) {

@@ -1,4 +1,4 @@
-//! The numbers of an attention, and its calls: all of it, or a part alone.
+//! The numbers of an attention case, and its calls: the whole, or a part alone.
 
 use super::super::Failure;
 use super::super::stored::{Stored, written};
@@ -23,7 +23,7 @@ pub(super) struct Data {
     pub(super) table: Vec<f32>,
 }
 
-/// Where a sequence lies in its batch row.
+/// Position of a sequence in its batch row.
 pub(super) struct Sequence {
     pub(super) index: usize,
     pub(super) batch: usize,
@@ -31,16 +31,16 @@ pub(super) struct Sequence {
     pub(super) keys: Range<usize>,
 }
 
-/// What of an attention is computed in one call.
+/// The part of an attention that one call computes.
 struct Part<'a> {
     sequences: Sequences<'a>,
     start: Start,
     bias: Option<View<'a, 4>>,
-    /// Of out.
+    /// Type of out.
     rows_first: bool,
 }
 
-/// The heads and rows of a tensor that may have them in the other order.
+/// Views of a tensor that may have heads and rows in either order.
 pub(super) fn heads_first<T>(v: View<'_, 4, T>, rows_first: bool) -> View<'_, 4, T> {
     if rows_first { v.permute([0, 2, 1, 3]) } else { v }
 }
@@ -97,7 +97,7 @@ impl Data {
         data
     }
 
-    /// The kernel's argument.
+    /// The key lengths as the kernel takes them.
     fn sequences(&self, p: &Params) -> Sequences<'_> {
         match p.sequences {
             Kind::Rows => Sequences::Rows,
@@ -106,7 +106,7 @@ impl Data {
         }
     }
 
-    /// The kernel's argument.
+    /// The window as the kernel takes it.
     fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
         p.distance.bias(&self.slopes, &self.table)
     }
@@ -136,8 +136,7 @@ impl Data {
         if all.is_empty() { None } else { Some(all.swap_remove(random.below(all.len()))) }
     }
 
-    /// Outputs and log-sum-exps of everything, in the order batch, head, query, dv, of outputs stored as
-    /// `out`.
+    /// Outputs, stored as `out`, and log-sum-exps of the whole, in the order batch, head, query, dv.
     pub(super) fn run(
         &self,
         p: &Params,
@@ -157,7 +156,7 @@ impl Data {
         self.compute(p, backend, v, (whole(q), whole(k)), all, out)
     }
 
-    /// The queries `part` of one sequence, by themselves and without the padding.
+    /// Computes the queries `part` of one sequence alone and without the padding.
     pub(super) fn alone(
         &self,
         p: &Params,
@@ -186,8 +185,8 @@ impl Data {
         self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
     }
 
-    /// Outputs and log-sum-exps of a part, of these ranges of q and of k, in the order batch, head,
-    /// query, dv.
+    /// Outputs and log-sum-exps of a part, for these ranges of q and k, in the order batch, head, query,
+    /// dv.
     fn compute(
         &self,
         p: &Params,
@@ -197,7 +196,7 @@ impl Data {
         part: Part<'_>,
         out: (Tensor<4>, Stored),
     ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
-        /// Of numbers that are stored as `T`.
+        /// As [`run`](Self::run), for tensors of `T`.
         macro_rules! compute {
             ($q:expr, $k:expr, $v:expr) => {{
                 let mut q = heads_first($q, p.rows_first[0]);
@@ -223,7 +222,7 @@ impl Data {
         }
     }
 
-    /// The same, of views.
+    /// As `compute`, on views.
     fn store<T: Element>(
         &self,
         p: &Params,

@@ -1,4 +1,4 @@
-//! What an attention can be asked for, and which are tried.
+//! Parameters of attention cases, and the strategy that draws them.
 
 use super::super::stored::Stored;
 use super::super::tensor::{Layout, Values, extent, seed};
@@ -11,7 +11,7 @@ use tilewright_kernels::{DistanceBias, Precision, Start, View, Window};
 pub struct Params {
     /// batch, kv heads, query heads for each, queries, keys, dk, dv.
     pub(super) extents: [usize; 7],
-    /// Whether rows come before heads in memory: of q, of k and v, of out.
+    /// True if rows come before heads in memory: of q, of k and v, of out.
     pub(super) rows_first: [bool; 3],
     pub(super) layouts: [Layout<4>; 4],
     pub(super) sequences: Kind,
@@ -20,25 +20,25 @@ pub struct Params {
     pub(super) scale: f32,
     pub(super) softcap: Option<f32>,
     pub(super) bias: Option<Layout<4>>,
-    /// Whether the bias hides one key in four.
+    /// True if the bias hides one key in four.
     pub(super) hides: bool,
     pub(super) distance: Distance,
     pub(super) lse: bool,
-    /// What q, k and v are stored as, and what out is.
+    /// Types of q, k and v, and of out.
     pub(super) stored: [Stored; 2],
     pub(super) precision: Precision,
-    /// A key, counted from its batch row's first, that is NaN, and so is its value.
+    /// A key whose elements and value are NaN, counted from the first key of its batch row.
     pub(super) poison: Option<usize>,
     pub(super) values: Values,
     pub(super) seed: u64,
 }
 
-/// How batch rows divide into sequences; where, the seed decides.
+/// Division of batch rows into sequences; the seed decides the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Rows,
     KeyLengths,
-    /// This many, end to end.
+    /// Number of sequences, end to end.
     Packed(usize),
 }
 
@@ -53,7 +53,8 @@ pub(in super::super) enum Distance {
 /// Multiply-adds of a case: a few milliseconds of the reference.
 const MOST_WORK: usize = 1 << 19;
 
-/// T5's buckets, and the distance from which on they are all the same: the models' own numbers.
+/// T5's number of buckets, and the distance from which on all distances share a bucket: the values of the
+/// models.
 pub(in super::super) const BUCKETS: usize = 32;
 const MAX_DISTANCE: usize = 128;
 
@@ -118,7 +119,7 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
                 stored,
                 precision,
                 poison,
-                // f16 holds no larger ones.
+                // f16 holds no larger values.
                 values: if stored.contains(&Stored::F16) && values == Values::Large {
                     Values::Wide
                 } else {
@@ -131,7 +132,7 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
 }
 
 impl Distance {
-    /// Any of the kinds, or none.
+    /// Draws any bias by distance, or none.
     pub(in super::super) fn any() -> BoxedStrategy<Self> {
         prop_oneof![
             2 => Just(Self::None),
@@ -141,7 +142,7 @@ impl Distance {
         .boxed()
     }
 
-    /// The kernel's argument, of the slope of each head and a table \[BUCKETS, heads\].
+    /// The bias as the kernel takes it, from the slope of each head and a table \[BUCKETS, heads\].
     pub(in super::super) fn bias<'a>(self, slopes: &'a [f32], table: &'a [f32]) -> Option<DistanceBias<'a>> {
         match self {
             Self::None => None,
@@ -156,7 +157,7 @@ impl Distance {
 }
 
 impl Params {
-    /// Whether products are of bf16.
+    /// True if the kernel may multiply in bf16.
     pub(super) fn is_bf16(&self) -> bool {
         match self.precision {
             Precision::Stored => self.stored[0] == Stored::Bf16,

@@ -1,4 +1,4 @@
-//! How far a product may be from its definition.
+//! Error bounds of a matrix product.
 
 use super::super::Failure;
 use super::super::bound::{ETA, gamma};
@@ -12,12 +12,12 @@ use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Quantized, Rhs}
 /// an error function of less than 1 ULP (2 u).
 const ACTIVATION_ROUNDINGS: f64 = 6.0;
 
-/// How much an activation can magnify the error of its argument: GELU's slope is at most 1.13,
-/// SiLU's 1.10, the others' 1.
+/// Factor by which an activation can magnify the error of its argument: the slope of GELU is at most 1.13,
+/// of SiLU 1.10, of the others 1.
 const ACTIVATION_SLOPE: f64 = 1.13;
 
 impl Data {
-    /// |A| as the products take it.
+    /// |A| after rounding or quantization.
     fn left_magnitudes(&self, p: &Params) -> Tensor<3> {
         let shape = self.a.shape();
         let row = |batch: usize, i: usize| -> Vec<f32> {
@@ -53,7 +53,7 @@ impl Data {
         }
     }
 
-    /// |B|, of the up matrix if `up`, as it is stored.
+    /// Magnitudes of B, or of the up matrix if `up`, as stored.
     fn right_magnitudes(&self, p: &Params, up: bool) -> Result<Tensor<3>, Failure> {
         let b = if up { &self.up } else { &self.b };
         if p.types.b == Format::F32 || (up && !p.gated) {
@@ -63,7 +63,8 @@ impl Data {
         let number = |q: usize, j: usize| packed.get(up, q, j).abs() as f32;
         let k = packed.k();
         Ok(Tensor::new(b.shape(), &Layout::row_major(), |[_, q, j]| {
-            // d q and m are added up apart: the magnitude of both, for the number of q = 0 is m.
+            // The products with d q and with m are summed apart; both magnitudes count, for q = 0 stands
+            // for m.
             let group = q / 32 * 32..k.min(q / 32 * 32 + 32);
             let of_group =
                 if p.types.b == Format::Q4_1 { group.map(|q| number(q, j)).fold(0.0, f32::max) } else { 0.0 };
@@ -73,10 +74,10 @@ impl Data {
 
     /// The bound of each element of C.
     ///
-    /// With s = |alpha| sum |a||b| + |beta c| + |biases|, the biased sum v has k + 5 roundings at
-    /// most: gamma_{k+5} s (of pairs of bf16, 2k + 5, and what denormals may have been). Then |f'| of it goes
-    /// through the activation, which adds its own error; a gate's error is magnified by the up product and
-    /// the other way around.
+    /// With s = |alpha| sum |a||b| + |beta c| + |biases|, the biased sum v has at most k + 5 roundings:
+    /// gamma_{k+5} s. For pairs of bf16 it has 2k + 5, and the lost denormals. The activation multiplies
+    /// this error by |f'| and adds its own. A gate's error is multiplied by the up product, and the error
+    /// of the up product by the gate.
     pub fn bound(&self, p: &Params) -> Result<Vec<f64>, Failure> {
         let k = p.extents[3];
         let (a, b, up) =
@@ -86,8 +87,8 @@ impl Data {
         let largest =
             [&a, &b, &up].map(|t| t.elements().into_iter().filter(|x| x.is_finite()).fold(0.0, f32::max));
         let [a, b, up] = largest.map(f64::from);
-        // What is lost below the normal range: by roundings, by denormals that count as zeros, and by a
-        // sum of integers that is scaled by one factor after the other.
+        // Losses below the normal range: roundings, denormals that count as zeros, and a sum of integers
+        // that is scaled by one factor after the other.
         let lost = match p.types {
             types if types.are_pairs() => f64::from(f32::MIN_POSITIVE) * (2.0 + a + b + up),
             Types { b: Format::Int8, .. } => ETA * (1.0 + b + up),
@@ -100,8 +101,8 @@ impl Data {
         Ok(indices(shape)
             .enumerate()
             .map(|(i, [batch, row, column])| {
-                // What is infinite or NaN already is so on every backend: such a sum has no error, and
-                // if the activation makes it finite (tanh), its magnitude is at most 1.
+                // An infinite or NaN sum is infinite or NaN on every backend: it has no error. If the
+                // activation makes it finite (tanh), its magnitude is at most 1.
                 let sum = f64::from(gate[i]);
                 let (mut error, mut magnitude) =
                     if sum.is_finite() { (gamma(k + 5) * sum + tiny, sum) } else { (0.0, 1.0) };
