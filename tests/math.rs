@@ -1,7 +1,6 @@
 //! The elementary functions and activations.
 
-use tilewright_kernels::math::{Function, Map};
-use tilewright_kernels::{Backend, Error};
+use tilewright_kernels::{Backend, Error, Function, Map};
 use tilewright_suite::{backends, conforms};
 use tilewright_verify::math::{Claim, walk};
 

@@ -35,6 +35,7 @@ mod distance;
 mod keys;
 mod kv_source;
 mod panels;
+mod precision;
 mod prefetch_schedule;
 mod query_rows;
 mod row;
@@ -48,6 +49,7 @@ pub use cache::KvCache;
 pub use cached::CachedAttention;
 pub use distance::DistanceBias;
 pub use keys::{Sequences, Start, Window};
+pub use precision::Precision;
 
 use crate::backend::{Backend, Kernel};
 use crate::element::Element;
@@ -56,18 +58,6 @@ use crate::isa::Isa;
 use crate::view::{View, ViewMut};
 use call::Call;
 use kv_source::KvSource;
-
-/// What [`Attention`] multiplies. Sums, scores and the softmax are in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// bf16 where q, k and v are bf16, and f32 where they are f32 or f16.
-    #[default]
-    Stored,
-    /// f32, whatever q, k and v are.
-    F32,
-    /// bf16: q, k and v of other types are rounded to it, to the nearest, ties to even.
-    Bf16,
-}
 
 /// Scaled dot-product attention.
 ///

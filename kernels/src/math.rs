@@ -25,10 +25,6 @@
 //! being fitted again each time, which keeps the fit's error below a tenth of an ULP where not said
 //! otherwise. The methods are those of J.-M. Muller, *Elementary Functions*, 3rd ed., chapters 3 and 11.
 
-mod map;
-
-pub use map::{Function, Map};
-
 use crate::isa::{Isa, Vector};
 use core::f32::consts::{LN_2, LOG2_E};
 

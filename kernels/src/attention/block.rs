@@ -10,7 +10,7 @@
 //!  strip 1   |                      |    -->   sums of strip 1
 //! ```
 //!
-//! Everything is made of words, whatever a [`AttentionVariant`] puts into them.
+//! Everything is made of k-groups, whatever a [`AttentionVariant`] puts into them.
 
 use super::blocks::{GROUP_ROWS, KEYS};
 use super::kv_source::KvSource;
@@ -27,10 +27,10 @@ use core::cmp::Ordering::Greater;
 use core::ops::Range;
 
 /// Rows that a group may have: more than [`GROUP_ROWS`] where a strip has.
-const MOST_ROWS: usize = 32;
+const MAX_GROUP_ROWS: usize = 32;
 
 /// Strips that [`GROUP_ROWS`] may be.
-const MOST_STRIPS: usize = 8;
+const MAX_STRIPS: usize = 8;
 
 /// One strip's share of a block: for each of its rows the largest score, the sum of weights and,
 /// `stride` floats apart, the weighted sums of values.
@@ -57,15 +57,15 @@ impl QueryRows<'_> {
         mut take: impl FnMut(PartialSoftmax<'_>),
     ) {
         let mut block = Block::pack(isa, variant, self, number, memory);
-        let strip_rows = variant.multiply().rows().min(MOST_ROWS);
+        let strip_rows = variant.multiply().rows().min(MAX_GROUP_ROWS);
         let strips = self.len().div_ceil(strip_rows);
-        let at_once = (GROUP_ROWS / strip_rows).clamp(1, MOST_STRIPS);
+        let at_once = (GROUP_ROWS / strip_rows).clamp(1, MAX_STRIPS);
         for first in (0..strips).step_by(at_once) {
             let first_row = part(self.len(), strips, first).start;
             let end = part(self.len(), strips, strips.min(first + at_once) - 1).end;
             let share = [first / at_once, strips.div_ceil(at_once)];
-            let mut ahead = self.ahead(number, first_row..end, share, out);
-            let group: [Strip; MOST_STRIPS] = core::array::from_fn(|i| {
+            let mut schedule = self.prefetch_schedule(number, first_row..end, share, out);
+            let group: [Strip; MAX_STRIPS] = core::array::from_fn(|i| {
                 let strip = first + i;
                 if i >= at_once || strip >= strips {
                     return Strip::default();
@@ -76,11 +76,11 @@ impl QueryRows<'_> {
                     && self.visible_in(block.start, &(rows.end - 1..rows.end)) == keys;
                 Strip { place: rows.start - first_row, rows, keys, same }
             });
-            block.score(isa, &group, &mut ahead);
+            block.score(isa, &group, &mut schedule);
             block.weigh(isa, &group);
-            block.sum_values(isa, &group, &mut ahead);
+            block.sum_values(isa, &group, &mut schedule);
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
-                take(block.share::<I>(strip));
+                take(block.partial::<I>(strip));
             }
         }
     }
@@ -114,15 +114,15 @@ fn value_stride<I: Isa>(inputs: &AttentionOperands<'_>) -> usize {
 
 /// The parts of a block's memory, in the order of their lengths here.
 fn memory_parts<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOperands<'_>) -> [usize; 6] {
-    let dk = M::words(inputs.dk);
-    let queries = dk.div_ceil(KC).max(1) * MOST_ROWS * A_STRIDE;
+    let dk = M::k_groups(inputs.dk);
+    let queries = dk.div_ceil(KC).max(1) * MAX_GROUP_ROWS * A_STRIDE;
     let values = value_stride::<I>(inputs);
-    let (panel, rows) = (KEYS / M::NUMBERS * I::NR, MOST_ROWS * A_STRIDE);
+    let (panel, rows) = (KEYS / M::ELEMENTS * I::NR, MAX_GROUP_ROWS * A_STRIDE);
     let (packing, keys, all_values) = match inputs.source {
-        KvSource::Views { .. } => (staged::<I>(), KEYS * dk, KEYS / M::NUMBERS * values),
+        KvSource::Views { .. } => (staged::<I>(), KEYS * dk, KEYS / M::ELEMENTS * values),
         KvSource::Caches { .. } => (0, 0, 0),
     };
-    [queries, rows, MOST_ROWS * values, packing.max(panel), keys, all_values]
+    [queries, rows, MAX_GROUP_ROWS * values, packing.max(panel), keys, all_values]
 }
 
 /// Floats of working memory for one block.
@@ -138,32 +138,32 @@ struct Block<'a, M> {
     start: usize,
     /// Its keys that any row sees, counted from `start`, as are all ranges of keys below.
     keys: Range<usize>,
-    /// K^T in panels of NR keys, NR words for each word of dk.
+    /// K^T in panels of NR keys, NR k-groups for each k-group of dk.
     packed_keys: &'a [f32],
     /// Number of the first of these panels.
     first_panel: usize,
-    /// V in panels of NR columns, NR words for each word of keys.
+    /// V in panels of NR columns, NR k-groups for each k-group of keys.
     packed_values: &'a [f32],
     /// Floats from one of these panels to the next.
     panel_len: usize,
     /// The first of the keys whose values these are; from here on they are summed over.
     first_value: usize,
-    /// Keys whose values are there: the others of the words that are summed over are zeros.
+    /// Keys whose values are there: the others of the k-groups that are summed over are zeros.
     held: Range<usize>,
     /// What only packing takes, and masking of values.
     spare: &'a mut [f32],
     /// Whether these are all finite, once that has been asked.
     finite: Option<bool>,
-    /// Words of queries of the group, in slabs of KC, rows A_STRIDE apart.
+    /// K-groups of queries of the group, in slabs of KC, rows A_STRIDE apart.
     queries: &'a mut [f32],
-    /// Scores, then words of weights of the group, rows A_STRIDE apart.
+    /// Scores, then k-groups of weights of the group, rows A_STRIDE apart.
     scores: &'a mut [f32],
     /// Weighted sums of values of the group, rows `value_stride` apart.
     values: &'a mut [f32],
     /// Largest score of each row of the group.
-    max: [f32; MOST_ROWS],
+    max: [f32; MAX_GROUP_ROWS],
     /// Sum of weights of each row of the group.
-    sum: [f32; MOST_ROWS],
+    sum: [f32; MAX_GROUP_ROWS],
 }
 
 impl<'a, M> Block<'a, M> {
@@ -191,12 +191,12 @@ impl<'a, M> Block<'a, M> {
             }
             KvSource::Views { k, v, .. } => {
                 let Range { start, end } = keys;
-                (first_panel, panel_len) = (start / I::NR, KEYS / M::NUMBERS * I::NR);
+                (first_panel, panel_len) = (start / I::NR, KEYS / M::ELEMENTS * I::NR);
                 (first_value, held) = (M::summed(&keys).start, start..end);
                 let first = rows.sequence.keys.start + first_key;
                 let head = |view: AnyView<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
                 let k = head(k).slice(0, first + first_panel * I::NR..first + end);
-                variant.pack_keys(isa, k, packed_keys, M::words(inputs.dk) * I::NR, spare);
+                variant.pack_keys(isa, k, packed_keys, M::k_groups(inputs.dk) * I::NR, spare);
                 let v = head(v).slice(0, first + start..first + end);
                 variant.pack_values(isa, v, start..end, (packed_values, panel_len));
                 (packed_keys, packed_values)
@@ -218,29 +218,29 @@ impl<'a, M> Block<'a, M> {
             queries,
             scores,
             values,
-            max: [0.0; MOST_ROWS],
-            sum: [0.0; MOST_ROWS],
+            max: [0.0; MAX_GROUP_ROWS],
+            sum: [0.0; MAX_GROUP_ROWS],
         }
     }
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
     #[inline(always)]
-    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut PrefetchSchedule)
+    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], schedule: &mut PrefetchSchedule)
     where
         M: AttentionVariant<I>,
     {
         let inputs = self.rows.inputs;
         let sequence = &self.rows.sequence;
-        let dk = M::words(inputs.dk);
+        let dk = M::k_groups(inputs.dk);
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             for row in strip.rows.clone() {
                 let (query, head) = self.rows.place(row);
                 let place = strip.place + row - strip.rows.start;
                 with_any!(inputs.q, q => {
                     let q = q.row([sequence.batch, head, sequence.queries.start + query, 0]);
-                    for (slab, q) in q.chunks(KC * M::NUMBERS).enumerate() {
-                        let at = (slab * MOST_ROWS + place) * A_STRIDE;
-                        let to = &mut self.queries[at..][..M::words(q.len())];
+                    for (slab, q) in q.chunks(KC * M::ELEMENTS).enumerate() {
+                        let at = (slab * MAX_GROUP_ROWS + place) * A_STRIDE;
+                        let to = &mut self.queries[at..][..M::k_groups(q.len())];
                         self.variant.pack_query(isa, q, inputs.scale, to);
                     }
                 });
@@ -256,11 +256,11 @@ impl<'a, M> Block<'a, M> {
                     multiply_panel(
                         (isa, self.variant.multiply()),
                         shape,
-                        &self.queries[(slab * MOST_ROWS + strip.place) * A_STRIDE..],
+                        &self.queries[(slab * MAX_GROUP_ROWS + strip.place) * A_STRIDE..],
                         &keys[slab * KC * I::NR..],
                         (&mut self.scores[strip.place * A_STRIDE + columns.start..], A_STRIDE),
                         slab > 0,
-                        ahead.next::<I>(shape, keys.as_ptr()),
+                        schedule.next::<I>(shape, keys.as_ptr()),
                     );
                 }
             }
@@ -300,11 +300,11 @@ impl<'a, M> Block<'a, M> {
                 let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
                 let max = &mut self.max[place];
                 self.sum[place] = self.variant.weigh(isa, scores, whole.clone(), max, factor);
-                if !strip.same || M::NUMBERS > 1 {
+                if !strip.same || M::ELEMENTS > 1 {
                     // The product with V spans the keys of the whole strip.
                     let all = M::summed(&strip.keys);
-                    let [start, end] = [whole.start, whole.end].map(|key| key / M::NUMBERS);
-                    let [first, last] = [all.start, all.end].map(|key| key / M::NUMBERS);
+                    let [start, end] = [whole.start, whole.end].map(|key| key / M::ELEMENTS);
+                    let [first, last] = [all.start, all.end].map(|key| key / M::ELEMENTS);
                     scores[first.min(start)..start].fill(0.0);
                     scores[end..last.max(end)].fill(0.0);
                 }
@@ -320,7 +320,7 @@ impl<'a, M> Block<'a, M> {
 
     /// Multiplies the weights of a group with the values.
     #[inline(always)]
-    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], ahead: &mut PrefetchSchedule)
+    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], schedule: &mut PrefetchSchedule)
     where
         M: AttentionVariant<I>,
     {
@@ -338,15 +338,15 @@ impl<'a, M> Block<'a, M> {
                 let all = strip.same && held == strip.keys && self.rows.inputs.bias.is_none();
                 if !all && self.finite.is_none() {
                     let summed = M::summed(&self.keys);
-                    let [start, end] = [summed.start, summed.end].map(|key| (key - first) / M::NUMBERS);
+                    let [start, end] = [summed.start, summed.end].map(|key| (key - first) / M::ELEMENTS);
                     self.finite = Some(self.variant.all_finite(isa, (packed, self.panel_len), start..end));
                 }
-                let words = keys.len() / M::NUMBERS;
-                let values = &values[(keys.start - first) / M::NUMBERS * I::NR..][..words * I::NR];
-                let scores = &scores[keys.start / M::NUMBERS..];
+                let k_groups = keys.len() / M::ELEMENTS;
+                let values = &values[(keys.start - first) / M::ELEMENTS * I::NR..][..k_groups * I::NR];
+                let scores = &scores[keys.start / M::ELEMENTS..];
                 if all || self.finite == Some(true) {
-                    let shape = [strip.rows.len(), words];
-                    let prefetch = ahead.next::<I>(shape, values.as_ptr());
+                    let shape = [strip.rows.len(), k_groups];
+                    let prefetch = schedule.next::<I>(shape, values.as_ptr());
                     multiply_panel((isa, multiply), shape, scores, values, (sums, stride), false, prefetch);
                     continue;
                 }
@@ -356,10 +356,18 @@ impl<'a, M> Block<'a, M> {
                     let bias = self.rows.bias(row, self.start);
                     let visible = self.rows.visible_in(self.start, &(row..row + 1));
                     let seen = |key: usize| visible.contains(&key) && !bias.hides(key);
-                    let masked = &mut self.spare[..words * I::NR];
+                    let masked = &mut self.spare[..k_groups * I::NR];
                     self.variant.mask_values(isa, values, keys.start, seen, masked);
                     let none = Prefetch::none(values.as_ptr());
-                    multiply_panel((isa, multiply), [1, words], scores, masked, (sums, stride), false, none);
+                    multiply_panel(
+                        (isa, multiply),
+                        [1, k_groups],
+                        scores,
+                        masked,
+                        (sums, stride),
+                        false,
+                        none,
+                    );
                 }
             }
         }
@@ -367,7 +375,7 @@ impl<'a, M> Block<'a, M> {
 
     /// What a strip has to hand over.
     #[inline(always)]
-    fn share<I: Isa>(&self, strip: &Strip) -> PartialSoftmax<'_> {
+    fn partial<I: Isa>(&self, strip: &Strip) -> PartialSoftmax<'_> {
         let places = strip.places();
         let stride = value_stride::<I>(self.rows.inputs);
         PartialSoftmax {

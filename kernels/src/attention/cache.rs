@@ -1,15 +1,14 @@
 //! Keys and values that stay packed from call to call, so that a decoder packs only what is new.
 
-use super::Precision;
 use super::blocks::KEYS;
-use super::panels::{Describe, PanelFormat, append, append_len};
+use super::panels::{FormatQuery, PanelFormat, append, append_len};
+use super::precision::Precision;
 use super::span::Span;
 use super::variant::with_variant;
 use crate::backend::{Backend, Kernel};
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::isa::Isa;
-use crate::isa::LINE;
+use crate::isa::{Isa, LINE};
 use crate::parallel;
 use crate::rows::expect_unit_rows;
 use crate::scratch;
@@ -58,7 +57,7 @@ pub struct KvCache {
 pub(super) struct Panels<'a> {
     pub keys: &'a [f32],
     pub values: &'a [f32],
-    /// Words from one panel of values to the next.
+    /// K-groups from one panel of values to the next.
     pub panel_len: usize,
     /// Keys that are there.
     pub len: usize,
@@ -77,7 +76,7 @@ impl KvCache {
         [dk, dv]: [usize; 2],
         capacity: usize,
     ) -> Self {
-        let format = backend.run(Describe { bf16: precision == Precision::Bf16, dk });
+        let format = backend.run(FormatQuery { bf16: precision == Precision::Bf16, dk });
         let whole = capacity.max(1).checked_next_multiple_of(format.nr.max(format.group)).unwrap_or(KEYS);
         let mut cache = Self {
             backend,
@@ -144,15 +143,15 @@ impl KvCache {
         if len >= self.len {
             return;
         }
-        // Of the last group of values, which is still multiplied; numbers that share no words are not.
+        // Of the last group of values, which is still multiplied; numbers that share no k-groups are not.
         let begun = len..self.len.min(len.next_multiple_of(self.format.group));
         self.len = len;
         for (head, key) in (0..self.kv_heads).flat_map(|head| begun.clone().map(move |key| (head, key))) {
             for d in 0..self.dv {
                 let (at, half) = self.value_at(head, key, d);
                 let format = self.format;
-                let word = &mut self.floats_mut()[at];
-                *word = format.without(*word, half);
+                let k_group = &mut self.floats_mut()[at];
+                *k_group = format.without(*k_group, half);
             }
         }
     }
@@ -168,8 +167,8 @@ impl KvCache {
         self.check_format(WHAT, other.format, other.backend.name())?;
         self.expect_room(0, other.len)?;
         self.len = other.len;
-        let PanelFormat { nr, numbers, key_words, group, .. } = self.format;
-        let keys = other.len.next_multiple_of(nr) * key_words;
+        let PanelFormat { nr, numbers, key_k_groups, group, .. } = self.format;
+        let keys = other.len.next_multiple_of(nr) * key_k_groups;
         let panels = self.dv.div_ceil(nr);
         for head in 0..self.kv_heads {
             let [mut to, mut from] = [self.head_at(head), other.head_at(head)];
@@ -233,29 +232,29 @@ impl KvCache {
         &mut self.memory[skip..]
     }
 
-    /// Words from one panel of values to the next.
+    /// K-groups from one panel of values to the next.
     fn panel_len(&self) -> usize {
         self.block_keys / self.format.numbers * self.format.nr
     }
 
-    /// Words of the panels of values of a block.
+    /// K-groups of the panels of values of a block.
     fn block_len(&self) -> usize {
         self.panel_len().saturating_mul(self.dv.div_ceil(self.format.nr))
     }
 
-    /// Words of the panels of keys of a head.
+    /// K-groups of the panels of keys of a head.
     fn keys_len(&self) -> usize {
         let blocks = self.capacity.div_ceil(self.block_keys);
-        blocks.saturating_mul(self.block_keys).saturating_mul(self.format.key_words)
+        blocks.saturating_mul(self.block_keys).saturating_mul(self.format.key_k_groups)
     }
 
-    /// Words of a head.
+    /// K-groups of a head.
     fn head_len(&self) -> usize {
         let blocks = self.capacity.div_ceil(self.block_keys);
         self.keys_len().saturating_add(blocks.saturating_mul(self.block_len()))
     }
 
-    /// The first word of a head.
+    /// The first k-group of a head.
     fn head_at(&self, head: usize) -> usize {
         head * self.head_len()
     }
@@ -285,9 +284,9 @@ impl KvCache {
     /// The panels of a block that has keys.
     #[inline(always)]
     pub(super) fn block(&self, head: usize, block: usize) -> Panels<'_> {
-        let words = &self.floats()[self.head_at(head)..];
-        let (keys, values) = words.split_at(self.keys_len());
-        let key_len = self.block_keys * self.format.key_words;
+        let k_groups = &self.floats()[self.head_at(head)..];
+        let (keys, values) = k_groups.split_at(self.keys_len());
+        let key_len = self.block_keys * self.format.key_k_groups;
         Panels {
             keys: &keys[block * key_len..][..key_len],
             values: &values[block * self.block_len()..][..self.block_len()],
@@ -303,14 +302,14 @@ impl KvCache {
             return [Span::NOTHING; 2];
         }
         let Panels { keys: of_keys, values, panel_len, len } = self.block(head, block);
-        let PanelFormat { nr, numbers, key_words, .. } = self.format;
+        let PanelFormat { nr, numbers, key_k_groups, .. } = self.format;
         // Panels of keys follow each other, so that rows of any length are their memory, too.
         let rows = len.next_multiple_of(nr);
         let panels = self.dv.div_ceil(nr);
-        let words = keys.start / numbers..keys.end.div_ceil(numbers);
+        let k_groups = keys.start / numbers..keys.end.div_ceil(numbers);
         [
-            Span::new(of_keys, [1, rows, key_words], [0, key_words]).part(0..1, keys),
-            Span::new(values, [panels, len.div_ceil(numbers), nr], [panel_len, nr]).part(0..panels, words),
+            Span::new(of_keys, [1, rows, key_k_groups], [0, key_k_groups]).part(0..1, keys),
+            Span::new(values, [panels, len.div_ceil(numbers), nr], [panel_len, nr]).part(0..panels, k_groups),
         ]
     }
 }
@@ -374,9 +373,14 @@ impl Kernel for Append<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { cache, k, v } = self;
         let [kv_heads, tokens, dk] = k.shape();
+        let numbers = kv_heads * tokens * (dk + cache.dv);
+        // Without numbers there is nothing to write, and a capacity of any size needs no memory.
+        if numbers == 0 {
+            return;
+        }
         let (format, len, block_keys) = (cache.format, cache.len, cache.block_keys);
         let (keys_len, head_len) = (cache.keys_len(), cache.head_len());
-        let grain = if kv_heads * tokens * (dk + cache.dv) < PARALLEL_NUMBERS { kv_heads } else { 1 };
+        let grain = if numbers < PARALLEL_NUMBERS { kv_heads } else { 1 };
         let heads =
             ViewMut::new(cache.floats_mut(), [kv_heads, head_len]).expect("allocated for these heads");
         with_variant!(isa, format.bf16, variant => {
@@ -385,8 +389,8 @@ impl Kernel for Append<'_> {
                     isa.run(
                         #[inline(always)]
                         || {
-                            for (head, words) in heads.into_rows().enumerate() {
-                                let (keys, values) = words.split_at_mut(keys_len);
+                            for (head, k_groups) in heads.into_rows().enumerate() {
+                                let (keys, values) = k_groups.split_at_mut(keys_len);
                                 let kv = [k.at(first + head), v.at(first + head)];
                                 append(isa, variant, kv, len, (keys, values, block_keys), memory);
                             }

@@ -66,9 +66,10 @@ impl DistanceBias<'_> {
         let varies = match *self {
             Self::Alibi { .. } => distances.clone(),
             Self::T5 { max_distance, .. } => {
-                let most = max_distance as isize;
+                // Positions fit isize, max_distance need not.
+                let most = isize::try_from(max_distance).unwrap_or(isize::MAX);
                 let start = distances.start.max(-most).min(distances.end);
-                start..distances.end.min(most + 1).max(start)
+                start..distances.end.min(most.saturating_add(1)).max(start)
             }
         };
         let (before, rest) = out.split_at_mut((varies.start - distances.start) as usize);
@@ -133,8 +134,9 @@ mod tests {
         let table: Vec<f32> = (0..64).map(|i| i as f32).collect();
         let table = View::new(&table, [32, 2]).unwrap();
         for bidirectional in [true, false] {
-            let t5 = DistanceBias::T5 { table, bidirectional, max_distance: 128 };
-            for bias in [t5, DistanceBias::Alibi { slopes: &[0.5, 0.25] }] {
+            let t5 = |max_distance| DistanceBias::T5 { table, bidirectional, max_distance };
+            let far = [isize::MAX as usize, isize::MAX as usize + 1, usize::MAX].map(t5);
+            for bias in [t5(128), far[0], far[1], far[2], DistanceBias::Alibi { slopes: &[0.5, 0.25] }] {
                 for distances in [-300..301, -5..3, -400..-200, 129..300, -128..1, 7..7] {
                     let mut out = vec![f32::NAN; distances.len()];
                     bias.fill(1, distances.clone(), &mut out);

@@ -8,7 +8,7 @@
 //!             +----+----+- .. -+    +----+----+   +----+----+
 //! ```
 //!
-//! Words are those that a [`AttentionVariant`] makes, at the places where it puts them for a block. A word of keys
+//! K-groups are those that a [`AttentionVariant`] makes, at the places where it puts them for a block. A k-group of keys
 //! holds numbers of one key, but one of values may hold those of two: a token that is appended writes only
 //! its half. Behind the last token, the rest of its group of values is zeros, as
 //! [`AttentionVariant::pack_values`] leaves it: these are multiplied, with weights of 0. Nothing else there is ever
@@ -22,18 +22,18 @@ use crate::isa::{Isa, Multiply, Vector};
 use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
-/// The words of an instruction set, and the sizes of a cache.
+/// The k-groups of an instruction set, and the sizes of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PanelFormat {
     /// Whether numbers are rounded to bf16.
     pub bf16: bool,
     /// Columns of a panel.
     pub nr: usize,
-    /// [`AttentionVariant::NUMBERS`].
+    /// [`AttentionVariant::ELEMENTS`].
     pub numbers: usize,
-    /// Words of a key.
-    pub key_words: usize,
-    /// Keys whose values share words are as far apart.
+    /// K-groups of a key.
+    pub key_k_groups: usize,
+    /// Keys whose values share k-groups are as far apart.
     lanes: usize,
     /// [`Multiply::depth`].
     depth: usize,
@@ -42,12 +42,12 @@ pub(super) struct PanelFormat {
 }
 
 /// Asks a backend for its format.
-pub(super) struct Describe {
+pub(super) struct FormatQuery {
     pub bf16: bool,
     pub dk: usize,
 }
 
-impl Kernel for Describe {
+impl Kernel for FormatQuery {
     type Output = PanelFormat;
 
     crate::backend::compile_here!();
@@ -55,7 +55,7 @@ impl Kernel for Describe {
     /// Rows of keys, columns of values.
     fn reference(self) -> PanelFormat {
         let Self { bf16, dk } = self;
-        PanelFormat { bf16, nr: 1, numbers: 1, key_words: dk, lanes: 1, depth: 1, group: 1 }
+        PanelFormat { bf16, nr: 1, numbers: 1, key_k_groups: dk, lanes: 1, depth: 1, group: 1 }
     }
 
     fn eval<I: Isa>(self, isa: I) -> PanelFormat {
@@ -70,8 +70,8 @@ impl PanelFormat {
             PanelFormat {
                 bf16,
                 nr: I::NR,
-                numbers: M::NUMBERS,
-                key_words: M::words(dk),
+                numbers: M::ELEMENTS,
+                key_k_groups: M::k_groups(dk),
                 lanes: I::V::LANES,
                 depth: variant.multiply().depth(),
                 group: group::<I, M>(),
@@ -80,36 +80,36 @@ impl PanelFormat {
         with_variant!(isa, bf16, variant => of::<I, _>(variant, bf16, dk))
     }
 
-    /// The word of number `d` of a key in its head's panels, and which of the word's numbers it is.
+    /// The k-group of number `d` of a key in its head's panels, and which of the k-group's numbers it is.
     pub fn key(&self, key: usize, d: usize) -> (usize, usize) {
-        let (word, column) = (d / self.numbers, key % self.nr);
-        let panel = key / self.nr * self.key_words * self.nr;
-        (panel + place(self.nr, word, column, self.depth), d % self.numbers)
+        let (k_group, column) = (d / self.numbers, key % self.nr);
+        let panel = key / self.nr * self.key_k_groups * self.nr;
+        (panel + place(self.nr, k_group, column, self.depth), d % self.numbers)
     }
 
-    /// The word of number `d` of the value of a key in its block's panels, `panel_len` words apart, and
-    /// which of the word's numbers it is.
+    /// The k-group of number `d` of the value of a key in its block's panels, `panel_len` k-groups apart, and
+    /// which of the k-group's numbers it is.
     pub fn value(&self, key: usize, d: usize, panel_len: usize) -> (usize, usize) {
-        let word = key / (self.numbers * self.lanes) * self.lanes + key % self.lanes;
-        let at = d / self.nr * panel_len + place(self.nr, word, d % self.nr, self.depth);
+        let k_group = key / (self.numbers * self.lanes) * self.lanes + key % self.lanes;
+        let at = d / self.nr * panel_len + place(self.nr, k_group, d % self.nr, self.depth);
         (at, key / self.lanes % self.numbers)
     }
 
-    /// Number `half` of a word.
-    pub fn get(&self, word: f32, half: usize) -> f32 {
+    /// Number `half` of a k-group.
+    pub fn get(&self, k_group: f32, half: usize) -> f32 {
         match (self.numbers, half) {
-            (1, _) => word,
-            (_, 0) => f32::from_bits(word.to_bits() << 16),
-            _ => f32::from_bits(word.to_bits() & 0xffff_0000),
+            (1, _) => k_group,
+            (_, 0) => f32::from_bits(k_group.to_bits() << 16),
+            _ => f32::from_bits(k_group.to_bits() & 0xffff_0000),
         }
     }
 
-    /// A word whose number `half` is 0.
-    pub fn without(&self, word: f32, half: usize) -> f32 {
+    /// A k-group whose number `half` is 0.
+    pub fn without(&self, k_group: f32, half: usize) -> f32 {
         match (self.numbers, half) {
             (1, _) => 0.0,
-            (_, 0) => f32::from_bits(word.to_bits() & 0xffff_0000),
-            _ => f32::from_bits(word.to_bits() & 0xffff),
+            (_, 0) => f32::from_bits(k_group.to_bits() & 0xffff_0000),
+            _ => f32::from_bits(k_group.to_bits() & 0xffff),
         }
     }
 }
@@ -121,7 +121,7 @@ fn group<I: Isa, M: AttentionVariant<I>>() -> usize {
 
 /// Floats of memory that [`append`] takes.
 pub(super) fn append_len<I: Isa>(format: &PanelFormat) -> usize {
-    staged::<I>().max(format.key_words)
+    staged::<I>().max(format.key_k_groups)
 }
 
 /// Appends tokens to the `len` that the panels of a head have. Those of values are of `block_keys` keys.
@@ -135,23 +135,23 @@ pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
     memory: &mut [f32],
 ) {
     let [tokens, dk] = k.shape();
-    let words = M::words(dk);
+    let k_groups = M::k_groups(dk);
     let depth = variant.multiply().depth();
     // Panels and groups that have been begun are filled one by one, and others packed as a block's are.
     let begun = tokens.min(len.next_multiple_of(I::NR) - len);
     for token in 0..begun {
-        let row = &mut memory[..words];
+        let row = &mut memory[..k_groups];
         with_any!(k, k => variant.pack_row(isa, k.row([token, 0]), row));
-        let panel = &mut keys[(len + token) / I::NR * words * I::NR..][..words * I::NR];
-        for (word, x) in row.iter().enumerate() {
-            panel[place(I::NR, word, (len + token) % I::NR, depth)] = *x;
+        let panel = &mut keys[(len + token) / I::NR * k_groups * I::NR..][..k_groups * I::NR];
+        for (k_group, x) in row.iter().enumerate() {
+            panel[place(I::NR, k_group, (len + token) % I::NR, depth)] = *x;
         }
     }
     if begun < tokens {
-        let panels = &mut keys[(len + begun) / I::NR * words * I::NR..];
-        variant.pack_keys(isa, k.slice(0, begun..tokens), panels, words * I::NR, memory);
+        let panels = &mut keys[(len + begun) / I::NR * k_groups * I::NR..];
+        variant.pack_keys(isa, k.slice(0, begun..tokens), panels, k_groups * I::NR, memory);
     }
-    let panel_len = block_keys / M::NUMBERS * I::NR;
+    let panel_len = block_keys / M::ELEMENTS * I::NR;
     let block_len = panel_len * v.shape()[1].div_ceil(I::NR);
     let begun = tokens.min(len.next_multiple_of(group::<I, M>()) - len);
     for token in 0..begun {
@@ -164,7 +164,7 @@ pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
         let key = len + next;
         let end = tokens.min(next + KEYS - key % KEYS);
         let block = &mut values[key / KEYS * block_len..][..block_len];
-        let skipped = key % KEYS / M::NUMBERS * I::NR;
+        let skipped = key % KEYS / M::ELEMENTS * I::NR;
         let of: Range<usize> = key % KEYS..key % KEYS + end - next;
         // Without columns there is nothing to skip.
         let panels = block.get_mut(skipped..).unwrap_or_default();

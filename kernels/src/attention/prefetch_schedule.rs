@@ -53,7 +53,7 @@ impl QueryRows<'_> {
     /// group, and this group's share, a part of so many, of the keys and values of the next block or,
     /// after the last, of the next head.
     #[inline(always)]
-    pub fn ahead(
+    pub fn prefetch_schedule(
         &self,
         block: usize,
         rows: Range<usize>,

@@ -116,19 +116,19 @@ fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
     hidden.select(bias.eq(hidden), score + bias)
 }
 
-/// Whether the rows `words` of words of packed panels, `panel_len` floats apart, which hold `numbers`, hold
+/// Whether the rows `k-groups` of k-groups of packed panels, `panel_len` floats apart, which hold `numbers`, hold
 /// neither NaN nor infinity.
 #[inline(always)]
 pub(super) fn all_finite<I: Isa, const N: usize>(
     isa: I,
     (panels, panel_len): (&[f32], usize),
-    words: Range<usize>,
+    k_groups: Range<usize>,
     numbers: impl Fn(I::V) -> [I::V; N],
 ) -> bool {
     let zero = I::V::splat(isa, 0.0);
     let mut sum = zero;
     for panel in panels.chunks_exact(panel_len) {
-        for cells in panel[words.start * I::NR..words.end * I::NR].chunks_exact(I::V::LANES) {
+        for cells in panel[k_groups.start * I::NR..k_groups.end * I::NR].chunks_exact(I::V::LANES) {
             // 0 times a finite number is 0; times NaN or infinity, NaN.
             for v in numbers(I::V::load(isa, cells)) {
                 sum = v.mul_add(zero, sum);

@@ -15,16 +15,16 @@ use crate::{math, parallel, scratch};
 
 /// Rows of a kv head up to which its blocks of keys are shared out among threads: with so few,
 /// packing is most of the work, and sharing out the rows would not divide it.
-const FEW_ROWS: usize = 64;
+const SMALL_M_ROWS: usize = 64;
 
 /// Rows that a task should have at least, if others share its keys: packing a block is then less
 /// than 5% of the work on it.
-const ENOUGH_ROWS: usize = 128;
+const MIN_TASK_ROWS: usize = 128;
 
 /// Rows that a task should have at most: each block of keys is merged into the outputs of all of them,
 /// which should therefore stay in the second-level cache; at 128 columns they are 1 MiB. With 8192 keys
 /// that takes up to 7% less time than tasks without a limit.
-const MOST_ROWS: usize = 2048;
+const MAX_TASK_ROWS: usize = 2048;
 
 /// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core.
 const PARALLEL_WORK: usize = 2 << 20;
@@ -49,12 +49,13 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
         threads => 2 * threads,
     };
     let parts = tasks.div_ceil(batch * kv_heads);
-    if parts > 1 && keys > KEYS && queries * group <= FEW_ROWS {
-        return share_out_keys(isa, variant, inputs, outputs, keys.div_ceil(KEYS));
+    if parts > 1 && keys > KEYS && queries * group <= SMALL_M_ROWS {
+        return split_keys(isa, variant, inputs, outputs, keys.div_ceil(KEYS));
     }
     // Packed sequences share no keys.
     let sequence = queries.div_ceil((inputs.layout.len() / batch).max(1));
-    let grain = queries.div_ceil(parts).max(sequence.min(ENOUGH_ROWS / group)).min(MOST_ROWS / group).max(1);
+    let grain =
+        queries.div_ceil(parts).max(sequence.min(MIN_TASK_ROWS / group)).min(MAX_TASK_ROWS / group).max(1);
     outputs.for_each_block(isa, [1, group, grain], tasks > 1, &|origin, mut outputs| {
         let rows = outputs.out.shape()[2] * group;
         let out = Span::of(AnyView::F32(outputs.out.as_view().at(0)));
@@ -90,7 +91,7 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
 
 /// Computes `outputs` in two passes over memory that all tasks see: blocks of keys, each for all
 /// rows, and then their merging, in the same order as by a single task.
-fn share_out_keys<I: Isa, M: AttentionVariant<I>>(
+fn split_keys<I: Isa, M: AttentionVariant<I>>(
     isa: I,
     variant: M,
     inputs: &AttentionOperands<'_>,

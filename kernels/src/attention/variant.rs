@@ -1,17 +1,17 @@
-//! How the numbers of a block become words that a tile multiplies.
+//! How the numbers of a block become k-groups that a tile multiplies.
 //!
 //! ```text
-//! variant   words             queries         scores        weights
+//! variant   k-groups             queries         scores        weights
 //! Floats   one f32           times scale     as they are   exp(s - m)
 //! Pairs    two of bf16       as they are     times scale   exp(s - m), rounded to bf16
 //! ```
 //!
 //! Pairs along the dimensions of a head are neighbours. Those along keys are of keys as far from each
-//! other as a vector has lanes, so that two vectors of weights become one of words lane by lane, on any
+//! other as a vector has lanes, so that two vectors of weights become one of k-groups lane by lane, on any
 //! instruction set:
 //!
 //! ```text
-//! keys      0 .. L-1 | L .. 2L-1          words     0 .. L-1: (key 0, key L), (key 1, key L+1), ..
+//! keys      0 .. L-1 | L .. 2L-1          k-groups     0 .. L-1: (key 0, key L), (key 1, key L+1), ..
 //! ```
 //!
 //! Sums of weights are of what is not yet rounded: so they, and the log-sum-exp, are as exact as those
@@ -30,19 +30,19 @@ pub(super) use pairs::Pairs;
 
 /// A way to compute a block. A row of its scores, in memory, is of KEYS floats.
 pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
-    /// What multiplies the words.
+    /// What multiplies the k-groups.
     type Multiply: Multiply<I>;
 
-    /// Numbers in a word.
-    const NUMBERS: usize;
+    /// Numbers in a k-group.
+    const ELEMENTS: usize;
 
     /// Whether scores are still to be multiplied by the scale.
     const SCALES_SCORES: bool;
 
     fn multiply(self) -> Self::Multiply;
 
-    /// Words of so many numbers.
-    fn words(n: usize) -> usize;
+    /// K-groups of so many numbers.
+    fn k_groups(n: usize) -> usize;
 
     /// The least range that holds all of `keys`, not none, and whose scores become weights at once.
     fn whole(keys: &Range<usize>) -> Range<usize>;
@@ -50,10 +50,10 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// The least range that holds all of `keys` and that a tile sums over.
     fn summed(keys: &Range<usize>) -> Range<usize>;
 
-    /// Packs a part of a query to as many words.
+    /// Packs a part of a query to as many k-groups.
     fn pack_query<T: Element>(self, isa: I, query: &[T], scale: f32, to: &mut [f32]);
 
-    /// Packs a part of a key to as many words.
+    /// Packs a part of a key to as many k-groups.
     fn pack_row<T: Element>(self, isa: I, row: &[T], to: &mut [f32]);
 
     /// Packs keys to panels, `panel_len` floats apart. `memory` has [`staged`](super::stage::staged) floats.
@@ -76,14 +76,14 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// The largest score of a row's `whole` keys, NaN aside; each is multiplied by `factor` first.
     fn largest(self, isa: I, row: &[f32], whole: Range<usize>, factor: f32) -> f32;
 
-    /// Turns scores of a row's `whole` keys into words of weights, in place, and returns the sum of
+    /// Turns scores of a row's `whole` keys into k-groups of weights, in place, and returns the sum of
     /// weights. `max` is what [`largest`](Self::largest) returned, and becomes the natural one.
     fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, factor: f32) -> f32;
 
-    /// Whether these words of each panel of values, so many floats apart, hold neither NaN nor infinity.
-    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool;
+    /// Whether these k-groups of each panel of values, so many floats apart, hold neither NaN nor infinity.
+    fn all_finite(self, isa: I, panels: (&[f32], usize), k_groups: Range<usize>) -> bool;
 
-    /// Copies `from`, words of a panel of values from the key `first` on, with zeros for the values of
+    /// Copies `from`, k-groups of a panel of values from the key `first` on, with zeros for the values of
     /// keys that are not `seen`.
     fn mask_values(self, isa: I, from: &[f32], first: usize, seen: impl Fn(usize) -> bool, to: &mut [f32]);
 }

@@ -1,6 +1,6 @@
 //! The steps that a row takes: its scores, their exponentials and sum, what is written.
 
-use super::Mask;
+use super::mask::Mask;
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{

@@ -6,8 +6,7 @@ use core::cmp::Reverse;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rayon::prelude::*;
-use tilewright_kernels::math::{Function, Map};
-use tilewright_kernels::{Activation, Backend};
+use tilewright_kernels::{Activation, Backend, Function, Map};
 
 /// The promised accuracy of a function.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! Words that are f32.
+//! K-groups that are f32.
 
 use super::super::row::{all_finite, exponentials, largest, map};
 use super::super::stage::pack_staged;
@@ -23,7 +23,7 @@ fn widened<I: Isa, T: Element>(isa: I, from: &[T], rounded: bool) -> I::V {
 
 impl<I: Isa> AttentionVariant<I> for Floats {
     type Multiply = Broadcast<F32>;
-    const NUMBERS: usize = 1;
+    const ELEMENTS: usize = 1;
     const SCALES_SCORES: bool = false;
 
     #[inline(always)]
@@ -32,7 +32,7 @@ impl<I: Isa> AttentionVariant<I> for Floats {
     }
 
     #[inline(always)]
-    fn words(n: usize) -> usize {
+    fn k_groups(n: usize) -> usize {
         n
     }
 
@@ -78,11 +78,11 @@ impl<I: Isa> AttentionVariant<I> for Floats {
         if let (AnyView::F32(keys), false) = (keys, self.rounded) {
             return pack_panels(isa, keys.transpose(), panels, panel_len);
         }
-        let words = keys.shape()[1];
+        let k_groups = keys.shape()[1];
         with_any!(keys, keys => pack_staged(
             isa,
             keys,
-            [words, 1],
+            [k_groups, 1],
             (panels, panel_len),
             memory,
             #[inline(always)]
@@ -134,11 +134,11 @@ impl<I: Isa> AttentionVariant<I> for Floats {
     }
 
     #[inline(always)]
-    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool {
+    fn all_finite(self, isa: I, panels: (&[f32], usize), k_groups: Range<usize>) -> bool {
         all_finite(
             isa,
             panels,
-            words,
+            k_groups,
             #[inline(always)]
             |v| [v],
         )

@@ -1,4 +1,4 @@
-//! Words that are pairs of bf16.
+//! K-groups that are pairs of bf16.
 
 use super::super::row::all_finite;
 use super::super::stage::{pack_staged, place};
@@ -17,7 +17,7 @@ pub struct Pairs<M>(pub M);
 
 impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
     type Multiply = M;
-    const NUMBERS: usize = 2;
+    const ELEMENTS: usize = 2;
     const SCALES_SCORES: bool = true;
 
     #[inline(always)]
@@ -26,7 +26,7 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
     }
 
     #[inline(always)]
-    fn words(n: usize) -> usize {
+    fn k_groups(n: usize) -> usize {
         n.div_ceil(2).next_multiple_of(WORDS)
     }
 
@@ -59,11 +59,11 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
         panel_len: usize,
         memory: &mut [f32],
     ) {
-        let words = <Self as AttentionVariant<I>>::words(keys.shape()[1]);
+        let k_groups = <Self as AttentionVariant<I>>::k_groups(keys.shape()[1]);
         with_any!(keys, keys => pack_staged(
             isa,
             keys,
-            [words, self.0.depth()],
+            [k_groups, self.0.depth()],
             (panels, panel_len),
             memory,
             #[inline(always)]
@@ -90,21 +90,21 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
                     if keys.contains(&key) { values.row([key - keys.start, 0]) } else { &[] }
                 };
                 let (low, high) = (row(key), row(key + lanes));
-                let word = (first - summed.start) / 2 + key - first;
+                let k_group = (first - summed.start) / 2 + key - first;
                 for (panel, to) in panels.chunks_mut(panel_len).enumerate() {
                     for column in (0..I::NR).step_by(lanes) {
                         let at = panel * I::NR + column;
                         let low = first_bf16_bits(isa, low.get(at..).unwrap_or(&[]));
                         let high = first_bf16_bits(isa, high.get(at..).unwrap_or(&[]));
-                        let words = low.or_bits(high.shl_bits::<16>());
+                        let k_groups = low.or_bits(high.shl_bits::<16>());
                         if depth == 1 {
-                            words.store(&mut to[word * I::NR + column..]);
+                            k_groups.store(&mut to[k_group * I::NR + column..]);
                             continue;
                         }
                         let mut each = [0.0; 16];
-                        words.store(&mut each);
+                        k_groups.store(&mut each);
                         for (i, x) in each[..lanes].iter().enumerate() {
-                            to[place(I::NR, word, column + i, depth)] = *x;
+                            to[place(I::NR, k_group, column + i, depth)] = *x;
                         }
                     }
                 }
@@ -121,14 +121,14 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
         (panels, panel_len): (&mut [f32], usize),
     ) {
         let (lanes, depth) = (I::V::LANES, self.0.depth());
-        let (word, high) = (key / (2 * lanes) * lanes + key % lanes, key / lanes % 2 == 1);
+        let (k_group, high) = (key / (2 * lanes) * lanes + key % lanes, key / lanes % 2 == 1);
         let others = if high { 0xffff } else { 0xffff_0000 };
         for (part, panel) in value.chunks(I::NR).zip(panels.chunks_mut(panel_len)) {
             for column in (0..I::NR).step_by(lanes) {
                 let bits = first_bf16_bits(isa, part.get(column..).unwrap_or(&[]));
                 let bits = if high { bits.shl_bits::<16>() } else { bits };
                 if depth == 1 {
-                    let to = &mut panel[word * I::NR + column..];
+                    let to = &mut panel[k_group * I::NR + column..];
                     let kept = I::V::load(isa, to).and_bits(I::V::splat_bits(isa, others));
                     kept.or_bits(bits).store(to);
                     continue;
@@ -136,7 +136,7 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
                 let mut each = [0.0; 16];
                 bits.store(&mut each);
                 for (i, x) in each[..lanes].iter().enumerate() {
-                    let to = &mut panel[place(I::NR, word, column + i, depth)];
+                    let to = &mut panel[place(I::NR, k_group, column + i, depth)];
                     *to = f32::from_bits(to.to_bits() & others | x.to_bits());
                 }
             }
@@ -180,11 +180,11 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
     }
 
     #[inline(always)]
-    fn all_finite(self, isa: I, panels: (&[f32], usize), words: Range<usize>) -> bool {
+    fn all_finite(self, isa: I, panels: (&[f32], usize), k_groups: Range<usize>) -> bool {
         all_finite(
             isa,
             panels,
-            words,
+            k_groups,
             #[inline(always)]
             |v| [v.and_bits(I::V::splat_bits(isa, 0xffff_0000)), v.shl_bits::<16>()],
         )
@@ -193,12 +193,12 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
     #[inline(always)]
     fn mask_values(self, _: I, from: &[f32], first: usize, seen: impl Fn(usize) -> bool, to: &mut [f32]) {
         let lanes = I::V::LANES;
-        for word in 0..to.len() / I::NR {
-            let low = first + word / lanes * 2 * lanes + word % lanes;
+        for k_group in 0..to.len() / I::NR {
+            let low = first + k_group / lanes * 2 * lanes + k_group % lanes;
             let half = |key: usize, mask: u32| if seen(key) { mask } else { 0 };
             let mask = half(low, 0xffff) | half(low + lanes, 0xffff_0000);
             for column in 0..I::NR {
-                let at = place(I::NR, word, column, self.0.depth());
+                let at = place(I::NR, k_group, column, self.0.depth());
                 to[at] = f32::from_bits(from[at].to_bits() & mask);
             }
         }

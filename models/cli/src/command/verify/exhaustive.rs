@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
 use indicatif::ProgressBar;
 use serde_json::json;
-use tilewright_kernels::{Backend, math::Function};
+use tilewright_kernels::{Backend, Function};
 use tilewright_verify::math::{Claim, Extreme, arguments, walk};
 
 /// Walks all arguments of every function on `backends`, and prints the worst error of each.

@@ -1,11 +1,11 @@
 //! A function of every element: how tests, and programs, reach the functions on any backend.
 
-use super::{erf, exp, exp_fast, exp2_coarse, log, tanh};
 use crate::activation::Activation;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{self, Row};
+use crate::math::{erf, exp, exp_fast, exp2_coarse, log, tanh};
 
 /// What [`Map`] applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +73,7 @@ impl Function {
 /// [`Error::Shape`] if the lengths differ.
 ///
 /// ```
-/// use tilewright_kernels::Backend;
-/// use tilewright_kernels::math::{Function, Map};
+/// use tilewright_kernels::{Backend, Function, Map};
 /// let mut out = [0.0; 3];
 /// Backend::best().run(Map { function: Function::Exp, x: &[f32::NEG_INFINITY, 0.0, 1.0], out: &mut out })?;
 /// assert_eq!(out, [0.0, 1.0, core::f32::consts::E]);
