@@ -2,8 +2,8 @@
 
 use half::bf16;
 use tilewright_kernels::{
-    Attention, Backend, CachedAttention, DistanceBias, Error, KvCache, Precision, Sequences, Start, View,
-    ViewMut, Window,
+    AnyViewMut, Attention, Backend, CachedAttention, DistanceBias, Error, KvCache, Precision, Sequences, Start,
+    View, ViewMut, Window,
 };
 
 #[test]
@@ -56,8 +56,9 @@ fn misfits_are_refused() {
     let packed = |q: &'static [usize], k: &'static [usize]| {
         move |a: &mut Attention<'_>| {
             (a.q, a.k, a.v) = (view([1, 4, 3, 8]), view([1, 2, 5, 8]), view([1, 2, 5, 8]));
-            let out = core::mem::replace(&mut a.out, ViewMut::new(&mut [], [0; 4]).unwrap());
-            a.out = out.slice(0, 0..1);
+            let none = ViewMut::<4>::new(&mut [], [0; 4]).unwrap().into();
+            let AnyViewMut::F32(out) = core::mem::replace(&mut a.out, none) else { unreachable!() };
+            a.out = out.slice(0, 0..1).into();
             a.sequences = Sequences::Packed { q, k };
         }
     };

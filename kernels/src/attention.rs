@@ -51,11 +51,11 @@ pub use distance::DistanceBias;
 pub use keys::{Sequences, Start, Window};
 pub use precision::Precision;
 
-use crate::backend::{Backend, Kernel};
+use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
-use crate::view::{View, ViewMut};
+use crate::view::{AnyViewMut, View, ViewMut};
 use call::Call;
 use kv_source::KvSource;
 
@@ -124,7 +124,7 @@ use kv_source::KvSource;
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Attention<'a, T: Element = f32, O: Element = f32> {
+pub struct Attention<'a, T: Element = f32> {
     /// Queries \[batch, heads, queries, dk\].
     pub q: View<'a, 4, T>,
     /// Keys \[batch, kv_heads, keys, dk\].
@@ -148,15 +148,20 @@ pub struct Attention<'a, T: Element = f32, O: Element = f32> {
     pub start: Start,
     /// Which keys around its position a query sees.
     pub window: Window,
-    /// \[batch, heads, queries, dv\], each rounded once from f32.
-    pub out: ViewMut<'a, 4, O>,
+    /// \[batch, heads, queries, dv\] of any type: each element is rounded once from f32.
+    pub out: AnyViewMut<'a, 4>,
     /// Where to put m + ln l of each row: \[batch, heads, queries\].
     pub lse: Option<ViewMut<'a, 3>>,
 }
 
-impl<'a, T: Element, O: Element> Attention<'a, T, O> {
+impl<'a, T: Element> Attention<'a, T> {
     /// Plain attention over all keys, at scale 1 / sqrt(dk): every other field at its neutral value.
-    pub fn new(q: View<'a, 4, T>, k: View<'a, 4, T>, v: View<'a, 4, T>, out: ViewMut<'a, 4, O>) -> Self {
+    pub fn new(
+        q: View<'a, 4, T>,
+        k: View<'a, 4, T>,
+        v: View<'a, 4, T>,
+        out: impl Into<AnyViewMut<'a, 4>>,
+    ) -> Self {
         Self {
             q,
             k,
@@ -169,16 +174,16 @@ impl<'a, T: Element, O: Element> Attention<'a, T, O> {
             sequences: Sequences::Rows,
             start: Start::At(0),
             window: Window::ALL,
-            out,
+            out: out.into(),
             lse: None,
         }
     }
 
-    /// The same without its types, so that all of it is compiled once.
-    fn erase(self) -> Call<'a> {
+    /// The arguments with the type of q, k and v as a value: one loop serves all types.
+    fn call(self) -> Call<'a> {
         Call {
-            q: T::erase(self.q),
-            source: KvSource::Views { k: T::erase(self.k), v: T::erase(self.v), sequences: self.sequences },
+            q: self.q.into(),
+            source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
             bf16: match self.precision {
                 Precision::Stored => T::IS_BF16,
                 Precision::F32 => false,
@@ -190,24 +195,22 @@ impl<'a, T: Element, O: Element> Attention<'a, T, O> {
             distance: self.distance,
             start: self.start,
             window: self.window,
-            out: O::erase_mut(self.out),
+            out: self.out,
             lse: self.lse,
         }
     }
 }
 
-impl<T: Element, O: Element> Kernel for Attention<'_, T, O> {
+impl<T: Element> Kernel for Attention<'_, T> {
     type Output = Result<(), Error>;
 
-    fn run_on(self, backend: Backend) -> Result<(), Error> {
-        self.erase().run_on(backend)
-    }
+    crate::backend::compile_here!(T::attention);
 
     fn reference(self) -> Result<(), Error> {
-        self.erase().reference()
+        self.call().reference()
     }
 
     fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
-        self.erase().eval(isa)
+        self.call().eval(isa)
     }
 }

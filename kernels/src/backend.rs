@@ -1,4 +1,4 @@
-//! The one table of backends, and the only dispatch.
+//! The table of backends, and the only dispatch to an instruction set.
 
 use crate::error::Error;
 use crate::isa::{Isa, Multiply, portable::Portable};
@@ -13,34 +13,45 @@ use crate::isa::{amx, avx2::Avx2, avx512::Avx512};
 ///
 /// Run it with [`Backend::run`].
 pub trait Kernel: Sized {
-    /// What a run returns, usually `Result<(), Error>`.
+    /// Result of a run, usually `Result<(), Error>`.
     type Output;
 
-    /// The definition: plain loops, sums in f64, never optimised. It decides what the edges mean.
+    /// The definition: plain loops and sums in f64, never optimised. It decides the edge cases: empty
+    /// dimensions, masked rows, NaN.
     fn reference(self) -> Self::Output;
 
-    /// The same on vectors, once for all instruction sets. Called outside of [`Isa::run`]: it
-    /// checks the arguments, splits the work and enters the instruction set in every task.
+    /// The vectorised form, written once for all instruction sets.
+    ///
+    /// [`Backend::run`] calls it outside of [`Isa::run`]. It checks the arguments, splits the work among
+    /// threads, and enters the instruction set in every task.
     fn eval<I: Isa>(self, isa: I) -> Self::Output;
 
     /// Runs this kernel on `backend`, as [`Backend::run`] does.
     ///
-    /// This crate's kernels repeat the default body, which makes it a function
-    /// of this crate: they are compiled for each instruction set here, and not again in every crate
-    /// that runs them.
+    /// rustc compiles a generic function in the crate that names its types: a generic path to `eval` would
+    /// compile every kernel, for every instruction set, again in each crate that runs it. So all
+    /// kernels of this crate override this method, and none of the overrides is generic when it reaches
+    /// `eval`:
+    ///
+    /// - A kernel without type parameters, such as [`Gemm`](crate::gemm::Gemm), repeats the default body.
+    /// - A kernel over an [`Element`](crate::Element) calls a function of the element. This crate has one
+    ///   function for each pair of element and kernel (`compiled.rs`). Generic callers link to it.
+    ///
+    /// A kernel of another crate keeps the default body, and is compiled there.
     fn run_on(self, backend: Backend) -> Self::Output {
         backend.dispatch(self)
     }
 }
 
-/// In an `impl Kernel`: [`Kernel::run_on`], compiled in this crate; see [`crate::compiled`].
+/// Defines [`Kernel::run_on`] in an `impl Kernel`, as a function that is compiled in this crate.
 macro_rules! compile_here {
+    // For a kernel without type parameters.
     () => {
         fn run_on(self, backend: $crate::Backend) -> Self::Output {
             backend.dispatch(self)
         }
     };
-    // Of a kernel over elements of type `$element`: by its function of `Compiled`.
+    // For a kernel over elements of type `$element`, whose function in `compiled.rs` is `$name`.
     ($element:ident::$name:ident) => {
         fn run_on(self, backend: $crate::Backend) -> Self::Output {
             $element::$name(self, backend)
@@ -49,13 +60,13 @@ macro_rules! compile_here {
 }
 pub(crate) use compile_here;
 
-/// Makes the enum, its names and its dispatch from the table's rows, best first.
+/// Makes the enum of backends, their names and the dispatch from the rows of the table, best first.
 macro_rules! backends {
     ($($(#[$attr:meta])* $name:literal $variant:ident($isa:ty) = $detect:expr),* $(,)?) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         enum Token { Reference, $($(#[$attr])* $variant($isa)),* }
 
-        /// Every backend that this CPU can run, best first; the reference is last.
+        /// All backends that this CPU can run, best first; the reference is last.
         fn detect() -> Vec<Backend> {
             let mut found = Vec::new();
             $($(#[$attr])* found.extend($detect.map(|isa: $isa| Backend(Token::$variant(isa))));)*
@@ -64,10 +75,10 @@ macro_rules! backends {
         }
 
         impl Backend {
-            /// The names of all backends of this architecture, best first, available or not.
+            /// Names of all backends of this architecture, best first, available on this CPU or not.
             pub const NAMES: &[&str] = &[$($(#[$attr])* $name,)* "reference"];
 
-            /// `"avx512"`: one of [`NAMES`](Self::NAMES).
+            /// Name of this backend, one of [`NAMES`](Self::NAMES): `"avx512"`, for example.
             pub fn name(self) -> &'static str {
                 match self.0 {
                     Token::Reference => "reference",
@@ -75,7 +86,7 @@ macro_rules! backends {
                 }
             }
 
-            /// Rows and columns of the f32 register tile; (0, 0) for the reference, which has none.
+            /// Rows and columns (MR, NR) of the f32 register tile; (0, 0) for the reference, which has none.
             pub fn f32_tile(self) -> (usize, usize) {
                 match self.0 {
                     Token::Reference => (0, 0),
@@ -83,7 +94,7 @@ macro_rules! backends {
                 }
             }
 
-            /// The instruction that multiplies pairs of bf16; none where they are widened to f32.
+            /// Instruction that multiplies pairs of bf16; `None` where bf16 is widened to f32.
             pub fn bf16_instruction(self) -> Option<&'static str> {
                 match self.0 {
                     Token::Reference => None,
@@ -91,7 +102,7 @@ macro_rules! backends {
                 }
             }
 
-            /// The instruction that multiplies quads of int8; none where they are widened to i16.
+            /// Instruction that multiplies quads of int8; `None` where int8 is widened to i16.
             pub fn int8_instruction(self) -> Option<&'static str> {
                 match self.0 {
                     Token::Reference => None,
@@ -99,7 +110,7 @@ macro_rules! backends {
                 }
             }
 
-            /// The one `match` between a call and its instruction set.
+            /// Picks the instruction set: the only `match` between a call and its loops.
             #[inline(always)]
             pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
                 match self.0 {
@@ -129,18 +140,18 @@ backends! {
     "portable" Portable(Portable) = Portable::detect(),
 }
 
-/// A way of computing that this CPU supports.
+/// An instruction set that this CPU supports, or the definition of all kernels.
 ///
-/// A name that ends in `-plain` is the same without the extensions that not every CPU with that
-/// instruction set has (of AVX-512: VNNI, BF16; of AVX2: AVX-VNNI; of NEON: BF16, I8MM, DotProd): there
-/// to test and measure what other CPUs run. It is available where there is something to leave out.
+/// A backend whose name ends in `-plain` leaves out the extensions that only some CPUs with its instruction
+/// set have: VNNI and BF16 of AVX-512, AVX-VNNI of AVX2, BF16, I8MM and DotProd of NEON. Tests and
+/// benchmarks use it to stand for those other CPUs. It is available where the CPU has such an extension.
 ///
 /// ```
 /// use tilewright_kernels::Backend;
 /// let best = Backend::best();
 /// assert!(Backend::available().contains(&best));
 /// assert!(Backend::named("avx1024").is_err());
-/// // The instructions for bf16 and int8 that a backend uses, if it has them.
+/// // A plain backend uses no instruction for bf16 or int8.
 /// for backend in Backend::available().iter().filter(|backend| backend.is_plain()) {
 ///     assert_eq!((backend.bf16_instruction(), backend.int8_instruction()), (None, None));
 /// }
@@ -155,26 +166,27 @@ impl Backend {
         kernel.run_on(self)
     }
 
-    /// The definitions themselves: the oracle of every test, and slow.
+    /// The definitions of all kernels: slow, and the oracle of every test.
     pub const REFERENCE: Self = Self(Token::Reference);
 
-    /// Vectors of `wide`: runs everywhere.
+    /// Vectors of the crate `wide`: runs on every CPU.
     pub const PORTABLE: Self = Self(Token::Portable(Portable));
 
-    /// All that this CPU can run, best first; detected once.
+    /// All backends that this CPU can run, best first; detected once per process.
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Backend>> = OnceLock::new();
         FOUND.get_or_init(detect)
     }
 
-    /// Whether extensions of its instruction set are left out.
+    /// True if this backend leaves out extensions of its instruction set.
     pub fn is_plain(self) -> bool {
         self.name().ends_with("-plain")
     }
 
-    /// Whether this CPU has what the backend of this name uses, but the operating system does not let the
-    /// process use it. Linux gives the permission for AMX to processes that ask, unless it was built or
-    /// configured not to.
+    /// True if the CPU has the instructions of the backend `name`, but the operating system refuses them.
+    ///
+    /// Only `amx` can be refused: Linux grants AMX to processes that ask, unless it was built or configured
+    /// not to.
     pub fn is_refused(name: &str) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
@@ -192,10 +204,10 @@ impl Backend {
         Self::available()[0]
     }
 
-    /// The available backend of this name.
+    /// The backend `name`, if it is available.
     ///
     /// # Errors
-    /// [`Error::Backend`], listing what is available.
+    /// [`Error::Backend`] lists the available backends.
     pub fn named(name: &str) -> Result<Self, Error> {
         let found = Self::available().iter().find(|b| b.name() == name);
         found.copied().ok_or_else(|| Error::Backend {
@@ -204,10 +216,10 @@ impl Backend {
         })
     }
 
-    /// The backend that the environment variable `TILEWRIGHT_ISA` names, or else the best.
+    /// The backend that the environment variable `TILEWRIGHT_ISA` names, or the best if it is not set.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the variable names one that cannot be had.
+    /// [`Error::Backend`] if the variable names a backend that is not available.
     pub fn from_env() -> Result<Self, Error> {
         match std::env::var("TILEWRIGHT_ISA") {
             Ok(name) => Self::named(&name),

@@ -1,13 +1,10 @@
-//! Which kernels are compiled here for which element types.
+//! The kernels over an element type, compiled in this crate for each type.
 //!
-//! A function that is generic over a type is compiled in the crate that names the type, and kernels
-//! would be compiled again in every crate that runs them. [`Kernel::run_on`](crate::Kernel::run_on) of
-//! a kernel over an [`Element`](crate::Element) therefore calls a function of the element's, and there
-//! is one for each type and kernel, of this crate.
+//! [`Kernel::run_on`](crate::Kernel::run_on) says why.
 
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::{Activate, Embedding, Gated, L2Normalize, LayerNorm, Pool, RmsNorm, Rope, Softmax};
+use crate::{Activate, Attention, Embedding, Gated, L2Normalize, LayerNorm, Pool, RmsNorm, Rope, Softmax};
 use half::{bf16, f16};
 
 macro_rules! compiled {
@@ -16,11 +13,13 @@ macro_rules! compiled {
         $(compiled!(@impl $type, $kernels);)*
     };
     (@trait { $($name:ident: $kernel:ident),* $(,)? }) => {
-        /// The kernels over elements of a type.
+        /// One function per kernel over elements of a type.
         pub trait Compiled: Sized {
             $(
                 /// Runs the kernel.
-                fn $name(kernel: $kernel<'_, Self>, backend: Backend) -> Result<(), Error>;
+                fn $name(kernel: $kernel<'_, Self>, backend: Backend) -> Result<(), Error>
+                where
+                    Self: crate::Element;
             )*
         }
     };
@@ -37,13 +36,14 @@ compiled! {
     [f32, bf16, f16]
     {
         activate: Activate,
-        gated: Gated,
-        layer_norm: LayerNorm,
-        rms_norm: RmsNorm,
-        l2_normalize: L2Normalize,
-        softmax: Softmax,
-        rope: Rope,
+        attention: Attention,
         embedding: Embedding,
+        gated: Gated,
+        l2_normalize: L2Normalize,
+        layer_norm: LayerNorm,
         pool: Pool,
+        rms_norm: RmsNorm,
+        rope: Rope,
+        softmax: Softmax,
     }
 }

@@ -1,4 +1,4 @@
-//! The types that numbers are stored in: f32, bf16 and f16. Arithmetic is in f32.
+//! Element types of views: f32, bf16 and f16. Kernels compute in f32.
 
 use crate::isa::{Isa, MAX_LANES, Vector, bf16_bits};
 use crate::view::{AnyView, AnyViewMut, View, ViewMut};
@@ -10,47 +10,47 @@ mod sealed {
     use crate::compiled::Compiled;
     use crate::row::Row;
 
-    /// Implemented only in this crate: kernels reinterpret the bits of a type that has it. The methods that
-    /// erase it let a kernel be compiled once for all types, and not once for each.
-    pub trait Sealed: Sized + Compiled {
-        /// Whether the type is bf16.
+    /// Methods of an [`Element`](super::Element) for this crate alone. No other crate can implement the trait:
+    /// kernels reinterpret the bits of its types.
+    pub trait SealedElement: Sized + Compiled {
+        /// True for bf16.
         const IS_BF16: bool = false;
 
-        /// The view, as one of any type.
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D>;
+        /// Wraps a view: its element type becomes a value.
+        fn any<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D>;
 
-        /// The same for writing.
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D>;
+        /// Wraps a mutable view.
+        fn any_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D>;
 
-        /// This row as one of f32, or back if it is of another type.
+        /// Returns the row as a row of f32, or as an error if its type is another.
         #[inline(always)]
         fn f32_row(row: Row<'_, Self>) -> Result<Row<'_>, Row<'_, Self>> {
             Err(row)
         }
 
-        /// This slice as one of f32, if it is.
+        /// Returns the slice if its type is f32.
         #[inline(always)]
         fn f32s(_: &[Self]) -> Option<&[f32]> {
             None
         }
 
-        /// This slice as one of f32, if it is.
+        /// Returns the mutable slice if its type is f32.
         #[inline(always)]
         fn f32s_mut(_: &mut [Self]) -> Option<&mut [f32]> {
             None
         }
 
-        /// As many elements as there are floats, of any values: they stand in for a row where a loop
-        /// wants one and nothing comes of it.
+        /// Returns `floats.len()` elements of unspecified values, for a loop that reads a row whose result it
+        /// drops.
         fn stand_in(floats: &[f32]) -> &[Self];
     }
 
-    impl Sealed for f32 {
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
+    impl SealedElement for f32 {
+        fn any<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
             AnyView::F32(view)
         }
 
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
+        fn any_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
             AnyViewMut::F32(view)
         }
 
@@ -75,97 +75,103 @@ mod sealed {
         }
     }
 
-    impl Sealed for half::bf16 {
+    impl SealedElement for half::bf16 {
         const IS_BF16: bool = true;
 
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
+        fn any<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
             AnyView::Bf16(view)
         }
 
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
+        fn any_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
             AnyViewMut::Bf16(view)
         }
 
         #[inline(always)]
         fn stand_in(floats: &[f32]) -> &[Self] {
-            // SAFETY: any bits are a bf16, which is smaller than an f32 and aligned to less.
+            // SAFETY: `floats` is valid for reads of len * 4 bytes, aligned to 4; len bf16 take len * 2, aligned
+            // to 2. All bits are valid as bf16. The result borrows `floats`.
             unsafe { core::slice::from_raw_parts(floats.as_ptr().cast(), floats.len()) }
         }
     }
 
-    impl Sealed for half::f16 {
-        fn erase<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
+    impl SealedElement for half::f16 {
+        fn any<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
             AnyView::F16(view)
         }
 
-        fn erase_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
+        fn any_mut<const D: usize>(view: ViewMut<'_, D, Self>) -> AnyViewMut<'_, D> {
             AnyViewMut::F16(view)
         }
 
         #[inline(always)]
         fn stand_in(floats: &[f32]) -> &[Self] {
-            // SAFETY: any bits are an f16, which is smaller than an f32 and aligned to less.
+            // SAFETY: `floats` is valid for reads of len * 4 bytes, aligned to 4; len f16 take len * 2, aligned
+            // to 2. All bits are valid as f16. The result borrows `floats`.
             unsafe { core::slice::from_raw_parts(floats.as_ptr().cast(), floats.len()) }
         }
     }
 }
 
-/// A type that numbers are stored in. Every one of its values is an f32; the way back rounds to the
-/// nearest, ties to even, keeps denormals and makes infinities of what is too large. NaN stay NaN.
+/// Element type of a view: f32, [`bf16`](crate::half::bf16) or [`f16`](crate::half::f16).
+///
+/// Conversion to f32 is exact. Conversion from f32 rounds to nearest, ties to even; it keeps denormals, turns
+/// numbers out of range into infinities, and keeps NaN.
 ///
 /// ```
 /// use tilewright_kernels::Element;
-/// use half::bf16;
+/// use tilewright_kernels::half::bf16;
 /// assert_eq!(bf16::from_f32(1.003).to_f32(), 1.0); // 8 bits of significand
 /// assert_eq!(<f32 as Element>::NAME, "f32");
 /// ```
-pub trait Element: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + Sync + 'static {
-    /// `"f32"`, `"bf16"` or `"f16"`.
+pub trait Element: sealed::SealedElement + Copy + Debug + Default + PartialEq + Send + Sync + 'static {
+    /// Name of the type: `"f32"`, `"bf16"` or `"f16"`.
     const NAME: &'static str;
 
-    /// Its value.
+    /// The value in f32, exactly.
     fn to_f32(self) -> f32;
 
-    /// The nearest to `x`.
+    /// The element nearest to `x`, ties to even.
     fn from_f32(x: f32) -> Self;
 
-    /// The values of the `LANES` elements at `p`, of any alignment.
+    /// Loads `LANES` elements from `p`, which may be unaligned, as f32 lanes.
     ///
     /// # Safety
     /// `p` is valid for reads of `LANES` elements.
     unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V;
 
-    /// Stores the nearest to each lane at `p`, of any alignment.
+    /// Rounds each lane to the nearest element, and stores `LANES` elements to `p`, which may be unaligned.
     ///
     /// # Safety
     /// `p` is valid for writes of `LANES` elements.
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self);
 
-    /// The values of the `2 LANES` elements at `p`, of any alignment, in the order of
-    /// [`store_pair`](Self::store_pair).
+    /// Loads `2 LANES` elements from `p`, which may be unaligned, in an unspecified order that
+    /// [`store_pair`](Self::store_pair) reverses.
     ///
     /// # Safety
     /// `p` is valid for reads of `2 LANES` elements.
     #[inline(always)]
     unsafe fn load_pair<I: Isa>(isa: I, p: *const Self) -> [I::V; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of 2 LANES elements (precondition of `load_pair`), so both halves are.
         unsafe { [Self::load(isa, p), Self::load(isa, p.add(I::V::LANES))] }
     }
 
-    /// Stores the nearest to each lane at `p`, of any alignment. NaN must be from arithmetic on elements.
+    /// Rounds each lane to the nearest element, and stores `2 LANES` elements to `p`, which may be unaligned.
+    ///
+    /// NaN in the lanes must result from arithmetic on elements: other NaN may become infinities.
     ///
     /// # Safety
     /// `p` is valid for writes of `2 LANES` elements.
     #[inline(always)]
     unsafe fn store_pair<I: Isa>(isa: I, [a, b]: [I::V; 2], p: *mut Self) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of 2 LANES elements (precondition of `store_pair`), so both halves are.
         unsafe {
             Self::store(isa, a, p);
             Self::store(isa, b, p.add(I::V::LANES));
         }
     }
 
-    /// The values of the first `min(src.len(), LANES)` elements of `src`; other lanes are `fill`.
+    /// Loads the first `min(src.len(), LANES)` elements of `src`; the other lanes are `fill`.
     #[inline(always)]
     fn load_partial<I: Isa>(isa: I, src: &[Self], fill: f32) -> I::V {
         let mut lanes = [fill; MAX_LANES];
@@ -175,11 +181,11 @@ pub trait Element: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + 
         I::V::load(isa, &lanes)
     }
 
-    /// Stores the nearest to each of the first `min(dst.len(), LANES)` lanes.
+    /// Rounds and stores the first `min(dst.len(), LANES)` lanes.
     #[inline(always)]
     fn store_partial<I: Isa>(isa: I, v: I::V, dst: &mut [Self]) {
         let mut lanes = [Self::default(); MAX_LANES];
-        // SAFETY: no instruction set has more lanes.
+        // SAFETY: `lanes` holds MAX_LANES elements, at least the LANES that `store` writes.
         unsafe { Self::store(isa, v, lanes.as_mut_ptr()) };
         for (to, from) in dst.iter_mut().zip(&lanes[..I::V::LANES]) {
             *to = *from;
@@ -202,13 +208,13 @@ impl Element for f32 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of LANES elements (precondition of `load`).
         unsafe { I::V::load_ptr(isa, p) }
     }
 
     #[inline(always)]
     unsafe fn store<I: Isa>(_: I, v: I::V, p: *mut Self) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of LANES elements (precondition of `store`).
         unsafe { v.store_ptr(p) }
     }
 
@@ -238,55 +244,27 @@ impl Element for bf16 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of LANES elements (precondition of `load`).
         unsafe { I::V::load_bf16(isa, p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store<I: Isa>(isa: I, v: I::V, p: *mut Self) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of LANES elements (precondition of `store`).
         unsafe { v.store_bf16(isa, p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn load_pair<I: Isa>(isa: I, p: *const Self) -> [I::V; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of 2 LANES elements (precondition of `load_pair`).
         unsafe { I::V::load_bf16_pair(isa, p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store_pair<I: Isa>(isa: I, pair: [I::V; 2], p: *mut Self) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of 2 LANES elements (precondition of `store_pair`).
         unsafe { I::V::store_bf16_pair(pair, isa, p.cast()) }
     }
-}
-
-/// The values of the first `LANES` elements of `src`; zeros behind its last.
-#[inline(always)]
-pub(crate) fn first_lanes<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
-    if src.len() < I::V::LANES {
-        return T::load_partial(isa, src, 0.0);
-    }
-    // SAFETY: the length was checked.
-    unsafe { T::load(isa, src.as_ptr()) }
-}
-
-/// Stores the nearest to each lane to the front of `dst`, as far as that reaches.
-#[inline(always)]
-pub(crate) fn store_first_lanes<I: Isa, T: Element>(isa: I, v: I::V, dst: &mut [T]) {
-    if dst.len() < I::V::LANES {
-        return T::store_partial(isa, v, dst);
-    }
-    // SAFETY: the length was checked.
-    unsafe { T::store(isa, v, dst.as_mut_ptr()) }
-}
-
-/// The bits of the nearest bf16 to each of the first `LANES` elements of `src`, each in the lower half of
-/// its lane; zeros behind the last.
-#[inline(always)]
-pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
-    let v = first_lanes(isa, src);
-    if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
 }
 
 impl Element for f16 {
@@ -304,13 +282,41 @@ impl Element for f16 {
 
     #[inline(always)]
     unsafe fn load<I: Isa>(isa: I, p: *const Self) -> I::V {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for reads of LANES elements (precondition of `load`).
         unsafe { I::V::load_f16(isa, p.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store<I: Isa>(_: I, v: I::V, p: *mut Self) {
-        // SAFETY: the caller's.
+        // SAFETY: `p` is valid for writes of LANES elements (precondition of `store`).
         unsafe { v.store_f16(p.cast()) }
     }
+}
+
+/// Loads the first `LANES` elements of `src`; lanes past its end are 0.
+#[inline(always)]
+pub(crate) fn first_lanes<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
+    if src.len() < I::V::LANES {
+        return T::load_partial(isa, src, 0.0);
+    }
+    // SAFETY: `src` holds at least LANES elements (checked above).
+    unsafe { T::load(isa, src.as_ptr()) }
+}
+
+/// Rounds and stores the first `min(dst.len(), LANES)` lanes to the front of `dst`.
+#[inline(always)]
+pub(crate) fn store_first_lanes<I: Isa, T: Element>(isa: I, v: I::V, dst: &mut [T]) {
+    if dst.len() < I::V::LANES {
+        return T::store_partial(isa, v, dst);
+    }
+    // SAFETY: `dst` holds at least LANES elements (checked above).
+    unsafe { T::store(isa, v, dst.as_mut_ptr()) }
+}
+
+/// Rounds the first `LANES` elements of `src` to bf16; lanes past its end are 0. The bits of each bf16 stand in
+/// the lower half of its lane.
+#[inline(always)]
+pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
+    let v = first_lanes(isa, src);
+    if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
 }

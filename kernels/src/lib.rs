@@ -73,6 +73,7 @@ pub use backend::{Backend, Kernel};
 pub use element::Element;
 pub use embedding::{Embedding, Lookup};
 pub use error::Error;
+pub use half;
 pub use layer_norm::LayerNorm;
 pub use map::{Function, Map};
 pub use pooling::{L2Normalize, Pool, Pooling};

@@ -133,7 +133,7 @@ impl KvCache {
         expect_unit_rows("KvCache.k", k.has_unit_rows(), k.strides())?;
         expect_unit_rows("KvCache.v", v.has_unit_rows(), v.strides())?;
         self.expect_room(self.len, tokens)?;
-        self.backend.run(Append { cache: self, k: T::erase(k), v: T::erase(v) });
+        self.backend.run(Append { cache: self, k: k.into(), v: v.into() });
         self.len += tokens;
         Ok(())
     }

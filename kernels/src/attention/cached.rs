@@ -5,7 +5,7 @@ use super::call::Call;
 use super::distance::DistanceBias;
 use super::keys::{Start, Window};
 use super::kv_source::KvSource;
-use crate::backend::{Backend, Kernel};
+use crate::backend::Kernel;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::view::{AnyView, AnyViewMut, View, ViewMut};
@@ -101,9 +101,7 @@ impl<'a> CachedAttention<'a> {
 impl Kernel for CachedAttention<'_> {
     type Output = Result<(), Error>;
 
-    fn run_on(self, backend: Backend) -> Result<(), Error> {
-        self.call().run_on(backend)
-    }
+    crate::backend::compile_here!();
 
     fn reference(self) -> Result<(), Error> {
         self.call().reference()

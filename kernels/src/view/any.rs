@@ -174,13 +174,13 @@ impl<'a, const D: usize> AnyViewMut<'a, D> {
 
 impl<'a, T: Element, const D: usize> From<View<'a, D, T>> for AnyView<'a, D> {
     fn from(view: View<'a, D, T>) -> Self {
-        T::erase(view)
+        T::any(view)
     }
 }
 
 impl<'a, T: Element, const D: usize> From<ViewMut<'a, D, T>> for AnyViewMut<'a, D> {
     fn from(view: ViewMut<'a, D, T>) -> Self {
-        T::erase_mut(view)
+        T::any_mut(view)
     }
 }
 
