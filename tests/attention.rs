@@ -2,8 +2,8 @@
 
 use half::bf16;
 use tilewright_kernels::{
-    AnyViewMut, Attention, Backend, CachedAttention, DistanceBias, Error, KvCache, Precision, Sequences, Start,
-    View, ViewMut, Window,
+    AnyViewMut, Attention, Backend, CachedAttention, DistanceBias, Error, KvCache, Precision, Sequences,
+    Start, View, ViewMut, Window,
 };
 
 #[test]

@@ -12,12 +12,13 @@ use tilewright::architectures::{ARCHITECTURES, Architecture};
 use tilewright::checkpoint::config::{Fields, ModelKind};
 use tilewright::checkpoint::weights::Weights;
 use tilewright::output::Output;
-use tilewright::{Arithmetic, Error, Inputs};
+use tilewright::{ActivationQuantization, Arithmetic, Error};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 use tilewright_suite::golden::{Stored, golden, inputs, load, open, rewrite};
 
-const ON: Arithmetic = Arithmetic { backend: Backend::PORTABLE, dtype: Format::F32, inputs: Inputs::Rounded };
+const ON: Arithmetic =
+    Arithmetic { backend: Backend::PORTABLE, dtype: Format::F32, inputs: ActivationQuantization::Rounded };
 
 /// The names of all golden checkpoints, of which every family has one.
 fn checkpoints() -> Vec<String> {

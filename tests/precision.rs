@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use tilewright::accuracy::{Comparison, least_cosine};
-use tilewright::{Arithmetic, Inputs};
+use tilewright::{ActivationQuantization, Arithmetic};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 use tilewright_suite::all_backends;
@@ -72,7 +72,11 @@ fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
         for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {
             // f32 is the subject of `tests/encoders.rs`.
             for on in Format::ALL.into_iter().filter(|&dtype| dtype != Format::F32).flat_map(|dtype| {
-                let inputs = if dtype.is_grouped() { &Inputs::ALL[..] } else { &[Inputs::Rounded] };
+                let inputs = if dtype.is_grouped() {
+                    &ActivationQuantization::ALL[..]
+                } else {
+                    &[ActivationQuantization::Rounded]
+                };
                 inputs.iter().map(move |&inputs| Arithmetic { backend, dtype, inputs })
             }) {
                 let Arithmetic { dtype, .. } = on;

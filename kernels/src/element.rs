@@ -123,7 +123,9 @@ mod sealed {
 /// assert_eq!(bf16::from_f32(1.003).to_f32(), 1.0); // 8 bits of significand
 /// assert_eq!(<f32 as Element>::NAME, "f32");
 /// ```
-pub trait Element: sealed::SealedElement + Copy + Debug + Default + PartialEq + Send + Sync + 'static {
+pub trait Element:
+    sealed::SealedElement + Copy + Debug + Default + PartialEq + Send + Sync + 'static
+{
     /// Name of the type: `"f32"`, `"bf16"` or `"f16"`.
     const NAME: &'static str;
 

@@ -35,20 +35,20 @@ pub struct Arithmetic {
     /// Type of the packed weights of linear layers.
     pub dtype: Format,
     /// Activation quantization of linear layers.
-    pub inputs: Inputs,
+    pub inputs: ActivationQuantization,
 }
 
 /// Activation quantization: rounding of a linear layer's inputs before the product.
 ///
 /// ```
-/// use tilewright::{Arithmetic, Inputs};
+/// use tilewright::{Arithmetic, ActivationQuantization};
 /// use tilewright_kernels::{Backend, gemm::Format};
 /// let on = Arithmetic::new(Backend::best(), Format::Q4_0);
-/// let faster = Arithmetic { inputs: Inputs::Rounded, ..on };
-/// assert_eq!([on.inputs, faster.inputs], Inputs::ALL);
+/// let faster = Arithmetic { inputs: ActivationQuantization::Rounded, ..on };
+/// assert_eq!([on.inputs, faster.inputs], ActivationQuantization::ALL);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inputs {
+pub enum ActivationQuantization {
     /// Nothing: weights alone are less than f32.
     Exact,
     /// They are rounded, as the table of [`Arithmetic`] says. That is faster, with groups 1.5 to twice as fast,
@@ -56,7 +56,7 @@ pub enum Inputs {
     Rounded,
 }
 
-impl Inputs {
+impl ActivationQuantization {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Exact, Self::Rounded];
 
@@ -94,7 +94,7 @@ impl Arithmetic {
 
     /// Linear layers of this type, with inputs as usual.
     pub fn new(backend: Backend, dtype: Format) -> Self {
-        Self { backend, dtype, inputs: Inputs::of(dtype) }
+        Self { backend, dtype, inputs: ActivationQuantization::of(dtype) }
     }
 
     /// This arithmetic in f32, for a layer that must not round.

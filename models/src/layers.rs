@@ -2,7 +2,7 @@
 //!
 //! States of all sequences of a batch stand packed, \[tokens, width\], one row for each token.
 
-use crate::arithmetic::{Arithmetic, Inputs};
+use crate::arithmetic::{ActivationQuantization, Arithmetic};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ type StoredGroups<'w> = (Format, Vec<Cow<'w, [u8]>>);
 #[derive(Clone, Debug)]
 pub struct Linear {
     backend: Backend,
-    inputs: Inputs,
+    inputs: ActivationQuantization,
     /// W^T, packed in its type: \[in, out\].
     weight: PackedB,
     /// \[out\].
@@ -233,10 +233,10 @@ impl Linear {
         Ok(self.backend.run(Gemm {
             alpha: 1.0,
             a: match (self.inputs, self.weight.format()) {
-                (Inputs::Exact, _) => x.into(),
+                (ActivationQuantization::Exact, _) => x.into(),
                 // A zero point doubles the resolution of inputs that mostly have one sign, as after GELU, at no cost.
-                (Inputs::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
-                (Inputs::Rounded, _) => Lhs::Rounded(x),
+                (ActivationQuantization::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
+                (ActivationQuantization::Rounded, _) => Lhs::Rounded(x),
             },
             b: Rhs::Packed(&self.weight),
             beta: 0.0,

@@ -19,7 +19,7 @@
 //! | [`encoder`] | the encoder of BERT and of the models that differ from it |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
 //! | [`accuracy`] | how far one model's outputs are from another's |
-//! | [`Inputs`] | whether inputs of linear layers are rounded as their weights are |
+//! | [`ActivationQuantization`] | whether inputs of linear layers are rounded as their weights are |
 //! | [`Batch`] | sequences of ids, packed without padding |
 //! | [`exchange`] | inputs and outputs as files, for comparison with other frameworks |
 //! | [`whole_file`] | files that are written as a whole or not at all |
@@ -51,6 +51,6 @@ pub mod sentence;
 pub mod t5;
 pub mod whole_file;
 
-pub use arithmetic::{Arithmetic, Inputs, bytes_per_weight};
+pub use arithmetic::{ActivationQuantization, Arithmetic, bytes_per_weight};
 pub use batch::Batch;
 pub use error::Error;

@@ -14,7 +14,7 @@ struct Readme;
 struct KernelsReadme;
 
 use std::io::Write;
-use tilewright::{Arithmetic, Inputs};
+use tilewright::{ActivationQuantization, Arithmetic};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
@@ -83,7 +83,7 @@ pub fn arithmetics() -> impl Iterator<Item = Arithmetic> {
     let usual = |backend| Format::ALL.map(|dtype| Arithmetic::new(backend, dtype));
     let all = all_backends().into_iter().flat_map(usual);
     all.flat_map(|on| {
-        let rounded = Arithmetic { inputs: Inputs::Rounded, ..on };
+        let rounded = Arithmetic { inputs: ActivationQuantization::Rounded, ..on };
         core::iter::once(on).chain((rounded != on).then_some(rounded))
     })
 }

@@ -206,7 +206,7 @@ impl Bencher {
         Row {
             kernel: case.kernel().to_owned(),
             dtype: dtype_name(case.dtype).to_owned(),
-            layer_inputs: self.models.layer_inputs_of(case).map(|inputs| inputs.name().to_owned()),
+            layer_inputs: case.layer_inputs(&self.models).map(|inputs| inputs.name().to_owned()),
             shape: case.shape(),
             isa: self.backend.name().to_owned(),
             threads: limit.threads,

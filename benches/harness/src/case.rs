@@ -4,13 +4,14 @@ mod inputs;
 mod prepare;
 mod rows;
 
+pub use crate::work::Work;
 pub use inputs::{Aligned, Inputs};
-pub(super) use prepare::Compute;
 pub use prepare::Prepared;
 pub use rows::{ROW_KERNELS, RowKernel};
 
-use super::models::{MODELS, Task};
+use super::models::{MODELS, Models, Task};
 use core::fmt;
+use tilewright::ActivationQuantization;
 use tilewright::bytes_per_weight;
 use tilewright_kernels::gemm::Format;
 pub use tilewright_peers::Dtype;
@@ -100,18 +101,6 @@ pub struct Case {
     pub operation: Operation,
 }
 
-/// What one run does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Work {
-    /// Floating-point operations: those of the matrix products, two to a multiply-add. 0 for kernels over
-    /// rows, whose limit is memory.
-    pub flops: f64,
-    /// Bytes that have to be read and written at least: inputs and weights once, outputs once.
-    pub bytes: f64,
-    /// Tokens that go through, of a model.
-    pub tokens: Option<f64>,
-}
-
 /// All types.
 pub const DTYPES: [Dtype; 7] =
     [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8, Dtype::Q8_0, Dtype::Q4_0, Dtype::Q4_1];
@@ -189,6 +178,15 @@ impl Case {
             None => "",
         };
         format!("{}/{}/{}{packed}", self.kernel(), dtype_name(self.dtype), self.shape())
+    }
+
+    /// Activation quantization of a model's linear layers, if it is not the default of the case's type.
+    pub(crate) fn layer_inputs(&self, models: &Models) -> Option<ActivationQuantization> {
+        let Operation::Model { .. } = self.operation else { return None };
+        let rounds = self.dtype != Dtype::F32;
+        models
+            .layer_inputs
+            .filter(|&inputs| rounds && inputs != ActivationQuantization::of(format(self.dtype)))
     }
 
     /// What one run does.
@@ -303,7 +301,6 @@ impl Case {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::Models;
     use tilewright_kernels::Backend;
 
     #[test]

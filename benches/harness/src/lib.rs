@@ -42,3 +42,4 @@ pub mod probe;
 pub mod record;
 pub mod registry;
 pub mod statistics;
+pub mod work;

@@ -52,7 +52,9 @@ pub fn tables(lines: &[RowLine]) -> String {
 fn table(rows: &[&Row]) -> String {
     let peers: BTreeSet<&str> = rows.iter().flat_map(|row| row.peers.keys().map(String::as_str)).collect();
     let mut header: Vec<String> =
-        ["kernel", "type", "shape", "weights", "time", "rate", "of bound", "data in"].map(String::from).into();
+        ["kernel", "type", "shape", "weights", "time", "rate", "of bound", "data in"]
+            .map(String::from)
+            .into();
     header.extend(peers.iter().map(|peer| format!("x {}", cell(peer))));
     // Four columns of words, then figures.
     let rule: Vec<String> =

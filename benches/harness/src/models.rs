@@ -4,7 +4,7 @@ mod run;
 
 pub use run::Models;
 
-use super::case::Work;
+use crate::work::Work;
 use core::fmt;
 use tilewright::Error;
 use tilewright::checkpoint::weights::Weights;

@@ -2,6 +2,7 @@
 
 use super::{Aligned, AttentionShape, Case, Inputs, Operation, format};
 use crate::models::Models;
+use crate::work::Compute;
 use core::fmt;
 use half::{bf16, f16};
 use tilewright::Arithmetic;
@@ -11,9 +12,6 @@ use tilewright_kernels::{
     Attention, Backend, CachedAttention, Element, KvCache, Precision, Start, View, ViewMut, Window,
 };
 use tilewright_peers::Dtype;
-
-/// What computes an output.
-pub(in super::super) type Compute<'a> = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + Send + 'a>;
 
 /// A case made ready to run on one backend.
 pub struct Prepared<'a> {

@@ -1,7 +1,8 @@
 //! The kernels over rows.
 
+use super::Prepared;
 use super::inputs::{Aligned, Inputs, ROPE_DIM};
-use super::{Compute, Prepared};
+use crate::work::Compute;
 use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::{

@@ -1,7 +1,7 @@
 //! Models that cases run.
 
-use super::super::case::{Case, Compute, Operation, format};
 use super::{MODELS, Task};
+use crate::work::Compute;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use tilewright::Error;
@@ -9,17 +9,16 @@ use tilewright::causal_lm::{CausalLm, Want};
 use tilewright::generate::{GenerationConfig, beam_search};
 use tilewright::layers::Cache;
 use tilewright::model::Model;
-use tilewright::{Arithmetic, Batch, Inputs};
+use tilewright::{ActivationQuantization, Arithmetic, Batch};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
-use tilewright_peers::Dtype;
 
 /// The model made last, so that cases of one model do not each draw its weights.
 #[derive(Debug, Default)]
 pub struct Models {
-    /// Inputs of the linear layers of models in another type than f32: exact or rounded [default: as
+    /// ActivationQuantization of the linear layers of models in another type than f32: exact or rounded [default: as
     /// [`Arithmetic::new`]].
-    pub layer_inputs: Option<Inputs>,
+    pub layer_inputs: Option<ActivationQuantization>,
     last: RefCell<Option<(usize, Arithmetic, Shared)>>,
 }
 
@@ -31,13 +30,6 @@ impl Models {
     pub(crate) fn arithmetic(&self, backend: Backend, dtype: Format) -> Arithmetic {
         let on = Arithmetic::new(backend, dtype);
         Arithmetic { inputs: self.layer_inputs.unwrap_or(on.inputs), ..on }
-    }
-
-    /// Inputs of the linear layers of `case`, if it is a model and they are not the default of its type.
-    pub(crate) fn layer_inputs_of(&self, case: &Case) -> Option<Inputs> {
-        let Operation::Model { .. } = case.operation else { return None };
-        let rounds = case.dtype != Dtype::F32;
-        self.layer_inputs.filter(|&inputs| rounds && inputs != Inputs::of(format(case.dtype)))
     }
 
     /// A run; it takes no output, for its states stay inside.

@@ -3,7 +3,7 @@
 mod compare;
 pub mod tables;
 
-use super::{Session, checkpoint::layer_inputs, verify::style};
+use super::{Session, checkpoint::layer_inputs, style};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tilewright::{Inputs, whole_file};
+use tilewright::{ActivationQuantization, whole_file};
 use tilewright_bench::baseline;
 use tilewright_bench::bencher::{Bencher, Measured};
 use tilewright_bench::case::{Case, DTYPES, dtype_name};
@@ -59,10 +59,10 @@ pub struct Bench {
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     dtype: Option<Dtype>,
 
-    /// Inputs of the linear layers of models in another type than f32, as `tilewright generate` takes them
+    /// ActivationQuantization of the linear layers of models in another type than f32, as `tilewright generate` takes them
     /// [default: exact with q8_0, q4_0 and q4_1, else rounded]
     #[arg(long, value_name = "HOW", value_parser = layer_inputs())]
-    layer_inputs: Option<Inputs>,
+    layer_inputs: Option<ActivationQuantization>,
 
     /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
     /// does the same
@@ -405,7 +405,7 @@ pub fn jobs(cases: &[Case], pools: usize) -> Vec<Job> {
 
 /// Visits all jobs this often, behind a progress bar.
 pub fn measure(bencher: &Bencher, jobs: &[Job], visits: usize) -> Result<Vec<Row>> {
-    let bar = ProgressBar::new((visits * jobs.len()) as u64).with_style(style());
+    let bar = ProgressBar::new((visits * jobs.len()) as u64).with_style(style::progress());
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(2)); // drawing costs time that is measured
     let mut found: Vec<Measured> = jobs.iter().map(|_| Measured::default()).collect();
     for visit in 0..visits {

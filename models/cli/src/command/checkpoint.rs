@@ -1,6 +1,6 @@
 //! What subcommands that run a checkpoint share: `--model`, `--dtype`, and loading behind a progress bar.
 
-use super::{Common, Session, hub, verify::style};
+use super::{Common, Session, hub, style};
 use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -12,7 +12,7 @@ use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::checkpoint::weights::Weights;
 use tilewright::model::Model;
 use tilewright::output::Output;
-use tilewright::{Arithmetic, Batch, Error, Inputs};
+use tilewright::{ActivationQuantization, Arithmetic, Batch, Error};
 use tilewright_kernels::gemm::Format;
 
 /// `--model`; flatten it into a subcommand's arguments.
@@ -51,7 +51,7 @@ pub struct Dtype {
     /// (with q8_0, q4_0 and q4_1 to int8), which is faster [default: exact with q8_0, q4_0 and q4_1, else
     /// rounded]
     #[arg(long, value_name = "HOW", value_parser = layer_inputs())]
-    layer_inputs: Option<Inputs>,
+    layer_inputs: Option<ActivationQuantization>,
 }
 
 impl Dtype {
@@ -140,9 +140,12 @@ pub fn format() -> impl TypedValueParser<Value = Format> {
 }
 
 /// Parses what is done to inputs.
-pub fn layer_inputs() -> impl TypedValueParser<Value = Inputs> {
-    PossibleValuesParser::new(Inputs::ALL.map(Inputs::name)).map(|name| {
-        Inputs::ALL.into_iter().find(|inputs| inputs.name() == name).expect("one of the possible values")
+pub fn layer_inputs() -> impl TypedValueParser<Value = ActivationQuantization> {
+    PossibleValuesParser::new(ActivationQuantization::ALL.map(ActivationQuantization::name)).map(|name| {
+        ActivationQuantization::ALL
+            .into_iter()
+            .find(|inputs| inputs.name() == name)
+            .expect("one of the possible values")
     })
 }
 
@@ -177,7 +180,7 @@ pub fn open(as_a: Architecture, dir: &Path, on: Arithmetic) -> Result<Box<dyn Mo
 /// Opens the weights in `dir`. Their conversion to `dtype` shows a progress bar where it takes long.
 pub fn weights(dir: &Path, dtype: Format) -> Result<Weights, Error> {
     let start = Instant::now();
-    let bar = ProgressBar::hidden().with_style(style());
+    let bar = ProgressBar::hidden().with_style(style::progress());
     bar.set_message(format!("loading {} as {}", dir.display(), dtype.name()));
     Ok(Weights::open(dir)?.watched(move |done, all| {
         if bar.is_hidden() && start.elapsed() > PATIENCE {

@@ -4,7 +4,7 @@ mod chatting;
 mod timing;
 
 use super::checkpoint::{self, Checkpoint, Dtype};
-use super::verify::style;
+use super::style;
 use super::{Common, Session};
 use anyhow::{Context as _, Result, bail};
 use chatting::Chatting;
@@ -328,7 +328,7 @@ impl Generate {
         prompts: &[Vec<u32>],
     ) -> Result<(Vec<Text>, Statistics)> {
         let (mut texts, mut statistics) = (Vec::new(), Statistics::default());
-        let bar = ProgressBar::new(prompts.len() as u64).with_style(style()).with_message("texts");
+        let bar = ProgressBar::new(prompts.len() as u64).with_style(style::progress()).with_message("texts");
         for prompt in prompts {
             // Shown before the first has come to its end.
             bar.tick();

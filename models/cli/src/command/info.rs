@@ -1,7 +1,7 @@
 //! `tilewright info`: what a checkpoint is, without running it.
 
 use super::checkpoint::{self, Checkpoint};
-use super::{Common, verify::TABLE};
+use super::{Common, style::TABLE};
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};

@@ -1,6 +1,6 @@
 //! `tilewright isa`.
 
-use super::{Common, verify::TABLE};
+use super::{Common, style::TABLE};
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{CellAlignment, Table};

@@ -17,6 +17,7 @@ mod hub;
 mod info;
 mod isa;
 mod report;
+mod style;
 mod verify;
 
 use anyhow::{Context as _, Result};

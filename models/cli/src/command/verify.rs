@@ -4,11 +4,12 @@ mod exhaustive;
 mod model;
 
 use super::checkpoint::{self, format};
+use super::style::{self, TABLE};
 use super::{Common, Session};
 use anyhow::{Result, bail};
 use clap::Args;
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
-use indicatif::{ProgressBar, ProgressStyle};
+use comfy_table::{CellAlignment, Table};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tilewright_kernels::Backend;
@@ -123,7 +124,7 @@ pub fn all() -> Vec<Backend> {
 /// Runs the checks of `kernel`, or all, behind a progress bar: a row for each kernel and backend.
 pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) -> Vec<Row> {
     let checks: Vec<_> = tilewright_verify::checks(kernel).collect();
-    let bar = ProgressBar::new(cases * (checks.len() * backends.len()) as u64).with_style(style());
+    let bar = ProgressBar::new(cases * (checks.len() * backends.len()) as u64).with_style(style::progress());
     let mut rows = Vec::new();
     for checks in checks.chunk_by(|a, b| a.kernel == b.kernel) {
         let kernel = checks[0].kernel;
@@ -138,15 +139,6 @@ pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) 
     }
     bar.finish_and_clear();
     rows
-}
-
-/// Tables with a line under the head, and none between rows.
-pub const TABLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::none().fill('\u{2500}').junction('\u{2500}'));
-
-/// The progress bar of long work.
-pub fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:30} {percent:>3}% {msg} (about {eta} left)").expect("a valid template")
 }
 
 /// A row for each kernel, a column for each backend.

@@ -14,10 +14,14 @@ fn bench_lists_and_filters_cases() {
     assert!(names.lines().count() > 4, "{names}");
     assert!(names.lines().all(|name| name.contains("softmax") || name.contains("64x64x64")), "{names}");
     let refused = error(&["bench", "layrnorm"]);
-    assert!(refused.contains("similar names: layernorm") && refused.contains("--list shows them"), "{refused}");
+    assert!(
+        refused.contains("similar names: layernorm") && refused.contains("--list shows them"),
+        "{refused}"
+    );
     assert!(!error(&["bench", "no such case"]).contains("similar"));
     let list = |filter| String::from_utf8(run(&["bench", "--list", filter], "").stdout).unwrap();
-    for (alias, name) in [("gemm", "linear"), ("matmul/f32/64", "linear/f32/64"), ("layer_norm", "layernorm")] {
+    for (alias, name) in [("gemm", "linear"), ("matmul/f32/64", "linear/f32/64"), ("layer_norm", "layernorm")]
+    {
         assert_eq!(list(alias), list(name), "{alias}");
     }
     let models = run(&["bench", "--list", "--batch", "3", "--seq", "40", "minilm"], "");

@@ -2,7 +2,7 @@
 
 use super::tables::time;
 use super::{Job, measure};
-use crate::command::verify::{TABLE, style};
+use crate::command::style::{self, TABLE};
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
 use indicatif::ProgressBar;
@@ -57,7 +57,7 @@ fn rows(n: usize) -> String {
 
 /// Sleeps, behind a bar.
 fn wait(pause: Duration, what: &str) {
-    let bar = ProgressBar::new(pause.as_secs()).with_style(style()).with_message(what.to_owned());
+    let bar = ProgressBar::new(pause.as_secs()).with_style(style::progress()).with_message(what.to_owned());
     bar.tick();
     for _ in 0..pause.as_secs() {
         std::thread::sleep(Duration::from_secs(1));

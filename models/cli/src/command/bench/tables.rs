@@ -1,6 +1,6 @@
 //! The tables of `tilewright bench`, and the figures in them.
 
-use super::super::verify::TABLE;
+use super::super::style::TABLE;
 use comfy_table::{CellAlignment, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use tilewright_bench::record::{Level, Limit, Peer, Row, Run};

@@ -1,6 +1,6 @@
 //! `tilewright verify --exhaustive`: every argument that a function of one f32 can have.
 
-use super::{TABLE, style};
+use super::super::style::{self, TABLE};
 use crate::command::Session;
 use anyhow::{Result, bail};
 use comfy_table::{CellAlignment, Table};
@@ -15,7 +15,7 @@ use tilewright_verify::math::{Claim, Extreme, arguments, walk};
 /// If one exceeds what is promised.
 pub fn run(session: &Session, backends: &[Backend]) -> Result<()> {
     let all = arguments(1);
-    let bar = ProgressBar::new(all * Function::ALL.len() as u64).with_style(style());
+    let bar = ProgressBar::new(all * Function::ALL.len() as u64).with_style(style::progress());
     let mut rows = Vec::new();
     for function in Function::ALL {
         bar.set_message(name(function));

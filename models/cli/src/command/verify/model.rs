@@ -1,6 +1,7 @@
 //! `tilewright verify --model`: a checkpoint in each type against itself in f32.
 
-use super::{TABLE, Verify, style};
+use super::Verify;
+use crate::command::style::{self, TABLE};
 use crate::command::{Session, checkpoint};
 use anyhow::{Context as _, Result, bail};
 use comfy_table::{CellAlignment, Table};
@@ -91,7 +92,7 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
         session.say(&format!("one sentence of {step}: all would take long with this model"))?;
     }
 
-    let bar = ProgressBar::new(((1 + dtypes.len()) * inputs.len()) as u64).with_style(style());
+    let bar = ProgressBar::new(((1 + dtypes.len()) * inputs.len()) as u64).with_style(style::progress());
     let outputs_of = |subject: &mut Subject, on: Arithmetic, use_them: &mut dyn FnMut(usize, Vec<Output>)| {
         bar.set_message(format!("{} on {}", on.dtype.name(), on.backend.name()));
         for (i, inputs) in inputs.iter().enumerate() {
