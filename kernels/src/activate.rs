@@ -121,8 +121,8 @@ impl<T: Element> Kernel for Gated<'_, T> {
         self.check()?;
         for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
             for (j, &up) in up.iter().enumerate() {
-                let gate = self.activation.definition(f64::from(row.input()[j].to_f32())) as f32;
-                row.output()[j] = T::from_f32(gate * up.to_f32());
+                let gate = self.activation.definition(f64::from(row.input()[j].to_f32()));
+                row.output()[j] = T::from_f32((gate * f64::from(up.to_f32())) as f32);
             }
         }
         Ok(())

@@ -124,8 +124,6 @@ fn check<T: Element>(
 }
 
 /// The definition, of one row.
-#[cold]
-#[inline(never)]
 fn define<T: Element>(row: &mut Row<'_, T>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
     let mean = row.input().iter().map(|x| f64::from(x.to_f32())).sum::<f64>() / n;
@@ -173,7 +171,7 @@ impl<T: Element> RowKernel for Affine<'_, T> {
             moments = if IN_RANGE.contains(&square) {
                 write(isa, &mut row, weight, bias, moments, 1.0 / square.sqrt(), next_input)
             } else {
-                define(&mut row, Some(weight), Some(bias), eps);
+                normalize_wide(&mut row, weight, bias, eps);
                 Moments::of(isa, next_input, pivot(isa, next_input))
             };
             match next {
@@ -181,6 +179,24 @@ impl<T: Element> RowKernel for Affine<'_, T> {
                 None => return,
             }
         }
+    }
+}
+
+/// Normalises a row whose moments leave the range of f32: by Welford's update (1962) in f64, where the
+/// squares of f32 neither overflow nor underflow.
+#[cold]
+#[inline(never)]
+fn normalize_wide<T: Element>(row: &mut Row<'_, T>, weight: &[f32], bias: &[f32], eps: f32) {
+    let (mut mean, mut squares) = (0.0f64, 0.0f64);
+    for (i, x) in row.input().iter().enumerate() {
+        let delta = f64::from(x.to_f32()) - mean;
+        mean += delta / (i + 1) as f64;
+        squares += delta * (f64::from(x.to_f32()) - mean);
+    }
+    let r = (squares / weight.len() as f64 + f64::from(eps)).sqrt().recip();
+    for (j, (weight, bias)) in weight.iter().zip(bias).enumerate() {
+        let z = (f64::from(row.input()[j].to_f32()) - mean) * r;
+        row.output()[j] = T::from_f32(z.mul_add(f64::from(*weight), f64::from(*bias)) as f32);
     }
 }
 

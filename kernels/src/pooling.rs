@@ -226,14 +226,31 @@ impl<T: Element> Kernel for L2Normalize<'_, T> {
 }
 
 /// The definition, of one row.
-#[cold]
-#[inline(never)]
 fn define<T: Element>(row: &mut Row<'_, T>, eps: f32) {
     let norm = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>().sqrt();
     // Not `max`, which would ignore a norm of NaN.
     let divisor = if norm < f64::from(eps) { f64::from(eps) } else { norm };
     for j in 0..row.input().len() {
         row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) / divisor) as f32);
+    }
+}
+
+/// Normalises a row whose sum of squares leaves the range of f32: by the reciprocal of its norm in f64, where
+/// the squares of f32 neither overflow nor underflow.
+#[cold]
+#[inline(never)]
+fn normalize_wide<T: Element>(row: &mut Row<'_, T>, eps: f32) {
+    let mut squares = 0.0f64;
+    for x in row.input() {
+        let x = f64::from(x.to_f32());
+        squares = x.mul_add(x, squares);
+    }
+    let least = f64::from(eps) * f64::from(eps);
+    // Not `max`, which would ignore a sum of NaN.
+    let squares = if squares < least { least } else { squares };
+    let norm = squares.sqrt();
+    for j in 0..row.input().len() {
+        row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) / norm) as f32);
     }
 }
 
@@ -260,7 +277,7 @@ impl<T: Element> RowKernel for L2Normalize<'_, T> {
             );
             let square = total::<I>(acc);
             if !IN_RANGE.contains(&square) {
-                define(&mut row, self.eps);
+                normalize_wide(&mut row, self.eps);
                 continue;
             }
             let factor = I::V::splat(isa, 1.0 / square.sqrt().max(self.eps));

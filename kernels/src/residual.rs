@@ -8,9 +8,8 @@ use crate::rows::{Rows, expect_unit_rows};
 use crate::view::ViewMut;
 use core::ops::RangeInclusive;
 
-/// Where the square of a norm's divisor must lie for f32 to have carried it: sums overflow above
-/// (elements beyond 1e18; Inf, NaN), and below, squares are denormal before their sum is. A row
-/// outside is computed by the definition.
+/// Range of a norm's squared divisor that sums in f32 carry. Above, sums overflow (elements beyond 1e18,
+/// Inf, NaN). Below, squares are denormal. A row outside is computed again, with sums in f64.
 pub(crate) const IN_RANGE: RangeInclusive<f32> = 1e-28..=f32::MAX;
 
 /// Rows and, if there is one, the residual that gains them.

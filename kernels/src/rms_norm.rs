@@ -95,8 +95,6 @@ fn check<T: Element>(input: &Input<'_, T>, weight: Option<&[f32]>, eps: f32) -> 
 }
 
 /// The definition, of one row.
-#[cold]
-#[inline(never)]
 fn define<T: Element>(row: &mut Row<'_, T>, weight: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
     let square = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>() / n;
@@ -139,7 +137,7 @@ impl<T: Element> RowKernel for Weighted<'_, T> {
             squares = if IN_RANGE.contains(&square) {
                 write(isa, &mut row, weight, 1.0 / square.sqrt(), next_input)
             } else {
-                define(&mut row, Some(weight), eps);
+                normalize_wide(&mut row, weight, eps);
                 sum_of_squares(isa, next_input)
             };
             match next {
@@ -147,6 +145,24 @@ impl<T: Element> RowKernel for Weighted<'_, T> {
                 None => return,
             }
         }
+    }
+}
+
+/// Normalises a row whose sum of squares leaves the range of f32: by r^2 = n / (sum(x^2) + n eps) in f64,
+/// where the squares of f32 neither overflow nor underflow.
+#[cold]
+#[inline(never)]
+fn normalize_wide<T: Element>(row: &mut Row<'_, T>, weight: &[f32], eps: f32) {
+    let n = weight.len() as f64;
+    let mut squares = n * f64::from(eps);
+    for x in row.input() {
+        let x = f64::from(x.to_f32());
+        squares = x.mul_add(x, squares);
+    }
+    let r = (n / squares).sqrt();
+    for (j, weight) in weight.iter().enumerate() {
+        let weighted = f64::from(row.input()[j].to_f32()) * f64::from(*weight);
+        row.output()[j] = T::from_f32((weighted * r) as f32);
     }
 }
 
