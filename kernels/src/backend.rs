@@ -1,7 +1,7 @@
 //! The table of backends, and the only dispatch to an instruction set.
 
 use crate::error::Error;
-use crate::isa::{Isa, Multiply, portable::Portable};
+use crate::isa::{Isa, Microkernel, portable::Portable};
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "aarch64")]
@@ -98,7 +98,7 @@ macro_rules! backends {
             pub fn bf16_instruction(self) -> Option<&'static str> {
                 match self.0 {
                     Token::Reference => None,
-                    $($(#[$attr])* Token::$variant(isa) => isa.bf16().map(Multiply::<$isa>::instruction),)*
+                    $($(#[$attr])* Token::$variant(isa) => isa.bf16().map(Microkernel::<$isa>::instruction),)*
                 }
             }
 
@@ -106,7 +106,7 @@ macro_rules! backends {
             pub fn int8_instruction(self) -> Option<&'static str> {
                 match self.0 {
                     Token::Reference => None,
-                    $($(#[$attr])* Token::$variant(isa) => isa.int8().map(Multiply::<$isa>::instruction),)*
+                    $($(#[$attr])* Token::$variant(isa) => isa.int8().map(Microkernel::<$isa>::instruction),)*
                 }
             }
 

@@ -11,7 +11,8 @@
 //!    features, and its intrinsics become calls.
 //! 2. Every function and closure below `run` is `#[inline(always)]`.
 
-pub use multiply::{Broadcast, Dot, F32, I16, Multiply, Unavailable, WORDS};
+pub use lane::{Bf16Pair, I16Pair, Int8Quad, Lane};
+pub use microkernel::{Dot, F32, I16, K_GROUPS, Microkernel, OuterProduct, Unavailable};
 pub use vector::Vector;
 pub(crate) use vector::bf16_bits;
 
@@ -25,7 +26,8 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod intrinsics;
-mod multiply;
+mod lane;
+mod microkernel;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 pub(crate) mod portable;
@@ -62,17 +64,17 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     fn run<R>(self, f: impl FnOnce() -> R) -> R;
 
     /// Words that are pairs of bf16.
-    type Bf16: Multiply<Self>;
+    type Bf16: Microkernel<Self>;
 
     /// Words that are quads of int8.
-    type Int8: Multiply<Self>;
+    type Int8: Microkernel<Self>;
 
     /// Words that are quads of int8, by an instruction on vectors.
-    type Bytes: Dot<Self>;
+    type DotInt8: Dot<Self>;
 
     /// The instruction on vectors that multiplies quads of int8: the first of its factors unsigned, unless
     /// [`Dot::SIGNED`], the second signed.
-    fn bytes(self) -> Option<Self::Bytes>;
+    fn dot_int8(self) -> Option<Self::DotInt8>;
 
     /// The fastest way of this CPU to multiply pairs of bf16, where that beats widening them to f32.
     fn bf16(self) -> Option<Self::Bf16>;
@@ -94,7 +96,7 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     ///
     /// # Safety
     /// The bullets under [`Tile`] hold, with k-groups in place of floats.
-    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile);
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile<D::Operand, D::Sum>);
 
     /// Writes the transpose of the `LANES` x `LANES` block at `src` to `dst`.
     ///
@@ -164,25 +166,34 @@ pub const A_STRIDE: usize = KC + LINE_FLOATS;
 /// - `c + i * c_stride + j` is valid for writes, and for reads of initialised values;
 /// - nothing written overlaps anything read from A or B.
 #[derive(Clone, Copy, Debug)]
-pub struct Tile {
+pub struct Tile<Operand = f32, Sum = f32> {
     /// Rows of A and C.
     pub rows: usize,
     /// Length of the sums.
     pub k: usize,
     /// A, rows `A_STRIDE` apart, unit stride along k.
-    pub a: *const f32,
+    pub a: *const Operand,
     /// B, k-steps `b_stride` apart, unit stride along n.
-    pub b: *const f32,
+    pub b: *const Operand,
     /// Distance between k-steps of B: `NR` in a packed panel.
     pub b_stride: usize,
     /// C, unit stride along n.
-    pub c: *mut f32,
+    pub c: *mut Sum,
     /// Distance between rows of C.
     pub c_stride: usize,
     /// True if the sums start from C, false if from zero.
     pub accumulate: bool,
     /// Memory to prefetch during the sums.
     pub prefetch: Prefetch,
+}
+
+impl Tile {
+    /// The arguments of a microkernel for other lanes, in the same memory.
+    #[inline(always)]
+    pub fn typed<Operand: Lane, Sum: Lane>(self) -> Tile<Operand, Sum> {
+        let Self { rows, k, a, b, b_stride, c, c_stride, accumulate, prefetch } = self;
+        Tile { rows, k, a: a.cast(), b: b.cast(), b_stride, c: c.cast(), c_stride, accumulate, prefetch }
+    }
 }
 
 /// Memory that is prefetched while a [`Tile`] is computed, in several streams, because the hardware's

@@ -29,7 +29,7 @@ macro_rules! on_every_backend {
 }
 
 pub(crate) mod emulated;
-pub(crate) mod multiply;
+pub(crate) mod microkernel;
 
 /// Every kind of float: zeros, denormals, ties, the ends of the i32 and f32 ranges, infinities, NaN.
 const SPECIAL: [f32; 32] = [

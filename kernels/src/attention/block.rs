@@ -20,7 +20,7 @@ use super::span::Span;
 use super::stage::staged;
 use super::variant::{AttentionVariant, factor};
 use crate::gemm::multiply_panel;
-use crate::isa::{A_STRIDE, Isa, KC, Multiply, Prefetch};
+use crate::isa::{A_STRIDE, Isa, KC, Microkernel, Prefetch};
 use crate::parallel::part;
 use crate::view::{AnyView, with_any};
 use core::cmp::Ordering::Greater;

@@ -18,7 +18,7 @@ use super::blocks::KEYS;
 use super::stage::{place, staged};
 use super::variant::{AttentionVariant, with_variant};
 use crate::backend::Kernel;
-use crate::isa::{Isa, Multiply, Vector};
+use crate::isa::{Isa, Microkernel, Vector};
 use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
@@ -35,7 +35,7 @@ pub(super) struct PanelFormat {
     pub key_k_groups: usize,
     /// Keys whose values share k-groups are as far apart.
     lanes: usize,
-    /// [`Multiply::depth`].
+    /// [`Microkernel::depth`].
     depth: usize,
     /// Keys that are multiplied together: a power of two.
     pub group: usize,

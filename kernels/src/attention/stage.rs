@@ -2,12 +2,12 @@
 
 use crate::element::Element;
 use crate::gemm::pack_panels;
-use crate::isa::{Isa, WORDS};
+use crate::isa::{Isa, K_GROUPS};
 use crate::view::View;
 
 /// K-groups of a row that are staged at once, and floats between the rows: not a power of two.
 const STAGED_K_GROUPS: usize = 256;
-const STAGED_STRIDE: usize = STAGED_K_GROUPS + WORDS;
+const STAGED_STRIDE: usize = STAGED_K_GROUPS + K_GROUPS;
 
 /// Floats that staging a panel takes.
 pub(super) const fn staged<I: Isa>() -> usize {

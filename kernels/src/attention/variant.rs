@@ -21,7 +21,7 @@ mod floats;
 mod pairs;
 
 use crate::element::Element;
-use crate::isa::{Isa, Multiply};
+use crate::isa::{Isa, Microkernel};
 use crate::view::AnyView;
 use core::f32::consts::LOG2_E;
 use core::ops::Range;
@@ -31,7 +31,7 @@ pub(super) use pairs::Pairs;
 /// A way to compute a block. A row of its scores, in memory, is of KEYS floats.
 pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// What multiplies the k-groups.
-    type Multiply: Multiply<I>;
+    type Microkernel: Microkernel<I>;
 
     /// Numbers in a k-group.
     const ELEMENTS: usize;
@@ -39,7 +39,7 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// Whether scores are still to be multiplied by the scale.
     const SCALES_SCORES: bool;
 
-    fn multiply(self) -> Self::Multiply;
+    fn multiply(self) -> Self::Microkernel;
 
     /// K-groups of so many numbers.
     fn k_groups(n: usize) -> usize;

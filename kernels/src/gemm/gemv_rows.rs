@@ -4,7 +4,7 @@ use super::on_the_fly::Unpacked;
 use super::product::Product;
 use super::rhs::of_batch;
 use super::walk::{Blocking, GemmPath, Strip, Strips, walk};
-use crate::isa::tile::{row_panels, row_times_rows};
+use crate::isa::tile::{gemv_rows, row_panels};
 use crate::isa::{Isa, Prefetch, Tile, Vector};
 use crate::scratch;
 use crate::view::View;
@@ -104,8 +104,8 @@ impl<I: Isa> GemmPath<I> for GemvRows<'_> {
         // are the strip's (precondition of `multiply`).
         unsafe {
             match n * k > L3_FLOATS {
-                true => row_times_rows::<I, true>(isa, tile, vectors),
-                false => row_times_rows::<I, false>(isa, tile, vectors),
+                true => gemv_rows::<I, true>(isa, tile, vectors),
+                false => gemv_rows::<I, false>(isa, tile, vectors),
             }
         }
     }

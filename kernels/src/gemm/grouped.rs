@@ -94,7 +94,7 @@ impl Product<'_> {
         // SAFETY: `b` is packed for `I`, C is the caller's (preconditions of `grouped`); a panel has two or four
         // vectors.
         unsafe {
-            match (isa.bytes(), I::NR / I::V::LANES) {
+            match (isa.dot_int8(), I::NR / I::V::LANES) {
                 (Some(dot), 2) => self.grouped_by::<I, _, 2>(isa, b, QuadGroups { layout, dot }),
                 (Some(dot), _) => self.grouped_by::<I, _, 4>(isa, b, QuadGroups { layout, dot }),
                 (None, 2) => self.grouped_by::<I, _, 2>(isa, b, FloatGroups { layout }),

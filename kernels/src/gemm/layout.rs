@@ -15,7 +15,7 @@ use super::blocks::{Block, GROUP, value};
 use super::format::Format;
 use super::quantize::Quantized;
 use crate::backend::Kernel;
-use crate::isa::{Isa, Multiply};
+use crate::isa::{Isa, Microkernel};
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 

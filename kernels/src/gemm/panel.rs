@@ -2,7 +2,7 @@
 
 use super::pack::pack_panel;
 use crate::element::{Element, first_bf16_bits};
-use crate::isa::{A_STRIDE, Isa, Multiply, Prefetch, Tile, Vector};
+use crate::isa::{A_STRIDE, Isa, Microkernel, Prefetch, Tile, Vector};
 use crate::view::View;
 
 /// Packs `b` (k x n) as panels of `NR` columns, `panel_len` floats apart; zeros fill the last panel.
@@ -42,13 +42,13 @@ pub(crate) fn pack_pairs<I: Isa, T: Element>(isa: I, row: &[T], k_groups: &mut [
 }
 
 /// C = A B, or C += A B, for `rows` rows of A, `A_STRIDE` apart, and one packed panel of B of `k` k-groups:
-/// the register tile of [`Multiply::tile`] with its bounds checked. Enters the instruction set by
+/// the register tile of [`Microkernel::tile`] with its bounds checked. Enters the instruction set by
 /// itself, so that the tiles of all heights exist once in the program and not once per caller.
 ///
 /// # Panics
 /// If `rows` is 0 or more than the microkernel's rows, or if a slice is too short.
 #[inline(never)]
-pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
+pub(crate) fn multiply_panel<I: Isa, M: Microkernel<I>>(
     (isa, multiply): (I, M),
     [rows, k]: [usize; 2],
     a: &[f32],
@@ -64,10 +64,10 @@ pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
     let tile = Tile {
         rows,
         k,
-        a: a.as_ptr(),
-        b: b.as_ptr(),
+        a: a.as_ptr().cast(),
+        b: b.as_ptr().cast(),
         b_stride: I::NR,
-        c: c.as_mut_ptr(),
+        c: c.as_mut_ptr().cast(),
         c_stride,
         accumulate,
         prefetch,
@@ -76,6 +76,6 @@ pub(crate) fn multiply_panel<I: Isa, M: Multiply<I>>(
     // neither A nor B.
     isa.run(
         #[inline(always)]
-        || unsafe { multiply.tile(isa, tile) },
+        || unsafe { multiply.run(isa, tile) },
     );
 }

@@ -4,7 +4,7 @@ use super::pack::{pack_a, packed_a_len};
 use super::product::Product;
 use super::tasks::{GemmTask, TaskGrid};
 use super::walk::{Blocking, GemmPath, PackedRows, Strip, Strips, walk};
-use crate::isa::tile::{STREAMS, row_times_panels};
+use crate::isa::tile::{STREAMS, gemv_panels};
 use crate::isa::{F32, Isa, KC, Prefetch, Tile};
 use crate::scratch;
 
@@ -166,7 +166,7 @@ impl<I: Isa> GemmPath<I> for Gemv<'_> {
         unsafe {
             let tile =
                 Tile { c_stride: I::NR, prefetch: Prefetch::none(b), ..strip.tile::<I>(self.0.a, b, b) };
-            row_times_panels(isa, F32, tile, self.0.k * I::NR);
+            gemv_panels(isa, F32, tile, self.0.k * I::NR);
         }
     }
 }

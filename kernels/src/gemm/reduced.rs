@@ -18,7 +18,7 @@ use super::product::Product;
 use super::tasks::GemmTask;
 use super::walk::{Blocking, PackedRows, Strips, walk};
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, Isa, KC, Multiply, Vector, WORDS};
+use crate::isa::{A_STRIDE, Isa, K_GROUPS, KC, Microkernel, Vector};
 use crate::scratch;
 use crate::view::AnyView;
 use path::{ReducedGemv, ReducedStrips, SmallMPanels};
@@ -208,7 +208,7 @@ impl Product<'_> {
                     // SAFETY: row i of every slab (precondition of `pack_reduced`).
                     unsafe {
                         if k_groups > k / M::STEPS {
-                            for w in (k / M::STEPS / WORDS * WORDS..k_groups).step_by(I::V::LANES) {
+                            for w in (k / M::STEPS / K_GROUPS * K_GROUPS..k_groups).step_by(I::V::LANES) {
                                 I::V::splat(isa, 0.0).store_ptr(to.k_group(w));
                             }
                         }

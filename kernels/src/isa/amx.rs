@@ -5,7 +5,7 @@
 
 mod tiles;
 
-pub use tiles::Words;
+pub use tiles::KGroup;
 
 use core::arch::asm;
 use core::mem::offset_of;

@@ -7,7 +7,7 @@
 
 use super::intrinsics::{intrinsics, operators};
 use super::tile::for_rows;
-use super::{Broadcast, Dot, Isa, Tile, Unavailable, Vector, probe, sealed::Sealed};
+use super::{Dot, Int8Quad, Isa, OuterProduct, Tile, Unavailable, Vector, probe, sealed::Sealed};
 use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Neg;
@@ -33,6 +33,8 @@ impl Avx2 {
 pub struct DotInt8(());
 
 impl Dot<Avx2> for DotInt8 {
+    type Operand = Int8Quad;
+    type Sum = i32;
     const INSTRUCTION: &'static str = "vpdpbusd";
 
     #[inline(always)]
@@ -71,8 +73,8 @@ impl Sealed for Avx2 {}
 impl Isa for Avx2 {
     type V = F32x8;
     type Bf16 = Unavailable;
-    type Int8 = Broadcast<DotInt8>;
-    type Bytes = DotInt8;
+    type Int8 = OuterProduct<DotInt8>;
+    type DotInt8 = DotInt8;
     const NAME: &'static str = "avx2";
     const MR: usize = 6;
     const NR: usize = 16;
@@ -90,13 +92,13 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn bytes(self) -> Option<Self::Bytes> {
+    fn dot_int8(self) -> Option<Self::DotInt8> {
         self.vnni.then_some(DotInt8(()))
     }
 
     #[inline(always)]
     fn int8(self) -> Option<Self::Int8> {
-        self.vnni.then_some(Broadcast(DotInt8(())))
+        self.vnni.then_some(OuterProduct(DotInt8(())))
     }
 
     #[inline(always)]
@@ -110,7 +112,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile<D::Operand, D::Sum>) {
         for_rows!(self, dot, tile, 2, [6 5 4 3 2 1])
     }
 

@@ -13,9 +13,9 @@ use core::arch::x86_64::*;
 use core::ops::Neg;
 
 mod halves;
-mod multiply;
+mod microkernel;
 
-pub use multiply::{Bf16, DotInt8, Int8};
+pub use microkernel::{Bf16, DotInt8, Int8};
 
 /// The upper halves of sixteen lanes, then whatever.
 static UPPER: [u16; 32] = {
@@ -66,7 +66,7 @@ impl Isa for Avx512 {
     type V = F32x16;
     type Bf16 = Bf16;
     type Int8 = Int8;
-    type Bytes = DotInt8;
+    type DotInt8 = DotInt8;
     const NAME: &'static str = "avx512";
     const MR: usize = 14;
     const NR: usize = 32;
@@ -81,7 +81,7 @@ impl Isa for Avx512 {
             && is_x86_feature_detected!("f16c");
         all.then(|| Self {
             vnni: is_x86_feature_detected!("avx512vnni"),
-            bf16: multiply::dot_bf16_is_fast(),
+            bf16: microkernel::dot_bf16_is_fast(),
             amx: None,
         })
     }
@@ -92,7 +92,7 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn bytes(self) -> Option<Self::Bytes> {
+    fn dot_int8(self) -> Option<Self::DotInt8> {
         DotInt8::of(self)
     }
 
@@ -112,7 +112,7 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile<D::Operand, D::Sum>) {
         for_rows!(self, dot, tile, 2, [14 13 12 11 10 9 8 7 6 5 4 3 2 1])
     }
 

@@ -2,11 +2,11 @@
 
 #[macro_use]
 mod pairs;
-mod multiply;
+mod microkernel;
 mod tiles;
 mod vector;
 
-pub use multiply::{Bf16, Int8, Sdot};
+pub use microkernel::{Bf16, Int8, Sdot};
 pub use vector::F32x4;
 
 use super::tile::for_rows;
@@ -46,7 +46,7 @@ impl Isa for Neon {
     type V = F32x4;
     type Bf16 = Bf16;
     type Int8 = Int8;
-    type Bytes = Sdot;
+    type DotInt8 = Sdot;
     const NAME: &'static str = "neon";
     const MR: usize = 6;
     const NR: usize = 16;
@@ -65,7 +65,7 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn bytes(self) -> Option<Self::Bytes> {
+    fn dot_int8(self) -> Option<Self::DotInt8> {
         Sdot::of(self)
     }
 
@@ -91,7 +91,7 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile<D::Operand, D::Sum>) {
         for_rows!(self, dot, tile, 4, [6 5 4 3 2 1])
     }
 

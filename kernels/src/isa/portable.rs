@@ -25,7 +25,7 @@ impl Isa for Portable {
     type V = F32x4;
     type Bf16 = Unavailable;
     type Int8 = Unavailable;
-    type Bytes = Unavailable;
+    type DotInt8 = Unavailable;
     const NAME: &'static str = "portable";
     const MR: usize = 6;
     const NR: usize = 8;
@@ -40,7 +40,7 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn bytes(self) -> Option<Self::Bytes> {
+    fn dot_int8(self) -> Option<Self::DotInt8> {
         None
     }
 
@@ -55,7 +55,7 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile) {
+    unsafe fn dot_tile<D: Dot<Self>>(self, dot: D, tile: Tile<D::Operand, D::Sum>) {
         for_rows!(self, dot, tile, 2, [6 5 4 3 2 1])
     }
 

@@ -8,6 +8,7 @@
 //!  a[R-1][p]-> acc[R-1][0] acc[R-1][1]
 //! ```
 
+use super::lane::{broadcast, load, store};
 use super::{A_STRIDE, Dot, Isa, LINE_FLOATS, Tile, Vector};
 
 /// k-steps per iteration: enough to hide the loop's own instructions and to space prefetches.
@@ -18,14 +19,18 @@ const UNROLL: usize = 4;
 /// # Safety
 /// As [`Tile`], with `rows == R` and `NR == N * LANES`.
 #[inline(always)]
-pub(super) unsafe fn broadcast<I: Isa, D: Dot<I>, const R: usize, const N: usize>(isa: I, dot: D, t: Tile) {
+pub(super) unsafe fn outer_product<I: Isa, D: Dot<I>, const R: usize, const N: usize>(
+    isa: I,
+    dot: D,
+    t: Tile<D::Operand, D::Sum>,
+) {
     let lanes = I::V::LANES;
     let mut acc = [[I::V::splat(isa, 0.0); N]; R];
     if t.accumulate {
         for (i, row) in acc.iter_mut().enumerate() {
             for (j, v) in row.iter_mut().enumerate() {
                 // SAFETY: i < rows and j < N, inside C.
-                *v = unsafe { I::V::load_ptr(isa, t.c.add(i * t.c_stride + j * lanes)) };
+                *v = unsafe { load::<I, _>(isa, t.c.add(i * t.c_stride + j * lanes)) };
             }
         }
     }
@@ -52,7 +57,7 @@ pub(super) unsafe fn broadcast<I: Isa, D: Dot<I>, const R: usize, const N: usize
     for (i, row) in acc.iter().enumerate() {
         for (j, v) in row.iter().enumerate() {
             // SAFETY: i < rows and j < N, inside C.
-            unsafe { v.store_ptr(t.c.add(i * t.c_stride + j * lanes)) };
+            unsafe { store::<I, _>(*v, t.c.add(i * t.c_stride + j * lanes)) };
         }
     }
 }
@@ -66,54 +71,59 @@ unsafe fn step<I: Isa, D: Dot<I>, const R: usize, const N: usize>(
     isa: I,
     dot: D,
     acc: &mut [[I::V; N]; R],
-    a: *const f32,
-    b: *const f32,
+    a: *const D::Operand,
+    b: *const D::Operand,
 ) {
     let mut bv = [I::V::splat(isa, 0.0); N];
     for (j, v) in bv.iter_mut().enumerate() {
         // SAFETY: `R` rows of A, `A_STRIDE` apart, and `N` vectors of B are valid for reads (precondition of
         // `step`).
-        *v = unsafe { I::V::load_ptr(isa, b.add(j * I::V::LANES)) };
+        *v = unsafe { load::<I, _>(isa, b.add(j * I::V::LANES)) };
     }
     for (i, row) in acc.iter_mut().enumerate() {
         // SAFETY: `R` rows of A, `A_STRIDE` apart, and `N` vectors of B are valid for reads (precondition of
         // `step`).
-        let av = I::V::splat(isa, unsafe { *a.add(i * A_STRIDE) });
+        let av = unsafe { broadcast::<I, _>(isa, a.add(i * A_STRIDE)) };
         for (v, bv) in row.iter_mut().zip(bv) {
             *v = dot.dot(av, bv, *v);
         }
     }
 }
 
-/// Calls [`broadcast`] with the constant `R` equal to `tile.rows`.
+/// Calls [`outer_product`] with the constant `R` equal to `tile.rows`.
 macro_rules! for_rows {
     ($isa:expr, $dot:expr, $tile:expr, $vectors:literal, [$($rows:literal)*]) => {
         match $tile.rows {
             // SAFETY: `rows` is the constant of its arm; the caller keeps the contract of `Tile`.
-            $($rows => unsafe { $crate::isa::tile::broadcast::<_, _, $rows, $vectors>($isa, $dot, $tile) },)*
+            $($rows => unsafe { $crate::isa::tile::outer_product::<_, _, $rows, $vectors>($isa, $dot, $tile) },)*
             _ => unreachable!("a tile has 1..=MR rows"),
         }
     };
 }
 pub(super) use for_rows;
 
-/// Panels that [`row_times_panels`] reads side by side: four streams keep more cache lines on their
+/// Panels that [`gemv_panels`] reads side by side: four streams keep more cache lines on their
 /// way than one, which the hardware prefetchers follow only within a page (30 GB/s against 27 from
 /// L3, 26 against 21 from memory; 8 streams are no better).
 pub(crate) const STREAMS: usize = 4;
 
-/// Floats that [`row_times_panels`] prefetches ahead in each panel. From memory, 256 to 1024 are equal, and 5%
+/// Floats that [`gemv_panels`] prefetches ahead in each panel. From memory, 256 to 1024 are equal, and 5%
 /// faster than no prefetch.
 const ROW_AHEAD: usize = 256;
 
 /// The tile of a single row of A: multiplies it with `STREAMS` panels of B at once, for then the time
-/// goes into reading B. Every sum is the same chain as in [`broadcast`].
+/// goes into reading B. Every sum is the same chain as in [`outer_product`].
 ///
 /// # Safety
 /// As [`Tile`] with `rows == 1`, for each of the panels `b + q * panel_stride` and the sums
 /// `c + q * c_stride`.
 #[inline(always)]
-pub(crate) unsafe fn row_times_panels<I: Isa, D: Dot<I>>(isa: I, dot: D, t: Tile, panel_stride: usize) {
+pub(crate) unsafe fn gemv_panels<I: Isa, D: Dot<I>>(
+    isa: I,
+    dot: D,
+    t: Tile<D::Operand, D::Sum>,
+    panel_stride: usize,
+) {
     /// Most vectors in a panel of any instruction set.
     const MAX_VECTORS: usize = 4;
     let lanes = I::V::LANES;
@@ -123,21 +133,21 @@ pub(crate) unsafe fn row_times_panels<I: Isa, D: Dot<I>>(isa: I, dot: D, t: Tile
         for (q, sums) in acc.iter_mut().enumerate() {
             for (j, v) in sums[..vectors].iter_mut().enumerate() {
                 // SAFETY: inside the sums of panel q.
-                *v = unsafe { I::V::load_ptr(isa, t.c.add(q * t.c_stride + j * lanes)) };
+                *v = unsafe { load::<I, _>(isa, t.c.add(q * t.c_stride + j * lanes)) };
             }
         }
     }
     for p in 0..t.k {
         // SAFETY: p < k.
-        let a = I::V::splat(isa, unsafe { *t.a.add(p) });
+        let a = unsafe { broadcast::<I, _>(isa, t.a.add(p)) };
         for (q, sums) in acc.iter_mut().enumerate() {
             let step = t.b.wrapping_add(q * panel_stride + p * t.b_stride);
             for line in (0..I::NR).step_by(LINE_FLOATS) {
-                isa.prefetch(step.wrapping_add(ROW_AHEAD + line));
+                isa.prefetch(step.wrapping_add(ROW_AHEAD + line).cast());
             }
             for (j, v) in sums[..vectors].iter_mut().enumerate() {
                 // SAFETY: inside k-step p of panel q.
-                let b = unsafe { I::V::load_ptr(isa, step.add(j * lanes)) };
+                let b = unsafe { load::<I, _>(isa, step.add(j * lanes)) };
                 *v = dot.dot(a, b, *v);
             }
         }
@@ -145,18 +155,18 @@ pub(crate) unsafe fn row_times_panels<I: Isa, D: Dot<I>>(isa: I, dot: D, t: Tile
     for (q, sums) in acc.iter().enumerate() {
         for (j, v) in sums[..vectors].iter().enumerate() {
             // SAFETY: inside the sums of panel q.
-            unsafe { v.store_ptr(t.c.add(q * t.c_stride + j * lanes)) };
+            unsafe { store::<I, _>(*v, t.c.add(q * t.c_stride + j * lanes)) };
         }
     }
 }
 
-/// Panels whose columns [`row_times_rows`] computes in one call: 32 columns.
+/// Panels whose columns [`gemv_rows`] computes in one call: 32 columns.
 #[inline(always)]
 pub(crate) const fn row_panels<I: Isa>() -> usize {
     if I::NR < 32 { 32 / I::NR } else { 1 }
 }
 
-/// Rows of memory that [`row_times_rows`] reads side by side. A sum's next multiply-add waits 4 cycles
+/// Rows of memory that [`gemv_rows`] reads side by side. A sum's next multiply-add waits 4 cycles
 /// for its last, so that 16 columns take at least 4 cycles a step (59 GB/s), and hardly more from L3
 /// (55). 32 columns, with prefetches in software, took 20% longer, and 30% where rows are a multiple of
 /// 4 KiB apart, whose lines share a set of L1; from memory they were 1% faster. Prefetches
@@ -166,7 +176,7 @@ const ROWS: usize = 16;
 /// GEMV of one row of A and `vectors * LANES` columns of B, each a row in memory, `b_stride` apart.
 ///
 /// B is a weight \[out, in\] that is not packed: registers transpose it, block by block. Every sum is the same
-/// chain as in [`broadcast`]. `AHEAD` also prefetches the next rows, for a weight in memory: the processor's
+/// chain as in [`outer_product`]. `AHEAD` also prefetches the next rows, for a weight in memory: the processor's
 /// own prefetches start anew in every row. It is 1.5 times as fast at k = 512 and 1.1 times at k = 4096. From
 /// L3 it would cost 17% where rows of 3072 floats share a set of L1.
 ///
@@ -175,7 +185,7 @@ const ROWS: usize = 16;
 /// - `b + j * b_stride + p` is valid for reads.
 /// - `k` is a multiple of `LANES`, and not 0.
 #[inline(always)]
-pub(crate) unsafe fn row_times_rows<I: Isa, const AHEAD: bool>(isa: I, t: Tile, vectors: usize) {
+pub(crate) unsafe fn gemv_rows<I: Isa, const AHEAD: bool>(isa: I, t: Tile, vectors: usize) {
     let lanes = I::V::LANES;
     // Use all of a cache line before lines of other rows: at power-of-two strides, lines of more rows do not
     // stay in L1.

@@ -5,7 +5,7 @@ use super::super::stage::pack_staged;
 use super::{AttentionVariant, whole_groups};
 use crate::element::{Element, first_bf16_bits, first_lanes};
 use crate::gemm::pack_panels;
-use crate::isa::{Broadcast, F32, Isa, Vector};
+use crate::isa::{F32, Isa, OuterProduct, Vector};
 use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
@@ -22,13 +22,13 @@ fn widened<I: Isa, T: Element>(isa: I, from: &[T], rounded: bool) -> I::V {
 }
 
 impl<I: Isa> AttentionVariant<I> for Floats {
-    type Multiply = Broadcast<F32>;
+    type Microkernel = OuterProduct<F32>;
     const ELEMENTS: usize = 1;
     const SCALES_SCORES: bool = false;
 
     #[inline(always)]
-    fn multiply(self) -> Broadcast<F32> {
-        Broadcast(F32)
+    fn multiply(self) -> OuterProduct<F32> {
+        OuterProduct(F32)
     }
 
     #[inline(always)]

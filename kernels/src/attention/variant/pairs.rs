@@ -5,7 +5,7 @@ use super::super::stage::{pack_staged, place};
 use super::{AttentionVariant, whole_groups};
 use crate::element::{Element, first_bf16_bits};
 use crate::gemm::pack_pairs;
-use crate::isa::{Isa, Multiply, Vector, WORDS};
+use crate::isa::{Isa, K_GROUPS, Microkernel, Vector};
 use crate::math;
 use crate::view::{AnyView, with_any};
 use core::f32::consts::LN_2;
@@ -15,8 +15,8 @@ use core::ops::Range;
 #[derive(Clone, Copy)]
 pub struct Pairs<M>(pub M);
 
-impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
-    type Multiply = M;
+impl<I: Isa, M: Microkernel<I>> AttentionVariant<I> for Pairs<M> {
+    type Microkernel = M;
     const ELEMENTS: usize = 2;
     const SCALES_SCORES: bool = true;
 
@@ -27,7 +27,7 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
 
     #[inline(always)]
     fn k_groups(n: usize) -> usize {
-        n.div_ceil(2).next_multiple_of(WORDS)
+        n.div_ceil(2).next_multiple_of(K_GROUPS)
     }
 
     #[inline(always)]
@@ -37,7 +37,7 @@ impl<I: Isa, M: Multiply<I>> AttentionVariant<I> for Pairs<M> {
 
     #[inline(always)]
     fn summed(keys: &Range<usize>) -> Range<usize> {
-        whole_groups(keys, 2 * WORDS)
+        whole_groups(keys, 2 * K_GROUPS)
     }
 
     #[inline(always)]

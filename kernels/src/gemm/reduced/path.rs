@@ -4,7 +4,7 @@ use super::super::dequantize::{Panels, SmallM};
 use super::super::packed::PackedB;
 use super::super::walk::{GemmPath, PackedRows, Strip};
 use super::variant::GemmVariant;
-use crate::isa::{Isa, Multiply, Prefetch, Tile, Vector};
+use crate::isa::{Isa, Microkernel, Prefetch, Tile, Vector};
 use core::ops::Range;
 
 /// Strips of rows by one panel, dequantized block by block where the variant needs it.
@@ -86,7 +86,7 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedStrips<'_, M> {
                 };
                 self.variant.small_m(isa, self.b.layout(), strip.k, with);
             } else {
-                self.variant.multiply().tile(isa, self.tile::<I>(&strip));
+                self.variant.multiply().run(isa, self.tile::<I>(&strip).typed());
             }
         }
     }
@@ -120,7 +120,7 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedGemv<'_, M> {
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
         let tile = Tile { c_stride: I::NR, ..self.0.tile::<I>(&strip) };
         // SAFETY: the row, k-groups of STREAMS panels, and their sums (preconditions of `multiply`).
-        unsafe { self.0.variant.multiply().row(isa, tile, self.0.b.panel_stride()) };
+        unsafe { self.0.variant.multiply().gemv(isa, tile.typed(), self.0.b.panel_stride()) };
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use super::super::layout::PanelLayout;
 use super::super::pack::row_vectors;
 use super::super::quantize::Quantized;
 use crate::element::Element;
-use crate::isa::{Broadcast, F32, I16, Isa, KC, Multiply, Vector, WORDS, bf16_bits};
+use crate::isa::{F32, I16, Isa, K_GROUPS, KC, Microkernel, OuterProduct, Vector, bf16_bits};
 use crate::lanes::{GROUPS, accumulators, largest, read, total};
 use crate::view::View;
 use core::ops::Range;
@@ -30,7 +30,7 @@ pub(super) struct RowScale {
 /// How A and B become k-groups, and sums what the epilogue takes.
 pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
     /// What multiplies the k-groups.
-    type Multiply: Multiply<I>;
+    type Microkernel: Microkernel<I>;
 
     /// k-steps in a k-group.
     const STEPS: usize;
@@ -41,11 +41,11 @@ pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
     /// Whether sums are i32.
     const INTEGERS: bool;
 
-    fn multiply(self) -> Self::Multiply;
+    fn multiply(self) -> Self::Microkernel;
 
     /// k-groups of k k-steps.
     fn k_groups(k: usize) -> usize {
-        k.div_ceil(Self::STEPS).next_multiple_of(WORDS)
+        k.div_ceil(Self::STEPS).next_multiple_of(K_GROUPS)
     }
 
     /// Packs one row of A to k-groups, in slabs `slab` floats apart.
@@ -131,15 +131,15 @@ impl Slabs {
 pub(super) struct Widened;
 
 impl<I: Isa> GemmVariant<I> for Widened {
-    type Multiply = Broadcast<F32>;
+    type Microkernel = OuterProduct<F32>;
     const STEPS: usize = 1;
     const DEQUANTIZED: bool = true;
     const INTEGERS: bool = false;
     const SMALL_M: bool = true;
 
     #[inline(always)]
-    fn multiply(self) -> Broadcast<F32> {
-        Broadcast(F32)
+    fn multiply(self) -> OuterProduct<F32> {
+        OuterProduct(F32)
     }
 
     #[inline(always)]
@@ -195,8 +195,8 @@ impl<I: Isa> GemmVariant<I> for Widened {
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Pairs<M>(pub M);
 
-impl<I: Isa, M: Multiply<I>> GemmVariant<I> for Bf16Pairs<M> {
-    type Multiply = M;
+impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Bf16Pairs<M> {
+    type Microkernel = M;
     const STEPS: usize = 2;
     const DEQUANTIZED: bool = false;
     const INTEGERS: bool = false;
@@ -313,8 +313,8 @@ pub(super) struct Int8Quads<M>(pub M);
 /// What unsigned bytes of A are more than the numbers they stand for.
 const UNSIGNED: i32 = 128;
 
-impl<I: Isa, M: Multiply<I>> GemmVariant<I> for Int8Quads<M> {
-    type Multiply = M;
+impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Int8Quads<M> {
+    type Microkernel = M;
     const STEPS: usize = 4;
     const DEQUANTIZED: bool = false;
     const INTEGERS: bool = true;
@@ -353,14 +353,14 @@ impl<I: Isa, M: Multiply<I>> GemmVariant<I> for Int8Quads<M> {
 pub(super) struct I16Pairs;
 
 impl<I: Isa> GemmVariant<I> for I16Pairs {
-    type Multiply = Broadcast<I16>;
+    type Microkernel = OuterProduct<I16>;
     const STEPS: usize = 2;
     const DEQUANTIZED: bool = true;
     const INTEGERS: bool = true;
 
     #[inline(always)]
-    fn multiply(self) -> Broadcast<I16> {
-        Broadcast(I16)
+    fn multiply(self) -> OuterProduct<I16> {
+        OuterProduct(I16)
     }
 
     #[inline(always)]

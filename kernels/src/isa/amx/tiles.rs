@@ -18,13 +18,13 @@
 use super::{Amx, TILE_ROW_BYTES, TILE_ROWS, TileConfig};
 use crate::isa::avx512::Avx512;
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, Isa, Prefetch, Tile, WORDS};
+use crate::isa::{A_STRIDE, Bf16Pair, Isa, K_GROUPS, Lane, Prefetch, Tile};
 use core::arch::asm;
 use core::mem::offset_of;
 
 /// Element types of a k-group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Words {
+pub enum KGroup {
     /// Pairs of bf16. A turn adds up the even and the odd k-steps of its 16 words by themselves, each as if
     /// by fused multiply-adds, then the two, then that to the sum; every step rounds to nearest even and takes
     /// and returns denormals as zeros. So a sum of k k-steps is within (k / 32 + 17) u sum|a b| of exact, to
@@ -34,7 +34,7 @@ pub enum Words {
     Int8,
 }
 
-impl Words {
+impl KGroup {
     /// The instruction that multiplies them.
     pub const fn instruction(self) -> &'static str {
         match self {
@@ -45,17 +45,18 @@ impl Words {
 }
 
 /// Bytes of a word.
-const WORD: usize = size_of::<f32>();
+const LANE: usize = size_of::<f32>();
 
 /// Bytes between rows of A, which are so far apart at compile time.
-const A_ROW: usize = A_STRIDE * WORD;
+const A_ROW: usize = A_STRIDE * LANE;
 
 /// Bytes between words of k in a panel.
-const B_ROW: usize = Avx512::NR * WORD;
+const B_ROW: usize = Avx512::NR * LANE;
 
 // The programs' displacements have been written for this.
-const _: () =
-    assert!(TILE_ROWS == 16 && WORDS * WORD == TILE_ROW_BYTES && B_ROW == 2 * TILE_ROW_BYTES && STREAMS == 4);
+const _: () = assert!(
+    TILE_ROWS == 16 && K_GROUPS * LANE == TILE_ROW_BYTES && B_ROW == 2 * TILE_ROW_BYTES && STREAMS == 4
+);
 
 /// All that a program reads.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +64,11 @@ const _: () =
 pub(super) struct Plan {
     pub config: TileConfig,
     /// Row 0 of A.
-    pub a: *const f32,
+    pub a: *const u8,
     /// The panel, or two.
-    pub b: [*const f32; 2],
+    pub b: [*const u8; 2],
     /// Sums of rows 0 and 16 of the panel, or of row 0 and both panels.
-    pub c: [*mut f32; 2],
+    pub c: [*mut u8; 2],
     /// Bytes between rows of C.
     pub c_stride: usize,
     /// 16 words of k each.
@@ -229,7 +230,7 @@ macro_rules! assembly {
                     x = out(reg) _, y = out(reg) _, z = out(reg) _,
                     A_ROW = const A_ROW,
                     B_ROW = const B_ROW,
-                    turn_of_b = const WORDS * B_ROW,
+                    turn_of_b = const K_GROUPS * B_ROW,
                     a_at = const offset_of!(Plan, a),
                     b_at = const offset_of!(Plan, b),
                     c = const offset_of!(Plan, c),
@@ -262,23 +263,23 @@ const _: () = assert!(
 impl Plan {
     /// A tile's, and whether it is a tall one.
     #[inline(always)]
-    pub(super) fn tile(t: Tile) -> (Self, bool) {
-        debug_assert!(t.b_stride == Avx512::NR && t.k.is_multiple_of(WORDS));
+    pub(super) fn tile<Operand: Lane, Sum: Lane>(t: Tile<Operand, Sum>) -> (Self, bool) {
+        debug_assert!(t.b_stride == Avx512::NR && t.k.is_multiple_of(K_GROUPS));
         let upper = t.rows.min(TILE_ROWS) as u8;
         let lower = (t.rows as u8).saturating_sub(TILE_ROWS as u8);
         let b = TILE_ROWS as u8;
         let Prefetch { from, stride, step } = t.prefetch;
         let plan = Self {
             config: TileConfig::of([upper, upper, lower, lower, upper, lower, b, b]),
-            a: t.a,
-            b: [t.b; 2],
-            c: [t.c, t.c.wrapping_add(TILE_ROWS * t.c_stride)],
-            c_stride: t.c_stride * WORD,
-            turns: t.k / WORDS,
+            a: t.a.cast(),
+            b: [t.b.cast(); 2],
+            c: [t.c, t.c.wrapping_add(TILE_ROWS * t.c_stride)].map(<*mut Sum>::cast),
+            c_stride: t.c_stride * LANE,
+            turns: t.k / K_GROUPS,
             accumulate: usize::from(t.accumulate),
             prefetch: from,
-            step: step * WORD,
-            jump: (stride * WORD).wrapping_sub(2 * step * WORD),
+            step: step * LANE,
+            jump: (stride * LANE).wrapping_sub(2 * step * LANE),
             streams: Prefetch::streams::<Avx512>(t.rows),
         };
         (plan, lower > 0)
@@ -286,12 +287,16 @@ impl Plan {
 
     /// Plan of one row and the panels `first` and `first + 1`.
     #[inline(always)]
-    pub(super) fn row(t: Tile, panel_stride: usize, first: usize) -> Self {
+    pub(super) fn row<Operand: Lane, Sum: Lane>(
+        t: Tile<Operand, Sum>,
+        panel_stride: usize,
+        first: usize,
+    ) -> Self {
         let b = TILE_ROWS as u8;
         Self {
             config: TileConfig::of([1, 1, 1, 1, 1, b, b, b]),
-            b: [first, first + 1].map(|panel| t.b.wrapping_add(panel * panel_stride)),
-            c: [first, first + 1].map(|panel| t.c.wrapping_add(panel * t.c_stride)),
+            b: [first, first + 1].map(|panel| t.b.wrapping_add(panel * panel_stride).cast()),
+            c: [first, first + 1].map(|panel| t.c.wrapping_add(panel * t.c_stride).cast()),
             ..Self::tile(Tile { rows: 1, ..t }).0
         }
     }
@@ -301,31 +306,31 @@ impl Amx {
     /// Most rows of a tile.
     pub const ROWS: usize = 2 * TILE_ROWS;
 
-    /// [`Multiply::tile`](crate::isa::Multiply::tile).
+    /// [`Microkernel::run`](crate::isa::Microkernel::run).
     ///
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub unsafe fn tile(self, words: Words, tile: Tile) {
+    pub unsafe fn run<Operand: Lane, Sum: Lane>(self, k_group: KGroup, tile: Tile<Operand, Sum>) {
         let (plan, tall) = Plan::tile(tile);
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call. The plan
         // needs what a tile does.
         unsafe {
-            match (words, tall) {
-                (Words::Bf16, true) => bf16_tall(&plan),
-                (Words::Bf16, false) => bf16_flat(&plan),
-                (Words::Int8, true) => int8_tall(&plan),
-                (Words::Int8, false) => int8_flat(&plan),
+            match (k_group, tall) {
+                (KGroup::Bf16, true) => bf16_tall(&plan),
+                (KGroup::Bf16, false) => bf16_flat(&plan),
+                (KGroup::Int8, true) => int8_tall(&plan),
+                (KGroup::Int8, false) => int8_flat(&plan),
             }
         }
     }
 
-    /// [`Multiply::row`](crate::isa::Multiply::row) of pairs of bf16.
+    /// [`Microkernel::gemv`](crate::isa::Microkernel::gemv) of pairs of bf16.
     ///
     /// # Safety
     /// As there.
     #[inline(always)]
-    pub unsafe fn bf16_row(self, tile: Tile, panel_stride: usize) {
+    pub unsafe fn bf16_gemv(self, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
         for first in (0..STREAMS).step_by(2) {
             // SAFETY: the caller of `bf16_row` guarantees its preconditions, which are those of this call.
             // The plan needs what two of the panels do.

@@ -22,7 +22,7 @@ macro_rules! column {
 
 /// The multiplies of two words: pairs of columns, and how many bytes from `b` their words are. By `ldr`, for
 /// llvm-mca counts three operations to an `ldp`, with which dispatch would bound the loop (15.5 cycles).
-macro_rules! two_words {
+macro_rules! two_k_groups {
     ($pairs:tt $text:literal $of:literal $half:literal [$($even:literal $at:literal, $odd:literal $next:literal);*]) => {
         concat!($(
             "ldr {x:q}, [{b}, #", $at, "]\n",
@@ -62,8 +62,8 @@ macro_rules! block {
         asm!(
             concat!(".arch_extension ", $extension),
             $(rows!($i),)*
-            two_words!($pairs $text $of "f" [0 0, 1 16; 2 32, 3 48; 4 64, 5 80; 6 96, 7 112]),
-            two_words!($pairs $text $of "g" [0 128, 1 144; 2 160, 3 176; 4 192, 5 208; 6 224, 7 240]),
+            two_k_groups!($pairs $text $of "f" [0 0, 1 16; 2 32, 3 48; 4 64, 5 80; 6 96, 7 112]),
+            two_k_groups!($pairs $text $of "g" [0 128, 1 144; 2 160, 3 176; 4 192, 5 208; 6 224, 7 240]),
             a = in(reg) $a,
             b = in(reg) $b,
             x = out(vreg) _,
@@ -79,13 +79,18 @@ macro_rules! block {
     };
 }
 
-/// `ByPairs::four_words` by an instruction of an extension, whose operands are arranged as `$of`.
-macro_rules! four_words {
+/// `ByPairs::four_k_groups` by an instruction of an extension, whose operands are arranged as `$of`.
+macro_rules! four_k_groups {
     ($extension:literal $text:literal $of:literal) => {
         #[inline(always)]
-        unsafe fn four_words<const R: usize>(self, sums: &mut tiles::Sums, a: *const f32, b: *const f32) {
+        unsafe fn four_k_groups<const R: usize>(
+            self,
+            sums: &mut tiles::Sums,
+            a: *const Self::Operand,
+            b: *const Self::Operand,
+        ) {
             // SAFETY: Four words of `R` rows at `a`, `A_STRIDE` apart, and of NR columns at `b` are valid for
-            // reads (precondition of `four_words`). Pointers; a value of this type proves the instruction.
+            // reads (precondition of `four_k_groups`). Pointers; a value of this type proves the instruction.
             unsafe {
                 match R.div_ceil(2) {
                     1 => block!(

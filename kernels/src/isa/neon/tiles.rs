@@ -35,12 +35,13 @@
 //! ```
 
 use super::{F32x4, Neon};
+use crate::isa::lane::{Lane, broadcast, load, store};
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, F32, Isa, Tile, Vector};
+use crate::isa::{A_STRIDE, Dot, F32, Isa, Tile, Vector};
 use core::arch::aarch64::*;
 
 /// Multiplies all lanes of B with one of A.
-pub(super) trait ByLane: Copy {
+pub(super) trait ByLane: Dot<Neon> {
     /// `sum`, and the products of the word in lane `P` of `a` and the word of every lane of `b`.
     fn multiply<const P: i32>(self, a: F32x4, b: F32x4, sum: F32x4) -> F32x4;
 }
@@ -55,6 +56,12 @@ impl ByLane for F32 {
 
 /// Multiplies two words of two rows with two words of two columns.
 pub(super) trait ByPairs: Copy {
+    /// A k-group of A or B.
+    type Operand: Lane;
+
+    /// A sum of products.
+    type Sum: Lane;
+
     /// `sum`, and the products of the rows in the halves of `a` and the columns in the halves of `b`.
     fn multiply(self, a: F32x4, b: F32x4, sum: F32x4) -> F32x4;
 
@@ -62,7 +69,12 @@ pub(super) trait ByPairs: Copy {
     ///
     /// # Safety
     /// Four words of `R` rows at `a`, `A_STRIDE` apart, and of NR columns at `b` are valid for reads.
-    unsafe fn four_words<const R: usize>(self, sums: &mut Sums, a: *const f32, b: *const f32);
+    unsafe fn four_k_groups<const R: usize>(
+        self,
+        sums: &mut Sums,
+        a: *const Self::Operand,
+        b: *const Self::Operand,
+    );
 }
 
 /// The sums of pairs of rows and of columns.
@@ -84,7 +96,7 @@ macro_rules! for_rows {
 /// # Safety
 /// The bullets under [`Tile`] hold, with words for floats.
 #[inline(always)]
-pub(super) unsafe fn by_lane(isa: Neon, way: impl ByLane, tile: Tile) {
+pub(super) unsafe fn by_lane<W: ByLane>(isa: Neon, way: W, tile: Tile<W::Operand, W::Sum>) {
     for_rows!(by_lane_6x16, isa, way, tile, [6 5 4 3 2 1])
 }
 
@@ -93,7 +105,7 @@ pub(super) unsafe fn by_lane(isa: Neon, way: impl ByLane, tile: Tile) {
 /// # Safety
 /// The bullets under [`Tile`] hold, with words for floats and panels of depth 2; k is a multiple of 4.
 #[inline(always)]
-pub(super) unsafe fn by_pairs(isa: Neon, way: impl ByPairs, tile: Tile) {
+pub(super) unsafe fn by_pairs<W: ByPairs>(isa: Neon, way: W, tile: Tile<W::Operand, W::Sum>) {
     for_rows!(by_pairs_6x16, isa, way, tile, [6 5 4 3 2 1])
 }
 
@@ -102,13 +114,13 @@ pub(super) unsafe fn by_pairs(isa: Neon, way: impl ByPairs, tile: Tile) {
 /// # Safety
 /// As [`Tile`], with `rows == R`; NEON may be used.
 #[inline(always)]
-unsafe fn by_lane_6x16<W: ByLane, const R: usize>(isa: Neon, way: W, t: Tile) {
+unsafe fn by_lane_6x16<W: ByLane, const R: usize>(isa: Neon, way: W, t: Tile<W::Operand, W::Sum>) {
     let mut acc = [[F32x4::splat(isa, 0.0); 4]; R];
     if t.accumulate {
         for (i, row) in acc.iter_mut().enumerate() {
             for (j, v) in row.iter_mut().enumerate() {
                 // SAFETY: i < rows and j < NR / 4, inside C.
-                *v = unsafe { F32x4::load_ptr(isa, t.c.add(i * t.c_stride + 4 * j)) };
+                *v = unsafe { load(isa, t.c.add(i * t.c_stride + 4 * j)) };
             }
         }
     }
@@ -118,7 +130,7 @@ unsafe fn by_lane_6x16<W: ByLane, const R: usize>(isa: Neon, way: W, t: Tile) {
         prefetch.advance::<_, R>(isa);
         for (i, v) in av.iter_mut().enumerate() {
             // SAFETY: four k-steps of row i.
-            *v = unsafe { F32x4::load_ptr(isa, a.add(i * A_STRIDE)) };
+            *v = unsafe { load(isa, a.add(i * A_STRIDE)) };
         }
         // SAFETY: `b` stands at the first of four k-steps.
         unsafe {
@@ -133,7 +145,7 @@ unsafe fn by_lane_6x16<W: ByLane, const R: usize>(isa: Neon, way: W, t: Tile) {
     for _ in 0..t.k % 4 {
         for (i, v) in av.iter_mut().enumerate() {
             // SAFETY: one k-step of row i.
-            *v = F32x4::splat(isa, unsafe { *a.add(i * A_STRIDE) });
+            *v = unsafe { broadcast(isa, a.add(i * A_STRIDE)) };
         }
         // SAFETY: `b` stands at a k-step.
         unsafe { step::<_, R, 0>(isa, way, &mut acc, &av, b) };
@@ -143,7 +155,7 @@ unsafe fn by_lane_6x16<W: ByLane, const R: usize>(isa: Neon, way: W, t: Tile) {
     for (i, row) in acc.iter().enumerate() {
         for (j, v) in row.iter().enumerate() {
             // SAFETY: i < rows and j < NR / 4, inside C.
-            unsafe { v.store_ptr(t.c.add(i * t.c_stride + 4 * j)) };
+            unsafe { store::<Neon, _>(*v, t.c.add(i * t.c_stride + 4 * j)) };
         }
     }
 }
@@ -158,11 +170,11 @@ unsafe fn step<W: ByLane, const R: usize, const P: i32>(
     way: W,
     acc: &mut [[F32x4; 4]; R],
     a: &[F32x4; R],
-    b: *const f32,
+    b: *const W::Operand,
 ) {
     for j in 0..4 {
         // SAFETY: vector j of NR / 4.
-        let b = unsafe { F32x4::load_ptr(isa, b.add(4 * j)) };
+        let b = unsafe { load(isa, b.add(4 * j)) };
         for (row, a) in acc.iter_mut().zip(a) {
             row[j] = way.multiply::<P>(*a, b, row[j]);
         }
@@ -185,7 +197,7 @@ pub(super) const fn partner<const R: usize>(i: usize) -> usize {
 /// # Safety
 /// As there, with `rows == R`.
 #[inline(always)]
-unsafe fn by_pairs_6x16<W: ByPairs, const R: usize>(isa: Neon, way: W, t: Tile) {
+unsafe fn by_pairs_6x16<W: ByPairs, const R: usize>(isa: Neon, way: W, t: Tile<W::Operand, W::Sum>) {
     debug_assert!(t.b_stride == Neon::NR);
     let row_pairs = R.div_ceil(2);
     let zero = F32x4::splat(isa, 0.0);
@@ -202,7 +214,7 @@ unsafe fn by_pairs_6x16<W: ByPairs, const R: usize>(isa: Neon, way: W, t: Tile) 
     for _ in 0..t.k / 4 {
         prefetch.advance::<_, R>(isa);
         // SAFETY: `a` and `b` stand at the first of four words.
-        unsafe { way.four_words::<R>(&mut acc, a, b) };
+        unsafe { way.four_k_groups::<R>(&mut acc, a, b) };
         a = a.wrapping_add(4);
         b = b.wrapping_add(4 * Neon::NR);
     }
@@ -217,9 +229,14 @@ unsafe fn by_pairs_6x16<W: ByPairs, const R: usize>(isa: Neon, way: W, t: Tile) 
 /// sums of four panels would take all registers.
 ///
 /// # Safety
-/// As [`Multiply::row`](crate::isa::Multiply::row), with panels of depth 2.
+/// As [`Microkernel::gemv`](crate::isa::Microkernel::gemv), with panels of depth 2.
 #[inline(always)]
-pub(super) unsafe fn row_by_pairs(isa: Neon, way: impl ByPairs, t: Tile, panel_stride: usize) {
+pub(super) unsafe fn gemv_by_pairs<W: ByPairs>(
+    isa: Neon,
+    way: W,
+    t: Tile<W::Operand, W::Sum>,
+    panel_stride: usize,
+) {
     for first in (0..STREAMS).step_by(2) {
         let b = t.b.wrapping_add(first * panel_stride);
         let c = t.c.wrapping_add(first * t.c_stride);
@@ -232,13 +249,13 @@ pub(super) unsafe fn row_by_pairs(isa: Neon, way: impl ByPairs, t: Tile, panel_s
         }
         for p in (0..t.k).step_by(4) {
             // SAFETY: four words of the row, for k is a multiple of four.
-            let a = unsafe { F32x4::load_ptr(isa, t.a.add(p)) };
+            let a = unsafe { load(isa, t.a.add(p)) };
             for (half, a) in halves_exchanged([a, a]).into_iter().enumerate() {
                 for (q, sums) in acc.iter_mut().enumerate() {
                     for (j, sum) in sums.iter_mut().enumerate() {
                         let at = q * panel_stride + (p + 2 * half) * t.b_stride + 4 * j;
                         // SAFETY: pair j of the columns of a panel.
-                        *sum = way.multiply(a, unsafe { F32x4::load_ptr(isa, b.add(at)) }, *sum);
+                        *sum = way.multiply(a, unsafe { load(isa, b.add(at)) }, *sum);
                     }
                 }
             }
@@ -255,11 +272,11 @@ pub(super) unsafe fn row_by_pairs(isa: Neon, way: impl ByPairs, t: Tile, panel_s
 /// # Safety
 /// NR floats of both rows are valid for reads.
 #[inline(always)]
-unsafe fn load_pairs(isa: Neon, even: *const f32, odd: *const f32) -> [F32x4; PAIRS] {
+unsafe fn load_pairs<T: Lane>(isa: Neon, even: *const T, odd: *const T) -> [F32x4; PAIRS] {
     let mut sums = [F32x4::splat(isa, 0.0); PAIRS];
     for (j, pair) in sums.chunks_exact_mut(2).enumerate() {
         // SAFETY: NR floats of both rows are valid for reads (precondition of `load_pairs`).
-        let rows = unsafe { [F32x4::load_ptr(isa, even.add(4 * j)), F32x4::load_ptr(isa, odd.add(4 * j))] };
+        let rows = unsafe { [load(isa, even.add(4 * j)), load(isa, odd.add(4 * j))] };
         pair.copy_from_slice(&halves_exchanged(rows));
     }
     sums
@@ -270,14 +287,14 @@ unsafe fn load_pairs(isa: Neon, even: *const f32, odd: *const f32) -> [F32x4; PA
 /// # Safety
 /// NR floats of each row are valid for writes.
 #[inline(always)]
-unsafe fn store_pairs(sums: &[F32x4; PAIRS], even: *mut f32, odd: Option<*mut f32>) {
+unsafe fn store_pairs<T: Lane>(sums: &[F32x4; PAIRS], even: *mut T, odd: Option<*mut T>) {
     for (j, pair) in sums.chunks_exact(2).enumerate() {
         let rows = halves_exchanged([pair[0], pair[1]]);
         // SAFETY: NR floats of each row are valid for writes (precondition of `store_pairs`).
         unsafe {
-            rows[0].store_ptr(even.add(4 * j));
+            store::<Neon, _>(rows[0], even.add(4 * j));
             if let Some(odd) = odd {
-                rows[1].store_ptr(odd.add(4 * j));
+                store::<Neon, _>(rows[1], odd.add(4 * j));
             }
         }
     }

@@ -1,12 +1,12 @@
 //! The programs on a model of AMX in software (Intel SDM, volume 2), which is all that a CPU without AMX can
 //! test of them: which tiles they load, from where, and what they do with them. The instructions themselves
-//! are made of the same lists, and run by the tests of `Multiply` where there is AMX.
+//! are made of the same lists, and run by the tests of `Microkernel` where there is AMX.
 
-use super::{A_ROW, Amx, B_ROW, Plan, STREAMS, TILE_ROW_BYTES, TILE_ROWS, WORD, Words};
+use super::{A_ROW, Amx, B_ROW, KGroup, LANE, Plan, STREAMS, TILE_ROW_BYTES, TILE_ROWS};
 use crate::isa::avx512::Avx512;
-use crate::isa::{A_STRIDE, Isa, Prefetch, Tile, WORDS};
+use crate::isa::{A_STRIDE, Isa, K_GROUPS, Prefetch, Tile};
 use crate::isa_tests::emulated::{add, fma, halves};
-use crate::isa_tests::multiply::{Subject, check};
+use crate::isa_tests::microkernel::{Subject, check};
 use core::ops::Range;
 use std::collections::BTreeSet;
 
@@ -91,11 +91,11 @@ struct Registers {
     ahead: usize,
 }
 
-type Row = [u32; TILE_ROW_BYTES / WORD];
+type Row = [u32; TILE_ROW_BYTES / LANE];
 
 /// The tiles, and what they may touch in memory.
 struct Machine {
-    words: Words,
+    k_group: KGroup,
     rows: [usize; 8],
     tiles: [[Row; TILE_ROWS]; 8],
     readable: Vec<Range<usize>>,
@@ -114,8 +114,8 @@ impl Machine {
         }
         let mut r = Registers {
             a: plan.a.addr(),
-            b: plan.b.map(<*const f32>::addr),
-            c: plan.c.map(<*mut f32>::addr),
+            b: plan.b.map(<*const u8>::addr),
+            c: plan.c.map(<*mut u8>::addr),
             c_stride: plan.c_stride,
             ahead: plan.prefetch.addr(),
         };
@@ -133,7 +133,7 @@ impl Machine {
                 }
             }
             r.a += 64;
-            r.b = r.b.map(|b| b + WORDS * B_ROW);
+            r.b = r.b.map(|b| b + K_GROUPS * B_ROW);
         }
         for &(tile, place) in program.sums {
             self.store(tile, place(&r));
@@ -171,19 +171,19 @@ impl Machine {
         // It faults otherwise.
         assert!(sum != a && sum != b && a != b);
         assert!(self.rows[sum] > 0 && self.rows[sum] == self.rows[a]);
-        assert_eq!(self.rows[b], TILE_ROW_BYTES / WORD, "rows of B are words of a row of A");
+        assert_eq!(self.rows[b], TILE_ROW_BYTES / LANE, "rows of B are words of a row of A");
         for m in 0..self.rows[sum] {
-            let mut chains = [[0f32; 2]; TILE_ROW_BYTES / WORD];
+            let mut chains = [[0f32; 2]; TILE_ROW_BYTES / LANE];
             for k in 0..self.rows[b] {
                 let a = self.tiles[a][m][k];
                 for (n, chain) in chains.iter_mut().enumerate() {
                     let b = self.tiles[b][k][n];
-                    match self.words {
-                        Words::Bf16 => {
+                    match self.k_group {
+                        KGroup::Bf16 => {
                             let (a, b) = (halves(a), halves(b));
                             *chain = [fma(a[0], b[0], chain[0]), fma(a[1], b[1], chain[1])];
                         }
-                        Words::Int8 => {
+                        KGroup::Int8 => {
                             let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
                             let products = products.map(|(a, b)| i32::from(a) * i32::from(b.cast_signed()));
                             let to = &mut self.tiles[sum][m][n];
@@ -192,7 +192,7 @@ impl Machine {
                     }
                 }
             }
-            if self.words == Words::Bf16 {
+            if self.k_group == KGroup::Bf16 {
                 for (to, chain) in self.tiles[sum][m].iter_mut().zip(chains) {
                     *to = add(f32::from_bits(*to), add(chain[0], chain[1])).to_bits();
                 }
@@ -214,17 +214,17 @@ impl Machine {
 }
 
 /// A machine that may use `t`, and `panels` panels of it.
-fn machine(words: Words, t: Tile, panels: usize, panel_stride: usize) -> Machine {
-    let range = |at: usize, words: usize| at..at + words * WORD;
+fn machine(k_group: KGroup, t: Tile, panels: usize, panel_stride: usize) -> Machine {
+    let range = |at: usize, words: usize| at..at + words * LANE;
     let nr = Avx512::NR;
     let a = (0..t.rows).map(|i| range(t.a.expose_provenance() + i * A_ROW, t.k));
-    let b = (0..panels).map(|q| range(t.b.expose_provenance() + q * panel_stride * WORD, t.k * nr));
-    let c = (0..t.rows.max(panels)).map(|i| range(t.c.expose_provenance() + i * t.c_stride * WORD, nr));
+    let b = (0..panels).map(|q| range(t.b.expose_provenance() + q * panel_stride * LANE, t.k * nr));
+    let c = (0..t.rows.max(panels)).map(|i| range(t.c.expose_provenance() + i * t.c_stride * LANE, nr));
     let writable: Vec<_> = c.collect();
     // C may be uninitialised where the sums do not start from it.
     let from_c = if t.accumulate { writable.clone() } else { Vec::new() };
     Machine {
-        words,
+        k_group,
         rows: [0; 8],
         tiles: Default::default(),
         readable: a.chain(b).chain(from_c).collect(),
@@ -233,31 +233,31 @@ fn machine(words: Words, t: Tile, panels: usize, panel_stride: usize) -> Machine
     }
 }
 
-fn tile(words: Words, t: Tile) -> Machine {
-    let mut machine = machine(words, t, 1, 0);
+fn tile(k_group: KGroup, t: Tile) -> Machine {
+    let mut machine = machine(k_group, t, 1, 0);
     let (plan, tall) = Plan::tile(t);
     machine.run(if tall { &TALL } else { &FLAT }, &plan);
     machine
 }
 
-fn row(words: Words, t: Tile, panel_stride: usize) {
+fn row(k_group: KGroup, t: Tile, panel_stride: usize) {
     for first in (0..STREAMS).step_by(2) {
-        machine(words, t, STREAMS, panel_stride).run(&TWO, &Plan::row(t, panel_stride, first));
+        machine(k_group, t, STREAMS, panel_stride).run(&TWO, &Plan::row(t, panel_stride, first));
     }
 }
 
 #[test]
 fn programs_on_the_model() {
-    for words in [Words::Bf16, Words::Int8] {
+    for k_group in [KGroup::Bf16, KGroup::Int8] {
         check(&Subject {
             backend: "model of amx",
-            instruction: words.instruction(),
+            instruction: k_group.instruction(),
             signed: false,
             rows: Amx::ROWS,
             depth: 1,
             nr: Avx512::NR,
-            tile: &|t| drop(tile(words, t)),
-            row: &|t, panel_stride| row(words, t, panel_stride),
+            tile: &|t| drop(tile(k_group, t)),
+            row: &|t, panel_stride| row(k_group, t, panel_stride),
         });
     }
 }
@@ -272,10 +272,10 @@ fn prefetched_lines_are_those_of_other_tiles() {
             Prefetch::share::<Avx512>((core::ptr::without_provenance(1 << 20), k * nr), [rows, k], 1, 3);
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         let t = Tile { rows, k, a, b, b_stride: nr, c, c_stride: nr, accumulate: false, prefetch };
-        let found: BTreeSet<usize> = tile(Words::Int8, t).prefetched.into_iter().collect();
+        let found: BTreeSet<usize> = tile(KGroup::Int8, t).prefetched.into_iter().collect();
         let streams = Prefetch::streams::<Avx512>(rows);
         let line = |step: usize, stream: usize| {
-            prefetch.from.addr() + WORD * (step * prefetch.step + stream * prefetch.stride)
+            prefetch.from.addr() + LANE * (step * prefetch.step + stream * prefetch.stride)
         };
         let expected = (0..k / 4).flat_map(|step| (0..streams).map(move |stream| line(step, stream)));
         assert_eq!(found, expected.collect(), "{rows} rows");

@@ -1,8 +1,8 @@
 //! How AVX-512 multiplies words: by its extensions, or by the tiles of AMX.
 
 use super::{Avx512, F32x16};
-use crate::isa::amx::{Amx, Words};
-use crate::isa::{Broadcast, Dot, Isa, Multiply, Tile};
+use crate::isa::amx::{Amx, KGroup};
+use crate::isa::{Bf16Pair, Dot, Int8Quad, Isa, Microkernel, OuterProduct, Tile};
 use core::arch::asm;
 use core::arch::x86_64::*;
 
@@ -23,11 +23,14 @@ impl Bf16 {
     }
 }
 
-impl Multiply<Avx512> for Bf16 {
+impl Microkernel<Avx512> for Bf16 {
+    type Operand = Bf16Pair;
+    type Sum = f32;
+
     #[inline(always)]
     fn instruction(self) -> &'static str {
         match self {
-            Self::Amx(_) => Words::Bf16.instruction(),
+            Self::Amx(_) => KGroup::Bf16.instruction(),
             Self::Dot(_) => DotBf16::INSTRUCTION,
         }
     }
@@ -41,23 +44,23 @@ impl Multiply<Avx512> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: Avx512, tile: Tile) {
+    unsafe fn run(self, isa: Avx512, tile: Tile<Bf16Pair, f32>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
-                Self::Amx(amx) => amx.tile(Words::Bf16, tile),
-                Self::Dot(dot) => Broadcast(dot).tile(isa, tile),
+                Self::Amx(amx) => amx.run(KGroup::Bf16, tile),
+                Self::Dot(dot) => OuterProduct(dot).run(isa, tile),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn row(self, isa: Avx512, tile: Tile, panel_stride: usize) {
+    unsafe fn gemv(self, isa: Avx512, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
         // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
-                Self::Amx(amx) => amx.bf16_row(tile, panel_stride),
-                Self::Dot(dot) => Broadcast(dot).row(isa, tile, panel_stride),
+                Self::Amx(amx) => amx.bf16_gemv(tile, panel_stride),
+                Self::Dot(dot) => OuterProduct(dot).gemv(isa, tile, panel_stride),
             }
         }
     }
@@ -81,11 +84,14 @@ impl Int8 {
     }
 }
 
-impl Multiply<Avx512> for Int8 {
+impl Microkernel<Avx512> for Int8 {
+    type Operand = Int8Quad;
+    type Sum = i32;
+
     #[inline(always)]
     fn instruction(self) -> &'static str {
         match self {
-            Self::Amx(..) => Words::Int8.instruction(),
+            Self::Amx(..) => KGroup::Int8.instruction(),
             Self::Dot(_) => DotInt8::INSTRUCTION,
         }
     }
@@ -99,21 +105,21 @@ impl Multiply<Avx512> for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: Avx512, tile: Tile) {
+    unsafe fn run(self, isa: Avx512, tile: Tile<Int8Quad, i32>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
-                Self::Amx(amx, _) => amx.tile(Words::Int8, tile),
-                Self::Dot(dot) => Broadcast(dot).tile(isa, tile),
+                Self::Amx(amx, _) => amx.run(KGroup::Int8, tile),
+                Self::Dot(dot) => OuterProduct(dot).run(isa, tile),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn row(self, isa: Avx512, tile: Tile, panel_stride: usize) {
+    unsafe fn gemv(self, isa: Avx512, tile: Tile<Int8Quad, i32>, panel_stride: usize) {
         let (Self::Amx(_, dot) | Self::Dot(dot)) = self;
         // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
-        unsafe { Broadcast(dot).row(isa, tile, panel_stride) }
+        unsafe { OuterProduct(dot).gemv(isa, tile, panel_stride) }
     }
 }
 
@@ -123,6 +129,8 @@ impl Multiply<Avx512> for Int8 {
 pub struct DotBf16(());
 
 impl Dot<Avx512> for DotBf16 {
+    type Operand = Bf16Pair;
+    type Sum = f32;
     const INSTRUCTION: &'static str = "vdpbf16ps";
 
     #[inline(always)]
@@ -145,6 +153,8 @@ impl DotInt8 {
 }
 
 impl Dot<Avx512> for DotInt8 {
+    type Operand = Int8Quad;
+    type Sum = i32;
     const INSTRUCTION: &'static str = "vpdpbusd";
 
     #[inline(always)]

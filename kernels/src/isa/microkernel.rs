@@ -11,12 +11,12 @@
 //! A tile takes words of A that it broadcasts and words of B, a vector at a time, whatever they hold;
 //! so the loops, the packed A and the sums are the same for all of them.
 
-use super::tile::row_times_panels;
-use super::{Isa, Tile, Vector};
+use super::tile::gemv_panels;
+use super::{I16Pair, Int8Quad, Isa, Lane, Tile, Vector};
 use core::fmt::Debug;
 
 /// A way to multiply words: a value of it proves that its instructions may be used.
-pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
+pub trait Microkernel<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// The instruction that multiplies, in lower case, or else what words are: `"vpdpbusd"`, `"i16"`.
     fn instruction(self) -> &'static str;
 
@@ -30,6 +30,12 @@ pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
         1
     }
 
+    /// A k-group of A or B.
+    type Operand: Lane;
+
+    /// A sum of products.
+    type Sum: Lane;
+
     /// True if bytes of A are signed, as bytes of B always are; false if unsigned.
     const SIGNED: bool = false;
 
@@ -37,27 +43,33 @@ pub trait Multiply<I: Isa>: Copy + Debug + Send + Sync + 'static {
     ///
     /// # Safety
     /// The bullets under [`Tile`] hold, with words for floats and [`rows`](Self::rows) for MR; k is a
-    /// multiple of [`WORDS`], or any number for [`Broadcast`].
-    unsafe fn tile(self, isa: I, tile: Tile);
+    /// multiple of [`K_GROUPS`], or any number for [`OuterProduct`].
+    unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>);
 
     /// One row of A by several panels, four, side by side.
     ///
     /// # Safety
     /// As [`tile`](Self::tile) with one row, for each of the panels `b + q * panel_stride` and the sums
     /// `c + q * c_stride`.
-    unsafe fn row(self, isa: I, tile: Tile, panel_stride: usize);
+    unsafe fn gemv(self, isa: I, tile: Tile<Self::Operand, Self::Sum>, panel_stride: usize);
 }
 
 /// Words that a tile's sums are made of whole multiples of: a row of an AMX tile, one cache line.
 /// Panels are filled up with zeros, and so are the rows of A.
-pub const WORDS: usize = 16;
+pub const K_GROUPS: usize = 16;
 
 /// Multiplies lane by lane: by an instruction that takes three vectors.
 pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
-    /// [`Multiply::SIGNED`].
+    /// [`Microkernel::Operand`].
+    type Operand: Lane;
+
+    /// [`Microkernel::Sum`].
+    type Sum: Lane;
+
+    /// [`Microkernel::SIGNED`].
     const SIGNED: bool = false;
 
-    /// [`Multiply::instruction`].
+    /// [`Microkernel::instruction`].
     const INSTRUCTION: &'static str;
 
     /// Rows that a tile has less than MR: intermediate results of the instruction take their registers.
@@ -71,7 +83,7 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// # Safety
     /// As [`Isa::dot_tile`].
     #[inline(always)]
-    unsafe fn tile(self, isa: I, tile: Tile) {
+    unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { isa.dot_tile(self, tile) }
     }
@@ -82,6 +94,8 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
 pub struct F32;
 
 impl<I: Isa> Dot<I> for F32 {
+    type Operand = f32;
+    type Sum = f32;
     const INSTRUCTION: &'static str = "f32";
 
     #[inline(always)]
@@ -90,7 +104,7 @@ impl<I: Isa> Dot<I> for F32 {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: I, tile: Tile) {
+    unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { isa.gemm_tile(tile) }
     }
@@ -101,6 +115,8 @@ impl<I: Isa> Dot<I> for F32 {
 pub struct I16;
 
 impl<I: Isa> Dot<I> for I16 {
+    type Operand = I16Pair;
+    type Sum = i32;
     const SIGNED: bool = true;
     const INSTRUCTION: &'static str = "i16";
     const FEWER_ROWS: usize = 2;
@@ -113,9 +129,11 @@ impl<I: Isa> Dot<I> for I16 {
 
 /// Tiles of broadcast words.
 #[derive(Clone, Copy, Debug)]
-pub struct Broadcast<D>(pub D);
+pub struct OuterProduct<D>(pub D);
 
-impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
+impl<I: Isa, D: Dot<I>> Microkernel<I> for OuterProduct<D> {
+    type Operand = D::Operand;
+    type Sum = D::Sum;
     const SIGNED: bool = D::SIGNED;
 
     #[inline(always)]
@@ -129,15 +147,15 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: I, tile: Tile) {
+    unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
-        unsafe { self.0.tile(isa, tile) }
+        unsafe { self.0.run(isa, tile) }
     }
 
     #[inline(always)]
-    unsafe fn row(self, isa: I, tile: Tile, panel_stride: usize) {
+    unsafe fn gemv(self, isa: I, tile: Tile<D::Operand, D::Sum>, panel_stride: usize) {
         // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
-        unsafe { row_times_panels(isa, self.0, tile, panel_stride) }
+        unsafe { gemv_panels(isa, self.0, tile, panel_stride) }
     }
 }
 
@@ -145,21 +163,26 @@ impl<I: Isa, D: Dot<I>> Multiply<I> for Broadcast<D> {
 #[derive(Clone, Copy, Debug)]
 pub enum Unavailable {}
 
-impl<I: Isa> Multiply<I> for Unavailable {
+impl<I: Isa> Microkernel<I> for Unavailable {
+    type Operand = Int8Quad;
+    type Sum = i32;
+
     fn instruction(self) -> &'static str {
         match self {}
     }
 
-    unsafe fn tile(self, _: I, _: Tile) {
+    unsafe fn run(self, _: I, _: Tile<Int8Quad, i32>) {
         match self {}
     }
 
-    unsafe fn row(self, _: I, _: Tile, _: usize) {
+    unsafe fn gemv(self, _: I, _: Tile<Int8Quad, i32>, _: usize) {
         match self {}
     }
 }
 
 impl<I: Isa> Dot<I> for Unavailable {
+    type Operand = Int8Quad;
+    type Sum = i32;
     const INSTRUCTION: &'static str = "";
 
     fn dot(self, _: I::V, _: I::V, _: I::V) -> I::V {

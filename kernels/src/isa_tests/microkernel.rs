@@ -1,11 +1,11 @@
-//! The contract of [`Multiply`]: tiles of words against scalar arithmetic, bit by bit.
+//! The contract of [`Microkernel`]: tiles of words against scalar arithmetic, bit by bit.
 //!
 //! An instruction that rounds is compared with its emulation; the emulation is compared with f64 and the error
 //! bound of the instruction's documentation.
 
 use super::emulated::{add, bfdot, fma, halves};
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, Broadcast, I16, Isa, Multiply, Prefetch, Tile, WORDS};
+use crate::isa::{A_STRIDE, I16, Isa, K_GROUPS, Microkernel, OuterProduct, Prefetch, Tile};
 use crate::{Backend, Kernel};
 use half::bf16;
 use std::io::Write;
@@ -115,8 +115,8 @@ fn expected(subject: &Subject<'_>, a: &[u32], b: &[u32], start: u32) -> u32 {
             })
             .to_bits(),
         "tdpbf16ps" => a
-            .chunks(WORDS)
-            .zip(b.chunks(WORDS))
+            .chunks(K_GROUPS)
+            .zip(b.chunks(K_GROUPS))
             .fold(float, |sum, (a, b)| {
                 let chain = |half: usize| {
                     a.iter().zip(b).fold(0.0, |sum, (&a, &b)| fma(halves(a)[half], halves(b)[half], sum))
@@ -315,7 +315,7 @@ fn compare(instruction: &str, found: &[u32], expected: &[u32], case: &str) {
 
 /// Checks a way of `isa`'s.
 #[inline(always)]
-fn check_on<I: Isa, M: Multiply<I>>(isa: I, way: M) {
+fn check_on<I: Isa, M: Microkernel<I>>(isa: I, way: M) {
     check(&Subject {
         backend: I::NAME,
         instruction: way.instruction(),
@@ -327,8 +327,8 @@ fn check_on<I: Isa, M: Multiply<I>>(isa: I, way: M) {
             isa.run(
                 #[inline(always)]
                 || {
-                    // SAFETY: `check` keeps the contract of `Multiply`.
-                    unsafe { way.tile(isa, tile) }
+                    // SAFETY: `check` keeps the contract of `Microkernel`.
+                    unsafe { way.run(isa, tile.typed()) }
                 },
             )
         },
@@ -337,7 +337,7 @@ fn check_on<I: Isa, M: Multiply<I>>(isa: I, way: M) {
                 #[inline(always)]
                 || {
                     // SAFETY: as above.
-                    unsafe { way.row(isa, tile, stride) }
+                    unsafe { way.gemv(isa, tile.typed(), stride) }
                 },
             )
         },
@@ -354,7 +354,7 @@ on_every_backend! {
     }
 
     fn pairs_of_i16<I>(isa) {
-        check_on(isa, Broadcast(I16));
+        check_on(isa, OuterProduct(I16));
     }
 }
 

@@ -4,8 +4,8 @@
 //! does not enable; so each is one line of assembly.
 
 use super::{F32x4, Neon, tiles};
-use crate::isa::tile::row_times_panels;
-use crate::isa::{A_STRIDE, Dot, Multiply, Tile};
+use crate::isa::tile::gemv_panels;
+use crate::isa::{A_STRIDE, Bf16Pair, Dot, Int8Quad, Microkernel, Tile};
 use core::arch::asm;
 
 /// An instruction `sum = f(a, b, sum)`.
@@ -44,15 +44,20 @@ impl Bf16 {
 }
 
 impl tiles::ByPairs for Bf16 {
+    type Operand = Bf16Pair;
+    type Sum = f32;
     #[inline(always)]
     fn multiply(self, a: F32x4, b: F32x4, sum: F32x4) -> F32x4 {
         instruction!("bf16", "bfmmla {sum:v}.4s, {a:v}.8h, {b:v}.8h", a, b, sum)
     }
 
-    four_words!("bf16" "bfmmla" ".8h");
+    four_k_groups!("bf16" "bfmmla" ".8h");
 }
 
-impl Multiply<Neon> for Bf16 {
+impl Microkernel<Neon> for Bf16 {
+    type Operand = Bf16Pair;
+    type Sum = f32;
+
     #[inline(always)]
     fn instruction(self) -> &'static str {
         "bfmmla"
@@ -64,15 +69,15 @@ impl Multiply<Neon> for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: Neon, tile: Tile) {
+    unsafe fn run(self, isa: Neon, tile: Tile<Bf16Pair, f32>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe { tiles::by_pairs(isa, self, tile) }
     }
 
     #[inline(always)]
-    unsafe fn row(self, isa: Neon, tile: Tile, panel_stride: usize) {
+    unsafe fn gemv(self, isa: Neon, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
         // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
-        unsafe { tiles::row_by_pairs(isa, self, tile, panel_stride) }
+        unsafe { tiles::gemv_by_pairs(isa, self, tile, panel_stride) }
     }
 }
 
@@ -99,12 +104,14 @@ impl Int8 {
 pub struct Smmla(());
 
 impl tiles::ByPairs for Smmla {
+    type Operand = Int8Quad;
+    type Sum = i32;
     #[inline(always)]
     fn multiply(self, a: F32x4, b: F32x4, sum: F32x4) -> F32x4 {
         instruction!("i8mm", "smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b", a, b, sum)
     }
 
-    four_words!("i8mm" "smmla" ".16b");
+    four_k_groups!("i8mm" "smmla" ".16b");
 }
 
 /// Quads of int8 by `sdot`.
@@ -127,6 +134,8 @@ impl tiles::ByLane for Sdot {
 }
 
 impl Dot<Neon> for Sdot {
+    type Operand = Int8Quad;
+    type Sum = i32;
     const SIGNED: bool = true;
     const INSTRUCTION: &'static str = "sdot";
 
@@ -136,7 +145,10 @@ impl Dot<Neon> for Sdot {
     }
 }
 
-impl Multiply<Neon> for Int8 {
+impl Microkernel<Neon> for Int8 {
+    type Operand = Int8Quad;
+    type Sum = i32;
+
     const SIGNED: bool = true;
 
     #[inline(always)]
@@ -156,7 +168,7 @@ impl Multiply<Neon> for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn tile(self, isa: Neon, tile: Tile) {
+    unsafe fn run(self, isa: Neon, tile: Tile<Int8Quad, i32>) {
         // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
@@ -167,12 +179,12 @@ impl Multiply<Neon> for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn row(self, isa: Neon, tile: Tile, panel_stride: usize) {
+    unsafe fn gemv(self, isa: Neon, tile: Tile<Int8Quad, i32>, panel_stride: usize) {
         // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
-                Self::Smmla(way) => tiles::row_by_pairs(isa, way, tile, panel_stride),
-                Self::Sdot(way) => row_times_panels(isa, way, tile, panel_stride),
+                Self::Smmla(way) => tiles::gemv_by_pairs(isa, way, tile, panel_stride),
+                Self::Sdot(way) => gemv_panels(isa, way, tile, panel_stride),
             }
         }
     }
