@@ -94,7 +94,7 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
     for name in GENERATORS {
         for on in arithmetics() {
             let mut model = load(&golden(name), on);
-            let model = model.generator().unwrap();
+            let model = model.causal_lm().unwrap();
             let words = model.vocab_size();
             let texts: Vec<Vec<u32>> = [19, 1, 33, 6].into_iter().zip(0..).map(|(n, s)| text(s, n)).collect();
             let mut all = caches(model, texts.len(), 40);
@@ -171,11 +171,11 @@ fn a_forward_without_caches_has_the_bits_of_one_with_caches() {
             let texts: Vec<Vec<u32>> = [19, 1, 33, 6].into_iter().zip(0..).map(|(n, s)| text(s, n)).collect();
             let sequences: Vec<&[u32]> = texts.iter().map(|text| &text[..]).collect();
             let cached = {
-                let model = model.generator().unwrap();
+                let model = model.causal_lm().unwrap();
                 let mut caches = caches(model, sequences.len(), 40);
                 extend(model, &sequences, &mut caches.iter_mut().collect::<Vec<_>>(), Want::All)
             };
-            let outputs = match model.generator().unwrap().encodes() {
+            let outputs = match model.causal_lm().unwrap().encodes() {
                 true => model.forward_pair(&sources(sequences.len()), &batch(&sequences)),
                 false => model.forward(&batch(&sequences)),
             };
@@ -204,7 +204,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     for name in GENERATORS {
         let mut model = load(&golden(name), Arithmetic::f32(Backend::best()));
-        let model = model.generator().unwrap();
+        let model = model.causal_lm().unwrap();
         let mut of_two = caches(model, 2, 8);
         let [a, b] = &mut of_two[..] else { unreachable!() };
         let mut logits = Vec::new();

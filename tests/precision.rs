@@ -1,7 +1,7 @@
 //! Models in reduced precision: how far golden checkpoints are from f32, on every backend.
 #![forbid(unsafe_code)]
 
-use tilewright::accuracy::{Comparison, least_cosine};
+use tilewright::accuracy::{OutputComparison, least_cosine};
 use tilewright::{ActivationQuantization, Arithmetic};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
@@ -80,7 +80,7 @@ fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
                 inputs.iter().map(move |&inputs| Arithmetic { backend, dtype, inputs })
             }) {
                 let Arithmetic { dtype, .. } = on;
-                let mut seen = Comparison::default();
+                let mut seen = OutputComparison::default();
                 seen.add(&inputs.tokens.batch, &run(on), &expected);
                 for of in seen.deviations() {
                     let (worst, mean) = (of.worst / unit(dtype), of.mean / unit(dtype));

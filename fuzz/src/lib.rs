@@ -72,7 +72,7 @@ pub fn use_model(model: &mut dyn Model, ids: &[u32]) {
     let _ = model.forward(&batch);
     let _ = model.forward_pair(&batch, &batch);
     let _ = (model.parameters(), model.products(), model.max_length());
-    let Some(model) = model.generator() else { return };
+    let Some(model) = model.causal_lm() else { return };
     let room = ids.len() + 1;
     let mut caches = match model.encodes() {
         true => model.encode(&batch, room).unwrap_or_default(),

@@ -15,7 +15,7 @@ fn main() -> Result<(), Error> {
             Box::new(bart::Bart::random(config, 0, on, bart::Class::ConditionalGeneration)?)
         }
     };
-    let Some(model) = model.generator() else {
+    let Some(model) = model.causal_lm() else {
         println!("the model has no head for words");
         return Ok(());
     };

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [dir, text] = &arguments[..] else { return Err("expected DIR TEXT".into()) };
     let (dir, tokenizer) = (Path::new(dir), Tokenizer::open(Path::new(dir))?);
     let mut model = Architecture::of(dir)?.load(dir, Arithmetic::f32(Backend::best()))?;
-    let llama = model.generator().ok_or("the checkpoint has no head")?;
+    let llama = model.causal_lm().ok_or("the checkpoint has no head")?;
 
     let mut next = tokenizer.encode(&[text])?;
     let (mut ids, mut logits) = (next.ids().to_vec(), Vec::new());

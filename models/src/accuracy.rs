@@ -44,27 +44,27 @@ pub struct Deviation {
 /// Gathers the outputs of many batches.
 ///
 /// ```
-/// use tilewright::{Batch, accuracy::Comparison, output::{Each, Output}};
+/// use tilewright::{Batch, accuracy::OutputComparison, output::{Each, Output}};
 /// let mut batch = Batch::default();
 /// batch.push(&[7, 8], &[0, 0])?;
 /// let logits = |values| Output { name: "logits", each: Each::Token, width: 2, scalar: false, values };
 /// let (expected, found) = (logits(vec![1., 2., 4., 3.]), logits(vec![1., 2., 3., 3.5]));
-/// let mut seen = Comparison::default();
+/// let mut seen = OutputComparison::default();
 /// seen.add(&batch, &[found], &[expected]);
 /// let deviation = seen.deviations().next().unwrap();
 /// assert_eq!((deviation.worst, deviation.mean, deviation.top_1), (0.25, 0.375 / 4., Some(0.5)));
 /// # Ok::<(), tilewright::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Comparison {
-    outputs: Vec<Sums>,
+pub struct OutputComparison {
+    outputs: Vec<ErrorSums>,
     /// One for each sequence, of models with `last_hidden_state`.
     pub cosines: Vec<f64>,
 }
 
 /// Running sums of one output.
 #[derive(Clone, Debug, Default)]
-struct Sums {
+struct ErrorSums {
     name: &'static str,
     values: usize,
     largest: f64,
@@ -75,7 +75,7 @@ struct Sums {
     not_finite: usize,
 }
 
-impl Comparison {
+impl OutputComparison {
     /// Adds what two models make of `batch`. Outputs that are not among the expected ones are left out.
     pub fn add(&mut self, batch: &Batch, found: &[Output], expected: &[Output]) {
         for expected in expected {
@@ -107,16 +107,16 @@ impl Comparison {
         Some((worst, mean))
     }
 
-    fn sums(&mut self, name: &'static str) -> &mut Sums {
+    fn sums(&mut self, name: &'static str) -> &mut ErrorSums {
         let at = self.outputs.iter().position(|sums| sums.name == name).unwrap_or(self.outputs.len());
         if at == self.outputs.len() {
-            self.outputs.push(Sums { name, ..Sums::default() });
+            self.outputs.push(ErrorSums { name, ..ErrorSums::default() });
         }
         &mut self.outputs[at]
     }
 }
 
-impl Sums {
+impl ErrorSums {
     fn add(&mut self, found: &Output, expected: &Output) {
         for (&f, &e) in found.values.iter().zip(&expected.values) {
             let error = f64::from(f - e).abs();
@@ -163,7 +163,7 @@ mod tests {
         batch.push(&[1], &[0]).unwrap();
         batch.push(&[2], &[0]).unwrap();
         let states = |values: [f32; 4]| Output::new("last_hidden_state", Each::Token, 2, values.to_vec());
-        let mut seen = Comparison::default();
+        let mut seen = OutputComparison::default();
         seen.add(&batch, &[states([1.0, 2.0, 3.0, f32::NAN])], &[states([1.0, 2.0, 3.0, 4.0])]);
         let (worst, mean) = seen.cosine().unwrap();
         assert!((seen.cosines[0] - 1.0).abs() < 1e-12 && worst.is_nan() && mean.is_nan());

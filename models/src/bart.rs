@@ -312,7 +312,7 @@ impl Model for Bart {
         self.config.max_position_embeddings
     }
 
-    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
+    fn causal_lm(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 

@@ -299,7 +299,7 @@ impl Model for Gpt2 {
         self.config.n_positions
     }
 
-    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
+    fn causal_lm(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 

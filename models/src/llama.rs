@@ -220,7 +220,7 @@ impl Model for Llama {
         self.config.max_position_embeddings
     }
 
-    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
+    fn causal_lm(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 

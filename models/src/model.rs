@@ -26,7 +26,7 @@ pub trait Model: std::fmt::Debug + Send {
     }
 
     /// The model as one that continues texts, if it is.
-    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
+    fn causal_lm(&mut self) -> Option<&mut dyn CausalLm> {
         None
     }
 

@@ -255,7 +255,7 @@ impl Model for T5 {
         usize::MAX
     }
 
-    fn generator(&mut self) -> Option<&mut dyn CausalLm> {
+    fn causal_lm(&mut self) -> Option<&mut dyn CausalLm> {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
@@ -316,7 +316,7 @@ mod tests {
         let mut without = t5.cache(4);
         assert!(t5.extend(&token, &mut [&mut without], Want::All, &mut logits).is_err());
         assert!(without.is_empty());
-        assert!(tiny(Class::Bare).generator().is_none());
+        assert!(tiny(Class::Bare).causal_lm().is_none());
         assert!(tiny(Class::Encoder).encode(&token, 4).is_err());
     }
 }

@@ -49,7 +49,7 @@ fn texts_are_those_of_transformers_on_every_backend() {
         let of_checkpoint = GenerationConfig::open(&dir).unwrap();
         for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {
             let mut model = load(&dir, Arithmetic::f32(backend));
-            let model = model.generator().expect("a model that continues texts");
+            let model = model.causal_lm().expect("a model that continues texts");
             let (mut greedy, mut expected) = (Vec::new(), Vec::new());
             for case in cases["cases"].as_array().unwrap() {
                 let settings = Arc::new(GenerationConfig {

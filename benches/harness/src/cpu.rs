@@ -12,12 +12,12 @@ pub struct Cpu {
     /// Cores that this process may use.
     pub cores: usize,
     /// First, second and third level.
-    pub caches: [Cache; 3],
+    pub caches: [CacheSize; 3],
 }
 
 /// One level of data caches.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Cache {
+pub struct CacheSize {
     /// Bytes as the CPU reports them, 0 if it does not.
     pub reported: usize,
     /// The same, brought into a believable range.
@@ -39,7 +39,7 @@ impl Cpu {
             caches: core::array::from_fn(|level| {
                 let (least, most) = BELIEVABLE[level];
                 let reported = reported[level];
-                Cache { reported, clamped: reported.clamp(least, most) }
+                CacheSize { reported, clamped: reported.clamp(least, most) }
             }),
         }
     }

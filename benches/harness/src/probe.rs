@@ -206,7 +206,7 @@ fn best_of(budget: Duration, mut f: impl FnMut() -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::Cache;
+    use crate::cpu::CacheSize;
     use std::collections::BTreeMap;
 
     /// Wide and narrow, on the same cores.
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn every_level_is_read() {
         // Not what this CPU has: its memory would take a while, under emulation above all.
-        let caches = [16 << 10, 64 << 10, 256 << 10].map(|b| Cache { reported: b, clamped: b });
+        let caches = [16 << 10, 64 << 10, 256 << 10].map(|b| CacheSize { reported: b, clamped: b });
         let cpu = Cpu { caches, ..Cpu::detect() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
         for &backend in Backend::available() {

@@ -68,7 +68,7 @@ impl Models {
         });
         Ok(Box::new(move |_| {
             let mut model = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            match model.generator() {
+            match model.causal_lm() {
                 Some(generator) if beams > 1 => beam_search(generator, sequences.ids(), &settings).map(drop),
                 Some(generator) => continued.run(generator, &sequences, new),
                 None => model.forward(&sequences).map(drop),

@@ -355,7 +355,7 @@ fn tokens_style() -> ProgressStyle {
 
 /// The model of the checkpoint at `path` as one that continues texts.
 fn continuing<'m>(model: &'m mut dyn Model, path: &Path) -> Result<&'m mut dyn CausalLm> {
-    model.generator().with_context(|| format!("the model in {} does not continue texts", path.display()))
+    model.causal_lm().with_context(|| format!("the model in {} does not continue texts", path.display()))
 }
 
 fn as_json(((prompt, prompt_tokens), text): ((&String, &Vec<u32>), &Text)) -> Value {

@@ -40,7 +40,7 @@ impl Info {
         let dir = self.checkpoint.locate()?;
         let architecture = Architecture::of(&dir)?;
         let mut model = checkpoint::open(architecture, &dir, session.arithmetic(Format::F32))?;
-        let cache = model.generator().map(|generator| generator.cache(1).bytes());
+        let cache = model.causal_lm().map(|generator| generator.cache(1).bytes());
         let (parameters, products) = (model.parameters(), model.products());
         let total: usize = parameters.iter().map(|(_, n)| n).sum();
         let own: usize = products.iter().filter(|p| !p.tied).map(|p| p.linear.multiply_adds()).sum();

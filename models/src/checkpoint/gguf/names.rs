@@ -1,7 +1,7 @@
 //! Names of a GGUF file's tensors, and Hugging Face's for the same.
 
 /// Parts of names, of GGUF and of Hugging Face: outside of the layers, then within one.
-struct Family {
+struct FamilyNames {
     /// `general.architecture`.
     architecture: &'static str,
     outside: &'static [(&'static str, &'static str)],
@@ -10,8 +10,8 @@ struct Family {
     layer: &'static [(&'static str, &'static str)],
 }
 
-const FAMILIES: [Family; 2] = [
-    Family {
+const FAMILIES: [FamilyNames; 2] = [
+    FamilyNames {
         architecture: "llama",
         outside: &[
             ("token_embd", "model.embed_tokens"),
@@ -31,7 +31,7 @@ const FAMILIES: [Family; 2] = [
             ("ffn_down", "mlp.down_proj"),
         ],
     },
-    Family {
+    FamilyNames {
         architecture: "bert",
         outside: &[
             ("token_embd", "bert.embeddings.word_embeddings"),

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::path::Path;
-use tilewright::accuracy::{Comparison, least_cosine};
+use tilewright::accuracy::{OutputComparison, least_cosine};
 use tilewright::architectures::Architecture;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::exchange::{ModelInputs, Padded};
@@ -71,7 +71,7 @@ impl Subject {
 /// What came of one type.
 struct Row {
     dtype: Format,
-    seen: Comparison,
+    seen: OutputComparison,
 }
 
 pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
@@ -106,7 +106,7 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
     drop(subject);
     let mut rows = Vec::new();
     for dtype in dtypes {
-        let (on, mut seen) = (session.arithmetic(dtype), Comparison::default());
+        let (on, mut seen) = (session.arithmetic(dtype), OutputComparison::default());
         let add =
             &mut |i: usize, outputs: Vec<Output>| seen.add(&inputs[i].tokens.batch, &outputs, &expected[i]);
         outputs_of(&mut Subject::load(dir, on)?, on, add)?;
