@@ -7,7 +7,7 @@ use super::bound::{compare, gamma, identical};
 use super::stored::Stored;
 use super::tensor::{Random, Tensor, indices};
 use super::{Check, Failure, Worst};
-use data::{Data, heads_first};
+use data::{AttentionData, heads_first};
 use half::bf16;
 pub use params::Params;
 use params::strategy;
@@ -43,7 +43,7 @@ impl Check for Attention {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
+        let data = AttentionData::new(p);
         let (mut found, found_lse) = data.run(p, backend, &data.v, p.stored[1])?;
         let (expected, expected_lse) = data.run(p, Backend::REFERENCE, &data.v, Stored::F32)?;
         let (magnitude, _) = data.run(p, Backend::REFERENCE, &data.v.map(f32::abs), Stored::F32)?;
@@ -71,7 +71,7 @@ impl Check for Attention {
         let worst = compare(&found, &expected, bound)?;
         // m + ln(sum w): the logarithm errs by 1 ULP, and m by one rounding for each of its terms.
         let lse = |i: usize| {
-            let Row { weights, score } = rows[i];
+            let RowBounds { weights, score } = rows[i];
             let rounding = gamma(2) * (f64::from(expected_lse[i].abs()) + score);
             if weights < 0.5 { weights / (1.0 - weights) + rounding } else { f64::INFINITY }
         };
@@ -88,7 +88,7 @@ impl Check for AttentionRows {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
+        let data = AttentionData::new(p);
         let (all, all_lse) = data.run(p, backend, &data.v, p.stored[1])?;
         let [_, kv_heads, group, queries, _, _, dv] = p.extents;
         let heads = kv_heads * group;
@@ -113,14 +113,14 @@ impl Check for AttentionRows {
 
 /// Quantities that bound the errors of a row.
 #[derive(Clone, Copy)]
-struct Row {
+struct RowBounds {
     /// Relative error of weights and of their sums.
     weights: f64,
     /// Magnitude of the terms of scores.
     score: f64,
 }
 
-impl Data {
+impl AttentionData {
     /// The largest magnitude of a finite value.
     fn largest_value(&self) -> f64 {
         largest(self.v.elements().into_iter().map(f64::from))
@@ -137,7 +137,7 @@ impl Data {
     /// Pairs of bf16 round twice for each product, and take numbers below 2^-126 for zeros. A score has six
     /// more roundings: the scale, the conversion to powers of two, and the conversion of the largest score
     /// back.
-    fn rows(&self, p: &Params) -> Vec<Row> {
+    fn rows(&self, p: &Params) -> Vec<RowBounds> {
         let [batch, kv_heads, group, queries, keys, dk, _] = p.extents;
         let q = heads_first(self.q.view(), p.rows_first[0]);
         let k = heads_first(self.k.view(), p.rows_first[1]);
@@ -173,7 +173,7 @@ impl Data {
                 let error = gamma(times * dk + 1) * product + gamma(5) * capped + gamma(2 + more) * score;
                 let weights = (error + flushed + gamma(2 + more) * 2.0 * score).exp_m1();
                 let roundings = gamma((2 * blocks + 1) * exp + times * keys + 4 * blocks + 2);
-                Row { weights: weights + roundings, score }
+                RowBounds { weights: weights + roundings, score }
             })
             .collect()
     }

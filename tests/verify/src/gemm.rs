@@ -151,7 +151,7 @@ impl Check for Gemm {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
+        let data = GemmData::new(p);
         let found = data.run(p, backend)?;
         let expected = data.run(p, Backend::REFERENCE)?;
         let bound = data.bound(p)?;
@@ -168,7 +168,7 @@ impl Check for Gemm {
 }
 
 /// The arguments of one product.
-struct Data {
+struct GemmData {
     a: Tensor<3>,
     b: Tensor<3>,
     up: Tensor<3>,
@@ -178,7 +178,7 @@ struct Data {
     column_bias: Option<Vec<f32>>,
 }
 
-impl Data {
+impl GemmData {
     fn new(p: &Params) -> Self {
         let [batch, m, n, k] = p.extents;
         let random = &mut Random::new(p.seed);

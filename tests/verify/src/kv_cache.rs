@@ -56,7 +56,7 @@ impl Check for CachedAttention {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
+        let data = CachedData::new(p);
         let random = &mut Random::new(!p.seed);
         for backend in [backend, Backend::REFERENCE] {
             let expected = data.of_views(p, backend)?;
@@ -134,7 +134,7 @@ impl Params {
 
 /// The keys and values of one cache, \[kv_heads, tokens, dk\] and \[kv_heads, tokens, dv\], or with heads and
 /// tokens exchanged.
-struct Tokens {
+struct CacheTokens {
     k: Tensor<3>,
     v: Tensor<3>,
     len: usize,
@@ -146,7 +146,7 @@ fn heads_first<'a, T>(p: &Params, x: View<'a, 3, T>) -> View<'a, 3, T> {
 }
 
 /// Appends some of the tokens.
-fn append(p: &Params, cache: &mut KvCache, tokens: &Tokens, range: Range<usize>) -> Result<(), Failure> {
+fn append(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, range: Range<usize>) -> Result<(), Failure> {
     fn of<T: Element>(
         p: &Params,
         cache: &mut KvCache,
@@ -156,7 +156,7 @@ fn append(p: &Params, cache: &mut KvCache, tokens: &Tokens, range: Range<usize>)
         let [k, v] = [k, v].map(|x| heads_first(p, x).slice(1, range.clone()));
         Ok(cache.append(k, v)?)
     }
-    let Tokens { k, v, .. } = tokens;
+    let CacheTokens { k, v, .. } = tokens;
     match p.stored {
         Stored::F32 => of(p, cache, [k.view(), v.view()], range),
         Stored::Bf16 => of(p, cache, [k.cast::<bf16>().view(), v.cast().view()], range),
@@ -165,7 +165,7 @@ fn append(p: &Params, cache: &mut KvCache, tokens: &Tokens, range: Range<usize>)
 }
 
 /// Appends the tokens in parts, with others that are forgotten again, and copies the cache.
-fn edit(p: &Params, cache: &mut KvCache, tokens: &Tokens, random: &mut Random) -> Result<(), Failure> {
+fn edit(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, random: &mut Random) -> Result<(), Failure> {
     // Copies go to caches that held other tokens and have another capacity.
     let mut copy = cache.clone();
     let most = [1, 7, 40, 600][random.below(4)];
@@ -191,9 +191,9 @@ fn edit(p: &Params, cache: &mut KvCache, tokens: &Tokens, random: &mut Random) -
 }
 
 /// The arguments of one attention.
-struct Data {
+struct CachedData {
     q: Tensor<4>,
-    tokens: Vec<Tokens>,
+    tokens: Vec<CacheTokens>,
     /// Cumulative ends of the queries of each sequence.
     starts: Vec<usize>,
     slopes: Vec<f32>,
@@ -202,7 +202,7 @@ struct Data {
     capacities: Vec<usize>,
 }
 
-impl Data {
+impl CachedData {
     fn new(p: &Params) -> Self {
         let [kv_heads, group, dk, dv] = p.extents;
         let heads = kv_heads * group;
@@ -215,7 +215,7 @@ impl Data {
                 p.stored.round(if p.poison == Some(token) { f32::NAN } else { x })
             })
         };
-        let tokens = p.lens.iter().map(|&len| Tokens {
+        let tokens = p.lens.iter().map(|&len| CacheTokens {
             k: draw(len, dk, &p.layouts[0]),
             v: draw(len, dv, &p.layouts[1]),
             len,
@@ -247,7 +247,7 @@ impl Data {
         &self,
         p: &Params,
         backend: Backend,
-        mut fill: impl FnMut(&mut KvCache, &Tokens) -> Result<(), Failure>,
+        mut fill: impl FnMut(&mut KvCache, &CacheTokens) -> Result<(), Failure>,
     ) -> Result<Vec<KvCache>, Failure> {
         let [kv_heads, _, dk, dv] = p.extents;
         let all = self.tokens.iter().zip(&self.capacities).map(|(tokens, &capacity)| {

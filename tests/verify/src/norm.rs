@@ -47,7 +47,7 @@ fn strategy() -> BoxedStrategy<Params> {
 }
 
 /// The arguments of one norm.
-struct Data {
+struct NormData {
     stored: Stored,
     x: Tensor<2>,
     residual: Option<Tensor<2>>,
@@ -55,7 +55,7 @@ struct Data {
     bias: Option<Vec<f32>>,
 }
 
-impl Data {
+impl NormData {
     fn new(p: &Params) -> Self {
         let random = &mut Random::new(p.seed);
         let n = p.rows.shape[1];
@@ -130,8 +130,8 @@ impl Check for LayerNorm {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
-        fn apply<T: Element>(p: &Params, data: &Data, backend: Backend) -> Result<Vec<f32>, Failure> {
+        let data = NormData::new(p);
+        fn apply<T: Element>(p: &Params, data: &NormData, backend: Backend) -> Result<Vec<f32>, Failure> {
             let (x, mut residual) = data.rows::<T>();
             let y = p.rows.run::<T>(&x, |rows| {
                 backend.run(LayerKernel {
@@ -166,8 +166,8 @@ impl Check for RmsNorm {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
-        fn apply<T: Element>(p: &Params, data: &Data, backend: Backend) -> Result<Vec<f32>, Failure> {
+        let data = NormData::new(p);
+        fn apply<T: Element>(p: &Params, data: &NormData, backend: Backend) -> Result<Vec<f32>, Failure> {
             let (x, mut residual) = data.rows::<T>();
             let y = p.rows.run::<T>(&x, |rows| {
                 backend.run(RmsKernel {
@@ -197,7 +197,7 @@ impl Check for L2Normalize {
     }
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
-        let data = Data::new(p);
+        let data = NormData::new(p);
         fn apply<T: Element>(p: &Params, x: &Tensor<2>, backend: Backend) -> Result<Vec<f32>, Failure> {
             p.rows.run::<T>(x, |rows| backend.run(L2Kernel { rows, eps: p.eps }))
         }

@@ -1,22 +1,13 @@
 //! Rows of arguments for the checks of row kernels: in place or from one tensor to another, of any type.
 
+pub use super::stored::Stored;
+
 use super::bound::compare;
 use super::tensor::{Layout, Random, Tensor, Values, extent};
 use super::{Failure, Worst};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use tilewright_kernels::{Backend, Element, Error, Rows};
-
-/// Element type of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// f32.
-    F32,
-    /// bf16.
-    Bf16,
-    /// f16.
-    F16,
-}
 
 /// Calls `$f::<T>(..)`, a function generic over the element type, with the type that `$stored` names.
 macro_rules! of_type {
@@ -34,15 +25,6 @@ impl Stored {
     /// Draws any type, f32 half of the time.
     pub fn any() -> BoxedStrategy<Self> {
         prop_oneof![2 => Just(Self::F32), 1 => Just(Self::Bf16), 1 => Just(Self::F16)].boxed()
-    }
-
-    /// The nearest number of the type.
-    pub fn round(self, x: f32) -> f32 {
-        match self {
-            Self::F32 => x,
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
-            Self::F16 => f16::from_f32(x).to_f32(),
-        }
     }
 
     /// A number of the type for `x`: the nearest, scaled into the range of the type if `x` is outside.

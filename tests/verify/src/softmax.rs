@@ -15,7 +15,7 @@ pub struct Softmax;
 #[derive(Clone, Debug)]
 pub struct Params {
     rows: RowsParams,
-    mask: Kind,
+    mask: MaskKind,
     scale: f32,
     log: bool,
     values: Values,
@@ -24,7 +24,7 @@ pub struct Params {
 
 /// The kind of mask.
 #[derive(Clone, Debug)]
-enum Kind {
+enum MaskKind {
     None,
     Lengths,
     Keep,
@@ -37,16 +37,16 @@ impl Check for Softmax {
 
     fn strategy() -> BoxedStrategy<Params> {
         let mask = prop_oneof![
-            3 => Just(Kind::None),
-            1 => Just(Kind::Lengths),
-            1 => Just(Kind::Keep),
-            2 => Layout::rows().prop_map(Kind::Bias),
+            3 => Just(MaskKind::None),
+            1 => Just(MaskKind::Lengths),
+            1 => Just(MaskKind::Keep),
+            2 => Layout::rows().prop_map(MaskKind::Bias),
         ];
         let scale = select(vec![1.0, 1.0, 0.125, -0.3]);
         (RowsParams::any(1100), mask, scale, any::<bool>(), Values::any(), seed())
             .prop_map(|(rows, mask, scale, log, values, seed)| {
                 // Rounded scores of 2^50 err by more than the distance between them.
-                let exact = scale == 1.0 && !matches!(mask, Kind::Bias(_));
+                let exact = scale == 1.0 && !matches!(mask, MaskKind::Bias(_));
                 let values = if values == Values::Large && !exact { Values::Wide } else { values };
                 Params { rows, mask, scale, log, values, seed }
             })
@@ -62,17 +62,17 @@ impl Check for Softmax {
         let nothing: Vec<bool> = (0..rows).map(|_| random.below(4) == 0).collect();
         let keep: Vec<bool> = (0..rows * n).map(|i| !nothing[i / n] && random.below(4) > 0).collect();
         let bias = match &p.mask {
-            Kind::Bias(layout) => layout.clone(),
+            MaskKind::Bias(layout) => layout.clone(),
             _ => Layout::row_major(),
         };
         let bias = Tensor::new([rows, n], &bias, |[i, j]| {
             if keep[i * n + j] { p.values.draw(random) } else { f32::NEG_INFINITY }
         });
         let mask = match &p.mask {
-            Kind::None => Mask::None,
-            Kind::Lengths => Mask::Lengths(&lengths),
-            Kind::Keep => Mask::Keep(View::new(&keep, [rows, n])?),
-            Kind::Bias(_) => Mask::Bias(bias.view()),
+            MaskKind::None => Mask::None,
+            MaskKind::Lengths => Mask::Lengths(&lengths),
+            MaskKind::Keep => Mask::Keep(View::new(&keep, [rows, n])?),
+            MaskKind::Bias(_) => Mask::Bias(bias.view()),
         };
         fn apply<T: Element>(
             p: &Params,
@@ -87,14 +87,14 @@ impl Check for Softmax {
 
         // The unmasked scores, their errors, and the largest, in f64.
         let counts = |i: usize, j: usize| match p.mask {
-            Kind::None => true,
-            Kind::Lengths => j < lengths[i],
-            Kind::Keep | Kind::Bias(_) => keep[i * n + j],
+            MaskKind::None => true,
+            MaskKind::Lengths => j < lengths[i],
+            MaskKind::Keep | MaskKind::Bias(_) => keep[i * n + j],
         };
         let score = |i: usize, j: usize| {
             let product = f64::from(p.scale) * f64::from(x.view().get([i, j]));
             match p.mask {
-                Kind::Bias(_) => {
+                MaskKind::Bias(_) => {
                     let s = product + f64::from(bias.view().get([i, j]));
                     (s, U * (product.abs() + s.abs()))
                 }

@@ -6,10 +6,13 @@ use half::{bf16, f16};
 use tilewright_kernels::Element;
 
 /// Element type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Stored {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// f32.
     F32,
+    /// bf16.
     Bf16,
+    /// f16.
     F16,
 }
 
@@ -17,7 +20,7 @@ impl Stored {
     pub(super) const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
     /// The nearest number of the type.
-    pub(super) fn round(self, x: f32) -> f32 {
+    pub fn round(self, x: f32) -> f32 {
         match self {
             Self::F32 => x,
             Self::Bf16 => bf16::from_f32(x).to_f32(),

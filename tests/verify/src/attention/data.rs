@@ -3,7 +3,7 @@
 use super::super::Failure;
 use super::super::stored::{Stored, written};
 use super::super::tensor::{Layout, Random, Tensor, indices};
-use super::params::{BUCKETS, Kind, Params};
+use super::params::{BUCKETS, Params, SequenceDivision};
 use core::ops::Range;
 use half::{bf16, f16};
 use tilewright_kernels::{
@@ -11,7 +11,7 @@ use tilewright_kernels::{
 };
 
 /// The arguments of one attention.
-pub(super) struct Data {
+pub(super) struct AttentionData {
     pub(super) q: Tensor<4>,
     pub(super) k: Tensor<4>,
     pub(super) v: Tensor<4>,
@@ -24,7 +24,7 @@ pub(super) struct Data {
 }
 
 /// Position of a sequence in its batch row.
-pub(super) struct Sequence {
+pub(super) struct SequenceSpan {
     pub(super) index: usize,
     pub(super) batch: usize,
     pub(super) queries: Range<usize>,
@@ -45,7 +45,7 @@ pub(super) fn heads_first<T>(v: View<'_, 4, T>, rows_first: bool) -> View<'_, 4,
     if rows_first { v.permute([0, 2, 1, 3]) } else { v }
 }
 
-impl Data {
+impl AttentionData {
     pub(super) fn new(p: &Params) -> Self {
         let [batch, kv_heads, group, queries, keys, dk, dv] = p.extents;
         let random = &mut Random::new(p.seed);
@@ -69,9 +69,9 @@ impl Data {
             ends
         };
         let (query_ends, key_ends) = match p.sequences {
-            Kind::Rows => (vec![], vec![]),
-            Kind::KeyLengths => (vec![], (0..batch).map(|_| random.below(keys + 1)).collect()),
-            Kind::Packed(n) => (ends(n, queries), ends(n, keys)),
+            SequenceDivision::Rows => (vec![], vec![]),
+            SequenceDivision::KeyLengths => (vec![], (0..batch).map(|_| random.below(keys + 1)).collect()),
+            SequenceDivision::Packed(n) => (ends(n, queries), ends(n, keys)),
         };
         let [q, k, v] = [q, k, v].map(|x: Tensor<4>| x.map(|x| p.stored[0].round(x)));
         let mut data = Self {
@@ -86,7 +86,7 @@ impl Data {
         };
         let most = |ends: &[usize]| ends.windows(2).map(|e| e[1] - e[0]).max().unwrap_or(0);
         let [sequences, rows, columns] = match p.sequences {
-            Kind::Packed(n) => [n, most(&data.query_ends), most(&data.key_ends)],
+            SequenceDivision::Packed(n) => [n, most(&data.query_ends), most(&data.key_ends)],
             _ => [batch, queries, keys],
         };
         data.bias = p.bias.as_ref().map(|layout| {
@@ -100,9 +100,9 @@ impl Data {
     /// The key lengths as the kernel takes them.
     fn sequences(&self, p: &Params) -> Sequences<'_> {
         match p.sequences {
-            Kind::Rows => Sequences::Rows,
-            Kind::KeyLengths => Sequences::KeyLengths(&self.key_ends),
-            Kind::Packed(_) => Sequences::Packed { q: &self.query_ends, k: &self.key_ends },
+            SequenceDivision::Rows => Sequences::Rows,
+            SequenceDivision::KeyLengths => Sequences::KeyLengths(&self.key_ends),
+            SequenceDivision::Packed(_) => Sequences::Packed { q: &self.query_ends, k: &self.key_ends },
         }
     }
 
@@ -112,11 +112,11 @@ impl Data {
     }
 
     /// A sequence with queries, if there is one.
-    pub(super) fn any_sequence(&self, p: &Params, random: &mut Random) -> Option<Sequence> {
+    pub(super) fn any_sequence(&self, p: &Params, random: &mut Random) -> Option<SequenceSpan> {
         let [batch, _, _, queries, keys, _, _] = p.extents;
-        let all: Vec<Sequence> = match p.sequences {
-            Kind::Packed(n) => (0..n)
-                .map(|i| Sequence {
+        let all: Vec<SequenceSpan> = match p.sequences {
+            SequenceDivision::Packed(n) => (0..n)
+                .map(|i| SequenceSpan {
                     index: i,
                     batch: 0,
                     queries: self.query_ends[i]..self.query_ends[i + 1],
@@ -124,7 +124,7 @@ impl Data {
                 })
                 .collect(),
             _ => (0..batch)
-                .map(|i| Sequence {
+                .map(|i| SequenceSpan {
                     index: i,
                     batch: i,
                     queries: 0..queries,
@@ -132,7 +132,7 @@ impl Data {
                 })
                 .collect(),
         };
-        let mut all: Vec<Sequence> = all.into_iter().filter(|s| !s.queries.is_empty()).collect();
+        let mut all: Vec<SequenceSpan> = all.into_iter().filter(|s| !s.queries.is_empty()).collect();
         if all.is_empty() { None } else { Some(all.swap_remove(random.below(all.len()))) }
     }
 
@@ -161,7 +161,7 @@ impl Data {
         &self,
         p: &Params,
         backend: Backend,
-        sequence: &Sequence,
+        sequence: &SequenceSpan,
         part: Range<usize>,
     ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let [_, kv_heads, group, _, _, dk, dv] = p.extents;

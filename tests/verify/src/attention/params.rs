@@ -14,7 +14,7 @@ pub struct Params {
     /// True if rows come before heads in memory: of q, of k and v, of out.
     pub(super) rows_first: [bool; 3],
     pub(super) layouts: [Layout<4>; 4],
-    pub(super) sequences: Kind,
+    pub(super) sequences: SequenceDivision,
     pub(super) start: Start,
     pub(super) window: Window,
     pub(super) scale: f32,
@@ -35,7 +35,7 @@ pub struct Params {
 
 /// Division of batch rows into sequences; the seed decides the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SequenceDivision {
     Rows,
     KeyLengths,
     /// Number of sequences, end to end.
@@ -68,9 +68,9 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
         })
         .prop_filter("takes too long", |e| e[..5].iter().product::<usize>() * (e[5] + e[6]) <= MOST_WORK);
     let sequences = prop_oneof![
-        2 => Just(Kind::Rows),
-        1 => Just(Kind::KeyLengths),
-        2 => (1..6usize).prop_map(Kind::Packed),
+        2 => Just(SequenceDivision::Rows),
+        1 => Just(SequenceDivision::KeyLengths),
+        2 => (1..6usize).prop_map(SequenceDivision::Packed),
     ];
     let start =
         prop_oneof![1 => Just(Start::At(0)), 1 => (0..300usize).prop_map(Start::At), 2 => Just(Start::End)];
@@ -100,7 +100,7 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
             let (scale, softcap, bias, hides, distance) = scores;
             let (layouts, rows_first, poison, values, seed) = data;
             let mut extents = extents;
-            if let Kind::Packed(_) = sequences {
+            if let SequenceDivision::Packed(_) = sequences {
                 extents[0] = 1;
             }
             Params {

@@ -4,7 +4,7 @@ use super::super::Failure;
 use super::super::bound::{ETA, gamma};
 use super::super::stored::Stored;
 use super::super::tensor::{Layout, Tensor, indices};
-use super::{Data, Left, Params, Types};
+use super::{GemmData, Left, Params, Types};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Quantized, Rhs};
 
@@ -16,7 +16,7 @@ const ACTIVATION_ROUNDINGS: f64 = 6.0;
 /// of SiLU 1.10, of the others 1.
 const ACTIVATION_SLOPE: f64 = 1.13;
 
-impl Data {
+impl GemmData {
     /// |A| after rounding or quantization.
     fn left_magnitudes(&self, p: &Params) -> Tensor<3> {
         let shape = self.a.shape();
