@@ -51,7 +51,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Those of f32, and of other types those whose kernels are not the same.
+/// All cases of f32, and the cases of other types whose kernels differ.
 fn cases() -> Vec<Case> {
     let types = [Dtype::Bf16, Dtype::F16, Dtype::Int8, Dtype::Q8_0, Dtype::Q4_0];
     let others = types.into_iter().flat_map(registry::cases).filter(|case| match case.operation {
@@ -74,7 +74,7 @@ fn thread_counts() -> Vec<usize> {
     counts
 }
 
-/// All who compute a case on so many threads. Nothing is prepared for those that the filter leaves out.
+/// Everyone who computes a case on `threads` threads. Cases that the filter leaves out are not prepared.
 fn run(
     group: &mut BenchmarkGroup<'_, WallTime>,
     case: &Case,

@@ -10,15 +10,14 @@
 //!    lucky sample there may never come again: in seconds; in seconds times the multiply-add
 //!    peak that probes between the samples reached, which a changed clock changes as well; and in seconds
 //!    times the bandwidth that probes read a working set as large as the row's with;
-//! 2. it stays so when the row is visited again and again, over more than a minute: see
-//!    [`confirm`](super::confirm);
-//! 3. visits of a row that is slower by no more than the threshold would come out so by chance, so many of the
-//!    baseline's faster by more than that than all of this run's, with a probability of less than [`ALPHA`]: a
-//!    test of exceedances, corrected for the number of rows by Holm's method. Samples of one visit share its
-//!    disturbance and are not independent, so visits are what is counted. A row whose visits differ among
-//!    themselves, as those do that read a cache which others share, has to be off by more.
+//! 2. it stays slower when it is visited again, over more than a minute: see [`confirm`](super::confirm);
+//! 3. the number of the baseline's visits that are faster by more than the threshold than all visits of
+//! this run would occur by chance with a probability of less than [`ALPHA`], if the row were slower by no
+//! more than the threshold: Epstein's test of exceedances, corrected for the number of rows by Holm's
+//! method. Samples of one visit share its disturbance and are not independent, so the test counts visits. A
+//! row whose visits differ among themselves, as visits that read a shared cache do, must be slower by more.
 //!
-//! What is slower only now and then is not found: its fastest sample is as fast as ever.
+//! A row that is slower only now and then is not found: its fastest sample is as fast as before.
 
 use super::record::{Comparison, Level, Limit, Machine, Row, Run, Verdict};
 use super::statistics::{fastest, median, p_below, quantile};
@@ -64,8 +63,8 @@ pub fn load(path: &Path) -> Result<Run, Error> {
         .map_err(|e| Error::File { path: path.to_owned(), why: format!("no baseline: {e}") })
 }
 
-/// What makes figures of the two incomparable, field by field; nothing if it is the same machine.
-/// Another compiler, version or revision is what comparisons are for.
+/// Fields in which two machines differ, so that their figures cannot be compared; empty for one machine.
+/// Compiler, version and revision may differ: comparisons are made for them.
 pub fn differences(then: &Machine, now: &Machine) -> Vec<String> {
     let mut found = Vec::new();
     let mut field = |name, then: String, now: String| {
@@ -94,7 +93,7 @@ pub fn compare(then: &Run, now: &Run, threshold: f64) -> Vec<Comparison> {
         .collect()
 }
 
-/// One row beside that of the baseline; both have samples.
+/// Compares one row with its baseline; both have samples.
 pub(super) fn compare_row(old: &Row, new: &Row, threshold: f64) -> Comparison {
     let (then_s, now_s) = (fastest(&old.samples_s), fastest(&new.samples_s));
     let ratio = then_s / now_s;
@@ -114,7 +113,7 @@ pub(super) fn compare_row(old: &Row, new: &Row, threshold: f64) -> Comparison {
     Comparison { name: new.name(), then_s, now_s, ratio, median_ratio, p, verdict }
 }
 
-/// What a row has reached more than once.
+/// The time that a row reaches more than once.
 fn usual(samples: &[f64]) -> f64 {
     quantile(samples, USUAL)
 }
@@ -223,7 +222,7 @@ pub(super) mod tests {
         let mut memory = run(&[1.2; 3], 3);
         memory.rows.iter_mut().for_each(|row| row.read_gbps /= 1.2);
         assert_eq!(verdicts(&then, &memory), [Verdict::Same; 3]);
-        // What other working sets are read with is no excuse.
+        // The read bandwidth of other working sets is no excuse.
         let mut limits = run(&[1.2; 3], 3);
         limits.limits[0].read = [10.0; 4];
         assert_eq!(verdicts(&then, &limits), [Verdict::Slower; 3]);

@@ -34,7 +34,7 @@ pub struct Bencher {
     pub backend: Backend,
     /// Other libraries.
     pub libraries: Vec<Box<dyn Library>>,
-    /// What became of those that could not be had: a note on every row they would have been on.
+    /// Libraries that could not be loaded: a note for every row that they would have computed.
     pub absent: Vec<String>,
     /// How much to measure.
     pub effort: Effort,
@@ -112,7 +112,7 @@ impl Bencher {
     /// Takes the samples of one visit.
     ///
     /// # Errors
-    /// Those of the kernel or the model.
+    /// The error of the kernel or the model.
     pub fn measure(&self, case: &Case, pool: usize) -> Result<Measured, Error> {
         let pool = &self.pools[pool];
         let threads = pool.current_num_threads();

@@ -18,14 +18,14 @@ pub use tilewright_peers::Dtype;
 use tilewright_peers::Operation as PeerOperation;
 use tilewright_verify::bound::gamma;
 
-/// What is computed.
+/// The operation of a case.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
     /// y = x W^T.
     Linear {
         /// m, k, n.
         shape: [usize; 3],
-        /// Whether W is packed beforehand.
+        /// True if W is packed beforehand.
         packed: bool,
     },
     /// Fused attention.
@@ -41,7 +41,7 @@ pub enum Operation {
     Model {
         /// Index into [`MODELS`].
         model: usize,
-        /// What it does.
+        /// The task of the model.
         task: Task,
     },
 }
@@ -61,14 +61,15 @@ pub struct AttentionShape {
     pub keys: usize,
     /// Width of a head.
     pub dim: usize,
-    /// Whether a query sees only keys up to its own position.
+    /// True if a query sees only keys up to its own position.
     pub causal: bool,
-    /// Whether keys and values are packed beforehand, in a cache of one sequence.
+    /// True if keys and values are packed beforehand, in a cache of one sequence.
     pub cached: bool,
 }
 
 impl AttentionShape {
-    /// Whether it is a decoder's, which caches keys and values: a step, or a prompt with grouped heads.
+    /// True for the attention of a decoder, which caches keys and values: a step, or a prompt with grouped
+    /// heads.
     pub fn is_decoder(&self) -> bool {
         self.queries < self.keys || self.kv_heads < self.heads
     }
@@ -95,9 +96,9 @@ impl fmt::Display for AttentionShape {
 /// An operation in a type.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// What inputs and weights are stored as.
+    /// Type of inputs and weights.
     pub dtype: Dtype,
-    /// What is computed.
+    /// The operation.
     pub operation: Operation,
 }
 
@@ -162,7 +163,7 @@ impl Case {
         }
     }
 
-    /// Whether weights are packed beforehand; `None` where there are none to pack.
+    /// True if weights are packed beforehand; `None` if the operation has no weights to pack.
     pub fn packed(&self) -> Option<bool> {
         match self.operation {
             Operation::Linear { packed, .. } => Some(packed),
@@ -170,7 +171,7 @@ impl Case {
         }
     }
 
-    /// What filters are matched with: `linear/f32/128x768x768/packed`.
+    /// The name that filters match: `linear/f32/128x768x768/packed`.
     pub fn name(&self) -> String {
         let packed = match self.packed() {
             Some(true) => "/packed",
@@ -189,7 +190,7 @@ impl Case {
             .filter(|&inputs| rounds && inputs != ActivationQuantization::of(format(self.dtype)))
     }
 
-    /// What one run does.
+    /// The work of one run.
     pub fn work(&self) -> Work {
         let [size, of_weights] = bytes_of(self.dtype);
         let product = |numbers: &[usize]| numbers.iter().map(|&n| n as f64).product::<f64>();
@@ -231,7 +232,7 @@ impl Case {
         }
     }
 
-    /// What other libraries are asked for, if they may have it.
+    /// The operation as other libraries take it, if they may have it.
     pub fn for_peers<'a>(&self, inputs: &'a Inputs) -> Option<PeerOperation<'a>> {
         match self.operation {
             Operation::Linear { shape, packed } => Some(PeerOperation::Linear {

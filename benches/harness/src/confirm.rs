@@ -1,8 +1,8 @@
 //! Differences from a baseline that are seen again, or not.
 //!
-//! What neighbours slow down for a second, or for a minute, looks like a regression until they pause. A row
-//! that differs is therefore visited [`ATTEMPTS`] times more, after [`pause`]s that grow. One that became
-//! slower is judged by all samples so far, and by the best of the probes: a single undisturbed sample clears it.
+//! A machine that neighbours slow down for a second, or for a minute, looks like a regression until they
+//! pause. A row that differs is therefore visited [`ATTEMPTS`] times more, after [`pause`]s that grow. All
+//! samples so far and the best of the probes judge a row that became slower: one undisturbed sample clears it.
 //! One that became faster has to be so in every attempt on a stable machine. At least [`CONFIRMATIONS`]
 //! attempts have to find the machine stable, and chance has to be ruled out, or the row counts as the same
 //! and is named.
@@ -33,8 +33,8 @@ const EXPLAINED: f64 = 4.0;
 pub struct Compared {
     /// All of them.
     pub rows: Vec<Comparison>,
-    /// Those that differed, but on a machine that was not stable for long enough to confirm it, or no more than
-    /// by chance; they count as the same.
+    /// Rows that differed only by chance, or on a machine that was not stable for long enough to confirm
+    /// it; they count as equal.
     pub unconfirmed: Vec<String>,
 }
 
@@ -81,12 +81,12 @@ impl Doubts {
         Self { rows, open, threshold }
     }
 
-    /// Whether the runs have no row in common.
+    /// True if the runs have no row in common.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Whether the row of this name has to be visited again.
+    /// True if the row `name` has to be visited again.
     pub fn has(&self, name: &str) -> bool {
         self.open.get(name).is_some_and(|doubt| !doubt.settled())
     }

@@ -1,4 +1,4 @@
-//! What this CPU is: for the headers of reports, and for sizing what is measured.
+//! Name, features and caches of this CPU, for the headers of reports and the sizes of working sets.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 pub struct Cpu {
     /// As the CPU, or else the operating system, names it.
     pub name: String,
-    /// Those of its features that kernels are written for, whether in use yet or not.
+    /// Features of the CPU that kernels exist or are planned for.
     pub features: Vec<&'static str>,
     /// Cores that this process may use.
     pub cores: usize,
@@ -20,7 +20,7 @@ pub struct Cpu {
 pub struct CacheSize {
     /// Bytes as the CPU reports them, 0 if it does not.
     pub reported: usize,
-    /// The same, brought into a believable range.
+    /// The reported bytes, clamped to a believable range.
     pub clamped: usize,
 }
 

@@ -34,7 +34,7 @@ const WITHOUT_SCRIPT: &str = "th button{pointer-events:none}th button::after,.fi
 /// Earlier results that a run is compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct Baseline<'a> {
-    /// What it was saved as.
+    /// Name of the baseline.
     pub name: &'a str,
     /// When it was measured, seconds since 1970, if that is known.
     pub unix_time: Option<u64>,
@@ -118,7 +118,7 @@ fn threads(run: &Run) -> BTreeSet<usize> {
     run.rows.iter().map(|row| row.threads).collect()
 }
 
-/// What was measured, in a sentence.
+/// Summary of the measured rows, in a sentence.
 fn summary(run: &Run) -> String {
     let kernels: BTreeSet<&str> = run.rows.iter().map(|row| row.kernel.as_str()).collect();
     let isas: BTreeSet<&str> = run.rows.iter().map(|row| row.isa.as_str()).collect();

@@ -1,4 +1,4 @@
-//! What the machine can do at best, and the bound that it sets.
+//! Limits of the machine, and the bound that they set.
 //!
 //! The bound is the roofline's (Williams, Waterman and Patterson, "Roofline", 2009): no run is shorter
 //! than its multiply-adds take at their peak, nor than its bytes take at the read bandwidth of the level

@@ -42,7 +42,7 @@ impl Effort {
         visits: 1,
     };
 
-    /// The same in several visits, for baselines: of three rounds at least each.
+    /// Divides the effort into several visits, for baselines; each has at least three rounds.
     #[must_use]
     pub fn in_visits(self, visits: usize) -> Self {
         let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(3));
@@ -69,7 +69,7 @@ impl<F: FnMut(usize) -> f64> Contestant for F {
     }
 }
 
-/// What the machine could do between two rounds.
+/// Peak and bandwidth of the machine between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probed {
     /// Multiply-adds: operations per second.
@@ -198,7 +198,7 @@ fn cpu_time() -> Duration {
 }
 
 impl Samples {
-    /// Adds those of another visit.
+    /// Adds the samples of another visit.
     pub fn extend(&mut self, other: Self) {
         self.seconds.resize(other.seconds.len(), Vec::new());
         for (mine, others) in self.seconds.iter_mut().zip(other.seconds) {
@@ -231,8 +231,8 @@ impl Samples {
         }
     }
 
-    /// Whether the machine changed meanwhile: half of the probes spread over more than [`DRIFT`], or they
-    /// fell short of the run's best by more than that, or others took more than [`INTRUSION`].
+    /// True if the machine changed meanwhile: half of the probes spread over more than [`DRIFT`], or fell
+    /// short of the run's best by more than that, or others took more than [`INTRUSION`].
     pub fn unstable(&self, best_peak: f64) -> bool {
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&self.peaks, share));
         let drifted = high - low > DRIFT * middle || middle < (1.0 - DRIFT) * best_peak;

@@ -12,7 +12,7 @@ use tilewright::heads::HeadKind as Head;
 use tilewright::model::Model;
 use tilewright::{Arithmetic, albert, bart, bert, electra, gpt2, llama, roberta, t5};
 
-/// What a model does in a case.
+/// The task of a model in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Sequences of one length go through it; of a decoder, up to the logits of what follows each.
@@ -78,11 +78,11 @@ pub struct ModelCase {
     pub name: &'static str,
     make: fn(Arithmetic) -> Result<Box<dyn Model>, Error>,
     size: Size,
-    /// Those of the registry's cases.
+    /// Tasks of the cases in the registry.
     pub tasks: &'static [Task],
 }
 
-/// What work is counted from.
+/// Sizes that the work is computed from.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     /// Entries of the word table.
@@ -94,7 +94,7 @@ struct Size {
     weights: usize,
     /// Width of queries.
     width: usize,
-    /// Whether logits of the last token are computed, by so many weights.
+    /// Weights of the head if logits of the last token are computed, else 0.
     head: usize,
     /// Of an encoder-decoder, the weights that a token of the source passes; `weights` are of the decoder.
     source: usize,
@@ -165,7 +165,7 @@ const fn encoder_decoder(words: usize, d: usize) -> Size {
     }
 }
 
-/// All of them. The first is that of `tilewright report`.
+/// All models; `tilewright report` runs the first.
 pub static MODELS: &[ModelCase] = &[
     ModelCase {
         name: "model/bert-base",
@@ -286,7 +286,7 @@ pub static MODELS: &[ModelCase] = &[
 ];
 
 impl ModelCase {
-    /// What a run does, with weights of so many bytes a number.
+    /// The work of a run whose weights take `bytes` bytes a number.
     pub fn work(&self, task: Task, bytes: f64) -> Work {
         let Size { layers, stored, weights, width, head, source, .. } = self.size;
         let causal = head > 0;

@@ -1,4 +1,4 @@
-//! What this CPU can do at best, measured: the yardsticks of `tilewright report` and of the benches.
+//! Peaks and bandwidths of this CPU, measured: the yardsticks of `tilewright report` and of the benches.
 //!
 //! Machines are noisy, and mostly in one direction: the best of many short runs is what a kernel can
 //! do. Where two figures are compared, their runs alternate, so that both see the same clock.
@@ -16,7 +16,7 @@ const RUN: Duration = Duration::from_micros(200);
 /// Steps of the peak probe between two looks at the clock: 10 us or more, for a look takes up to 50 ns.
 const PEAK_STEPS: usize = 8000;
 
-/// Operations per second of one run on all threads of the pool, of a probe or of that of a backend.
+/// Operations per second of one run of a peak probe on all threads of the pool.
 ///
 /// Each thread is measured by its own clock: it counts what its core can do, also where another thread
 /// has to wait for one.
@@ -77,9 +77,9 @@ impl Reads {
         Self { backend, sets: rayon::broadcast(|_| working_set(bytes)) }
     }
 
-    /// Bytes per second of all threads of the pool together, each by its own clock: the best of as many
-    /// runs as the budget allows, of three at least, of which the first brings the sets into the caches.
-    /// Has to be called in the pool that the sets were made in.
+    /// Bytes per second of all threads of the pool together, each by its own clock. The best of all runs
+    /// within the budget, three at least; the first run brings the working sets into the caches. Call it in
+    /// the pool that made the working sets.
     pub fn best(&self, budget: Duration) -> f64 {
         best_of(budget, || each_alone(&self.run()))
     }
@@ -128,7 +128,7 @@ fn read(backend: Backend, set: &[f32]) -> u64 {
     backend.run(Read { data: set, passes })
 }
 
-/// What one thread did, and when.
+/// Work of one thread, with its start and end.
 struct Busy {
     started: Instant,
     ended: Instant,
@@ -157,7 +157,7 @@ fn rate(threads: &[Busy]) -> f64 {
     started.zip(ended).map_or(0.0, |(started, ended)| units as f64 / (ended - started).as_secs_f64())
 }
 
-/// The same of threads that share nothing, each by its own clock.
+/// The rate of threads that share nothing, each by its own clock.
 fn each_alone(threads: &[Busy]) -> f64 {
     threads.iter().map(|thread| rate(std::slice::from_ref(thread))).sum()
 }
@@ -170,8 +170,8 @@ fn overlap(threads: &[Busy]) -> f64 {
     all.zip(any).map_or(0.0, |(all, any)| all.as_secs_f64() / any.as_secs_f64())
 }
 
-/// What each thread of the pool does, all of them beginning at the same time: no one runs alone, with
-/// what they share for itself, for as long as the pool takes to wake up. `work` takes the number of its
+/// Runs `work` on each thread of the pool; all threads begin together. Otherwise one thread would run
+/// alone, with the shared resources for itself, until the pool wakes up. `work` takes the number of its
 /// thread.
 fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<Busy> {
     /// Until a thread begins without the others, if a scheduler does not let them run.
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn wider_instructions_have_higher_peaks() {
-        // An emulator's time is not that of its instructions.
+        // Time in an emulator says nothing about instructions.
         let pairs: &[[&str; 2]] = if cfg!(target_arch = "aarch64") { &[] } else { &PAIRS };
         let mut best = BTreeMap::new();
         let started = Instant::now();

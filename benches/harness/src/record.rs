@@ -27,7 +27,7 @@ pub struct Machine {
     pub revision: String,
 }
 
-/// What the machine can do at best on one number of threads, measured in the same run.
+/// Peak and bandwidths of the machine on one number of threads, measured in this run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     /// Threads of all that follows.
@@ -70,7 +70,7 @@ pub struct Row {
     pub isa: String,
     /// Threads of this project and of every peer.
     pub threads: usize,
-    /// Whether weights were packed before; `null` where there are none.
+    /// True if weights were packed beforehand; `null` if the case has none.
     pub packed: Option<bool>,
     /// Median of the samples; `null` where this project has no such kernel yet.
     pub median_s: Option<f64>,
@@ -102,15 +102,15 @@ pub struct Row {
     /// Bytes, 10^9 per second, that probes between this row's samples read on its threads from a working set
     /// as large as its `bytes`, of 64 MiB at most: median of them.
     pub read_gbps: f64,
-    /// Whether those probes varied, or fell short of the run's, by more than 5%, or other processes took
-    /// the cores that the row needs.
+    /// True if the probes of this row varied by more than 5%, if they fell short of the best probe of the
+    /// run by more than 5%, or if other processes took the cores that the row needs.
     pub unstable: bool,
     /// Peak bytes that a call allocates, with `--memory`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak_bytes: Option<usize>,
     /// Other libraries, by name.
     pub peers: BTreeMap<String, Peer>,
-    /// What a reader of this row has to know: `mkl: cannot be loaded: ..`, `gemm: no such operation`.
+    /// Notes for the reader of this row: `mkl: cannot be loaded: ..`, `gemm: no such operation`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub notes: Vec<String>,
 }
@@ -218,10 +218,10 @@ pub struct Comparison {
     pub now_s: f64,
     /// Then over now: above 1 it became faster.
     pub ratio: f64,
-    /// The same of the medians: further off where visits were disturbed.
+    /// Ratio of the medians: further from 1 where visits were disturbed.
     pub median_ratio: f64,
-    /// Probability that so many visits then (now, if it became faster) would by chance be faster than all of the
-    /// other run, by more than the threshold.
+    /// Probability that the visits of the faster run would be faster than all visits of the other run by
+    /// more than the threshold by chance.
     pub p: f64,
     /// Slower, faster or the same.
     pub verdict: Verdict,

@@ -6,7 +6,7 @@ use std::path::Path;
 use tilewright::Error;
 use tilewright_peers::Dtype;
 
-/// (m, k, n) of linear layers. The first nine are those of `tilewright report`.
+/// (m, k, n) of linear layers; `tilewright report` shows the first nine.
 const LINEAR: &[[usize; 3]] = &[
     // BERT-base at 128 and 512 tokens, squares, MiniLM at 32 tokens, one token.
     [128, 768, 768],
@@ -82,7 +82,7 @@ const fn square(length: usize, shape: AttentionShape) -> AttentionShape {
     AttentionShape { queries: length, keys: length, ..shape }
 }
 
-/// The first five are those of `tilewright report`.
+/// Attention shapes; `tilewright report` shows the first five.
 const ATTENTION: &[AttentionShape] = &[
     BERT_BASE,
     square(512, BERT_BASE),
@@ -94,7 +94,7 @@ const ATTENTION: &[AttentionShape] = &[
     // T5-small's decoder over 64 tokens of its encoder, GPT-2's step after 1024 others.
     AttentionShape { heads: 8, kv_heads: 8, queries: 1, keys: 64, ..BERT_BASE },
     AttentionShape { queries: 1, keys: 1024, causal: true, ..BERT_BASE },
-    // SmolLM2-135M's prompt and step, those of an 8B.
+    // SmolLM2-135M's prompt and step, then the prompt and step of an 8B model.
     AttentionShape { heads: 9, kv_heads: 3, queries: 512, keys: 512, causal: true, ..BERT_BASE },
     AttentionShape { heads: 9, kv_heads: 3, queries: 1, keys: 512, causal: true, ..BERT_BASE },
     AttentionShape { heads: 32, kv_heads: 8, queries: 512, keys: 512, dim: 128, causal: true, ..BERT_BASE },
@@ -131,7 +131,7 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     all
 }
 
-/// Those that `tilewright report` shows: of a type, as in [`cases`].
+/// Cases of a type that `tilewright report` shows, in the order of [`cases`].
 pub fn report(dtype: Dtype) -> Vec<Case> {
     let rows = rows(&ROWS[..REPORT_ROWS])
         .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));

@@ -1,4 +1,4 @@
-//! What samples of a noisy machine say: the fastest, medians, how sure they are, and whether two differ.
+//! Statistics of a noisy machine's samples: fastest, median, confidence intervals, tests.
 
 use tilewright_kernels::random::Random;
 
@@ -37,7 +37,7 @@ pub fn fastest(samples: &[f64]) -> f64 {
 }
 
 /// 95% percentile bootstrap (Efron, "Bootstrap methods", 1979) of a statistic of resampled `samples`.
-/// The same samples always give the same interval.
+/// Equal samples give equal intervals.
 fn bootstrap(resamples: impl Fn(&mut Random) -> f64) -> [f64; 2] {
     let mut random = Random::new(0);
     let values: Vec<f64> = (0..RESAMPLES).map(|_| resamples(&mut random)).collect();

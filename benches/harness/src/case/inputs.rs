@@ -38,7 +38,7 @@ impl<T> DerefMut for Aligned<T> {
     }
 }
 
-/// What a case is computed from; which of it, and as what, its operation decides.
+/// Operands of a case; its operation decides which are filled, and their types.
 #[derive(Debug, Default)]
 pub struct Inputs {
     /// The activations; queries.
@@ -57,7 +57,7 @@ pub struct Inputs {
     pub rope: Option<RopeTable>,
 }
 
-/// Makes numbers of a type of those of f32; integers have no kernels that it would be asked for.
+/// The rounding of f32 to a type; integers have no kernels that ask for it.
 fn rounding(dtype: Dtype) -> fn(f32) -> f32 {
     match dtype {
         Dtype::Bf16 => |x| bf16::from_f32(x).to_f32(),

@@ -17,7 +17,7 @@ use tilewright_peers::Dtype;
 pub struct Prepared<'a> {
     pub(super) run: Compute<'a>,
     pub(super) out: Aligned,
-    /// Whether `run` has an output of its own, of another type, and widens it only to where it is asked for.
+    /// True if `run` has an output of its own in another type, and widens it only on request.
     pub(super) narrow: bool,
 }
 
@@ -25,7 +25,7 @@ impl Prepared<'_> {
     /// Computes it once, in the pool that it is called in.
     ///
     /// # Errors
-    /// Those of the kernel: none, for the shapes of a case fit each other.
+    /// The error of the kernel; none occurs, for the shapes of a case fit each other.
     pub fn run(&mut self) -> Result<(), Error> {
         (self.run)(if self.narrow { &mut [] } else { &mut self.out })
     }
@@ -33,7 +33,7 @@ impl Prepared<'_> {
     /// The result of the last run; of one in another type, of another run.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run).
+    /// The errors of [`run`](Self::run).
     pub fn output(&mut self) -> Result<&[f32], Error> {
         if self.narrow {
             (self.run)(&mut self.out)?;
@@ -97,7 +97,7 @@ impl Case {
     /// Makes it ready on `backend`: `None` if there is no such kernel in this type yet.
     ///
     /// # Errors
-    /// Those of the model's config; none for kernels.
+    /// The error of the model's config; kernels have none.
     pub fn prepare<'a>(
         &self,
         inputs: &'a Inputs,
@@ -145,10 +145,10 @@ impl Case {
         }))
     }
 
-    /// The same in other types than f32: models, products with packed weights, and attentions. Activations
-    /// are of the same type, but for int8, to which they are quantised in every run. Outputs of products are
-    /// f32; those of attentions, which go into the next product, are of the type, but to caches all but the
-    /// caches is f32.
+    /// As the f32 `prepare`, for other types: models, products with packed weights, and attentions.
+    /// Activations have the type of the case; for int8 they are f32 and quantized in every run. Outputs of
+    /// products are f32. Outputs of attentions feed the next product and have the type; attention to caches
+    /// takes and returns f32, and only its caches have the type.
     fn prepare_narrow<'a>(
         &self,
         inputs: &'a Inputs,

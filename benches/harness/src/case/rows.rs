@@ -32,7 +32,7 @@ pub struct RowKernel {
     f32: Run<f32>,
     bf16: Run<bf16>,
     f16: Run<f16>,
-    /// The same in the terms of other libraries, in f32.
+    /// The operation in f32 as other libraries take it.
     pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> Operation<'a>>,
 }
 
@@ -71,7 +71,7 @@ impl RowKernel {
     }
 }
 
-/// What computes an output in memory of its own, and then widens it to where it is asked for.
+/// A call that computes an output in memory of its own and widens it on request.
 fn narrow<'a, T: Element>(
     run: Run<T>,
     backend: Backend,

@@ -104,7 +104,7 @@ fn label(row: &Row, threads: bool, isa: bool) -> String {
     format!("{}…{}", String::from_iter(head), String::from_iter(tail))
 }
 
-/// Whether labels have to say on which backend a row ran.
+/// True if labels must name the backend: rows ran on several.
 fn several_isas(run: &Run) -> bool {
     run.rows.windows(2).any(|pair| pair[0].isa != pair[1].isa)
 }
@@ -169,7 +169,7 @@ pub(super) fn ratios(run: &Run, name: &str) -> Markup {
         return html! {};
     }
     let ratio = |peer: &Peer| peer.ratio.and_then(positive);
-    // Those without a ratio come last.
+    // Rows without a ratio come last.
     rows.sort_by(|a, b| {
         let key = |peer: &Peer| ratio(peer).unwrap_or(f64::INFINITY);
         key(a.2).total_cmp(&key(b.2))

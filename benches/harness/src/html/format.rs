@@ -2,8 +2,8 @@
 
 use crate::record::{Level, Row};
 
-/// What pictures show instead of an absent figure: nothing. Finite, above zero, and within what a
-/// logarithmic axis can span sensibly.
+/// A number that pictures can show: finite, above zero, clamped to the span of a logarithmic axis. `None`
+/// leaves the figure out.
 pub(crate) fn positive(value: f64) -> Option<f64> {
     (value.is_finite() && value > 0.0).then(|| value.clamp(1e-9, 1e15))
 }

@@ -18,7 +18,8 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 use plotters::prelude::*;
 use std::ops::Range;
 
-/// What plotters draws has one of these colours; `page.css` replaces them in the dark scheme.
+/// Colour of lines and text. Plots use only the colours of this module; `page.css` replaces them in the
+/// dark scheme.
 pub(super) const INK: RGBColor = RGBColor(0x3A, 0x42, 0x4E);
 /// The grid.
 pub(super) const GRID: RGBColor = RGBColor(0xDF, 0xE3, 0xE9);

@@ -44,7 +44,7 @@ impl<'a> Palette<'a> {
         self.kernels.iter().position(|&known| known == kernel).unwrap_or(0) % COLOURS
     }
 
-    /// What colours and shapes mean.
+    /// Legend of colours and shapes.
     pub(super) fn legend(&self) -> Markup {
         let swatch = |class: &str, shape: &str| {
             html! {
@@ -68,7 +68,7 @@ impl<'a> Palette<'a> {
     }
 }
 
-/// Whether a row is a point of a roofline; others are all about memory.
+/// True if a row is a point of a roofline; memory alone bounds the other rows.
 pub(super) fn computes(row: &Row) -> bool {
     positive(row.flops).is_some()
 }
@@ -165,7 +165,7 @@ fn marks(plot: &Plot, points: &[Point], palette: &Palette) -> Markup {
     }
 }
 
-/// What rows cannot exceed, fastest first.
+/// Upper bounds of the rows, fastest first.
 struct Roofs<'a> {
     /// 10^9 operations per second.
     peaks: Vec<(&'a str, f64)>,
@@ -215,8 +215,8 @@ impl<'a> Roofs<'a> {
             let &[(x0, y0), (x1, y1)] = line.as_slice() else { return None };
             let (dx, dy) = (plot.x(x1) - plot.x(x0), plot.y(y1) - plot.y(y0));
             let angle = dy.atan2(dx);
-            // Diagonals are parallel: their distance is that of their heights at one intensity, seen
-            // from the slope. Where labels would touch, the next one stands further along.
+            // Diagonals are parallel. Their distance is the difference of their heights at one intensity,
+            // projected on the normal. Where labels would touch, the next one stands further along.
             let height = plot.y(y0) - (plot.x(x0) - plot.left()) * angle.tan();
             let close = above.is_some_and(|above| (height - above) * angle.cos() < LINE);
             along = if close { along + LABEL } else { 0.0 };

@@ -16,7 +16,7 @@ struct Column<'a, T> {
     cell: Box<dyn Fn(&T) -> Cell + 'a>,
 }
 
-/// What a cell shows, and what its column sorts by if that is not the text.
+/// Content of a cell, and the key that its column sorts by if the text is not the key.
 struct Cell {
     text: Markup,
     key: Option<f64>,
