@@ -12,10 +12,10 @@
 //!    times the bandwidth that probes read a working set as large as the row's with;
 //! 2. it stays slower when it is visited again, over more than a minute: see [`confirm`](super::confirm);
 //! 3. the number of the baseline's visits that are faster by more than the threshold than all visits of
-//! this run would occur by chance with a probability of less than [`ALPHA`], if the row were slower by no
-//! more than the threshold: Epstein's test of exceedances, corrected for the number of rows by Holm's
-//! method. Samples of one visit share its disturbance and are not independent, so the test counts visits. A
-//! row whose visits differ among themselves, as visits that read a shared cache do, must be slower by more.
+//!    this run would occur by chance with a probability of less than [`ALPHA`], if the row were slower by no
+//!    more than the threshold: Epstein's test of exceedances, corrected for the number of rows by Holm's
+//!    method. Samples of one visit share its disturbance and are not independent, so the test counts visits. A
+//!    row whose visits differ among themselves, as visits that read a shared cache do, must be slower by more.
 //!
 //! A row that is slower only now and then is not found: its fastest sample is as fast as before.
 

@@ -1,4 +1,4 @@
-//! What `tilewright bench`, `tilewright report` and `cargo bench` measure, and how.
+//! Cases and measurement of `tilewright bench`, `tilewright report` and `cargo bench`.
 //!
 //! | module | what |
 //! |---|---|
