@@ -63,7 +63,7 @@ pub fn caches(cpu: &Cpu) -> String {
         b if b >= 1 << 20 => format!("{} MiB", b >> 20),
         b => format!("{} KiB", b >> 10),
     };
-    let level = |(i, cache): (usize, &tilewright_bench::cpu::Cache)| {
+    let level = |(i, cache): (usize, &tilewright_bench::cpu::CacheSize)| {
         let reported = if cache.reported == cache.clamped {
             String::new()
         } else {
