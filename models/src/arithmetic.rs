@@ -21,6 +21,23 @@ use tilewright_kernels::gemm::Format;
 /// table of the embeddings stays as stored. A classifier computes in f32 for any dtype: it is a few
 /// columns, so that f32 costs nothing, and it decides.
 ///
+/// # Accuracy
+/// Effect of each type on all-MiniLM-L6-v2, on an AVX-512 CPU (`tilewright verify --model all-minilm-l6-v2`, 200
+/// sentences). Errors of `last_hidden_state` are shares of its largest value; cosines compare mean-pooled sentences
+/// with f32.
+///
+/// | `dtype` | worst error | mean error | worst cosine | mean cosine |
+/// |---|---|---|---|---|
+/// | `f32` | 6.3e-7 | 4.5e-8 | 1.000000 | 1.000000 |
+/// | `f16` | 4.1e-4 | 3.1e-5 | 1.000000 | 1.000000 |
+/// | `bf16` | 3.2e-3 | 2.6e-4 | 0.999960 | 0.999989 |
+/// | `q8_0` | 8.3e-3 | 7.4e-4 | 0.999675 | 0.999867 |
+/// | `int8` | 4.2e-2 | 2.4e-3 | 0.996579 | 0.998804 |
+/// | `q4_1` | 1.3e-1 | 1.1e-2 | 0.936480 | 0.972225 |
+/// | `q4_0` | 1.7e-1 | 1.1e-2 | 0.927531 | 0.969468 |
+///
+/// A small model may not bear rounded inputs with weights in groups: SmolLM2-135M loses the thread of some texts.
+///
 /// ```
 /// use tilewright::Arithmetic;
 /// use tilewright_kernels::{Backend, gemm::Format};
