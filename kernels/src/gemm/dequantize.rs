@@ -1,7 +1,7 @@
-//! Packed numbers become the k-groups that a tile takes: floats, or pairs of i16.
+//! Dequantizing packed weights to the k-groups of a microkernel: floats, or pairs of i16.
 //!
-//! A few rows dequantize a block of k-steps of a panel in registers, while they are multiplied with it. Of many
-//! rows the first few do so, and leave what they dequantized in L1, where all other strips of rows read it.
+//! With a small M, weights are dequantized in registers and multiplied at once. With more rows, the first few
+//! rows do this too and keep the dequantized k-block in L1, where the other strips of rows read it.
 
 mod panels;
 mod steps;
@@ -17,24 +17,25 @@ pub(super) use steps::groups;
 /// Stores vectors one behind the other.
 ///
 /// # Safety
-/// `to` is valid for writes of them.
+/// `to` is valid for writes of `N * LANES` floats.
 #[inline(always)]
 pub(super) unsafe fn store<I: Isa, const N: usize>(vectors: [I::V; N], to: *mut f32) {
     for (j, v) in vectors.into_iter().enumerate() {
-        // SAFETY: the caller's.
+        // SAFETY: j < N (precondition of `store`).
         unsafe { v.store_ptr(to.add(j * I::V::LANES)) };
     }
 }
 
-/// Most rows that [`small_m`] takes: their sums leave registers for what is dequantized.
+/// Most rows of [`small_m`]: their sums leave registers for dequantizing.
 #[inline(always)]
 pub(super) const fn small_m_rows<I: Isa>() -> usize {
     if I::MR < 14 { 4 } else { 8 }
 }
 
-/// Panels that [`small_m`] multiplies with so many rows, side by side, if there are as many: eight sums or more
-/// keep two multiply-add units busy, and several streams of memory more lines on their variant. Groups need more
-/// registers, for their scales.
+/// Panels that [`small_m`] multiplies with `rows` rows side by side.
+///
+/// Eight sums or more keep two multiply-add units busy, and several streams keep more cache lines on their way.
+/// Groups need registers for their scales.
 #[inline(always)]
 pub(super) const fn panels_at_once<I: Isa>(format: Format, rows: usize) -> usize {
     match (rows, I::MR < 14) {
@@ -45,7 +46,7 @@ pub(super) const fn panels_at_once<I: Isa>(format: Format, rows: usize) -> usize
     }
 }
 
-/// What [`small_m`] multiplies: `rows` rows of A, `A_STRIDE` apart, with `panels` panels.
+/// Operands of [`small_m`]: `rows` rows of A, `A_STRIDE` apart, and `panels` panels.
 #[derive(Clone, Copy)]
 pub(super) struct SmallM {
     /// A power of two, at most [`small_m_rows`].
@@ -53,26 +54,29 @@ pub(super) struct SmallM {
     pub a: *const f32,
     pub panels: usize,
     pub at: Panels,
-    /// SmallMSums, NR to a row.
+    /// Sums, NR to a row.
     pub c: *mut f32,
-    /// Floats from a row of sums to the next, and from a panel's to the next panel's.
+    /// Floats from one row of sums to the next, and from the sums of one panel to those of the next.
     pub c_strides: [usize; 2],
-    /// Whether the sums start from C rather than from zero.
+    /// True if the sums start from `c` rather than from zero.
     pub accumulate: bool,
-    /// Where the floats of the steps are left, NR to a step, if they are wanted; of one panel.
+    /// Memory that receives the dequantized k-steps of a single panel, NR floats to a step.
     pub keep: Option<*mut f32>,
 }
 
-/// A few rows by these k-steps of panels, dequantized in registers. Every sum is the same chain as the tile's.
+/// Multiplies few rows with these k-steps of panels, dequantized in registers. Each sum is the chain of the f32
+/// microkernel.
 ///
 /// # Safety
-/// As [`steps`] says; `a` is valid for reads of a float for each step of every row, `c` and
-/// `keep` for writes, and `c` for reads if it is accumulated. `panels` is 1 or
-/// [`panels_at_once`], and 1 for [`small_m_rows`] rows, which alone keep what is dequantized.
+/// - the panels have this layout and these k-steps (module [`steps`]);
+/// - `a` is valid for reads of a float for each k-step of each row;
+/// - `c` is valid for writes of NR sums of each row and panel, and for reads if `accumulate`;
+/// - `keep`, if given, is valid for writes of NR floats for each k-step; `rows` is then [`small_m_rows`];
+/// - `panels` is 1 or [`panels_at_once`], and 1 if `keep` is given.
 #[inline(always)]
 pub(super) unsafe fn small_m<I: Isa>(isa: I, layout: PanelLayout, steps: Range<usize>, with: SmallM) {
     let vectors = I::NR / I::V::LANES;
-    // SAFETY: the caller's; a panel has two or four vectors.
+    // SAFETY: each arm has the preconditions of `small_m`, for its rows and vectors; a panel has two or four vectors.
     unsafe {
         match (with.rows, vectors, with.panels) {
             _ if with.keep.is_some() => match vectors {
@@ -100,7 +104,7 @@ pub(super) unsafe fn small_m<I: Isa>(isa: I, layout: PanelLayout, steps: Range<u
 /// [`small_m`] for `R` rows and `N` vectors, of one panel or several.
 ///
 /// # Safety
-/// As [`small_m`].
+/// The preconditions of [`small_m`], with `rows == R` and `N` vectors in all panels together.
 #[inline(always)]
 unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     isa: I,
@@ -109,7 +113,7 @@ unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     with: SmallM,
 ) {
     let panels = N * I::V::LANES / I::NR;
-    // What this instruction set never asks for is not compiled for it.
+    // Combinations that `small_m` never asks for on this instruction set are not compiled.
     if R > small_m_rows::<I>() || panels == 0 || panels > panels_at_once::<I>(Format::Bf16, R) {
         return;
     }
@@ -128,7 +132,7 @@ unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
             sums.store::<I>(&acc);
         }};
     }
-    // SAFETY: the caller's.
+    // SAFETY: the panels have this layout and these k-steps; rows and sums as `SmallM` says (preconditions).
     unsafe {
         match (layout.format, layout.order) {
             (Format::Bf16, Order::KGroups(1)) => by!(steps::bf16_pairs::<I, N>),
@@ -136,7 +140,7 @@ unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
             (Format::Int8, Order::Steps) => by!(steps::int8s::<I, N>),
             (Format::Int8, Order::KGroups(1)) => by!(steps::int8_quads::<I, N>),
             (Format::Bf16 | Format::Int8, _) => by!(steps::any_k_groups::<I, N>),
-            // No more panels than `panels_at_once` says.
+            // Groups have at most two panels side by side, as `panels_at_once` says.
             _ if panels > 2 => {}
             (Format::Q8_0, _) => by!(steps::q8::<I, N, true>),
             (Format::Q4_0, _) => by!(steps::q4::<I, N, true, false>),
@@ -146,17 +150,17 @@ unsafe fn small_m_of<I: Isa, const N: usize, const R: usize, const KEEP: bool>(
     }
 }
 
-/// How `R` rows are multiplied with `N` vectors, from this k-step on.
+/// Sums of `R` rows and `N` vectors, from k-step `first` on.
 #[derive(Clone, Copy)]
 struct SmallMSums<const N: usize, const R: usize, const KEEP: bool> {
     with: SmallM,
     first: usize,
-    /// Where they are left, if they are kept.
+    /// Memory of the dequantized k-steps, used if `KEEP`.
     keep: *mut f32,
 }
 
 impl<const N: usize, const R: usize, const KEEP: bool> SmallMSums<N, R, KEEP> {
-    /// Where sum `j` of row `i` stands.
+    /// Address of vector `j` of the sums of row `i`.
     #[inline(always)]
     fn place<I: Isa>(self, i: usize, j: usize) -> *mut f32 {
         let [row, panel] = self.with.c_strides;
@@ -164,17 +168,17 @@ impl<const N: usize, const R: usize, const KEEP: bool> SmallMSums<N, R, KEEP> {
         self.with.c.wrapping_add(j / vectors * panel + i * row + j % vectors * I::V::LANES)
     }
 
-    /// What the sums start from.
+    /// Initial sums: zeros, or the sums in memory.
     ///
     /// # Safety
-    /// As [`small_m`]; so for the others.
+    /// `with.c` is valid for reads of all sums if `accumulate`.
     #[inline(always)]
     unsafe fn start<I: Isa>(self, isa: I) -> [[I::V; N]; R] {
         let mut acc = [[I::V::splat(isa, 0.0); N]; R];
         if self.with.accumulate {
             for (i, row) in acc.iter_mut().enumerate() {
                 for (j, v) in row.iter_mut().enumerate() {
-                    // SAFETY: the caller's.
+                    // SAFETY: i < R and j < N (precondition of `start`).
                     *v = unsafe { I::V::load_ptr(isa, self.place::<I>(i, j)) };
                 }
             }
@@ -182,44 +186,51 @@ impl<const N: usize, const R: usize, const KEEP: bool> SmallMSums<N, R, KEEP> {
         acc
     }
 
-    /// Adds the products with k-step `p`.
+    /// Adds the products of k-step `p`.
+    ///
+    /// # Safety
+    /// `p` is one of the k-steps of `a` and of `keep`.
     #[inline(always)]
     unsafe fn add<I: Isa>(self, isa: I, acc: &mut [[I::V; N]; R], p: usize, vectors: [I::V; N]) {
         for (i, row) in acc.iter_mut().enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: k-step p of row i < R (precondition of `add`).
             let a = I::V::splat(isa, unsafe { *self.with.a.add(i * A_STRIDE + p - self.first) });
             for (sum, b) in row.iter_mut().zip(vectors) {
                 *sum = a.mul_add(b, *sum);
             }
         }
         if KEEP {
-            // SAFETY: the caller's.
+            // SAFETY: NR floats of k-step p (precondition of `add`).
             unsafe { store::<I, N>(vectors, self.keep.add((p - self.first) * I::NR)) };
         }
     }
 
     /// Stores the sums.
+    ///
+    /// # Safety
+    /// `with.c` is valid for writes of all sums.
     #[inline(always)]
     unsafe fn store<I: Isa>(self, acc: &[[I::V; N]; R]) {
         for (i, row) in acc.iter().enumerate() {
             for (j, v) in row.iter().enumerate() {
-                // SAFETY: the caller's.
+                // SAFETY: i < R and j < N (precondition of `store`).
                 unsafe { v.store_ptr(self.place::<I>(i, j)) };
             }
         }
     }
 }
 
-/// Writes k-steps of a panel of int8 to `to` as k-groups: pairs of i16, NR k-groups to a pair.
+/// Widens int8 of a panel to k-groups of two i16, NR k-groups for each pair of k-steps.
 ///
 /// # Safety
-/// As [`steps`] says; the order is that of k-steps, and there are as many as k-groups.
+/// - the panel stores int8 k-step by k-step, and has the two k-steps of each of the k-groups;
+/// - `to` is valid for writes of NR k-groups for each pair of k-steps.
 #[inline(always)]
 pub(super) unsafe fn widen_pairs<I: Isa>(isa: I, panel: *const i8, k_groups: Range<usize>, to: *mut f32) {
     let low = I::V::splat_bits(isa, 0xffff);
     for (i, k_group) in k_groups.enumerate() {
         for j in (0..I::NR).step_by(I::V::LANES) {
-            // SAFETY: two steps of the panel, and a k-group of `to`.
+            // SAFETY: two k-steps of the panel, and a vector of `to` (preconditions of `widen_pairs`).
             unsafe {
                 let at = panel.add(2 * k_group * I::NR + j);
                 let (first, second) = (I::V::load_i8(isa, at), I::V::load_i8(isa, at.add(I::NR)));

@@ -1,36 +1,36 @@
-//! Panels as they are read: several at once, row by row.
+//! Reading panels: several side by side, row by row.
 
 use crate::element::Element;
 use crate::isa::LINE;
 use crate::isa::{Isa, Vector};
 use half::f16;
 
-/// Bytes ahead of what is dequantized that are prefetched of each panel. Half as many are as good but for groups of
-/// int8, one row of which takes 2% longer then from L3 and 7% from memory.
+/// Prefetch distance in each panel, in bytes. Half of it is as good, except for one row by groups of int8, which
+/// takes 2% longer then from L3 and 7% from memory.
 const AHEAD: usize = 2048;
 
-/// Panels side by side, or a group of each.
+/// Panels side by side, or one group of each.
 #[derive(Clone, Copy)]
 pub(in crate::gemm) struct Panels {
     pub first: *const u8,
-    /// Bytes from one to the next.
+    /// Bytes from one panel to the next.
     pub stride: usize,
 }
 
 impl Panels {
-    /// A panel alone.
+    /// A single panel.
     #[inline(always)]
     pub fn one(panel: *const u8) -> Self {
         Self { first: panel, stride: 0 }
     }
 
-    /// These panels from a byte of theirs on.
+    /// The panels from byte `bytes` of each on.
     #[inline(always)]
     pub fn behind(self, bytes: usize) -> Self {
         Self { first: self.first.wrapping_add(bytes), ..self }
     }
 
-    /// Where the columns of vector `j` stand in row `p` of numbers, or k-groups, of `size` bytes.
+    /// Address of the columns of vector `j` in row `p` of numbers, or k-groups, of `size` bytes.
     #[inline(always)]
     fn place<I: Isa>(self, p: usize, j: usize, size: usize) -> *const u8 {
         let vectors = I::NR / I::V::LANES;
@@ -38,7 +38,7 @@ impl Panels {
         self.first.wrapping_add(j / vectors * self.stride + (p * I::NR + column) * size)
     }
 
-    /// Prefetches what follows row `p`.
+    /// Prefetches the lines [`AHEAD`] bytes behind row `p`.
     #[inline(always)]
     pub fn prefetch<I: Isa, const N: usize>(self, isa: I, p: usize, size: usize) {
         for j in 0..N {
@@ -48,7 +48,7 @@ impl Panels {
         }
     }
 
-    /// `load` of where each vector's columns stand in row `p`.
+    /// Row `p` of numbers of `size` bytes: `load(address)` for each vector.
     #[inline(always)]
     pub fn row<I: Isa, const N: usize>(
         self,
@@ -57,7 +57,7 @@ impl Panels {
         size: usize,
         load: impl Fn(*const u8) -> I::V,
     ) -> [I::V; N] {
-        // Not an array's `map`, which is not inlined into functions of an instruction set.
+        // A loop: methods of arrays, such as `map`, are not inlined into target-feature functions.
         let mut v = [I::V::splat(isa, 0.0); N];
         for (j, v) in v.iter_mut().enumerate() {
             *v = load(self.place::<I>(p, j, size));
@@ -68,7 +68,7 @@ impl Panels {
     /// Row `p` of k-groups.
     ///
     /// # Safety
-    /// There are so many, for `N` vectors; so for `halves`.
+    /// The panels have row `p` of k-groups, of `N` vectors together.
     #[inline(always)]
     pub unsafe fn k_groups<I: Isa, const N: usize>(self, isa: I, p: usize) -> [I::V; N] {
         self.row(
@@ -76,12 +76,15 @@ impl Panels {
             p,
             4,
             #[inline(always)]
-            // SAFETY: the caller's.
+            // SAFETY: a vector of row p (precondition of `k_groups`).
             |at| unsafe { I::V::load_ptr(isa, at.cast()) },
         )
     }
 
-    /// Row `p` of f16.
+    /// Row `p` of f16, as floats.
+    ///
+    /// # Safety
+    /// The panels have row `p` of f16, of `N` vectors together.
     #[inline(always)]
     pub unsafe fn f16s<I: Isa, const N: usize>(self, isa: I, p: usize) -> [I::V; N] {
         self.row(
@@ -89,12 +92,13 @@ impl Panels {
             p,
             2,
             #[inline(always)]
-            // SAFETY: the caller's.
+            // SAFETY: a vector of row p (precondition of `f16s`).
             |at| unsafe { f16::load::<I>(isa, at.cast()) },
         )
     }
 
-    /// Their groups of this index. `PREFETCH`: what follows them is wanted soon.
+    /// Group `index` of each of `panels` panels, of `bytes` bytes each. With `PREFETCH`, the bytes [`AHEAD`] of them are
+    /// prefetched.
     #[inline(always)]
     pub fn group<I: Isa, const PREFETCH: bool>(
         self,

@@ -1,8 +1,11 @@
-//! k-steps of panels as vectors of floats: each of these calls `f(p, row p of the panels)` with `N` vectors,
-//! and prefetches what follows in each panel.
+//! k-steps of panels as vectors of floats. Each function calls `f(p, row p of the panels)` with `N` vectors for the
+//! k-steps p, and prefetches further k-steps of each panel.
 //!
-//! They are unsafe because the panels must be of that format and layout, for the instruction set, have `N`
-//! vectors together, and have the steps; of k-groups and groups, the steps begin with a whole one.
+//! # Safety
+//! Preconditions of each function:
+//! - the panels have the function's format and the given layout, of this instruction set;
+//! - the panels have `N` vectors together;
+//! - the panels have the k-steps, and these begin with a whole k-group or group.
 
 use super::super::blocks::GROUP;
 use super::super::format::Format;
@@ -11,10 +14,10 @@ use super::panels::Panels;
 use crate::isa::{Isa, MAX_LANES, Vector};
 use core::ops::Range;
 
-/// bf16 in pairs: a k-group's shift and mask.
+/// bf16 in pairs: a shift and a mask widen both halves of a k-group.
 ///
 /// # Safety
-/// As said above; so for all of these.
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
     isa: I,
@@ -26,7 +29,7 @@ pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
     let high = I::V::splat_bits(isa, 0xffff_0000);
     for first in steps.clone().step_by(2) {
         panels.prefetch::<I, N>(isa, first / 2, 4);
-        // SAFETY: k-groups of the panels.
+        // SAFETY: k-groups of the panels (module preconditions).
         let k_groups = unsafe { panels.k_groups(isa, first / 2) };
         unpack::<I, N, 2>(
             k_groups,
@@ -39,6 +42,9 @@ pub(super) unsafe fn bf16_pairs<I: Isa, const N: usize>(
 }
 
 /// f16, k-step by k-step.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn f16s<I: Isa, const N: usize>(
     isa: I,
@@ -49,12 +55,15 @@ pub(super) unsafe fn f16s<I: Isa, const N: usize>(
 ) {
     for p in steps {
         panels.prefetch::<I, N>(isa, p, 2);
-        // SAFETY: numbers of the panels.
+        // SAFETY: numbers of the panels (module preconditions).
         f(p, unsafe { panels.f16s(isa, p) });
     }
 }
 
 /// int8, k-step by k-step, without its scale.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn int8s<I: Isa, const N: usize>(
     isa: I,
@@ -77,7 +86,10 @@ pub(super) unsafe fn int8s<I: Isa, const N: usize>(
     }
 }
 
-/// int8 in k-groups of four, without its scale.
+/// int8 in quads, without its scale.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
     isa: I,
@@ -101,7 +113,10 @@ pub(super) unsafe fn int8_quads<I: Isa, const N: usize>(
     }
 }
 
-/// bf16 or int8 in k-groups of which several of a column stand side by side, number by number.
+/// bf16 or int8 where several k-groups of a column stand side by side; reads number by number.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn any_k_groups<I: Isa, const N: usize>(
     isa: I,
@@ -116,7 +131,7 @@ pub(super) unsafe fn any_k_groups<I: Isa, const N: usize>(
         let mut v = [I::V::splat(isa, 0.0); N];
         for (j, v) in v.iter_mut().enumerate() {
             let panel = panels.first.wrapping_add(j / vectors * panels.stride);
-            // SAFETY: the panel's.
+            // SAFETY: the panel has the bytes of these k-steps (module preconditions).
             let bytes = unsafe { core::slice::from_raw_parts(panel, bytes) };
             let mut numbers = [0.0; MAX_LANES];
             for (i, number) in numbers[..lanes].iter_mut().enumerate() {
@@ -128,7 +143,10 @@ pub(super) unsafe fn any_k_groups<I: Isa, const N: usize>(
     }
 }
 
-/// Groups; if not `SCALED`, their numbers as they are stored.
+/// Weights in groups; if not `SCALED`, q as stored.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
@@ -137,7 +155,7 @@ pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>
     steps: Range<usize>,
     f: impl FnMut(usize, [I::V; N]),
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: the format chooses the function (module preconditions).
     unsafe {
         match layout.format {
             Format::Q8_0 => q8::<I, N, SCALED>(isa, layout, panels, steps, f),
@@ -148,6 +166,9 @@ pub(in crate::gemm) unsafe fn groups<I: Isa, const N: usize, const SCALED: bool>
 }
 
 /// [`groups`] of int8.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
     isa: I,
@@ -162,7 +183,7 @@ pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
         let group = panels.group::<I, SCALED>(isa, at_once, bytes, p / GROUP);
         let mut scales = [unit; N];
         if SCALED {
-            // SAFETY: the group's d.
+            // SAFETY: the scales d of the group (module preconditions).
             scales = unsafe { group.f16s(isa, 0) };
             for scale in &mut scales {
                 *scale = *scale * unit;
@@ -182,8 +203,10 @@ pub(super) unsafe fn q8<I: Isa, const N: usize, const SCALED: bool>(
     }
 }
 
-/// [`groups`] of half-bytes, with a minimum or without: known to the compiler, which would branch at every
-/// vector.
+/// [`groups`] of int4. `MIN` says whether they have a minimum: a constant, which saves a branch at each vector.
+///
+/// # Safety
+/// The preconditions at the head of this module hold.
 #[inline(always)]
 pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: bool>(
     isa: I,
@@ -196,7 +219,7 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
     let (at_once, bytes) = (N * I::V::LANES / I::NR, layout.group_bytes());
     for p in steps.clone().step_by(GROUP) {
         let group = panels.group::<I, SCALED>(isa, at_once, bytes, p / GROUP);
-        // SAFETY: the group's d and m.
+        // SAFETY: scales d and minima m of the group (module preconditions).
         let (scales, minima) =
             unsafe { (group.f16s::<I, N>(isa, 0), if MIN { group.f16s::<I, N>(isa, 1) } else { [zero; N] }) };
         for first in (p..steps.end.min(p + GROUP)).step_by(8) {
@@ -209,7 +232,7 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
                 #[inline(always)]
                 |i, j, k_group| {
                     let half = half_byte::<I>(k_group, i);
-                    // A product of 15 bits is exact: only the sum rounds, fused or not.
+                    // A product of 15 bits is exact: fused or not, only the sum rounds.
                     match (SCALED, MIN) {
                         (false, _) => half.low_four_bits(isa, 0.0),
                         (true, false) => scales[j] * half.low_four_bits(isa, 8.0),
@@ -242,7 +265,7 @@ fn unpack<I: Isa, const N: usize, const W: usize>(
     }
 }
 
-/// Number `i` of all k-groups.
+/// Number `i` of each k-group.
 #[inline(always)]
 fn numbers<I: Isa, const N: usize>(
     mut k_groups: [I::V; N],
@@ -255,10 +278,10 @@ fn numbers<I: Isa, const N: usize>(
     k_groups
 }
 
-/// What the floats of [`byte`] are multiples of.
+/// Unit of the floats of [`byte`].
 const BYTE_UNIT: f32 = 1.0 / (1 << 24) as f32;
 
-/// Byte `i` of k-groups, signed, as floats: from the top of the k-group, where its sign is the k-group's.
+/// Byte `i` of k-groups, signed, as floats: moved to the top of the k-group, whose sign it then is.
 #[inline(always)]
 fn byte<I: Isa>(isa: I, k_groups: I::V, i: usize) -> I::V {
     let moved = match i {
@@ -270,7 +293,8 @@ fn byte<I: Isa>(isa: I, k_groups: I::V, i: usize) -> I::V {
     moved.and_bits(I::V::splat_bits(isa, 0xff00_0000)).int_to_float()
 }
 
-/// k-groups that begin with half-byte `i` of these: low halves of the four bytes, then the high ones.
+/// The k-groups shifted so that they begin with half-byte `i`: the low halves of the four bytes are 0 to 3, the high
+/// halves 4 to 7.
 #[inline(always)]
 fn half_byte<I: Isa>(k_groups: I::V, i: usize) -> I::V
 where

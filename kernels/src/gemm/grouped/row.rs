@@ -1,4 +1,4 @@
-//! One row by several panels: the time goes into reading these.
+//! GEMV with weights in groups: one row by several panels. The time goes into reading the panels.
 
 use super::super::dequantize::Panels;
 use super::super::format::Format;
@@ -7,11 +7,13 @@ use super::variant::GroupVariant;
 use crate::isa::LINE;
 use crate::isa::{Isa, Vector};
 
-/// Bytes ahead of what it multiplies that [`row`] prefetches of each panel: two groups of int8 at 32 columns,
-/// twice what a row of f32 has ahead, for less is read in the time of a group. Twice as far is no better.
+/// Prefetch distance of [`row`] in each panel, in bytes: two groups of int8 of 32 columns.
+///
+/// It is twice the distance of GEMV in f32, because each group takes longer to multiply. Twice as far is no
+/// better.
 const AHEAD: usize = 2048;
 
-/// d and m of a group of B, for all columns.
+/// Scales d and minima m of a group of B, for all columns.
 #[derive(Clone, Copy)]
 struct Scales<V, const N: usize> {
     format: Format,
@@ -20,13 +22,13 @@ struct Scales<V, const N: usize> {
 }
 
 impl<V: Copy, const N: usize> Scales<V, N> {
-    /// Those of a group.
+    /// Loads the scales and minima of a group.
     ///
     /// # Safety
-    /// A group of that layout stands at `group`.
+    /// A group of this layout, of `N` vectors, stands at `group`.
     #[inline(always)]
     unsafe fn load<I: Isa<V = V>>(isa: I, layout: PanelLayout, group: *const u8) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: a group of this layout stands at `group` (precondition of `load`).
         unsafe {
             let group = Panels::one(group);
             let d = group.f16s::<I, N>(isa, 0);
@@ -38,7 +40,7 @@ impl<V: Copy, const N: usize> Scales<V, N> {
         }
     }
 
-    /// acc + s (d I + m S), of the vectors of a group.
+    /// acc += s (d I + m S) for the vectors of a group; q4_0 stores q + 8, so 8 S is subtracted from I.
     #[inline(always)]
     fn add<I: Isa<V = V>>(&self, isa: I, [scale, sum]: [f32; 2], integers: [V; N], acc: &mut [V; N])
     where
@@ -57,12 +59,12 @@ impl<V: Copy, const N: usize> Scales<V, N> {
     }
 }
 
-/// Multiplies a row with `S` panels side by side, whose sums, NR each, follow each other; `of_row` has the
-/// scale and the sum of each of its groups, `k-groups` says where a group's k-groups are.
+/// Multiplies a row with `S` panels side by side. `sums` receives NR sums of each panel. `of_row` has the
+/// scale and the sum of each group of the row, and `k-groups` says where a group's k-groups are.
 ///
 /// # Safety
-/// The k-groups are signed; as many panels of that layout stand at `panels`, so many bytes apart, and have
-/// `N` vectors.
+/// - the row's k-groups are signed;
+/// - `S` panels of this layout, of `N` vectors each, stand at `panels`, `stride` bytes apart.
 #[inline(always)]
 pub(super) unsafe fn row<I: Isa, W: GroupVariant<I>, const N: usize, const S: usize>(
     isa: I,
@@ -80,7 +82,7 @@ pub(super) unsafe fn row<I: Isa, W: GroupVariant<I>, const N: usize, const S: us
             for line in (0..layout.group_bytes()).step_by(LINE) {
                 isa.prefetch(group.wrapping_add(AHEAD + line).cast());
             }
-            // SAFETY: group g of the row and of panel q.
+            // SAFETY: group g of the row and of panel q < S (preconditions of `row`).
             unsafe {
                 let integers = variant.row::<N>(isa, group, k_groups(g), of_row[1]);
                 Scales::<_, N>::load(isa, layout, group).add(isa, *of_row, integers, acc);

@@ -1,4 +1,4 @@
-//! Tiles of rows and columns in groups: sums of a group are made in registers and added up there.
+//! Microkernel of groups: the integer sums of a group are made in registers, scaled and added up there.
 
 use super::super::blocks::GROUP;
 use super::super::format::Format;
@@ -9,16 +9,16 @@ use crate::isa::KC;
 use crate::isa::{A_STRIDE, Isa, Vector};
 use half::f16;
 
-/// Groups of a panel that are dequantized at once: a part of a slab of A, whatever a k-group is, and with k-groups
-/// that are floats and 16 columns half of a first-level cache.
+/// Groups of a k-block. They divide a slab of A for each kind of k-group, and as floats of 16 columns they fill half
+/// of L1.
 pub(super) const GROUPS: usize = 12;
 const _: () = assert!(KC.is_multiple_of(GROUPS * GROUP));
 
-/// Vectors of NR floats that a dequantized group has besides its k-groups: the excess of its sums, d and m.
+/// Rows of NR floats that belong to an unpacked group besides its k-groups: excess of its sums, d and m.
 pub(super) const FACTORS: usize = 3;
 
-/// Rows of a tile: each has integers and sums, and half as many as those of other tiles have (6 of AVX-512)
-/// leave registers for B and A.
+/// Most rows of a strip. Each row has integer sums and float sums: half the rows of other microkernels (6 on AVX-512)
+/// leave registers for A and B.
 #[inline(always)]
 pub(super) const fn rows<I: Isa>() -> usize {
     (I::MR - 1) / 2
@@ -29,9 +29,9 @@ pub(super) const fn rows<I: Isa>() -> usize {
 pub(super) struct Groups {
     len: usize,
     k_groups: *const f32,
-    /// FloatGroups from the k-groups of one group to those of the next.
+    /// 32-bit k-groups from one group to the next.
     stride: usize,
-    /// [`FACTORS`] times NR floats of each.
+    /// [`FACTORS`] times NR floats of each group.
     factors: *const f32,
 }
 
@@ -45,8 +45,8 @@ impl Groups {
     /// Decodes `len` groups.
     ///
     /// # Safety
-    /// As many groups of that layout stand at `group`, and `k-groups` has room for their k-groups; a panel has `N`
-    /// vectors.
+    /// - `len` groups of this layout, of `N` vectors, stand at `group`;
+    /// - `k_groups` is valid for writes of the k-groups of `len` groups.
     #[inline(always)]
     pub unsafe fn dequantize<I: Isa, W: GroupVariant<I>, const N: usize>(
         isa: I,
@@ -62,7 +62,7 @@ impl Groups {
         for (g, factors) in factors.chunks_exact_mut(FACTORS * I::NR).take(len).enumerate() {
             let to = k_groups.wrapping_add(g * W::K_GROUPS * I::NR);
             let group = group.wrapping_add(g * layout.group_bytes());
-            // SAFETY: the group's k-groups, and its factors, of which m stands behind d where there is one.
+            // SAFETY: group g < len and its factors; m stands behind d where the format has one.
             unsafe {
                 let at = variant.k_groups::<N>(isa, group, to, factors.as_mut_ptr());
                 if at != to && g == 0 {
@@ -79,25 +79,25 @@ impl Groups {
     }
 }
 
-/// Quantized rows.
+/// A strip of quantized rows.
 #[derive(Clone, Copy)]
 pub(super) struct QuantizedStrip<'a> {
-    /// At most [`rows`].
+    /// Number of rows, at most [`rows`].
     pub rows: usize,
-    /// k-groups of the first row from the first of the groups on; those of others are `A_STRIDE` apart.
+    /// k-groups of the first row, from group `first` on; rows are `A_STRIDE` apart.
     pub k_groups: *const f32,
-    /// The scale and the sum of each group of each row.
+    /// Scale and sum of each group of each row.
     pub groups: &'a [f32],
-    /// FloatGroups from those of one row to those of the next.
+    /// Floats of `groups` from one row to the next.
     pub stride: usize,
-    /// The first of the groups.
+    /// Index of the first group.
     pub first: usize,
 }
 
-/// Adds the products of a strip and of groups to `sums`, NR for each row.
+/// Adds the products of a strip and a k-block of groups to `sums`, NR for each row.
 ///
 /// # Safety
-/// The strip's k-groups are those of the groups; a panel has `N` vectors.
+/// The rows have the groups of `b`, and a panel has `N` vectors.
 #[inline(always)]
 pub(super) unsafe fn multiply<I: Isa, W: GroupVariant<I>, const N: usize>(
     isa: I,
@@ -112,9 +112,9 @@ pub(super) unsafe fn multiply<I: Isa, W: GroupVariant<I>, const N: usize>(
         ($($rows:literal)*) => {
             match (a.rows, format == Format::Q4_1) {
                 $(
-                    // SAFETY: the caller's.
+                    // SAFETY: `a.rows` is the constant of this arm (otherwise preconditions of `multiply`).
                     ($rows, false) => unsafe { tile::<I, W, N, $rows, false>(isa, variant, a, b, sums) },
-                    // SAFETY: the caller's.
+                    // SAFETY: `a.rows` is the constant of this arm (otherwise preconditions of `multiply`).
                     ($rows, true) => unsafe { tile::<I, W, N, $rows, true>(isa, variant, a, b, sums) },
                 )*
                 _ => unreachable!("a strip has at most {} rows", rows::<I>()),
@@ -127,7 +127,7 @@ pub(super) unsafe fn multiply<I: Isa, W: GroupVariant<I>, const N: usize>(
 /// [`multiply`] for `R` rows, with minima or without.
 ///
 /// # Safety
-/// As [`multiply`].
+/// The preconditions of [`multiply`], with `a.rows == R`.
 #[inline(always)]
 unsafe fn tile<I: Isa, W: GroupVariant<I>, const N: usize, const R: usize, const MIN: bool>(
     isa: I,
