@@ -74,6 +74,13 @@ fn refuses_what_does_not_fit() {
             assert!(error.to_string().starts_with(&format!("{what}: expected")), "{what}: {error}");
             assert_eq!(c, [7.0; 8], "{what}: refused, and yet written");
         }
+        // The weight is packed, so a C of another width is at fault.
+        let packed = PackedB::new(backend, b.at(0));
+        let mut c = [7.0; 10];
+        let wide = ViewMut::new(&mut c, [1, 2, 5]).unwrap().into();
+        let (x, b_packed) = (a.into(), Rhs::Packed(&packed));
+        let error = backend.run(Gemm { alpha: 1.0, a: x, b: b_packed, beta: 0.0, c: wide, epilogue: none });
+        assert!(error.unwrap_err().to_string().starts_with("Gemm.c: expected shape [1, 2, 4]"));
         let mut c = [0.0; 8];
         let c = ViewMut::new(&mut c, [1, 2, 4]).unwrap();
         let fits = Epilogue {

@@ -1,7 +1,7 @@
 //! Matrix product with fused epilogue: C = epilogue(alpha A B + beta C).
 //!
-//! The loops are those of Van Zee and van de Geijn, "BLIS" (2015), after Goto and van de Geijn, "Anatomy of
-//! High-Performance Matrix Multiplication" (2008), reordered:
+//! The loops follow Van Zee and van de Geijn, "BLIS" (2015), and Goto and van de Geijn, "Anatomy of
+//! High-Performance Matrix Multiplication" (2008), in another order:
 //!
 //! ```text
 //! jc in NC                 on_the_fly.rs: panels of an unpacked B that several tasks share, packed once

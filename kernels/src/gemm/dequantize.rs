@@ -56,7 +56,7 @@ pub(super) struct SmallM {
     pub at: Panels,
     /// Sums, NR to a row.
     pub c: *mut f32,
-    /// Floats from one row of sums to the next, and from the sums of one panel to those of the next.
+    /// Floats from one row of sums to the next, and from the first row of one panel to the first of the next.
     pub c_strides: [usize; 2],
     /// True if the sums start from `c` rather than from zero.
     pub accumulate: bool,

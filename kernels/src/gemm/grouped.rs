@@ -1,4 +1,4 @@
-//! Products of quantized rows with weights in groups: A is quantized in the same groups of 32 k-steps.
+//! Products of quantized rows and weights in groups. A is quantized in the same groups of 32 k-steps.
 //!
 //! ```text
 //! a = s q_a,   w = d q_b + m,   in each group:
@@ -6,9 +6,9 @@
 //! sum over groups of  s (d I + m S),    I = sum of q_a q_b,   S = sum of q_a
 //! ```
 //!
-//! I and S are sums of 32 products of small integers: exact in i32 and in f32. Where the CPU multiplies
-//! quads of int8, I is a sum of these; elsewhere it is a chain of floats. What follows is the same, one
-//! chain of multiply-adds over groups, so that all ways give a row the same bits.
+//! I and S are sums of 32 products of small integers: exact in i32 and in f32. I is a sum of quads of int8 where the
+//! CPU has a dot instruction for them, and a chain of floats elsewhere. One chain of multiply-adds over groups
+//! follows: all variants give a row the same bits.
 
 mod row;
 mod tile;
@@ -33,11 +33,10 @@ use row::row;
 use tile::{FACTORS, GROUPS, Groups, QuantizedStrip, multiply};
 use variant::{FloatGroups, GroupVariant, QuadGroups};
 
-/// Quantizes the groups of a row.
+/// Packs and quantizes a row of A; `groups` receives scale and sum of each group.
 ///
 /// # Safety
-/// `to` is valid for writes of KC k-groups in each slab, `stride` floats apart; `groups` is as long as the
-/// row has groups.
+/// `to` is valid for writes of KC k-groups in each slab, `stride` floats apart, for two floats of `groups` a group.
 #[inline(always)]
 unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
     isa: I,
@@ -55,7 +54,7 @@ unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
         let live = GROUP.min(k - first);
         if row.strides()[0] == 1 && live == GROUP {
             for p in (0..GROUP).step_by(lanes) {
-                // SAFETY: a vector of the row.
+                // SAFETY: a vector of the row, whose stride is 1.
                 unsafe { T::load::<I>(isa, from.add(first + p)) }.store(&mut values[p..]);
             }
         } else {
@@ -77,7 +76,7 @@ unsafe fn pack_row<I: Isa, W: GroupVariant<I>, T: Element>(
         for p in (0..GROUP).step_by(lanes) {
             let q = (I::V::load(isa, &values[p..]) * inverse).round().max(least).min(most);
             sum = sum + q;
-            // SAFETY: the group's k-groups, which lie in one slab.
+            // SAFETY: the k-groups of group g, which lie in one slab (precondition of `pack_row`).
             unsafe { variant.put(isa, q.float_to_int(), signed, p, at) };
         }
         (group[0], group[1]) = (quantized.scale, sum.sum());
@@ -91,7 +90,7 @@ impl Product<'_> {
     /// As [`walk`], for all of C; `b` is packed for `I`.
     pub(super) unsafe fn grouped<I: Isa>(&self, isa: I, b: &PackedB) {
         let layout = b.layout();
-        // SAFETY: `b` is packed for `I`, C is the caller's (preconditions of `grouped`); a panel has two or four
+        // SAFETY: `b` is packed for `I` and nothing else touches C (preconditions of `grouped`); a panel has two or four
         // vectors.
         unsafe {
             match (isa.dot_int8(), I::NR / I::V::LANES) {
@@ -204,12 +203,12 @@ struct GroupedGemv<'a, W, const N: usize, const S: usize> {
     a: PackedRows,
     /// Scale and sum of each group of each row.
     of_rows: &'a [f32],
-    /// The panel that is open.
+    /// The first panel that is open.
     panel: *const u8,
 }
 
 impl<'a, W, const N: usize> GroupedGemv<'a, W, N, 1> {
-    /// The same row, by `S` panels.
+    /// This path with `S` panels side by side.
     #[inline(always)]
     fn streams<const S: usize>(self) -> GroupedGemv<'a, W, N, S> {
         let Self { variant, b, a, of_rows, panel } = self;
@@ -240,7 +239,7 @@ impl<I: Isa, W: GroupVariant<I>, const N: usize, const S: usize> GemmPath<I> for
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
         let (layout, panels) = (self.b.layout(), (self.panel, self.panel_bytes()));
         let k_groups = |group: usize| self.a.at(group * W::K_GROUPS, 0);
-        // SAFETY: the row's groups, those of S panels, and NR sums of each (preconditions of `multiply`).
+        // SAFETY: groups of the row and of S panels, and NR sums of each panel (preconditions of `multiply`).
         unsafe {
             let sums = core::slice::from_raw_parts_mut(strip.c, S * I::NR);
             row::<I, W, N, S>(isa, self.variant, layout, self.of_rows, k_groups, panels, sums);

@@ -120,7 +120,7 @@ impl Product<'_> {
             || unsafe { walk(isa, self, &streams, blocking, sums, path) },
         );
         if !rest.panels.is_empty() {
-            // SAFETY: as above, for the panels that are left.
+            // SAFETY: `a`, `b` and `sums` are of this task (preconditions of `gemv`).
             unsafe { self.strips(isa, b, &rest, a, sums) };
         }
     }

@@ -76,7 +76,7 @@ impl Product<'_> {
         });
     }
 
-    /// Stores `live` sums of each of `R` rows of A from row `i` on, and returns `R`. The chains are those of the
+    /// Stores `live` sums of each of `R` rows of A from row `i` on, and returns `R`. Each sum is the chain of the
     /// microkernel.
     ///
     /// Eight rows hide the latency of a multiply-add and fit the registers of each instruction set.

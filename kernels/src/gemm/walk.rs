@@ -83,7 +83,7 @@ pub(super) struct Strip {
 }
 
 impl Strip {
-    /// True if the sums continue those of the block before.
+    /// True if the sums continue the sums of the k-block before.
     #[inline(always)]
     pub fn accumulates(&self) -> bool {
         self.k.start > 0

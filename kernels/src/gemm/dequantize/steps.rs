@@ -244,7 +244,7 @@ pub(super) unsafe fn q4<I: Isa, const N: usize, const SCALED: bool, const MIN: b
     }
 }
 
-/// Calls `f` with each k-step of k-groups of `W`, as far as there are such steps: `number(i, j, k-group)` is number
+/// Calls `f` with each k-step of k-groups of `W` k-steps, up to the end of `steps`. `number(i, j, k_groups)` is number
 /// `i` of the k-groups of vector `j`.
 #[inline(always)]
 fn unpack<I: Isa, const N: usize, const W: usize>(

@@ -42,7 +42,7 @@ impl Groups {
         Self { len: 0, k_groups: core::ptr::null(), stride: 0, factors: core::ptr::null() }
     }
 
-    /// Decodes `len` groups.
+    /// Unpacks `len` groups.
     ///
     /// # Safety
     /// - `len` groups of this layout, of `N` vectors, stand at `group`;
@@ -149,9 +149,9 @@ unsafe fn tile<I: Isa, W: GroupVariant<I>, const N: usize, const R: usize, const
         }
     }
     for g in 0..b.len {
-        // Loops, for variants of arrays would not be inlined.
+        // Loops: methods of arrays are not inlined into target-feature functions.
         //
-        // SAFETY: the factors and k-groups of group g, and those of the rows.
+        // SAFETY: factors and k-groups of group g < b.len, and k-groups of R rows (preconditions of `tile`).
         unsafe {
             let (a_at, b_at) = (a.k_groups.add(g * W::K_GROUPS), b.k_groups.add(g * b.stride));
             let excess = b.factors.add(g * FACTORS * I::NR);

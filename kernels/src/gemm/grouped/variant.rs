@@ -1,4 +1,4 @@
-//! How the quantized numbers of a group are multiplied: as floats, or as quads of int8.
+//! Variants of products of groups: integers multiplied as floats, or as quads of int8.
 
 use super::super::blocks::GROUP;
 use super::super::dequantize::{Panels, groups, store};
@@ -6,24 +6,26 @@ use super::super::format::Format;
 use super::super::layout::PanelLayout;
 use crate::isa::{Dot, Isa, Vector};
 
-/// How q of a layout are multiplied.
+/// Variant that multiplies the integers q of groups.
 pub(super) trait GroupVariant<I: Isa>: Copy + Send + Sync {
-    /// k-groups of a group: of A, and of each column of B.
+    /// k-groups in a group of 32 k-steps, of A and of each column of B.
     const K_GROUPS: usize;
 
-    /// Stores the q of a vector of A, from k-step `p` of its group on, `signed` or as the other factor of a
-    /// signed one.
+    /// Stores a vector of q of A, from k-step `p` of its group on: as signed numbers, or as the factor that the dot
+    /// instruction takes beside signed ones.
     ///
     /// # Safety
-    /// A group's k-groups are at `to`.
+    /// `to` is valid for writes of the k-groups of a group, and `p + LANES <= 32`.
     unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32);
 
-    /// The k-groups of a group of B, for tiles: where they are, or dequantized to `to`; and `excess`, of each
-    /// column, by which its sums are too large. Those of q4_0 are what they are without the 8 that is stored
-    /// more.
+    /// Unpacks a group of B for strips, and returns the address of its k-groups: in the panel, or `to`.
+    ///
+    /// `excess` receives the number by which the integer sums of each column are too large. q4_0 stores each weight
+    /// plus 8; the 8 is subtracted here.
     ///
     /// # Safety
-    /// Such a group, of `N` vectors, stands at `group`; `to` has room for its k-groups, `excess` for NR.
+    /// - a group of this layout, of `N` vectors, stands at `group`;
+    /// - `to` is valid for writes of its k-groups, `excess` for writes of NR floats.
     unsafe fn k_groups<const N: usize>(
         self,
         isa: I,
@@ -32,23 +34,23 @@ pub(super) trait GroupVariant<I: Isa>: Copy + Send + Sync {
         excess: *mut f32,
     ) -> *const f32;
 
-    /// Products of k-groups are added to `sums`.
+    /// `sums` plus the products of k-groups.
     fn dot(self, a: I::V, b: I::V, sums: I::V) -> I::V;
 
-    /// Sums of no k-groups yet, less the excess.
+    /// Initial sums: minus the excess.
     fn start(self, isa: I, excess: I::V) -> I::V;
 
-    /// Sums as floats.
+    /// The sums as floats.
     fn float(self, sums: I::V) -> I::V;
 
-    /// Sums of one row, as floats; `sum` is the row's own.
+    /// Integer sums of one row and one group, as floats. `sum` is the sum of the row's q in this group.
     ///
     /// # Safety
-    /// Such a group, of `N` vectors, stands at `group`, and a signed one of A at `a`.
+    /// A group of this layout, of `N` vectors, stands at `group`, and the signed k-groups of a group of A at `a`.
     unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, sum: f32) -> [I::V; N];
 }
 
-/// FloatGroups.
+/// Integers multiplied as floats.
 #[derive(Clone, Copy)]
 pub(super) struct FloatGroups {
     pub layout: PanelLayout,
@@ -59,7 +61,7 @@ impl<I: Isa> GroupVariant<I> for FloatGroups {
 
     #[inline(always)]
     unsafe fn put(self, _: I, q: I::V, _: bool, p: usize, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: a vector from float p of the group on (precondition of `put`).
         unsafe { q.int_to_float().store_ptr(to.add(p)) };
     }
 
@@ -72,7 +74,7 @@ impl<I: Isa> GroupVariant<I> for FloatGroups {
         _: *mut f32,
     ) -> *const f32 {
         let offset = I::V::splat(isa, if self.layout.format == Format::Q4_0 { 8.0 } else { 0.0 });
-        // SAFETY: the caller's.
+        // SAFETY: a group stands at `group`, and `to` has room for its floats (preconditions of `k_groups`).
         unsafe {
             groups::<I, N, false>(
                 isa,
@@ -109,7 +111,7 @@ impl<I: Isa> GroupVariant<I> for FloatGroups {
     #[inline(always)]
     unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, _: f32) -> [I::V; N] {
         let mut sums = [I::V::splat(isa, 0.0); N];
-        // SAFETY: the caller's.
+        // SAFETY: groups stand at `group` and at `a` (preconditions of `row`).
         unsafe {
             groups::<I, N, false>(
                 isa,
@@ -129,33 +131,33 @@ impl<I: Isa> GroupVariant<I> for FloatGroups {
     }
 }
 
-/// QuadGroups of int8.
+/// Integers multiplied as quads of int8.
 #[derive(Clone, Copy)]
 pub(super) struct QuadGroups<D> {
     pub layout: PanelLayout,
     pub dot: D,
 }
 
-/// 128 in each byte: what unsigned bytes are more than signed ones, and the bits in which they differ.
+/// 128 in each byte: the difference between u8 = i8 + 128 and i8, and the bits in which the two differ.
 const UNSIGNED: u32 = 0x8080_8080;
 
 /// 8 in each byte.
 const EIGHT: u32 = 0x0808_0808;
 
-/// The low halves of all bytes.
+/// Mask of the low halves of all bytes.
 const LOW: u32 = 0x0f0f_0f0f;
 
 impl<D> QuadGroups<D> {
-    /// The numbers of a group, behind its scales and minima.
+    /// Address of the q of a group, behind its scales and minima.
     #[inline(always)]
     fn numbers<I: Isa>(&self, group: *const u8) -> *const f32 {
         group.wrapping_add(if self.layout.format == Format::Q4_1 { 4 } else { 2 } * I::NR).cast()
     }
 
-    /// Calls `f(quad, its vectors)` for the quads of a group as they are stored, in order.
+    /// Calls `f(quad, vectors of the quad)` for the quads of a group in order, with q as stored.
     ///
     /// # Safety
-    /// Such a group, of `N` vectors, stands at `group`.
+    /// A group of this layout, of `N` vectors, stands at `group`.
     #[inline(always)]
     unsafe fn visit<I: Isa, const N: usize>(
         &self,
@@ -168,7 +170,7 @@ impl<D> QuadGroups<D> {
         if self.layout.format == Format::Q8_0 {
             for quad in 0..GROUP / 4 {
                 for (j, q) in q.iter_mut().enumerate() {
-                    // SAFETY: k-groups of the group.
+                    // SAFETY: quads of the group (precondition of `visit`).
                     *q = unsafe { I::V::load_ptr(isa, from.add(quad * I::NR + j * I::V::LANES)) };
                 }
                 f(quad, q);
@@ -178,7 +180,7 @@ impl<D> QuadGroups<D> {
         for k_group in 0..GROUP / 8 {
             let mut high = q;
             for (j, (q, high)) in q.iter_mut().zip(&mut high).enumerate() {
-                // SAFETY: k-groups of the group.
+                // SAFETY: pairs of quads of the group (precondition of `visit`).
                 let both = unsafe { I::V::load_ptr(isa, from.add(k_group * I::NR + j * I::V::LANES)) };
                 (*q, *high) = (both.and_bits(low), both.shr_bits::<4>().and_bits(low));
             }
@@ -194,7 +196,7 @@ impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
     #[inline(always)]
     unsafe fn put(self, isa: I, q: I::V, signed: bool, p: usize, to: *mut f32) {
         let bias = I::V::splat_bits(isa, if signed || D::SIGNED { 0 } else { UNSIGNED });
-        // SAFETY: the caller's.
+        // SAFETY: LANES bytes from byte p of the group on (precondition of `put`).
         unsafe { q.xor_bits(bias).store_u8(to.cast::<u8>().add(p)) };
     }
 
@@ -208,7 +210,8 @@ impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
     ) -> *const f32 {
         let (bias, eight) = (I::V::splat_bits(isa, UNSIGNED), I::V::splat_bits(isa, EIGHT));
         let mut sums = [I::V::splat(isa, 0.0); N];
-        // SAFETY: the caller's.
+        // SAFETY: a group stands at `group`; `to` has room for its quads and `excess` for NR floats (preconditions of
+        // `k_groups`).
         unsafe {
             self.visit::<I, N>(
                 isa,
@@ -217,7 +220,7 @@ impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
                 |quad, mut q| {
                     for (q, sum) in q.iter_mut().zip(&mut sums) {
                         if self.layout.format == Format::Q4_0 {
-                            // No byte borrows from its neighbour.
+                            // With bit 7 set, no byte borrows from its neighbour.
                             *q = q.or_bits(bias).sub_bits(eight).xor_bits(bias);
                         }
                         if !D::SIGNED {
@@ -251,12 +254,12 @@ impl<I: Isa, D: Dot<I>> GroupVariant<I> for QuadGroups<D> {
 
     #[inline(always)]
     unsafe fn row<const N: usize>(self, isa: I, group: *const u8, a: *const f32, sum: f32) -> [I::V; N] {
-        // Where B has to be unsigned and is not, 128 is added to each of its numbers: exact, as floats too.
+        // Where the instruction needs B unsigned, 128 is added to each q of q8_0. The sums stay exact, as floats too.
         let biased = !D::SIGNED && self.layout.format == Format::Q8_0;
         let bias = I::V::splat_bits(isa, UNSIGNED);
         let excess = I::V::splat(isa, if biased { 128.0 * sum } else { 0.0 });
         let mut sums = [I::V::splat(isa, 0.0); N];
-        // SAFETY: the caller's.
+        // SAFETY: groups stand at `group` and at `a` (preconditions of `row`).
         unsafe {
             self.visit::<I, N>(
                 isa,

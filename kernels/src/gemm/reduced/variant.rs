@@ -1,11 +1,11 @@
-//! How A and B of a product become k-groups: by the type of A, the format of B and the instruction set.
+//! Variants in reduced precision, chosen by the type of A, the format of B and the instruction set.
 //!
 //! ```text
-//! variant    A is packed as           B                              sums
-//! Widened   f32                      dequantized to f32, by blocks      f32
-//! Bf16Pairs     pairs of bf16            as it is                       f32
-//! Int8Quads     quads of int8            as it is                       i32
-//! I16Pairs    pairs of i16             dequantized to them, by blocks     i32
+//! variant      A is packed as     B                                 sums
+//! Widened      f32                dequantized to f32 by k-blocks    f32
+//! Bf16Pairs    pairs of bf16      as stored                         f32
+//! Int8Quads    quads of int8      as stored                         i32
+//! I16Pairs     pairs of i16       widened to i16 by k-blocks        i32
 //! ```
 
 use super::super::dequantize::{SmallM, small_m, widen_pairs};
@@ -20,35 +20,35 @@ use crate::view::View;
 use core::ops::Range;
 use half::{bf16, f16};
 
-/// How a row of A was quantized.
+/// Scale and zero point of a row of A, as packed.
 #[derive(Clone, Copy)]
 pub(super) struct RowScale {
     pub scale: f32,
     pub zero: i32,
 }
 
-/// How A and B become k-groups, and sums what the epilogue takes.
+/// Variant of a product in reduced precision: the k-groups of A and B, and the microkernel.
 pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
-    /// What multiplies the k-groups.
+    /// Microkernel of these k-groups.
     type Microkernel: Microkernel<I>;
 
     /// k-steps in a k-group.
     const STEPS: usize;
 
-    /// Whether B is dequantized.
+    /// True if B is dequantized or widened by k-blocks.
     const DEQUANTIZED: bool;
 
-    /// Whether sums are i32.
+    /// True if sums are i32.
     const INTEGERS: bool;
 
     fn multiply(self) -> Self::Microkernel;
 
-    /// k-groups of k k-steps.
+    /// k-groups of `k` k-steps, padded for the microkernel.
     fn k_groups(k: usize) -> usize {
         k.div_ceil(Self::STEPS).next_multiple_of(K_GROUPS)
     }
 
-    /// Packs one row of A to k-groups, in slabs `slab` floats apart.
+    /// Packs one row of A to k-groups.
     ///
     /// # Safety
     /// `to` is valid for writes of KC k-groups in each slab.
@@ -60,37 +60,37 @@ pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
         to: Slabs,
     ) -> RowScale;
 
-    /// Decodes these k-groups of a panel.
+    /// Dequantizes or widens these k-groups of a panel.
     ///
     /// # Safety
-    /// As [`widen_pairs`].
+    /// The preconditions of [`widen_pairs`] hold.
     #[inline(always)]
     unsafe fn dequantize(self, _: I, _: *const f32, _: Range<usize>, _: *mut f32) {}
 
-    /// Whether [`small_m`](Self::small_m) does it, and nothing else.
+    /// True if [`small_m`](Self::small_m) dequantizes, and [`dequantize`](Self::dequantize) does nothing.
     const SMALL_M: bool = false;
 
-    /// Multiplies a few rows with panels, and dequantizes these on the way.
+    /// Multiplies few rows with panels, dequantized in registers.
     ///
     /// # Safety
-    /// As [`dequantize::small_m`](super::super::dequantize::small_m).
+    /// The preconditions of [`dequantize::small_m`](super::super::dequantize::small_m) hold.
     #[inline(always)]
     unsafe fn small_m(self, _: I, _: PanelLayout, _: Range<usize>, _: SmallM) {}
 }
 
-/// What is done to a row of A.
+/// Rounding or quantization of a row of A before the product.
 #[derive(Clone, Copy)]
 pub(super) enum RowQuantization {
-    /// Nothing.
+    /// None.
     Exact,
     /// Rounded to the type of the weights.
     Rounded(Format),
-    /// Quantized.
+    /// Quantized symmetrically, or with a zero point.
     Symmetric,
     ZeroPoint,
 }
 
-/// Where the k-groups of a row of A go: KC of them to a slab.
+/// Memory of a packed row of A: KC k-groups in each slab.
 #[derive(Clone, Copy)]
 pub(super) struct Slabs {
     pub row: *mut f32,
@@ -99,13 +99,13 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    /// Word `w`.
+    /// Address of k-group `w`.
     #[inline(always)]
     pub fn k_group(self, w: usize) -> *mut f32 {
         self.row.wrapping_add(w / KC * self.stride + w % KC)
     }
 
-    /// Calls `store` with the vectors of a row, and where each goes, if a k-group has so many k-steps.
+    /// Calls `store(address, vector)` for the vectors of a row, where a k-group has `STEPS` k-steps.
     #[inline(always)]
     fn fill<I: Isa, T: Element, const STEPS: usize>(
         self,
@@ -126,7 +126,7 @@ impl Slabs {
     }
 }
 
-/// f32 by f32, whatever the weights are stored as.
+/// f32 by f32, for weights of any format.
 #[derive(Clone, Copy)]
 pub(super) struct Widened;
 
@@ -155,8 +155,8 @@ impl<I: Isa> GemmVariant<I> for Widened {
         kind: RowQuantization,
         to: Slabs,
     ) -> RowScale {
-        // SAFETY: the caller's; KC is a multiple of a vector's lanes, and what is written behind the row's end
-        // is in the slab's gap.
+        // SAFETY: KC k-groups of each slab (precondition of `pack_row`). KC is a multiple of LANES; floats behind the
+        // end of the row fall into the gap of the slab.
         unsafe {
             to.fill::<I, T, 1>(
                 isa,
@@ -181,17 +181,17 @@ impl<I: Isa> GemmVariant<I> for Widened {
 
     #[inline(always)]
     unsafe fn small_m(self, isa: I, layout: PanelLayout, steps: Range<usize>, with: SmallM) {
-        // A function of its own, whose sums stay in registers: inside of the loops around it, constants of
-        // theirs took so many that sums went to the stack and back.
+        // A function of its own keeps its sums in registers. Inlined into the loops around it, it lost registers to
+        // their constants, and sums went to the stack and back.
         isa.run(
             #[inline(always)]
-            // SAFETY: the caller's.
+            // SAFETY: the function has the preconditions of this method.
             || unsafe { small_m(isa, layout, steps, with) },
         );
     }
 }
 
-/// Bf16Pairs of bf16.
+/// Pairs of bf16, by the dot instruction or tiles of the CPU.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Pairs<M>(pub M);
 
@@ -214,7 +214,7 @@ impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Bf16Pairs<M> {
         _: RowQuantization,
         to: Slabs,
     ) -> RowScale {
-        // SAFETY: the caller's.
+        // SAFETY: KC k-groups of each slab (precondition of `pack_row`).
         unsafe {
             to.fill::<I, T, 2>(
                 isa,
@@ -227,11 +227,11 @@ impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Bf16Pairs<M> {
     }
 }
 
-/// The range of a row's numbers, in chains that run side by side.
+/// Least and largest number of a row, in chains that run side by side.
 struct Extremes<V> {
     least: [V; GROUPS],
     largest: [V; GROUPS],
-    /// NaN if a number is not finite.
+    /// NaN if a number of the chain is not finite.
     special: [V; GROUPS],
 }
 
@@ -247,7 +247,7 @@ impl<V: Copy> Extremes<V> {
     }
 }
 
-/// How a row is quantized.
+/// The quantization of a row.
 #[inline(always)]
 fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: RowQuantization) -> Quantized {
     let zeros = accumulators(isa, 0.0);
@@ -279,8 +279,7 @@ fn quantized<I: Isa, T: Element>(isa: I, row: View<'_, 1, T>, kind: RowQuantizat
     }
 }
 
-/// Calls `store` with the int8 of the row's numbers, each as the i32 of its lane and larger by `offset`, and
-/// where they go.
+/// Calls `store(address, vector)` with the int8 of a row plus `offset`, as i32 lanes.
 #[inline(always)]
 fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
     isa: I,
@@ -292,7 +291,7 @@ fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
 ) -> RowScale {
     let Quantized { inverse, scale, zero } = quantized::<I, T>(isa, row, kind);
     let inverse = I::V::splat(isa, inverse);
-    // Bounds that are whole numbers: it is the same to clamp before rounding and adding the zero.
+    // The bounds are whole numbers: clamping before rounding and adding the zero point changes nothing.
     let least = I::V::splat(isa, (-128 - zero) as f32);
     let most = I::V::splat(isa, (127 - zero) as f32);
     let zero = zero + offset;
@@ -306,11 +305,11 @@ fn quantize_row<I: Isa, T: Element, const STEPS: usize>(
     RowScale { scale, zero }
 }
 
-/// Int8Quads of int8.
+/// Quads of int8, by the dot instruction or tiles of the CPU.
 #[derive(Clone, Copy)]
 pub(super) struct Int8Quads<M>(pub M);
 
-/// What unsigned bytes of A are more than the numbers they stand for.
+/// Offset that makes the rows of A unsigned: u8 = i8 + 128.
 const UNSIGNED: i32 = 128;
 
 impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Int8Quads<M> {
@@ -333,7 +332,7 @@ impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Int8Quads<M> {
         to: Slabs,
     ) -> RowScale {
         let offset = if M::SIGNED { 0 } else { UNSIGNED };
-        // SAFETY: the caller's.
+        // SAFETY: KC k-groups of each slab (precondition of `pack_row`).
         unsafe {
             quantize_row::<I, T, 4>(
                 isa,
@@ -348,7 +347,7 @@ impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Int8Quads<M> {
     }
 }
 
-/// Bf16Pairs of i16.
+/// Pairs of i16, for instruction sets without a dot instruction for int8.
 #[derive(Clone, Copy)]
 pub(super) struct I16Pairs;
 
@@ -371,7 +370,7 @@ impl<I: Isa> GemmVariant<I> for I16Pairs {
         kind: RowQuantization,
         to: Slabs,
     ) -> RowScale {
-        // SAFETY: the caller's.
+        // SAFETY: KC k-groups of each slab (precondition of `pack_row`).
         unsafe {
             quantize_row::<I, T, 2>(
                 isa,
@@ -387,7 +386,7 @@ impl<I: Isa> GemmVariant<I> for I16Pairs {
 
     #[inline(always)]
     unsafe fn dequantize(self, isa: I, panel: *const f32, k_groups: Range<usize>, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: the panel has the k-groups, and `to` room for them (preconditions of `dequantize`).
         unsafe { widen_pairs(isa, panel.cast(), k_groups, to) }
     }
 }
