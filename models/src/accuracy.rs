@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! error       |found - expected| / largest |expected| of the output
-//! top-1       share of rows whose largest logit is at the same place
-//! cosine      of the means of each sequence's states
+//! top-1       share of rows whose largest logit has the same index
+//! cosine      between the mean states of each sequence
 //! ```
 
 use crate::batch::Batch;
@@ -14,8 +14,8 @@ use tilewright_kernels::gemm::Format;
 ///
 /// A trained encoder stays above: all-MiniLM-L6-v2 over the sentences of `tilewright verify --model` has
 /// 0.99996 in bf16, 1.00000 in f16, 0.9966 in int8, 0.9997 in q8_0, 0.936 in q4_1 and 0.928 in q4_0 for the
-/// worst of 200, with inputs as usual. A cosine below these says that the checkpoint does not bear the type,
-/// or of a mistake.
+/// worst of 200, with the default activation quantization. A lower cosine means that the checkpoint does not
+/// tolerate the type, or an error in the code.
 pub fn least_cosine(dtype: Format) -> f64 {
     match dtype {
         Format::F32 => 0.999_999,
@@ -31,17 +31,17 @@ pub fn least_cosine(dtype: Format) -> f64 {
 pub struct Deviation {
     /// The output's name.
     pub name: &'static str,
-    /// Largest error.
+    /// Largest error, relative to the largest expected value.
     pub worst: f64,
-    /// Mean error.
+    /// Mean error, relative to the largest expected value.
     pub mean: f64,
-    /// Share of rows whose largest value is at the same place; of logits alone.
+    /// Share of rows whose largest value has the same index; `None` unless the output is logits.
     pub top_1: Option<f64>,
     /// True if all values were finite.
     pub finite: bool,
 }
 
-/// Gathers the outputs of many batches.
+/// Compares the outputs of two models over many batches.
 ///
 /// ```
 /// use tilewright::{Batch, accuracy::OutputComparison, output::{Each, Output}};
@@ -58,7 +58,7 @@ pub struct Deviation {
 #[derive(Clone, Debug, Default)]
 pub struct OutputComparison {
     outputs: Vec<ErrorSums>,
-    /// One for each sequence, of models with `last_hidden_state`.
+    /// Cosine of each sequence's mean states; empty for models without `last_hidden_state`.
     pub cosines: Vec<f64>,
 }
 
@@ -76,7 +76,7 @@ struct ErrorSums {
 }
 
 impl OutputComparison {
-    /// Adds what two models make of `batch`. Outputs that are not among the expected ones are left out.
+    /// Adds the outputs of two models for `batch`. Outputs missing in `expected` are ignored.
     pub fn add(&mut self, batch: &Batch, found: &[Output], expected: &[Output]) {
         for expected in expected {
             let Some(found) = found.iter().find(|found| found.name == expected.name) else { continue };
@@ -88,7 +88,7 @@ impl OutputComparison {
         }
     }
 
-    /// One for each output.
+    /// Deviation of each output.
     pub fn deviations(&self) -> impl Iterator<Item = Deviation> {
         self.outputs.iter().map(|sums| Deviation {
             name: sums.name,
@@ -99,10 +99,10 @@ impl OutputComparison {
         })
     }
 
-    /// The worst cosine and their mean; NaN if any is. `None` where no output has states.
+    /// Worst and mean cosine; NaN if any cosine is. `None` if no output has states.
     pub fn cosine(&self) -> Option<(f64, f64)> {
         let mean = self.cosines.iter().sum::<f64>() / self.cosines.len() as f64;
-        // min() would pass over NaN.
+        // `f64::min` ignores NaN.
         let worst = self.cosines.iter().copied().reduce(|a, b| if a.is_nan() || a < b { a } else { b })?;
         Some((worst, mean))
     }
@@ -134,12 +134,12 @@ impl ErrorSums {
     }
 }
 
-/// The place of the largest value, the first of equals.
+/// Index of the largest value; the first of equal ones.
 fn top(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-/// The mean of some rows.
+/// Mean of the rows in a range.
 fn mean(output: &Output, rows: std::ops::Range<usize>) -> Vec<f64> {
     let of_column = |column: usize| {
         let values = rows.clone().map(|row| f64::from(output.values[row * output.width + column]));

@@ -1,4 +1,4 @@
-//! ALBERT (Lan et al. 2019, arXiv:1909.11942): BERT with few weights.
+//! ALBERT (Lan et al. 2019, arXiv:1909.11942): BERT with shared layers and narrow embeddings.
 //!
 //! ```text
 //! differs from BERT   embeddings are E wide, and one linear layer takes them to H
@@ -7,8 +7,8 @@
 //!                     order of two texts      dense(pooler): label 0 is the right one
 //! ```
 //!
-//! With 30000 words and H = 768, E = 128 the embeddings need 3.94 M weights in the place of 23.04 M, and
-//! twelve layers as many as one.
+//! With 30000 words, H = 768 and E = 128 the embeddings need 3.94 M weights instead of 23.04 M. Twelve
+//! shared layers need the weights of one.
 
 use crate::arithmetic::Arithmetic;
 use crate::bert;
@@ -27,7 +27,7 @@ pub struct Config {
     pub bert: bert::Config,
     /// Width E of the embeddings.
     pub embedding_size: usize,
-    /// Groups G of layers, each for as many consecutive steps.
+    /// Number of groups G of layers. Steps are divided evenly among the groups, in order.
     pub num_hidden_groups: usize,
     /// Layers of a group; each step of the group computes all of them.
     pub inner_group_num: usize,
@@ -52,7 +52,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// If a field has an unsupported value; the message names the field.
@@ -81,7 +81,7 @@ impl Config {
 
     fn plan(&self) -> EncoderPlan {
         let (groups, inner) = (self.num_hidden_groups, self.inner_group_num);
-        // Rounded as transformers rounds it, where groups do not divide steps.
+        // transformers rounds like this where `groups` does not divide the steps.
         let steps_of_group = self.bert.num_hidden_layers as f64 / groups as f64;
         let group = |step: usize| (step as f64 / steps_of_group) as usize;
         let name =
@@ -106,11 +106,11 @@ impl Config {
     }
 }
 
-/// ALBERT with the head that `task` asks for, from `weights`, whose names may lack the prefix `albert.`.
+/// Opens ALBERT with the head `task` from `weights`, whose names may lack the prefix `albert.`.
 ///
 /// # Errors
-/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or there is
-/// no such head.
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or the family
+/// has no such head.
 ///
 /// ```
 /// use tilewright::{Arithmetic, albert, bert, heads::HeadKind, model::Model as _, checkpoint::weights::Weights};

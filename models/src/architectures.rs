@@ -1,4 +1,4 @@
-//! The table of architectures: which class of transformers is which model of this crate.
+//! Table of architectures: from a class of transformers to a model of this crate.
 
 use crate::arithmetic::Arithmetic;
 use crate::bart::{self, Bart};
@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::{albert, bert, electra, gpt2, llama, roberta, t5};
 use std::path::{Path, PathBuf};
 
-/// Makes the model of a checkpoint's directory or file out of its weights.
+/// Opens a model from its directory or file and its weights.
 type Open = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
 
 /// A class of transformers that this crate implements.
@@ -23,7 +23,7 @@ pub struct Architecture {
     open: Open,
 }
 
-/// The row of an encoder: its class, its module, which has the name of the family, and its task.
+/// Row of an encoder: class, module (named as the family), head.
 macro_rules! encoder {
     ($class:literal, $family:ident, $task:ident) => {
         Architecture {
@@ -37,8 +37,7 @@ macro_rules! encoder {
     };
 }
 
-/// The row of a decoder: its class, its family, its type, in a module with its config, and whether it has a
-/// head.
+/// Row of a decoder: class, family, type (in a module with its config), and true if it has a head.
 macro_rules! decoder {
     ($class:literal, $family:literal, $module:ident::$model:ident, $with_head:literal) => {
         Architecture {
@@ -52,7 +51,7 @@ macro_rules! decoder {
     };
 }
 
-/// The row of a class of T5.
+/// Row of a class of T5.
 macro_rules! t5 {
     ($class:literal, $of:ident) => {
         Architecture {
@@ -80,7 +79,7 @@ macro_rules! bart {
     };
 }
 
-/// The one table of architectures. A family's first row is its bare model, without a head.
+/// All architectures. A family's first row is its bare model, without a head.
 pub const ARCHITECTURES: &[Architecture] = &[
     encoder!("BertModel", bert, Bare),
     encoder!("BertForMaskedLM", bert, MaskedLm),
@@ -125,12 +124,11 @@ pub const ARCHITECTURES: &[Architecture] = &[
 ];
 
 impl Architecture {
-    /// The architecture that `architectures` in the [config](crate::checkpoint::config::config_json) of the directory or GGUF file
-    /// `dir` asks for; where the field is
-    /// missing, the bare model of the family `model_type`.
+    /// Finds the architecture of the directory or GGUF file `dir`: `architectures` in its
+    /// [config](crate::checkpoint::config::config_json), or else the bare model of the family `model_type`.
     ///
     /// # Errors
-    /// If config.json is missing or damaged, or asks for an architecture that is not in the table.
+    /// If config.json is missing or damaged, or names an architecture that is not in the table.
     pub fn of(dir: &Path) -> Result<Self, Error> {
         let (path, kind) = ModelKind::read(dir)?;
         match kind.architectures.as_deref() {
@@ -139,7 +137,7 @@ impl Architecture {
         }
     }
 
-    /// The bare model of the family that `dir/config.json` is for, whatever head the checkpoint has.
+    /// Finds the bare model of the family in `dir/config.json`, regardless of the checkpoint's head.
     ///
     /// # Errors
     /// As [`of`](Self::of).
@@ -162,7 +160,7 @@ impl Architecture {
         self.open(dir, Weights::open(dir)?, on)
     }
 
-    /// Makes the model of the checkpoint in `dir`, whose weights are open already.
+    /// As [`load`](Self::load), with weights that are open.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -171,7 +169,7 @@ impl Architecture {
     }
 }
 
-/// The architecture that a field of config.json names, by its class or its family.
+/// Finds the architecture that a field of config.json names, by class or family.
 fn find(
     path: PathBuf,
     (field, found): (&str, &str),

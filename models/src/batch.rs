@@ -2,10 +2,10 @@
 
 use crate::error::Error;
 
-/// Sequences of ids one after the other, of any lengths but 0.
+/// Sequences of token ids, one after the other. Each has at least one token.
 ///
-/// Padding is left out, not computed and masked: a padded batch becomes this by dropping what the
-/// mask hides, and each token keeps the position that it had.
+/// Padding is dropped instead of computed and masked. [`from_padded`](Self::from_padded) drops the
+/// tokens that a mask hides; each remaining token keeps its position.
 ///
 /// ```
 /// use tilewright::Batch;
@@ -23,7 +23,7 @@ pub struct Batch {
     pub(crate) types: Vec<u32>,
     /// \[tokens\]: place in the sequence, counted from 0.
     pub(crate) positions: Vec<u32>,
-    /// Where each sequence starts, and the end of the last: \[sequences + 1\].
+    /// \[sequences + 1\]: index of each sequence's first token, then the number of tokens.
     pub(crate) starts: Vec<usize>,
 }
 
@@ -39,7 +39,7 @@ impl Batch {
         self.starts.len() - 1
     }
 
-    /// True if there is no sequence.
+    /// True if the batch has no sequence.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -68,7 +68,7 @@ impl Batch {
     /// Adds a sequence.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is empty, or the types are not as many as the ids.
+    /// [`Error::Input`] if the sequence is empty, or `types` and `ids` differ in length.
     pub fn push(&mut self, ids: &[u32], types: &[u32]) -> Result<(), Error> {
         if types.len() != ids.len() {
             return Err(input(
@@ -82,10 +82,10 @@ impl Batch {
         Ok(())
     }
 
-    /// Adds a sequence of one text, whose types are 0.
+    /// Adds a sequence of one text: all token types are 0.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is empty.
+    /// [`Error::Input`] if the sequence is empty.
     pub fn push_ids(&mut self, ids: &[u32]) -> Result<(), Error> {
         if ids.is_empty() {
             return Err(input("input_ids", format!("sequence {} has no tokens", self.len())));
@@ -97,7 +97,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Removes all sequences, and keeps the memory.
+    /// Removes all sequences and keeps their memory.
     pub fn clear(&mut self) {
         self.ids.clear();
         self.types.clear();
@@ -105,8 +105,8 @@ impl Batch {
         self.starts.truncate(1);
     }
 
-    /// The tokens that `attention_mask` (ones and zeros; all if there is none) shows of `rows`
-    /// sequences padded to `columns` tokens. Token types are 0 if not given.
+    /// Packs `rows` sequences padded to `columns` tokens: keeps each token whose `attention_mask` is 1.
+    /// Without a mask all tokens are kept; without token types they are 0.
     ///
     /// # Errors
     /// [`Error::Input`], naming the input, if a length does not fit, a value cannot be an id, a
@@ -166,7 +166,7 @@ impl Batch {
         Ok(batch)
     }
 
-    /// Refuses ids, types or positions that their tables do not hold.
+    /// Refuses ids, types or positions outside of their tables.
     pub(crate) fn check(&self, vocabulary: usize, types: usize, positions: usize) -> Result<(), Error> {
         below("input_ids", &self.ids, vocabulary)?;
         below("token_type_ids", &self.types, types)?;

@@ -13,7 +13,7 @@
 //!              choice of several       dense(pooler): a score for each sequence
 //! ```
 //!
-//! [`roberta`](crate::roberta), [`albert`](crate::albert) and [`electra`](crate::electra) are the same
+//! [`roberta`](crate::roberta), [`albert`](crate::albert) and [`electra`](crate::electra) use this
 //! [`Encoder`] with another [`EncoderPlan`] and other [heads](crate::heads).
 
 use crate::arithmetic::Arithmetic;
@@ -23,10 +23,10 @@ use crate::error::Error;
 use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
 use tilewright_kernels::Activation;
 
-/// BERT's config.json; the encoders that differ from BERT start from it.
+/// BERT's config.json, which the configs of RoBERTa, ALBERT and ELECTRA contain.
 pub use crate::encoder::Config;
 
-/// BERT with the head that `task` asks for, from `weights`, whose names may lack the prefix `bert.`.
+/// Opens BERT with the head `task` from `weights`, whose names may lack the prefix `bert.`.
 ///
 /// # Errors
 /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.

@@ -1,13 +1,13 @@
-//! Models that continue sequences: what they remember of one, and how they are asked for the next token.
+//! Causal language models: their caches, and the request for the next token's logits.
 //!
 //! ```text
 //! decoder alone       extend(prompt) -> logits, extend(token) -> logits, ..
 //! encoder-decoder     encode(sources), extend(start token) -> logits, extend(token) -> logits, ..
 //! ```
 //!
-//! Every sequence has a [`Cache`] of its own, so that sequences of any lengths are extended together
-//! without padding, come and go. What a model computes for a token has the same bits whether it comes
-//! with a whole text, after one, alone or among other sequences.
+//! Every sequence has its own [`Cache`], so sequences of any lengths are extended together without padding,
+//! and join or leave at any step. The states of a token have the same bits in one pass over a whole text,
+//! after cached tokens, alone, and among other sequences.
 
 use crate::batch::{Batch, below};
 use crate::checkpoint::weights::Weights;
@@ -15,32 +15,32 @@ use crate::error::Error;
 use crate::layers::{Cache, Linear, ModelLinear, Past};
 use crate::output::{Each, Output};
 
-/// For which tokens logits are wanted.
+/// Tokens whose logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// The last of each sequence.
+    /// Last token of each sequence.
     Last,
-    /// All.
+    /// All tokens.
     All,
 }
 
-/// A model that continues sequences.
+/// Causal LM: a model that continues sequences.
 pub trait CausalLm: std::fmt::Debug + Send {
     /// Number of logits of a token.
     fn vocab_size(&self) -> usize;
 
-    /// The most tokens that a sequence may have; of a decoder, without its source.
+    /// Upper bound of the tokens of a sequence; the source of an encoder-decoder is not counted.
     fn max_tokens(&self) -> usize;
 
-    /// True if it continues sources that are encoded first.
+    /// True for an encoder-decoder, whose source is encoded first.
     fn encodes(&self) -> bool {
         false
     }
 
-    /// An empty cache of a sequence of up to `capacity` tokens; of an encoder-decoder, without a source.
+    /// An empty cache for a sequence of up to `capacity` tokens; without a source for an encoder-decoder.
     fn cache(&self, capacity: usize) -> Cache;
 
-    /// Encodes sources, and returns an empty cache for each, of up to `capacity` tokens.
+    /// Encodes sources and returns an empty cache of up to `capacity` tokens for each.
     ///
     /// # Errors
     /// [`Error::Input`] if an id or a position lies outside of its table, or the model has no encoder.
@@ -52,14 +52,14 @@ pub trait CausalLm: std::fmt::Debug + Send {
         })
     }
 
-    /// Appends each sequence of `tokens` to its cache, and writes the logits that are wanted to `logits`:
-    /// \[tokens or sequences, vocab_size\].
+    /// Appends each sequence of `tokens` to its cache and writes the wanted logits, \[tokens or sequences,
+    /// vocab_size\], to `logits`.
     ///
-    /// Nothing is appended in case of an error.
+    /// In case of an error nothing is appended.
     ///
     /// # Errors
-    /// [`Error::Input`] if the model has no head, an id lies outside of the table, there is not one cache for
-    /// each sequence, or a cache has no room, or no source where the model needs one.
+    /// [`Error::Input`] if the model has no head, an id lies outside of the table, the numbers of caches and
+    /// sequences differ, a cache has no room, or it lacks the source that the model needs.
     fn extend(
         &mut self,
         tokens: &Batch,
@@ -69,7 +69,7 @@ pub trait CausalLm: std::fmt::Debug + Send {
     ) -> Result<(), Error>;
 }
 
-/// Refuses a past that does not fit `tokens`, and tokens that are no ids; returns the position of every token.
+/// Checks ids and caches; returns the position of every token.
 pub(crate) fn check(
     tokens: &Batch,
     past: &Past<'_, '_>,
@@ -110,7 +110,7 @@ pub(crate) fn check(
     Ok(positions)
 }
 
-/// Refuses caches that have no source.
+/// Refuses caches without a source.
 pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
     match past.caches().iter().position(|cache| cache.source.is_none()) {
         Some(sequence) => {
@@ -120,14 +120,14 @@ pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
     }
 }
 
-/// The head of a language model, or the lack of one: from states of tokens, \[tokens, H\], to logits of words.
+/// Head of a causal LM, if the model has one: from states, \[tokens, H\], to logits, \[tokens, vocab_size\].
 #[derive(Debug)]
 pub(crate) struct LmHead {
     /// \[H, vocab_size\].
     linear: Option<Linear>,
     /// True if the head shares its weights with the word table.
     tied: bool,
-    /// \[sequences, H\]: the states whose logits are wanted, where these are not all.
+    /// \[sequences, H\]: states of the last tokens, if only their logits are wanted.
     rows: Vec<f32>,
 }
 
@@ -136,9 +136,10 @@ impl LmHead {
         Self { linear, tied, rows: Vec::new() }
     }
 
-    /// The names, but for `.weight`, of the word table and of the head, where the config says that they are `tied`, and whether they
-    /// are: as in transformers, a file that has but one of them has it for both, and both are what they are in
-    /// a file in which they differ.
+    /// Names of the word table and of the head, without `.weight`, and true if both are one tensor.
+    ///
+    /// `tied` is the config's wish. As in transformers, a file with one of the two tensors uses it for both. A
+    /// file with both, of different values, keeps them apart.
     ///
     /// # Errors
     /// See [`Weights::get`].
@@ -159,12 +160,12 @@ impl LmHead {
         }
     }
 
-    /// True if there is one.
+    /// True if the model has a head.
     pub fn exists(&self) -> bool {
         self.linear.is_some()
     }
 
-    /// Refuses a model without head: to be asked before anything is appended to a cache.
+    /// Refuses a model without head. Call it before anything is appended to a cache.
     pub fn check(&self) -> Result<(), Error> {
         match self.exists() {
             true => Ok(()),
@@ -172,7 +173,7 @@ impl LmHead {
         }
     }
 
-    /// Writes the logits that `want` names, from the states of `tokens`, as [`CausalLm::extend`] does.
+    /// Writes the wanted logits, from the states of `tokens`: see [`CausalLm::extend`].
     pub fn logits(
         &mut self,
         want: Want,
@@ -195,7 +196,7 @@ impl LmHead {
         linear.forward(wanted, logits)
     }
 
-    /// The output of a model for `rows` tokens: logits, or, without head, the states themselves.
+    /// Output of `rows` tokens: `logits`, or the states if the model has no head.
     pub fn output(&self, each: Each, rows: usize, states: &[f32]) -> Result<Output, Error> {
         let Some(linear) = &self.linear else {
             return Ok(Output::new("last_hidden_state", each, rows, states.to_vec()));
@@ -211,7 +212,7 @@ impl LmHead {
         self.linear.as_ref().map_or(0, own)
     }
 
-    /// The linear layer, as one that tokens pass.
+    /// The head as a linear layer of the model.
     pub fn product(&self) -> Option<ModelLinear<'_>> {
         let tied = self.tied;
         self.linear.as_ref().map(|linear| ModelLinear { part: "head", linear, times: 1, tied })

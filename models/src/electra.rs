@@ -1,5 +1,5 @@
-//! ELECTRA (Clark et al. 2020, arXiv:2003.10555): an encoder that tells replaced tokens from original
-//! ones, and the small one that replaces them.
+//! ELECTRA (Clark et al. 2020, arXiv:2003.10555): a discriminator that tells replaced tokens from
+//! original ones, and a small generator that replaces them.
 //!
 //! ```text
 //! differs from BERT   embeddings are E wide, and one linear layer takes them to H if that is another width
@@ -27,7 +27,7 @@ pub struct Config {
     pub bert: bert::Config,
     /// Width E of the embeddings.
     pub embedding_size: usize,
-    /// In the head of a choice; none for an empty name.
+    /// Activation of the multiple-choice head; none if the config's name is empty.
     pub summary_activation: Option<Activation>,
 }
 
@@ -47,7 +47,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// If a field has an unsupported value; the message names the field.
@@ -66,11 +66,11 @@ impl Config {
     }
 }
 
-/// ELECTRA with the head that `task` asks for, from `weights`, whose names may lack the prefix `electra.`.
+/// Opens ELECTRA with the head `task` from `weights`, whose names may lack the prefix `electra.`.
 ///
 /// # Errors
-/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or there is
-/// no such head.
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or the family
+/// has no such head.
 pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let Config { bert: config, embedding_size, summary_activation } = config;
     let weights = weights.with_base("electra.");

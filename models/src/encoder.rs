@@ -6,8 +6,8 @@
 //!              x = LN(x + dense(activation(dense(x))))
 //! ```
 //!
-//! Sequences of a batch are packed: one row for each token, no padding. Only attention knows where a
-//! sequence ends, so a sequence has the same bits alone and in a batch.
+//! Sequences of a batch are packed: one row for each token, no padding. Only attention depends on the bounds
+//! of sequences, so a sequence has the same bits alone and in a batch.
 //!
 //! A family is a [`EncoderPlan`]: names of tensors, order of layers, width of embeddings, first position.
 
@@ -25,41 +25,41 @@ pub use config::Config;
 /// Differences between the encoders of the families.
 #[derive(Clone, Debug)]
 pub struct EncoderPlan {
-    /// Before the name of every tensor of the encoder, with its dot.
+    /// Prefix of every tensor's name, with its dot.
     pub prefix: &'static str,
     /// Width E of the embeddings.
     pub embedding_size: usize,
-    /// The linear layer from E to H, if there is one.
+    /// Name of the linear layer from E to H, if the encoder has one.
     pub projection: Option<&'static str>,
-    /// The layers that the checkpoint has, by their names, without the prefix.
+    /// Names of the checkpoint's layers, without the prefix.
     pub layers: Vec<String>,
-    /// Which of them is computed first, second ..
+    /// Indices into `layers` in the order of computation; shared layers repeat.
     pub order: Vec<usize>,
     /// Names of a layer's tensors.
     pub names: LayerNames,
-    /// The id of padding, where positions are counted from it on: see [`EncoderPlan::positions`].
+    /// Padding id from which positions are counted, if they are: see [`EncoderPlan::positions`].
     pub padding: Option<u32>,
 }
 
 /// Names of a layer's tensors, below the layer's own name.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNames {
-    /// From the states to queries, keys and values.
+    /// Linear layers from states to queries, keys and values.
     pub query_key_value: [&'static str; 3],
-    /// Of what attention found.
+    /// Linear layer after attention.
     pub attention_output_dense: &'static str,
-    /// After the attention.
+    /// Layer norm after attention.
     pub attention_output_layer_norm: &'static str,
-    /// From H to I.
+    /// Linear layer from H to I.
     pub intermediate_dense: &'static str,
-    /// From I to H.
+    /// Linear layer from I to H.
     pub output_dense: &'static str,
-    /// After the feed-forward block.
+    /// Layer norm after the feed-forward block.
     pub output_layer_norm: &'static str,
 }
 
 impl EncoderPlan {
-    /// BERT's: embeddings as wide as the states, and each layer once.
+    /// Plan of BERT: embeddings of width H, each layer once.
     pub fn bert(prefix: &'static str, config: &Config) -> Self {
         Self {
             prefix,
@@ -86,7 +86,7 @@ impl EncoderPlan {
     /// padding + 1, padding + 2 ..  for the other tokens of the sequence
     /// ```
     ///
-    /// A token that the mask hides counts as padding, whatever its id.
+    /// A token that the mask hides counts as padding regardless of its id.
     pub fn positions(&self, batch: &Batch, positions: &mut Vec<u32>) {
         positions.clear();
         let Some(padding) = self.padding else { return positions.extend(&batch.positions) };
@@ -174,8 +174,8 @@ impl Encoder {
     /// Reads the encoder from `weights`.
     ///
     /// # Errors
-    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, the order
-    /// of the plan a layer that it does not have, or its padding no position.
+    /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, the plan's
+    /// order names an absent layer, or its padding id leaves no position.
     pub fn open(config: Config, plan: EncoderPlan, weights: &Weights, on: Arithmetic) -> Result<Self, Error> {
         let refuse = |why| Error::Input { name: "config", why };
         config.check().map_err(refuse)?;
@@ -223,7 +223,7 @@ impl Encoder {
         })
     }
 
-    /// BERT's encoder with random weights, the same for a seed on every machine.
+    /// BERT's encoder with random weights, which depend on `seed` alone.
     ///
     /// # Errors
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -243,12 +243,12 @@ impl Encoder {
         Self::open(config, plan, &Weights::random(seed), on)
     }
 
-    /// The config it was made with.
+    /// Config of the encoder.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The most tokens that a sequence may have.
+    /// Upper bound of the tokens of a sequence.
     pub fn max_length(&self) -> usize {
         let before = self.plan.padding.map_or(0, |padding| padding as usize + 1);
         self.config.max_position_embeddings.saturating_sub(before)
@@ -268,7 +268,7 @@ impl Encoder {
         parts
     }
 
-    /// The linear layers, and how often a token passes each.
+    /// Linear layers, and the number of times that a token passes each.
     pub fn products(&self) -> Vec<ModelLinear<'_>> {
         let mut products: Vec<_> = ModelLinear::of("projection of embeddings", &self.projection, 1).collect();
         for (n, layer) in self.layers.iter().enumerate() {
@@ -278,7 +278,7 @@ impl Encoder {
         products
     }
 
-    /// The states of all tokens after the last layer, \[tokens, H\], in `work`.
+    /// Computes the states of all tokens after the last layer, \[tokens, H\]; they lie in `work`.
     ///
     /// # Errors
     /// [`Error::Input`] if an id, token type or position lies outside of its table.

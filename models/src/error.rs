@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Why a checkpoint could not be read or a model not be run. Every message names its file and the
-/// tensor, field or input.
+/// Error of a checkpoint or a model. Every message names its file and the tensor, field or input.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {

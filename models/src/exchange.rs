@@ -1,5 +1,5 @@
-//! ModelInputs and outputs as safetensors files under Hugging Face's names: how other frameworks compare
-//! themselves with this one.
+//! Inputs and outputs of models as safetensors files under Hugging Face's names, for comparison with other
+//! frameworks.
 
 use crate::batch::Batch;
 use crate::checkpoint::files;
@@ -22,7 +22,7 @@ pub struct Padded {
 /// Inputs of a model's forward pass.
 #[derive(Clone, Debug)]
 pub struct ModelInputs {
-    /// `input_ids`, of the encoder where there is a decoder too.
+    /// `input_ids`; of an encoder-decoder, tokens of the encoder.
     pub tokens: Padded,
     /// `decoder_input_ids`.
     pub decoder: Option<Padded>,
@@ -38,13 +38,13 @@ impl ModelInputs {
     /// \[rows, columns\]; the first three may be \[rows, choices, columns\].
     ///
     /// # Errors
-    /// If the file cannot be read, an input has another type or shape, or is one that no model
-    /// takes: a mistyped name is better refused than ignored.
+    /// If the file cannot be read, an input has another type or shape, or the name is unknown. A mistyped
+    /// name is refused rather than ignored.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::from_bytes(path, &files::bytes(path)?)
     }
 
-    /// Reads the same from memory; errors call it `path`.
+    /// As [`open`](Self::open), from memory; errors name `path`.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -82,7 +82,7 @@ impl ModelInputs {
         };
         let padded = |shape: Vec<usize>, ids: &str, mask: &str, types: Option<&str>| {
             let (columns, rows) = shape.split_last().expect("at least two");
-            // The file holds ids of this shape, so that the product is no larger than it.
+            // No overflow: the file holds ids of this shape.
             let rows = rows.iter().product();
             let [ids, mask] = [read(ids, &shape)?, read(mask, &shape)?];
             let types = types.map_or(Ok(None), |types| read(types, &shape))?;
@@ -110,7 +110,7 @@ impl ModelInputs {
         Ok(Self { tokens, decoder })
     }
 
-    /// Runs `model` on them.
+    /// Runs `model` on these inputs.
     ///
     /// # Errors
     /// See [`Model::forward`] and [`Model::forward_pair`].
@@ -129,7 +129,7 @@ impl ModelInputs {
         }
     }
 
-    /// The shape of `output` where padding is back in its place.
+    /// Shape of `output` with padding.
     pub fn padded_shape(&self, output: &Output) -> Vec<usize> {
         let mut shape = self.padded_of(output).shape.clone();
         if output.each == Each::Sequence {
@@ -141,7 +141,7 @@ impl ModelInputs {
         shape
     }
 
-    /// The values of `output` with zeros where padding was.
+    /// Values of `output` with zeros for padding.
     pub fn pad(&self, output: &Output) -> Vec<f32> {
         if output.each == Each::Sequence {
             return output.values.clone();
@@ -159,7 +159,7 @@ impl ModelInputs {
         padded
     }
 
-    /// Writes `outputs`, padded, to a safetensors file, whole or not at all.
+    /// Writes `outputs`, padded, to a safetensors file, atomically.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -1,28 +1,28 @@
-//! Text generation: which token follows, for many sequences at once, until each has its end.
+//! Text generation: next tokens for many sequences at once, until each one ends.
 //!
 //! ```text
-//! GenerationConfig   what generation_config.json asks for
+//! GenerationConfig   options of generation_config.json
 //!    |
-//! Sampler    logits -> next token                    beam_search   the most probable of several texts
+//! Sampler    logits -> next token                    beam_search   the most probable of several continuations
 //!    |                                                  |
 //! Engine     sequences come and go, one `extend` a step for all of them
 //!    |       (Speculation: several tokens of a sequence in one step)
 //! TextStream tokens -> text, character by character, until a stop string
 //! ```
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | [`settings`] | generation_config.json |
-//! | [`sampling`] | what changes the scores, and the choice |
-//! | [`sequence`] | a text from when it is asked for to its end |
+//! | [`sampling`] | logits processors and the choice of a token |
+//! | [`sequence`] | requests, running sequences, results |
 //! | [`engine`] | continuous batching |
-//! | [`speculation`] | tokens guessed ahead |
+//! | [`speculation`] | speculative decoding |
 //! | [`beam`] | beam search |
-//! | [`stream`] | text while it is generated |
+//! | [`stream`] | streaming detokenization |
 //! | [`chat`] | chat templates |
 //!
 //! A sequence has the same tokens alone and in a batch, with and without speculation: a model
-//! computes the same bits for it (see [`generator`](crate::causal_lm)), and its random numbers are its own.
+//! computes the same bits for it (see [`causal_lm`](crate::causal_lm)), and its random numbers depend on its seed alone.
 
 pub mod beam;
 pub mod chat;

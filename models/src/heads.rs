@@ -7,7 +7,7 @@
 //! classes         dense(first token), or dense(x) for each token
 //! ```
 //!
-//! The families differ in names and activations, which their files give.
+//! Families differ in tensor names and activations; each model's file gives them.
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
@@ -25,30 +25,30 @@ use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
 pub enum HeadKind {
     /// `..Model`: the states themselves.
     Bare,
-    /// `..ForMaskedLM`: the words behind masks.
+    /// `..ForMaskedLM`: words in the place of mask tokens.
     MaskedLm,
-    /// `..ForNextSentencePrediction`: whether the second text follows the first.
+    /// `..ForNextSentencePrediction`: the second text follows the first or not.
     NextSentence,
-    /// `..ForPreTraining`: what the family was trained for at first.
+    /// `..ForPreTraining`: the objective of the family's pre-training.
     PreTraining,
     /// `..ForSequenceClassification`: the class of a text.
     SequenceClassification,
     /// `..ForTokenClassification`: the class of each token.
     TokenClassification,
-    /// `..ForQuestionAnswering`: where an answer starts and ends.
+    /// `..ForQuestionAnswering`: start and end of an answer.
     QuestionAnswering,
-    /// `..ForMultipleChoice`: which of several texts fits best.
+    /// `..ForMultipleChoice`: a score for each of several texts.
     MultipleChoice,
 }
 
 impl HeadKind {
-    /// The error of a family that has no such head.
+    /// Error of a family without this head.
     pub(crate) fn missing(self, family: &str) -> Error {
         Error::Input { name: "task", why: format!("{family} has no head for {self:?}") }
     }
 }
 
-/// A layer on the first token of each sequence: activation(dense(x)).
+/// Layer on the first token of each sequence: activation(dense(x)).
 #[derive(Debug)]
 pub struct Pooler {
     on: Arithmetic,
@@ -77,7 +77,7 @@ impl Pooler {
     }
 }
 
-/// A score of every word for every token.
+/// Masked-LM head: a score of every word for every token.
 #[derive(Debug)]
 pub struct Predictions {
     /// \[H, E\].
@@ -120,9 +120,9 @@ pub enum Head {
     Bare(Option<Pooler>),
     /// `logits` of words for each token.
     MaskedLm(Predictions),
-    /// `prediction_logits` of words for each token, and an output of a name for each sequence.
+    /// `prediction_logits` of words for each token, and the named output for each sequence.
     PreTraining(Predictions, Pooler, (&'static str, Linear)),
-    /// One of `logits` for each token: whether it was replaced. The first layer is \[H, H\].
+    /// One logit for each token, above 0 if the token was replaced. The first layer is \[H, H\].
     ReplacedTokens(Linear, Activation, Linear),
     /// `logits` for each sequence.
     Sequence(Pooler, Linear),
@@ -130,7 +130,7 @@ pub enum Head {
     Token(Linear),
     /// `start_logits` and `end_logits`, one each for each token.
     QuestionAnswering(Linear),
-    /// One of `logits` for each sequence.
+    /// One logit for each sequence.
     MultipleChoice(Pooler, Linear),
 }
 
@@ -227,18 +227,18 @@ pub(crate) struct Open<'a> {
     pub on: Arithmetic,
 }
 
-/// The names of what predicts words.
+/// Tensor names of a masked-LM head.
 #[derive(Clone, Copy)]
 pub(crate) struct PredictionNames {
     /// The linear layer from H to E.
     pub dense: &'static str,
     /// The norm after it.
     pub layer_norm: &'static str,
-    /// The tensor that is the decoder's weight where the config ties them.
+    /// Word table, which is the decoder's weight where the config ties them.
     pub word_embeddings: &'static str,
     /// The linear layer from E to words.
     pub decoder: &'static str,
-    /// Another name of its bias, which files may have instead of the decoder's own.
+    /// Alternative name of the decoder's bias.
     pub bias: &'static str,
 }
 
@@ -257,7 +257,7 @@ impl Open<'_> {
         Linear::open(self.weights, name, [self.config.hidden_size; 2], self.on)
     }
 
-    /// A linear layer from H to `classes`, in f32 whatever the type of others.
+    /// A linear layer from H to `classes`, always in f32.
     pub fn classifier(&self, name: &str, classes: usize) -> Result<Linear, Error> {
         Linear::open(self.weights, name, [classes, self.config.hidden_size], self.on.exactly())
     }

@@ -1,29 +1,29 @@
 //! Readable reference transformers on `tilewright-kernels`.
 //!
-//! | module | what |
+//! | item | content |
 //! |---|---|
 //! | [`bert`] | BERT: config, weights, forward, heads |
-//! | [`bart`] | BART and Marian: encoder and decoder that normalise sums |
+//! | [`bart`] | BART and Marian: encoder and decoder with post-norm layers |
 //! | [`gpt2`] | GPT-2: decoder with learned positions |
-//! | [`llama`] | LLaMA: decoder with rotary positions and grouped heads |
-//! | [`t5`] | T5: encoder and decoder with biases for distances |
-//! | [`roberta`], [`albert`], [`electra`] | what they have different from BERT |
-//! | [`heads`] | what stands on these encoders |
-//! | [`architectures`] | the table of architectures |
+//! | [`llama`] | LLaMA: decoder with rotary positions and grouped-query attention |
+//! | [`t5`] | T5: encoder and decoder with relative position biases |
+//! | [`roberta`], [`albert`], [`electra`] | differences from BERT |
+//! | [`heads`] | heads of these encoders |
+//! | [`architectures`] | table from classes of transformers to models of this crate |
 //! | [`model`], [`output`] | the interface of every model; outputs under Hugging Face's names |
-//! | [`causal_lm`] | models that continue sequences |
-//! | [`generate`] | text generation: sampling, beam search, batches that come and go, chat templates |
-//! | [`layers`] | linear, norm, table, attention: weights and the kernels they go to |
+//! | [`causal_lm`] | causal language models and their caches |
+//! | [`generate`] | text generation: sampling, beam search, continuous batching, chat templates |
+//! | [`layers`] | linear, norm, table, attention: weights and calls of kernels |
 //! | [`checkpoint`] | safetensors, GGUF, config.json, tokenizer.json |
 //! | [`sentence`] | sentence embeddings, as sentence-transformers pools them |
-//! | [`encoder`] | the encoder of BERT and of the models that differ from it |
+//! | [`encoder`] | encoder of BERT, RoBERTa, ALBERT and ELECTRA |
 //! | [`Arithmetic`] | the backend and the type that a model computes in |
-//! | [`accuracy`] | how far one model's outputs are from another's |
+//! | [`accuracy`] | distance between the outputs of two runs |
 //! | [`ActivationQuantization`] | whether inputs of linear layers are rounded as their weights are |
 //! | [`Batch`] | sequences of ids, packed without padding |
 //! | [`exchange`] | inputs and outputs as files, for comparison with other frameworks |
-//! | [`whole_file`] | files that are written as a whole or not at all |
-//! | [`Error`] | what was wrong, and where |
+//! | [`whole_file`] | atomic writes of files |
+//! | [`Error`] | errors, each with its file and tensor, field or input |
 #![forbid(unsafe_code)]
 
 pub mod accuracy;

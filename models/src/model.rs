@@ -1,4 +1,4 @@
-//! The interface of every model, for a program that does not know which one it runs.
+//! Interface of all models, for programs that choose the model at run time.
 
 use crate::batch::Batch;
 use crate::causal_lm::CausalLm;
@@ -8,14 +8,14 @@ use crate::output::Output;
 
 /// A loaded model.
 pub trait Model: std::fmt::Debug + Send {
-    /// Runs the model. `&mut` for its working memory, which it keeps.
+    /// Runs the model. `&mut` because the model keeps its working memory between calls.
     ///
     /// # Errors
     /// [`Error::Input`] if ids or positions lie outside of the model's tables.
-    /// Of an encoder-decoder, if it is not given what the decoder reads.
+    /// An encoder-decoder without tokens for its decoder is an [`Error::Input`] too.
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error>;
 
-    /// Runs an encoder-decoder: `decoder` has a sequence for each of `batch`.
+    /// Runs an encoder-decoder. `decoder` holds one sequence for each sequence of `batch`.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::Input`] if the model has no decoder.
@@ -25,21 +25,21 @@ pub trait Model: std::fmt::Debug + Send {
         Err(Error::Input { name: "decoder_input_ids", why })
     }
 
-    /// The model as one that continues texts, if it is.
+    /// The causal LM interface; `None` if the model cannot continue text.
     fn causal_lm(&mut self) -> Option<&mut dyn CausalLm> {
         None
     }
 
-    /// The most tokens that a sequence may have.
+    /// Upper bound of the tokens of a sequence.
     fn max_length(&self) -> usize;
 
-    /// Number of weights and biases, by part. A tensor with several uses counts once, where it is
-    /// first. Empty if the model does not count them.
+    /// Number of weights and biases, by part. A tensor with several uses counts once, in its first
+    /// part. Empty if the model does not count them.
     fn parameters(&self) -> Vec<(&'static str, usize)> {
         Vec::new()
     }
 
-    /// The linear layers that tokens pass, by part. Empty if the model does not list them.
+    /// Linear layers that tokens pass, by part. Empty if the model does not list them.
     fn products(&self) -> Vec<ModelLinear<'_>> {
         Vec::new()
     }

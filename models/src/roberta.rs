@@ -1,7 +1,8 @@
-//! RoBERTa (Liu et al. 2019, arXiv:1907.11692): BERT trained for longer, and without the next sentence.
+//! RoBERTa (Liu et al. 2019, arXiv:1907.11692): BERT trained longer, without next-sentence
+//! prediction.
 //!
 //! ```text
-//! differs from BERT   positions are counted from the id of padding + 1 on
+//! differs from BERT   positions are counted from pad_token_id + 1
 //! heads               masked language model   decoder(LN(GELU(dense(x)))), whatever the activation
 //!                     class of a sequence     out_proj(tanh(dense(x of token 0))), without the pooler
 //! ```
@@ -15,11 +16,11 @@ use crate::error::Error;
 use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
 use tilewright_kernels::Activation;
 
-/// config.json. Fields that are missing have the value of transformers' `RobertaConfig`.
+/// config.json. A missing field has the default of transformers' `RobertaConfig`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Fields shared with BERT. `max_position_embeddings` counts the positions of padding and
-    /// before, which no token of a sequence has.
+    /// Fields shared with BERT. `max_position_embeddings` includes positions 0 to `pad_token_id`, which
+    /// no token of a sequence has.
     pub bert: bert::Config,
     /// The id of padding.
     pub pad_token_id: u32,
@@ -32,7 +33,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// If a field has an unsupported value; the message names the field.
@@ -50,11 +51,11 @@ impl Config {
     }
 }
 
-/// RoBERTa with the head that `task` asks for, from `weights`, whose names may lack the prefix `roberta.`.
+/// Opens RoBERTa with the head `task` from `weights`, whose names may lack the prefix `roberta.`.
 ///
 /// # Errors
-/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or there is
-/// no such head.
+/// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value, or the family
+/// has no such head.
 pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let Config { bert: config, pad_token_id } = config;
     let weights = weights.with_base("roberta.");

@@ -1,5 +1,5 @@
-//! From token states to one vector for a text, as sentence-transformers files say (Reimers and
-//! Gurevych, "Sentence-BERT", 2019, arXiv:1908.10084).
+//! Sentence embeddings: from token states to one vector for a text, configured by the files of
+//! sentence-transformers (Reimers and Gurevych, "Sentence-BERT", 2019, arXiv:1908.10084).
 //!
 //! ```text
 //! modules.json                 [Transformer, Pooling in 1_Pooling, Normalize, ..]
@@ -21,16 +21,16 @@ use crate::output::Output;
 use std::path::Path;
 use tilewright_kernels::{Backend, L2Normalize, Pool, Pooling, Rows, View, ViewMut};
 
-/// Module after the encoder.
+/// Pooling, normalisation and limits of a text embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sentence {
-    /// How states are pooled.
+    /// Pooling of token states.
     pub pooling: Pooling,
     /// True if the result is divided by its L2 norm.
     pub normalize: bool,
-    /// The most tokens of a text that are read.
+    /// Upper bound of tokens of a text; the rest is cut off.
     pub max_length: Option<usize>,
-    /// True if texts are read in lower case.
+    /// True if texts are converted to lower case.
     pub lowercase: bool,
 }
 
@@ -51,12 +51,13 @@ struct SentenceConfig {
 }
 
 impl Sentence {
-    /// Reads the files in the directory `path`, or beside the GGUF file `path`. Without modules.json it is what
-    /// the GGUF file says, normalised as llama.cpp does it, or else the mean without normalisation, as
-    /// sentence-transformers does it.
+    /// Reads the files in the directory `path`, or beside the GGUF file `path`.
+    ///
+    /// Without modules.json, a GGUF file decides the pooling, and vectors are normalised as in llama.cpp. Without
+    /// either, the vector is the mean without normalisation, as in sentence-transformers.
     ///
     /// # Errors
-    /// If a file is damaged, or asks for a module or a pooling that is not supported.
+    /// If a file is damaged, or names an unsupported module or pooling.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let dir = files::directory(path);
         let settings: SentenceConfig =
@@ -96,7 +97,7 @@ impl Sentence {
     }
 }
 
-/// A model that makes one vector of each text.
+/// Encoder, tokenizer and pooling: makes one vector of each text.
 #[derive(Debug)]
 pub struct Embedder {
     backend: Backend,
@@ -110,7 +111,7 @@ impl Embedder {
     /// Reads the bare model in `dir`, its tokenizer and its sentence-transformers files.
     ///
     /// # Errors
-    /// If a file is missing, damaged, or asks for what is not supported.
+    /// If a file is missing or damaged, or a field has an unsupported value.
     pub fn open(dir: &Path, on: Arithmetic) -> Result<Self, Error> {
         Self::with_weights(dir, Weights::open(dir)?, on)
     }
@@ -129,17 +130,17 @@ impl Embedder {
         Ok(Self { backend: on.backend, model, tokenizer, sentence, max_length })
     }
 
-    /// Module after the encoder.
+    /// Pooling, normalisation and limits.
     pub fn sentence(&self) -> Sentence {
         self.sentence
     }
 
-    /// The most tokens of a text that are read.
+    /// Upper bound of tokens of a text; the rest is cut off.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 
-    /// The tokens of the texts, and one vector for each: its width, and \[texts, width\].
+    /// Embeds texts: returns their tokens, the width of a vector, and the vectors, \[texts, width\].
     ///
     /// # Errors
     /// If the tokenizer refuses a text.

@@ -1,14 +1,15 @@
-//! Files that are written whole or not at all.
+//! Atomic writes: a file is written whole or not at all.
 
 use crate::error::Error;
 use std::path::Path;
 
-/// Writes `bytes` to a hidden neighbour of `path` that no other process writes, then renames it, so that
-/// `path` never holds half a file. Where `path` is a link, that is what it leads to. What is no file, such as a
-/// pipe or `/dev/null`, is written to as it is.
+/// Writes `bytes` to `path` atomically: first to a hidden file beside it, named after this process, then by
+/// a rename. `path` never holds half a file.
+///
+/// A symbolic link stays; its target is replaced. A pipe or device, such as `/dev/null`, is written directly.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`] if the directory cannot be written or the rename fails.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let found = path.canonicalize();
     let path = found.as_deref().unwrap_or(path);

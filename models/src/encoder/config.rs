@@ -20,13 +20,13 @@ pub struct Config {
     pub num_attention_heads: usize,
     /// Width I between the two dense layers of a feed-forward block.
     pub intermediate_size: usize,
-    /// Between them, and in the head of the masked language model.
+    /// Activation of the feed-forward block and of the masked-LM head.
     pub hidden_act: Activation,
     /// Entries of the position table: the longest sequence.
     pub max_position_embeddings: usize,
     /// Entries of the token-type table.
     pub type_vocab_size: usize,
-    /// Added to variances.
+    /// Epsilon of layer norms, added to the variance.
     pub layer_norm_eps: f32,
     /// True if the decoder of the masked language model is the word table.
     pub tie_word_embeddings: bool,
@@ -58,7 +58,7 @@ impl Config {
         self.id2label.as_ref().map_or(2, BTreeMap::len)
     }
 
-    /// Reads config.json from memory; errors call it `path`.
+    /// Reads config.json from memory; errors name `path`.
     ///
     /// # Errors
     /// If it is damaged or a field has an unsupported value; the message names the field.
@@ -66,7 +66,7 @@ impl Config {
         Self::read(&Fields::from_bytes(path, bytes)?)
     }
 
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// As [`from_bytes`](Self::from_bytes).
@@ -90,7 +90,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Says what no model can be made of.
+    /// Refuses impossible sizes.
     pub(super) fn check(&self) -> Result<(), String> {
         config::positive(&named!(self: vocab_size, hidden_size, num_attention_heads, intermediate_size))?;
         config::positive(&[("number of labels", self.num_labels())])?;

@@ -1,14 +1,14 @@
-//! Beam search: several texts are followed at once, and the most probable ones kept.
+//! Beam search: extends several beams at once and keeps the most probable ones.
 //!
 //! ```text
 //! each step   scores of (beam, token) = score of the beam + log softmax(logits of the beam)[token]
-//!             the best of all: those that end with an end token are finished, the others are the beams
+//!             the best candidates: with an end token they are finished, without one they are the new beams
 //! finished    score / length^length_penalty, length in generated tokens; the best num_beams are kept
 //! ```
 //!
 //! Candidates, order and ends follow transformers (`_beam_search`): with e end tokens,
-//! max(2, 1 + e) num_beams candidates; only the first num_beams of them can finish a text. Its arithmetic is
-//! f32, and so is ours.
+//! max(2, 1 + e) num_beams candidates; only the first num_beams of them can finish a text. transformers
+//! computes scores in f32, and so does this module.
 
 use super::sampling::Processor;
 use super::settings::{EarlyStopping, GenerationConfig};
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::layers::Cache;
 use std::sync::Arc;
 
-/// A text that a beam search found.
+/// Result of a beam search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hypothesis {
     /// Generated tokens, with the end token if there is one.
@@ -27,14 +27,14 @@ pub struct Hypothesis {
     pub score: f32,
 }
 
-/// A text that is followed.
+/// Unfinished continuation.
 #[derive(Clone, Debug)]
 struct Beam {
-    /// The prompt and what was generated.
+    /// Prompt and generated tokens.
     ids: Vec<u32>,
     /// Its log-probability.
     score: f32,
-    /// Which cache is its.
+    /// Index of its cache.
     cache: usize,
 }
 
@@ -46,14 +46,14 @@ struct Candidate {
     token: u32,
 }
 
-/// The logarithm of 0 in transformers' beam search.
+/// Score of an impossible beam, as in transformers: stands for log 0.
 const NEVER: f32 = -1e9;
 
-/// The `settings.num_beams` best continuations of `prompt` (of an encoder-decoder: of the source) that a beam
-/// search finds, best first.
+/// Finds the `settings.num_beams` best continuations of `prompt`, best first. For an encoder-decoder `prompt` is
+/// the source.
 ///
 /// # Errors
-/// [`Error::Input`] if the prompt is empty or leaves no room for a token; errors of the model.
+/// [`Error::Input`] if the prompt is empty or leaves no room for a token, or the model refuses it.
 pub fn beam_search(
     model: &mut dyn CausalLm,
     prompt: &[u32],
@@ -87,7 +87,7 @@ pub fn beam_search(
         settings,
         prompt: ids.len(),
         longest,
-        // At first all beams are the same text: only one of them counts.
+        // All beams start as the prompt; only the first has a possible score.
         beams: vec![Beam { ids: ids.to_vec(), score: NEVER, cache: 0 }; n],
         next: vec![Beam { ids: ids.to_vec(), score: NEVER, cache: 0 }; n],
         finished: Vec::new(),
@@ -104,7 +104,7 @@ pub fn beam_search(
     while search.advance(&logits, vocabulary)? {
         search.give_caches(&mut caches)?;
         batch.clear();
-        // In the order of the caches, and so are the logits.
+        // Tokens, and so logits, stand in the order of the caches.
         for cache in 0..n {
             for beam in search.beams.iter().filter(|beam| beam.cache == cache) {
                 batch.push_ids(&beam.ids[beam.ids.len() - 1..])?;
@@ -121,16 +121,16 @@ pub fn beam_search(
 struct Search<'s> {
     settings: &'s GenerationConfig,
     processor: Processor,
-    /// Tokens that the decoder was given.
+    /// Number of tokens of the prompt.
     prompt: usize,
-    /// The most tokens, those included.
+    /// Upper bound of tokens, the prompt included.
     longest: usize,
-    /// Best first, and so is what they become.
+    /// Best first, as is `next`.
     beams: Vec<Beam>,
     next: Vec<Beam>,
     /// Best first, at most as many as beams.
     finished: Vec<Hypothesis>,
-    /// \[vocab_size\]: of the tokens after one beam.
+    /// \[vocab_size\]: scores of the tokens after one beam.
     scores: Vec<f32>,
     /// The `kept` best, best first.
     candidates: Vec<Candidate>,
@@ -138,7 +138,7 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
-    /// Adds a token to every beam; returns whether the search goes on.
+    /// Adds a token to every beam; returns true if the search continues.
     fn advance(&mut self, logits: &[f32], vocabulary: usize) -> Result<bool, Error> {
         self.candidates.clear();
         for (b, beam) in self.beams.iter().enumerate() {
@@ -204,8 +204,8 @@ impl Search<'_> {
         ((length - self.prompt) as f64).powf(self.settings.length_penalty) as f32
     }
 
-    /// Gives each beam a cache of its own, with the tokens of the beam that it comes from: the first keeps
-    /// it, others get a copy in a cache that no beam has any more.
+    /// Gives each beam its own cache with the tokens of its parent. The first child keeps the parent's cache;
+    /// the others copy it to a free cache.
     fn give_caches(&mut self, caches: &mut [Cache]) -> Result<(), Error> {
         for b in 0..self.beams.len() {
             let from = self.beams[b].cache;

@@ -1,17 +1,16 @@
-//! Chat templates: from messages to the text that a model continues, as the checkpoint's template in Jinja
-//! says.
+//! Chat templates: renders messages as the text that a model continues, by the checkpoint's Jinja template.
 //!
-//! A template is given what `apply_chat_template` of transformers gives it: blocks take their line with them,
-//! strings have Python's methods, and there are
+//! The environment follows transformers' `apply_chat_template`. Block tags strip their line
+//! (`trim_blocks`, `lstrip_blocks`), strings have Python's methods, and these names are defined:
 //!
-//! | name | what |
+//! | name | meaning |
 //! |---|---|
-//! | `messages`, `tools`, `documents` | of the [`Chat`]; none where it has none |
-//! | `add_generation_prompt`, `bos_token`, `eos_token` | the tokens where a file says so |
+//! | `messages`, `tools`, `documents` | fields of the [`Chat`]; `none` if absent |
+//! | `add_generation_prompt`, `bos_token`, `eos_token` | as in the [`Chat`] and the tokenizer's files |
 //! | `tojson` | Python's `json.dumps`, with its options |
-//! | `strftime_now(format)` | the time of the chat, in the zone of the system |
+//! | `strftime_now(format)` | time of the chat, in the system's time zone |
 //! | `raise_exception(message)` | refuses the chat |
-//! | `{% generation %}` .. `{% endgeneration %}` | what is between, in a scope of its own |
+//! | `{% generation %}` .. `{% endgeneration %}` | the text between, in its own scope |
 
 mod json;
 
@@ -29,23 +28,23 @@ use std::time::SystemTime;
 /// Variables of a template.
 #[derive(Clone, Debug)]
 pub struct Chat {
-    /// The conversation: objects with `role` (`system`, `user`, `assistant`, `tool`), `content`, and whatever else
-    /// the template reads (`tool_calls`, `reasoning_content`).
+    /// The conversation: objects with `role` (`system`, `user`, `assistant`, `tool`), `content`, and further
+    /// fields that the template reads (`tool_calls`, `reasoning_content`).
     pub messages: Vec<Json>,
     /// The functions that the model may call, as a list of JSON schemas.
     pub tools: Option<Json>,
     /// Texts to answer from, as a list of objects with `title` and `text`.
     pub documents: Option<Json>,
-    /// Whatever else the template reads, by name: `enable_thinking`.
+    /// Further variables of the template, by name: `enable_thinking`.
     pub variables: BTreeMap<String, Json>,
-    /// True if the text shall end where the assistant begins to speak.
+    /// True if the text ends with the start of the assistant's answer.
     pub add_generation_prompt: bool,
-    /// When it is.
+    /// Time of the chat.
     pub now: SystemTime,
 }
 
 impl Chat {
-    /// These messages, now, with nothing else, to be answered.
+    /// A chat of `messages` at the present time, with `add_generation_prompt` and without tools.
     pub fn new(messages: Vec<Json>) -> Self {
         Self {
             messages,
@@ -58,7 +57,7 @@ impl Chat {
     }
 }
 
-/// A JSON value as templates see it: fields of objects stay in their order.
+/// JSON value of a template; fields of objects keep their order.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Json(Value);
@@ -75,10 +74,10 @@ impl Json {
         Self(context! { role, content })
     }
 
-    /// Reads a file that holds a list of objects, as tools, documents and messages are.
+    /// Reads a file with a list of objects: tools, documents or messages.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::File`].
+    /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is no list of objects.
     pub fn read_objects(path: &Path) -> Result<Self, Error> {
         let list: Self = config::read(path)?;
         let refuse = |why| Err(Error::File { path: path.to_owned(), why });
@@ -94,16 +93,16 @@ impl Json {
     }
 }
 
-/// The steps that a template may take, each an instruction or 64 bytes of what it makes: under a second of loops, and at most
-/// 640 MB. Templates take some hundreds for a message, so that it is enough for ten thousand of them.
+/// Upper bound of a template's steps. A step is an instruction or 64 bytes of output: under a second of loops,
+/// and at most 640 MB. A message takes some hundreds, so ten thousand messages fit.
 const FUEL: u64 = 10_000_000;
 
-/// The text of `chat` as the tokenizer's template writes it: if there are tools, that for tools. It has the special
-/// tokens in it: encode it with [`Tokenizer::encode_as_written`].
+/// Renders `chat` by the tokenizer's template, or by its template for tools if `chat` has tools. The text contains
+/// special tokens: encode it with [`Tokenizer::encode_as_written`].
 ///
 /// # Errors
-/// If the tokenizer has no template, or it is no Jinja, refuses the chat, asks for what is not supported, or takes too
-/// long.
+/// If the tokenizer has no template, or the template is not valid Jinja, uses an unsupported feature, refuses the
+/// chat or takes too long.
 pub fn render(tokenizer: &Tokenizer, chat: &Chat) -> Result<String, Error> {
     let template = match chat.tools {
         Some(_) => tokenizer.chat_template_for_tools(),
@@ -150,7 +149,7 @@ fn render_template(template: &str, tokenizer: &Tokenizer, chat: &Chat) -> Result
     environment.render_str(&with_scopes(template), Value::from_pairs(variables))
 }
 
-/// A message without fields that are null, and its reasoning under all names that templates read it by.
+/// The message without null fields. Its reasoning appears under every name that templates use for it.
 fn as_transformers(message: &Value) -> Value {
     let Ok(keys) = message.try_iter() else { return message.clone() };
     if message.kind() != ValueKind::Map {
@@ -170,8 +169,8 @@ fn as_transformers(message: &Value) -> Value {
     Value::from_pairs(fields)
 }
 
-/// `{% generation %}` marks what the assistant said, for those who train on it, and is a scope to everyone else:
-/// Jinja's `{% with %}`.
+/// Replaces `{% generation %}`, which marks the assistant's text for training, by Jinja's `{% with %}`: both
+/// open a scope.
 fn with_scopes(template: &str) -> String {
     let mut written = String::with_capacity(template.len());
     let mut rest = template;

@@ -1,11 +1,11 @@
-//! Continuous batching: sequences of any lengths are continued together, and come and go one by one (Yu et
+//! Continuous batching: sequences of any lengths run together; each joins and leaves on its own (Yu et
 //! al. 2022, "Orca: A distributed serving system for transformer-based generative models").
 //!
 //! ```text
 //! step          1           2           3           4
 //! sequence 0    prompt      token       token       end
 //! sequence 1    prompt      end
-//! sequence 2                            prompt      token      admitted where 1 left room
+//! sequence 2                            prompt      token      admitted in the place of 1
 //! ```
 //!
 //! One `extend` a step takes the prompts of new sequences and the last token of each other one, packed
@@ -25,19 +25,19 @@ use std::time::{Duration, Instant};
 pub struct Statistics {
     /// Tokens of prompts and sources.
     pub prefill_tokens: usize,
-    /// Time of the steps that took new sequences in.
+    /// Time of the steps that admitted sequences.
     pub prefill: Duration,
-    /// Tokens generated in the other steps.
+    /// Tokens generated in the steps that admitted none.
     pub decode_tokens: usize,
-    /// Time of those.
+    /// Time of the steps that admitted none.
     pub decode: Duration,
     /// Tokens guessed.
     pub guessed: usize,
-    /// Guesses that were right.
+    /// Guesses that the sampler confirmed.
     pub accepted: usize,
 }
 
-/// Continues texts, some at a time.
+/// Runs requests, several at a time.
 ///
 /// ```
 /// use std::{ops::ControlFlow, sync::Arc};
@@ -66,7 +66,7 @@ pub struct Engine<'m> {
     waiting: VecDeque<ActiveSequence>,
     running: Vec<ActiveSequence>,
     finished: Vec<Finished>,
-    /// Of sequences that ended.
+    /// Caches of sequences that ended, for new ones.
     free: Vec<Cache>,
     submitted: usize,
     batch: Batch,
@@ -76,10 +76,10 @@ pub struct Engine<'m> {
 }
 
 impl<'m> Engine<'m> {
-    /// An engine that continues up to `at_once` sequences together.
+    /// An engine that runs up to `at_once` sequences together.
     ///
     /// # Errors
-    /// [`Error::Input`] if that is 0.
+    /// [`Error::Input`] if `at_once` is 0.
     pub fn new(model: &'m mut dyn CausalLm, at_once: usize) -> Result<Self, Error> {
         Self::with_speculation(model, at_once, Speculation::None)
     }
@@ -112,11 +112,11 @@ impl<'m> Engine<'m> {
         })
     }
 
-    /// Takes a text, and returns its number: texts are counted from 0.
+    /// Queues a request and returns its number; the first is 0.
     ///
     /// # Errors
-    /// [`Error::Input`] if the settings ask for what cannot be, or the prompt is empty or leaves no room for
-    /// a token.
+    /// [`Error::Input`] if the settings contradict each other, or the prompt is empty or leaves no room for a
+    /// token.
     pub fn submit(&mut self, request: Request) -> Result<usize, Error> {
         let sequence = ActiveSequence::new(self.submitted, request, &*self.model)?;
         self.waiting.push_back(sequence);
@@ -124,7 +124,7 @@ impl<'m> Engine<'m> {
         Ok(self.submitted - 1)
     }
 
-    /// True if all texts that were submitted ended.
+    /// True if all requests ended.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
@@ -134,7 +134,7 @@ impl<'m> Engine<'m> {
         self.statistics
     }
 
-    /// Continues until all texts ended, and returns them in the order of their numbers.
+    /// Runs until all requests end, and returns the results in the order of their numbers.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -147,8 +147,8 @@ impl<'m> Engine<'m> {
         Ok(all)
     }
 
-    /// Admits what there is room for, and adds a token, or several where guesses are right, to every
-    /// sequence. Returns the texts that ended.
+    /// Admits waiting requests while there is room, then adds a token to every sequence, or several where guesses
+    /// are right. Returns the sequences that ended.
     ///
     /// # Errors
     /// See [`CausalLm::extend`].
@@ -160,7 +160,7 @@ impl<'m> Engine<'m> {
         if let Speculation::None = self.speculation {
             self.extend(0, Want::Last, watch)?;
         } else {
-            // Prompts are taken in apart from guesses: of their tokens only the last one's logits are wanted.
+            // Prompts run apart from guesses: a prompt needs the logits of its last token only.
             if old < self.running.len() {
                 self.extend(old, Want::Last, watch)?;
             }
@@ -219,7 +219,7 @@ impl<'m> Engine<'m> {
 
     /// Fills the guesses of all sequences.
     fn guess(&mut self) -> Result<(), Error> {
-        // A guess of the last token that a text may have would be no use: the token comes anyway.
+        // No guess for the last allowed token: the model's own step yields it.
         let room = |s: &ActiveSequence| s.longest.0 - s.ids.len() - 1;
         match &mut self.speculation {
             Speculation::None => {}
@@ -244,8 +244,8 @@ impl<'m> Engine<'m> {
         Ok(())
     }
 
-    /// Runs the model on what the sequences from `first` on have and it has not seen, and on their guesses;
-    /// adds the tokens that follow.
+    /// Runs the model on the unread tokens and the guesses of the sequences from `first` on, and adds the tokens
+    /// that follow.
     fn extend(&mut self, first: usize, want: Want, watch: OnToken<'_>) -> Result<(), Error> {
         self.batch.clear();
         let mut caches = Vec::with_capacity(self.running.len() - first);

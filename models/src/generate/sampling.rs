@@ -1,4 +1,4 @@
-//! From the logits of a sequence's last token to the next token.
+//! Sampling: from the logits of a sequence's last token to the next token.
 //!
 //! ```text
 //! scores = logits
@@ -19,19 +19,19 @@ use tilewright_kernels::random::Random;
 #[derive(Clone, Debug)]
 pub struct Processor {
     settings: Arc<GenerationConfig>,
-    /// Tokens that the decoder was given.
+    /// Number of tokens of the prompt.
     prompt: usize,
-    /// The most tokens, those included.
+    /// Upper bound of tokens, the prompt included.
     longest: usize,
 }
 
 impl Processor {
-    /// For sequences that start with `prompt` tokens and have at most `longest`.
+    /// A processor for sequences of `prompt` tokens that grow to at most `longest`.
     pub fn new(settings: Arc<GenerationConfig>, prompt: usize, longest: usize) -> Self {
         Self { settings, prompt, longest }
     }
 
-    /// Changes `scores`, \[vocab_size\], of the token after `ids`, the prompt and what was generated.
+    /// Changes `scores`, \[vocab_size\], of the token after `ids` (prompt and generated tokens).
     pub fn apply(&self, ids: &[u32], scores: &mut [f32]) {
         let s = &*self.settings;
         if s.repetition_penalty != 1.0 {
@@ -70,7 +70,7 @@ impl Processor {
     }
 }
 
-/// Every token that is there already becomes less probable, once however often it is there.
+/// Repetition penalty: lowers the score of each token that occurs, once regardless of its count.
 fn repetition(ids: &[u32], penalty: f32, scores: &mut [f32]) {
     let mut seen = ids.to_vec();
     seen.sort_unstable();
@@ -99,7 +99,7 @@ fn force(ids: &[u32], scores: &mut [f32]) {
     }
 }
 
-/// Chooses the tokens of one sequence; its random numbers are the seed's, whatever happens elsewhere.
+/// Chooses the tokens of one sequence. Its random numbers depend on its seed alone.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     processor: Processor,
@@ -109,14 +109,14 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// For a sequence that starts with `prompt` tokens and has at most `longest`.
+    /// A sampler for a sequence of `prompt` tokens that grows to at most `longest`.
     pub fn new(settings: Arc<GenerationConfig>, seed: u64, prompt: usize, longest: usize) -> Self {
         let processor = Processor::new(settings, prompt, longest);
         Self { processor, random: Random::new(seed), candidates: Vec::new() }
     }
 
-    /// The token after `ids`, the prompt and what was generated. `scores`, \[vocab_size\], are its logits;
-    /// they are changed.
+    /// Chooses the token after `ids` (prompt and generated tokens). `scores`, \[vocab_size\], holds its logits and
+    /// is overwritten.
     ///
     /// # Errors
     /// [`Error::Input`] if no token can follow: all scores are NaN or -inf.
@@ -140,11 +140,11 @@ impl Sampler {
         kept.retain(|(score, _)| *score > f32::NEG_INFINITY);
         let few = (1..kept.len()).contains(&top_k);
         if few {
-            // Several of the same score as the k-th all stay.
+            // Tokens that tie with the k-th all stay.
             let (_, &mut (least, _), _) = kept.select_nth_unstable_by(top_k - 1, |a, b| b.0.total_cmp(&a.0));
             kept.retain(|(score, _)| *score >= least);
         }
-        // An order that only scores and ids decide, for the sums and the draw.
+        // Sort by score and id, so that sums and draws are reproducible.
         if few || top_p < 1.0 {
             kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         }
@@ -152,7 +152,7 @@ impl Sampler {
         let weight = |score: f32| f64::from(score - most).exp();
         if top_p < 1.0 {
             let total: f64 = kept.iter().map(|c| weight(c.0)).sum();
-            // From the least probable on, as long as together they are within 1 - p; never the first.
+            // Drop the least probable tokens while their sum stays within 1 - p; keep the first always.
             let mut below = 0.0;
             let out = kept.iter().rev().take_while(|c| {
                 below += weight(c.0) / total;
@@ -163,18 +163,18 @@ impl Sampler {
         }
         kept.retain(|c| weight(c.0) >= f64::from(min_p));
         let total: f64 = kept.iter().map(|c| weight(c.0)).sum();
-        // 53 bits: all that an f64 of [0, 1) tells apart.
+        // 53 bits: the resolution of an f64 in [0, 1).
         let mut left = (self.random.bits() >> 11) as f64 * 2f64.powi(-53) * total;
         let drawn = kept.iter().find(|c| {
             left -= weight(c.0);
             left < 0.0
         });
-        // Rounding may leave a little of the last one.
+        // Rounding may leave a remainder after the last token.
         drawn.or(kept.last()).map(|c| c.1)
     }
 }
 
-/// The place of the largest number, the first of several.
+/// Index of the largest number; the first of equal ones.
 pub(crate) fn largest(scores: &[f32]) -> Option<u32> {
     let mut best = (f32::NEG_INFINITY, None);
     for (&score, id) in scores.iter().zip(0..) {

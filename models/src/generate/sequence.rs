@@ -1,4 +1,4 @@
-//! A text from when it is asked for to its end.
+//! A sequence from its request to its end.
 
 use super::sampling::Sampler;
 use super::settings::GenerationConfig;
@@ -9,27 +9,27 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A text to be continued.
+/// Request to continue a text.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The tokens that it starts with; of an encoder-decoder, the source.
+    /// Tokens of the prompt; for an encoder-decoder, of the source.
     pub prompt: Vec<u32>,
-    /// How it is continued; beams are not the engine's, see [`beam_search`](super::beam_search).
+    /// Sampling and limits. The engine runs no beams: see [`beam_search`](super::beam_search).
     pub settings: Arc<GenerationConfig>,
     /// Seed of its random numbers.
     pub seed: u64,
 }
 
-/// Why a text ended.
+/// Reason for the end of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// An end token, which is the last of its tokens.
+    /// End token, which is the last token.
     Eos,
-    /// It has as many tokens as its settings allow.
+    /// Length limit of the settings.
     Length,
-    /// It has as many tokens as the model allows.
+    /// Length limit of the model.
     Capacity,
-    /// Whoever watched its tokens had enough: a stop string.
+    /// Stopped by the [`OnToken`] callback, as at a stop string.
     Stop,
 }
 
@@ -45,35 +45,35 @@ impl FinishReason {
     }
 }
 
-/// A text that ended.
+/// Result of a request.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// The number that [`Engine::submit`](super::Engine::submit) returned.
     pub id: usize,
     /// Generated tokens.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Reason for its end.
     pub finish: FinishReason,
-    /// From when it was submitted to its first token.
+    /// Time from submission to the first token.
     pub first_token: Duration,
-    /// From when it was submitted to its last token.
+    /// Time from submission to the last token.
     pub total: Duration,
 }
 
-/// Sees every token; may end its sequence.
+/// Callback for every token: (request number, token). `Break` ends the sequence.
 pub type OnToken<'w> = &'w mut dyn FnMut(usize, u32) -> ControlFlow<()>;
 
-/// A sequence that is continued.
+/// A running sequence.
 #[derive(Debug)]
 pub(super) struct ActiveSequence {
     pub(super) id: usize,
-    /// Of an encoder-decoder; else empty.
+    /// Tokens of the source; empty for a decoder.
     pub(super) source: Vec<u32>,
     /// Tokens of the decoder: the prompt, then generated tokens.
     pub(super) ids: Vec<u32>,
-    /// Tokens that it was given.
+    /// Number of tokens of the prompt.
     pub(super) prompt: usize,
-    /// Tokens with which it ends, and why.
+    /// Upper bound of tokens, and the reason for the end there.
     pub(super) longest: (usize, FinishReason),
     pub(super) settings: Arc<GenerationConfig>,
     pub(super) sampler: Sampler,
@@ -87,7 +87,7 @@ pub(super) struct ActiveSequence {
 }
 
 impl ActiveSequence {
-    /// The sequence of a request to `model`, which counts it as `id`.
+    /// The sequence of request number `id` to `model`.
     pub(super) fn new(id: usize, request: Request, model: &dyn CausalLm) -> Result<Self, Error> {
         let Request { prompt, settings, seed } = request;
         settings.check().map_err(|why| Error::Input { name: "settings", why })?;
@@ -124,7 +124,7 @@ impl ActiveSequence {
         })
     }
 
-    /// Adds a token for each row of logits, as long as the one before was guessed; returns how many were.
+    /// Adds a token for each row of logits until a guess is wrong; returns the number of right guesses.
     pub(super) fn choose<'r>(
         &mut self,
         rows: &mut impl Iterator<Item = &'r mut [f32]>,
@@ -152,7 +152,7 @@ impl ActiveSequence {
             }
         }
         if let Some(cache) = &mut self.cache {
-            // The last token was not read yet, and wrong guesses were.
+            // The cache holds wrong guesses and lacks the last token.
             cache.truncate(cache.len().min(self.ids.len() - 1));
         }
         self.guess.clear();

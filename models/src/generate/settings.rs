@@ -8,18 +8,18 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde_json::Value;
 use std::path::Path;
 
-/// How tokens are chosen and when a text ends. The default is greedy, 20 tokens, without an end token.
+/// Choice of tokens and end of a text. The default is greedy, 20 tokens, without an end token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
     /// Tokens that end a text.
     pub eos_token_id: Vec<u32>,
-    /// The token that a text starts with.
+    /// First token of a text.
     pub bos_token_id: Option<u32>,
-    /// The first token of a decoder that continues a source; `bos_token_id` if there is none.
+    /// First token of an encoder-decoder's decoder; `bos_token_id` if absent.
     pub decoder_start_token_id: Option<u32>,
-    /// The token after the first, whatever the model says.
+    /// Second token, forced.
     pub forced_bos_token_id: Option<u32>,
-    /// The last token of a text that ends for its length: one of these.
+    /// Forced last token of a text that reaches its length limit: one of these.
     pub forced_eos_token_id: Vec<u32>,
     /// Upper bound of tokens, the prompt included.
     pub max_length: Option<usize>,
@@ -29,36 +29,36 @@ pub struct GenerationConfig {
     pub min_length: usize,
     /// Lower bound of new tokens before an end token.
     pub min_new_tokens: Option<usize>,
-    /// Sequences of tokens that are not to be written; one that is an end token alone is no such.
+    /// Forbidden sequences of tokens. A sequence of one end token is ignored.
     pub bad_words_ids: Vec<Vec<u32>>,
-    /// Tokens that are never written.
+    /// Forbidden tokens.
     pub suppress_tokens: Vec<u32>,
-    /// Tokens that are not written first.
+    /// Tokens forbidden at the start of the generated text.
     pub begin_suppress_tokens: Vec<u32>,
-    /// So many tokens in a row are not written twice; 0: any are.
+    /// Length of n-grams that may not repeat; 0: no restriction.
     pub no_repeat_ngram_size: usize,
-    /// Scores of tokens that are there already are divided by it if positive, multiplied if negative:
+    /// Scores of tokens that occurred are divided by it if positive, multiplied if negative:
     /// Keskar et al. 2019, arXiv:1909.05858.
     pub repetition_penalty: f32,
-    /// True if tokens are drawn, and not the most probable taken.
+    /// True if tokens are drawn at random; false for greedy choice.
     pub do_sample: bool,
     /// Scores are divided by it before a token is drawn.
     pub temperature: f32,
     /// Number of the best tokens that can be drawn; 0: all.
     pub top_k: usize,
-    /// Only the most probable tokens can be drawn that together reach this probability: Holtzman et al.
+    /// Nucleus: the smallest set of most probable tokens that reaches this probability. Holtzman et al.
     /// 2020, arXiv:1904.09751.
     pub top_p: f32,
-    /// Only tokens can be drawn that are at least so probable, relative to the most probable: Nguyen et al.
+    /// Lower bound of a token's probability, relative to the most probable token: Nguyen et al.
     /// 2024, arXiv:2407.01082.
     pub min_p: f32,
-    /// Texts that a beam search follows at once; 1: no beam search.
+    /// Number of beams; 1: no beam search.
     pub num_beams: usize,
-    /// Scores of texts are divided by their length to this power.
+    /// Exponent of the length that divides a beam's score.
     pub length_penalty: f64,
     /// When a beam search ends.
     pub early_stopping: EarlyStopping,
-    /// True if probabilities are made to sum to 1 after some tokens were forbidden; of a beam search.
+    /// True if beam search normalises probabilities again after forbidding tokens.
     pub renormalize_logits: bool,
 }
 
@@ -95,12 +95,12 @@ impl Default for GenerationConfig {
 /// When a beam search ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// `true`: as soon as there are as many finished texts as beams.
+    /// `true`: as soon as `num_beams` hypotheses are finished.
     Full,
-    /// `false`: when no text of the present length could be better than the worst finished one.
+    /// `false`: when no beam of the present length could beat the worst finished hypothesis.
     #[default]
     Heuristic,
-    /// `"never"`: when no text of any length could.
+    /// `"never"`: when no beam of any length could beat the worst finished hypothesis.
     Never,
 }
 
@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for EarlyStopping {
     }
 }
 
-/// Keys that would change a text and are not supported, with the number that changes nothing.
+/// Unsupported keys that would change a text, with the neutral value of each.
 const UNSUPPORTED: [(&str, f64); 20] = [
     ("assistant_early_exit", 0.0),
     ("constraints", 0.0),
@@ -152,10 +152,10 @@ const UNSUPPORTED: [(&str, f64); 20] = [
     ("watermarking_config", 0.0),
 ];
 
-/// The tokens that are written where nothing says how many, as in transformers.
+/// Generated tokens if no limit is given, as in transformers.
 const DEFAULT_LENGTH: usize = 20;
 
-/// The most texts that a beam search is believed to follow: each has a cache of its own.
+/// Upper bound of `num_beams`: each beam has its own cache.
 const MOST_BEAMS: usize = 1 << 12;
 
 impl GenerationConfig {
@@ -163,7 +163,7 @@ impl GenerationConfig {
     /// none, the [config](config::config_json).
     ///
     /// # Errors
-    /// If the file is missing or damaged, or asks for what is not supported: the key is named.
+    /// If the file is missing or damaged, or a key has an unsupported value; the message names the key.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let own = files::directory(path).join("generation_config.json");
         let (path, bytes) = match own.exists() {
@@ -173,7 +173,7 @@ impl GenerationConfig {
         Self::from_bytes(&path, &bytes)
     }
 
-    /// Reads such a file from memory; errors call it `path`.
+    /// As [`open`](Self::open), from memory; errors name `path`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -223,10 +223,10 @@ impl GenerationConfig {
         Ok(settings)
     }
 
-    /// Says which setting has a value that no text can be generated with, or which do not go together.
+    /// Checks that every setting has a possible value and that they fit together.
     ///
     /// # Errors
-    /// The name, what was expected, and what was found.
+    /// Name of the setting, expected and found value.
     pub fn check(&self) -> Result<(), String> {
         self.check_values()?;
         if self.do_sample && self.num_beams > 1 {
@@ -265,7 +265,7 @@ impl GenerationConfig {
         Ok(())
     }
 
-    /// The most tokens of a text that starts with `prompt` tokens, those included.
+    /// Upper bound of tokens of a text with `prompt` tokens, the prompt included.
     pub fn longest(&self, prompt: usize) -> usize {
         match (self.max_new_tokens, self.max_length) {
             (Some(new), _) => prompt.saturating_add(new),
@@ -279,10 +279,10 @@ impl GenerationConfig {
         self.max_new_tokens.is_some() || self.max_length.is_some()
     }
 
-    /// The token that a decoder starts with after a source.
+    /// First token of an encoder-decoder's decoder.
     ///
     /// # Errors
-    /// [`Error::Input`] if none is given.
+    /// [`Error::Input`] if neither `decoder_start_token_id` nor `bos_token_id` is given.
     pub fn decoder_start(&self) -> Result<u32, Error> {
         self.decoder_start_token_id.or(self.bos_token_id).ok_or_else(|| Error::Input {
             name: "decoder_start_token_id",
@@ -291,7 +291,7 @@ impl GenerationConfig {
     }
 }
 
-/// A token or several; negative numbers stand for none.
+/// One token or several; negative numbers mean none.
 #[derive(Default)]
 struct Ids(Vec<u32>);
 

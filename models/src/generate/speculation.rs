@@ -1,15 +1,15 @@
-//! Tokens guessed ahead, which the model then checks in one step: Leviathan, Kalman and Matias 2023,
-//! arXiv:2211.17192; guesses from the text itself: Saxena 2023, "Prompt lookup decoding".
+//! Speculative decoding: guesses tokens, which the model checks in one step (Leviathan, Kalman and Matias 2023,
+//! arXiv:2211.17192). Guesses from the text itself: Saxena 2023, "Prompt lookup decoding".
 //!
 //! ```text
 //! text                  .. a b c
 //! guessed                        d e f
-//! extend(c d e f)    ->          d e g ..    what the sampler chooses after each
-//! the text is now       .. a b c d e g       d and e as guessed; f and what follows it is forgotten
+//! extend(c d e f)    ->          d e g ..    tokens that the sampler chooses after each
+//! the text is now       .. a b c d e g       d and e were guessed; f and the logits after it are dropped
 //! ```
 //!
-//! The sampler chooses every token, from the logits that it would have had without a guess: the text is
-//! the same to the last bit, whether it is greedy or drawn. Guesses only decide how many steps it takes.
+//! The sampler chooses every token from logits that are bit-equal to those without speculation. So the text
+//! is identical, greedy or drawn. Guesses only decide the number of steps.
 
 use super::sampling::largest;
 use crate::batch::Batch;
@@ -17,13 +17,13 @@ use crate::causal_lm::{CausalLm, Want};
 use crate::error::Error;
 use crate::layers::Cache;
 
-/// The longest run of tokens that a lookup asks to be the same.
+/// Longest run of tokens that a lookup compares.
 const LONGEST_RUN: usize = 3;
 
-/// Where guesses come from.
+/// Source of guesses.
 #[derive(Debug)]
 pub enum Speculation<'m> {
-    /// There are none.
+    /// No guesses.
     None,
     /// Tokens that followed an earlier occurrence of the last few tokens, in the text or its source.
     Lookup {
@@ -40,12 +40,12 @@ pub enum Speculation<'m> {
 }
 
 impl Speculation<'_> {
-    /// Refuses a model that cannot guess for a model of `vocabulary` tokens.
+    /// Refuses a draft model that does not fit a model of `vocabulary` tokens.
     pub(crate) fn check(&self, vocabulary: usize, encodes: bool) -> Result<(), Error> {
         let refuse = |why| Err(Error::Input { name: "draft model", why });
         match self {
             Self::Draft { model, .. } if model.encodes() || encodes => {
-                refuse("only decoders without encoder can guess, and for such".to_owned())
+                refuse("expected decoders without encoder, as draft and as model".to_owned())
             }
             Self::Draft { model, .. } if model.vocab_size() != vocabulary => refuse(format!(
                 "expected the vocabulary of the model, {vocabulary} tokens, found {}",
@@ -56,13 +56,13 @@ impl Speculation<'_> {
     }
 }
 
-/// Tokens that followed an earlier occurrence of the longest repeated end of `ids`, in `ids` or `source`: at most `most`
-/// tokens, after the last place of the run.
+/// Guesses at most `most` tokens: those after the last earlier occurrence, in `ids` or `source`, of the longest
+/// run that ends `ids`.
 pub(crate) fn lookup(ids: &[u32], source: &[u32], most: usize, guess: &mut Vec<u32>) {
     guess.clear();
     for run in (1..=LONGEST_RUN.min(ids.len())).rev() {
         let (before, last) = (&ids[..ids.len() - 1], &ids[ids.len() - run..]);
-        // In `ids` itself what follows may reach to the end.
+        // In `ids` itself the tokens after the run may reach to the end.
         for (within, text) in [(before, ids), (source, source)] {
             if let Some(at) = within.windows(run).rposition(|window| window == last) {
                 let follows = &text[at + run..];
@@ -84,7 +84,7 @@ pub(crate) struct Drafted<'s> {
     pub guess: &'s mut Vec<u32>,
 }
 
-/// Lets `model` guess the most probable tokens of all sequences, as many as each asks for and has room for.
+/// Lets `model` guess the most probable tokens of all sequences, up to `most` and the room of each cache.
 pub(crate) fn draft(
     model: &mut dyn CausalLm,
     mut sequences: Vec<Drafted<'_>>,
@@ -94,7 +94,7 @@ pub(crate) fn draft(
     let vocabulary = model.vocab_size();
     for s in &mut sequences {
         s.guess.clear();
-        // At least the last token is read again, for its logits.
+        // The last token is read again, for its logits.
         s.cache.truncate(s.cache.len().min(s.ids.len() - 1));
         s.most = s.most.min((s.cache.capacity().min(model.max_tokens()) + 1).saturating_sub(s.ids.len()));
     }

@@ -1,8 +1,8 @@
-//! The text of a sequence while it is generated, in pieces that are never taken back.
+//! Streaming detokenization: text in pieces that are never revised.
 //!
 //! ```text
-//! tokens  -> pieces      held back: bytes that are no whole character yet
-//! pieces  -> output      held back: what may be the start of a stop string
+//! tokens  -> pieces      held back: bytes of an incomplete character
+//! pieces  -> output      held back: a possible start of a stop string
 //! ```
 
 use crate::checkpoint::tokenizer::Tokenizer;
@@ -13,16 +13,16 @@ const UNFINISHED: char = '\u{fffd}';
 
 /// Decodes tokens one by one, up to a stop string.
 ///
-/// All pieces together are the text of all tokens, up to a stop string if one was met.
+/// The concatenated pieces are the text of all tokens, up to the first stop string.
 #[derive(Clone, Debug)]
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
     stops: Vec<String>,
     ids: Vec<u32>,
-    /// From this token on ids are decoded; those up to `read` are there only because what a decoder
-    /// writes for a token depends on the one before it.
+    /// First token that is decoded. Tokens from here to `read` serve as context only: a decoder's text
+    /// for a token depends on the token before it.
     context: usize,
-    /// The text of the tokens before this one was taken over.
+    /// Number of tokens whose text was taken over.
     read: usize,
     /// Text that may be the start of a stop string.
     held: String,
@@ -30,7 +30,7 @@ pub struct TextStream<'t> {
 }
 
 impl<'t> TextStream<'t> {
-    /// A text that ends before any of `stops`; empty ones are none.
+    /// A stream that ends before the first of `stops`; empty strings are ignored.
     pub fn new(tokenizer: &'t Tokenizer, stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         Self { tokenizer, stops, ids: Vec::new(), context: 0, read: 0, held: String::new(), stopped: false }
@@ -41,7 +41,7 @@ impl<'t> TextStream<'t> {
         self.stopped
     }
 
-    /// Adds a token; returns the text that is certain now.
+    /// Adds a token; returns the text that became final.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
@@ -55,7 +55,7 @@ impl<'t> TextStream<'t> {
         Ok(self.certain())
     }
 
-    /// The rest, of a text that ended for another reason than a stop string.
+    /// The remaining text, at an end without a stop string.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -67,14 +67,14 @@ impl<'t> TextStream<'t> {
         Ok(if self.stopped { certain } else { certain + &rest })
     }
 
-    /// Adds to `held` what the tokens from `read` on add to `text`, the text from `context` on.
+    /// Appends to `held` the part of `text` (the text from `context` on) that the tokens from `read` on add.
     fn take_over(&mut self, text: &str) -> Result<(), Error> {
         let before = self.tokenizer.decode(&self.ids[self.context..self.read])?;
-        // Where the decoder changes what it wrote already (a space before a comma), what is the same stays.
+        // A decoder may revise earlier text (a space before a comma); only the common prefix counts as written.
         let same = before.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         let same = (0..=same).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         self.held.push_str(&text[same..]);
-        // A token without text, as special ones are, is no context for what comes after it.
+        // A token without text, such as a special token, is no context for the next.
         if same < text.len() {
             self.context = self.read;
         }
@@ -82,7 +82,7 @@ impl<'t> TextStream<'t> {
         Ok(())
     }
 
-    /// Takes out of `held` what can be no part of a stop string.
+    /// Removes from `held` and returns the text that cannot be part of a stop string.
     fn certain(&mut self) -> String {
         if self.stopped {
             return String::new();

@@ -7,42 +7,43 @@ use tilewright_kernels::KvCache;
 /// Keys and values of a sequence's tokens, for each layer of a model.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    /// Of the tokens so far, one for each layer.
+    /// Self-attention: keys and values of the tokens so far, one for each layer.
     pub(crate) layers: Vec<KvCache>,
-    /// Of the source, one for each layer of the decoder; shared by all that continue the same source.
+    /// Cross-attention: keys and values of the source, one for each decoder layer; shared by all sequences of
+    /// one source.
     pub(crate) source: Option<Arc<[KvCache]>>,
 }
 
 impl Cache {
-    /// Number of tokens in it, which is the position of the next.
+    /// Number of tokens, which is the position of the next one.
     pub fn len(&self) -> usize {
         self.layers.first().map_or(0, KvCache::len)
     }
 
-    /// True if it holds no token.
+    /// True if the cache holds no token.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The most tokens that it can hold.
+    /// Upper bound of tokens.
     pub fn capacity(&self) -> usize {
         self.layers.first().map_or(0, KvCache::capacity)
     }
 
-    /// Bytes of all keys and values, without the source's.
+    /// Bytes of the keys and values, the source's excluded.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(KvCache::bytes).sum()
     }
 
-    /// Forgets all tokens from `len` on.
+    /// Drops all tokens from index `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.layers.iter_mut().for_each(|layer| layer.truncate(len));
     }
 
-    /// Becomes a copy of `other`, a cache of the same model and capacity.
+    /// Copies `other`, a cache of the same model and capacity.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if it is not.
+    /// [`Error::Kernel`] if model or capacity differ.
     pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
         for (layer, other) in self.layers.iter_mut().zip(&other.layers) {
             layer.copy_from(other)?;

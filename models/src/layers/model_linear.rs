@@ -9,7 +9,7 @@ pub struct ModelLinear<'a> {
     pub part: &'static str,
     /// The layer.
     pub linear: &'a Linear,
-    /// How often a token passes it: more than once where layers are shared.
+    /// Number of times that a token passes the layer: above 1 for shared layers.
     pub times: usize,
     /// True if the layer shares its weights with the word table.
     pub tied: bool,

@@ -1,14 +1,14 @@
-//! `tojson` as transformers defines it for chat templates: Python's `json.dumps`, which escapes no HTML and, unless
-//! it is asked to, no character beyond ASCII.
+//! `tojson` as transformers defines it for chat templates: Python's `json.dumps`. It escapes no HTML, and
+//! characters beyond ASCII only with `ensure_ascii`.
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt::Write as _;
 
-/// The deepest value that is written, as deep as what is read from files may be: templates can nest as they like.
+/// Upper bound of nesting, as for JSON files: templates can nest values without limit.
 const DEPTH: usize = 128;
 
-/// The JSON of `value`. Options have the names and the order of transformers; `sort_keys` is only given by name.
+/// The JSON of `value`. Options have the names and the order of transformers; `sort_keys` is a keyword only.
 pub fn tojson(state: &State, value: &Value, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
     if given.len() > 3 {
         return Err(ErrorKind::TooManyArguments.into());
@@ -39,7 +39,7 @@ pub fn tojson(state: &State, value: &Value, given: Rest<Value>, options: Kwargs)
 }
 
 struct Writer<'a> {
-    /// Takes from the template's fuel: a value that is part of others many times is written as often.
+    /// Takes from the template's fuel: a shared value is written once for each of its uses.
     pay: &'a dyn Fn(u64) -> Result<(), Error>,
     indent: Option<String>,
     comma: String,
@@ -47,7 +47,7 @@ struct Writer<'a> {
     ascii: bool,
     sorted: bool,
     out: String,
-    /// Bytes of it that were paid for.
+    /// Bytes of `out` that were paid for.
     paid: usize,
 }
 
@@ -65,7 +65,7 @@ impl Writer<'_> {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.out += &scalar(value),
             ValueKind::Seq | ValueKind::Iterable => {
-                // A list that is repeated takes no memory before.
+                // Pay before collecting: a lazily repeated list takes no memory until here.
                 let paid = value.try_iter()?.map(|item| (self.pay)(1).map(|()| item));
                 let items = paid.collect::<Result<Vec<_>, _>>()?;
                 self.list(['[', ']'], &items, depth, |writer, item| writer.value(item, depth + 1))?;
