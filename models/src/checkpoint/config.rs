@@ -1,4 +1,4 @@
-//! JSON files beside a checkpoint, and the values in them that several architectures share.
+//! JSON files of a checkpoint, and fields that several architectures share.
 
 use crate::checkpoint::files::{bytes, find_gguf};
 use crate::checkpoint::gguf::Gguf;
@@ -12,7 +12,7 @@ use tilewright_kernels::Activation;
 /// Parses the JSON file `path`, whose content is `bytes`.
 ///
 /// # Errors
-/// [`Error::File`] with the line and column of what is wrong, or the field's name.
+/// [`Error::File`] with line and column of the fault, or the field's name.
 pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })
 }
@@ -33,11 +33,11 @@ pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Erro
     if path.exists() { read(path).map(Some) } else { Ok(None) }
 }
 
-/// The content of config.json of the checkpoint at `path`, and what errors about it shall name: the file in
-/// a directory, or what the metadata of a GGUF file says in its place.
+/// Returns config.json of the checkpoint at `path`, and the path that errors name. For a GGUF file the content
+/// is built from its metadata.
 ///
 /// # Errors
-/// If there is neither, or the GGUF file is damaged or of a model that is not supported.
+/// If neither file exists, or the GGUF file is damaged or of an unsupported model.
 pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let json = path.join("config.json");
     match find_gguf(path).filter(|_| !json.exists()) {
@@ -52,7 +52,7 @@ pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     }
 }
 
-/// The part of config.json that says which architecture it is for.
+/// Fields of config.json that name the architecture.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 pub struct ModelKind {
@@ -63,7 +63,7 @@ pub struct ModelKind {
 }
 
 impl ModelKind {
-    /// Reads the config of the checkpoint at `path`; returns what errors shall name as well.
+    /// Reads the config of the checkpoint at `path`; also returns the path that errors name.
     ///
     /// # Errors
     /// See [`config_json`] and [`parse`].
@@ -74,7 +74,7 @@ impl ModelKind {
     }
 }
 
-/// A special token, which files give as text or as an object.
+/// A special token: files give text or an object.
 #[derive(Debug, serde::Deserialize)]
 #[serde(untagged)]
 pub(crate) enum SpecialToken {
@@ -90,8 +90,8 @@ impl From<SpecialToken> for String {
     }
 }
 
-/// A config that takes from config.json, `fields`, what it calls as config.json does, and where a field is
-/// missing takes the value of `or`. The other fields follow a semicolon.
+/// Builds a config: the named fields come from config.json (`fields`), with the values of `or` as defaults.
+/// Fields after the semicolon are given as expressions.
 macro_rules! take {
     ($fields:ident or $or:ident: $($name:ident),+; $($other:tt)*) => {
         Self { $($name: $fields.get(stringify!($name), $or.$name)?,)+ $($other)* }
@@ -99,16 +99,16 @@ macro_rules! take {
 }
 pub(crate) use take;
 
-/// Fields with their names.
+/// Pairs of a field's name and its value.
 macro_rules! named {
     ($config:ident: $($name:ident),+) => { [$((stringify!($name), $config.$name)),+] };
 }
 pub(crate) use named;
 
-/// The most layers that are believed: beyond it a file is damaged, and would need memory for their names.
+/// Upper bound of layers. More mean a damaged file, and their names would need memory without limit.
 pub(crate) const MOST_LAYERS: usize = 1 << 16;
 
-/// Refuses more layers than that, by name.
+/// Refuses more than `MOST_LAYERS` layers; names the field.
 pub(crate) fn layers(counts: &[(&str, usize)]) -> Result<(), String> {
     match counts.iter().find(|(_, layers)| *layers > MOST_LAYERS) {
         Some((name, layers)) => Err(format!("{name}: {layers} are more than {MOST_LAYERS}")),
@@ -116,7 +116,7 @@ pub(crate) fn layers(counts: &[(&str, usize)]) -> Result<(), String> {
     }
 }
 
-/// Refuses heads that cannot share a width, by name.
+/// Refuses a number of heads that does not divide the width; names the field.
 pub(crate) fn divides((part, heads): (&str, usize), (whole, width): (&str, usize)) -> Result<(), String> {
     match width.is_multiple_of(heads) {
         true => Ok(()),
@@ -124,7 +124,7 @@ pub(crate) fn divides((part, heads): (&str, usize), (whole, width): (&str, usize
     }
 }
 
-/// Refuses sizes of 0, by name.
+/// Refuses sizes of 0; names the field.
 pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
     match sizes.iter().find(|(_, size)| *size == 0) {
         Some((name, _)) => Err(format!("{name}: expected at least 1, found 0")),
@@ -132,7 +132,7 @@ pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
     }
 }
 
-/// Refuses what cannot be added to a variance.
+/// Refuses an epsilon that is negative or not finite; names the field.
 pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
     match eps >= 0.0 && eps.is_finite() {
         true => Ok(()),
@@ -140,7 +140,7 @@ pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
     }
 }
 
-/// The fields of a config.json. One that is null is as good as missing.
+/// Fields of a config.json. A null field counts as missing.
 #[derive(Clone, Debug)]
 pub struct Fields {
     path: PathBuf,
@@ -157,7 +157,7 @@ impl Fields {
         Self::from_bytes(&path, &bytes)
     }
 
-    /// Reads them from memory; errors call the file `path`.
+    /// Reads config.json from memory; errors name `path`.
     ///
     /// # Errors
     /// See [`parse`].
@@ -165,10 +165,10 @@ impl Fields {
         Ok(Self { path: path.to_owned(), values: parse(path, bytes)? })
     }
 
-    /// The value of `name`, or else `default`.
+    /// Value of `name`, or else `default`.
     ///
     /// # Errors
-    /// [`Error::File`], naming the field, if it has another type; here and below.
+    /// [`Error::File`], naming the field, if it has another type.
     pub fn get<T: DeserializeOwned>(&self, name: &str, default: T) -> Result<T, Error> {
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(default),
@@ -176,7 +176,7 @@ impl Fields {
         }
     }
 
-    /// The activation that `name` names, or else `default`.
+    /// Activation in the field `name`, or else `default`.
     ///
     /// # Errors
     /// As [`get`](Self::get), and if the activation is not supported.
@@ -186,7 +186,7 @@ impl Fields {
         Ok(self.get(name, Named(default))?.0)
     }
 
-    /// The names of classes, by number: `id2label`, or as many as `num_labels`.
+    /// Names of classes, by number: `id2label`, or `num_labels` default names.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -196,10 +196,10 @@ impl Fields {
         self.get("id2label", number.map(numbered))
     }
 
-    /// Refuses a field that asks for what this crate does not compute.
+    /// Refuses a field with a value other than `supported`.
     ///
     /// # Errors
-    /// [`Error::File`] if it is there, and not `supported`.
+    /// [`Error::File`] if the field is present and not `supported`.
     pub fn only(&self, name: &str, supported: impl Into<Value>) -> Result<(), Error> {
         let supported = supported.into();
         match self.values.get(name) {

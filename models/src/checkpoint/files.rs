@@ -1,4 +1,4 @@
-//! Files of a checkpoint: where they are, and their bytes.
+//! Files of a checkpoint: paths and bytes.
 
 use crate::error::Error;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub fn directory(path: &Path) -> &Path {
 /// Reads the file `path`.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`] if the file cannot be read.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
@@ -44,7 +44,7 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, Error> {
 /// Reads the text file `path`.
 ///
 /// # Errors
-/// [`Error::Io`], and [`Error::File`] if it is no UTF-8.
+/// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is no UTF-8.
 pub fn text(path: &Path) -> Result<String, Error> {
     String::from_utf8(bytes(path)?).map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })
 }

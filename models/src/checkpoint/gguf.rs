@@ -8,8 +8,8 @@
 //! data        each tensor at its offset, a multiple of the alignment
 //! ```
 //!
-//! The first dimension of a tensor in the file is its last here: shapes are in the order of Hugging
-//! Face, the other way round. What the file says of its sizes is believed only as far as it has bytes.
+//! Shapes are in Hugging Face's order, the reverse of the file's. Every size in the file is checked against the
+//! file's length before memory is allocated.
 
 mod config;
 mod dequantize;
@@ -36,7 +36,7 @@ pub struct Gguf {
     tensors: BTreeMap<String, GgufTensor>,
 }
 
-/// A tensor, and where the file, which has these bytes, holds it.
+/// A tensor and its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GgufTensor {
     /// Type of its numbers.
@@ -53,11 +53,11 @@ pub struct GgufTensor {
 pub(crate) const FREQUENCIES: &str = "rope_freqs.weight";
 
 impl Gguf {
-    /// Reads all but the data of the file `path`.
+    /// Reads metadata and tensor list of the file `path`, without the data.
     ///
     /// # Errors
-    /// If it cannot be read, is damaged, or has a tensor of a type that is not supported: the key or tensor
-    /// is named.
+    /// If the file cannot be read, is damaged, or has a tensor of an unsupported type. The message names the key or
+    /// tensor.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(io)?;
@@ -65,7 +65,7 @@ impl Gguf {
         Self::read(path, BufReader::new(file), len)
     }
 
-    /// Reads a file from memory; errors call it `path`.
+    /// Reads a file from memory; errors name `path`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -81,7 +81,7 @@ impl Gguf {
             gguf.read_key(from, n).map_err(|why| gguf.error(why))?;
         }
         if gguf.unsigned("split.count")?.is_some_and(|parts| parts > 1) {
-            return Err(gguf.error("split.count: expected a file that is not one of several".to_owned()));
+            return Err(gguf.error("split.count: expected a single file, found one of several".to_owned()));
         }
         let alignment = gguf.unsigned("general.alignment")?.unwrap_or(32);
         if alignment == 0 || !alignment.is_multiple_of(8) {
@@ -106,7 +106,7 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// How many tensors and keys there are.
+    /// Reads the header: numbers of tensors and keys.
     fn read_header(&self, from: &mut Reader<impl Read>) -> Result<[u64; 2], String> {
         let magic = from.bytes::<4>().map_err(|why| format!("not a GGUF file: {why}"))?;
         if magic != *b"GGUF" {
@@ -120,8 +120,8 @@ impl Gguf {
             }
             _ => return Err(format!("expected version 2 or 3, found {version}")),
         }
-        // The least bytes of a tensor: its name's length, the number of dimensions, one, type, offset; and
-        // of a key: its name's length, type, a byte.
+        // Minimum bytes of a tensor: name length, number of dimensions, one dimension, type, offset. Minimum of a
+        // key: name length, type, one byte.
         let tensors = from.count(32).map_err(|why| format!("number of tensors: {why}"))?;
         let keys = from.count(13).map_err(|why| format!("number of keys: {why}"))?;
         Ok([tensors, keys])
@@ -137,7 +137,7 @@ impl Gguf {
         Ok(())
     }
 
-    /// A row of the table: name, type, dimensions in the file's order, offset.
+    /// Reads an entry of the tensor list: name, type, dimensions in the file's order, offset.
     fn read_tensor(
         &mut self,
         from: &mut Reader<impl Read>,
@@ -156,7 +156,7 @@ impl Gguf {
         Ok((name.into_string(), kind, dimensions, offset))
     }
 
-    /// The tensor, if it lies within the file.
+    /// Checks that the tensor lies within the file.
     #[allow(clippy::too_many_arguments, reason = "a row of the table and what bounds it")]
     fn place(
         &self,
@@ -216,7 +216,7 @@ impl Gguf {
         }
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -234,17 +234,17 @@ impl Gguf {
         self.metadata.get(key)
     }
 
-    /// All tensors, by the file's names.
+    /// All tensors, under the file's names.
     pub fn tensors(&self) -> &BTreeMap<String, GgufTensor> {
         &self.tensors
     }
 
-    /// Hugging Face's name for one of them, or the file's where there is none.
+    /// Hugging Face's name of a tensor, or the file's name if there is none.
     pub(crate) fn hugging_face(&self, name: &str) -> String {
         names::hugging_face(self.architecture(), name).unwrap_or_else(|| name.to_owned())
     }
 
-    /// The numbers of a tensor, read from the file on disk.
+    /// Values of a tensor, read from the file on disk.
     fn values(&self, tensor: &GgufTensor) -> Result<Vec<f32>, Error> {
         let mut bytes = vec![0; tensor.bytes.len()];
         std::fs::File::open(&self.path)
@@ -256,7 +256,7 @@ impl Gguf {
         Ok(tensor.kind.dequantize(&bytes))
     }
 
-    /// An integer, if the key is there.
+    /// Integer value of a key, if the key exists.
     fn unsigned(&self, key: &str) -> Result<Option<u64>, Error> {
         self.typed(key, "an integer from 0 up", |value| match *value {
             Value::Unsigned(v) => Some(v),
@@ -313,7 +313,7 @@ impl Gguf {
         }
     }
 
-    /// The value of `found`, or an error that names the missing key.
+    /// Value of `found`, or an error that names the missing key.
     fn required<T>(&self, key: &str, found: Result<Option<T>, Error>) -> Result<T, Error> {
         found?.ok_or_else(|| self.error(format!("{key}: missing")))
     }

@@ -1,4 +1,4 @@
-//! Text to ids and back, as tokenizer.json or a GGUF file says.
+//! Tokenizers: text to ids and back, by tokenizer.json or a GGUF file.
 
 use crate::batch::Batch;
 use crate::checkpoint::config::{self, SpecialToken};
@@ -14,15 +14,15 @@ use tokenizers::{
 
 /// The tokenizer of a model.
 ///
-/// Padding that tokenizer.json asks for is switched off (sequences are ragged), and truncation is
-/// only what [`truncate`](Self::truncate) asks for, on the side that the files say.
+/// Padding of tokenizer.json is switched off: sequences are ragged. Only [`truncate`](Self::truncate) cuts texts,
+/// on the side that the files name.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     mask: String,
     max_length: Option<usize>,
-    /// The end that is cut off.
+    /// Side that truncation removes.
     truncation_side: TruncationDirection,
     chat_template: Option<String>,
     /// Where it is another one.
@@ -31,16 +31,16 @@ pub struct Tokenizer {
     eos_token: Option<String>,
 }
 
-/// Where a token comes from.
+/// Origin of a token in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPlace {
-    /// 0 for the first text, 1 for the second, none for a special token.
+    /// 0: first text; 1: second text; `None`: special token.
     pub text: Option<usize>,
-    /// Where it stands in that text.
+    /// Range of bytes in that text.
     pub bytes: Range<usize>,
 }
 
-/// The most tokens that two windows have in common: longer than answers are.
+/// Upper bound of the overlap of two windows, in tokens: longer than an answer.
 const MOST_OVERLAP: usize = 128;
 
 /// Fields of tokenizer_config.json.
@@ -48,7 +48,7 @@ const MOST_OVERLAP: usize = 128;
 #[serde(default)]
 struct TokenizerConfig {
     mask_token: Option<SpecialToken>,
-    /// A float, for some files give 1e30 for "no limit".
+    /// A float: some files give 1e30 for "no limit".
     model_max_length: Option<f64>,
     truncation_side: Option<TruncationSide>,
     chat_template: Option<ChatTemplate>,
@@ -79,7 +79,7 @@ struct NamedTemplate {
 }
 
 impl ChatTemplate {
-    /// The one of this name, where one alone is the default.
+    /// The template `name`; a single template is the default.
     fn named(&self, name: &str) -> Option<String> {
         match self {
             Self::One(template) => (name == "default").then(|| template.clone()),
@@ -89,10 +89,11 @@ impl ChatTemplate {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, with
-    /// `tokenizer_config.json`, `chat_template.jinja` and `additional_chat_templates/tool_use.jinja` if there
-    /// are such files; where there is no `tokenizer.json`, the tokenizer in the GGUF file. A GGUF file in a directory
-    /// that has safetensors is not read.
+    /// Reads `tokenizer.json` in the directory `path` or beside the GGUF file `path`, or else the tokenizer in the
+    /// GGUF file. A GGUF file in a directory with safetensors is not read.
+    ///
+    /// Reads `tokenizer_config.json`, `chat_template.jinja` and `additional_chat_templates/tool_use.jinja` if they
+    /// exist.
     ///
     /// # Errors
     /// If there is none, or a file is damaged.
@@ -139,7 +140,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Makes the tokenizer that a GGUF file holds.
+    /// Reads the tokenizer in a GGUF file.
     ///
     /// # Errors
     /// See [`Gguf::tokenizer_json`]; also if its parts do not fit each other.
@@ -154,7 +155,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Reads a tokenizer.json from memory; errors call it `path`.
+    /// Reads a tokenizer.json from memory; errors name `path`.
     ///
     /// # Errors
     /// If it is damaged.
@@ -178,41 +179,41 @@ impl Tokenizer {
         })
     }
 
-    /// The longest sequence that tokenizer_config.json allows, if it says so.
+    /// Upper bound of tokens in tokenizer_config.json, if it has one.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
     }
 
-    /// How a conversation is written as a text, in Jinja, if a file says so.
+    /// Chat template in Jinja, if a file has one.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
 
-    /// Chat template of a conversation with tools.
+    /// Chat template for conversations with tools.
     pub fn chat_template_for_tools(&self) -> Option<&str> {
         self.chat_template_for_tools.as_deref().or(self.chat_template())
     }
 
-    /// The token that a text starts with, as the vocabulary spells it, if a file says so.
+    /// First token of a text, as the vocabulary spells it, if a file names one.
     pub fn bos_token(&self) -> Option<&str> {
         self.bos_token.as_deref()
     }
 
-    /// The token that a text ends with, as the vocabulary spells it, if a file says so.
+    /// Last token of a text, as the vocabulary spells it, if a file names one.
     pub fn eos_token(&self) -> Option<&str> {
         self.eos_token.as_deref()
     }
 
-    /// The token to be filled in, as it is written in a text: `[MASK]`, `<mask>`.
+    /// Mask token, as written in a text: `[MASK]`, `<mask>`.
     pub fn mask(&self) -> &str {
         &self.mask
     }
 
-    /// Cuts what [`encode`](Self::encode) returns to `max_length` tokens, special ones included: the end of a text, or
-    /// its start where `truncation_side` in tokenizer_config.json or `direction` in tokenizer.json is left.
+    /// Limits the sequences of [`encode`](Self::encode) to `max_length` tokens, special tokens included. Cuts the end
+    /// of a text, or its start if `truncation_side` in tokenizer_config.json or `direction` in tokenizer.json is left.
     ///
     /// # Errors
-    /// If the special tokens alone are as many.
+    /// If `max_length` leaves no room beside the special tokens.
     pub fn truncate(&mut self, max_length: usize) -> Result<(), Error> {
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
         if max_length <= special {
@@ -225,10 +226,10 @@ impl Tokenizer {
         guarded(&self.path, || self.inner.with_truncation(Some(params)).map(|_| ()))
     }
 
-    /// Ids and token types of each text, with special tokens.
+    /// Encodes each text as a sequence with special tokens.
     ///
     /// # Errors
-    /// If the tokenizer refuses a text, or makes no token of it.
+    /// If the tokenizer refuses a text or returns no token.
     pub fn encode<T: AsRef<str>>(&self, texts: &[T]) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         for text in texts {
@@ -238,8 +239,8 @@ impl Tokenizer {
         Ok(batch)
     }
 
-    /// Ids of `text`, which holds the special tokens that it needs, as a rendered chat does: they are
-    /// recognised where they are written, and none is added.
+    /// Encodes `text` without adding special tokens. Special tokens written in the text, as in a rendered chat, are
+    /// recognised.
     ///
     /// # Errors
     /// If the tokenizer refuses the text.
@@ -248,8 +249,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The tokens of a text, or of a pair of texts, as one sequence, and where each comes from: a special
-    /// token from nowhere.
+    /// Encodes a text, or a pair of texts, as one sequence; also returns the origin of each token.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -265,12 +265,11 @@ impl Tokenizer {
         self.placed(&[guarded(&self.path, || self.inner.encode(input, true))?])
     }
 
-    /// Tokens of a pair of texts, with the longest second text that fits: where `max_length`
-    /// tokens do not hold it, there is a sequence for each of several windows on it, which overlap.
-    /// Replaces what [`truncate`](Self::truncate) asked for.
+    /// Encodes a pair of texts in sequences of at most `max_length` tokens. A second text that does not fit is
+    /// split into overlapping windows, one sequence each. Replaces the limit of [`truncate`](Self::truncate).
     ///
     /// # Errors
-    /// As [`encode`](Self::encode), and if the first text leaves too little room.
+    /// As [`encode`](Self::encode), or if the first text leaves no room for the second.
     pub fn encode_windows(
         &mut self,
         [first, second]: [&str; 2],
@@ -280,7 +279,7 @@ impl Tokenizer {
         let alone = guarded(&self.path, || self.inner.encode_fast(first, false))?.len();
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         let room = max_length.saturating_sub(alone + special);
-        // An overlap of less than half moves windows on, and holds what lies across the end of one.
+        // An overlap below half of a window always advances, and keeps answers across a window's end whole.
         if room < 4 {
             let why = format!("{alone} tokens of {max_length} leave no room for the second");
             return Err(Error::Input { name: "first text", why });
@@ -323,7 +322,7 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// The text of `ids`, without special tokens.
+    /// Decodes `ids` to text, without special tokens.
     ///
     /// # Errors
     /// If the tokenizer's decoder fails.
@@ -331,14 +330,14 @@ impl Tokenizer {
         guarded(&self.path, || self.inner.decode(ids, true))
     }
 
-    /// An error about its file.
+    /// Error that names the tokenizer's file.
     pub(crate) fn error(&self, why: String) -> Error {
         Error::File { path: self.path.clone(), why }
     }
 }
 
-/// Runs `work` of the crate tokenizers: it refuses some damaged files by a panic, when they are read or only
-/// when they are used. Errors name `path`.
+/// Runs `work` of the crate tokenizers and turns its panics into errors that name `path`. The crate panics on
+/// some damaged files, when it reads or when it uses them.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
     let why = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => return Ok(value),

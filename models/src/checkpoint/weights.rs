@@ -7,16 +7,15 @@
 //! FILE.gguf
 //! ```
 //!
-//! A model asks for the tensors it needs by name and shape. One that is missing, misshapen, not of
-//! floats, or holds NaN or Inf is an error that names it and its file. Tensors that no one asks for
-//! are no error, for checkpoints carry heads and buffers that a model has no use for, and others than the
-//! config speaks of: [`Weights::unread`] names them.
+//! A model reads the tensors it needs by name and shape. A missing or misshapen tensor, one without floats, and
+//! one with NaN or Inf are errors that name tensor and file. Unread tensors are no error, because checkpoints
+//! carry unused heads and buffers: [`Weights::unread`] lists them.
 //!
-//! Three differences between checkpoints of the same model are hidden here: old ones call
-//! `LayerNorm.weight` and `LayerNorm.bias` `LayerNorm.gamma` and `LayerNorm.beta`; those saved
-//! from a bare model lack the prefix (`bert.`) that those with a head have; and GGUF files have names of
-//! their own, the rows of LLaMA's queries and keys in another order, and numbers in blocks, which
-//! [`Weights::groups`] gives as they are.
+//! This module hides three differences between checkpoints of one model:
+//! - Old checkpoints write `LayerNorm.gamma` and `LayerNorm.beta` for `LayerNorm.weight` and `LayerNorm.bias`.
+//! - Checkpoints of a bare model lack the prefix (`bert.`) of checkpoints with a head.
+//! - GGUF files have their own names, another order of LLaMA's query and key rows, and quantized blocks, which
+//!   [`Weights::groups`] returns unchanged.
 
 use crate::checkpoint::config;
 use crate::checkpoint::files;
@@ -32,18 +31,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::random::Random;
 
-/// The tensors of a checkpoint. Clones share them, and what is known of who asked for which.
+/// Tensors of a checkpoint. Clones share the tensors and the record of reads.
 #[derive(Clone, Debug)]
 pub struct Weights {
     /// Path that an error about a missing tensor names.
     path: PathBuf,
-    /// The prefix that names may lack, with its dot; or empty.
+    /// Prefix that names may lack, with its dot; or empty.
     base: &'static str,
     source: Arc<TensorSource>,
     watch: Option<Arc<ReadProgress>>,
 }
 
-/// Who is told how many bytes of tensors have been asked for, and of how many.
+/// Callback for progress: bytes read so far, bytes of all tensors.
 struct ReadProgress {
     tell: Box<dyn Fn(u64, u64) + Send + Sync>,
     done: AtomicU64,
@@ -59,7 +58,7 @@ impl std::fmt::Debug for ReadProgress {
 #[derive(Debug)]
 enum TensorSource {
     Files(Files),
-    /// Any tensor that is asked for exists.
+    /// Random values: every tensor exists.
     Random {
         seed: u64,
     },
@@ -68,7 +67,7 @@ enum TensorSource {
 #[derive(Debug, Default)]
 struct Files {
     files: Vec<TensorFile>,
-    /// By Hugging Face's names.
+    /// Tensors under Hugging Face's names.
     tensors: BTreeMap<String, TensorEntry>,
 }
 
@@ -78,18 +77,18 @@ struct TensorFile {
     bytes: Vec<u8>,
 }
 
-/// Where a tensor stands in its file, which the header's check has proved.
+/// Place of a tensor in its file; the header's check has proved that it lies inside.
 #[derive(Debug)]
 struct TensorEntry {
     file: usize,
-    /// The file's own name of it, which errors give.
+    /// Name in the file, for errors.
     name: String,
     kind: TensorType,
     shape: Vec<usize>,
     bytes: Range<usize>,
     /// Heads whose rows are interleaved, if they are.
     heads: Option<usize>,
-    /// True if its values were asked for.
+    /// True if its values were read.
     read: AtomicBool,
 }
 
@@ -97,7 +96,7 @@ struct TensorEntry {
 #[derive(Debug)]
 enum TensorType {
     Floats(Type),
-    /// No model asks for integers.
+    /// Another type, such as integers; no model reads it.
     Other(Dtype),
 }
 
@@ -107,7 +106,7 @@ impl Weights {
     ///
     /// # Errors
     /// If none exists, or a file cannot be read, is damaged or lacks a tensor that the index
-    /// says it holds.
+    /// promises.
     pub fn open(path: &Path) -> Result<Self, Error> {
         if let Some(file) = files::find_gguf(path) {
             let bytes = files::bytes(&file)?;
@@ -135,7 +134,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Reads one safetensors file from memory; errors call it `path`.
+    /// Reads one safetensors file from memory; errors name `path`.
     ///
     /// # Errors
     /// If it is damaged.
@@ -145,7 +144,7 @@ impl Weights {
         Ok(Self::of(path, TensorSource::Files(files)))
     }
 
-    /// Reads one GGUF file from memory; errors call it `path`. Tensors have the names of Hugging Face.
+    /// Reads one GGUF file from memory; errors name `path`. Tensors have Hugging Face's names.
     ///
     /// # Errors
     /// If it is damaged.
@@ -155,19 +154,19 @@ impl Weights {
         Ok(Self::of(path, TensorSource::Files(files)))
     }
 
-    /// A checkpoint as a model is initialised before training: every tensor that is asked for
-    /// exists, normally distributed around 0 (the weights of norms around 1) with deviation 0.02.
+    /// Random weights, as before training: every tensor exists, normally distributed with standard deviation 0.02
+    /// around 0 (around 1 for weights of norms).
     pub fn random(seed: u64) -> Self {
         Self::of("random weights".into(), TensorSource::Random { seed })
     }
 
-    /// These tensors, with names that may lack the prefix `base`, which ends in a dot.
+    /// Accepts names without the prefix `base`, which ends in a dot.
     pub fn with_base(self, base: &'static str) -> Self {
         Self { base, ..self }
     }
 
-    /// These tensors; every read calls `tell` with the bytes read so far and the bytes of all tensors.
-    /// Whoever loads a model asks for the next when it has converted the last.
+    /// Calls `tell` at every read with the bytes read so far and the bytes of all tensors. A model reads the next
+    /// tensor after it has converted the last, so the count follows the work.
     pub fn watched(self, tell: impl Fn(u64, u64) + Send + Sync + 'static) -> Self {
         let watch = ReadProgress { tell: Box::new(tell), done: AtomicU64::new(0), all: self.bytes() };
         Self { watch: Some(watch.into()), ..self }
@@ -186,9 +185,8 @@ impl Weights {
         self.tensors().map(|(name, _)| name)
     }
 
-    /// Names of the tensors of floats that no one has asked for, in alphabetical order. After a model was
-    /// made of the weights: heads of other classes, buffers, or a sign that config and file are not of the
-    /// same model.
+    /// Names of unread tensors of floats, in alphabetical order. After a model was opened they are heads of other
+    /// classes or buffers, or a sign that config and file belong to different models.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         let floats = self.tensors().filter(|(_, entry)| matches!(entry.kind, TensorType::Floats(_)));
         floats.filter(|(_, entry)| !entry.read.load(Ordering::Relaxed)).map(|(name, _)| name)
@@ -210,16 +208,16 @@ impl Weights {
         }
     }
 
-    /// True if a file has the tensor `name`: random weights stand in none.
+    /// True if a file has the tensor `name`; false for random weights.
     pub fn stores(&self, name: &str) -> bool {
         matches!(&*self.source, TensorSource::Files(files) if self.find(files, name).is_some())
     }
 
-    /// The tensor `name` of shape `shape`, row-major.
+    /// Values of the tensor `name` of shape `shape`, row-major.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if it is missing, has another shape, is stored as anything but floats or blocks of
-    /// them, or holds a value that is not finite.
+    /// [`Error::Tensor`] if the tensor is missing, has another shape, stores neither floats nor quantized blocks,
+    /// or holds a value that is not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let files = match &*self.source {
             TensorSource::Files(files) => files,
@@ -251,12 +249,12 @@ impl Weights {
         })
     }
 
-    /// The rows of the matrix `name`, \[out, in\], in the blocks that a GGUF file stores them in, if those are
-    /// of `format`: for [`PackedB::from_groups`](tilewright_kernels::gemm::PackedB::from_groups).
+    /// Rows of the matrix `name`, \[out, in\], in the blocks of a GGUF file, if these are of `format`. Input of
+    /// [`PackedB::from_groups`](tilewright_kernels::gemm::PackedB::from_groups).
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the scale of a block is not finite. All else that can be wrong with the tensor
-    /// [`get`](Self::get) says.
+    /// [`Error::Tensor`] if the scale of a block is not finite. [`get`](Self::get) reports all other faults of the
+    /// tensor.
     pub fn groups(
         &self,
         name: &str,
@@ -345,7 +343,7 @@ impl Files {
         let gguf = Gguf::from_bytes(&path, &bytes)?;
         let entry = |(name, tensor): (&String, &gguf::GgufTensor)| {
             let gguf::GgufTensor { kind, shape, bytes, heads } = tensor.clone();
-            // The one tensor that is part of the config.
+            // This tensor is part of the config.
             let (kind, read) = (TensorType::Floats(kind), (name == gguf::FREQUENCIES).into());
             (
                 gguf.hugging_face(name),
@@ -375,11 +373,10 @@ impl Files {
     }
 }
 
-/// The files that the index `path`, whose content is `bytes`, names for its tensors. They may only be neighbours of the
-/// index.
+/// Files that the index `path` with content `bytes` names. Each must lie beside the index.
 ///
 /// # Errors
-/// [`Error::File`] if it is no index, or names others.
+/// [`Error::File`] if it is no index, or names a file elsewhere.
 pub fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -395,9 +392,9 @@ pub fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>,
     Ok(index.weight_map)
 }
 
-/// Values that depend on the seed, the name and the place only.
+/// Random values, a function of seed, name and index.
 fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    // FNV-1a, whose value no release of any library changes.
+    // FNV-1a: the hash must not change with a library's release.
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));

@@ -1,8 +1,8 @@
 //! A GGUF file's model, as a config.json.
 //!
-//! llama.cpp stores the bands of LLaMA 3's rotary frequencies as the factors that they come to,
-//! `rope_freqs.weight`, and not as the numbers that config.json has for them. All LLaMA 3 models have the
-//! same but for the largest factor; factors that are not theirs are refused.
+//! llama.cpp stores LLaMA 3's scaling of rotary frequencies as resulting factors, `rope_freqs.weight`, not as
+//! the fields of config.json. All LLaMA 3 models share those fields except the largest factor. Other factors are
+//! refused.
 
 use super::{FREQUENCIES, Gguf};
 use crate::error::Error;
@@ -13,8 +13,8 @@ impl Gguf {
     /// The bytes of config.json for the class `LlamaForCausalLM` or `BertModel`.
     ///
     /// # Errors
-    /// If `general.architecture` is another, or a key is missing, of another type, or asks for what is not
-    /// supported: it is named.
+    /// If `general.architecture` is another, or a key is missing, of another type or has an unsupported value. The
+    /// message names the key.
     pub fn config_json(&self) -> Result<Vec<u8>, Error> {
         let mut config = match self.architecture() {
             "llama" => self.llama_config()?,
@@ -29,7 +29,7 @@ impl Gguf {
                 config.insert(format!("{name}_token_id"), id.into());
             }
         }
-        // The end of an answer and the end of a text may be different tokens.
+        // End-of-turn and end-of-text may be different tokens.
         let end = self.unsigned("tokenizer.ggml.eos_token_id")?;
         let turn = self.unsigned("tokenizer.ggml.eot_token_id")?;
         match (end, turn) {
@@ -104,7 +104,7 @@ impl Gguf {
         })))
     }
 
-    /// How token states become one of the text, if the file says so.
+    /// Pooling of token states, if the file names one.
     pub(crate) fn pooling(&self) -> Result<Option<Pooling>, Error> {
         let key = format!("{}.pooling_type", self.architecture());
         match self.unsigned(&key)? {
@@ -117,7 +117,7 @@ impl Gguf {
         }
     }
 
-    /// Rows of a table, whatever the metadata says of them.
+    /// Number of rows of a table, from its shape.
     fn rows(&self, name: &str) -> Result<usize, Error> {
         match self.tensors.get(name).map(|t| &t.shape[..]) {
             Some(&[rows, _]) => Ok(rows),
@@ -164,12 +164,13 @@ impl Gguf {
     }
 }
 
-/// Turns within the original context: below the first a frequency is divided, from the second on it stays.
+/// Thresholds in turns within the original context: below the first a frequency is divided by the factor; above
+/// the second it stays.
 const LOW: f64 = 1.0;
 const HIGH: f64 = 4.0;
 const LENGTH: u32 = 8192;
 
-/// Divisor of LLaMA 3's low frequencies.
+/// Divisors of the rotary frequencies, one for each pair, in LLaMA 3's scaling by `factor`.
 fn llama3_factors(theta: f64, head: u64, factor: f64) -> impl Iterator<Item = f64> {
     (0..head / 2).map(move |i| {
         let turns = f64::from(LENGTH) / std::f64::consts::TAU / theta.powf(2.0 * i as f64 / head as f64);

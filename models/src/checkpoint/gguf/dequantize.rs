@@ -1,4 +1,4 @@
-//! Types of ggml's blocks, and the values that they store.
+//! Dequantization of ggml's block types.
 //!
 //! ```text
 //! F32 F16 BF16   a number each
@@ -13,7 +13,7 @@
 //!                                                                          w = d s (q - 32)
 //! ```
 //!
-//! Every product of d, s and q is exact in f32 or rounded as in ggml's reference, and so is the sum.
+//! Each product of d, s and q, and each sum, is exact in f32 or rounded as in ggml's reference.
 
 use half::{bf16, f16};
 
@@ -45,7 +45,7 @@ pub enum Type {
 }
 
 impl Type {
-    /// Each with ggml's number and name, the numbers of a block, and its bytes.
+    /// Each type with ggml's number and name, values per block, and bytes per block.
     const ALL: [(Self, u32, &'static str, usize, usize); 11] = [
         (Self::F32, 0, "F32", 1, 4),
         (Self::F16, 1, "F16", 1, 2),
@@ -60,9 +60,9 @@ impl Type {
         (Self::BF16, 30, "BF16", 1, 2),
     ];
 
-    /// The type of ggml's number.
+    /// Type with ggml's number.
     pub(super) fn of(number: u32) -> Result<Self, String> {
-        // Names of some that are not supported.
+        // Names of common unsupported types, for the message.
         let name = match number {
             10 => "Q2_K, ",
             11 => "Q3_K, ",
@@ -83,7 +83,7 @@ impl Type {
         self.row().2
     }
 
-    /// Numbers of a block, which stand in one row, and its bytes.
+    /// Values per block (all in one row) and bytes per block.
     pub fn block(self) -> (usize, usize) {
         let (_, _, _, numbers, bytes) = self.row();
         (numbers, bytes)
@@ -93,7 +93,7 @@ impl Type {
         Self::ALL.into_iter().find(|t| t.0 == self).expect("the table has all types")
     }
 
-    /// The values of whole blocks.
+    /// Dequantizes whole blocks.
     pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
         let (numbers, size) = self.block();
         let mut values = Vec::with_capacity(bytes.len() / size * numbers);
@@ -112,7 +112,7 @@ impl Type {
         values
     }
 
-    /// A group of 32.
+    /// Dequantizes a group of 32.
     fn group(self, block: &[u8], values: &mut Vec<f32>) {
         let d = half_at(block, 0);
         let mut rest = &block[2..];
@@ -140,14 +140,14 @@ impl Type {
     }
 }
 
-/// Q4_K and Q5_K: a byte holds the q of two neighbouring groups of 32, and so on in pairs.
+/// Dequantizes Q4_K and Q5_K. Groups of 32 come in pairs: a byte holds one q of each group.
 fn scaled_with_minima(block: &[u8], values: &mut Vec<f32>) {
     let (d, e) = (half_at(block, 0), half_at(block, 2));
     let (packed, rest) = block[4..].split_at(12);
     let (fifth, low) = rest.split_at(rest.len() - 128);
     for group in 0..8 {
-        // Six bits each: of the first four groups in a byte of their own, of the last four the low bits
-        // in half a byte and the high ones on top of the first groups'.
+        // Six bits each. The first four groups have a byte of their own; the last four have their low bits in
+        // half a byte and their high bits on top of the first groups' bytes.
         let (s, m) = match group {
             0..4 => (packed[group] & 63, packed[group + 4] & 63),
             _ => (
@@ -164,7 +164,7 @@ fn scaled_with_minima(block: &[u8], values: &mut Vec<f32>) {
     }
 }
 
-/// Q6_K: two halves of 128; a low byte holds two numbers 64 apart, a high byte four 32 apart.
+/// Dequantizes Q6_K: two halves of 128. A low byte holds two values 64 apart, a high byte four values 32 apart.
 fn scaled(block: &[u8], values: &mut Vec<f32>) {
     let (low, rest) = block.split_at(128);
     let (high, rest) = rest.split_at(64);

@@ -1,6 +1,6 @@
-//! Names of a GGUF file's tensors, and Hugging Face's for the same.
+//! Tensor names: from GGUF to Hugging Face.
 
-/// Parts of names, of GGUF and of Hugging Face: outside of the layers, then within one.
+/// Pairs of name parts (GGUF, Hugging Face) of a family.
 struct FamilyNames {
     /// `general.architecture`.
     architecture: &'static str,
@@ -53,7 +53,7 @@ const FAMILIES: [FamilyNames; 2] = [
     },
 ];
 
-/// Hugging Face's name for the tensor `name`, if there is one.
+/// Hugging Face's name of the tensor `name`, if it has one.
 pub(super) fn hugging_face(architecture: &str, name: &str) -> Option<String> {
     let family = FAMILIES.iter().find(|family| family.architecture == architecture)?;
     let (stem, kind) = name.rsplit_once('.')?;
@@ -64,8 +64,8 @@ pub(super) fn hugging_face(architecture: &str, name: &str) -> Option<String> {
     }
 }
 
-/// Whose heads, by the metadata's key, the rows of the tensor `name` are: those whose halves llama.cpp
-/// interleaves, since it rotates neighbours where Hugging Face rotates numbers half a head apart.
+/// Metadata key of the number of heads whose rows llama.cpp interleaves in the tensor `name`. llama.cpp rotates
+/// neighbouring values; Hugging Face rotates values half a head apart.
 pub(super) fn interleaved(architecture: &str, name: &str) -> Option<&'static str> {
     let part = name.strip_prefix("blk.")?.split('.').nth(1)?;
     match (architecture, part) {
@@ -75,7 +75,7 @@ pub(super) fn interleaved(architecture: &str, name: &str) -> Option<&'static str
     }
 }
 
-/// Rows in Hugging Face's order: of each of `heads`, first those that stand at even places.
+/// Rows in Hugging Face's order: of each head, first the rows at even indices, then the rows at odd ones.
 pub(crate) fn in_halves<T: Copy>(stored: &[T], rows: usize, heads: usize) -> Vec<T> {
     let (width, half) = (stored.len() / rows.max(1), rows / heads / 2);
     let row = |r: usize| {

@@ -1,4 +1,4 @@
-//! A GGUF file's tokenizer, as a tokenizer.json.
+//! Tokenizer of a GGUF file, as a tokenizer.json.
 //!
 //! ```text
 //! tokenizer.ggml.model    gpt2    bytes as letters, merged by rank; words by tokenizer.ggml.pre
@@ -11,15 +11,15 @@ use crate::error::Error;
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 
-/// The mark of a word's start.
+/// Mark of a word's start.
 const WORD: char = '\u{2581}';
 
-/// Words of GPT-2.
+/// Pattern of GPT-2's words.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// Words of LLaMA 3.
+/// Pattern of LLaMA 3's words.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Values of `tokenizer.ggml.pre`, and the patterns that cut a text to words, one after the other.
+/// Values of `tokenizer.ggml.pre` with their patterns, which split a text into words one after the other.
 const PRE: [(&str, &[&str]); 6] = [
     ("default", &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
     ("gpt-2", &[GPT2]),
@@ -39,7 +39,7 @@ impl Gguf {
     /// The bytes of tokenizer.json.
     ///
     /// # Errors
-    /// If a key is missing, of another type or length, or asks for what is not supported: it is named.
+    /// If a key is missing, of another type or length, or has an unsupported value. The message names the key.
     pub fn tokenizer_json(&self) -> Result<Vec<u8>, Error> {
         let (key, tokens_key) = ("tokenizer.ggml.model", "tokenizer.ggml.tokens");
         let model = self.required(key, self.string(key))?;
@@ -77,7 +77,7 @@ impl Gguf {
         Ok(tokenizer.to_string().into_bytes())
     }
 
-    /// The token that is `mask`, `bos` or `eos`.
+    /// The token of the role `name`: `mask`, `bos` or `eos`.
     pub(crate) fn special_token(&self, name: &str) -> Result<Option<&str>, Error> {
         let tokens = self.strings("tokenizer.ggml.tokens")?.unwrap_or(&[]);
         Ok(self.id(name, tokens.len())?.map(|id| &*tokens[id]))
@@ -88,7 +88,7 @@ impl Gguf {
         self.string("tokenizer.chat_template")
     }
 
-    /// Numbers that the file has for each token.
+    /// Array with a number for each token.
     fn for_each_token(&self, name: &str, tokens: usize) -> Result<Option<&[f64]>, Error> {
         let key = format!("tokenizer.ggml.{name}");
         match self.numbers(&key)? {
@@ -114,7 +114,7 @@ impl Gguf {
         let (pre, patterns) = self.pre()?;
         let key = "tokenizer.ggml.merges";
         let merges = self.required(key, self.strings(key))?.iter().map(|merge| {
-            // A token may be a space.
+            // A token may contain a space.
             let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
             at.map(|at| json!([merge[..at], merge[at + 1..]]))
                 .ok_or_else(|| self.error(format!("{key}: expected two tokens, found {merge:?}")))
@@ -132,7 +132,7 @@ impl Gguf {
         }))
     }
 
-    /// How a text is cut to words, and the patterns for it.
+    /// Pre-tokenizer: patterns that split a text into words.
     fn pre(&self) -> Result<(&str, &'static [&'static str]), Error> {
         let key = "tokenizer.ggml.pre";
         let pre = self.string(key)?.unwrap_or("default");
@@ -176,7 +176,7 @@ impl Gguf {
 
     fn word_pieces(&self, tokens: &[String], vocabulary: Map<String, Json>) -> Result<Json, Error> {
         let unknown = self.id("unknown", tokens.len())?.map_or("[UNK]", |id| &tokens[id]);
-        // The file does not say whether the model reads capitals; its words do.
+        // The file does not name the case; a vocabulary without capitals means lower case.
         let capitals =
             |token: &String| !token.starts_with('[') && token.contains(|c: char| c.is_ascii_uppercase());
         Ok(json!({
@@ -193,7 +193,7 @@ impl Gguf {
         }))
     }
 
-    /// The tokens before and after a text; null if there are none.
+    /// Post-processor: tokens before and after a text; null if there are none.
     fn around(&self, model: &str, tokens: &[String]) -> Result<Json, Error> {
         let id = |names: &[&str]| {
             names.iter().find_map(|name| self.id(name, tokens.len()).transpose()).transpose()
@@ -231,12 +231,12 @@ impl Gguf {
     }
 }
 
-/// LLaMA 3's way: a word that is a token needs no merges, and a text starts with the first token.
+/// LLaMA 3: a word that is a token needs no merges, and a text starts with `bos`.
 fn is_llama3(pre: &str) -> bool {
     PRE.iter().any(|row| row.0 == pre && row.1 == [LLAMA3])
 }
 
-/// A token of BERT as vocab.txt has it.
+/// A token of BERT in the spelling of vocab.txt.
 fn word_piece(token: &str, kind: Option<&f64>) -> String {
     let is_special = kind == Some(&CONTROL) || token.starts_with('[') && token.ends_with(']');
     match token.strip_prefix(WORD) {
@@ -246,10 +246,10 @@ fn word_piece(token: &str, kind: Option<&f64>) -> String {
     }
 }
 
-/// SentencePiece merges the neighbours whose piece has the highest score; these are all pairs of pieces
-/// that make one, the highest score first.
+/// Merges of SentencePiece: all pairs of pieces that join to a piece, highest score first. SentencePiece merges
+/// the neighbours whose joint piece has the highest score.
 fn merges(tokens: &[String], kinds: &[f64], scores: &[f64]) -> Vec<Json> {
-    // Pieces have some dozen letters; one of a megabyte would be halved a million times.
+    // Pieces have some dozen letters; a piece of a megabyte would be split at a million places.
     const LONGEST: usize = 512;
     let merged = |&(id, token): &(usize, &String)| {
         token.len() <= LONGEST && ![UNKNOWN, CONTROL, BYTE].contains(kinds.get(id).unwrap_or(&1.0))

@@ -1,8 +1,8 @@
-//! Values of a GGUF file's metadata, and the reader that bounds every length by the file's.
+//! Values of GGUF metadata, and a reader that bounds every length by the file's.
 
 use std::io::Read;
 
-/// A value, whatever number of bytes the file gave it.
+/// A value of any width in the file.
 ///
 /// A value takes at most eight times its bytes in the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,7 @@ impl Value {
     }
 }
 
-/// Arrays in arrays in arrays: no key that is known has more than one.
+/// Upper bound of nested arrays; known keys nest at most one.
 const DEPTH: usize = 4;
 
 /// Reads a file of known length.
@@ -58,7 +58,7 @@ impl<R: Read> Reader<R> {
         Self { inner, at: 0, len }
     }
 
-    /// Refuses what the rest of the file has no room for.
+    /// Refuses `count` items that the rest of the file cannot hold.
     fn expect(&self, count: u64, bytes_each: u64) -> Result<(), String> {
         let rest = self.len - self.at;
         match count.checked_mul(bytes_each) {
@@ -69,7 +69,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// A count of things that take at least `bytes_each`.
+    /// Reads a count of items of at least `bytes_each` bytes.
     pub fn count(&mut self, bytes_each: u64) -> Result<u64, String> {
         let count = self.u64()?;
         self.expect(count, bytes_each)?;
@@ -100,7 +100,7 @@ impl<R: Read> Reader<R> {
         String::from_utf8(bytes).map(String::into_boxed_str).map_err(|e| e.to_string())
     }
 
-    /// A value after its type.
+    /// Reads a type and its value.
     pub fn value(&mut self) -> Result<Value, String> {
         let kind = self.u32()?;
         self.of_type(kind, DEPTH)
@@ -138,7 +138,7 @@ impl<R: Read> Reader<R> {
             0 | 1 | 7 => 1,
             2 | 3 => 2,
             4..=6 => 4,
-            // Strings have a length at least, arrays a type as well.
+            // A string takes at least its length field; an array also its type.
             9 => 12,
             _ => 8,
         };
