@@ -1,4 +1,4 @@
-//! ALBERT: what sharing layers and narrow embeddings save, with the sizes of ALBERT-base and random weights.
+//! ALBERT: parameter counts beside BERT's, with the sizes of ALBERT-base and random weights.
 
 use tilewright::{
     Arithmetic, Error, albert, bert, checkpoint::weights::Weights, heads::HeadKind, model::Model as _,

@@ -1,4 +1,4 @@
-//! BART: continues what it reads greedily, with the weights in a directory or random ones.
+//! BART: greedy decoding after a source, with the weights in a directory or random ones.
 //!
 //! `cargo run --release --example bart -- [DIR]`
 

@@ -1,4 +1,4 @@
-//! ELECTRA: whether each token was replaced, by a discriminator of random weights.
+//! ELECTRA: finds replaced tokens, with a discriminator of random weights.
 
 use tilewright::{
     Arithmetic, Batch, Error, checkpoint::weights::Weights, electra, heads::HeadKind, model::Model as _,

@@ -1,4 +1,4 @@
-//! GPT-2 of random weights continues two texts at once, each with a cache of its own.
+//! GPT-2 with random weights: continues two texts at once, each with its own cache.
 
 use tilewright::causal_lm::{CausalLm, Want};
 use tilewright::gpt2::{Config, Gpt2};

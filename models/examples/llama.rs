@@ -1,4 +1,4 @@
-//! LLaMA from a checkpoint continues a text with its likeliest tokens:
+//! LLaMA: continues a text with its most probable tokens, with the weights in a directory:
 //! `cargo run --release -p tilewright --example llama -- DIR "Once upon a time"`.
 
 use std::path::Path;

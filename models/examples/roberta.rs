@@ -1,4 +1,4 @@
-//! RoBERTa: scores of all words for each token, here of random weights.
+//! RoBERTa with random weights: scores of all words for each token.
 
 use tilewright::{
     Arithmetic, Batch, Error, checkpoint::weights::Weights, heads::HeadKind, model::Model as _, roberta,
@@ -15,6 +15,6 @@ fn main() -> Result<(), Error> {
     let logits = &model.forward(&batch)?[0];
     let at_mask = &logits.values[2 * logits.width..][..logits.width];
     let best = (0..logits.width).max_by(|&a, &b| at_mask[a].total_cmp(&at_mask[b]));
-    println!("the word in the place of <mask>: {best:?} of {}", logits.width);
+    println!("best word for <mask>: {best:?} of {}", logits.width);
     Ok(())
 }

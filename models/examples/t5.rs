@@ -1,4 +1,4 @@
-//! T5: what a decoder makes of a source, with the weights in a directory or random ones.
+//! T5: greedy decoding after a source, with the weights in a directory or random ones.
 //!
 //! `cargo run --release --example t5 -- [DIR]`
 
@@ -16,7 +16,7 @@ fn main() -> Result<(), Error> {
     let mut source = Batch::default();
     source.push(&[8774, 6, 149, 33, 25, 58, 1], &[0; 7])?; // "Hello, how are you?"
     let mut cache = model.encode(&source, 20)?.remove(0);
-    let (mut id, mut logits) = (0, Vec::new()); // the start token, which is that of padding
+    let (mut id, mut logits) = (0, Vec::new()); // T5 starts with its padding token.
     while id != 1 && cache.len() < cache.capacity() {
         let mut token = Batch::default();
         token.push(&[id], &[0])?;
