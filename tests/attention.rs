@@ -67,7 +67,7 @@ fn misfits_are_refused() {
     refused("Attention.sequences.k", packed(&[0, 2, 3], &[0, 6, 5]));
 }
 
-/// What an error names.
+/// Argument that an error names.
 fn named(result: Result<(), Error>) -> &'static str {
     match result {
         Err(Error::Shape { what, .. } | Error::Invalid { what, .. }) => what,
@@ -188,7 +188,7 @@ fn bf16_errs_no_more_than_rounded_weights() {
     }
 }
 
-/// What a row does not see never reaches it, though weights and values are packed in pairs; what it sees
+/// A hidden key never reaches a row, though weights and values are packed in pairs; a visible key
 /// does.
 #[test]
 fn bf16_pairs_keep_what_is_hidden_apart() {

@@ -43,7 +43,7 @@ fn families() -> Vec<String> {
     checkpoints().into_iter().filter(|name| seen.insert(family(name))).collect()
 }
 
-/// What a golden checkpoint with these bytes as its weights makes of its inputs.
+/// Outputs of a golden checkpoint with these bytes as its weights.
 fn run(dir: &Path, bytes: Vec<u8>) -> Result<Vec<Output>, Error> {
     let mut model = open(dir, bytes, ON)?;
     Ok(inputs(dir).run(&mut *model).unwrap())

@@ -1,4 +1,4 @@
-//! What caches of keys and values promise beyond the bits of a call.
+//! Promises of caches of keys and values beyond the bits of a call.
 
 use allocation_counter::measure;
 use tilewright_kernels::{

@@ -10,7 +10,7 @@ use tilewright_kernels::{
 };
 use tilewright_suite::backends;
 
-/// What `f` allocates on this thread, which does all the work.
+/// Allocations of `f` on this thread, which does all the work.
 fn allocations(f: impl FnOnce() + Send) -> AllocationInfo {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
     let mut found = AllocationInfo::default();
@@ -100,7 +100,7 @@ fn a_steady_state_allocates_nothing() {
     }
 }
 
-/// What a call of attention over a new thread's first `length` tokens allocates at most, in bytes.
+/// Peak of bytes that attention over `length` tokens allocates on a new thread.
 fn attention_peak(backend: Backend, length: usize) -> u64 {
     let shape = [1, 1, length, 16];
     let (x, mut y) = (vec![0.5; length * 16], vec![0.0; length * 16]);

@@ -38,7 +38,7 @@ fn scale_of_scores(name: &str) -> f64 {
     if name.starts_with("t5") { 5f64.sqrt() } else { 1.0 }
 }
 
-/// The same of the mean error, which was 3.7 units at most.
+/// Bound of the mean error, which was 3.7 units at most.
 const MEAN: f64 = 7.5;
 
 const CHECKPOINTS: [&str; 18] = [

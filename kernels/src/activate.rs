@@ -22,7 +22,7 @@ use crate::view::{View, ViewMut};
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
 ///
 /// # Numerics
-/// Those of the [`Activation`]; an element's result depends on nothing but the element.
+/// See [`Activation`]. An element's result depends on nothing but the element.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, ViewMut};
@@ -46,7 +46,7 @@ pub struct Activate<'a, T = f32> {
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
 ///
 /// # Numerics
-/// Those of the [`Activation`], rounded to f32, and one more rounding: a gate that underflows is a
+/// The activation is rounded to f32, then the product: a gate that underflows is a
 /// zero, and makes NaN of an infinite `up`.
 ///
 /// ```

@@ -131,7 +131,7 @@ pub struct Attention<'a, T: Element = f32> {
     pub k: View<'a, 4, T>,
     /// Values \[batch, kv_heads, keys, dv\].
     pub v: View<'a, 4, T>,
-    /// What the products are made of.
+    /// Element type of the two products.
     pub precision: Precision,
     /// Factor of the dot products.
     pub scale: f32,

@@ -44,14 +44,14 @@ pub struct Lookup<'a, T = f32> {
 /// ```
 #[derive(Debug)]
 pub struct Embedding<'a, T = f32> {
-    /// What is summed.
+    /// Rows to add up for each token.
     pub lookups: &'a [Lookup<'a, T>],
     /// \[tokens, n\].
     pub out: ViewMut<'a, 2, T>,
 }
 
 impl<'a, T> Lookup<'a, T> {
-    /// What token `t` looks up.
+    /// Id that token `t` looks up.
     #[inline(always)]
     fn row(&self, t: usize) -> &'a [T] {
         self.table.row([self.ids[t] as usize, 0])

@@ -1,4 +1,4 @@
-//! What a kernel call can refuse.
+//! Errors of kernel calls.
 
 use core::fmt;
 
@@ -35,7 +35,7 @@ pub enum Error {
     Invalid {
         /// The argument, as `Kernel.field`.
         what: &'static str,
-        /// What was expected and what was found.
+        /// Expected and found value.
         why: String,
     },
     /// The named backend does not exist or cannot run here.

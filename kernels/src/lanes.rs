@@ -57,7 +57,7 @@ unsafe fn load<I: Isa, T: Element, const P: usize>(
     let mut vectors = [I::V::splat(isa, fill); P];
     for (v, x) in vectors.iter_mut().zip(inputs) {
         *v = if whole {
-            // SAFETY: the caller's.
+            // SAFETY: every input has `LANES` elements from `i` on if `whole` (precondition of `load`).
             unsafe { T::load(isa, x.as_ptr().add(i)) }
         } else {
             T::load_partial(isa, &x[i..], fill)

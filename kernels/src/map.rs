@@ -7,7 +7,7 @@ use crate::isa::Isa;
 use crate::lanes::{self, Row};
 use crate::math::{erf, exp, exp_fast, exp2_coarse, log, tanh};
 
-/// What [`Map`] applies.
+/// Function that [`Map`] applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Function {
     /// [`exp`].
@@ -81,7 +81,7 @@ impl Function {
 /// ```
 #[derive(Debug)]
 pub struct Map<'a> {
-    /// What is applied.
+    /// Function to apply.
     pub function: Function,
     /// \[n\].
     pub x: &'a [f32],

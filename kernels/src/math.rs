@@ -18,7 +18,7 @@
 //! | [`exp_fast`], x <= 0  | 4.73         | 2.26                  |
 //! | [`exp_fast`], x <= 88 | 5.33         | 2.26                  |
 //!
-//! Those of [`exp_fast`] are for x >= -87; below, its results are flushed. NEON has not been walked.
+//! Errors of [`exp_fast`] are for x >= -87; smaller x give 0. NEON has not been walked.
 //!
 //! Polynomials are weighted minimax fits of the relative error of the result (Remez' exchange in extended
 //! precision). Their coefficients were rounded to f32 one by one from the lowest degree up, the others

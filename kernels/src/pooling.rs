@@ -14,7 +14,7 @@ use crate::residual::IN_RANGE;
 use crate::rows::{self, RowKernel, Rows, expect_eps, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
-/// What stands for a sequence.
+/// Vector that stands for a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
     /// The mean of its rows.
@@ -52,7 +52,7 @@ pub struct Pool<'a, T = f32> {
     pub x: View<'a, 2, T>,
     /// \[sequences + 1\]: where each sequence starts, and where the last one ends.
     pub offsets: &'a [usize],
-    /// What stands for a sequence.
+    /// Vector that stands for a sequence.
     pub pooling: Pooling,
     /// \[sequences, n\].
     pub out: ViewMut<'a, 2, T>,

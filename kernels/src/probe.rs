@@ -1,4 +1,4 @@
-//! What a core can do at best: the yardsticks that measurements are given in shares of.
+//! Peaks of a core: multiply-adds and read bandwidths, the limits that measurements are shares of.
 //!
 //! [`Peak`] multiplies and adds in registers, [`Read`] loads; both in assembly where the instruction
 //! set is known, so that no compiler has a part in them.
@@ -117,7 +117,7 @@ impl From<Backend> for Peak {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Read<'a> {
-    /// What is read.
+    /// Data to read.
     pub data: &'a [f32],
     /// How many times.
     pub passes: usize,

@@ -38,7 +38,7 @@ impl<'a, T: Element> Input<'a, T> {
         (Self { rows: low, residual: low_residual }, Self { rows: high, residual: high_residual })
     }
 
-    /// What the norm reads and writes, one row after the other: each is added to the residual when
+    /// Rows of the norm in order, to read and write: each is added to the residual when
     /// it is taken.
     ///
     /// A sum is rounded once, though to f32 and then to T: f32 has more than twice the digits of bf16
@@ -60,7 +60,7 @@ impl<'a, T: Element> Input<'a, T> {
         )
     }
 
-    /// The same, of the definition.
+    /// [`into_iter`](Self::into_iter) of the definition.
     pub(crate) fn define(self) -> impl Iterator<Item = Row<'a, T>> {
         self.added(|sum, x| {
             for (h, x) in sum.iter_mut().zip(x) {

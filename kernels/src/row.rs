@@ -12,7 +12,7 @@ pub enum Row<'a, T = f32> {
 }
 
 impl<'a, T: Copy> Row<'a, T> {
-    /// What is read.
+    /// Elements to read.
     #[inline(always)]
     pub(crate) fn input(&self) -> &[T] {
         match self {
@@ -21,7 +21,7 @@ impl<'a, T: Copy> Row<'a, T> {
         }
     }
 
-    /// What is written.
+    /// Elements to write.
     #[inline(always)]
     pub(crate) fn output(&mut self) -> &mut [T] {
         match self {
@@ -30,7 +30,7 @@ impl<'a, T: Copy> Row<'a, T> {
         }
     }
 
-    /// What is written, for as long as the row lives.
+    /// Elements to write, for as long as the row lives.
     #[inline(always)]
     pub(crate) fn into_output(self) -> &'a mut [T] {
         match self {

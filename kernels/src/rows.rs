@@ -1,4 +1,4 @@
-//! What the row kernels share: where rows come from and go to, and how they are split among threads.
+//! Rows of the row kernels: their views, and their division among threads.
 
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
@@ -122,7 +122,7 @@ pub(crate) trait RowKernel: Sized + Send {
     /// Rows and columns, the measure of the work; without any, there is none.
     fn shape(&self) -> [usize; 2];
 
-    /// The same kernel on the rows before `mid`, and on those from it on.
+    /// Splits the kernel into the rows before `mid` and the rows from `mid` on.
     fn split_at(self, mid: usize) -> (Self, Self);
 
     /// Floats of working memory that [`run`](Self::run) wants.

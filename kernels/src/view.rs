@@ -329,13 +329,13 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
         self.ptr
     }
 
-    /// The same view for reading.
+    /// This view, for reading.
     #[inline(always)]
     pub fn as_view(&self) -> View<'_, D, T> {
         View { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData }
     }
 
-    /// The same view, for as long as `self` is borrowed.
+    /// This view, for as long as `self` is borrowed.
     #[inline(always)]
     pub fn reborrow(&mut self) -> ViewMut<'_, D, T> {
         ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData }

@@ -80,7 +80,7 @@ pub fn assert_outputs(what: &str, inputs: &ModelInputs, outputs: &[Output], expe
 pub struct Stored {
     /// One without a name is left out.
     pub name: String,
-    /// What its numbers are stored as.
+    /// Type of its numbers.
     pub dtype: Dtype,
     /// Of a matrix: \[rows, columns\].
     pub shape: Vec<usize>,
@@ -127,7 +127,7 @@ pub fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Stored>)) -> Vec<u8> {
 /// weights.
 ///
 /// # Errors
-/// Those of loading it.
+/// Errors of loading it.
 pub fn open(dir: &Path, bytes: Vec<u8>, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
     let weights = Weights::from_bytes("changed.safetensors".into(), bytes)?;
     Architecture::of(dir)?.open(dir, weights, on)

@@ -1,4 +1,4 @@
-//! What the tests and benches share: how the tests run a kernel's checks, on every backend, and honest
+//! Helpers of tests and benches: a kernel's checks on every backend, honest
 //! about those that it cannot run.
 
 pub mod golden;

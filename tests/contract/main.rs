@@ -429,7 +429,7 @@ fn views_of_too_many_elements_are_errors() {
     Backend::best().run(Activate { rows, activation: Activation::Relu }).expect("nothing to do");
 }
 
-/// What is cut off an empty view lies in its slice, whatever its strides are.
+/// A part of an empty view lies in the view's slice, whatever its strides are.
 #[test]
 fn parts_of_empty_views_are_empty_slices() {
     let data = [1.0f32; 4];

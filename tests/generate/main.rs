@@ -117,7 +117,7 @@ fn drawn() -> GenerationConfig {
     GenerationConfig { do_sample: true, temperature: 2.0, top_k: 0, ..greedy() }
 }
 
-/// What an engine that continues one text after the other makes of all.
+/// Texts of an engine that continues one text after the other.
 fn alone(settings: &GenerationConfig) -> Vec<Vec<u32>> {
     let mut model = model(1);
     tokens(run(&mut Engine::new(&mut model, 1).unwrap(), &prompts(), &[Arc::new(settings.clone())]))

@@ -1,4 +1,4 @@
-//! What is asked for, and what it does to scores and draws.
+//! Generation options, and their effect on scores and draws.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -149,7 +149,7 @@ fn chats_are_written_as_their_template_says() {
     assert_eq!(render(&asked).unwrap(), "A TOOL");
 }
 
-/// What `tests/golden/chat.py` writes.
+/// A case that `tests/golden/chat.py` writes.
 #[derive(serde::Deserialize)]
 struct Case {
     template: String,

@@ -20,7 +20,7 @@ pub struct Tensor {
     pub offset: u64,
 }
 
-/// What is done to a sound file.
+/// Damage to a sound file.
 pub type Change = dyn Fn(&mut File);
 
 impl File {

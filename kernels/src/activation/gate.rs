@@ -176,7 +176,7 @@ impl<const N: usize, const D: usize> Table<N, D> {
     }
 }
 
-/// What a table is made of, to a relative 1e-12 or so.
+/// Source of a table's entries, to a relative error of about 1e-12.
 #[derive(Clone, Copy)]
 enum Shape {
     Normal,

@@ -150,7 +150,7 @@ struct Block<'a, M> {
     first_value: usize,
     /// Keys whose values are there: the others of the k-groups that are summed over are zeros.
     held: Range<usize>,
-    /// What only packing takes, and masking of values.
+    /// Working memory of packing, and of masking values.
     spare: &'a mut [f32],
     /// Whether these are all finite, once that has been asked.
     finite: Option<bool>,
@@ -373,7 +373,7 @@ impl<'a, M> Block<'a, M> {
         }
     }
 
-    /// What a strip has to hand over.
+    /// Partial softmax of a strip.
     #[inline(always)]
     fn partial<I: Isa>(&self, strip: &Strip) -> PartialSoftmax<'_> {
         let places = strip.places();

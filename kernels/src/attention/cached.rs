@@ -17,7 +17,7 @@ use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 /// stand for several sequences, such as beams that attend to one encoder.
 ///
 /// # Errors
-/// Those of [`Attention`](super::Attention), by its names; caches that do not fit q or each other, and
+/// See [`Attention`](super::Attention), whose names they carry; also caches that do not fit q or each other, and
 /// caches of another layout than the backend's: only [`Backend::REFERENCE`] reads all of them.
 ///
 /// ```

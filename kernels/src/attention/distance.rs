@@ -8,7 +8,7 @@ use crate::error::{Error, expect_shape};
 use crate::view::View;
 use core::ops::Range;
 
-/// What [`Attention`](super::Attention) adds to a score for the distance between query and key.
+/// Bias that [`Attention`](super::Attention) adds to a score for the distance between query and key.
 #[derive(Clone, Copy, Debug)]
 pub enum DistanceBias<'a> {
     /// `-slopes[head] * |key - position|`: Press et al., "Train Short, Test Long" (ALiBi, 2022).

@@ -28,7 +28,7 @@ pub enum Start {
     End,
 }
 
-/// What belongs together in the batch.
+/// Division of the batch into sequences.
 #[derive(Clone, Copy, Debug)]
 pub enum Sequences<'a> {
     /// Each batch row is a sequence, with all of its keys.

@@ -72,7 +72,7 @@ impl<'a> KvSource<'a> {
         }
     }
 
-    /// What a task needs after the last block of `sequence` and `kv_head`, of `kv_heads` in `sequences`
+    /// Keys that a task needs after the last block of `sequence` and `kv_head`, of `kv_heads` in `sequences`
     /// sequences: the next head of a batch row, or the next cache.
     #[inline(always)]
     pub fn after(&self, [sequence, kv_head]: [usize; 2], [sequences, kv_heads]: [usize; 2]) -> [usize; 2] {

@@ -1,4 +1,4 @@
-//! What the tiles of a group of rows prefetch, so that no pass over rows waits for memory.
+//! Prefetch schedule of the tiles of a group of rows, so that no pass over rows waits for memory.
 
 use super::blocks::{GROUP_ROWS, KEYS};
 use super::query_rows::{AttentionOperands, QueryRows};
@@ -25,8 +25,8 @@ impl PrefetchSchedule {
         Self { spans, span: 0, head: 0, row: 0, column: 0, taken: 0 }
     }
 
-    /// What a tile of `rows` rows and `k` steps prefetches: in four steps as much of a row as it has
-    /// streams; `line`, which is in use anyway, when nothing is left.
+    /// Next prefetch of a tile of `rows` rows and `k` k-steps: four k-steps fetch as much of a row as the tile has
+    /// streams. When nothing is left, it is `line`, which is in use.
     #[inline(always)]
     pub fn next<I: Isa>(&mut self, [rows, k]: [usize; 2], line: *const f32) -> Prefetch {
         while let Some(&Span { first, shape: [heads, all, floats], strides }) = self.spans.get(self.span) {
@@ -49,8 +49,8 @@ impl PrefetchSchedule {
 }
 
 impl QueryRows<'_> {
-    /// What to prefetch while `rows` are at a block: where their results go, the queries of the next
-    /// group, and this group's share, a part of so many, of the keys and values of the next block or,
+    /// Prefetch schedule while `rows` are at a block: the place of their results, the queries of the next
+    /// group, and part `share` of `shares` of the keys and values of the next block or,
     /// after the last, of the next head.
     #[inline(always)]
     pub fn prefetch_schedule(

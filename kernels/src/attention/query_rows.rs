@@ -123,7 +123,7 @@ impl<'a> QueryRows<'a> {
         }
     }
 
-    /// The same, of the block that starts at key `start`, and counted from there.
+    /// Visible keys of the block that starts at key `start`, counted from there.
     #[inline(always)]
     pub fn visible_in(&self, start: usize, rows: &Range<usize>) -> Range<usize> {
         let visible = self.visible(rows);
@@ -136,7 +136,7 @@ impl<'a> QueryRows<'a> {
         self.visible(&(row..row + 1)).any(|key| !bias.hides(key))
     }
 
-    /// What is done to the scores of `row`, from key `key` on.
+    /// Adjustment of the scores of `row`, from key `key` on.
     #[inline(always)]
     pub fn adjustment(&self, row: usize, key: usize) -> Adjustment<'_> {
         let (query, head) = self.place(row);

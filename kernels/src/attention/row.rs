@@ -1,4 +1,4 @@
-//! What is done to single rows of scores, weights and sums, on vectors.
+//! Operations on single rows of scores, weights and sums, vectorised.
 
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
@@ -60,7 +60,7 @@ pub(super) enum Bias<'a> {
     Each(&'a [f32]),
 }
 
-/// What is done to the scores of a row before their maximum is taken.
+/// Changes to the scores of a row before their maximum is taken.
 pub(super) struct Adjustment<'a> {
     pub softcap: Option<f32>,
     pub bias: Bias<'a>,

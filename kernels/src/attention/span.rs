@@ -30,7 +30,7 @@ impl Span {
         with_any!(view, v => Self::of_type(v))
     }
 
-    /// The same; numbers of 16 bits are counted as half as many floats.
+    /// All of a view of `T`; 16-bit numbers count as half a float each.
     #[inline(always)]
     fn of_type<T>(view: View<'_, 3, T>) -> Self {
         let ([heads, rows, _], [all_heads, all_rows, numbers]) = (view.strides(), view.shape());

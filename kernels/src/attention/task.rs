@@ -39,7 +39,7 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     let AttentionOperands { kv_heads, dk, dv, group, .. } = *inputs;
     let [batch, _, queries, _] = inputs.q.shape();
     let keys = inputs.layout.longest()[1];
-    // Packing keys takes as long as multiplying so many rows with them, and reading packed ones, so many.
+    // Packing keys takes as long as multiplying 16 rows with them; reading packed keys, as long as 4 rows.
     let least = if matches!(inputs.source, KvSource::Caches { .. }) { 4 } else { 16 };
     let work = (batch * kv_heads * (queries * group).max(least)).saturating_mul(keys).saturating_mul(dk + dv);
     // Twice as many tasks as threads evens out tasks that are not equally long.

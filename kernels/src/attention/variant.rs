@@ -30,7 +30,7 @@ pub(super) use pairs::Pairs;
 
 /// A way to compute a block. A row of its scores, in memory, is of KEYS floats.
 pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
-    /// What multiplies the k-groups.
+    /// Microkernel of the k-groups.
     type Microkernel: Microkernel<I>;
 
     /// Numbers in a k-group.
@@ -41,7 +41,7 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
 
     fn multiply(self) -> Self::Microkernel;
 
-    /// K-groups of so many numbers.
+    /// K-groups of `n` numbers.
     fn k_groups(n: usize) -> usize;
 
     /// The least range that holds all of `keys`, not none, and whose scores become weights at once.
@@ -66,8 +66,8 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
         memory: &mut [f32],
     );
 
-    /// Packs values, those of the keys `keys`, to panels, so many floats apart: all that
-    /// [`summed`](Self::summed) makes of these, zeros for the others.
+    /// Packs the values of the keys `keys` to panels; `panels` is their memory and the floats between two. It fills all that
+    /// [`summed`](Self::summed) makes of `keys`, with zeros for other keys.
     fn pack_values(self, isa: I, values: AnyView<'_, 2>, keys: Range<usize>, panels: (&mut [f32], usize));
 
     /// Writes the value of one key, counted from the panels' first, and leaves those of the others.
@@ -80,7 +80,7 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// weights. `max` is what [`largest`](Self::largest) returned, and becomes the natural one.
     fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, factor: f32) -> f32;
 
-    /// Whether these k-groups of each panel of values, so many floats apart, hold neither NaN nor infinity.
+    /// True if these k-groups of all panels of values are finite; `panels` is their memory and the floats between two.
     fn all_finite(self, isa: I, panels: (&[f32], usize), k_groups: Range<usize>) -> bool;
 
     /// Copies `from`, k-groups of a panel of values from the key `first` on, with zeros for the values of
@@ -105,7 +105,7 @@ macro_rules! with_variant {
 }
 pub(super) use with_variant;
 
-/// What scores of pairs are multiplied by, for powers of two, if they are still to be scaled, or not.
+/// Factor of unscaled scores, so that powers of two are their exponentials.
 #[inline(always)]
 pub(super) fn factor(scale: f32) -> f32 {
     scale * LOG2_E

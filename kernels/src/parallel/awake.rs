@@ -23,7 +23,7 @@ const STRETCH: Duration = Duration::from_millis(1);
 /// Pauses between two looks, for those who look at the same queues.
 const PAUSES: usize = 8;
 
-/// What one calling thread shares with those that it keeps awake.
+/// State that a calling thread shares with the threads that it keeps awake.
 #[derive(Default)]
 struct Watch {
     /// When they may sleep, in nanoseconds of [`now`].

@@ -39,7 +39,7 @@ impl<T> Line<'_, T> {
     }
 }
 
-/// Row `i` with its columns cut to the mask's length, of which there are so many; the others are written.
+/// Cuts row `i` to the mask's length and fills the hidden columns; returns the visible part and its length.
 #[inline(always)]
 fn cut<'a, T: Element>(row: Row<'a, T>, mask: Mask<'_>, i: usize, log: bool) -> (Row<'a, T>, usize) {
     let n = row.input().len();

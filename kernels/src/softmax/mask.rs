@@ -9,7 +9,7 @@ use crate::view::View;
 pub enum Mask<'a> {
     /// All.
     None,
-    /// \[rows\]: the first so many columns of each row.
+    /// \[rows\]: number of leading columns that each row sees.
     Lengths(&'a [usize]),
     /// \[rows, n\]: those that are true.
     Keep(View<'a, 2, bool>),

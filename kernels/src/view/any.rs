@@ -56,7 +56,7 @@ macro_rules! with_any {
 }
 pub(crate) use with_any;
 
-/// The same of a view for writing.
+/// [`with_any`] for a view for writing.
 macro_rules! with_any_mut {
     ($any:expr, $view:ident => $body:expr) => {
         match $any {

@@ -297,7 +297,7 @@ impl Bench {
         threads
     }
 
-    /// What measures, with the other libraries; says which of them there are.
+    /// Bencher with the other libraries; prints which of them there are.
     fn bencher(&self, session: &Session, threads: &[usize]) -> Result<Bencher> {
         let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
         let effort = match (&self.save, &self.compare) {

@@ -1,4 +1,4 @@
-//! What subcommands that run a checkpoint share: `--model`, `--dtype`, and loading behind a progress bar.
+//! Options and loading of a checkpoint: `--model`, `--dtype`, a progress bar.
 
 use super::{Common, Session, hub, style};
 use anyhow::{Context as _, Result, bail};

@@ -41,7 +41,7 @@ pub struct Classify {
     common: Common,
 }
 
-/// What a class's logit becomes.
+/// Function that makes a probability of a class's logit.
 #[derive(Clone, Copy, PartialEq)]
 enum Problem {
     /// One class of several: the softmax.

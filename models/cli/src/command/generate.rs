@@ -27,7 +27,7 @@ use tilewright::model::Model;
 
 /// Continues texts, or answers them
 ///
-/// What no option says is as the checkpoint's generation_config.json says (or its config.json); where that says
+/// Options that are not given come from the checkpoint's generation_config.json (or config.json); where that says
 /// nothing, each token is the most probable one. An encoder-decoder is given the text as its source.
 ///
 /// A single text is written while it is generated, to a terminal and to a pipe alike; several, those of a beam search
@@ -122,7 +122,7 @@ const DRAFT: usize = 4;
 /// The most tokens, where neither an option nor the checkpoint says how many.
 const TOKENS: usize = 256;
 
-/// What became of a prompt.
+/// Result of a prompt.
 struct Text {
     tokens: Vec<u32>,
     text: String,
@@ -189,7 +189,7 @@ impl Generate {
         Ok(())
     }
 
-    /// Those of the checkpoint, changed by the options.
+    /// Generation options of the checkpoint, changed by the command's options.
     fn settings(&self, path: &Path) -> Result<GenerationConfig> {
         let mut settings = GenerationConfig::open(path)?;
         if let Some(tokens) = self.max_tokens.or((!settings.has_longest()).then_some(TOKENS)) {

@@ -64,7 +64,7 @@ mod with_hub {
     use std::path::PathBuf;
     use tilewright::checkpoint::{files, weights};
 
-    /// What a checkpoint may have beside its config and its weights.
+    /// Files that a checkpoint may have beside its config and its weights.
     const OPTIONAL: [&str; 8] = [
         "tokenizer.json",
         "tokenizer_config.json",
@@ -130,7 +130,7 @@ mod with_hub {
         Ok(dir.to_owned())
     }
 
-    /// What says in the cache that the repository has no such file: as huggingface_hub does.
+    /// Path in the cache that records a file missing from the repository, as huggingface_hub writes it.
     fn marker(cache: &CacheRepo, file: &str) -> Option<PathBuf> {
         let config = cache.get("config.json")?;
         let snapshot = config.parent()?;

@@ -88,7 +88,7 @@ pub struct Common {
     json: bool,
 }
 
-/// What [`Common`] decided: a subcommand computes on this backend, in the global rayon pool.
+/// Decisions of [`Common`]: a subcommand computes on this backend, in the global rayon pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
     /// The backend in effect.
@@ -121,7 +121,7 @@ impl Common {
         self.start_in(None)
     }
 
-    /// The same for work in this type.
+    /// [`start`](Self::start) for work in the type `dtype`.
     pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
         let backend = backend(self.isa.as_deref())?;
         // The main thread is a thread of the pool: a kernel called from outside of the pool hands its work
@@ -163,7 +163,7 @@ impl Session {
         Ok(())
     }
 
-    /// The same for machines.
+    /// Header as JSON.
     pub fn facts(&self) -> Value {
         let mut facts = json!({
             "version": env!("CARGO_PKG_VERSION"),

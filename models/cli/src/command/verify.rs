@@ -80,7 +80,7 @@ fn kernels() -> Vec<&'static str> {
     names
 }
 
-/// What became of the checks of one kernel on one backend.
+/// Result of the checks of one kernel on one backend.
 pub struct Row {
     kernel: &'static str,
     backend: Backend,

@@ -66,7 +66,7 @@ fn wait(pause: Duration, what: &str) {
     bar.finish_and_clear();
 }
 
-/// What differs, slower rows first, and how many do not.
+/// Table of rows that differ, slower rows first, and the number of rows that do not.
 pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
     let mut table = Table::new();
     table.load_style(TABLE).set_header(["", "row", "then", "now", "then / now", "medians", "p"]);

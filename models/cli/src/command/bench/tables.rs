@@ -34,7 +34,7 @@ fn table(header: &[String], first_number: usize, rows: impl IntoIterator<Item = 
     table.to_string()
 }
 
-/// What the machine can do.
+/// Table of the machine's limits.
 pub fn limits(limits: &[Limit]) -> String {
     let mut header = vec!["limit".to_owned()];
     header.extend(limits.iter().map(|limit| threads(limit.threads)));
@@ -127,7 +127,7 @@ fn bytes(n: usize) -> String {
     }
 }
 
-/// What readers have to know, each said once, with the number of rows it is about.
+/// Notes below the table, each with the number of rows that it concerns.
 pub fn notes(run: &Run) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for note in run.rows.iter().flat_map(|row| &row.notes) {

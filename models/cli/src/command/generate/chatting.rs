@@ -13,7 +13,7 @@ pub struct Chatting {
     #[arg(long)]
     chat: bool,
 
-    /// What the system says first
+    /// Text of the system, before the conversation
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
 
@@ -25,7 +25,7 @@ pub struct Chatting {
     #[arg(long, value_name = "FILE", requires = "chat")]
     documents: Option<PathBuf>,
 
-    /// What else the chat template reads, as JSON or else as a string (enable_thinking=false); can be given several
+    /// Another variable of the chat template, as JSON or else as a string (enable_thinking=false); can be given several
     /// times
     #[arg(long, value_name = "NAME=VALUE", requires = "chat", value_parser = variable)]
     chat_variable: Vec<(String, Json)>,
@@ -35,7 +35,7 @@ pub struct Chatting {
 pub struct Beginning(Chat);
 
 impl Chatting {
-    /// What is said before each text, if they are chats.
+    /// Messages before each text, if texts are chats.
     pub fn chat(&self) -> Result<Option<Beginning>> {
         if !self.chat {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What a run of `tilewright generate` took.
+//! Times of a run of `tilewright generate`.
 
 use super::Text;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub fn summary(load: Duration, texts: &[Text], of: &Statistics) -> String {
     parts.join(" | ")
 }
 
-/// The same for machines.
+/// Times as JSON.
 pub fn json(load: Duration, of: &Statistics) -> Value {
     json!({
         "load_s": load.as_secs_f64(),

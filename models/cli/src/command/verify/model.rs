@@ -68,7 +68,7 @@ impl Subject {
     }
 }
 
-/// What came of one type.
+/// Errors of one type.
 struct Row {
     dtype: Format,
     seen: OutputComparison,
@@ -135,8 +135,8 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
     }
 }
 
-/// The inputs: those of a file, or of texts, as many tokens of each as the model takes. Of the sentences only
-/// one of so many, where all would take long.
+/// Inputs from a file, or from texts cut to the model's length. Of the sentences it takes
+/// one in several, where all would take long; the second value is that number.
 fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<ModelInputs>, usize)> {
     if let Some(path) = &args.inputs {
         return Ok((vec![ModelInputs::open(path)?], 1));
