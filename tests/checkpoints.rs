@@ -71,13 +71,13 @@ fn unread(name: &str) -> &[&str] {
     }
 }
 
-/// Whether a tensor is read, but cancels up to roundings: what a key's bias adds to the scores of a query is the
+/// True if a tensor is read, but cancels up to roundings: what a key's bias adds to the scores of a query is the
 /// same for all keys, so that softmax does not see it.
 fn cancels(tensor: &str) -> bool {
     tensor.ends_with("key.bias") || tensor.ends_with("k_proj.bias")
 }
 
-/// Whether a checkpoint without the tensor is one as well: bare encoders may have no pooler, an untied
+/// True if a checkpoint without the tensor is one as well: bare encoders may have no pooler, an untied
 /// decoder the bias that a tied one has, BART no bias of logits, and T5 no head but the embedding if its config
 /// does not exclude that.
 fn may_lack(name: &str, tensor: &str) -> bool {

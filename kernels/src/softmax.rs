@@ -58,7 +58,7 @@ pub struct Softmax<'a, T = f32> {
     pub scale: f32,
     /// The columns that count, and what is added to them.
     pub mask: Mask<'a>,
-    /// Whether y is the logarithm.
+    /// True if y is the logarithm.
     pub log: bool,
 }
 

@@ -130,13 +130,13 @@ macro_rules! common {
                 self.strides
             }
 
-            /// Whether any dimension is 0.
+            /// True if any dimension is 0.
             #[inline(always)]
             pub fn is_empty(&self) -> bool {
                 self.shape.contains(&0)
             }
 
-            /// Whether the elements of the last dimension are neighbours in memory.
+            /// True if the elements of the last dimension are neighbours in memory.
             #[inline(always)]
             pub fn has_unit_rows(&self) -> bool {
                 D == 0 || self.strides[D - 1] == 1 || self.shape[D - 1] <= 1

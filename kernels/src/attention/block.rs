@@ -95,7 +95,7 @@ struct Strip {
     place: usize,
     /// Keys of the block from the first to the last that any of the rows sees.
     keys: Range<usize>,
-    /// Whether each of the rows sees all of these.
+    /// True if each of the rows sees all of these.
     same: bool,
 }
 
@@ -152,7 +152,7 @@ struct Block<'a, M> {
     held: Range<usize>,
     /// Working memory of packing, and of masking values.
     spare: &'a mut [f32],
-    /// Whether these are all finite, once that has been asked.
+    /// True if these are all finite, once that has been asked.
     finite: Option<bool>,
     /// K-groups of queries of the group, in slabs of KC, rows A_STRIDE apart.
     queries: &'a mut [f32],

@@ -100,7 +100,7 @@ impl KvCache {
         self.len
     }
 
-    /// Whether there is no token.
+    /// True if there is no token.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -217,7 +217,7 @@ impl KvCache {
         Err(Error::Invalid { what, why })
     }
 
-    /// Whether numbers are rounded to bf16.
+    /// True if numbers are rounded to bf16.
     pub(super) fn is_bf16(&self) -> bool {
         self.format.bf16
     }

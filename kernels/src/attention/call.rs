@@ -20,7 +20,7 @@ use half::bf16;
 pub(super) struct Call<'a> {
     pub q: AnyView<'a, 4>,
     pub source: KvSource<'a>,
-    /// Whether q, k and v are rounded to bf16.
+    /// True if q, k and v are rounded to bf16.
     pub bf16: bool,
     pub scale: f32,
     pub softcap: Option<f32>,

@@ -22,7 +22,7 @@ pub enum DistanceBias<'a> {
     T5 {
         /// \[buckets, heads\], as in a checkpoint's `relative_attention_bias.weight`.
         table: View<'a, 2>,
-        /// Whether keys after the query have half of the buckets (encoders) or share bucket 0.
+        /// True if keys after the query have half of the buckets (encoders) or share bucket 0.
         bidirectional: bool,
         /// The distance from which on the last bucket is used.
         max_distance: usize,

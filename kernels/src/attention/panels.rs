@@ -25,7 +25,7 @@ use core::ops::Range;
 /// The k-groups of an instruction set, and the sizes of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PanelFormat {
-    /// Whether numbers are rounded to bf16.
+    /// True if numbers are rounded to bf16.
     pub bf16: bool,
     /// Columns of a panel.
     pub nr: usize,

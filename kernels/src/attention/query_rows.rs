@@ -36,7 +36,7 @@ pub(super) struct Distances<'a> {
 }
 
 impl AttentionOperands<'_> {
-    /// Whether anything but their scale and the window is done to scores.
+    /// True if anything but their scale and the window is done to scores.
     #[inline(always)]
     pub fn adjusts(&self) -> bool {
         self.softcap.is_some() || self.bias.is_some() || self.distances.is_some()
@@ -130,7 +130,7 @@ impl<'a> QueryRows<'a> {
         visible.start.max(start).min(start + KEYS) - start..visible.end.max(start).min(start + KEYS) - start
     }
 
-    /// Whether `row` sees any key.
+    /// True if `row` sees any key.
     pub fn sees_any(&self, row: usize) -> bool {
         let bias = self.bias(row, 0);
         self.visible(&(row..row + 1)).any(|key| !bias.hides(key))

@@ -69,7 +69,7 @@ pub(super) struct Adjustment<'a> {
 }
 
 impl Bias<'_> {
-    /// Whether it hides the key at `at`.
+    /// True if it hides the key at `at`.
     #[inline(always)]
     pub fn hides(&self, at: usize) -> bool {
         match self {
@@ -116,7 +116,7 @@ fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
     hidden.select(bias.eq(hidden), score + bias)
 }
 
-/// Whether the rows `k-groups` of k-groups of packed panels, `panel_len` floats apart, which hold `numbers`, hold
+/// True if the rows `k-groups` of k-groups of packed panels, `panel_len` floats apart, which hold `numbers`, hold
 /// neither NaN nor infinity.
 #[inline(always)]
 pub(super) fn all_finite<I: Isa, const N: usize>(

@@ -36,7 +36,7 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// Numbers in a k-group.
     const ELEMENTS: usize;
 
-    /// Whether scores are still to be multiplied by the scale.
+    /// True if scores are still to be multiplied by the scale.
     const SCALES_SCORES: bool;
 
     fn multiply(self) -> Self::Microkernel;

@@ -94,7 +94,7 @@ impl Numbers {
     }
 }
 
-/// Whether words are pairs of bf16, and sums f32.
+/// True if words are pairs of bf16, and sums f32.
 fn rounds(instruction: &str) -> bool {
     matches!(instruction, "vdpbf16ps" | "tdpbf16ps" | "bfmmla")
 }

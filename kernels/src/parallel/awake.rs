@@ -35,7 +35,7 @@ struct Watch {
 thread_local! {
     /// This thread's, and when the last that it asked may sleep if it asks no more.
     static MINE: RefCell<(Arc<Watch>, u64)> = RefCell::default();
-    /// Whether this thread calls, computes, or is awake for another.
+    /// True if this thread calls, computes, or is awake for another.
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Line<'a, T> {
     wide: Row<'a>,
     /// The columns that the mask does not cut off.
     live: usize,
-    /// Whether the scores are in the order of [`Element::load_pair`].
+    /// True if the scores are in the order of [`Element::load_pair`].
     pairs: bool,
     /// Where other rows go.
     out: Option<&'a mut [T]>,

@@ -18,7 +18,7 @@ pub enum Mask<'a> {
 }
 
 impl<'a> Mask<'a> {
-    /// Whether it fits rows of that shape; `what` is its name in errors.
+    /// True if it fits rows of that shape; `what` is its name in errors.
     pub(super) fn check(self, what: &'static str, [rows, n]: [usize; 2]) -> Result<(), Error> {
         match self {
             Mask::None => Ok(()),
@@ -62,7 +62,7 @@ impl<'a> Mask<'a> {
         }
     }
 
-    /// Whether column `j` of row `i` is masked, and what is added to it.
+    /// True if column `j` of row `i` is masked, and what is added to it.
     #[inline(always)]
     pub(super) fn at(self, i: usize, j: usize) -> (bool, f32) {
         match self {

@@ -91,7 +91,7 @@ impl<'a, const D: usize> AnyView<'a, D> {
         with_any!(self, v => v.strides())
     }
 
-    /// Whether the elements of the last dimension are neighbours in memory.
+    /// True if the elements of the last dimension are neighbours in memory.
     pub(crate) fn has_unit_rows(&self) -> bool {
         with_any!(self, v => v.has_unit_rows())
     }
@@ -136,12 +136,12 @@ impl<'a, const D: usize> AnyViewMut<'a, D> {
         with_any_mut!(self, v => v.strides())
     }
 
-    /// Whether any dimension is 0.
+    /// True if any dimension is 0.
     pub(crate) fn is_empty(&self) -> bool {
         self.shape().contains(&0)
     }
 
-    /// Whether the elements of the last dimension are neighbours in memory.
+    /// True if the elements of the last dimension are neighbours in memory.
     pub(crate) fn has_unit_rows(&self) -> bool {
         with_any_mut!(self, v => v.has_unit_rows())
     }

@@ -41,9 +41,9 @@ struct Hub {
     address: String,
     /// Paths of all requests, each once.
     asked: Arc<Mutex<Vec<String>>>,
-    /// Whether connections break in the middle of model.safetensors.
+    /// True if connections break in the middle of model.safetensors.
     breaks: Arc<AtomicBool>,
-    /// Whether commands are to ask no one.
+    /// True if commands are to ask no one.
     offline: AtomicBool,
 }
 

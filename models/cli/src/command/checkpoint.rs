@@ -47,7 +47,7 @@ pub struct Dtype {
     /// not a linear layer is f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = format())]
     pub dtype: Format,
-    /// Whether what linear layers multiply their weights with is f32, or rounded as well, to the same type
+    /// True if what linear layers multiply their weights with is f32, or rounded as well, to the same type
     /// (with q8_0, q4_0 and q4_1 to int8), which is faster [default: exact with q8_0, q4_0 and q4_1, else
     /// rounded]
     #[arg(long, value_name = "HOW", value_parser = layer_inputs())]

@@ -97,7 +97,7 @@ pub struct Session {
     pub threads: usize,
     /// Type of the linear layers, where one is asked for.
     pub dtype: Option<&'static str>,
-    /// Whether stdout is for JSON alone.
+    /// True if stdout is for JSON alone.
     pub json: bool,
 }
 
@@ -111,7 +111,7 @@ impl Common {
         }
     }
 
-    /// Whether the user chose the backend.
+    /// True if the user chose the backend.
     pub fn forced(&self) -> bool {
         self.isa.is_some() || std::env::var_os("TILEWRIGHT_ISA").is_some()
     }
