@@ -145,7 +145,7 @@ mod tests {
         };
         let lines = [1_772_366_400, 0].map(|time| RowLine { row: row.clone(), run: run(time) });
         let text = tables(&lines);
-        let line = "| linear | q4_0, inputs rounded | 1x2\\|3 | packed | ~ 1.50 ms | 0.00000800 GFLOP/s | 33% | L2 | 2.00 ±0.10 |";
+        let line = "| linear | q4_0, inputs rounded | 1x2\\|3 | packed | ~ 1.50 ms | 8.00e-6 GFLOP/s | 33% | L2 | 2.00 ±0.10 |";
         assert_eq!(text.lines().filter(|found| *found == line).count(), 2, "{text}");
         let days: Vec<_> = text.lines().filter(|line| line.starts_with("## ")).collect();
         assert_eq!(days, ["## a CPU, avx2, 2 threads, 1970-01-01", "## a CPU, avx2, 2 threads, 2026-03-01"]);
