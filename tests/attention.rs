@@ -217,3 +217,29 @@ fn bf16_pairs_keep_what_is_hidden_apart() {
         }
     }
 }
+
+/// T5's `max_distance` may exceed `isize::MAX`: every backend agrees with the definition.
+#[test]
+fn any_max_distance_of_t5_agrees_with_the_definition() {
+    let x: Vec<f32> = (0..70 * 4).map(|i| (i % 13) as f32 / 8.0 - 0.75).collect();
+    let table: Vec<f32> = (0..32).map(|i| i as f32 / 8.0).collect();
+    let view = View::new(&x, [1, 1, 70, 4]).unwrap();
+    let table = View::new(&table, [32, 1]).unwrap();
+    for max_distance in [isize::MAX as usize, isize::MAX as usize + 1, usize::MAX] {
+        for bidirectional in [true, false] {
+            let run = |backend: Backend| {
+                let mut out = vec![f32::NAN; 70 * 4];
+                let to = ViewMut::new(&mut out, [1, 1, 70, 4]).unwrap();
+                let distance = Some(DistanceBias::T5 { table, bidirectional, max_distance });
+                backend.run(Attention { distance, ..Attention::new(view, view, view, to) }).unwrap();
+                out
+            };
+            let expected = run(Backend::REFERENCE);
+            for &backend in Backend::available() {
+                for (found, expected) in run(backend).iter().zip(&expected) {
+                    assert!((found - expected).abs() < 1e-5, "{} {max_distance}", backend.name());
+                }
+            }
+        }
+    }
+}

@@ -170,3 +170,23 @@ fn rows_that_see_the_same_keep_the_rest_apart() {
         }
     }
 }
+
+/// A cache without heads, or of empty keys and values, needs no memory: its capacity may be any number.
+#[test]
+fn empty_tokens_fit_any_capacity() {
+    for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for [kv_heads, dk, dv] in [[0, 8, 4], [2, 0, 0], [0, 0, 0]] {
+                let mut cache = KvCache::new(backend, precision, kv_heads, [dk, dv], usize::MAX);
+                for tokens in [3, 4] {
+                    let k = View::<3>::new(&[], [kv_heads, tokens, dk]).unwrap();
+                    let v = View::<3>::new(&[], [kv_heads, tokens, dv]).unwrap();
+                    cache.append(k, v).unwrap();
+                }
+                assert_eq!(cache.len(), 7);
+                cache.truncate(1);
+                assert_eq!(cache.clone().len(), 1);
+            }
+        }
+    }
+}
