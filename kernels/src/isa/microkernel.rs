@@ -49,7 +49,7 @@ pub trait Microkernel<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// One row of A by several panels, four, side by side.
     ///
     /// # Safety
-    /// As [`tile`](Self::tile) with one row, for each of the panels `b + q * panel_stride` and the sums
+    /// As [`run`](Self::run) with one row, for each of the panels `b + q * panel_stride` and the sums
     /// `c + q * c_stride`.
     unsafe fn gemv(self, isa: I, tile: Tile<Self::Operand, Self::Sum>, panel_stride: usize);
 }
@@ -84,7 +84,7 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// As [`Isa::dot_tile`].
     #[inline(always)]
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe { isa.dot_tile(self, tile) }
     }
 }
@@ -105,7 +105,7 @@ impl<I: Isa> Dot<I> for F32 {
 
     #[inline(always)]
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe { isa.gemm_tile(tile) }
     }
 }
@@ -148,13 +148,13 @@ impl<I: Isa, D: Dot<I>> Microkernel<I> for OuterProduct<D> {
 
     #[inline(always)]
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe { self.0.run(isa, tile) }
     }
 
     #[inline(always)]
     unsafe fn gemv(self, isa: I, tile: Tile<D::Operand, D::Sum>, panel_stride: usize) {
-        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
         unsafe { gemv_panels(isa, self.0, tile, panel_stride) }
     }
 }

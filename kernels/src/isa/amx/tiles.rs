@@ -313,7 +313,7 @@ impl Amx {
     #[inline(always)]
     pub unsafe fn run<Operand: Lane, Sum: Lane>(self, k_group: KGroup, tile: Tile<Operand, Sum>) {
         let (plan, tall) = Plan::tile(tile);
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call. The plan
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call. The plan
         // needs what a tile does.
         unsafe {
             match (k_group, tall) {
@@ -332,7 +332,7 @@ impl Amx {
     #[inline(always)]
     pub unsafe fn bf16_gemv(self, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
         for first in (0..STREAMS).step_by(2) {
-            // SAFETY: the caller of `bf16_row` guarantees its preconditions, which are those of this call.
+            // SAFETY: the caller of `bf16_gemv` guarantees its preconditions, which are those of this call.
             // The plan needs what two of the panels do.
             unsafe { bf16_two(&Plan::row(tile, panel_stride, first)) }
         }

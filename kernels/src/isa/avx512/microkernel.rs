@@ -45,7 +45,7 @@ impl Microkernel<Avx512> for Bf16 {
 
     #[inline(always)]
     unsafe fn run(self, isa: Avx512, tile: Tile<Bf16Pair, f32>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Amx(amx) => amx.run(KGroup::Bf16, tile),
@@ -56,7 +56,7 @@ impl Microkernel<Avx512> for Bf16 {
 
     #[inline(always)]
     unsafe fn gemv(self, isa: Avx512, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
-        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Amx(amx) => amx.bf16_gemv(tile, panel_stride),
@@ -106,7 +106,7 @@ impl Microkernel<Avx512> for Int8 {
 
     #[inline(always)]
     unsafe fn run(self, isa: Avx512, tile: Tile<Int8Quad, i32>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Amx(amx, _) => amx.run(KGroup::Int8, tile),
@@ -118,7 +118,7 @@ impl Microkernel<Avx512> for Int8 {
     #[inline(always)]
     unsafe fn gemv(self, isa: Avx512, tile: Tile<Int8Quad, i32>, panel_stride: usize) {
         let (Self::Amx(_, dot) | Self::Dot(dot)) = self;
-        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
         unsafe { OuterProduct(dot).gemv(isa, tile, panel_stride) }
     }
 }

@@ -70,13 +70,13 @@ impl Microkernel<Neon> for Bf16 {
 
     #[inline(always)]
     unsafe fn run(self, isa: Neon, tile: Tile<Bf16Pair, f32>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe { tiles::by_pairs(isa, self, tile) }
     }
 
     #[inline(always)]
     unsafe fn gemv(self, isa: Neon, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
-        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
         unsafe { tiles::gemv_by_pairs(isa, self, tile, panel_stride) }
     }
 }
@@ -169,7 +169,7 @@ impl Microkernel<Neon> for Int8 {
 
     #[inline(always)]
     unsafe fn run(self, isa: Neon, tile: Tile<Int8Quad, i32>) {
-        // SAFETY: the caller of `tile` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Smmla(way) => tiles::by_pairs(isa, way, tile),
@@ -180,7 +180,7 @@ impl Microkernel<Neon> for Int8 {
 
     #[inline(always)]
     unsafe fn gemv(self, isa: Neon, tile: Tile<Int8Quad, i32>, panel_stride: usize) {
-        // SAFETY: the caller of `row` guarantees its preconditions, which are those of this call.
+        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
         unsafe {
             match self {
                 Self::Smmla(way) => tiles::gemv_by_pairs(isa, way, tile, panel_stride),
