@@ -12,8 +12,8 @@
 //!           p in KC        isa: MR x NR sums += column of A * row of B
 //! ```
 //!
-//! Paths are structs that implement [`GemmPath`](walk::GemmPath); [`walk`](walk::walk) runs jr, pc and ir for
-//! all of them. [`compute`] chooses one by the types of A and B and by M:
+//! Paths are structs that implement `GemmPath`; `walk` runs jr, pc and ir for
+//! all of them. `compute` chooses one by the types of A and B and by M:
 //!
 //! | path | B | A | file |
 //! |---|---|---|---|

@@ -18,7 +18,7 @@ use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 ///
 /// # Errors
 /// See [`Attention`](super::Attention), whose names they carry; also caches that do not fit q or each other, and
-/// caches of another layout than the backend's: only [`Backend::REFERENCE`] reads all of them.
+/// caches of another layout than the backend's: only [`Backend::REFERENCE`](crate::Backend::REFERENCE) reads all of them.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, CachedAttention, KvCache, Precision, View, ViewMut, Window};

@@ -4,7 +4,7 @@ use super::format::Format;
 use super::packed::PackedB;
 use crate::view::View;
 
-/// B of a [`Gemm`].
+/// B of a [`Gemm`](super::Gemm).
 #[derive(Clone, Copy, Debug)]
 pub enum Rhs<'a> {
     /// \[batch, k, n\], or \[1, k, n\] for all products; packed anew in every call.
