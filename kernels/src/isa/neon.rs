@@ -35,7 +35,7 @@ impl Neon {
 
     /// Token without `smmla`: tests run the microkernel that `smmla` hides.
     #[cfg(test)]
-    pub(super) fn without_i8mm(self) -> Self {
+    pub(crate) fn without_i8mm(self) -> Self {
         Self { i8mm: false, ..self }
     }
 }
