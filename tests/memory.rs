@@ -5,8 +5,8 @@ use allocation_counter::{AllocationInfo, measure};
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{
-    Activate, Activation, Attention, Backend, Element, Embedding, LayerNorm, Lookup, Mask, RmsNorm, Rows,
-    Softmax, View, ViewMut,
+    Activate, Activation, Attention, Backend, ColumnMask, Element, Embedding, LayerNorm, Lookup, RmsNorm,
+    Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
 
@@ -41,7 +41,7 @@ fn row_kernels<T: Element>() -> [(&'static str, RowKernel<T>); 4] {
             backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-5 }).unwrap();
         }),
         ("softmax", |backend, rows| {
-            backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: false }).unwrap();
+            backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::None, log: false }).unwrap();
         }),
         ("GELU", |backend, rows| {
             backend.run(Activate { rows, activation: Activation::GeluErf }).unwrap();

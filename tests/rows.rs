@@ -2,8 +2,8 @@
 
 use tilewright_kernels::{Activate, Activation};
 use tilewright_kernels::{
-    Backend, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Mask, Pool, Pooling, RmsNorm, Rope,
-    RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
+    Backend, ColumnMask, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Pool, Pooling, RmsNorm,
+    Rope, RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 
 /// One test per kernel, so that each is named and they run side by side.
@@ -62,7 +62,7 @@ fn arguments_that_do_not_fit_are_refused() {
         backend.run(L2Normalize { rows: Rows::InPlace(out), eps: f32::NAN })
     });
     refused("Softmax.mask: length 5 of row 1 exceeds its 4 columns", |backend, out| {
-        let (rows, mask) = (Rows::InPlace(out), Mask::Lengths(&[4, 5]));
+        let (rows, mask) = (Rows::InPlace(out), ColumnMask::Lengths(&[4, 5]));
         backend.run(Softmax { rows, scale: 1.0, mask, log: false })
     });
     let table = RopeTable::new(RopeLayout::HalfSplit, 8, 4, 1e4);
@@ -157,7 +157,7 @@ fn special_values_propagate_from_any_column() {
                     }),
                     ("L2 norm", |backend, rows| backend.run(L2Normalize { rows, eps: 1e-12 })),
                     ("softmax", |backend, rows| {
-                        backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: false })
+                        backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::None, log: false })
                     }),
                 ];
                 for (name, kernel) in kernels {

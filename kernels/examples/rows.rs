@@ -1,7 +1,9 @@
 //! Row kernels in bf16: LayerNorm, softmax with a mask, and an activation, in place.
 
 use half::bf16;
-use tilewright_kernels::{Activate, Activation, Backend, Error, LayerNorm, Mask, Rows, Softmax, ViewMut};
+use tilewright_kernels::{
+    Activate, Activation, Backend, ColumnMask, Error, LayerNorm, Rows, Softmax, ViewMut,
+};
 
 fn run(backend: Backend) -> Result<Vec<bf16>, Error> {
     let shape = [2, 96];
@@ -11,7 +13,7 @@ fn run(backend: Backend) -> Result<Vec<bf16>, Error> {
     let rows = Rows::InPlace(ViewMut::new(&mut x, shape)?);
     backend.run(Activate { rows, activation: Activation::Silu })?;
     let rows = Rows::InPlace(ViewMut::new(&mut x, shape)?);
-    backend.run(Softmax { rows, scale: 1.0, mask: Mask::Lengths(&[96, 40]), log: false })?;
+    backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::Lengths(&[96, 40]), log: false })?;
     Ok(x)
 }
 

@@ -13,7 +13,7 @@ use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::each;
-use crate::rows::{self, RowKernel, Rows, expect_unit_rows};
+use crate::rows::{self, RowTask, Rows, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
 /// y = f(x), for each element.
@@ -135,7 +135,7 @@ impl<T: Element> Kernel for Gated<'_, T> {
     }
 }
 
-impl<T: Element> RowKernel for Activate<'_, T> {
+impl<T: Element> RowTask for Activate<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }
@@ -159,7 +159,7 @@ impl<T: Element> RowKernel for Activate<'_, T> {
     }
 }
 
-impl<T: Element> RowKernel for Gated<'_, T> {
+impl<T: Element> RowTask for Gated<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.gate.shape()
     }

@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! for batch, kv head, part of the rows        one task; rows of all query heads of the group
-//!   for block of KEYS keys that any row sees  pack K^T and V once
+//!   for block of BLOCK_KEYS keys that any row sees  pack K^T and V once
 //!     for group of a few register tiles of rows
 //!       S = Q K^T -> P = exp(S - m), m, l -> O = P V     all in L1 and L2
 //!       (M, L, out) <- merge((M, L, out), (m, l, O))
@@ -37,10 +37,10 @@ mod kv_source;
 mod panels;
 mod precision;
 mod prefetch_schedule;
+mod prefetch_span;
 mod query_rows;
-mod row;
+mod row_ops;
 mod sequence_layout;
-mod span;
 mod stage;
 mod task;
 mod variant;
@@ -56,7 +56,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::view::{AnyViewMut, View, ViewMut};
-use call::Call;
+use call::AttentionCall;
 use kv_source::KvSource;
 
 /// Scaled dot-product attention.
@@ -180,8 +180,8 @@ impl<'a, T: Element> Attention<'a, T> {
     }
 
     /// The arguments with the type of q, k and v as a value: one loop serves all types.
-    fn call(self) -> Call<'a> {
-        Call {
+    fn call(self) -> AttentionCall<'a> {
+        AttentionCall {
             q: self.q.into(),
             source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
             bf16: match self.precision {

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 mod sealed {
     use super::{AnyView, AnyViewMut, View, ViewMut};
     use crate::compiled::Compiled;
-    use crate::row::Row;
+    use crate::row_slices::RowSlices;
 
     /// Methods of an [`Element`](super::Element) for this crate alone. No other crate can implement the trait:
     /// kernels reinterpret the bits of its types.
@@ -24,7 +24,7 @@ mod sealed {
 
         /// Returns the row as a row of f32, or as an error if its type is another.
         #[inline(always)]
-        fn f32_row(row: Row<'_, Self>) -> Result<Row<'_>, Row<'_, Self>> {
+        fn f32_row(row: RowSlices<'_, Self>) -> Result<RowSlices<'_>, RowSlices<'_, Self>> {
             Err(row)
         }
 
@@ -55,7 +55,7 @@ mod sealed {
         }
 
         #[inline(always)]
-        fn f32_row(row: Row<'_>) -> Result<Row<'_>, Row<'_>> {
+        fn f32_row(row: RowSlices<'_>) -> Result<RowSlices<'_>, RowSlices<'_>> {
             Ok(row)
         }
 

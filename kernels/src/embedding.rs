@@ -8,8 +8,8 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::lanes::{Row, map, widen, write_f32};
-use crate::rows::{self, RowKernel, expect_unit_rows};
+use crate::lanes::{RowSlices, map, widen, write_f32};
+use crate::rows::{self, RowTask, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
 /// One table and which of its rows to take.
@@ -101,19 +101,19 @@ impl<T: Element> Kernel for Embedding<'_, T> {
 
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         self.check()?;
-        rows::run(isa, Tokens { lookups: self.lookups, start: 0, out: self.out });
+        rows::run(isa, TokenRows { lookups: self.lookups, start: 0, out: self.out });
         Ok(())
     }
 }
 
 /// A checked embedding of the tokens from `start` on.
-struct Tokens<'a, T> {
+struct TokenRows<'a, T> {
     lookups: &'a [Lookup<'a, T>],
     start: usize,
     out: ViewMut<'a, 2, T>,
 }
 
-impl<T: Element> RowKernel for Tokens<'_, T> {
+impl<T: Element> RowTask for TokenRows<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.out.shape()
     }
@@ -150,7 +150,7 @@ impl<T: Element> RowKernel for Tokens<'_, T> {
                     for lookup in others {
                         map(
                             isa,
-                            [&mut Row::InPlace(sum)],
+                            [&mut RowSlices::InPlace(sum)],
                             [lookup.row(t)],
                             0.0,
                             #[inline(always)]

@@ -13,7 +13,7 @@ mod convert;
 
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
-pub use crate::row::Row;
+pub use crate::row_slices::RowSlices;
 pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
 
 /// Chains that a reduction keeps apart.
@@ -100,7 +100,7 @@ pub(crate) const NONE: [&[f32]; 0] = [];
 #[inline(always)]
 pub(crate) fn map<I: Isa, T: Element, S: Element, const R: usize, const P: usize>(
     isa: I,
-    rows: [&mut Row<'_, T>; R],
+    rows: [&mut RowSlices<'_, T>; R],
     inputs: [&[S]; P],
     fill: f32,
     mut f: impl FnMut(usize, [I::V; R], [I::V; P]) -> [I::V; R],
@@ -131,7 +131,7 @@ pub(crate) fn map_with<
     const Q: usize,
 >(
     isa: I,
-    mut rows: [&mut Row<'_, T>; R],
+    mut rows: [&mut RowSlices<'_, T>; R],
     inputs: [&[S]; P],
     others: [&[U]; Q],
     fill: f32,
@@ -187,7 +187,7 @@ pub(crate) fn map_with<
 #[inline(always)]
 pub(crate) fn each<I: Isa, T: Element, const P: usize>(
     isa: I,
-    row: &mut Row<'_, T>,
+    row: &mut RowSlices<'_, T>,
     inputs: [&[T]; P],
     f: impl Fn(I::V, [I::V; P]) -> I::V,
 ) {

@@ -25,9 +25,9 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
-use crate::lanes::{GROUPS, Row, accumulators, map_with, read, sum, total};
+use crate::lanes::{GROUPS, RowSlices, accumulators, map_with, read, sum, total};
 use crate::residual::{IN_RANGE, Input};
-use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
+use crate::rows::{self, RowTask, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
 
@@ -124,7 +124,7 @@ fn check<T: Element>(
 }
 
 /// The definition, of one row.
-fn define<T: Element>(row: &mut Row<'_, T>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
+fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
     let mean = row.input().iter().map(|x| f64::from(x.to_f32())).sum::<f64>() / n;
     let variance = row.input().iter().map(|x| (f64::from(x.to_f32()) - mean).powi(2)).sum::<f64>() / n;
@@ -145,7 +145,7 @@ struct Affine<'a, T> {
     eps: f32,
 }
 
-impl<T: Element> RowKernel for Affine<'_, T> {
+impl<T: Element> RowTask for Affine<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.input.rows.shape()
     }
@@ -165,7 +165,7 @@ impl<T: Element> RowKernel for Affine<'_, T> {
         loop {
             let next = rows.next();
             // After the last row, the weight is taken for a row: it has the right length.
-            let next_input = next.as_ref().map_or(T::stand_in(weight), Row::input);
+            let next_input = next.as_ref().map_or(T::stand_in(weight), RowSlices::input);
             moments = moments.centred(isa, row.input());
             let square = moments.variance() + eps;
             moments = if IN_RANGE.contains(&square) {
@@ -186,7 +186,7 @@ impl<T: Element> RowKernel for Affine<'_, T> {
 /// squares of f32 neither overflow nor underflow.
 #[cold]
 #[inline(never)]
-fn normalize_wide<T: Element>(row: &mut Row<'_, T>, weight: &[f32], bias: &[f32], eps: f32) {
+fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, weight: &[f32], bias: &[f32], eps: f32) {
     let (mut mean, mut squares) = (0.0f64, 0.0f64);
     for (i, x) in row.input().iter().enumerate() {
         let delta = f64::from(x.to_f32()) - mean;
@@ -226,7 +226,7 @@ impl Moments {
     /// Pass 1 by itself.
     #[inline(always)]
     fn of<I: Isa, T: Element>(isa: I, x: &[T], pivot: f32) -> Self {
-        let mut sums = Sums::new(isa, pivot);
+        let mut sums = MomentSums::new(isa, pivot);
         read(
             isa,
             [x],
@@ -256,14 +256,14 @@ impl Moments {
 }
 
 /// The sums of pass 1 under way.
-struct Sums<I: Isa> {
+struct MomentSums<I: Isa> {
     pivot: f32,
     center: I::V,
     sums: [I::V; GROUPS],
     squares: [I::V; GROUPS],
 }
 
-impl<I: Isa> Sums<I> {
+impl<I: Isa> MomentSums<I> {
     #[inline(always)]
     fn new(isa: I, pivot: f32) -> Self {
         let zero = accumulators(isa, 0.0);
@@ -288,7 +288,7 @@ impl<I: Isa> Sums<I> {
 #[inline(always)]
 fn write<I: Isa, T: Element>(
     isa: I,
-    row: &mut Row<'_, T>,
+    row: &mut RowSlices<'_, T>,
     weight: &[f32],
     bias: &[f32],
     moments: Moments,
@@ -298,7 +298,7 @@ fn write<I: Isa, T: Element>(
     let center = I::V::splat(isa, moments.pivot);
     let (scale, shift) = (I::V::splat(isa, r), I::V::splat(isa, -moments.mean * r));
     let pivot = pivot(isa, next);
-    let mut sums = Sums::new(isa, pivot);
+    let mut sums = MomentSums::new(isa, pivot);
     map_with(
         isa,
         [row],

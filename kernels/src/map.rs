@@ -4,7 +4,7 @@ use crate::activation::Activation;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::lanes::{self, Row};
+use crate::lanes::{self, RowSlices};
 use crate::math::{erf, exp, exp_fast, exp2_coarse, log, tanh};
 
 /// Function that [`Map`] applies.
@@ -116,7 +116,7 @@ impl Kernel for Map<'_> {
             || {
                 lanes::map(
                     isa,
-                    [&mut Row::Into(x, out)],
+                    [&mut RowSlices::Into(x, out)],
                     lanes::NONE,
                     0.0,
                     #[inline(always)]

@@ -54,16 +54,16 @@ fn fused<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
     sum + (product_error + sum_error)
 }
 
-/// `x + x * share` for |x| <= 1, rounded about once.
+/// `x + x * factor` for |x| <= 1, rounded about once.
 #[inline(always)]
-fn plus_share<I: Isa>(isa: I, x: I::V, share: I::V) -> I::V {
+fn add_scaled<I: Isa>(isa: I, x: I::V, factor: I::V) -> I::V {
     if I::V::FUSED {
-        return x.mul_add(share, x);
+        return x.mul_add(factor, x);
     }
     // Scaled, so that no part of the product is lost below the smallest denormal.
     let (up, down) = (I::V::splat(isa, 2.0f32.powi(64)), I::V::splat(isa, 2.0f32.powi(-64)));
     let x = x * up;
-    fused(isa, x, share, x) * down
+    fused(isa, x, factor, x) * down
 }
 
 /// The polynomial with these coefficients, highest degree first.
@@ -226,8 +226,8 @@ pub fn erf<I: Isa>(isa: I, x: I::V) -> I::V {
         [0.000_133_325_7, 0.001_338_792_8, 0.009_625_445, 0.055_503_663, 0.240_225_94, LN_2, 1.0],
     );
     let far = c(1.0) - power * biased.shl_bits::<23>();
-    // The sign is set in both cases: -0 plus its share may be +0.
-    plus_share(isa, x, near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
+    // The sign is set in both cases: -0 plus its factor may be +0.
+    add_scaled(isa, x, near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }
 
 /// The hyperbolic tangent.
@@ -253,5 +253,5 @@ pub fn tanh<I: Isa>(isa: I, x: I::V) -> I::V {
     let power = exp_reduced(isa, t + t, biased - integer);
     let far = c(1.0) - c(2.0) / power.mul_add(biased.shl_bits::<23>(), c(1.0));
     // As in erf, the sign is set in both cases.
-    plus_share(isa, x, x2 * near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
+    add_scaled(isa, x, x2 * near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }

@@ -9,9 +9,9 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
-use crate::lanes::{NONE, Row, accumulators, map, read, total, widen, write_f32};
+use crate::lanes::{NONE, RowSlices, accumulators, map, read, total, widen, write_f32};
 use crate::residual::IN_RANGE;
-use crate::rows::{self, RowKernel, Rows, expect_eps, expect_unit_rows};
+use crate::rows::{self, RowTask, Rows, expect_eps, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
 /// Vector that stands for a sequence.
@@ -130,7 +130,7 @@ impl<T: Element> Kernel for Pool<'_, T> {
     }
 }
 
-impl<T: Element> RowKernel for Pool<'_, T> {
+impl<T: Element> RowTask for Pool<'_, T> {
     /// The rows read, rather than those written, are the work.
     fn shape(&self) -> [usize; 2] {
         let [sequences, n] = self.out.shape();
@@ -172,7 +172,7 @@ impl<T: Element> RowKernel for Pool<'_, T> {
                 #[inline(always)]
                 |out| {
                     widen(isa, first, out);
-                    let out = &mut Row::InPlace(out);
+                    let out = &mut RowSlices::InPlace(out);
                     for t in pair[0] + 1..pair[1] {
                         map(
                             isa,
@@ -226,7 +226,7 @@ impl<T: Element> Kernel for L2Normalize<'_, T> {
 }
 
 /// The definition, of one row.
-fn define<T: Element>(row: &mut Row<'_, T>, eps: f32) {
+fn define<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
     let norm = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>().sqrt();
     // Not `max`, which would ignore a norm of NaN.
     let divisor = if norm < f64::from(eps) { f64::from(eps) } else { norm };
@@ -239,7 +239,7 @@ fn define<T: Element>(row: &mut Row<'_, T>, eps: f32) {
 /// the squares of f32 neither overflow nor underflow.
 #[cold]
 #[inline(never)]
-fn normalize_wide<T: Element>(row: &mut Row<'_, T>, eps: f32) {
+fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
     let mut squares = 0.0f64;
     for x in row.input() {
         let x = f64::from(x.to_f32());
@@ -254,7 +254,7 @@ fn normalize_wide<T: Element>(row: &mut Row<'_, T>, eps: f32) {
     }
 }
 
-impl<T: Element> RowKernel for L2Normalize<'_, T> {
+impl<T: Element> RowTask for L2Normalize<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }

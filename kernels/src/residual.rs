@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::lanes::{Row, each};
+use crate::lanes::{RowSlices, each};
 use crate::rows::{Rows, expect_unit_rows};
 use crate::view::ViewMut;
 use core::ops::RangeInclusive;
@@ -45,13 +45,13 @@ impl<'a, T: Element> Input<'a, T> {
     /// and f16 and two more, so that the second rounding cannot meet a tie that the first one made
     /// (Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30, 1995).
     #[inline(always)]
-    pub(crate) fn into_iter<I: Isa>(self, isa: I) -> impl Iterator<Item = Row<'a, T>> {
+    pub(crate) fn into_iter<I: Isa>(self, isa: I) -> impl Iterator<Item = RowSlices<'a, T>> {
         self.added(
             #[inline(always)]
             move |sum, x| {
                 each(
                     isa,
-                    &mut Row::InPlace(sum),
+                    &mut RowSlices::InPlace(sum),
                     [x],
                     #[inline(always)]
                     |h, [x]| h + x,
@@ -61,7 +61,7 @@ impl<'a, T: Element> Input<'a, T> {
     }
 
     /// [`into_iter`](Self::into_iter) of the definition.
-    pub(crate) fn define(self) -> impl Iterator<Item = Row<'a, T>> {
+    pub(crate) fn define(self) -> impl Iterator<Item = RowSlices<'a, T>> {
         self.added(|sum, x| {
             for (h, x) in sum.iter_mut().zip(x) {
                 *h = T::from_f32(h.to_f32() + x.to_f32());
@@ -71,14 +71,14 @@ impl<'a, T: Element> Input<'a, T> {
 
     /// Rows that `add` has added to the residual's.
     #[inline(always)]
-    fn added(self, add: impl Fn(&mut [T], &[T])) -> impl Iterator<Item = Row<'a, T>> {
+    fn added(self, add: impl Fn(&mut [T], &[T])) -> impl Iterator<Item = RowSlices<'a, T>> {
         let mut residual = self.residual.map(ViewMut::into_rows);
         self.rows.into_iter().map(
             #[inline(always)]
             move |row| {
                 let Some(sum) = residual.as_mut().and_then(Iterator::next) else { return row };
                 add(sum, row.input());
-                Row::Into(sum, row.into_output())
+                RowSlices::Into(sum, row.into_output())
             },
         )
     }

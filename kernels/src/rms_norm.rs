@@ -11,9 +11,9 @@ use crate::backend::Kernel;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
-use crate::lanes::{Row, accumulators, map_with, read, total};
+use crate::lanes::{RowSlices, accumulators, map_with, read, total};
 use crate::residual::{IN_RANGE, Input};
-use crate::rows::{self, RowKernel, Rows, expect_columns, expect_eps};
+use crate::rows::{self, RowTask, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
 
@@ -95,7 +95,7 @@ fn check<T: Element>(input: &Input<'_, T>, weight: Option<&[f32]>, eps: f32) -> 
 }
 
 /// The definition, of one row.
-fn define<T: Element>(row: &mut Row<'_, T>, weight: Option<&[f32]>, eps: f32) {
+fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
     let square = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>() / n;
     let r = 1.0 / (square + f64::from(eps)).sqrt();
@@ -112,7 +112,7 @@ struct Weighted<'a, T> {
     eps: f32,
 }
 
-impl<T: Element> RowKernel for Weighted<'_, T> {
+impl<T: Element> RowTask for Weighted<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.input.rows.shape()
     }
@@ -132,7 +132,7 @@ impl<T: Element> RowKernel for Weighted<'_, T> {
         loop {
             let next = rows.next();
             // After the last row, the weight is taken for a row: it has the right length.
-            let next_input = next.as_ref().map_or(T::stand_in(weight), Row::input);
+            let next_input = next.as_ref().map_or(T::stand_in(weight), RowSlices::input);
             let square = squares / weight.len() as f32 + eps;
             squares = if IN_RANGE.contains(&square) {
                 write(isa, &mut row, weight, 1.0 / square.sqrt(), next_input)
@@ -152,7 +152,7 @@ impl<T: Element> RowKernel for Weighted<'_, T> {
 /// where the squares of f32 neither overflow nor underflow.
 #[cold]
 #[inline(never)]
-fn normalize_wide<T: Element>(row: &mut Row<'_, T>, weight: &[f32], eps: f32) {
+fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, weight: &[f32], eps: f32) {
     let n = weight.len() as f64;
     let mut squares = n * f64::from(eps);
     for x in row.input() {
@@ -181,7 +181,7 @@ fn sum_of_squares<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
 
 /// Writes `row`, and returns the sum of squares of `next`.
 #[inline(always)]
-fn write<I: Isa, T: Element>(isa: I, row: &mut Row<'_, T>, weight: &[f32], r: f32, next: &[T]) -> f32 {
+fn write<I: Isa, T: Element>(isa: I, row: &mut RowSlices<'_, T>, weight: &[f32], r: f32, next: &[T]) -> f32 {
     let scale = I::V::splat(isa, r);
     let mut acc = accumulators(isa, 0.0);
     map_with(

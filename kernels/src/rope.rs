@@ -15,7 +15,7 @@ use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::map;
-use crate::rows::{self, RowKernel, Rows};
+use crate::rows::{self, RowTask, Rows};
 
 /// Which columns are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +194,7 @@ impl<T: Element> Kernel for Rope<'_, T> {
     }
 }
 
-impl<T: Element> RowKernel for Rope<'_, T> {
+impl<T: Element> RowTask for Rope<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }

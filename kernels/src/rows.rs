@@ -2,7 +2,7 @@
 
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::lanes::Row;
+use crate::lanes::RowSlices;
 use crate::parallel;
 use crate::scratch;
 use crate::view::{View, ViewMut};
@@ -74,7 +74,7 @@ impl<'a, T> Rows<'a, T> {
 
     /// The rows, one after the other.
     #[inline(always)]
-    pub(crate) fn into_iter(self) -> impl Iterator<Item = Row<'a, T>> {
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = RowSlices<'a, T>> {
         let (x, out) = match self {
             Rows::InPlace(x) => (None, x),
             Rows::Into(x, out) => (Some(x), out),
@@ -82,8 +82,8 @@ impl<'a, T> Rows<'a, T> {
         out.into_rows().enumerate().map(
             #[inline(always)]
             move |(i, out)| match x {
-                Some(x) => Row::Into(x.row([i, 0]), out),
-                None => Row::InPlace(out),
+                Some(x) => RowSlices::Into(x.row([i, 0]), out),
+                None => RowSlices::InPlace(out),
             },
         )
     }
@@ -118,7 +118,7 @@ pub(crate) fn expect_eps(what: &'static str, eps: f32) -> Result<(), Error> {
 }
 
 /// A kernel whose rows do not depend on each other.
-pub(crate) trait RowKernel: Sized + Send {
+pub(crate) trait RowTask: Sized + Send {
     /// Rows and columns, the measure of the work; without any, there is none.
     fn shape(&self) -> [usize; 2];
 
@@ -141,7 +141,7 @@ const GRAIN: usize = 1 << 15;
 
 /// Runs a checked kernel on the threads of the pool, in pieces of whole rows of at most [`GRAIN`]
 /// elements.
-pub(crate) fn run<I: Isa, K: RowKernel>(isa: I, kernel: K) {
+pub(crate) fn run<I: Isa, K: RowTask>(isa: I, kernel: K) {
     let [rows, cols] = kernel.shape();
     if rows == 0 || cols == 0 {
         return;
@@ -157,7 +157,7 @@ pub(crate) fn run<I: Isa, K: RowKernel>(isa: I, kernel: K) {
 }
 
 /// Runs a checked kernel on this thread.
-fn alone<I: Isa, K: RowKernel>(isa: I, kernel: K, memory: &mut [f32]) {
+fn alone<I: Isa, K: RowTask>(isa: I, kernel: K, memory: &mut [f32]) {
     isa.run(
         #[inline(always)]
         || kernel.run(isa, memory),

@@ -14,7 +14,7 @@
 //!   larger ones, and NaN in a row of nothing else.
 //! - NaN or +inf in a column that is not masked makes NaN of all columns that are not.
 
-mod line;
+mod in_flight;
 mod mask;
 
 use crate::backend::Kernel;
@@ -22,9 +22,9 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::lanes::maximum;
-use crate::rows::{self, RowKernel, Rows};
-use line::{ON_THEIR_WAY, exponentials, take, write};
-pub use mask::Mask;
+use crate::rows::{self, RowTask, Rows};
+use in_flight::{ROWS_IN_FLIGHT, exponentials, take, write};
+pub use mask::ColumnMask;
 
 /// y = softmax(scale x + mask), or its natural logarithm, for each row.
 ///
@@ -43,10 +43,10 @@ pub use mask::Mask;
 /// times, and 2^-148 is 2^-126.
 ///
 /// ```
-/// use tilewright_kernels::{Backend, Mask, Rows, Softmax, ViewMut};
+/// use tilewright_kernels::{Backend, ColumnMask, Rows, Softmax, ViewMut};
 /// let mut x = [5., 5., f32::NAN, 1., 2., 3.];
 /// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 3])?);
-/// Backend::best().run(Softmax { rows, scale: 1., mask: Mask::Lengths(&[2, 0]), log: false })?;
+/// Backend::best().run(Softmax { rows, scale: 1., mask: ColumnMask::Lengths(&[2, 0]), log: false })?;
 /// assert_eq!(x, [0.5, 0.5, 0., 0., 0., 0.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
@@ -57,7 +57,7 @@ pub struct Softmax<'a, T = f32> {
     /// Multiplies x.
     pub scale: f32,
     /// The columns that count, and what is added to them.
-    pub mask: Mask<'a>,
+    pub mask: ColumnMask<'a>,
     /// True if y is the logarithm.
     pub log: bool,
 }
@@ -106,7 +106,7 @@ impl<T: Element> Kernel for Softmax<'_, T> {
     }
 }
 
-impl<T: Element> RowKernel for Softmax<'_, T> {
+impl<T: Element> RowTask for Softmax<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.rows.shape()
     }
@@ -119,7 +119,7 @@ impl<T: Element> RowKernel for Softmax<'_, T> {
 
     fn memory(&self) -> usize {
         let [rows, n] = self.shape();
-        if T::f32s(&[]).is_some() { 0 } else { n * rows.min(ON_THEIR_WAY) }
+        if T::f32s(&[]).is_some() { 0 } else { n * rows.min(ROWS_IN_FLIGHT) }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ mod attention;
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Format, PackedB, Rhs};
 use tilewright_kernels::{
-    Activate, Activation, Backend, Element, Error, Gated, L2Normalize, LayerNorm, Mask, RmsNorm, Rope,
+    Activate, Activation, Backend, ColumnMask, Element, Error, Gated, L2Normalize, LayerNorm, RmsNorm, Rope,
     RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
@@ -218,10 +218,10 @@ fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 8] {
         ("L2 norm", |backend, rows, _| backend.run(L2Normalize { rows, eps: 1e-12 })),
         ("softmax", |backend, rows, p| {
             let bias = View::with_strides(p, rows.shape(), [0, 1])?;
-            backend.run(Softmax { rows, scale: 0.125, mask: Mask::Bias(bias), log: false })
+            backend.run(Softmax { rows, scale: 0.125, mask: ColumnMask::Bias(bias), log: false })
         }),
         ("log-softmax", |backend, rows, _| {
-            backend.run(Softmax { rows, scale: 1.0, mask: Mask::None, log: true })
+            backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::None, log: true })
         }),
         ("GELU", |backend, rows, _| backend.run(Activate { rows, activation: Activation::GeluErf })),
         ("SwiGLU", |backend, gate, p| {
@@ -361,15 +361,15 @@ fn masks_decide_zero_rows() {
     let (keep, last) = (View::new(&keep, [1, 3]).unwrap(), View::new(&last, [1, 3]).unwrap());
     // x, mask, softmax, its logarithm.
     let cases = [
-        ([1.0, nan, inf], Mask::Lengths(&[0]), [0.0; 3], [-inf; 3]),
-        ([1.0, nan, inf], Mask::Bias(bias), [0.0; 3], [-inf; 3]),
-        ([1.0, nan, inf], Mask::Keep(keep), [0.0; 3], [-inf; 3]),
-        ([nan, inf, -5.0], Mask::Keep(last), [0.0, 0.0, 1.0], [-inf, -inf, 0.0]),
-        ([2.0, nan, 5.0], Mask::Lengths(&[1]), [1.0, 0.0, 0.0], [0.0, -inf, -inf]),
-        ([2.0, nan, 5.0], Mask::Lengths(&[2]), [nan, nan, 0.0], [nan, nan, -inf]),
-        ([3.0, -inf, 3.0], Mask::None, [0.5, 0.0, 0.5], [0.5f32.ln(), -inf, 0.5f32.ln()]),
-        ([-inf; 3], Mask::None, [nan; 3], [nan; 3]),
-        ([1.0, inf, 2.0], Mask::None, [nan; 3], [nan; 3]),
+        ([1.0, nan, inf], ColumnMask::Lengths(&[0]), [0.0; 3], [-inf; 3]),
+        ([1.0, nan, inf], ColumnMask::Bias(bias), [0.0; 3], [-inf; 3]),
+        ([1.0, nan, inf], ColumnMask::Keep(keep), [0.0; 3], [-inf; 3]),
+        ([nan, inf, -5.0], ColumnMask::Keep(last), [0.0, 0.0, 1.0], [-inf, -inf, 0.0]),
+        ([2.0, nan, 5.0], ColumnMask::Lengths(&[1]), [1.0, 0.0, 0.0], [0.0, -inf, -inf]),
+        ([2.0, nan, 5.0], ColumnMask::Lengths(&[2]), [nan, nan, 0.0], [nan, nan, -inf]),
+        ([3.0, -inf, 3.0], ColumnMask::None, [0.5, 0.0, 0.5], [0.5f32.ln(), -inf, 0.5f32.ln()]),
+        ([-inf; 3], ColumnMask::None, [nan; 3], [nan; 3]),
+        ([1.0, inf, 2.0], ColumnMask::None, [nan; 3], [nan; 3]),
     ];
     for &backend in Backend::available() {
         for (i, (x, mask, y, logarithm)) in cases.into_iter().enumerate() {
@@ -394,7 +394,9 @@ fn softmax_of_bf16_bears_large_scores() {
             let mut x = vec![bf16::from_f32(base); n];
             let bias = View::new(&bias, [1, n]).expect("n numbers");
             let rows = Rows::InPlace(ViewMut::new(&mut x, [1, n]).expect("n numbers"));
-            backend.run(Softmax { rows, scale: 1.0, mask: Mask::Bias(bias), log: false }).expect("fits");
+            backend
+                .run(Softmax { rows, scale: 1.0, mask: ColumnMask::Bias(bias), log: false })
+                .expect("fits");
             widen(&x)
         };
         let expected = run(Backend::REFERENCE);

@@ -14,7 +14,7 @@
 //! relative error of the result is that of the polynomial.
 //!
 //! A permute instruction takes a row of the table for all lanes, which together costs less than an
-//! exponential and a division: P. T. P. Tang, "Table lookup algorithms for elementary functions and
+//! exponential and a division: P. T. P. Tang, "GateTable lookup algorithms for elementary functions and
 //! their error analysis", ARITH 1991. The coefficients are not written down but computed by the
 //! compiler, by interpolation at Chebyshev points (N. Trefethen, *Approximation Theory and
 //! Approximation Practice*, chapter 2) of the two gates below.
@@ -22,10 +22,10 @@
 use crate::isa::{Isa, Vector};
 
 /// Phi(-t) of the normal distribution: the gate of GELU by its definition.
-pub(super) static NORMAL: Gate = Gate::new(Shape::Normal);
+pub(super) static NORMAL: Gate = Gate::new(GateFunction::Normal);
 
 /// 1 / (1 + e^2u) with u = sqrt(2/pi) (t + 0.044715 t^3): the gate of GELU's tanh approximation.
-pub(super) static LOGISTIC: Gate = Gate::new(Shape::Logistic);
+pub(super) static LOGISTIC: Gate = Gate::new(GateFunction::Logistic);
 
 /// The tables of one gate, for the two sizes of [`Vector::TABLE`].
 ///
@@ -36,19 +36,19 @@ pub(super) static LOGISTIC: Gate = Gate::new(Shape::Logistic);
 /// coefficients, interpolation at Chebyshev points errs by |g^(D)| (h/4)^D / (D! / 2), and |g^(4)| is at most
 /// 0.56 and |g^(6)| at most 2.41 of either gate.
 pub(super) struct Gate {
-    wide: Table<32, 6>,
-    wide_coarse: Table<32, 4>,
-    narrow: Table<8, 8>,
-    narrow_coarse: Table<8, 6>,
+    wide: GateTable<32, 6>,
+    wide_coarse: GateTable<32, 4>,
+    narrow: GateTable<8, 8>,
+    narrow_coarse: GateTable<8, 6>,
 }
 
 impl Gate {
-    const fn new(shape: Shape) -> Self {
+    const fn new(shape: GateFunction) -> Self {
         Self {
-            wide: Table::wide(shape),
-            wide_coarse: Table::wide(shape),
-            narrow: Table::new(shape, 1.25, 1.0),
-            narrow_coarse: Table::new(shape, 1.25, 1.0),
+            wide: GateTable::wide(shape),
+            wide_coarse: GateTable::wide(shape),
+            narrow: GateTable::new(shape, 1.25, 1.0),
+            narrow_coarse: GateTable::new(shape, 1.25, 1.0),
         }
     }
 
@@ -70,7 +70,7 @@ impl Gate {
 }
 
 /// Polynomials of `D` coefficients around `N` whole steps.
-struct Table<const N: usize, const D: usize> {
+struct GateTable<const N: usize, const D: usize> {
     steps_per_unit: f32,
     /// `coefficients[k][i]` belongs to d^k around step i: of -g, for the gate is only ever subtracted.
     coefficients: [[f32; N]; D],
@@ -79,9 +79,9 @@ struct Table<const N: usize, const D: usize> {
 /// A float of moderate size added to it is rounded to an integer, held by the low bits of the sum.
 const INTEGER: f32 = 1.5 * (1 << 23) as f32;
 
-impl<const D: usize> Table<32, D> {
+impl<const D: usize> GateTable<32, D> {
     /// Of quarters: their d is taken off by one instruction, and not in steps. The last column is zeros.
-    const fn wide(shape: Shape) -> Self {
+    const fn wide(shape: GateFunction) -> Self {
         let mut table = Self::new(shape, 4.0, 4.0);
         let mut k = 0;
         while k < D {
@@ -101,7 +101,7 @@ impl<const D: usize> Table<32, D> {
     }
 }
 
-impl<const N: usize, const D: usize> Table<N, D> {
+impl<const N: usize, const D: usize> GateTable<N, D> {
     #[inline(always)]
     fn apply_narrow<I: Isa>(&self, isa: I, x: I::V) -> I::V {
         let c = |v: f32| I::V::splat(isa, v);
@@ -133,7 +133,7 @@ impl<const N: usize, const D: usize> Table<N, D> {
     }
 
     /// Interpolates in each step, for d in units of `steps_per_d` steps.
-    const fn new(shape: Shape, steps_per_unit: f64, steps_per_d: f64) -> Self {
+    const fn new(shape: GateFunction, steps_per_unit: f64, steps_per_d: f64) -> Self {
         let mut coefficients = [[0.0; N]; D];
         let mut i = 0;
         while i < N {
@@ -178,12 +178,12 @@ impl<const N: usize, const D: usize> Table<N, D> {
 
 /// Source of a table's entries, to a relative error of about 1e-12.
 #[derive(Clone, Copy)]
-enum Shape {
+enum GateFunction {
     Normal,
     Logistic,
 }
 
-impl Shape {
+impl GateFunction {
     /// g(-t).
     const fn gate(self, t: f64) -> f64 {
         // sqrt(2/pi) is no constant of the standard library, 1/sqrt(pi) will be: 2/sqrt(pi) / sqrt(2).
@@ -283,10 +283,10 @@ mod tests {
         for i in -10..800 {
             let t = f64::from(i) / 100.0;
             let normal = 0.5 * libm::erfc(t * core::f64::consts::FRAC_1_SQRT_2);
-            assert!((Shape::Normal.gate(t) / normal - 1.0).abs() < 1e-11, "normal at {t}");
+            assert!((GateFunction::Normal.gate(t) / normal - 1.0).abs() < 1e-11, "normal at {t}");
             let u = (2.0 / core::f64::consts::PI).sqrt() * (t + 0.044715 * t.powi(3));
             let logistic = 1.0 / (1.0 + (2.0 * u).exp());
-            assert!((Shape::Logistic.gate(t) / logistic - 1.0).abs() < 1e-11, "logistic at {t}");
+            assert!((GateFunction::Logistic.gate(t) / logistic - 1.0).abs() < 1e-11, "logistic at {t}");
         }
     }
 }

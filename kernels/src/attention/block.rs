@@ -12,11 +12,11 @@
 //!
 //! Everything is made of k-groups, whatever a [`AttentionVariant`] puts into them.
 
-use super::blocks::{GROUP_ROWS, KEYS};
+use super::blocks::{BLOCK_KEYS, GROUP_ROWS};
 use super::kv_source::KvSource;
 use super::prefetch_schedule::PrefetchSchedule;
+use super::prefetch_span::PrefetchSpan;
 use super::query_rows::{AttentionOperands, QueryRows};
-use super::span::Span;
 use super::stage::staged;
 use super::variant::{AttentionVariant, factor};
 use crate::gemm::multiply_panel;
@@ -53,11 +53,11 @@ impl QueryRows<'_> {
         variant: M,
         number: usize,
         memory: &mut [f32],
-        out: Span,
+        out: PrefetchSpan,
         mut take: impl FnMut(PartialSoftmax<'_>),
     ) {
-        let mut block = Block::pack(isa, variant, self, number, memory);
-        let strip_rows = variant.multiply().rows().min(MAX_GROUP_ROWS);
+        let mut block = KeyBlock::pack(isa, variant, self, number, memory);
+        let strip_rows = variant.microkernel().rows().min(MAX_GROUP_ROWS);
         let strips = self.len().div_ceil(strip_rows);
         let at_once = (GROUP_ROWS / strip_rows).clamp(1, MAX_STRIPS);
         for first in (0..strips).step_by(at_once) {
@@ -65,16 +65,16 @@ impl QueryRows<'_> {
             let end = part(self.len(), strips, strips.min(first + at_once) - 1).end;
             let share = [first / at_once, strips.div_ceil(at_once)];
             let mut schedule = self.prefetch_schedule(number, first_row..end, share, out);
-            let group: [Strip; MAX_STRIPS] = core::array::from_fn(|i| {
+            let group: [QueryStrip; MAX_STRIPS] = core::array::from_fn(|i| {
                 let strip = first + i;
                 if i >= at_once || strip >= strips {
-                    return Strip::default();
+                    return QueryStrip::default();
                 }
                 let rows = part(self.len(), strips, strip);
                 let keys = self.visible_in(block.start, &rows);
                 let same = self.visible_in(block.start, &(rows.start..rows.start + 1)) == keys
                     && self.visible_in(block.start, &(rows.end - 1..rows.end)) == keys;
-                Strip { place: rows.start - first_row, rows, keys, same }
+                QueryStrip { place: rows.start - first_row, rows, keys, same }
             });
             block.score(isa, &group, &mut schedule);
             block.weigh(isa, &group);
@@ -88,7 +88,7 @@ impl QueryRows<'_> {
 
 /// Rows of one register tile.
 #[derive(Clone, Debug, Default)]
-struct Strip {
+struct QueryStrip {
     /// Rows of the task.
     rows: Range<usize>,
     /// The first row's number in the group.
@@ -99,7 +99,7 @@ struct Strip {
     same: bool,
 }
 
-impl Strip {
+impl QueryStrip {
     /// Numbers of the rows in the group.
     #[inline(always)]
     fn places(&self) -> Range<usize> {
@@ -117,9 +117,9 @@ fn memory_parts<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOperands<'_>) 
     let dk = M::k_groups(inputs.dk);
     let queries = dk.div_ceil(KC).max(1) * MAX_GROUP_ROWS * A_STRIDE;
     let values = value_stride::<I>(inputs);
-    let (panel, rows) = (KEYS / M::ELEMENTS * I::NR, MAX_GROUP_ROWS * A_STRIDE);
+    let (panel, rows) = (BLOCK_KEYS / M::ELEMENTS * I::NR, MAX_GROUP_ROWS * A_STRIDE);
     let (packing, keys, all_values) = match inputs.source {
-        KvSource::Views { .. } => (staged::<I>(), KEYS * dk, KEYS / M::ELEMENTS * values),
+        KvSource::Views { .. } => (staged::<I>(), BLOCK_KEYS * dk, BLOCK_KEYS / M::ELEMENTS * values),
         KvSource::Caches { .. } => (0, 0, 0),
     };
     [queries, rows, MAX_GROUP_ROWS * values, packing.max(panel), keys, all_values]
@@ -131,7 +131,7 @@ pub(super) fn memory_len<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOpera
 }
 
 /// One block of keys at work.
-struct Block<'a, M> {
+struct KeyBlock<'a, M> {
     variant: M,
     rows: &'a QueryRows<'a>,
     /// Its first key.
@@ -166,7 +166,7 @@ struct Block<'a, M> {
     sum: [f32; MAX_GROUP_ROWS],
 }
 
-impl<'a, M> Block<'a, M> {
+impl<'a, M> KeyBlock<'a, M> {
     /// Packs the keys and values that any row sees, unless they are packed.
     #[inline(always)]
     fn pack<I: Isa>(isa: I, variant: M, rows: &'a QueryRows<'a>, block: usize, memory: &'a mut [f32]) -> Self
@@ -180,7 +180,7 @@ impl<'a, M> Block<'a, M> {
         let (values, memory) = memory.split_at_mut(values);
         let (spare, memory) = memory.split_at_mut(spare);
         let (packed_keys, packed_values) = memory.split_at_mut(packed_keys);
-        let first_key = block * KEYS;
+        let first_key = block * BLOCK_KEYS;
         let keys = rows.visible_in(first_key, &(0..rows.len()));
         let (first_panel, panel_len, first_value, held);
         let (packed_keys, packed_values): (&[f32], &[f32]) = match inputs.source {
@@ -191,7 +191,7 @@ impl<'a, M> Block<'a, M> {
             }
             KvSource::Views { k, v, .. } => {
                 let Range { start, end } = keys;
-                (first_panel, panel_len) = (start / I::NR, KEYS / M::ELEMENTS * I::NR);
+                (first_panel, panel_len) = (start / I::NR, BLOCK_KEYS / M::ELEMENTS * I::NR);
                 (first_value, held) = (M::summed(&keys).start, start..end);
                 let first = rows.sequence.keys.start + first_key;
                 let head = |view: AnyView<'a, 4>| view.at(rows.sequence.batch).at(rows.kv_head);
@@ -225,7 +225,7 @@ impl<'a, M> Block<'a, M> {
 
     /// Scores of a group's strips, each with the panels of keys that it sees something of.
     #[inline(always)]
-    fn score<I: Isa>(&mut self, isa: I, group: &[Strip], schedule: &mut PrefetchSchedule)
+    fn score<I: Isa>(&mut self, isa: I, group: &[QueryStrip], schedule: &mut PrefetchSchedule)
     where
         M: AttentionVariant<I>,
     {
@@ -249,12 +249,12 @@ impl<'a, M> Block<'a, M> {
         for panel in self.keys.start / I::NR..self.keys.end.div_ceil(I::NR) {
             let keys = &self.packed_keys[(panel - self.first_panel) * dk * I::NR..];
             let columns = panel * I::NR..(panel + 1) * I::NR;
-            let sees_some = |s: &&Strip| s.keys.start < columns.end && columns.start < s.keys.end;
+            let sees_some = |s: &&QueryStrip| s.keys.start < columns.end && columns.start < s.keys.end;
             for strip in group.iter().filter(sees_some) {
                 for slab in 0..dk.div_ceil(KC).max(1) {
                     let shape = [strip.rows.len(), KC.min(dk - slab * KC)];
                     multiply_panel(
-                        (isa, self.variant.multiply()),
+                        (isa, self.variant.microkernel()),
                         shape,
                         &self.queries[(slab * MAX_GROUP_ROWS + strip.place) * A_STRIDE..],
                         &keys[slab * KC * I::NR..],
@@ -269,7 +269,7 @@ impl<'a, M> Block<'a, M> {
 
     /// Turns the scores of a group into weights, 0 where a row does not see.
     #[inline(always)]
-    fn weigh<I: Isa>(&mut self, isa: I, group: &[Strip])
+    fn weigh<I: Isa>(&mut self, isa: I, group: &[QueryStrip])
     where
         M: AttentionVariant<I>,
     {
@@ -284,7 +284,7 @@ impl<'a, M> Block<'a, M> {
             for (place, row) in strip.places().zip(strip.rows.clone()) {
                 let seen = self.seen(strip, row);
                 let whole = M::whole(&seen);
-                let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
+                let scores = &mut self.scores[place * A_STRIDE..][..BLOCK_KEYS];
                 if adjusts {
                     let adjustment = self.rows.adjustment(row, self.start + whole.start);
                     adjustment.apply(isa, &mut scores[whole.clone()], scale);
@@ -297,7 +297,7 @@ impl<'a, M> Block<'a, M> {
             }
             for (place, row) in strip.places().zip(strip.rows.clone()) {
                 let whole = M::whole(&self.seen(strip, row));
-                let scores = &mut self.scores[place * A_STRIDE..][..KEYS];
+                let scores = &mut self.scores[place * A_STRIDE..][..BLOCK_KEYS];
                 let max = &mut self.max[place];
                 self.sum[place] = self.variant.weigh(isa, scores, whole.clone(), max, factor);
                 if !strip.same || M::ELEMENTS > 1 {
@@ -314,19 +314,19 @@ impl<'a, M> Block<'a, M> {
 
     /// Keys of the block that a row of a strip sees.
     #[inline(always)]
-    fn seen(&self, strip: &Strip, row: usize) -> Range<usize> {
+    fn seen(&self, strip: &QueryStrip, row: usize) -> Range<usize> {
         if strip.same { strip.keys.clone() } else { self.rows.visible_in(self.start, &(row..row + 1)) }
     }
 
     /// Multiplies the weights of a group with the values.
     #[inline(always)]
-    fn sum_values<I: Isa>(&mut self, isa: I, group: &[Strip], schedule: &mut PrefetchSchedule)
+    fn sum_values<I: Isa>(&mut self, isa: I, group: &[QueryStrip], schedule: &mut PrefetchSchedule)
     where
         M: AttentionVariant<I>,
     {
         let stride = value_stride::<I>(self.rows.inputs);
         let (packed, first) = (self.packed_values, self.first_value);
-        let multiply = self.variant.multiply();
+        let microkernel = self.variant.microkernel();
         for (panel, values) in packed.chunks_exact(self.panel_len).enumerate() {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 let scores = &self.scores[strip.place * A_STRIDE..];
@@ -347,7 +347,15 @@ impl<'a, M> Block<'a, M> {
                 if all || self.finite == Some(true) {
                     let shape = [strip.rows.len(), k_groups];
                     let prefetch = schedule.next::<I>(shape, values.as_ptr());
-                    multiply_panel((isa, multiply), shape, scores, values, (sums, stride), false, prefetch);
+                    multiply_panel(
+                        (isa, microkernel),
+                        shape,
+                        scores,
+                        values,
+                        (sums, stride),
+                        false,
+                        prefetch,
+                    );
                     continue;
                 }
                 // Then each row takes the values that it does see, which gives the same bits.
@@ -360,7 +368,7 @@ impl<'a, M> Block<'a, M> {
                     self.variant.mask_values(isa, values, keys.start, seen, masked);
                     let none = Prefetch::none(values.as_ptr());
                     multiply_panel(
-                        (isa, multiply),
+                        (isa, microkernel),
                         [1, k_groups],
                         scores,
                         masked,
@@ -375,7 +383,7 @@ impl<'a, M> Block<'a, M> {
 
     /// Partial softmax of a strip.
     #[inline(always)]
-    fn partial<I: Isa>(&self, strip: &Strip) -> PartialSoftmax<'_> {
+    fn partial<I: Isa>(&self, strip: &QueryStrip) -> PartialSoftmax<'_> {
         let places = strip.places();
         let stride = value_stride::<I>(self.rows.inputs);
         PartialSoftmax {

@@ -1,9 +1,9 @@
 //! Keys and values that stay packed from call to call, so that a decoder packs only what is new.
 
-use super::blocks::KEYS;
+use super::blocks::BLOCK_KEYS;
 use super::panels::{FormatQuery, PanelFormat, append, append_len};
 use super::precision::Precision;
-use super::span::Span;
+use super::prefetch_span::PrefetchSpan;
 use super::variant::with_variant;
 use crate::backend::{Backend, Kernel};
 use crate::element::Element;
@@ -54,7 +54,7 @@ pub struct KvCache {
 
 /// The panels of a block of keys of one head.
 #[derive(Clone, Copy)]
-pub(super) struct Panels<'a> {
+pub(super) struct CachedPanels<'a> {
     pub keys: &'a [f32],
     pub values: &'a [f32],
     /// K-groups from one panel of values to the next.
@@ -77,7 +77,8 @@ impl KvCache {
         capacity: usize,
     ) -> Self {
         let format = backend.run(FormatQuery { bf16: precision == Precision::Bf16, dk });
-        let whole = capacity.max(1).checked_next_multiple_of(format.nr.max(format.group)).unwrap_or(KEYS);
+        let whole =
+            capacity.max(1).checked_next_multiple_of(format.nr.max(format.group)).unwrap_or(BLOCK_KEYS);
         let mut cache = Self {
             backend,
             format,
@@ -86,7 +87,7 @@ impl KvCache {
             dv,
             len: 0,
             capacity,
-            block_keys: whole.min(KEYS),
+            block_keys: whole.min(BLOCK_KEYS),
             memory: vec![],
         };
         // Too much is still too much for a vector.
@@ -175,8 +176,8 @@ impl KvCache {
             self.floats_mut()[to..][..keys].copy_from_slice(&other.floats()[from..][..keys]);
             to += self.keys_len();
             from += other.keys_len();
-            for first in (0..other.len).step_by(KEYS) {
-                let n = (other.len - first).min(KEYS).next_multiple_of(group) / numbers * nr;
+            for first in (0..other.len).step_by(BLOCK_KEYS) {
+                let n = (other.len - first).min(BLOCK_KEYS).next_multiple_of(group) / numbers * nr;
                 for _ in 0..panels {
                     self.floats_mut()[to..][..n].copy_from_slice(&other.floats()[from..][..n]);
                     to += self.panel_len();
@@ -265,8 +266,8 @@ impl KvCache {
     }
 
     fn value_at(&self, head: usize, key: usize, d: usize) -> (usize, usize) {
-        let (at, half) = self.format.value(key % KEYS, d, self.panel_len());
-        (self.head_at(head) + self.keys_len() + key / KEYS * self.block_len() + at, half)
+        let (at, half) = self.format.value(key % BLOCK_KEYS, d, self.panel_len());
+        (self.head_at(head) + self.keys_len() + key / BLOCK_KEYS * self.block_len() + at, half)
     }
 
     /// Number `d` of a key.
@@ -283,33 +284,34 @@ impl KvCache {
 
     /// The panels of a block that has keys.
     #[inline(always)]
-    pub(super) fn block(&self, head: usize, block: usize) -> Panels<'_> {
+    pub(super) fn block(&self, head: usize, block: usize) -> CachedPanels<'_> {
         let k_groups = &self.floats()[self.head_at(head)..];
         let (keys, values) = k_groups.split_at(self.keys_len());
         let key_len = self.block_keys * self.format.key_k_groups;
-        Panels {
+        CachedPanels {
             keys: &keys[block * key_len..][..key_len],
             values: &values[block * self.block_len()..][..self.block_len()],
             panel_len: self.panel_len(),
-            len: (self.len - block * KEYS).min(KEYS),
+            len: (self.len - block * BLOCK_KEYS).min(BLOCK_KEYS),
         }
     }
 
     /// The memory of the keys `keys` of a block, if it has any, and of their values.
     #[inline(always)]
-    pub(super) fn span(&self, head: usize, block: usize, keys: Range<usize>) -> [Span; 2] {
-        if block * KEYS >= self.len {
-            return [Span::NOTHING; 2];
+    pub(super) fn span(&self, head: usize, block: usize, keys: Range<usize>) -> [PrefetchSpan; 2] {
+        if block * BLOCK_KEYS >= self.len {
+            return [PrefetchSpan::NOTHING; 2];
         }
-        let Panels { keys: of_keys, values, panel_len, len } = self.block(head, block);
+        let CachedPanels { keys: of_keys, values, panel_len, len } = self.block(head, block);
         let PanelFormat { nr, numbers, key_k_groups, .. } = self.format;
         // Panels of keys follow each other, so that rows of any length are their memory, too.
         let rows = len.next_multiple_of(nr);
         let panels = self.dv.div_ceil(nr);
         let k_groups = keys.start / numbers..keys.end.div_ceil(numbers);
         [
-            Span::new(of_keys, [1, rows, key_k_groups], [0, key_k_groups]).part(0..1, keys),
-            Span::new(values, [panels, len.div_ceil(numbers), nr], [panel_len, nr]).part(0..panels, k_groups),
+            PrefetchSpan::new(of_keys, [1, rows, key_k_groups], [0, key_k_groups]).part(0..1, keys),
+            PrefetchSpan::new(values, [panels, len.div_ceil(numbers), nr], [panel_len, nr])
+                .part(0..panels, k_groups),
         ]
     }
 }

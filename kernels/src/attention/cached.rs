@@ -1,7 +1,7 @@
 //! Attention to caches, whose keys and values are packed already.
 
 use super::cache::KvCache;
-use super::call::Call;
+use super::call::AttentionCall;
 use super::distance::DistanceBias;
 use super::keys::{Start, Window};
 use super::kv_source::KvSource;
@@ -81,8 +81,8 @@ impl<'a> CachedAttention<'a> {
         }
     }
 
-    fn call(self) -> Call<'a> {
-        Call {
+    fn call(self) -> AttentionCall<'a> {
+        AttentionCall {
             q: AnyView::F32(self.q),
             source: KvSource::Caches { caches: self.caches, starts: self.starts },
             bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),

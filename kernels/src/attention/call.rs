@@ -4,9 +4,9 @@ use super::distance::DistanceBias;
 use super::keys::{Start, Window};
 use super::kv_source::KvSource;
 use super::panels::PanelFormat;
-use super::query_rows::{AttentionOperands, Distances};
+use super::query_rows::{AttentionOperands, DistanceTables};
 use super::sequence_layout::SequenceLayout;
-use super::task::{self, Outputs};
+use super::task::{self, AttentionOutputs};
 use super::variant::with_variant;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
@@ -17,7 +17,7 @@ use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 use half::bf16;
 
 /// [`Attention`](super::Attention) without its types, or [`CachedAttention`](super::CachedAttention).
-pub(super) struct Call<'a> {
+pub(super) struct AttentionCall<'a> {
     pub q: AnyView<'a, 4>,
     pub source: KvSource<'a>,
     /// True if q, k and v are rounded to bf16.
@@ -32,7 +32,7 @@ pub(super) struct Call<'a> {
     pub lse: Option<ViewMut<'a, 3>>,
 }
 
-impl<'a> Call<'a> {
+impl<'a> AttentionCall<'a> {
     /// Refuses arguments that do not fit each other; returns the number of kv heads and dv, too.
     fn check(&self) -> Result<(SequenceLayout<'a>, [usize; 2]), Error> {
         let [batch, heads, queries, _] = self.q.shape();
@@ -65,7 +65,7 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Kernel for Call<'_> {
+impl Kernel for AttentionCall<'_> {
     type Output = Result<(), Error>;
 
     crate::backend::compile_here!();
@@ -144,7 +144,7 @@ impl Kernel for Call<'_> {
                     table[distances.len()..].fill(0.0);
                 }
             }
-            let tables = Distances { tables, stride, first: distances.start };
+            let tables = DistanceTables { tables, stride, first: distances.start };
             let inputs = AttentionOperands {
                 q: self.q,
                 source: self.source,
@@ -163,7 +163,7 @@ impl Kernel for Call<'_> {
                 Some(lse) => ViewMut::<4>::from(lse).permute([1, 2, 3, 0]),
                 None => ViewMut::new(&mut unwanted, [batch, heads, queries, 0])?,
             };
-            let outputs = Outputs { out: self.out, lse };
+            let outputs = AttentionOutputs { out: self.out, lse };
             with_variant!(isa, self.bf16, variant => task::run(isa, variant, &inputs, outputs));
             Ok(())
         })

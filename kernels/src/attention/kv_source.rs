@@ -1,9 +1,9 @@
 //! Where keys and values come from: views, that every call packs, or caches, that are packed already.
 
-use super::blocks::KEYS;
+use super::blocks::BLOCK_KEYS;
 use super::cache::KvCache;
 use super::keys::{Sequence, Sequences};
-use super::span::Span;
+use super::prefetch_span::PrefetchSpan;
 use crate::error::{Error, expect_shape};
 use crate::rows::expect_unit_rows;
 use crate::view::AnyView;
@@ -99,15 +99,15 @@ impl<'a> KvSource<'a> {
         first: usize,
         block: usize,
         keys: Range<usize>,
-    ) -> [Span; 2] {
+    ) -> [PrefetchSpan; 2] {
         match *self {
             Self::Views { k, v, sequences } => {
                 let batch = if matches!(sequences, Sequences::Packed { .. }) { 0 } else { sequence };
-                let first = first + block * KEYS;
+                let first = first + block * BLOCK_KEYS;
                 let keys = first + keys.start..first + keys.end;
                 [k, v].map(
                     #[inline(always)]
-                    |x| Span::of(x.at(batch)).part(kv_head..kv_head + 1, keys.clone()),
+                    |x| PrefetchSpan::of(x.at(batch)).part(kv_head..kv_head + 1, keys.clone()),
                 )
             }
             Self::Caches { caches, .. } => caches[sequence].span(kv_head, block, keys),

@@ -14,7 +14,7 @@
 //! [`AttentionVariant::pack_values`] leaves it: these are multiplied, with weights of 0. Nothing else there is ever
 //! used, whatever it holds.
 
-use super::blocks::KEYS;
+use super::blocks::BLOCK_KEYS;
 use super::stage::{place, staged};
 use super::variant::{AttentionVariant, with_variant};
 use crate::backend::Kernel;
@@ -73,7 +73,7 @@ impl PanelFormat {
                 numbers: M::ELEMENTS,
                 key_k_groups: M::k_groups(dk),
                 lanes: I::V::LANES,
-                depth: variant.multiply().depth(),
+                depth: variant.microkernel().depth(),
                 group: group::<I, M>(),
             }
         }
@@ -136,7 +136,7 @@ pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
 ) {
     let [tokens, dk] = k.shape();
     let k_groups = M::k_groups(dk);
-    let depth = variant.multiply().depth();
+    let depth = variant.microkernel().depth();
     // Panels and groups that have been begun are filled one by one, and others packed as a block's are.
     let begun = tokens.min(len.next_multiple_of(I::NR) - len);
     for token in 0..begun {
@@ -156,16 +156,16 @@ pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
     let begun = tokens.min(len.next_multiple_of(group::<I, M>()) - len);
     for token in 0..begun {
         let key = len + token;
-        let panels = (&mut values[key / KEYS * block_len..][..block_len], panel_len);
-        with_any!(v, v => variant.put_value(isa, v.row([token, 0]), key % KEYS, panels));
+        let panels = (&mut values[key / BLOCK_KEYS * block_len..][..block_len], panel_len);
+        with_any!(v, v => variant.put_value(isa, v.row([token, 0]), key % BLOCK_KEYS, panels));
     }
     let mut next = begun;
     while next < tokens {
         let key = len + next;
-        let end = tokens.min(next + KEYS - key % KEYS);
-        let block = &mut values[key / KEYS * block_len..][..block_len];
-        let skipped = key % KEYS / M::ELEMENTS * I::NR;
-        let of: Range<usize> = key % KEYS..key % KEYS + end - next;
+        let end = tokens.min(next + BLOCK_KEYS - key % BLOCK_KEYS);
+        let block = &mut values[key / BLOCK_KEYS * block_len..][..block_len];
+        let skipped = key % BLOCK_KEYS / M::ELEMENTS * I::NR;
+        let of: Range<usize> = key % BLOCK_KEYS..key % BLOCK_KEYS + end - next;
         // Without columns there is nothing to skip.
         let panels = block.get_mut(skipped..).unwrap_or_default();
         variant.pack_values(isa, v.slice(0, next..end), of, (panels, panel_len));

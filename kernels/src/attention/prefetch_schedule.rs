@@ -1,15 +1,15 @@
 //! Prefetch schedule of the tiles of a group of rows, so that no pass over rows waits for memory.
 
-use super::blocks::{GROUP_ROWS, KEYS};
+use super::blocks::{BLOCK_KEYS, GROUP_ROWS};
+use super::prefetch_span::PrefetchSpan;
 use super::query_rows::{AttentionOperands, QueryRows};
-use super::span::Span;
 use crate::isa::{Isa, LINE_FLOATS, Prefetch};
 use crate::parallel::part;
 use core::ops::Range;
 
 /// Spans that are still to be prefetched, and how far that has come in the first of them.
 pub(super) struct PrefetchSchedule {
-    spans: [Span; 4],
+    spans: [PrefetchSpan; 4],
     span: usize,
     head: usize,
     row: usize,
@@ -21,7 +21,7 @@ pub(super) struct PrefetchSchedule {
 impl PrefetchSchedule {
     /// Spans in the order in which they will be used.
     #[inline(always)]
-    pub fn new(spans: [Span; 4]) -> Self {
+    pub fn new(spans: [PrefetchSpan; 4]) -> Self {
         Self { spans, span: 0, head: 0, row: 0, column: 0, taken: 0 }
     }
 
@@ -29,7 +29,9 @@ impl PrefetchSchedule {
     /// streams. When nothing is left, it is `line`, which is in use.
     #[inline(always)]
     pub fn next<I: Isa>(&mut self, [rows, k]: [usize; 2], line: *const f32) -> Prefetch {
-        while let Some(&Span { first, shape: [heads, all, floats], strides }) = self.spans.get(self.span) {
+        while let Some(&PrefetchSpan { first, shape: [heads, all, floats], strides }) =
+            self.spans.get(self.span)
+        {
             if self.column >= floats {
                 (self.row, self.column) = (self.row + self.taken, 0);
             }
@@ -58,7 +60,7 @@ impl QueryRows<'_> {
         block: usize,
         rows: Range<usize>,
         [share, shares]: [usize; 2],
-        out: Span,
+        out: PrefetchSpan,
     ) -> PrefetchSchedule {
         let AttentionOperands { q, source, layout, kv_heads, group, .. } = *self.inputs;
         let here = [self.sequence.index, self.kv_head];
@@ -76,9 +78,9 @@ impl QueryRows<'_> {
         let queries = of_rows(next_rows);
         let queries = self.first_query() + queries.start..self.first_query() + queries.end;
         let batch = at[0].min(q.shape()[0] - 1);
-        let keys = part(KEYS, shares, share);
+        let keys = part(BLOCK_KEYS, shares, share);
         let [k, v] = source.span(next, self.sequence.keys.start, next_block, keys);
-        let q = Span::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
+        let q = PrefetchSpan::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
         PrefetchSchedule::new([out.part(0..group, of_rows(rows)), q, k, v])
     }
 }

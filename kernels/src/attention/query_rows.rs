@@ -1,9 +1,9 @@
 //! The rows of one task, and the keys that each of them sees.
 
-use super::blocks::KEYS;
+use super::blocks::BLOCK_KEYS;
 use super::keys::Sequence;
 use super::kv_source::KvSource;
-use super::row::{Adjustment, Bias};
+use super::row_ops::{RowBias, ScoreAdjustment};
 use super::sequence_layout::SequenceLayout;
 use crate::view::{AnyView, View};
 use core::ops::Range;
@@ -21,7 +21,7 @@ pub(super) struct AttentionOperands<'a> {
     pub scale: f32,
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,
-    pub distances: Option<Distances<'a>>,
+    pub distances: Option<DistanceTables<'a>>,
     pub layout: SequenceLayout<'a>,
     /// Query heads that share a head of k and v.
     pub group: usize,
@@ -29,7 +29,7 @@ pub(super) struct AttentionOperands<'a> {
 
 /// The biases of all distances from `first` on, `stride` floats for each head.
 #[derive(Clone, Copy)]
-pub(super) struct Distances<'a> {
+pub(super) struct DistanceTables<'a> {
     pub tables: &'a [f32],
     pub stride: usize,
     pub first: isize,
@@ -113,13 +113,13 @@ impl<'a> QueryRows<'a> {
 
     /// The bias of `row`, from key `key` on.
     #[inline(always)]
-    pub fn bias(&self, row: usize, key: usize) -> Bias<'_> {
+    pub fn bias(&self, row: usize, key: usize) -> RowBias<'_> {
         let (query, head) = self.place(row);
         let at = [self.sequence.index, head, query, 0];
         match self.inputs.bias {
-            None => Bias::None,
-            Some(bias) if bias.has_unit_rows() => Bias::Each(&bias.row(at)[key..]),
-            Some(bias) => Bias::Same(bias.get(at)),
+            None => RowBias::None,
+            Some(bias) if bias.has_unit_rows() => RowBias::Each(&bias.row(at)[key..]),
+            Some(bias) => RowBias::Same(bias.get(at)),
         }
     }
 
@@ -127,7 +127,8 @@ impl<'a> QueryRows<'a> {
     #[inline(always)]
     pub fn visible_in(&self, start: usize, rows: &Range<usize>) -> Range<usize> {
         let visible = self.visible(rows);
-        visible.start.max(start).min(start + KEYS) - start..visible.end.max(start).min(start + KEYS) - start
+        visible.start.max(start).min(start + BLOCK_KEYS) - start
+            ..visible.end.max(start).min(start + BLOCK_KEYS) - start
     }
 
     /// True if `row` sees any key.
@@ -138,24 +139,24 @@ impl<'a> QueryRows<'a> {
 
     /// Adjustment of the scores of `row`, from key `key` on.
     #[inline(always)]
-    pub fn adjustment(&self, row: usize, key: usize) -> Adjustment<'_> {
+    pub fn adjustment(&self, row: usize, key: usize) -> ScoreAdjustment<'_> {
         let (query, head) = self.place(row);
         let inputs = self.inputs;
         let position = self.sequence.start + query as isize;
         let distance = match inputs.distances {
             None => None,
-            Some(Distances { tables, stride, first }) => {
+            Some(DistanceTables { tables, stride, first }) => {
                 let entry = (key as isize - position - first) as usize;
                 Some(&tables[head * stride..][..stride][entry..])
             }
         };
-        Adjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
+        ScoreAdjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
     }
 
     /// The blocks that any row sees.
     #[inline(always)]
     pub fn blocks(&self) -> Range<usize> {
         let keys = self.visible(&(0..self.len()));
-        if keys.is_empty() { 0..0 } else { keys.start / KEYS..keys.end.div_ceil(KEYS) }
+        if keys.is_empty() { 0..0 } else { keys.start / BLOCK_KEYS..keys.end.div_ceil(BLOCK_KEYS) }
     }
 }

@@ -1,11 +1,11 @@
 //! Tasks: which rows and which blocks of keys a thread computes, and how blocks come together.
 
 use super::block::{PartialSoftmax, memory_len};
-use super::blocks::KEYS;
+use super::blocks::BLOCK_KEYS;
 use super::kv_source::KvSource;
+use super::prefetch_span::PrefetchSpan;
 use super::query_rows::{AttentionOperands, QueryRows};
-use super::row::{combine, merge};
-use super::span::Span;
+use super::row_ops::{combine, merge};
 use super::variant::AttentionVariant;
 use crate::element::{Element, store_first_lanes};
 use crate::isa::{Isa, Vector};
@@ -34,7 +34,7 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     isa: I,
     variant: M,
     inputs: &AttentionOperands<'_>,
-    outputs: Outputs<'_, AnyViewMut<'_, 4>>,
+    outputs: AttentionOutputs<'_, AnyViewMut<'_, 4>>,
 ) {
     let AttentionOperands { kv_heads, dk, dv, group, .. } = *inputs;
     let [batch, _, queries, _] = inputs.q.shape();
@@ -49,8 +49,8 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
         threads => 2 * threads,
     };
     let parts = tasks.div_ceil(batch * kv_heads);
-    if parts > 1 && keys > KEYS && queries * group <= SMALL_M_ROWS {
-        return split_keys(isa, variant, inputs, outputs, keys.div_ceil(KEYS));
+    if parts > 1 && keys > BLOCK_KEYS && queries * group <= SMALL_M_ROWS {
+        return split_keys(isa, variant, inputs, outputs, keys.div_ceil(BLOCK_KEYS));
     }
     // Packed sequences share no keys.
     let sequence = queries.div_ceil((inputs.layout.len() / batch).max(1));
@@ -58,17 +58,17 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
         queries.div_ceil(parts).max(sequence.min(MIN_TASK_ROWS / group)).min(MAX_TASK_ROWS / group).max(1);
     outputs.for_each_block(isa, [1, group, grain], tasks > 1, &|origin, mut outputs| {
         let rows = outputs.out.shape()[2] * group;
-        let out = Span::of(AnyView::F32(outputs.out.as_view().at(0)));
+        let out = PrefetchSpan::of(AnyView::F32(outputs.out.as_view().at(0)));
         scratch::with(2 * rows + memory_len::<I, M>(inputs), |memory| {
             isa.run(
                 #[inline(always)]
                 || {
                     let (state, memory) = memory.split_at_mut(2 * rows);
                     for rows in QueryRows::of_queries(inputs, origin, outputs.out.shape()[2]) {
-                        let mut merging = Merging::new(&rows, origin[2], &mut outputs, state);
+                        let mut merging = PartialMerge::new(&rows, origin[2], &mut outputs, state);
                         let out = out.part(0..group, rows.first_query() - origin[2]..usize::MAX);
                         for block in rows.blocks() {
-                            let end = (block + 1) * KEYS;
+                            let end = (block + 1) * BLOCK_KEYS;
                             rows.block(
                                 isa,
                                 variant,
@@ -95,7 +95,7 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
     isa: I,
     variant: M,
     inputs: &AttentionOperands<'_>,
-    outputs: Outputs<'_, AnyViewMut<'_, 4>>,
+    outputs: AttentionOutputs<'_, AnyViewMut<'_, 4>>,
     blocks: usize,
 ) {
     let AttentionOperands { kv_heads, dv, group, .. } = *inputs;
@@ -130,7 +130,7 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
                                 variant,
                                 block,
                                 memory,
-                                Span::NOTHING,
+                                PrefetchSpan::NOTHING,
                                 #[inline(always)]
                                 |share| {
                                     let to = first + share.rows.start..first + share.rows.end;
@@ -155,7 +155,7 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
                     #[inline(always)]
                     || {
                         for part in QueryRows::of_queries(inputs, origin, queries) {
-                            let mut merging = Merging::new(&part, 0, &mut outputs, state);
+                            let mut merging = PartialMerge::new(&part, 0, &mut outputs, state);
                             let first = part.first_query() * group;
                             for block in part.blocks() {
                                 let (max, rest) = shares.row([head * blocks + block, 0]).split_at(rows);
@@ -180,12 +180,12 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
 
 /// Where results go: out \[batch, heads, queries, dv\] and its log-sum-exps
 /// \[batch, heads, queries, 1, or 0 if not wanted\]; or a block of both.
-pub(super) struct Outputs<'a, V = ViewMut<'a, 4>> {
+pub(super) struct AttentionOutputs<'a, V = ViewMut<'a, 4>> {
     pub out: V,
     pub lse: ViewMut<'a, 4>,
 }
 
-impl Outputs<'_, AnyViewMut<'_, 4>> {
+impl AttentionOutputs<'_, AnyViewMut<'_, 4>> {
     /// Cuts the first three dimensions into blocks of `grain` and calls `f` for each, with the
     /// index of its first element, on the threads of the pool if `parallel`.
     fn for_each_block<I: Isa>(
@@ -193,7 +193,7 @@ impl Outputs<'_, AnyViewMut<'_, 4>> {
         isa: I,
         grain: [usize; 3],
         parallel: bool,
-        f: &(impl Fn([usize; 3], Outputs<'_>) + Sync),
+        f: &(impl Fn([usize; 3], AttentionOutputs<'_>) + Sync),
     ) {
         self.for_each_block_from([0; 3], grain, parallel, &|origin, outputs| {
             outputs.with_floats(isa, origin, f)
@@ -216,8 +216,10 @@ impl Outputs<'_, AnyViewMut<'_, 4>> {
         let (low_lse, high_lse) = self.lse.split_at(dim, mid);
         let mut beyond = origin;
         beyond[dim] += mid;
-        let low = || Outputs { out: low, lse: low_lse }.for_each_block_from(origin, grain, parallel, f);
-        let high = || Outputs { out: high, lse: high_lse }.for_each_block_from(beyond, grain, parallel, f);
+        let low =
+            || AttentionOutputs { out: low, lse: low_lse }.for_each_block_from(origin, grain, parallel, f);
+        let high =
+            || AttentionOutputs { out: high, lse: high_lse }.for_each_block_from(beyond, grain, parallel, f);
         if parallel {
             parallel::join(low, high);
         } else {
@@ -227,13 +229,16 @@ impl Outputs<'_, AnyViewMut<'_, 4>> {
     }
 
     /// Calls `f` with f32 to write to: sums of several blocks of keys are kept in it, and rounded once.
-    fn with_floats<I: Isa>(self, isa: I, origin: [usize; 3], f: &impl Fn([usize; 3], Outputs<'_>)) {
+    fn with_floats<I: Isa>(self, isa: I, origin: [usize; 3], f: &impl Fn([usize; 3], AttentionOutputs<'_>)) {
         let Self { out, lse } = self;
         let shape = out.shape();
         match out {
-            AnyViewMut::F32(out) => f(origin, Outputs { out, lse }),
+            AnyViewMut::F32(out) => f(origin, AttentionOutputs { out, lse }),
             out => scratch::with(shape.iter().product(), |floats| {
-                f(origin, Outputs { out: ViewMut::new(floats, shape).expect("as long as its shape"), lse });
+                f(
+                    origin,
+                    AttentionOutputs { out: ViewMut::new(floats, shape).expect("as long as its shape"), lse },
+                );
                 let floats = View::new(floats, shape).expect("as long as its shape");
                 with_any_mut!(out, out => isa.run(
                     #[inline(always)]
@@ -263,24 +268,24 @@ fn round<I: Isa, T: Element>(isa: I, floats: View<'_, 4>, mut out: ViewMut<'_, 4
 const UNWRITTEN: f32 = 0.0;
 
 /// Rows whose blocks of keys are being merged.
-struct Merging<'a, 'o> {
+struct PartialMerge<'a, 'o> {
     rows: &'a QueryRows<'a>,
     /// Their place among the queries of `outputs`.
     query: usize,
-    outputs: &'a mut Outputs<'o>,
+    outputs: &'a mut AttentionOutputs<'o>,
     /// The largest score of each row so far.
     max: &'a mut [f32],
     /// The sum of weights of each row so far, relative to its largest score, or [`UNWRITTEN`].
     sum: &'a mut [f32],
 }
 
-impl<'a, 'o> Merging<'a, 'o> {
+impl<'a, 'o> PartialMerge<'a, 'o> {
     /// Before the first block; rows that see no block at all are finished here. `first` is the query
     /// that the outputs begin with, and `state` has at least two floats for each row.
     fn new(
         rows: &'a QueryRows<'a>,
         first: usize,
-        outputs: &'a mut Outputs<'o>,
+        outputs: &'a mut AttentionOutputs<'o>,
         state: &'a mut [f32],
     ) -> Self {
         let (max, sum) = state.split_at_mut(state.len() / 2);

@@ -28,7 +28,7 @@ use core::ops::Range;
 pub(super) use floats::Floats;
 pub(super) use pairs::Pairs;
 
-/// A way to compute a block. A row of its scores, in memory, is of KEYS floats.
+/// A way to compute a block. A row of its scores, in memory, is of BLOCK_KEYS floats.
 pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// Microkernel of the k-groups.
     type Microkernel: Microkernel<I>;
@@ -39,7 +39,7 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// True if scores are still to be multiplied by the scale.
     const SCALES_SCORES: bool;
 
-    fn multiply(self) -> Self::Microkernel;
+    fn microkernel(self) -> Self::Microkernel;
 
     /// K-groups of `n` numbers.
     fn k_groups(n: usize) -> usize;
@@ -92,8 +92,8 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
 macro_rules! with_variant {
     ($isa:expr, $bf16:expr, $variant:ident => $body:expr) => {
         match $isa.bf16() {
-            Some(multiply) if $bf16 => {
-                let $variant = $crate::attention::variant::Pairs(multiply);
+            Some(microkernel) if $bf16 => {
+                let $variant = $crate::attention::variant::Pairs(microkernel);
                 $body
             }
             _ => {

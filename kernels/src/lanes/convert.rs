@@ -1,6 +1,6 @@
 //! Rows of other types than f32 become f32, and back.
 
-use super::{Row, map};
+use super::{RowSlices, map};
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 
@@ -14,7 +14,7 @@ pub(crate) fn widen<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32]) {
         Some(x) => wide.copy_from_slice(x),
         None => map(
             isa,
-            [&mut Row::InPlace(wide)],
+            [&mut RowSlices::InPlace(wide)],
             [x],
             0.0,
             #[inline(always)]
@@ -31,7 +31,7 @@ pub(crate) fn widen<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32]) {
 pub(crate) fn narrow<I: Isa, T: Element>(isa: I, wide: &[f32], out: &mut [T]) {
     map(
         isa,
-        [&mut Row::InPlace(out)],
+        [&mut RowSlices::InPlace(out)],
         [wide],
         0.0,
         #[inline(always)]
@@ -84,7 +84,7 @@ pub(crate) fn narrow_pairs<I: Isa, T: Element>(
     }
     map(
         isa,
-        [&mut Row::InPlace(&mut out[paired..])],
+        [&mut RowSlices::InPlace(&mut out[paired..])],
         [&wide[paired..]],
         0.0,
         #[inline(always)]

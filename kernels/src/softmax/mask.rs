@@ -6,7 +6,7 @@ use crate::view::View;
 
 /// Which columns of a row a softmax is over.
 #[derive(Clone, Copy, Debug)]
-pub enum Mask<'a> {
+pub enum ColumnMask<'a> {
     /// All.
     None,
     /// \[rows\]: number of leading columns that each row sees.
@@ -17,12 +17,12 @@ pub enum Mask<'a> {
     Bias(View<'a, 2>),
 }
 
-impl<'a> Mask<'a> {
+impl<'a> ColumnMask<'a> {
     /// True if it fits rows of that shape; `what` is its name in errors.
     pub(super) fn check(self, what: &'static str, [rows, n]: [usize; 2]) -> Result<(), Error> {
         match self {
-            Mask::None => Ok(()),
-            Mask::Lengths(lengths) => {
+            ColumnMask::None => Ok(()),
+            ColumnMask::Lengths(lengths) => {
                 expect_shape(what, &[lengths.len()], &[rows])?;
                 match lengths.iter().position(|&length| length > n) {
                     None => Ok(()),
@@ -32,11 +32,11 @@ impl<'a> Mask<'a> {
                     }),
                 }
             }
-            Mask::Keep(keep) => {
+            ColumnMask::Keep(keep) => {
                 expect_unit_rows(what, keep.has_unit_rows(), keep.strides())?;
                 expect_shape(what, &keep.shape(), &[rows, n])
             }
-            Mask::Bias(bias) => {
+            ColumnMask::Bias(bias) => {
                 expect_unit_rows(what, bias.has_unit_rows(), bias.strides())?;
                 expect_shape(what, &bias.shape(), &[rows, n])
             }
@@ -46,18 +46,18 @@ impl<'a> Mask<'a> {
     /// The mask of the rows before `mid`, and of those from it on.
     pub(super) fn split_at(self, mid: usize) -> (Self, Self) {
         match self {
-            Mask::None => (Mask::None, Mask::None),
-            Mask::Lengths(lengths) => {
+            ColumnMask::None => (ColumnMask::None, ColumnMask::None),
+            ColumnMask::Lengths(lengths) => {
                 let (low, high) = lengths.split_at(mid);
-                (Mask::Lengths(low), Mask::Lengths(high))
+                (ColumnMask::Lengths(low), ColumnMask::Lengths(high))
             }
-            Mask::Keep(keep) => {
+            ColumnMask::Keep(keep) => {
                 let rows = keep.shape()[0];
-                (Mask::Keep(keep.slice(0, 0..mid)), Mask::Keep(keep.slice(0, mid..rows)))
+                (ColumnMask::Keep(keep.slice(0, 0..mid)), ColumnMask::Keep(keep.slice(0, mid..rows)))
             }
-            Mask::Bias(bias) => {
+            ColumnMask::Bias(bias) => {
                 let rows = bias.shape()[0];
-                (Mask::Bias(bias.slice(0, 0..mid)), Mask::Bias(bias.slice(0, mid..rows)))
+                (ColumnMask::Bias(bias.slice(0, 0..mid)), ColumnMask::Bias(bias.slice(0, mid..rows)))
             }
         }
     }
@@ -66,10 +66,10 @@ impl<'a> Mask<'a> {
     #[inline(always)]
     pub(super) fn at(self, i: usize, j: usize) -> (bool, f32) {
         match self {
-            Mask::None => (false, 0.0),
-            Mask::Lengths(lengths) => (j >= lengths[i], 0.0),
-            Mask::Keep(keep) => (!keep.get([i, j]), 0.0),
-            Mask::Bias(bias) => (bias.get([i, j]) == f32::NEG_INFINITY, bias.get([i, j])),
+            ColumnMask::None => (false, 0.0),
+            ColumnMask::Lengths(lengths) => (j >= lengths[i], 0.0),
+            ColumnMask::Keep(keep) => (!keep.get([i, j]), 0.0),
+            ColumnMask::Bias(bias) => (bias.get([i, j]) == f32::NEG_INFINITY, bias.get([i, j])),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{Backend, Element, Mask, Softmax as Kernel, View};
+use tilewright_kernels::{Backend, ColumnMask, Element, Softmax as Kernel, View};
 
 /// Scales, every kind of mask, rows whose columns are all masked.
 pub struct Softmax;
@@ -69,15 +69,15 @@ impl Check for Softmax {
             if keep[i * n + j] { p.values.draw(random) } else { f32::NEG_INFINITY }
         });
         let mask = match &p.mask {
-            MaskKind::None => Mask::None,
-            MaskKind::Lengths => Mask::Lengths(&lengths),
-            MaskKind::Keep => Mask::Keep(View::new(&keep, [rows, n])?),
-            MaskKind::Bias(_) => Mask::Bias(bias.view()),
+            MaskKind::None => ColumnMask::None,
+            MaskKind::Lengths => ColumnMask::Lengths(&lengths),
+            MaskKind::Keep => ColumnMask::Keep(View::new(&keep, [rows, n])?),
+            MaskKind::Bias(_) => ColumnMask::Bias(bias.view()),
         };
         fn apply<T: Element>(
             p: &Params,
             x: &Tensor<2>,
-            mask: Mask<'_>,
+            mask: ColumnMask<'_>,
             backend: Backend,
         ) -> Result<Vec<f32>, Failure> {
             let Params { scale, log, .. } = *p;

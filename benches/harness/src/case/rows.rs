@@ -6,8 +6,8 @@ use crate::work::Compute;
 use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::{
-    Activate, Activation, Backend, Element, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Mask,
-    Pool, Pooling, RmsNorm, Rope, Rows, Softmax, View, ViewMut,
+    Activate, Activation, Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm,
+    Lookup, Pool, Pooling, RmsNorm, Rope, Rows, Softmax, View, ViewMut,
 };
 use tilewright_peers::{Dtype, Operation};
 
@@ -131,15 +131,29 @@ pub static ROW_KERNELS: &[RowKernel] = &[
     }),
     RowKernel {
         peer: Some(|shape, i| Operation::Softmax { shape, x: &i.x }),
-        ..alone!("softmax", 2.0, |backend, shape, i, out| softmax(backend, shape, i, out, Mask::None, false))
+        ..alone!("softmax", 2.0, |backend, shape, i, out| softmax(
+            backend,
+            shape,
+            i,
+            out,
+            ColumnMask::None,
+            false
+        ))
     },
     RowKernel {
         f32_streams: 1.0,
         ..alone!("softmax-bias", 2.0, |backend, shape, i, out| {
-            softmax(backend, shape, i, out, Mask::Bias(View::new(&i.inputs.y, shape)?), false)
+            softmax(backend, shape, i, out, ColumnMask::Bias(View::new(&i.inputs.y, shape)?), false)
         })
     },
-    alone!("log-softmax", 2.0, |backend, shape, i, out| softmax(backend, shape, i, out, Mask::None, true)),
+    alone!("log-softmax", 2.0, |backend, shape, i, out| softmax(
+        backend,
+        shape,
+        i,
+        out,
+        ColumnMask::None,
+        true
+    )),
     RowKernel {
         peer: Some(|shape, i| Operation::Gelu { shape, x: &i.x, tanh: false }),
         ..alone!("gelu-erf", 2.0, |backend, shape, i, out| {
@@ -206,7 +220,7 @@ fn softmax<T: Element>(
     shape: [usize; 2],
     i: &Operands<'_, T>,
     out: &mut [T],
-    mask: Mask<'_>,
+    mask: ColumnMask<'_>,
     log: bool,
 ) -> Result<(), Error> {
     backend.run(Softmax { rows: rows(shape, i, out)?, scale: 1.0, mask, log })

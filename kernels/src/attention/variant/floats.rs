@@ -1,6 +1,6 @@
 //! K-groups that are f32.
 
-use super::super::row::{all_finite, exponentials, largest, map};
+use super::super::row_ops::{all_finite, exponentials, largest, map};
 use super::super::stage::pack_staged;
 use super::{AttentionVariant, whole_groups};
 use crate::element::{Element, first_bf16_bits, first_lanes};
@@ -27,7 +27,7 @@ impl<I: Isa> AttentionVariant<I> for Floats {
     const SCALES_SCORES: bool = false;
 
     #[inline(always)]
-    fn multiply(self) -> OuterProduct<F32> {
+    fn microkernel(self) -> OuterProduct<F32> {
         OuterProduct(F32)
     }
 

@@ -1,6 +1,6 @@
 //! K-groups that are pairs of bf16.
 
-use super::super::row::all_finite;
+use super::super::row_ops::all_finite;
 use super::super::stage::{pack_staged, place};
 use super::{AttentionVariant, whole_groups};
 use crate::element::{Element, first_bf16_bits};
@@ -21,7 +21,7 @@ impl<I: Isa, M: Microkernel<I>> AttentionVariant<I> for Pairs<M> {
     const SCALES_SCORES: bool = true;
 
     #[inline(always)]
-    fn multiply(self) -> M {
+    fn microkernel(self) -> M {
         self.0
     }
 

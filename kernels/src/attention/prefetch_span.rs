@@ -5,7 +5,7 @@ use core::ops::Range;
 
 /// Rows in memory, \[heads, rows, floats\], that are only prefetched: any part of it may be named.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct PrefetchSpan {
     /// Address of the first float; never read through.
     pub first: *const f32,
     /// Heads, rows of each, floats of a row.
@@ -14,7 +14,7 @@ pub(super) struct Span {
     pub strides: [usize; 2],
 }
 
-impl Span {
+impl PrefetchSpan {
     /// No rows.
     pub const NOTHING: Self = Self { first: core::ptr::null(), shape: [0; 3], strides: [0; 2] };
 

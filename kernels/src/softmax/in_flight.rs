@@ -1,10 +1,11 @@
 //! The steps that a row takes: its scores, their exponentials and sum, what is written.
 
-use super::mask::Mask;
+use super::mask::ColumnMask;
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{
-    NONE, Row, accumulators, largest, map, maximum, narrow, narrow_pairs, read, total, widen, widen_pairs,
+    NONE, RowSlices, accumulators, largest, map, maximum, narrow, narrow_pairs, read, total, widen,
+    widen_pairs,
 };
 use crate::math;
 use core::f32::consts::LOG2_E;
@@ -12,14 +13,14 @@ use core::f32::consts::LOG2_E;
 /// Rows that are on their way: one is written, of the next the exponentials are summed up, and meanwhile
 /// the largest score of that after it is found. So none waits for what a step ends in, a maximum or a sum
 /// over the lanes, which is a long chain of single operations: another row's step is between.
-pub(super) const ON_THEIR_WAY: usize = 3;
+pub(super) const ROWS_IN_FLIGHT: usize = 3;
 
 /// A row on its way.
-pub(super) struct Line<'a, T> {
+pub(super) struct RowInFlight<'a, T> {
     /// Which of the rows it is.
     i: usize,
     /// Its scores, then its exponentials; of rows of f32, the row itself.
-    wide: Row<'a>,
+    wide: RowSlices<'a>,
     /// The columns that the mask does not cut off.
     live: usize,
     /// True if the scores are in the order of [`Element::load_pair`].
@@ -32,18 +33,23 @@ pub(super) struct Line<'a, T> {
     sum: f32,
 }
 
-impl<T> Line<'_, T> {
+impl<T> RowInFlight<'_, T> {
     #[inline(always)]
-    pub fn live(&mut self) -> Row<'_> {
+    pub fn live(&mut self) -> RowSlices<'_> {
         self.wide.slice(0..self.live)
     }
 }
 
 /// Cuts row `i` to the mask's length and fills the hidden columns; returns the visible part and its length.
 #[inline(always)]
-fn cut<'a, T: Element>(row: Row<'a, T>, mask: Mask<'_>, i: usize, log: bool) -> (Row<'a, T>, usize) {
+fn cut<'a, T: Element>(
+    row: RowSlices<'a, T>,
+    mask: ColumnMask<'_>,
+    i: usize,
+    log: bool,
+) -> (RowSlices<'a, T>, usize) {
     let n = row.input().len();
-    let Mask::Lengths(lengths) = mask else { return (row, n) };
+    let ColumnMask::Lengths(lengths) = mask else { return (row, n) };
     let (row, mut masked) = row.split_at(lengths[i]);
     masked.output().fill(T::from_f32(if log { f32::NEG_INFINITY } else { 0.0 }));
     (row, lengths[i])
@@ -53,15 +59,15 @@ fn cut<'a, T: Element>(row: Row<'a, T>, mask: Mask<'_>, i: usize, log: bool) -> 
 #[inline(always)]
 pub(super) fn take<'a, I: Isa, T: Element>(
     isa: I,
-    (i, row): (usize, Row<'a, T>),
+    (i, row): (usize, RowSlices<'a, T>),
     memory: &mut impl Iterator<Item = &'a mut [f32]>,
     scale: f32,
-    mask: Mask<'_>,
+    mask: ColumnMask<'_>,
     log: bool,
-) -> Line<'a, T> {
+) -> RowInFlight<'a, T> {
     let (row, live) = cut(row, mask, i, log);
     // Any order will do where columns are alike.
-    let pairs = T::IS_BF16 && matches!(mask, Mask::None | Mask::Lengths(_));
+    let pairs = T::IS_BF16 && matches!(mask, ColumnMask::None | ColumnMask::Lengths(_));
     let (wide, out) = match T::f32_row(row) {
         Ok(wide) => (wide, None),
         Err(row) => {
@@ -72,23 +78,23 @@ pub(super) fn take<'a, I: Isa, T: Element>(
             } else {
                 widen(isa, row.input(), &mut wide[..live]);
             }
-            (Row::InPlace(wide), Some(row.into_output()))
+            (RowSlices::InPlace(wide), Some(row.into_output()))
         }
     };
-    let mut line = Line { i, wide, live, pairs, out, max: 0.0, sum: 0.0 };
+    let mut line = RowInFlight { i, wide, live, pairs, out, max: 0.0, sum: 0.0 };
     score(isa, &mut line, scale, mask);
     line
 }
 
 /// Replaces x by s where they differ, -inf where masked.
 #[inline(always)]
-fn score<I: Isa, T>(isa: I, line: &mut Line<'_, T>, scale: f32, mask: Mask<'_>) {
+fn score<I: Isa, T>(isa: I, line: &mut RowInFlight<'_, T>, scale: f32, mask: ColumnMask<'_>) {
     let (factor, never) = (I::V::splat(isa, scale), I::V::splat(isa, f32::NEG_INFINITY));
     let i = line.i;
     let mut row = line.live();
     match mask {
-        Mask::None | Mask::Lengths(_) if scale == 1.0 => return,
-        Mask::None | Mask::Lengths(_) => map(
+        ColumnMask::None | ColumnMask::Lengths(_) if scale == 1.0 => return,
+        ColumnMask::None | ColumnMask::Lengths(_) => map(
             isa,
             [&mut row],
             NONE,
@@ -96,7 +102,7 @@ fn score<I: Isa, T>(isa: I, line: &mut Line<'_, T>, scale: f32, mask: Mask<'_>) 
             #[inline(always)]
             |_, [x], []| [x * factor],
         ),
-        Mask::Bias(bias) => map(
+        ColumnMask::Bias(bias) => map(
             isa,
             [&mut row],
             [bias.row([i, 0])],
@@ -104,7 +110,7 @@ fn score<I: Isa, T>(isa: I, line: &mut Line<'_, T>, scale: f32, mask: Mask<'_>) 
             #[inline(always)]
             |_, [x], [bias]| [never.select(bias.eq(never), x.mul_add(factor, bias))],
         ),
-        Mask::Keep(keep) => {
+        ColumnMask::Keep(keep) => {
             for (j, &keep) in keep.row([i, 0]).iter().enumerate() {
                 row.output()[j] = if keep { row.input()[j] * scale } else { f32::NEG_INFINITY };
             }
@@ -164,8 +170,8 @@ fn subtract(row: &mut [f32], max: f32) {
 #[inline(always)]
 pub(super) fn exponentials<I: Isa, T: Element>(
     isa: I,
-    line: &mut Line<'_, T>,
-    ahead: Option<&mut Line<'_, T>>,
+    line: &mut RowInFlight<'_, T>,
+    ahead: Option<&mut RowInFlight<'_, T>>,
     log: bool,
 ) {
     if T::IS_BF16 && !log && line.max.is_finite() && line.max.abs() > NEAR {
@@ -245,8 +251,8 @@ pub(super) fn exponentials<I: Isa, T: Element>(
 #[inline(always)]
 pub(super) fn write<'a, I: Isa, T: Element>(
     isa: I,
-    mut line: Line<'a, T>,
-    mask: Mask<'_>,
+    mut line: RowInFlight<'a, T>,
+    mask: ColumnMask<'_>,
     log: bool,
 ) -> Option<&'a mut [f32]> {
     let (i, pairs, max, sum, mut out) = (line.i, line.pairs, line.max, line.sum, line.out.take());
@@ -286,7 +292,7 @@ pub(super) fn write<'a, I: Isa, T: Element>(
 #[inline(always)]
 fn apply<I: Isa, T: Element>(
     isa: I,
-    row: &mut Row<'_>,
+    row: &mut RowSlices<'_>,
     (out, pairs): (&mut Option<&mut [T]>, bool),
     f: impl Fn(I::V) -> I::V,
 ) {
@@ -302,7 +308,7 @@ fn apply<I: Isa, T: Element>(
         Some(out) if pairs => narrow_pairs(isa, row.input(), out, f),
         Some(out) => map(
             isa,
-            [&mut Row::InPlace(out)],
+            [&mut RowSlices::InPlace(out)],
             [row.input()],
             0.0,
             #[inline(always)]
@@ -314,7 +320,7 @@ fn apply<I: Isa, T: Element>(
 /// A row without a finite largest score: NaN, but for what is masked.
 #[cold]
 #[inline(never)]
-fn undefined(out: &mut [f32], mask: Mask<'_>, i: usize, log: bool) {
+fn undefined(out: &mut [f32], mask: ColumnMask<'_>, i: usize, log: bool) {
     for (j, y) in out.iter_mut().enumerate() {
         *y = match mask.at(i, j) {
             (false, _) => f32::NAN,

@@ -52,7 +52,7 @@ fn finite_shift(max: f32) -> f32 {
 
 /// An additive bias along a row; -inf hides a key.
 #[derive(Clone, Copy)]
-pub(super) enum Bias<'a> {
+pub(super) enum RowBias<'a> {
     None,
     /// One number for all keys.
     Same(f32),
@@ -61,26 +61,26 @@ pub(super) enum Bias<'a> {
 }
 
 /// Changes to the scores of a row before their maximum is taken.
-pub(super) struct Adjustment<'a> {
+pub(super) struct ScoreAdjustment<'a> {
     pub softcap: Option<f32>,
-    pub bias: Bias<'a>,
+    pub bias: RowBias<'a>,
     /// Biases by distance.
     pub distance: Option<&'a [f32]>,
 }
 
-impl Bias<'_> {
+impl RowBias<'_> {
     /// True if it hides the key at `at`.
     #[inline(always)]
     pub fn hides(&self, at: usize) -> bool {
         match self {
-            Bias::None => false,
-            Bias::Same(bias) => *bias == f32::NEG_INFINITY,
-            Bias::Each(bias) => bias[at] == f32::NEG_INFINITY,
+            RowBias::None => false,
+            RowBias::Same(bias) => *bias == f32::NEG_INFINITY,
+            RowBias::Each(bias) => bias[at] == f32::NEG_INFINITY,
         }
     }
 }
 
-impl Adjustment<'_> {
+impl ScoreAdjustment<'_> {
     /// Adjusts whole vectors of scores, which are still to be multiplied by `scale` if there is one.
     #[inline(always)]
     pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32], scale: Option<f32>) {
@@ -95,9 +95,9 @@ impl Adjustment<'_> {
                 score = math::tanh(isa, score / I::V::splat(isa, cap)) * I::V::splat(isa, cap);
             }
             match self.bias {
-                Bias::None => {}
-                Bias::Same(bias) => score = biased(score, I::V::splat(isa, bias), hidden),
-                Bias::Each(bias) => {
+                RowBias::None => {}
+                RowBias::Same(bias) => score = biased(score, I::V::splat(isa, bias), hidden),
+                RowBias::Each(bias) => {
                     let bias = I::V::load_partial(isa, bias.get(at..).unwrap_or(&[]), 0.0);
                     score = biased(score, bias, hidden);
                 }
@@ -140,7 +140,7 @@ pub(super) fn all_finite<I: Isa, const N: usize>(
 
 /// The factors of two weighted sums whose weights are relative to different maxima, and what
 /// becomes of both together: elementwise over the rows of two shares.
-pub(super) struct Merged<V> {
+pub(super) struct MergeFactors<V> {
     pub max: V,
     pub sum: V,
     pub old: V,
@@ -149,7 +149,7 @@ pub(super) struct Merged<V> {
 
 /// Merges maxima and sums of weights of as many rows as a vector has lanes.
 #[inline(always)]
-pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> Merged<I::V> {
+pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> MergeFactors<I::V> {
     let none = I::V::splat(isa, f32::NEG_INFINITY);
     let max = old.0.max(new.0);
     // As in `exponentials`.
@@ -157,7 +157,7 @@ pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> Mer
     let old_factor = math::exp_fast(isa, old.0 - shift);
     let new_factor = math::exp_fast(isa, new.0 - shift);
     let sum = old.1.mul_add(old_factor, new.1 * new_factor);
-    Merged { max, sum, old: old_factor, new: new_factor }
+    MergeFactors { max, sum, old: old_factor, new: new_factor }
 }
 
 /// `out` = (`old` * `out` + `new` * `values`) * `factor`; without `old`, `out` is not read. With a
