@@ -2,29 +2,59 @@
 //!
 //! ```text
 //! s_ij = cap(scale q_i . k_j) + bias_ij,  cap(x) = softcap tanh(x / softcap)
-//! m_i = max_j s_ij,  l_i = sum_j exp(s_ij - m_i),  o_i = sum_j exp(s_ij - m_i) v_j / l_i
+//! o_i  = sum_j exp(s_ij - m_i) v_j / l_i,  m_i = max_j s_ij,  l_i = sum_j exp(s_ij - m_i),  lse_i = m_i + ln l_i
 //! ```
 //!
-//! Over the keys j that row i sees. The scores are made, used and dropped in blocks of keys: Milakov
-//! and Gimelshein, "Online normalizer calculation for softmax" (2018); Dao et al.,
-//! "FlashAttention" (2022). With three departures:
+//! j runs over the keys that row i sees. Online softmax visits them block by block. A block b yields a partial
+//! softmax (m_b, l_b, O_b) for each row, and merging it into the running (m, l, O) of that row rescales both:
 //!
 //! ```text
-//! for batch, kv head, part of the rows        one task; rows of all query heads of the group
-//!   for block of BLOCK_KEYS keys that any row sees  pack K^T and V once
-//!     for group of a few register tiles of rows
-//!       S = Q K^T -> P = exp(S - m), m, l -> O = P V     all in L1 and L2
-//!       (M, L, out) <- merge((M, L, out), (m, l, O))
+//! m_b = max_j s_ij,  l_b = sum_j exp(s_ij - m_b),  O_b = sum_j exp(s_ij - m_b) v_j      j in block b
+//! m'  = max(m, m_b)
+//! l'  = exp(m - m') l + exp(m_b - m') l_b
+//! O'  = exp(m - m') O + exp(m_b - m') O_b            after the last block: o_i = O / l
 //! ```
 //!
-//! 1. Blocks start at multiples of 256 keys, counted from the first key of the sequence, and every
-//!    block is finished by itself before it is merged, in ascending order. A row's bits are then a
-//!    function of its own keys: not of the other rows, the padding, the number of threads, or of
-//!    whether it came with a prompt or alone. A block that the row does not see changes nothing.
-//! 2. Blocks of one row may therefore be computed by different threads, and merged afterwards: that
-//!    is how a few queries over many keys use all of them.
-//! 3. K and V are packed for the register tile of matrix products, so both products run at its
-//!    speed; a block is packed once for all rows and for all query heads that share it.
+//! Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv:1805.02867. Dao et al.,
+//! "FlashAttention", 2022, arXiv:2205.14135. Dao, "FlashAttention-2", 2023, arXiv:2307.08691, divides by l once,
+//! at the end, as here.
+//!
+//! ```text
+//! for batch, kv head, range of queries          one task; rows of all query heads of the group
+//!   for block of BLOCK_KEYS keys that any row sees        pack K^T and V once
+//!     for group of GROUP_ROWS rows
+//!       S = Q K^T -> P = exp(S - m_b), m_b, l_b -> O_b = P V      all in L1 and L2
+//!       (m, l, O) <- merge((m, l, O), (m_b, l_b, O_b))
+//! ```
+//!
+//! Three departures from the papers:
+//!
+//! 1. Blocks start at multiples of 256 keys, counted from the first key of the sequence. Each block is finished by
+//!    itself and then merged, in ascending order. So the bits of a row depend on its own keys alone: not on other
+//!    rows, padding, threads, or prefill against decode. A block that a row does not see leaves its bits unchanged.
+//! 2. Different threads may therefore compute the blocks of one row, and a second pass merges them. Few queries over
+//!    many keys use all threads in this way.
+//! 3. K and V are packed for the microkernel of matrix products, so that both products run at its speed. A task packs
+//!    a block once for all of its rows, and so for all query heads that share the key head.
+//!
+//! The files, in the order in which data passes them:
+//!
+//! ```text
+//! attention.rs cached.rs        arguments: views of K and V, or caches
+//!   keys.rs distance.rs precision.rs     their types: sequences and windows, biases by distance, bf16 or f32
+//! call.rs                       checks the arguments; reference; eval picks a variant and fills the bias tables
+//!   sequence_layout.rs            queries, keys and positions of each sequence
+//! task.rs                       splits rows or blocks among threads; merges partial softmaxes; writes out and lse
+//!   query_rows.rs                 rows of a task and the keys that each sees
+//! block.rs                      one block: scores, weights, weighted sums of values
+//!   kv_source.rs                  its keys and values: views, or caches that are packed already
+//!   variant.rs variant/           k-groups of f32 or of bf16 pairs: packing, weights
+//!   stage.rs                      packs keys by way of rows of k-groups
+//!   row_ops.rs                    vector operations on rows of scores
+//!   prefetch_schedule.rs prefetch_span.rs    memory that tiles prefetch
+//! cache.rs panels.rs            KvCache, and where its elements stand in panels
+//! blocks.rs                     sizes of blocks and groups
+//! ```
 
 mod block;
 mod blocks;
@@ -61,35 +91,41 @@ use kv_source::KvSource;
 
 /// Scaled dot-product attention.
 ///
-/// Rows of all views are contiguous (unit last stride); the other dimensions may have any strides,
-/// so that heads may come before or after rows, and q, k and v may be parts of one buffer. Each of
-/// `heads / kv_heads` consecutive query heads reads the same head of k and v.
+/// Rows of all views are contiguous (unit last stride). Other dimensions may have any strides: heads may come
+/// before or after rows, and q, k and v may be parts of one buffer. Query head h reads the key head
+/// h / (heads / kv_heads).
 ///
-/// A row sees the keys of its sequence that lie in its window and whose bias is not -inf. What it
-/// does not see never reaches it, whatever it holds; a row that sees nothing is zero, and its
-/// log-sum-exp -inf. NaN and infinities in what it does see propagate: a score that is NaN or +inf
-/// makes the row NaN, and so do scores that are all -inf; a value that is not finite is multiplied by
-/// its weight, even if that is 0.
+/// A row sees the keys of its sequence that lie in its window and whose bias is not -inf.
 ///
-/// Numerics, in f32: scores are within gamma_dk * scale * sum |q||k| and a rounding for each addition,
-/// weights are made by [`exp_fast`](crate::math::exp_fast), and sums over keys are in f32.
+/// - Keys and values that a row does not see never reach it, even if they are NaN.
+/// - A row that sees no key is zero, and its log-sum-exp is -inf.
+/// - NaN and infinities that a row sees propagate. A score of NaN or +inf makes the row NaN, and so do scores that
+///   are all -inf. A value that is not finite is multiplied by its weight, even if the weight is 0.
 ///
-/// In bf16: q, k and v are rounded to it, unless they are of it; their products are exact and summed in
-/// f32, at most two roundings for each, and the scale is applied to the sums. Where the CPU multiplies
-/// pairs of bf16, weights (of 2^-18 relative error) are rounded to bf16 for the product with v, while their
-/// own sum is of what is not rounded. So an output is off by at most 2^-8 sum w |v| / sum w more than in
-/// f32, and the log-sum-exp by no more than the 2^-18; numbers below 2^-126 may count as zeros. Other CPUs
-/// multiply in f32, and round no weight.
+/// # Numerics
+/// In f32 a score errs by at most gamma_dk * scale * sum |q||k|, plus one rounding for each bias added. Weights come
+/// from [`exp_fast`](crate::math::exp_fast). Sums over keys are f32.
 ///
-/// The bits of a row depend on its query, on the keys and values it sees, on their positions, and on the
-/// backend; not on other rows, padding, packing into a batch, the number of threads, or on how many
-/// queries come at once.
+/// In bf16, q, k and v are rounded to bf16 unless they are stored in it. Where the CPU multiplies pairs of bf16:
+///
+/// - Products are exact, and sums f32 with at most two roundings for each product. The scale multiplies the sums.
+/// - Weights have a relative error of 2^-18. They are rounded to bf16 for the product with v; their own sum takes
+///   them unrounded.
+/// - So an output errs by at most 2^-8 sum w |v| / sum w more than in f32, and the log-sum-exp by at most 2^-18 more.
+///   Numbers below 2^-126 may count as zero.
+///
+/// Other CPUs multiply the rounded numbers in f32, and round no weight.
+///
+/// The bits of a row depend on its query, the keys and values it sees, their positions, and the backend. They do not
+/// depend on other rows, padding, packing into a batch, the number of threads, or how many queries come at once.
 ///
 /// # Errors
-/// [`Error::Shape`] if q, k, v, out, lse, the biases or the sequences do not fit each other; [`Error::Invalid`]
-/// if a row is not contiguous (a bias may also repeat one number), the key heads do not divide the heads, the
-/// softcap is not a positive number, ends of sequences do not ascend from 0 to the number of rows, lengths exceed
-/// the keys, or T5's buckets do not fit its distances. Nothing is written then.
+/// Nothing is written if there is an error.
+///
+/// - [`Error::Shape`] if q, k, v, out, lse, the biases or the sequences do not fit each other.
+/// - [`Error::Invalid`] if a row is not contiguous (a row of bias may also have stride 0), kv_heads does not divide
+///   heads, the softcap is not a positive number, ends of sequences do not ascend from 0 to the number of rows, lengths
+///   exceed the keys, or T5's buckets do not fit its distances.
 ///
 /// ```
 /// use tilewright_kernels::{Attention, Backend, View, ViewMut, Window};
@@ -106,7 +142,7 @@ use kv_source::KvSource;
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 ///
-/// Of bf16, or of f32 that may be rounded to it:
+/// In bf16, stored or rounded from f32:
 ///
 /// ```
 /// use half::bf16;
@@ -135,27 +171,27 @@ pub struct Attention<'a, T: Element = f32> {
     pub precision: Precision,
     /// Factor of the dot products.
     pub scale: f32,
-    /// Bends scores to lie between its negative and itself, before any bias; positive.
+    /// Bound c of scores, applied before any bias: score = c tanh(score / c); positive and finite.
     pub softcap: Option<f32>,
-    /// Added to the scores: \[sequences, heads, queries, keys\], of the longest sequence where they
-    /// differ; stride 0 repeats any dimension. -inf hides a key.
+    /// Added to the scores: \[sequences, heads, queries, keys\]; queries and keys of the longest sequence.
+    /// Stride 0 repeats any dimension. -inf hides a key.
     pub bias: Option<View<'a, 4>>,
-    /// Added to the scores for the distance from query to key.
+    /// Added to each score, by head and distance from query to key.
     pub distance: Option<DistanceBias<'a>>,
-    /// How batch rows divide into sequences.
+    /// Division of the batch into sequences.
     pub sequences: Sequences<'a>,
-    /// Where the queries stand among the keys.
+    /// Position of the first query among the keys.
     pub start: Start,
-    /// Which keys around its position a query sees.
+    /// Keys that a query sees around its position.
     pub window: Window,
-    /// \[batch, heads, queries, dv\] of any type: each element is rounded once from f32.
+    /// Result \[batch, heads, queries, dv\] of any type, rounded once from f32.
     pub out: AnyViewMut<'a, 4>,
-    /// Where to put m + ln l of each row: \[batch, heads, queries\].
+    /// Log-sum-exp m + ln l of each row, if wanted: \[batch, heads, queries\].
     pub lse: Option<ViewMut<'a, 3>>,
 }
 
 impl<'a, T: Element> Attention<'a, T> {
-    /// Plain attention over all keys, at scale 1 / sqrt(dk): every other field at its neutral value.
+    /// Attention over all keys at scale 1 / sqrt(dk), with every other field at its neutral value.
     pub fn new(
         q: View<'a, 4, T>,
         k: View<'a, 4, T>,
@@ -179,7 +215,7 @@ impl<'a, T: Element> Attention<'a, T> {
         }
     }
 
-    /// The arguments with the type of q, k and v as a value: one loop serves all types.
+    /// Erases the type of q, k and v, so that one compiled loop serves all types.
     fn call(self) -> AttentionCall<'a> {
         AttentionCall {
             q: self.q.into(),

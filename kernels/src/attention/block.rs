@@ -1,4 +1,8 @@
-//! One block of keys: scores, weights and weighted sums of the rows that see it.
+//! One block of keys: partial softmaxes (m, l, O) of the rows that see it.
+//!
+//! ```text
+//! S = Q K^T,  m = max_j S,  P = exp(S - m),  l = sum_j P,  O = P V
+//! ```
 //!
 //! ```text
 //!            K^T panels (dk x NR each)         V panels (block x NR each)
@@ -10,7 +14,7 @@
 //!  strip 1   |                      |    -->   sums of strip 1
 //! ```
 //!
-//! Everything is made of k-groups, whatever a [`AttentionVariant`] puts into them.
+//! An [`AttentionVariant`] fills the k-groups of both products with f32 or with pairs of bf16.
 
 use super::blocks::{BLOCK_KEYS, GROUP_ROWS};
 use super::kv_source::KvSource;
@@ -26,26 +30,28 @@ use crate::view::{AnyView, with_any};
 use core::cmp::Ordering::Greater;
 use core::ops::Range;
 
-/// Rows that a group may have: more than [`GROUP_ROWS`] where a strip has.
+/// Most rows of a group: a strip may have more than [`GROUP_ROWS`].
 const MAX_GROUP_ROWS: usize = 32;
 
-/// Strips that [`GROUP_ROWS`] may be.
+/// Most strips of a group.
 const MAX_STRIPS: usize = 8;
 
-/// One strip's share of a block: for each of its rows the largest score, the sum of weights and,
-/// `stride` floats apart, the weighted sums of values.
+/// Partial softmax (m, l, O) of the rows of one strip over one block.
 pub(super) struct PartialSoftmax<'m> {
+    /// Rows of the task.
     pub rows: Range<usize>,
+    /// m: largest score of each row.
     pub max: &'m [f32],
+    /// l: sum of weights of each row.
     pub sum: &'m [f32],
+    /// O: weighted sums of values, `stride` floats from row to row.
     pub values: &'m [f32],
     pub stride: usize,
 }
 
 impl QueryRows<'_> {
-    /// Computes one block of keys for all rows and hands the shares of their strips to `take`,
-    /// without those that see nothing of it. Results will go to `out`. `memory` has [`memory_len`]
-    /// floats.
+    /// Computes block `number` for all rows and calls `take` with the partial softmax of each strip that sees a
+    /// key of the block. `out`, where `take` writes, is prefetched. `memory` holds [`memory_len`] floats.
     #[inline(always)]
     pub fn block<I: Isa, M: AttentionVariant<I>>(
         &self,
@@ -63,8 +69,8 @@ impl QueryRows<'_> {
         for first in (0..strips).step_by(at_once) {
             let first_row = part(self.len(), strips, first).start;
             let end = part(self.len(), strips, strips.min(first + at_once) - 1).end;
-            let share = [first / at_once, strips.div_ceil(at_once)];
-            let mut schedule = self.prefetch_schedule(number, first_row..end, share, out);
+            let group_number = [first / at_once, strips.div_ceil(at_once)];
+            let mut schedule = self.prefetch_schedule(number, first_row..end, group_number, out);
             let group: [QueryStrip; MAX_STRIPS] = core::array::from_fn(|i| {
                 let strip = first + i;
                 if i >= at_once || strip >= strips {
@@ -86,21 +92,21 @@ impl QueryRows<'_> {
     }
 }
 
-/// Rows of one register tile.
+/// Query rows of one register tile.
 #[derive(Clone, Debug, Default)]
 struct QueryStrip {
     /// Rows of the task.
     rows: Range<usize>,
-    /// The first row's number in the group.
+    /// Index of the first row in the group.
     place: usize,
     /// Keys of the block from the first to the last that any of the rows sees.
     keys: Range<usize>,
-    /// True if each of the rows sees all of these.
+    /// True if each of the rows sees all of `keys`.
     same: bool,
 }
 
 impl QueryStrip {
-    /// Numbers of the rows in the group.
+    /// Indices of the rows in the group.
     #[inline(always)]
     fn places(&self) -> Range<usize> {
         self.place..self.place + self.rows.len()
@@ -112,7 +118,7 @@ fn value_stride<I: Isa>(inputs: &AttentionOperands<'_>) -> usize {
     inputs.dv.next_multiple_of(I::NR)
 }
 
-/// The parts of a block's memory, in the order of their lengths here.
+/// Floats of each part of a block's memory: queries, scores, weighted sums, spare memory, keys, values.
 fn memory_parts<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOperands<'_>) -> [usize; 6] {
     let dk = M::k_groups(inputs.dk);
     let queries = dk.div_ceil(KC).max(1) * MAX_GROUP_ROWS * A_STRIDE;
@@ -130,35 +136,35 @@ pub(super) fn memory_len<I: Isa, M: AttentionVariant<I>>(inputs: &AttentionOpera
     memory_parts::<I, M>(inputs).iter().sum()
 }
 
-/// One block of keys at work.
+/// One block of keys and the memory of its computation. Ranges of keys count from `start`.
 struct KeyBlock<'a, M> {
     variant: M,
     rows: &'a QueryRows<'a>,
-    /// Its first key.
+    /// First key of the block in its sequence.
     start: usize,
-    /// Its keys that any row sees, counted from `start`, as are all ranges of keys below.
+    /// Keys from the first to the last that any row sees.
     keys: Range<usize>,
     /// K^T in panels of NR keys, NR k-groups for each k-group of dk.
     packed_keys: &'a [f32],
-    /// Number of the first of these panels.
+    /// Index in the block of the first panel of `packed_keys`.
     first_panel: usize,
     /// V in panels of NR columns, NR k-groups for each k-group of keys.
     packed_values: &'a [f32],
-    /// Floats from one of these panels to the next.
+    /// Floats from one panel of `packed_values` to the next.
     panel_len: usize,
-    /// The first of the keys whose values these are; from here on they are summed over.
+    /// First key that `packed_values` covers.
     first_value: usize,
-    /// Keys whose values are there: the others of the k-groups that are summed over are zeros.
+    /// Keys whose values are in `packed_values`; the rest of their k-groups is zeros.
     held: Range<usize>,
     /// Working memory of packing, and of masking values.
     spare: &'a mut [f32],
-    /// True if these are all finite, once that has been asked.
+    /// True if all packed values that `keys` sums over are finite; `None` until a strip asks.
     finite: Option<bool>,
-    /// K-groups of queries of the group, in slabs of KC, rows A_STRIDE apart.
+    /// Queries of the group in k-groups: slabs of KC k-groups, rows `A_STRIDE` apart.
     queries: &'a mut [f32],
-    /// Scores, then k-groups of weights of the group, rows A_STRIDE apart.
+    /// Scores of the group, then its weights in k-groups; rows `A_STRIDE` apart.
     scores: &'a mut [f32],
-    /// Weighted sums of values of the group, rows `value_stride` apart.
+    /// Weighted sums of values of the group; rows `value_stride` apart.
     values: &'a mut [f32],
     /// Largest score of each row of the group.
     max: [f32; MAX_GROUP_ROWS],
@@ -167,7 +173,7 @@ struct KeyBlock<'a, M> {
 }
 
 impl<'a, M> KeyBlock<'a, M> {
-    /// Packs the keys and values that any row sees, unless they are packed.
+    /// Packs the keys and values that any row sees; a cache holds them packed already.
     #[inline(always)]
     fn pack<I: Isa>(isa: I, variant: M, rows: &'a QueryRows<'a>, block: usize, memory: &'a mut [f32]) -> Self
     where
@@ -223,7 +229,7 @@ impl<'a, M> KeyBlock<'a, M> {
         }
     }
 
-    /// Scores of a group's strips, each with the panels of keys that it sees something of.
+    /// S = Q K^T: multiplies each strip with the panels that hold a key of its range.
     #[inline(always)]
     fn score<I: Isa>(&mut self, isa: I, group: &[QueryStrip], schedule: &mut PrefetchSchedule)
     where
@@ -267,20 +273,21 @@ impl<'a, M> KeyBlock<'a, M> {
         }
     }
 
-    /// Turns the scores of a group into weights, 0 where a row does not see.
+    /// P = exp(S - m): turns the scores of a group into weights, 0 for keys that a row does not see.
     #[inline(always)]
     fn weigh<I: Isa>(&mut self, isa: I, group: &[QueryStrip])
     where
         M: AttentionVariant<I>,
     {
         let inputs = self.rows.inputs;
-        // What is hidden is -inf until it is multiplied by the factor, which has to be positive then.
+        // A hidden score is -inf, and the factor keeps it so only if it is positive. Otherwise `adjustment`
+        // applies the scale before it hides.
         let adjusts =
             inputs.adjusts() || (M::SCALES_SCORES && inputs.scale.partial_cmp(&0.0) != Some(Greater));
         let scale = if M::SCALES_SCORES { Some(inputs.scale) } else { None };
         let factor = factor(if adjusts { 1.0 } else { inputs.scale });
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
-            // All maxima before all weights: some rows are summed up while others are reduced.
+            // All maxima before all weights: the reduction of one row's lanes overlaps with the loads of others.
             for (place, row) in strip.places().zip(strip.rows.clone()) {
                 let seen = self.seen(strip, row);
                 let whole = M::whole(&seen);
@@ -312,13 +319,13 @@ impl<'a, M> KeyBlock<'a, M> {
         }
     }
 
-    /// Keys of the block that a row of a strip sees.
+    /// Keys of the block in the window of a row of a strip.
     #[inline(always)]
     fn seen(&self, strip: &QueryStrip, row: usize) -> Range<usize> {
         if strip.same { strip.keys.clone() } else { self.rows.visible_in(self.start, &(row..row + 1)) }
     }
 
-    /// Multiplies the weights of a group with the values.
+    /// O = P V: multiplies the weights of a group with the values.
     #[inline(always)]
     fn sum_values<I: Isa>(&mut self, isa: I, group: &[QueryStrip], schedule: &mut PrefetchSchedule)
     where
@@ -331,8 +338,8 @@ impl<'a, M> KeyBlock<'a, M> {
             for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
                 let scores = &self.scores[strip.place * A_STRIDE..];
                 let sums = &mut self.values[strip.place * stride + panel * I::NR..];
-                // A weight of 0 drops what a row does not see of the keys that are summed over, unless its
-                // value is not finite: 0 * NaN is NaN.
+                // A weight of 0 drops a key that a row does not see, unless its value is not finite: 0 * NaN is
+                // NaN.
                 let keys = M::summed(&strip.keys);
                 let held = keys.start.max(self.held.start)..keys.end.min(self.held.end);
                 let all = strip.same && held == strip.keys && self.rows.inputs.bias.is_none();
@@ -358,7 +365,8 @@ impl<'a, M> KeyBlock<'a, M> {
                     );
                     continue;
                 }
-                // Then each row takes the values that it does see, which gives the same bits.
+                // Each row multiplies a copy of the values that is 0 for the keys it does not see. A row that sees
+                // only finite values gets the same bits on both paths.
                 for (i, row) in strip.rows.clone().enumerate() {
                     let (scores, sums) = (&scores[i * A_STRIDE..], &mut sums[i * stride..]);
                     let bias = self.rows.bias(row, self.start);

@@ -1,4 +1,4 @@
-//! Keys and values that stay packed from call to call, so that a decoder packs only what is new.
+//! KV cache: keys and values that stay packed from call to call, so that decoding packs only new tokens.
 
 use super::blocks::BLOCK_KEYS;
 use super::panels::{FormatQuery, PanelFormat, append, append_len};
@@ -17,15 +17,17 @@ use core::fmt;
 use core::ops::Range;
 use half::bf16;
 
-/// Numbers below which appending them takes less time than a second thread to start.
-const PARALLEL_NUMBERS: usize = 1 << 16;
+/// Elements below which one thread appends: a second thread would start too late to help.
+const PARALLEL_ELEMENTS: usize = 1 << 16;
 
 /// Keys and values of one sequence in one layer, in the panels that attention multiplies.
 ///
-/// It is laid out for one backend; what attends to it is [`CachedAttention`](super::CachedAttention), with
-/// an example. Memory: kv_heads (dk + dv) numbers of 4 or, where the CPU multiplies pairs of bf16 and that
-/// is the precision, 2 bytes for each token of the capacity, which is rounded up to 32 tokens or, beyond 256,
-/// to 256; dv to the width of a tile, and dk, of pairs, to 32. The system provides it as it is first written.
+/// A cache is laid out for one backend. [`CachedAttention`](super::CachedAttention) attends to it, and has an example.
+///
+/// Memory: kv_heads * (dk + dv) elements for each token of the capacity. An element takes 2 bytes if the precision is
+/// bf16 and the CPU multiplies pairs of bf16, else 4. The capacity is rounded up to a multiple of at most 32 tokens (of
+/// 256 beyond 256), dv to whole panels, and dk of pairs to a multiple of 32. The system provides pages when they are first
+/// written.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, KvCache, Precision, View};
@@ -46,9 +48,9 @@ pub struct KvCache {
     dv: usize,
     len: usize,
     capacity: usize,
-    /// Keys that the panels of values of one block have room for.
+    /// Keys that the value panels of one block have room for.
     block_keys: usize,
-    /// \[kv_heads, head_len\] from the first cache line on.
+    /// K-groups \[kv_heads, head_len\], from the first aligned cache line on.
     memory: Vec<f32>,
 }
 
@@ -59,16 +61,16 @@ pub(super) struct CachedPanels<'a> {
     pub values: &'a [f32],
     /// K-groups from one panel of values to the next.
     pub panel_len: usize,
-    /// Keys that are there.
+    /// Keys of the block that the cache holds.
     pub len: usize,
 }
 
 impl KvCache {
-    /// Room for `capacity` tokens of `kv_heads` heads, whose keys are of `dk` and values of `dv` numbers, all
-    /// of it allocated here. [`Precision::Stored`] is f32.
+    /// Allocates room for `capacity` tokens of `kv_heads` heads, with keys of `dk` and values of `dv` elements.
+    /// [`Precision::Stored`] means f32.
     ///
     /// # Panics
-    /// If there is not as much memory.
+    /// If the cache would exceed `isize::MAX` bytes. The process aborts if the allocation fails.
     pub fn new(
         backend: Backend,
         precision: Precision,
@@ -90,7 +92,7 @@ impl KvCache {
             block_keys: whole.min(BLOCK_KEYS),
             memory: vec![],
         };
-        // Too much is still too much for a vector.
+        // A saturated length still panics: it exceeds the bytes of any vector.
         let len = kv_heads.saturating_mul(cache.head_len()).saturating_add(LINE / size_of::<f32>());
         cache.memory = vec![0.0; len];
         cache
@@ -106,27 +108,27 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Most tokens that there can be.
+    /// Most tokens that the cache can hold.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Bytes of the memory for all of them.
+    /// Bytes of memory for all tokens of the capacity.
     pub fn bytes(&self) -> usize {
         size_of_val(&self.memory[..])
     }
 
-    /// Heads, and the numbers of a key and of a value.
+    /// \[kv_heads, dk, dv\].
     pub fn shape(&self) -> [usize; 3] {
         [self.kv_heads, self.dk, self.dv]
     }
 
-    /// Appends tokens: k \[kv_heads, tokens, dk\], v \[kv_heads, tokens, dv\], of unit last stride. In bf16,
-    /// numbers are rounded to the nearest, ties to even.
+    /// Appends tokens: k \[kv_heads, tokens, dk\], v \[kv_heads, tokens, dv\], with unit last stride. A cache of bf16
+    /// rounds each element to nearest, ties to even.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Invalid`] if they do not fit the cache, each other, or into the room
-    /// that is left; nothing is appended then.
+    /// [`Error::Shape`] and [`Error::Invalid`] if k and v do not fit the cache or each other, or exceed its capacity;
+    /// nothing is appended then.
     pub fn append<T: Element>(&mut self, k: View<'_, 3, T>, v: View<'_, 3, T>) -> Result<(), Error> {
         let tokens = k.shape()[1];
         expect_shape("KvCache.k", &k.shape(), &[self.kv_heads, tokens, self.dk])?;
@@ -139,12 +141,12 @@ impl KvCache {
         Ok(())
     }
 
-    /// Keeps the first `len` tokens; does nothing if there are no more.
+    /// Keeps the first `len` tokens; does nothing if the cache holds no more than `len`.
     pub fn truncate(&mut self, len: usize) {
         if len >= self.len {
             return;
         }
-        // Of the last group of values, which is still multiplied; numbers that share no k-groups are not.
+        // Attention multiplies whole groups of values, so the dropped rest of the last group becomes zeros.
         let begun = len..self.len.min(len.next_multiple_of(self.format.group));
         self.len = len;
         for (head, key) in (0..self.kv_heads).flat_map(|head| begun.clone().map(move |key| (head, key))) {
@@ -157,18 +159,18 @@ impl KvCache {
         }
     }
 
-    /// Becomes a copy of the tokens of `other`, with a capacity of its own.
+    /// Replaces the tokens with those of `other`; the capacity stays.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Invalid`] if `other` has another shape or layout, or more tokens than
-    /// fit; nothing changes then.
+    /// [`Error::Shape`] and [`Error::Invalid`] if `other` has another shape or layout, or more tokens than the
+    /// capacity; nothing changes then.
     pub fn copy_from(&mut self, other: &Self) -> Result<(), Error> {
         const WHAT: &str = "KvCache.other";
         expect_shape(WHAT, &other.shape(), &self.shape())?;
         self.check_format(WHAT, other.format, other.backend.name())?;
         self.expect_room(0, other.len)?;
         self.len = other.len;
-        let PanelFormat { nr, numbers, key_k_groups, group, .. } = self.format;
+        let PanelFormat { nr, elements, key_k_groups, group, .. } = self.format;
         let keys = other.len.next_multiple_of(nr) * key_k_groups;
         let panels = self.dv.div_ceil(nr);
         for head in 0..self.kv_heads {
@@ -177,7 +179,7 @@ impl KvCache {
             to += self.keys_len();
             from += other.keys_len();
             for first in (0..other.len).step_by(BLOCK_KEYS) {
-                let n = (other.len - first).min(BLOCK_KEYS).next_multiple_of(group) / numbers * nr;
+                let n = (other.len - first).min(BLOCK_KEYS).next_multiple_of(group) / elements * nr;
                 for _ in 0..panels {
                     self.floats_mut()[to..][..n].copy_from_slice(&other.floats()[from..][..n]);
                     to += self.panel_len();
@@ -188,7 +190,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Refuses more tokens behind `len` than there is room for.
+    /// Returns an error if `tokens` tokens behind the first `len` exceed the capacity.
     fn expect_room(&self, len: usize, tokens: usize) -> Result<(), Error> {
         let capacity = self.capacity;
         if tokens <= capacity - len {
@@ -198,7 +200,7 @@ impl KvCache {
         Err(Error::Invalid { what: "KvCache.append", why })
     }
 
-    /// Refuses another layout, that of `backend`.
+    /// Returns an error if `format`, the layout of `backend`, is not that of this cache.
     pub(super) fn check_format(
         &self,
         what: &'static str,
@@ -218,12 +220,12 @@ impl KvCache {
         Err(Error::Invalid { what, why })
     }
 
-    /// True if numbers are rounded to bf16.
+    /// True if elements are rounded to bf16.
     pub(super) fn is_bf16(&self) -> bool {
         self.format.bf16
     }
 
-    /// The memory from its first cache line on: a copy begins at another place.
+    /// The memory from its first aligned cache line on, whose place differs between copies.
     fn floats(&self) -> &[f32] {
         &self.memory[self.memory.as_ptr().align_offset(LINE)..]
     }
@@ -235,54 +237,56 @@ impl KvCache {
 
     /// K-groups from one panel of values to the next.
     fn panel_len(&self) -> usize {
-        self.block_keys / self.format.numbers * self.format.nr
+        self.block_keys / self.format.elements * self.format.nr
     }
 
-    /// K-groups of the panels of values of a block.
+    /// K-groups of all value panels of a block.
     fn block_len(&self) -> usize {
         self.panel_len().saturating_mul(self.dv.div_ceil(self.format.nr))
     }
 
-    /// K-groups of the panels of keys of a head.
+    /// K-groups of all key panels of a head.
     fn keys_len(&self) -> usize {
         let blocks = self.capacity.div_ceil(self.block_keys);
         blocks.saturating_mul(self.block_keys).saturating_mul(self.format.key_k_groups)
     }
 
-    /// K-groups of a head.
+    /// K-groups of a head: key panels, then the value panels of each block.
     fn head_len(&self) -> usize {
         let blocks = self.capacity.div_ceil(self.block_keys);
         self.keys_len().saturating_add(blocks.saturating_mul(self.block_len()))
     }
 
-    /// The first k-group of a head.
+    /// Index of the first k-group of a head.
     fn head_at(&self, head: usize) -> usize {
         head * self.head_len()
     }
 
+    /// K-group of element `d` of a key, and the element's index in that k-group.
     fn key_at(&self, head: usize, key: usize, d: usize) -> (usize, usize) {
         let (at, half) = self.format.key(key, d);
         (self.head_at(head) + at, half)
     }
 
+    /// K-group of element `d` of a value, and the element's index in that k-group.
     fn value_at(&self, head: usize, key: usize, d: usize) -> (usize, usize) {
         let (at, half) = self.format.value(key % BLOCK_KEYS, d, self.panel_len());
         (self.head_at(head) + self.keys_len() + key / BLOCK_KEYS * self.block_len() + at, half)
     }
 
-    /// Number `d` of a key.
+    /// Element `d` of a key.
     pub(super) fn key(&self, [head, key, d]: [usize; 3]) -> f32 {
         let (at, half) = self.key_at(head, key, d);
         self.format.get(self.floats()[at], half)
     }
 
-    /// Number `d` of the value of a key.
+    /// Element `d` of the value of a key.
     pub(super) fn value(&self, [head, key, d]: [usize; 3]) -> f32 {
         let (at, half) = self.value_at(head, key, d);
         self.format.get(self.floats()[at], half)
     }
 
-    /// The panels of a block that has keys.
+    /// The panels of a block, which must hold a key.
     #[inline(always)]
     pub(super) fn block(&self, head: usize, block: usize) -> CachedPanels<'_> {
         let k_groups = &self.floats()[self.head_at(head)..];
@@ -296,21 +300,21 @@ impl KvCache {
         }
     }
 
-    /// The memory of the keys `keys` of a block, if it has any, and of their values.
+    /// Memory of the keys `keys` of a block, and of their values; empty behind the last token.
     #[inline(always)]
     pub(super) fn span(&self, head: usize, block: usize, keys: Range<usize>) -> [PrefetchSpan; 2] {
         if block * BLOCK_KEYS >= self.len {
             return [PrefetchSpan::NOTHING; 2];
         }
         let CachedPanels { keys: of_keys, values, panel_len, len } = self.block(head, block);
-        let PanelFormat { nr, numbers, key_k_groups, .. } = self.format;
-        // Panels of keys follow each other, so that rows of any length are their memory, too.
+        let PanelFormat { nr, elements, key_k_groups, .. } = self.format;
+        // Key panels follow each other without gaps, so rows of `key_k_groups` floats cover the same memory.
         let rows = len.next_multiple_of(nr);
         let panels = self.dv.div_ceil(nr);
-        let k_groups = keys.start / numbers..keys.end.div_ceil(numbers);
+        let k_groups = keys.start / elements..keys.end.div_ceil(elements);
         [
             PrefetchSpan::new(of_keys, [1, rows, key_k_groups], [0, key_k_groups]).part(0..1, keys),
-            PrefetchSpan::new(values, [panels, len.div_ceil(numbers), nr], [panel_len, nr])
+            PrefetchSpan::new(values, [panels, len.div_ceil(elements), nr], [panel_len, nr])
                 .part(0..panels, k_groups),
         ]
     }
@@ -340,7 +344,7 @@ impl fmt::Debug for KvCache {
     }
 }
 
-/// Writes tokens behind the last; there is room.
+/// Writes checked tokens behind the last one, within the capacity.
 struct Append<'a> {
     cache: &'a mut KvCache,
     k: AnyView<'a, 3>,
@@ -355,17 +359,17 @@ impl Kernel for Append<'_> {
     fn reference(self) {
         let Self { cache, k, v } = self;
         let is_bf16 = cache.is_bf16();
-        let number = |x: f32| if is_bf16 { bf16::from_f32(x).to_f32() } else { x };
+        let rounded = |x: f32| if is_bf16 { bf16::from_f32(x).to_f32() } else { x };
         let [kv_heads, tokens, _] = k.shape();
         for (head, token) in (0..kv_heads).flat_map(|head| (0..tokens).map(move |token| (head, token))) {
             let key = cache.len + token;
             for d in 0..cache.dk {
-                let x = number(k.get([head, token, d]));
+                let x = rounded(k.get([head, token, d]));
                 let at = cache.key_at(head, key, d).0;
                 cache.floats_mut()[at] = x;
             }
             for d in 0..cache.dv {
-                let x = number(v.get([head, token, d]));
+                let x = rounded(v.get([head, token, d]));
                 let at = cache.value_at(head, key, d).0;
                 cache.floats_mut()[at] = x;
             }
@@ -375,14 +379,14 @@ impl Kernel for Append<'_> {
     fn eval<I: Isa>(self, isa: I) {
         let Self { cache, k, v } = self;
         let [kv_heads, tokens, dk] = k.shape();
-        let numbers = kv_heads * tokens * (dk + cache.dv);
-        // Without numbers there is nothing to write, and a capacity of any size needs no memory.
-        if numbers == 0 {
+        let elements = kv_heads * tokens * (dk + cache.dv);
+        // Without elements there is nothing to write, and the cache may have no memory to cut into heads.
+        if elements == 0 {
             return;
         }
         let (format, len, block_keys) = (cache.format, cache.len, cache.block_keys);
         let (keys_len, head_len) = (cache.keys_len(), cache.head_len());
-        let grain = if numbers < PARALLEL_NUMBERS { kv_heads } else { 1 };
+        let grain = if elements < PARALLEL_ELEMENTS { kv_heads } else { 1 };
         let heads =
             ViewMut::new(cache.floats_mut(), [kv_heads, head_len]).expect("allocated for these heads");
         with_variant!(isa, format.bf16, variant => {

@@ -1,4 +1,4 @@
-//! Attention to caches, whose keys and values are packed already.
+//! Attention to KV caches, which hold keys and values in packed panels.
 
 use super::cache::KvCache;
 use super::call::AttentionCall;
@@ -10,15 +10,16 @@ use crate::error::Error;
 use crate::isa::Isa;
 use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 
-/// [`Attention`](super::Attention) of packed sequences of queries, each to a cache of its own.
+/// [`Attention`](super::Attention) of packed query sequences, each to its own [`KvCache`].
 ///
-/// The bits are those of [`Attention`](super::Attention) to the same keys and values in views, of the
-/// caches' [`Precision`](super::Precision) and on the backend that the caches are laid out for. A cache may
-/// stand for several sequences, such as beams that attend to one encoder.
+/// Results have the bits of [`Attention`](super::Attention) to the same keys and values in views, with the
+/// [`Precision`](super::Precision) of the caches, on their backend. One cache may serve several sequences, for example
+/// beams that attend to one encoder.
 ///
 /// # Errors
-/// See [`Attention`](super::Attention), whose names they carry; also caches that do not fit q or each other, and
-/// caches of another layout than the backend's: only [`Backend::REFERENCE`](crate::Backend::REFERENCE) reads all of them.
+/// The errors of [`Attention`](super::Attention), under its names. Also an error: caches that do not fit q or each
+/// other, and caches laid out for another backend. Only [`Backend::REFERENCE`](crate::Backend::REFERENCE) reads every
+/// layout.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, CachedAttention, KvCache, Precision, View, ViewMut, Window};
@@ -45,28 +46,28 @@ use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 pub struct CachedAttention<'a> {
     /// Queries \[1, heads, queries, dk\], sequence after sequence.
     pub q: View<'a, 4>,
-    /// Keys and values of each sequence, of kv_heads heads, dk and dv numbers; all of one precision.
+    /// Keys and values of each sequence; all caches have one shape \[kv_heads, dk, dv\] and one precision.
     pub caches: &'a [&'a KvCache],
-    /// \[sequences + 1\]: sequence s has the queries `starts[s]..starts[s + 1]`; from 0 to the number of
-    /// queries.
+    /// \[sequences + 1\], ascending from 0 to the number of queries: sequence s has the queries
+    /// `starts[s]..starts[s + 1]`.
     pub starts: &'a [usize],
     /// Factor of the dot products.
     pub scale: f32,
-    /// Bends scores to lie between its negative and itself, before any bias; positive.
+    /// Bound c of scores, applied before any bias: score = c tanh(score / c); positive and finite.
     pub softcap: Option<f32>,
-    /// Added to the scores for the distance from query to key.
+    /// Added to each score, by head and distance from query to key.
     pub distance: Option<DistanceBias<'a>>,
-    /// Where each sequence's queries stand among its keys.
+    /// Position of each sequence's first query among its keys.
     pub start: Start,
-    /// Which keys around its position a query sees.
+    /// Keys that a query sees around its position.
     pub window: Window,
-    /// \[1, heads, queries, dv\].
+    /// Result \[1, heads, queries, dv\].
     pub out: ViewMut<'a, 4>,
 }
 
 impl<'a> CachedAttention<'a> {
-    /// Plain attention over all keys, at scale 1 / sqrt(dk). Queries stand at the last keys
-    /// ([`Start::End`]), as those of the tokens that were appended last do.
+    /// Attention over all keys at scale 1 / sqrt(dk). The queries stand at the last keys ([`Start::End`]): they
+    /// belong to the tokens appended last.
     pub fn new(q: View<'a, 4>, caches: &'a [&'a KvCache], starts: &'a [usize], out: ViewMut<'a, 4>) -> Self {
         Self {
             q,

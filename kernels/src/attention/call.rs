@@ -1,4 +1,4 @@
-//! The arguments of an attention, of whatever type: its definition, and its fast form.
+//! The attention kernel behind both front ends, with the types of q, k and v erased: checks, definition, fast form.
 
 use super::distance::DistanceBias;
 use super::keys::{Start, Window};
@@ -16,7 +16,7 @@ use crate::scratch;
 use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 use half::bf16;
 
-/// [`Attention`](super::Attention) without its types, or [`CachedAttention`](super::CachedAttention).
+/// Arguments of an [`Attention`](super::Attention) or a [`CachedAttention`](super::CachedAttention).
 pub(super) struct AttentionCall<'a> {
     pub q: AnyView<'a, 4>,
     pub source: KvSource<'a>,
@@ -33,7 +33,7 @@ pub(super) struct AttentionCall<'a> {
 }
 
 impl<'a> AttentionCall<'a> {
-    /// Refuses arguments that do not fit each other; returns the number of kv heads and dv, too.
+    /// Returns the sequences, kv_heads and dv, or an error if the arguments do not fit each other.
     fn check(&self) -> Result<(SequenceLayout<'a>, [usize; 2]), Error> {
         let [batch, heads, queries, _] = self.q.shape();
         let [kv_heads, dv] = self.source.check(self.q.shape(), self.out.shape()[3])?;
@@ -78,7 +78,7 @@ impl Kernel for AttentionCall<'_> {
             let queries = sequence.queries.clone();
             for (head, i) in (0..heads).flat_map(|head| queries.clone().map(move |i| (head, i))) {
                 let (batch, kv_head, query) = (sequence.batch, head / group, i - sequence.queries.start);
-                let number = |x: f32| f64::from(if self.bf16 { bf16::from_f32(x).to_f32() } else { x });
+                let rounded = |x: f32| f64::from(if self.bf16 { bf16::from_f32(x).to_f32() } else { x });
                 let mut seen = vec![];
                 for j in sequence.visible(query) {
                     let bias = self.bias.map_or(0.0, |bias| bias.get([sequence.index, head, query, j]));
@@ -89,7 +89,7 @@ impl Kernel for AttentionCall<'_> {
                         |d| self.q.get([batch, head, i, d]),
                         |d| self.source.key(&sequence, [kv_head, j, d]),
                     );
-                    let dot: f64 = (0..dk).map(|d| number(q(d)) * number(k(d))).sum();
+                    let dot: f64 = (0..dk).map(|d| rounded(q(d)) * rounded(k(d))).sum();
                     let mut score = f64::from(self.scale) * dot;
                     if let Some(cap) = self.softcap.map(f64::from) {
                         score = cap * (score / cap).tanh();
@@ -104,7 +104,7 @@ impl Kernel for AttentionCall<'_> {
                 let max = seen.iter().fold(f64::NEG_INFINITY, |max, s| max.max(s.0));
                 let sum: f64 = seen.iter().map(|(score, _)| (score - max).exp()).sum();
                 for d in 0..dv {
-                    let v = |key| number(self.source.value(&sequence, [kv_head, key, d]));
+                    let v = |key| rounded(self.source.value(&sequence, [kv_head, key, d]));
                     let terms = seen.iter().map(|&(score, key)| (score - max).exp() * v(key));
                     let out = if seen.is_empty() { 0.0 } else { (terms.sum::<f64>() / sum) as f32 };
                     self.out.set([batch, head, i, d], out);
@@ -132,9 +132,9 @@ impl Kernel for AttentionCall<'_> {
                 cache.check_format("CachedAttention.caches", format, I::NAME)?;
             }
         }
-        // The table of distances is made once, for all tasks.
+        // One table of biases by distance serves all tasks.
         let distances = if self.distance.is_some() { layout.distances() } else { 0..0 };
-        // Rows of scores are read in whole vectors, which may reach past the last distance.
+        // Tasks read the table in whole vectors, which may reach past the last distance.
         let stride = distances.len() + I::V::LANES;
         let tables = self.distance.map_or(0, |_| heads * stride);
         scratch::with(tables, |tables| {
@@ -158,10 +158,10 @@ impl Kernel for AttentionCall<'_> {
                 layout,
                 group: heads / kv_heads,
             };
-            let mut unwanted = [];
+            let mut no_lse = [];
             let lse = match self.lse {
                 Some(lse) => ViewMut::<4>::from(lse).permute([1, 2, 3, 0]),
-                None => ViewMut::new(&mut unwanted, [batch, heads, queries, 0])?,
+                None => ViewMut::new(&mut no_lse, [batch, heads, queries, 0])?,
             };
             let outputs = AttentionOutputs { out: self.out, lse };
             with_variant!(isa, self.bf16, variant => task::run(isa, variant, &inputs, outputs));

@@ -1,36 +1,36 @@
-//! Biases that depend on nothing but the head and the distance from query to key.
+//! Biases that depend only on the head and the distance from query to key.
 //!
-//! They are a function of one number, so S x S scores need a table of only about 2 S entries per
-//! head: entry `key - position` is what is added to the score of that key for a query at that
-//! position. A row of scores, whose keys follow each other, reads a contiguous piece of it.
+//! S x S scores need a table of about 2 S entries per head: entry `key - position` is added to the score of that
+//! key for a query at that position. The keys of a row of scores follow each other, so the row reads a contiguous
+//! part of the table.
 
 use crate::error::{Error, expect_shape};
 use crate::view::View;
 use core::ops::Range;
 
-/// Bias that [`Attention`](super::Attention) adds to a score for the distance between query and key.
+/// Bias that [`Attention`](super::Attention) adds to a score, by head and distance from query to key.
 #[derive(Clone, Copy, Debug)]
 pub enum DistanceBias<'a> {
     /// `-slopes[head] * |key - position|`: Press et al., "Train Short, Test Long" (ALiBi, 2022).
     Alibi {
-        /// \[heads\]
+        /// \[heads\].
         slopes: &'a [f32],
     },
     /// `table[bucket(key - position), head]`: Raffel et al., "Exploring the Limits of Transfer
-    /// Learning" (T5, 2020). Half of a direction's buckets are single distances, the other half
-    /// grow logarithmically up to `max_distance`, beyond which all share the last.
+    /// Learning" (T5, 2020). Half of a direction's buckets hold one distance each. The other half grow
+    /// logarithmically up to `max_distance`; all larger distances share the last bucket.
     T5 {
         /// \[buckets, heads\], as in a checkpoint's `relative_attention_bias.weight`.
         table: View<'a, 2>,
-        /// True if keys after the query have half of the buckets (encoders) or share bucket 0.
+        /// True if keys after the query have half of the buckets (encoders); false if they share bucket 0.
         bidirectional: bool,
-        /// The distance from which on the last bucket is used.
+        /// Distance from which on all distances share the last bucket.
         max_distance: usize,
     },
 }
 
 impl DistanceBias<'_> {
-    /// Refuses what does not fit `heads` or defines no buckets.
+    /// Returns an error if slopes or table do not fit `heads`, or if the buckets are not defined.
     pub(super) fn check(&self, heads: usize) -> Result<(), Error> {
         match *self {
             Self::Alibi { slopes } => expect_shape("Attention.distance.slopes", &[slopes.len()], &[heads]),
@@ -62,11 +62,11 @@ impl DistanceBias<'_> {
 
     /// Writes the biases of all `distances` to `out`.
     pub(super) fn fill(&self, head: usize, distances: Range<isize>, out: &mut [f32]) {
-        // Beyond its last bucket, T5's bias is constant on either side.
+        // T5's bias is constant beyond max_distance on either side.
         let varies = match *self {
             Self::Alibi { .. } => distances.clone(),
             Self::T5 { max_distance, .. } => {
-                // Positions fit isize, max_distance need not.
+                // Positions fit isize; max_distance may not.
                 let most = isize::try_from(max_distance).unwrap_or(isize::MAX);
                 let start = distances.start.max(-most).min(distances.end);
                 start..distances.end.min(most.saturating_add(1)).max(start)
@@ -87,8 +87,8 @@ fn exact(buckets: usize, bidirectional: bool) -> usize {
     if bidirectional { buckets / 4 } else { buckets / 2 }
 }
 
-/// T5's bucket of a distance: `_relative_position_bucket` of the models' original code, whose
-/// logarithm is in f32, as here: on a boundary between buckets its rounding decides.
+/// T5's bucket of a distance: `_relative_position_bucket` of the original code. Its logarithm is f32, and so is this
+/// one, because its rounding decides on the boundary between two buckets.
 fn bucket(distance: isize, buckets: usize, bidirectional: bool, max_distance: usize) -> usize {
     let (first, direction, magnitude) = if bidirectional {
         let half = buckets / 2;
@@ -109,8 +109,8 @@ fn bucket(distance: isize, buckets: usize, bidirectional: bool, max_distance: us
 mod tests {
     use super::*;
 
-    /// The distances at which the buckets of a direction begin, of 32 up to 128, are those of
-    /// `T5Attention._relative_position_bucket` in `transformers` 5.23.
+    /// 32 buckets up to 128 begin at the distances of `T5Attention._relative_position_bucket` in
+    /// `transformers` 5.23.
     #[test]
     fn buckets_are_those_of_t5() {
         let both = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91];
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// The table that tasks read is the definition, entry by entry, wherever it begins and ends.
+    /// The table that tasks read equals the definition, wherever it begins and ends.
     #[test]
     fn tables_are_the_definition() {
         let table: Vec<f32> = (0..64).map(|i| i as f32).collect();

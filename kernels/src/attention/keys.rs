@@ -1,13 +1,13 @@
-//! Which keys a query may see: always one contiguous range.
+//! Sequences, positions and windows: the keys that a query may see, always one contiguous range.
 
 use core::ops::Range;
 
-/// Keys around a query's position that it sees; positions count keys of its sequence from 0.
+/// Keys that a query sees around its position. Positions count the keys of a sequence from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// How many keys before the position; `None` for all.
+    /// Number of keys before the position; `None` for all.
     pub before: Option<usize>,
-    /// How many keys after the position; `None` for all.
+    /// Number of keys after the position; `None` for all.
     pub after: Option<usize>,
 }
 
@@ -21,10 +21,10 @@ impl Window {
 /// The position of a sequence's first query; the others follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// At this key: 0 aligns a causal mask top-left, the length of a KV prefix continues it.
+    /// This key. 0 aligns a causal mask top-left; the length of a KV prefix continues the prefix.
     At(usize),
-    /// Where the last query stands at the last key of the sequence (bottom-right alignment); with
-    /// more queries than keys, the first ones stand before all keys.
+    /// The key that puts the last query at the last key of the sequence (bottom-right alignment). With more
+    /// queries than keys, the first queries stand before all keys.
     End,
 }
 
@@ -33,38 +33,38 @@ pub enum Start {
 pub enum Sequences<'a> {
     /// Each batch row is a sequence, with all of its keys.
     Rows,
-    /// Each batch row is a sequence; row b has keys `0..lengths[b]`, and what follows is padding.
+    /// Each batch row is a sequence; row b has keys `0..lengths[b]`, and its other keys are padding.
     KeyLengths(&'a [usize]),
-    /// The one batch row holds sequences end to end: sequence s has the queries `q[s]..q[s + 1]`
-    /// and the keys `k[s]..k[s + 1]`. Both start at 0 and end at the number of rows.
+    /// The only batch row holds sequences end to end: sequence s has the queries `q[s]..q[s + 1]`
+    /// and the keys `k[s]..k[s + 1]`.
     Packed {
-        /// \[sequences + 1\], ascending
+        /// \[sequences + 1\], ascending from 0 to the number of queries.
         q: &'a [usize],
-        /// \[sequences + 1\], ascending
+        /// \[sequences + 1\], ascending from 0 to the number of keys.
         k: &'a [usize],
     },
 }
 
-/// One sequence: its place in the views, and where its first query stands.
+/// One sequence: its place in the views, and the position of its first query.
 #[derive(Clone, Debug)]
 pub(super) struct Sequence {
-    /// Its number; the first index of the bias.
+    /// Index of the sequence, and first index of its bias.
     pub index: usize,
-    /// Its batch row in the views.
+    /// Batch row in the views.
     pub batch: usize,
-    /// Rows of q and out, in their batch row.
+    /// Rows of q and out in the batch row.
     pub queries: Range<usize>,
-    /// Rows of k and v, in their batch row.
+    /// Rows of k and v in the batch row.
     pub keys: Range<usize>,
-    /// Position of the first query, below 0 if it stands before all keys.
+    /// Position of the first query; negative if it stands before all keys.
     pub start: isize,
-    /// Keys around a position that it sees.
+    /// Keys that a query sees around its position.
     pub window: Window,
 }
 
 impl Sequence {
-    /// Keys that query `i` of this sequence sees, counted from the sequence's first. Neither end
-    /// ever decreases with `i`.
+    /// Keys that query `i` of this sequence sees, counted from the first key of the sequence. Neither end
+    /// decreases as `i` grows.
     #[inline(always)]
     pub fn visible(&self, i: usize) -> Range<usize> {
         let n = self.keys.len() as isize;

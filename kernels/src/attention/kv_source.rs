@@ -1,4 +1,4 @@
-//! Where keys and values come from: views, that every call packs, or caches, that are packed already.
+//! Sources of keys and values: views, which every call packs, or caches, which hold packed panels.
 
 use super::blocks::BLOCK_KEYS;
 use super::cache::KvCache;
@@ -9,18 +9,18 @@ use crate::rows::expect_unit_rows;
 use crate::view::AnyView;
 use core::ops::Range;
 
-/// Keys and values, and how they divide into sequences.
+/// Keys and values, and their division into sequences.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum KvSource<'a> {
     /// k \[batch, kv_heads, keys, dk\] and v \[batch, kv_heads, keys, dv\].
     Views { k: AnyView<'a, 4>, v: AnyView<'a, 4>, sequences: Sequences<'a> },
-    /// One cache for each sequence, whose queries are `starts[s]..starts[s + 1]`.
+    /// One cache for each sequence; sequence s has the queries `starts[s]..starts[s + 1]`.
     Caches { caches: &'a [&'a KvCache], starts: &'a [usize] },
 }
 
 impl<'a> KvSource<'a> {
-    /// Refuses shapes that do not fit q \[batch, heads, queries, dk\]; returns the number of kv heads and
-    /// dv. `out_width` is dv where no cache says it.
+    /// Returns \[kv_heads, dv\], or an error if the shapes do not fit q \[batch, heads, queries, dk\]. Without caches,
+    /// dv is `out_width`.
     pub fn check(&self, q: [usize; 4], out_width: usize) -> Result<[usize; 2], Error> {
         let [batch, heads, _, dk] = q;
         let invalid = |what, why| Err(Error::Invalid { what, why });
@@ -51,12 +51,15 @@ impl<'a> KvSource<'a> {
             }
         };
         if heads > 0 && (kv_heads == 0 || heads % kv_heads != 0) {
-            return invalid(what, format!("{kv_heads} heads do not divide the {heads} of q"));
+            return invalid(
+                what,
+                format!("expected a number of heads that divides the {heads} of q, found {kv_heads}"),
+            );
         }
         Ok([kv_heads, dv])
     }
 
-    /// Number `d` of a key of `sequence`, counted from its first.
+    /// Element `d` of a key, counted from the first key of `sequence`.
     pub fn key(&self, sequence: &Sequence, [kv_head, key, d]: [usize; 3]) -> f32 {
         match self {
             Self::Views { k, .. } => k.get([sequence.batch, kv_head, sequence.keys.start + key, d]),
@@ -64,7 +67,7 @@ impl<'a> KvSource<'a> {
         }
     }
 
-    /// Number `d` of the value of a key of `sequence`, counted from its first.
+    /// Element `d` of the value of a key, counted from the first key of `sequence`.
     pub fn value(&self, sequence: &Sequence, [kv_head, key, d]: [usize; 3]) -> f32 {
         match self {
             Self::Views { v, .. } => v.get([sequence.batch, kv_head, sequence.keys.start + key, d]),
@@ -72,8 +75,8 @@ impl<'a> KvSource<'a> {
         }
     }
 
-    /// Keys that a task needs after the last block of `sequence` and `kv_head`, of `kv_heads` in `sequences`
-    /// sequences: the next head of a batch row, or the next cache.
+    /// Sequence and kv head that a task reads after the last block of `[sequence, kv_head]`: the next head of the
+    /// batch row, or the next cache.
     #[inline(always)]
     pub fn after(&self, [sequence, kv_head]: [usize; 2], [sequences, kv_heads]: [usize; 2]) -> [usize; 2] {
         let wraps = |i: usize, n: usize| if i + 1 < n { (i + 1, false) } else { (0, true) };
@@ -90,8 +93,8 @@ impl<'a> KvSource<'a> {
         }
     }
 
-    /// The memory of the keys `keys` of a block, counted from its first, and of their values. `first` is
-    /// the first key of the sequence.
+    /// Memory of the keys `keys` of a block, counted from its first key, and of their values. `first` is the first
+    /// key of the sequence.
     #[inline(always)]
     pub fn span(
         &self,

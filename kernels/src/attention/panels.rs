@@ -1,18 +1,17 @@
-//! Where numbers stand in the panels of a cache, and how tokens get there.
+//! Panels of a cache: the place of each element, and the packing of appended tokens.
 //!
 //! ```text
-//! of a head   K^T panels            V panels of block 0, of block 1, ..
+//! one head    K^T panels            V panels of block 0, of block 1, ..
 //!             +----+----+- .. -+    +----+----+   +----+----+
 //!             | NR keys each,  |    | NR columns each, all  |
 //!             | dk long        |    | keys of a block long  |
 //!             +----+----+- .. -+    +----+----+   +----+----+
 //! ```
 //!
-//! K-groups are those that a [`AttentionVariant`] makes, at the places where it puts them for a block. A k-group of keys
-//! holds numbers of one key, but one of values may hold those of two: a token that is appended writes only
-//! its half. Behind the last token, the rest of its group of values is zeros, as
-//! [`AttentionVariant::pack_values`] leaves it: these are multiplied, with weights of 0. Nothing else there is ever
-//! used, whatever it holds.
+//! An [`AttentionVariant`] makes the k-groups and puts them where it would put those of a block. A k-group of keys
+//! holds elements of one key. A k-group of values may hold elements of two keys, so an appended token writes only its
+//! half. The values behind the last token, up to the end of its group, are zeros, as [`AttentionVariant::pack_values`]
+//! leaves them: products multiply them with weights of 0. Other memory behind the last token is never used.
 
 use super::blocks::BLOCK_KEYS;
 use super::stage::{place, staged};
@@ -22,26 +21,26 @@ use crate::isa::{Isa, Microkernel, Vector};
 use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
-/// The k-groups of an instruction set, and the sizes of a cache.
+/// Layout of a cache's panels, which depends on the backend, the precision and dk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PanelFormat {
-    /// True if numbers are rounded to bf16.
+    /// True if elements are rounded to bf16.
     pub bf16: bool,
     /// Columns of a panel.
     pub nr: usize,
     /// [`AttentionVariant::ELEMENTS`].
-    pub numbers: usize,
+    pub elements: usize,
     /// K-groups of a key.
     pub key_k_groups: usize,
-    /// Keys whose values share k-groups are as far apart.
+    /// Distance between the keys whose values share a k-group: lanes of a vector.
     lanes: usize,
     /// [`Microkernel::depth`].
     depth: usize,
-    /// Keys that are multiplied together: a power of two.
+    /// Keys whose values are multiplied together: a power of two.
     pub group: usize,
 }
 
-/// Asks a backend for its format.
+/// Query for the panel format of a backend.
 pub(super) struct FormatQuery {
     pub bf16: bool,
     pub dk: usize,
@@ -52,10 +51,10 @@ impl Kernel for FormatQuery {
 
     crate::backend::compile_here!();
 
-    /// Rows of keys, columns of values.
+    /// The plain layout: keys row by row, values column by column, one element in each k-group.
     fn reference(self) -> PanelFormat {
         let Self { bf16, dk } = self;
-        PanelFormat { bf16, nr: 1, numbers: 1, key_k_groups: dk, lanes: 1, depth: 1, group: 1 }
+        PanelFormat { bf16, nr: 1, elements: 1, key_k_groups: dk, lanes: 1, depth: 1, group: 1 }
     }
 
     fn eval<I: Isa>(self, isa: I) -> PanelFormat {
@@ -64,13 +63,13 @@ impl Kernel for FormatQuery {
 }
 
 impl PanelFormat {
-    /// That of an instruction set, of keys of `dk` numbers.
+    /// Format of an instruction set, for keys of `dk` elements.
     pub fn of<I: Isa>(isa: I, bf16: bool, dk: usize) -> Self {
         fn of<I: Isa, M: AttentionVariant<I>>(variant: M, bf16: bool, dk: usize) -> PanelFormat {
             PanelFormat {
                 bf16,
                 nr: I::NR,
-                numbers: M::ELEMENTS,
+                elements: M::ELEMENTS,
                 key_k_groups: M::k_groups(dk),
                 lanes: I::V::LANES,
                 depth: variant.microkernel().depth(),
@@ -80,33 +79,33 @@ impl PanelFormat {
         with_variant!(isa, bf16, variant => of::<I, _>(variant, bf16, dk))
     }
 
-    /// The k-group of number `d` of a key in its head's panels, and which of the k-group's numbers it is.
+    /// K-group of element `d` of a key in the panels of its head, and the element's index in that k-group.
     pub fn key(&self, key: usize, d: usize) -> (usize, usize) {
-        let (k_group, column) = (d / self.numbers, key % self.nr);
+        let (k_group, column) = (d / self.elements, key % self.nr);
         let panel = key / self.nr * self.key_k_groups * self.nr;
-        (panel + place(self.nr, k_group, column, self.depth), d % self.numbers)
+        (panel + place(self.nr, k_group, column, self.depth), d % self.elements)
     }
 
-    /// The k-group of number `d` of the value of a key in its block's panels, `panel_len` k-groups apart, and
-    /// which of the k-group's numbers it is.
+    /// K-group of element `d` of the value of a key in the panels of its block, which are `panel_len` k-groups apart,
+    /// and the element's index in that k-group.
     pub fn value(&self, key: usize, d: usize, panel_len: usize) -> (usize, usize) {
-        let k_group = key / (self.numbers * self.lanes) * self.lanes + key % self.lanes;
+        let k_group = key / (self.elements * self.lanes) * self.lanes + key % self.lanes;
         let at = d / self.nr * panel_len + place(self.nr, k_group, d % self.nr, self.depth);
-        (at, key / self.lanes % self.numbers)
+        (at, key / self.lanes % self.elements)
     }
 
-    /// Number `half` of a k-group.
+    /// Element `half` of a k-group.
     pub fn get(&self, k_group: f32, half: usize) -> f32 {
-        match (self.numbers, half) {
+        match (self.elements, half) {
             (1, _) => k_group,
             (_, 0) => f32::from_bits(k_group.to_bits() << 16),
             _ => f32::from_bits(k_group.to_bits() & 0xffff_0000),
         }
     }
 
-    /// A k-group whose number `half` is 0.
+    /// The k-group with its element `half` set to 0.
     pub fn without(&self, k_group: f32, half: usize) -> f32 {
-        match (self.numbers, half) {
+        match (self.elements, half) {
             (1, _) => 0.0,
             (_, 0) => f32::from_bits(k_group.to_bits() & 0xffff_0000),
             _ => f32::from_bits(k_group.to_bits() & 0xffff),
@@ -119,12 +118,12 @@ fn group<I: Isa, M: AttentionVariant<I>>() -> usize {
     M::summed(&(0..1)).len()
 }
 
-/// Floats of memory that [`append`] takes.
+/// Floats of working memory for [`append`].
 pub(super) fn append_len<I: Isa>(format: &PanelFormat) -> usize {
     staged::<I>().max(format.key_k_groups)
 }
 
-/// Appends tokens to the `len` that the panels of a head have. Those of values are of `block_keys` keys.
+/// Appends tokens to the `len` tokens in the panels of a head. Value panels have room for `block_keys` keys.
 #[inline(always)]
 pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
     isa: I,
@@ -137,7 +136,7 @@ pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
     let [tokens, dk] = k.shape();
     let k_groups = M::k_groups(dk);
     let depth = variant.microkernel().depth();
-    // Panels and groups that have been begun are filled one by one, and others packed as a block's are.
+    // Tokens fill a panel or group that has begun one by one; the others are packed like those of a block.
     let begun = tokens.min(len.next_multiple_of(I::NR) - len);
     for token in 0..begun {
         let row = &mut memory[..k_groups];
@@ -166,7 +165,7 @@ pub(super) fn append<I: Isa, M: AttentionVariant<I>>(
         let block = &mut values[key / BLOCK_KEYS * block_len..][..block_len];
         let skipped = key % BLOCK_KEYS / M::ELEMENTS * I::NR;
         let of: Range<usize> = key % BLOCK_KEYS..key % BLOCK_KEYS + end - next;
-        // Without columns there is nothing to skip.
+        // A block of values without columns is empty.
         let panels = block.get_mut(skipped..).unwrap_or_default();
         variant.pack_values(isa, v.slice(0, next..end), of, (panels, panel_len));
         next = end;

@@ -1,4 +1,4 @@
-//! Prefetch schedule of the tiles of a group of rows, so that no pass over rows waits for memory.
+//! Prefetch schedule: memory that the tiles of one group of rows fetch for the next, so that no pass waits for it.
 
 use super::blocks::{BLOCK_KEYS, GROUP_ROWS};
 use super::prefetch_span::PrefetchSpan;
@@ -7,26 +7,26 @@ use crate::isa::{Isa, LINE_FLOATS, Prefetch};
 use crate::parallel::part;
 use core::ops::Range;
 
-/// Spans that are still to be prefetched, and how far that has come in the first of them.
+/// Spans to prefetch, and the position of the next prefetch in them.
 pub(super) struct PrefetchSchedule {
     spans: [PrefetchSpan; 4],
     span: usize,
     head: usize,
     row: usize,
     column: usize,
-    /// Rows that the last tile takes in.
+    /// Rows of the span that the last tile prefetches.
     taken: usize,
 }
 
 impl PrefetchSchedule {
-    /// Spans in the order in which they will be used.
+    /// A schedule over spans, in the order of their use.
     #[inline(always)]
     pub fn new(spans: [PrefetchSpan; 4]) -> Self {
         Self { spans, span: 0, head: 0, row: 0, column: 0, taken: 0 }
     }
 
-    /// Next prefetch of a tile of `rows` rows and `k` k-steps: four k-steps fetch as much of a row as the tile has
-    /// streams. When nothing is left, it is `line`, which is in use.
+    /// Next prefetch of a tile of `rows` rows and `k` k-steps. Four k-steps fetch one cache line of a row for each
+    /// prefetch stream of the tile. An exhausted schedule returns `line`, which is in cache.
     #[inline(always)]
     pub fn next<I: Isa>(&mut self, [rows, k]: [usize; 2], line: *const f32) -> Prefetch {
         while let Some(&PrefetchSpan { first, shape: [heads, all, floats], strides }) =
@@ -51,15 +51,15 @@ impl PrefetchSchedule {
 }
 
 impl QueryRows<'_> {
-    /// Prefetch schedule while `rows` are at a block: the place of their results, the queries of the next
-    /// group, and part `share` of `shares` of the keys and values of the next block or,
-    /// after the last, of the next head.
+    /// Prefetch schedule of group `group_index` of `groups` groups, of the rows `rows`, at a block: the outputs of
+    /// these rows, the queries of the next group, and part `group_index` of the keys and values of the next block. After
+    /// the last block, that is the first block of the next head.
     #[inline(always)]
     pub fn prefetch_schedule(
         &self,
         block: usize,
         rows: Range<usize>,
-        [share, shares]: [usize; 2],
+        [group_index, groups]: [usize; 2],
         out: PrefetchSpan,
     ) -> PrefetchSchedule {
         let AttentionOperands { q, source, layout, kv_heads, group, .. } = *self.inputs;
@@ -78,7 +78,7 @@ impl QueryRows<'_> {
         let queries = of_rows(next_rows);
         let queries = self.first_query() + queries.start..self.first_query() + queries.end;
         let batch = at[0].min(q.shape()[0] - 1);
-        let keys = part(BLOCK_KEYS, shares, share);
+        let keys = part(BLOCK_KEYS, groups, group_index);
         let [k, v] = source.span(next, self.sequence.keys.start, next_block, keys);
         let q = PrefetchSpan::of(q.at(batch)).part(at[1] * group..(at[1] + 1) * group, queries);
         PrefetchSchedule::new([out.part(0..group, of_rows(rows)), q, k, v])

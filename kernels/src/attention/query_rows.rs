@@ -1,4 +1,4 @@
-//! The rows of one task, and the keys that each of them sees.
+//! Query rows of one task, and the keys that each row sees.
 
 use super::blocks::BLOCK_KEYS;
 use super::keys::Sequence;
@@ -8,15 +8,15 @@ use super::sequence_layout::SequenceLayout;
 use crate::view::{AnyView, View};
 use core::ops::Range;
 
-/// The arguments of a call that tasks share.
+/// Arguments of a call that all tasks share.
 #[derive(Clone, Copy)]
 pub(super) struct AttentionOperands<'a> {
     pub q: AnyView<'a, 4>,
     pub source: KvSource<'a>,
     pub kv_heads: usize,
-    /// Numbers of a key.
+    /// Elements of a key.
     pub dk: usize,
-    /// Numbers of a value.
+    /// Elements of a value.
     pub dv: usize,
     pub scale: f32,
     pub softcap: Option<f32>,
@@ -27,7 +27,7 @@ pub(super) struct AttentionOperands<'a> {
     pub group: usize,
 }
 
-/// The biases of all distances from `first` on, `stride` floats for each head.
+/// Bias tables of all heads, `stride` floats apart. The first entry of each is the bias of distance `first`.
 #[derive(Clone, Copy)]
 pub(super) struct DistanceTables<'a> {
     pub tables: &'a [f32],
@@ -36,34 +36,33 @@ pub(super) struct DistanceTables<'a> {
 }
 
 impl AttentionOperands<'_> {
-    /// True if anything but their scale and the window is done to scores.
+    /// True if a softcap or a bias changes the scores.
     #[inline(always)]
     pub fn adjusts(&self) -> bool {
         self.softcap.is_some() || self.bias.is_some() || self.distances.is_some()
     }
 
-    /// Query and head, counted from a task's first, of one of its rows.
+    /// Query and head of a row, both counted from the first of its task.
     #[inline(always)]
     pub fn query_and_head(&self, row: usize) -> (usize, usize) {
-        // Every row of every block asks: divisions by 1 took 3% of a short sequence's time.
+        // Called for every row of every block: divisions by 1 took 3% of a short sequence's time.
         if self.group == 1 { (row, 0) } else { (row / self.group, row % self.group) }
     }
 }
 
-/// The queries of one sequence that one task computes, for all query heads of one kv head.
+/// Queries of one sequence that one task computes, for all query heads of one kv head.
 ///
-/// Rows are numbered query by query and head by head within a query, so that neighbours see nearly
-/// the same keys.
+/// Row `query * group + head` is one query of one head. Neighbouring rows therefore see nearly the same keys.
 pub(super) struct QueryRows<'a> {
     pub sequence: Sequence,
     pub kv_head: usize,
-    /// Counted from the first of the sequence.
+    /// Queries, counted from the first of the sequence.
     pub queries: Range<usize>,
     pub inputs: &'a AttentionOperands<'a>,
 }
 
 impl<'a> QueryRows<'a> {
-    /// The rows of `queries` queries from `[batch, head, query]` on, sequence by sequence.
+    /// Rows of `queries` queries from `[batch, head, query]` on, one item for each sequence.
     pub fn of_queries(
         inputs: &'a AttentionOperands<'a>,
         [batch, head, query]: [usize; 3],
@@ -84,7 +83,7 @@ impl<'a> QueryRows<'a> {
         )
     }
 
-    /// Its first query, counted from the first of the batch row.
+    /// First query, counted from the first of the batch row.
     pub fn first_query(&self) -> usize {
         self.sequence.queries.start + self.queries.start
     }
@@ -95,15 +94,14 @@ impl<'a> QueryRows<'a> {
         self.queries.len() * self.inputs.group
     }
 
-    /// Query (counted from the first of the sequence) and head of a row.
+    /// Query, counted from the first of the sequence, and head of a row.
     #[inline(always)]
     pub fn place(&self, row: usize) -> (usize, usize) {
         let (query, head) = self.inputs.query_and_head(row);
         (self.queries.start + query, self.kv_head * self.inputs.group + head)
     }
 
-    /// Keys from the first to the last that any of `rows` sees: neither end decreases from row to
-    /// row.
+    /// Keys from the first to the last in the window of any of `rows`. Neither end decreases from row to row.
     #[inline(always)]
     pub fn visible(&self, rows: &Range<usize>) -> Range<usize> {
         let first = self.sequence.visible(self.place(rows.start).0);
@@ -111,7 +109,7 @@ impl<'a> QueryRows<'a> {
         first.start..last.end
     }
 
-    /// The bias of `row`, from key `key` on.
+    /// Bias of `row` from key `key` on.
     #[inline(always)]
     pub fn bias(&self, row: usize, key: usize) -> RowBias<'_> {
         let (query, head) = self.place(row);
@@ -123,7 +121,7 @@ impl<'a> QueryRows<'a> {
         }
     }
 
-    /// Visible keys of the block that starts at key `start`, counted from there.
+    /// Keys of [`visible`](Self::visible) in the block that starts at key `start`, counted from `start`.
     #[inline(always)]
     pub fn visible_in(&self, start: usize, rows: &Range<usize>) -> Range<usize> {
         let visible = self.visible(rows);
@@ -131,13 +129,13 @@ impl<'a> QueryRows<'a> {
             ..visible.end.max(start).min(start + BLOCK_KEYS) - start
     }
 
-    /// True if `row` sees any key.
+    /// True if `row` sees a key: one in its window whose bias is not -inf.
     pub fn sees_any(&self, row: usize) -> bool {
         let bias = self.bias(row, 0);
         self.visible(&(row..row + 1)).any(|key| !bias.hides(key))
     }
 
-    /// Adjustment of the scores of `row`, from key `key` on.
+    /// Adjustment of the scores of `row` from key `key` on.
     #[inline(always)]
     pub fn adjustment(&self, row: usize, key: usize) -> ScoreAdjustment<'_> {
         let (query, head) = self.place(row);
@@ -153,7 +151,7 @@ impl<'a> QueryRows<'a> {
         ScoreAdjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
     }
 
-    /// The blocks that any row sees.
+    /// Blocks that any row sees.
     #[inline(always)]
     pub fn blocks(&self) -> Range<usize> {
         let keys = self.visible(&(0..self.len()));

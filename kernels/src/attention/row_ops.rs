@@ -1,4 +1,4 @@
-//! Operations on single rows of scores, weights and sums, vectorised.
+//! Vector operations on single rows of scores, weights and sums, and the merge of partial softmaxes.
 
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
@@ -13,14 +13,14 @@ pub(super) fn map<I: Isa, T: Element>(x: &[T], out: &mut [f32], f: impl Fn(&[T])
     for (to, from) in to.by_ref().zip(from.by_ref()) {
         f(from).store(to);
     }
-    // Not without need: a masked store of nothing costs more than those of a whole row.
+    // An empty masked store costs more than all stores of a row.
     let (rest, to) = (from.remainder(), to.into_remainder());
     if !rest.is_empty() {
         f(rest).store_partial(to);
     }
 }
 
-/// The largest of whole vectors of scores, NaN aside.
+/// Largest score in whole vectors, NaN aside.
 #[inline(always)]
 pub(super) fn largest<I: Isa>(isa: I, scores: &[f32]) -> f32 {
     let mut max = I::V::splat(isa, f32::NEG_INFINITY);
@@ -30,10 +30,10 @@ pub(super) fn largest<I: Isa>(isa: I, scores: &[f32]) -> f32 {
     max.maximum()
 }
 
-/// Turns whole vectors of scores into exp(score - max), and returns their sum.
+/// Replaces whole vectors of scores by exp(score - max), and returns their sum.
 #[inline(always)]
 pub(super) fn exponentials<I: Isa>(isa: I, scores: &mut [f32], max: f32) -> f32 {
-    // With only scores of -inf all weights are 0, where -inf - -inf would make them NaN.
+    // If all scores are -inf, all weights are 0: -inf - 0 is -inf, but -inf - -inf would be NaN.
     let shift = I::V::splat(isa, finite_shift(max));
     let mut sum = I::V::splat(isa, 0.0);
     for cells in scores.chunks_exact_mut(I::V::LANES) {
@@ -50,26 +50,26 @@ fn finite_shift(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
 }
 
-/// An additive bias along a row; -inf hides a key.
+/// Additive bias along a row of scores; -inf hides a key.
 #[derive(Clone, Copy)]
 pub(super) enum RowBias<'a> {
     None,
-    /// One number for all keys.
+    /// One bias for all keys.
     Same(f32),
-    /// One number each.
+    /// A bias for each key.
     Each(&'a [f32]),
 }
 
-/// Changes to the scores of a row before their maximum is taken.
+/// Softcap and biases of a row of scores, applied before the maximum.
 pub(super) struct ScoreAdjustment<'a> {
     pub softcap: Option<f32>,
     pub bias: RowBias<'a>,
-    /// Biases by distance.
+    /// Bias by distance of each key.
     pub distance: Option<&'a [f32]>,
 }
 
 impl RowBias<'_> {
-    /// True if it hides the key at `at`.
+    /// True if the bias hides the key at `at`.
     #[inline(always)]
     pub fn hides(&self, at: usize) -> bool {
         match self {
@@ -81,7 +81,7 @@ impl RowBias<'_> {
 }
 
 impl ScoreAdjustment<'_> {
-    /// Adjusts whole vectors of scores, which are still to be multiplied by `scale` if there is one.
+    /// Adjusts whole vectors of scores, after multiplying them by `scale` if there is one.
     #[inline(always)]
     pub fn apply<I: Isa>(&self, isa: I, scores: &mut [f32], scale: Option<f32>) {
         let lanes = I::V::LANES;
@@ -110,27 +110,27 @@ impl ScoreAdjustment<'_> {
     }
 }
 
-/// `score` + `bias`, or -inf, whatever the score, where that is the bias.
+/// `score + bias`; -inf where the bias is -inf, even if the score is NaN.
 #[inline(always)]
 fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
     hidden.select(bias.eq(hidden), score + bias)
 }
 
-/// True if the rows `k-groups` of k-groups of packed panels, `panel_len` floats apart, which hold `numbers`, hold
-/// neither NaN nor infinity.
+/// True if the k-groups `k_groups` of all panels, `panel_len` floats apart, hold neither NaN nor infinity.
+/// `elements` unpacks a vector of k-groups.
 #[inline(always)]
 pub(super) fn all_finite<I: Isa, const N: usize>(
     isa: I,
     (panels, panel_len): (&[f32], usize),
     k_groups: Range<usize>,
-    numbers: impl Fn(I::V) -> [I::V; N],
+    elements: impl Fn(I::V) -> [I::V; N],
 ) -> bool {
     let zero = I::V::splat(isa, 0.0);
     let mut sum = zero;
     for panel in panels.chunks_exact(panel_len) {
         for cells in panel[k_groups.start * I::NR..k_groups.end * I::NR].chunks_exact(I::V::LANES) {
-            // 0 times a finite number is 0; times NaN or infinity, NaN.
-            for v in numbers(I::V::load(isa, cells)) {
+            // 0 times a finite number is 0; 0 times NaN or infinity is NaN.
+            for v in elements(I::V::load(isa, cells)) {
                 sum = v.mul_add(zero, sum);
             }
         }
@@ -138,16 +138,19 @@ pub(super) fn all_finite<I: Isa, const N: usize>(
     sum.sum() == 0.0
 }
 
-/// The factors of two weighted sums whose weights are relative to different maxima, and what
-/// becomes of both together: elementwise over the rows of two shares.
+/// Merge of the m and l of two partial softmaxes, one row in each lane.
 pub(super) struct MergeFactors<V> {
+    /// m' = max(m, m_b).
     pub max: V,
+    /// l'.
     pub sum: V,
+    /// exp(m - m'), the factor of O.
     pub old: V,
+    /// exp(m_b - m'), the factor of O_b.
     pub new: V,
 }
 
-/// Merges maxima and sums of weights of as many rows as a vector has lanes.
+/// Merges `(m, l)` of two partial softmaxes, for one row in each lane.
 #[inline(always)]
 pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> MergeFactors<I::V> {
     let none = I::V::splat(isa, f32::NEG_INFINITY);
@@ -160,9 +163,9 @@ pub(super) fn merge<I: Isa>(isa: I, old: (I::V, I::V), new: (I::V, I::V)) -> Mer
     MergeFactors { max, sum, old: old_factor, new: new_factor }
 }
 
-/// `out` = (`old` * `out` + `new` * `values`) * `factor`; without `old`, `out` is not read. With a
-/// factor the result is never -0, so that merging in a block of which a row sees nothing leaves no
-/// trace.
+/// `out = (old * out + new * values) * factor`; `out` is not read if `old` is `None`.
+///
+/// With a factor the result is never -0: a block that a row does not see then leaves the bits of the row unchanged.
 #[inline(always)]
 pub(super) fn combine<I: Isa>(
     isa: I,

@@ -1,14 +1,14 @@
-//! The sequences of a call: their queries, their keys and the positions of their queries.
+//! Layout of the sequences of a call: queries, keys and positions of each.
 
 use super::keys::{Sequence, Sequences, Start, Window};
 use super::kv_source::KvSource;
 use crate::error::{Error, expect_shape};
 use core::ops::Range;
 
-/// Positions up to here can be added and subtracted without overflow.
+/// Largest position: sums and differences of a few positions do not overflow `isize`.
 const FARTHEST: usize = usize::MAX >> 3;
 
-/// The checked sequences of a call, with their positions.
+/// Checked sequences of a call, with their positions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SequenceLayout<'a> {
     source: KvSource<'a>,
@@ -19,7 +19,7 @@ pub(super) struct SequenceLayout<'a> {
     keys: usize,
 }
 
-/// Refuses ends of sequences that do not divide `rows` rows.
+/// Returns an error if `ends` do not divide `rows` rows into sequences.
 fn check_ends(what: &'static str, ends: &[usize], rows: usize) -> Result<(), Error> {
     if ends.first() == Some(&0) && ends.last() == Some(&rows) && ends.is_sorted() {
         return Ok(());
@@ -28,7 +28,7 @@ fn check_ends(what: &'static str, ends: &[usize], rows: usize) -> Result<(), Err
 }
 
 impl<'a> SequenceLayout<'a> {
-    /// Refuses lengths that do not fit the batch, its rows of queries and its rows of keys.
+    /// Returns an error if the sequences do not fit the batch, its queries or its keys.
     pub fn new(
         source: KvSource<'a>,
         start: Start,
@@ -69,12 +69,12 @@ impl<'a> SequenceLayout<'a> {
         Ok(Self { source, start, window, batch, queries, keys })
     }
 
-    /// Number of sequences in the whole batch.
+    /// Number of sequences in the batch.
     pub fn len(&self) -> usize {
         self.query_ends().map_or(self.batch, |ends| ends.len() - 1)
     }
 
-    /// Where the queries of sequences end, if these stand end to end.
+    /// Ends of the query ranges, if sequences stand end to end in one batch row.
     #[inline]
     fn query_ends(&self) -> Option<&'a [usize]> {
         match self.source {
@@ -104,7 +104,7 @@ impl<'a> SequenceLayout<'a> {
         Sequence { index, batch, queries, keys, start, window: self.window }
     }
 
-    /// The sequences that have any of the query rows `rows` of a batch row.
+    /// Sequences that hold any of the query rows `rows` of a batch row.
     #[inline]
     pub fn of_rows(&self, batch: usize, rows: &Range<usize>) -> Range<usize> {
         match self.query_ends() {
@@ -117,7 +117,7 @@ impl<'a> SequenceLayout<'a> {
         }
     }
 
-    /// Queries and keys of the longest sequence; of all batch rows, where these are sequences.
+    /// Most queries and most keys of a sequence; if each batch row is a sequence, all queries and keys of a row.
     pub fn longest(&self) -> [usize; 2] {
         let most = |ends: &[usize]| ends.windows(2).map(|e| e[1] - e[0]).max().unwrap_or(0);
         let keys = match self.source {
@@ -128,7 +128,7 @@ impl<'a> SequenceLayout<'a> {
         [self.query_ends().map_or(self.queries, most), keys]
     }
 
-    /// All distances `key - position` that any sequence has.
+    /// Range of the distances `key - position` in all sequences.
     pub fn distances(&self) -> Range<isize> {
         let of = |s: Sequence| {
             let past = s.start + s.queries.len() as isize;

@@ -1,20 +1,24 @@
-//! Keys on their way to panels: rows of k-groups first, which are then transposed.
+//! Staging of keys on their way to panels: conversion to rows of k-groups, then their transpose.
 
 use crate::element::Element;
 use crate::gemm::pack_panels;
 use crate::isa::{Isa, K_GROUPS};
 use crate::view::View;
 
-/// K-groups of a row that are staged at once, and floats between the rows: not a power of two.
+/// K-groups of a row that are staged at once.
 const STAGED_K_GROUPS: usize = 256;
+
+/// Floats from staged row to staged row: not a power of two, so that rows spread over the sets of the cache.
 const STAGED_STRIDE: usize = STAGED_K_GROUPS + K_GROUPS;
 
-/// Floats that staging a panel takes.
+/// Floats of working memory to stage a panel.
 pub(super) const fn staged<I: Isa>() -> usize {
     I::NR * STAGED_STRIDE
 }
 
-/// Packs keys, of whose rows `stage(row, p, k-groups)` writes the k-groups from p on, by way of rows of k-groups.
+/// Packs keys by way of rows of k-groups: `stage(row, p, to)` writes the k-groups of a row from p on to `to`.
+///
+/// `depth` is [`Microkernel::depth`](crate::isa::Microkernel::depth).
 #[inline(always)]
 pub(super) fn pack_staged<I: Isa, T: Element>(
     isa: I,
@@ -48,7 +52,7 @@ pub(super) fn pack_staged<I: Isa, T: Element>(
     }
 }
 
-/// Where a k-group of a column stands in a panel of `nr` columns.
+/// Index of a k-group of a column in a panel of `nr` columns.
 #[inline(always)]
 pub(super) fn place(nr: usize, k_group: usize, column: usize, depth: usize) -> usize {
     (k_group / depth * nr + column) * depth + k_group % depth

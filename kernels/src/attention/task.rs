@@ -1,4 +1,10 @@
-//! Tasks: which rows and which blocks of keys a thread computes, and how blocks come together.
+//! Tasks: rows and blocks of keys that a thread computes, and the merge of partial softmaxes into outputs.
+//!
+//! ```text
+//! run          a task computes and merges all blocks of its rows
+//! split_keys   pass 1: a task computes one block of all rows of a kv head     few queries, many keys
+//!              pass 2: a task merges all blocks of a kv head, in ascending order
+//! ```
 
 use super::block::{PartialSoftmax, memory_len};
 use super::blocks::BLOCK_KEYS;
@@ -13,23 +19,21 @@ use crate::view::{AnyView, AnyViewMut, with_any_mut};
 use crate::view::{View, ViewMut};
 use crate::{math, parallel, scratch};
 
-/// Rows of a kv head up to which its blocks of keys are shared out among threads: with so few,
-/// packing is most of the work, and sharing out the rows would not divide it.
+/// Most rows of a kv head for which threads divide its blocks of keys. With few rows, packing is most of the work,
+/// and each task of rows would repeat it.
 const SMALL_M_ROWS: usize = 64;
 
-/// Rows that a task should have at least, if others share its keys: packing a block is then less
-/// than 5% of the work on it.
+/// Least rows of a task whose keys other tasks pack, too: packing a block is then less than 5% of the work on it.
 const MIN_TASK_ROWS: usize = 128;
 
-/// Rows that a task should have at most: each block of keys is merged into the outputs of all of them,
-/// which should therefore stay in the second-level cache; at 128 columns they are 1 MiB. With 8192 keys
-/// that takes up to 7% less time than tasks without a limit.
+/// Most rows of a task. Each block of keys is merged into the outputs of all rows, so these should stay in the
+/// second-level cache: at 128 columns they are 1 MiB. With 8192 keys, the limit saves up to 7% of the time.
 const MAX_TASK_ROWS: usize = 2048;
 
-/// Multiply-adds below which a second thread costs more than it brings: about 20 us on one core.
+/// Multiply-adds below which a second thread costs more than it saves: about 20 us on one core.
 const PARALLEL_WORK: usize = 2 << 20;
 
-/// Computes `outputs`, which has rows.
+/// Computes `outputs`, which must not be empty.
 pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     isa: I,
     variant: M,
@@ -42,7 +46,7 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     // Packing keys takes as long as multiplying 16 rows with them; reading packed keys, as long as 4 rows.
     let least = if matches!(inputs.source, KvSource::Caches { .. }) { 4 } else { 16 };
     let work = (batch * kv_heads * (queries * group).max(least)).saturating_mul(keys).saturating_mul(dk + dv);
-    // Twice as many tasks as threads evens out tasks that are not equally long.
+    // Two tasks for each thread even out tasks of different length.
     let tasks = match parallel::threads() {
         1 => 1,
         _ if work < PARALLEL_WORK => 1,
@@ -52,7 +56,7 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     if parts > 1 && keys > BLOCK_KEYS && queries * group <= SMALL_M_ROWS {
         return split_keys(isa, variant, inputs, outputs, keys.div_ceil(BLOCK_KEYS));
     }
-    // Packed sequences share no keys.
+    // Rows of a sequence. Packed sequences partial no keys, so a task gains nothing from rows of a second one.
     let sequence = queries.div_ceil((inputs.layout.len() / batch).max(1));
     let grain =
         queries.div_ceil(parts).max(sequence.min(MIN_TASK_ROWS / group)).min(MAX_TASK_ROWS / group).max(1);
@@ -76,9 +80,9 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
                                 memory,
                                 out,
                                 #[inline(always)]
-                                |share| {
-                                    let last = rows.visible(&share.rows).end <= end;
-                                    merging.take(isa, share, last);
+                                |partial| {
+                                    let last = rows.visible(&partial.rows).end <= end;
+                                    merging.take(isa, partial, last);
                                 },
                             );
                         }
@@ -89,8 +93,8 @@ pub(super) fn run<I: Isa, M: AttentionVariant<I>>(
     });
 }
 
-/// Computes `outputs` in two passes over memory that all tasks see: blocks of keys, each for all
-/// rows, and then their merging, in the same order as by a single task.
+/// Computes `outputs` in two passes over shared memory: the partial softmaxes of each block for all rows, then their
+/// merge in ascending order of blocks, so that the bits are those of a single task.
 fn split_keys<I: Isa, M: AttentionVariant<I>>(
     isa: I,
     variant: M,
@@ -102,16 +106,16 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
     let [batch, _, queries, _] = inputs.q.shape();
     let rows = queries * group;
     let shape = [batch * kv_heads * blocks, rows * (2 + dv)];
-    scratch::with(shape[0] * shape[1], |shares| {
-        let all = ViewMut::new(shares, shape).expect("as long as its shape");
-        parallel::for_each_block(all, 1, &|task, mut shares| {
+    scratch::with(shape[0] * shape[1], |partials| {
+        let all = ViewMut::new(partials, shape).expect("as long as its shape");
+        parallel::for_each_block(all, 1, &|task, mut partials| {
             let (head, block) = (task / blocks, task % blocks);
-            let shares = shares.row_mut([0, 0]);
+            let partials = partials.row_mut([0, 0]);
             scratch::with(memory_len::<I, M>(inputs), |memory| {
                 isa.run(
                     #[inline(always)]
                     || {
-                        let (max, rest) = shares.split_at_mut(rows);
+                        let (max, rest) = partials.split_at_mut(rows);
                         let (sum, values) = rest.split_at_mut(rows);
                         max.fill(f32::NEG_INFINITY);
                         sum.fill(0.0);
@@ -132,13 +136,13 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
                                 memory,
                                 PrefetchSpan::NOTHING,
                                 #[inline(always)]
-                                |share| {
-                                    let to = first + share.rows.start..first + share.rows.end;
-                                    max[to.clone()].copy_from_slice(share.max);
-                                    sum[to.clone()].copy_from_slice(share.sum);
+                                |partial| {
+                                    let to = first + partial.rows.start..first + partial.rows.end;
+                                    max[to.clone()].copy_from_slice(partial.max);
+                                    sum[to.clone()].copy_from_slice(partial.sum);
                                     for (i, row) in to.enumerate() {
                                         values[row * dv..][..dv]
-                                            .copy_from_slice(&share.values[i * share.stride..][..dv]);
+                                            .copy_from_slice(&partial.values[i * partial.stride..][..dv]);
                                     }
                                 },
                             );
@@ -147,7 +151,7 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
                 );
             });
         });
-        let shares = View::new(shares, shape).expect("as long as its shape");
+        let partials = View::new(partials, shape).expect("as long as its shape");
         outputs.for_each_block(isa, [1, group, queries], true, &|origin, mut outputs| {
             let head = origin[0] * kv_heads + origin[1] / group;
             scratch::with(2 * rows, |state| {
@@ -158,17 +162,17 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
                             let mut merging = PartialMerge::new(&part, 0, &mut outputs, state);
                             let first = part.first_query() * group;
                             for block in part.blocks() {
-                                let (max, rest) = shares.row([head * blocks + block, 0]).split_at(rows);
+                                let (max, rest) = partials.row([head * blocks + block, 0]).split_at(rows);
                                 let (sum, values) = rest.split_at(rows);
                                 let all = first..first + part.len();
-                                let share = PartialSoftmax {
+                                let partial = PartialSoftmax {
                                     rows: 0..part.len(),
                                     max: &max[all.clone()],
                                     sum: &sum[all.clone()],
                                     values: &values[first * dv..],
                                     stride: dv,
                                 };
-                                merging.take(isa, share, block + 1 == part.blocks().end);
+                                merging.take(isa, partial, block + 1 == part.blocks().end);
                             }
                         }
                     },
@@ -178,16 +182,16 @@ fn split_keys<I: Isa, M: AttentionVariant<I>>(
     });
 }
 
-/// Where results go: out \[batch, heads, queries, dv\] and its log-sum-exps
-/// \[batch, heads, queries, 1, or 0 if not wanted\]; or a block of both.
+/// Outputs of a call, or a block of them: out \[batch, heads, queries, dv\] and log-sum-exps
+/// \[batch, heads, queries, 1\]. The last dimension is 0 if the log-sum-exps are not wanted.
 pub(super) struct AttentionOutputs<'a, V = ViewMut<'a, 4>> {
     pub out: V,
     pub lse: ViewMut<'a, 4>,
 }
 
 impl AttentionOutputs<'_, AnyViewMut<'_, 4>> {
-    /// Cuts the first three dimensions into blocks of `grain` and calls `f` for each, with the
-    /// index of its first element, on the threads of the pool if `parallel`.
+    /// Cuts the first three dimensions into blocks of `grain` and calls `f` for each, with the index of its first
+    /// row; on the threads of the pool if `parallel`.
     fn for_each_block<I: Isa>(
         self,
         isa: I,
@@ -228,7 +232,7 @@ impl AttentionOutputs<'_, AnyViewMut<'_, 4>> {
         }
     }
 
-    /// Calls `f` with f32 to write to: sums of several blocks of keys are kept in it, and rounded once.
+    /// Calls `f` with outputs in f32, which accumulate the blocks of keys; then rounds each element once.
     fn with_floats<I: Isa>(self, isa: I, origin: [usize; 3], f: &impl Fn([usize; 3], AttentionOutputs<'_>)) {
         let Self { out, lse } = self;
         let shape = out.shape();
@@ -249,7 +253,7 @@ impl AttentionOutputs<'_, AnyViewMut<'_, 4>> {
     }
 }
 
-/// Stores the nearest to each of `floats`.
+/// Rounds `floats` to the nearest elements of `out`.
 #[inline(always)]
 fn round<I: Isa, T: Element>(isa: I, floats: View<'_, 4>, mut out: ViewMut<'_, 4, T>) {
     let [batch, heads, queries, _] = out.shape();
@@ -263,25 +267,25 @@ fn round<I: Isa, T: Element>(isa: I, floats: View<'_, 4>, mut out: ViewMut<'_, 4
     }
 }
 
-/// The sum of weights of a row whose output is still unwritten. One of no weights is -0 once it is
-/// written: scores of -inf weigh 0, but 0 times an infinite value is NaN and stays.
+/// Sum of weights of a row whose output is not written yet. A written row whose weights are all 0 has the sum -0
+/// instead: scores of -inf weigh 0, but 0 times an infinite value is NaN and must stay.
 const UNWRITTEN: f32 = 0.0;
 
-/// Rows whose blocks of keys are being merged.
+/// Merge of the partial softmaxes of rows into their outputs; the running O of each row is its output.
 struct PartialMerge<'a, 'o> {
     rows: &'a QueryRows<'a>,
-    /// Their place among the queries of `outputs`.
+    /// Index of the first query of `rows` in `outputs`.
     query: usize,
     outputs: &'a mut AttentionOutputs<'o>,
-    /// The largest score of each row so far.
+    /// m: largest score of each row so far.
     max: &'a mut [f32],
-    /// The sum of weights of each row so far, relative to its largest score, or [`UNWRITTEN`].
+    /// l: sum of weights of each row so far, relative to m, or [`UNWRITTEN`].
     sum: &'a mut [f32],
 }
 
 impl<'a, 'o> PartialMerge<'a, 'o> {
-    /// Before the first block; rows that see no block at all are finished here. `first` is the query
-    /// that the outputs begin with, and `state` has at least two floats for each row.
+    /// Starts before the first block, and finishes rows that see no block. `first` is the first query of `outputs`;
+    /// `state` holds at least two floats for each row.
     fn new(
         rows: &'a QueryRows<'a>,
         first: usize,
@@ -292,8 +296,7 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
         max.fill(f32::NEG_INFINITY);
         sum.fill(UNWRITTEN);
         let mut merging = Self { rows, query: rows.first_query() - first, outputs, max, sum };
-        // The window moves on with the queries, so that only a sequence's first and last ones can
-        // stand too far from all keys.
+        // The window moves with the queries, so only the first and last queries of a sequence can see no key.
         let sees_nothing = |row: &usize| rows.visible(&(*row..row + 1)).is_empty();
         let first = (0..rows.len()).find(|row| !sees_nothing(row)).unwrap_or(rows.len());
         let last = (first..rows.len()).rfind(|row| !sees_nothing(row)).map_or(first, |row| row + 1);
@@ -303,14 +306,14 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
         merging
     }
 
-    /// The output of a row.
+    /// Output of a row.
     #[inline(always)]
     fn out(&mut self, row: usize) -> &mut [f32] {
         let (query, head) = self.rows.inputs.query_and_head(row);
         self.outputs.out.row_mut([0, head, self.query + query, 0])
     }
 
-    /// Finishes a row whose weights are all 0: it sees nothing, or nothing but scores of -inf.
+    /// Finishes a row whose weights are all 0: 0 if it sees no key, NaN if all of its scores are -inf.
     fn finish_without_weights(&mut self, row: usize) {
         let (out, lse) =
             if self.rows.sees_any(row) { (f32::NAN, f32::NAN) } else { (0.0, f32::NEG_INFINITY) };
@@ -318,7 +321,7 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
         self.set_lse(row, lse);
     }
 
-    /// Stores the log-sum-exp of a row, if it is wanted.
+    /// Stores the log-sum-exp of a row, if wanted.
     #[inline(always)]
     fn set_lse(&mut self, row: usize, lse: f32) {
         if !self.outputs.lse.is_empty() {
@@ -327,17 +330,17 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
         }
     }
 
-    /// Merges a share of the next block, and finishes its rows if this is the last that they see.
+    /// Merges a partial softmax of the next block. If `last`, the rows see no later block and are finished.
     #[inline(always)]
-    fn take<I: Isa>(&mut self, isa: I, share: PartialSoftmax<'_>, last: bool) {
-        for at in (0..share.rows.len()).step_by(I::V::LANES) {
-            let part = at..share.rows.len().min(at + I::V::LANES);
-            let rows = share.rows.start + part.start..share.rows.start + part.end;
+    fn take<I: Isa>(&mut self, isa: I, partial: PartialSoftmax<'_>, last: bool) {
+        for at in (0..partial.rows.len()).step_by(I::V::LANES) {
+            let part = at..partial.rows.len().min(at + I::V::LANES);
+            let rows = partial.rows.start + part.start..partial.rows.start + part.end;
             let (max, sum) = (&mut self.max[rows.clone()], &mut self.sum[rows.clone()]);
             let old = (I::V::load_partial(isa, max, 0.0), I::V::load_partial(isa, sum, 0.0));
             let new = (
-                I::V::load_partial(isa, &share.max[part.clone()], 0.0),
-                I::V::load_partial(isa, &share.sum[part], 0.0),
+                I::V::load_partial(isa, &partial.max[part.clone()], 0.0),
+                I::V::load_partial(isa, &partial.sum[part], 0.0),
             );
             let merged = merge(isa, old, new);
             let (mut old, mut new, mut before, mut lse) = ([0.0; 16], [0.0; 16], [0.0; 16], [0.0; 16]);
@@ -350,7 +353,7 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
                 (merged.max + math::log(isa, merged.sum)).store_partial(&mut lse);
             }
             for (i, row) in rows.enumerate() {
-                let values = &share.values[(at + i) * share.stride..];
+                let values = &partial.values[(at + i) * partial.stride..];
                 let sum = self.sum[row];
                 if sum == 0.0 {
                     self.sum[row] = -0.0;

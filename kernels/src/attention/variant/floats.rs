@@ -1,4 +1,4 @@
-//! K-groups that are f32.
+//! Variant with f32 k-groups: the scale is folded into the queries, and weights stay f32.
 
 use super::super::row_ops::{all_finite, exponentials, largest, map};
 use super::super::stage::pack_staged;
@@ -9,13 +9,14 @@ use crate::isa::{F32, Isa, OuterProduct, Vector};
 use crate::view::{AnyView, with_any};
 use core::ops::Range;
 
-/// Products of f32. Numbers are rounded to bf16 first if that is asked for, but weights never.
+/// Products of f32.
 #[derive(Clone, Copy)]
 pub struct Floats {
+    /// True if q, k and v are rounded to bf16 first. Weights are never rounded.
     pub rounded: bool,
 }
 
-/// The values of the first `LANES` elements, or of what they are rounded to.
+/// The first `LANES` elements as f32, rounded to bf16 if `rounded`.
 #[inline(always)]
 fn widened<I: Isa, T: Element>(isa: I, from: &[T], rounded: bool) -> I::V {
     if rounded && !T::IS_BF16 { first_bf16_bits(isa, from).shl_bits::<16>() } else { first_lanes(isa, from) }

@@ -1,4 +1,4 @@
-//! K-groups that are pairs of bf16.
+//! Variant with pairs of bf16 as k-groups: the scale multiplies scores, and weights are rounded to bf16.
 
 use super::super::row_ops::all_finite;
 use super::super::stage::{pack_staged, place};
@@ -155,16 +155,16 @@ impl<I: Isa, M: Microkernel<I>> AttentionVariant<I> for Pairs<M> {
         max[0].max(max[1]).maximum()
     }
 
-    /// Scores come in powers of two: `factor` has log2(e) in it.
+    /// Weights are 2^(factor s - max): `factor` contains log2(e).
     #[inline(always)]
     fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, factor: f32) -> f32 {
         let lanes = I::V::LANES;
         let row = &mut row[..whole.end];
-        // As in `exponentials`.
+        // If all scores are -inf, all weights are 0, as in `row_ops::exponentials`.
         let shift = I::V::splat(isa, if *max == f32::NEG_INFINITY { 0.0 } else { *max });
         let factor = I::V::splat(isa, factor);
-        // Half of the last place that stays: ties go up, which is no further than to even. What it makes
-        // of a NaN does not matter: the sum is one.
+        // Half a unit in the last place of bf16. Ties round up, which errs no more than ties to even. The bits that a
+        // NaN becomes do not matter, because the sum of the row is NaN, too.
         let half = I::V::splat_bits(isa, 0x8000);
         let upper = I::V::splat_bits(isa, 0xffff_0000);
         let mut sums = [I::V::splat(isa, 0.0); 2];
