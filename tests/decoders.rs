@@ -251,11 +251,11 @@ fn a_model_without_head_is_refused_before_anything_is_appended() {
     let (fields, weights) = open("llama");
     refused(llama::Llama::open(llama::Config::read(&fields).unwrap(), weights, on, false).unwrap());
     let (fields, weights) = open("t5");
-    refused(t5::T5::open(t5::Config::read(&fields).unwrap(), &weights, on, t5::Class::Bare).unwrap());
+    refused(t5::T5::open(t5::Config::read(&fields).unwrap(), &weights, on, t5::T5Class::Bare).unwrap());
     for (name, family, class) in [
-        ("bart", bart::Family::BART, bart::Class::Bare),
-        ("marian", bart::Family::MARIAN, bart::Class::Bare),
-        ("bart-sequence-classification", bart::Family::BART, bart::Class::SequenceClassification),
+        ("bart", bart::Family::BART, bart::BartClass::Bare),
+        ("marian", bart::Family::MARIAN, bart::BartClass::Bare),
+        ("bart-sequence-classification", bart::Family::BART, bart::BartClass::SequenceClassification),
     ] {
         let (fields, weights) = open(name);
         let config = bart::Config::read(&fields, family).unwrap();

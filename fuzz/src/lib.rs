@@ -71,7 +71,7 @@ pub fn use_model(model: &mut dyn Model, ids: &[u32]) {
     }
     let _ = model.forward(&batch);
     let _ = model.forward_pair(&batch, &batch);
-    let _ = (model.parameters(), model.products(), model.max_length());
+    let _ = (model.parts(), model.linear_layers(), model.max_length());
     let Some(model) = model.causal_lm() else { return };
     let room = ids.len() + 1;
     let mut caches = match model.encodes() {

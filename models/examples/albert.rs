@@ -11,10 +11,10 @@ fn main() -> Result<(), Error> {
     let bert = bert::open(base.clone(), Weights::random(0), on, HeadKind::Bare)?;
     let config = albert::Config { bert: base, ..albert::Config::default() };
     let albert = albert::open(config, Weights::random(0), on, HeadKind::Bare)?;
-    for (name, parts) in [("BERT", bert.parameters()), ("ALBERT", albert.parameters())] {
+    for (name, parts) in [("BERT", bert.parts()), ("ALBERT", albert.parts())] {
         println!("{name}");
-        for (part, parameters) in parts {
-            println!("  {part:24} {:8.2} M", parameters as f64 / 1e6);
+        for part in parts {
+            println!("  {:24} {:8.2} M", part.name, part.count() as f64 / 1e6);
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ fn main() -> Result<(), Error> {
         Some(dir) => Architecture::of(dir.as_ref())?.load(dir.as_ref(), on)?,
         None => {
             let config = bart::Config { encoder_layers: 2, decoder_layers: 2, ..bart::Config::default() };
-            Box::new(bart::Bart::random(config, 0, on, bart::Class::ConditionalGeneration)?)
+            Box::new(bart::Bart::random(config, 0, on, bart::BartClass::ConditionalGeneration)?)
         }
     };
     let Some(model) = model.causal_lm() else {

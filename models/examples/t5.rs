@@ -3,12 +3,12 @@
 //! `cargo run --release --example t5 -- [DIR]`
 
 use tilewright::causal_lm::{CausalLm, Want};
-use tilewright::t5::{Class, Config, T5};
+use tilewright::t5::{Config, T5, T5Class};
 use tilewright::{Arithmetic, Batch, Error, checkpoint::config::Fields, checkpoint::weights::Weights};
 use tilewright_kernels::Backend;
 
 fn main() -> Result<(), Error> {
-    let (on, class) = (Arithmetic::f32(Backend::best()), Class::ConditionalGeneration);
+    let (on, class) = (Arithmetic::f32(Backend::best()), T5Class::ConditionalGeneration);
     let mut model = match std::env::args_os().nth(1).map(std::path::PathBuf::from) {
         Some(dir) => T5::open(Config::read(&Fields::open(&dir)?)?, &Weights::open(&dir)?, on, class)?,
         None => T5::random(Config::default(), 0, on, class)?,

@@ -16,7 +16,7 @@ use crate::checkpoint::config::{self, Fields, MOST_LAYERS, named};
 use crate::checkpoint::weights::Weights;
 use crate::encoder::{Encoder, EncoderPlan, LayerNames};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
+use crate::heads::{EncoderModel, Head, HeadKind, HeadReader, PredictionNames};
 use tilewright_kernels::Activation;
 
 /// config.json. A missing field has the default of transformers' `AlbertConfig`, the size of
@@ -118,16 +118,16 @@ impl Config {
 /// let base = bert::Config { vocab_size: 300, hidden_size: 24, num_attention_heads: 3, ..bert::Config::default() };
 /// let config = albert::Config { bert: base, embedding_size: 8, ..albert::Config::default() };
 /// let model = albert::open(config, Weights::random(0), on, HeadKind::Bare)?;
-/// let parts = model.parameters();
-/// assert_eq!(parts[0], ("word embeddings", 300 * 8));
-/// assert_eq!(parts[2], ("projection of embeddings", 8 * 24 + 24));
+/// let parts = model.parts();
+/// assert_eq!((parts[0].name, parts[0].count()), ("word embeddings", 300 * 8));
+/// assert_eq!((parts[2].name, parts[2].count()), ("projection of embeddings", 8 * 24 + 24));
 /// # Ok::<(), tilewright::Error>(())
 /// ```
 pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     config.check().map_err(|why| Error::Input { name: "config", why })?;
     let (plan, config) = (config.plan(), config.bert);
     let weights = weights.with_base("albert.");
-    let of = Open { config: &config, embedding_size: plan.embedding_size, weights: &weights, on };
+    let of = HeadReader { config: &config, embedding_size: plan.embedding_size, weights: &weights, on };
     let labels = config.num_labels();
     let pooler = || of.pooler("albert.pooler", Some(Activation::Tanh));
     let predictions = || {

@@ -11,7 +11,7 @@ use crate::{albert, bert, electra, gpt2, llama, roberta, t5};
 use std::path::{Path, PathBuf};
 
 /// Opens a model from its directory or file and its weights.
-type Open = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
+type OpenModel = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
 
 /// A class of transformers that this crate implements.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub struct Architecture {
     pub class: &'static str,
     /// The family, as `model_type` in config.json names it.
     pub model_type: &'static str,
-    open: Open,
+    open: OpenModel,
 }
 
 /// Row of an encoder: class, module (named as the family), head.
@@ -59,7 +59,7 @@ macro_rules! t5 {
             model_type: "t5",
             open: |dir, weights, on| {
                 let config = t5::Config::read(&Fields::open(dir)?)?;
-                Ok(Box::new(t5::T5::open(config, &weights, on, t5::Class::$of)?))
+                Ok(Box::new(t5::T5::open(config, &weights, on, t5::T5Class::$of)?))
             },
         }
     };
@@ -73,7 +73,7 @@ macro_rules! bart {
             model_type: $model_type,
             open: |dir, weights, on| {
                 let config = bart::Config::read(&Fields::open(dir)?, bart::Family::$family)?;
-                Ok(Box::new(Bart::open(config, weights, on, bart::Class::$has)?))
+                Ok(Box::new(Bart::open(config, weights, on, bart::BartClass::$has)?))
             },
         }
     };

@@ -23,8 +23,8 @@ use crate::batch::{self, Batch};
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, Linear, ModelLinear, Past, Table};
-use crate::model::Model;
+use crate::layers::{Cache, EmbeddingTable, Linear, ModelLinear, Parameter, Parameters, Past, parameters_of};
+use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 use std::sync::Arc;
 use tilewright_kernels::Activation;
@@ -37,7 +37,7 @@ use stack::{Stack, Workspace};
 
 /// Which class of transformers a model is, by what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum BartClass {
     /// `BartModel`, `MarianModel`: the states of encoder and decoder.
     Bare,
     /// `BartForConditionalGeneration`, `MarianMTModel`: logits of words.
@@ -68,12 +68,18 @@ struct Classifier {
     out_proj: Linear,
 }
 
+impl Parameters for Classifier {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        parameters_of(&[&self.dense, &self.out_proj])
+    }
+}
+
 impl Bart {
     /// Reads what `class` has from `weights`, whose names may lack the prefix `model.`.
     ///
     /// # Errors
     /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
-    pub fn open(config: Config, weights: Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
+    pub fn open(config: Config, weights: Weights, on: Arithmetic, class: BartClass) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
         let weights = &weights.with_base("model.");
         let (d, words) = (config.d_model, config.decoder_words());
@@ -89,22 +95,22 @@ impl Bart {
             (false, _) => [of_encoder, of_decoder, of_head],
         };
 
-        let source_words = Table::open(weights, of_encoder, [config.vocab_size, d])?;
+        let source_words = EmbeddingTable::open(weights, of_encoder, [config.vocab_size, d])?;
         let target_words = match of_decoder == of_encoder {
             true => None,
-            false => Some(Table::open(weights, of_decoder, [words, d])?),
+            false => Some(EmbeddingTable::open(weights, of_decoder, [words, d])?),
         };
         let lm_head = || {
             let name = "final_logits_bias";
-            let bias = weights.contains(name).then(|| weights.get(name, &[1, words])).transpose()?;
+            let bias = weights.contains(name).then(|| weights.tensor(name, &[1, words])).transpose()?;
             let own = match of_head == of_decoder {
                 true => None,
-                false => Some(Table::open(weights, of_head, [words, d])?),
+                false => Some(EmbeddingTable::open(weights, of_head, [words, d])?),
             };
             let table = own.as_ref().or(target_words.as_ref()).unwrap_or(&source_words);
-            Linear::new(&table.weight, bias, [words, d], on)
+            Linear::from_table(table, bias, on)
         };
-        let lm_head = (class == Class::ConditionalGeneration).then(lm_head).transpose()?;
+        let lm_head = (class == BartClass::ConditionalGeneration).then(lm_head).transpose()?;
         let classifier = || {
             let linear = |name: &str, out, on| {
                 Linear::open(weights, &format!("classification_head.{name}"), [out, d], on)
@@ -112,7 +118,8 @@ impl Bart {
             let out_proj = linear("out_proj", config.num_labels(), on.exactly())?;
             Ok::<_, Error>(Classifier { dense: linear("dense", d, on)?, out_proj })
         };
-        let classification_head = (class == Class::SequenceClassification).then(classifier).transpose()?;
+        let classification_head =
+            (class == BartClass::SequenceClassification).then(classifier).transpose()?;
         let source_words = Arc::new(source_words);
         let target_words = target_words.map_or(source_words.clone(), Arc::new);
         Ok(Self {
@@ -132,13 +139,13 @@ impl Bart {
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     ///
     /// ```
-    /// use tilewright::bart::{Bart, Class, Config, Family};
+    /// use tilewright::bart::{Bart, BartClass, Config, Family};
     /// use tilewright::causal_lm::{CausalLm, Want};
     /// use tilewright::{Arithmetic, Batch};
     /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
     /// let small = Config { vocab_size: 99, d_model: 32, max_position_embeddings: 40, ..Config::of(Family::MARIAN) };
     /// let config = Config { encoder_layers: 2, encoder_ffn_dim: 50, decoder_layers: 1, decoder_ffn_dim: 50, ..small };
-    /// let mut marian = Bart::random(config, 0, on, Class::ConditionalGeneration)?;
+    /// let mut marian = Bart::random(config, 0, on, BartClass::ConditionalGeneration)?;
     /// let (mut source, mut start, mut logits) = (Batch::default(), Batch::default(), Vec::new());
     /// source.push(&[37, 5, 0], &[0; 3])?;
     /// start.push(&[98], &[0])?;
@@ -147,7 +154,7 @@ impl Bart {
     /// assert_eq!((logits.len(), caches[0].len()), (99, 1));
     /// # Ok::<(), tilewright::Error>(())
     /// ```
-    pub fn random(config: Config, seed: u64, on: Arithmetic, class: Class) -> Result<Self, Error> {
+    pub fn random(config: Config, seed: u64, on: Arithmetic, class: BartClass) -> Result<Self, Error> {
         Self::open(config, Weights::random(seed), on, class)
     }
 
@@ -316,25 +323,21 @@ impl Model for Bart {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
-    fn parameters(&self) -> Vec<(&'static str, usize)> {
-        let (family, [source, target]) =
-            (self.config.family, [&self.encoder, &self.decoder].map(|stack| &stack.embed_tokens));
-        let other = if Arc::ptr_eq(source, target) { 0 } else { target.parameters() };
-        let classifier = |of: &Classifier| of.dense.parameters() + of.out_proj.parameters();
-        let head = self.lm_head.parameters() + self.classification_head.as_ref().map_or(0, classifier);
-        vec![
-            ("word embeddings", source.parameters() + other),
-            ("encoder", self.encoder.parameters(family)),
-            ("decoder", self.decoder.parameters(family)),
-            ("head", head),
-        ]
+    fn parts(&self) -> Vec<Part<'_>> {
+        let [source, target] = [&self.encoder, &self.decoder].map(|stack| &stack.embed_tokens);
+        Part::list([
+            ("word embeddings", parameters_of(&[source, target])),
+            ("encoder", self.encoder.parameters()),
+            ("decoder", self.decoder.parameters()),
+            ("head", parameters_of(&[&self.lm_head, &self.classification_head])),
+        ])
     }
 
     /// A token of the source passes the encoder and what makes keys and values of its states; one of the
     /// decoder passes the rest.
-    fn products(&self) -> Vec<ModelLinear<'_>> {
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         let encoder = ModelLinear::of("encoder", self.encoder.linear(), 1);
         let decoder = ModelLinear::of("decoder", self.decoder.linear(), 1);
-        encoder.chain(decoder).chain(self.lm_head.product()).collect()
+        encoder.chain(decoder).chain(self.lm_head.linear_layer()).collect()
     }
 }

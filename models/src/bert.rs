@@ -20,7 +20,7 @@ use crate::arithmetic::Arithmetic;
 use crate::checkpoint::weights::Weights;
 use crate::encoder::{Encoder, EncoderPlan};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
+use crate::heads::{EncoderModel, Head, HeadKind, HeadReader, PredictionNames};
 use tilewright_kernels::Activation;
 
 /// BERT's config.json, which the configs of RoBERTa, ALBERT and ELECTRA contain.
@@ -32,7 +32,7 @@ pub use crate::encoder::Config;
 /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
 pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let weights = weights.with_base("bert.");
-    let of = Open { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
+    let of = HeadReader { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
     let labels = config.num_labels();
     let pooler = || of.pooler("bert.pooler.dense", Some(Activation::Tanh));
     let predictions = || {

@@ -12,7 +12,7 @@
 use crate::batch::{Batch, below};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, Linear, ModelLinear, Past};
+use crate::layers::{Cache, Linear, ModelLinear, Parameter, Parameters, Past};
 use crate::output::{Each, Output};
 
 /// Tokens whose logits are wanted.
@@ -206,15 +206,16 @@ impl LmHead {
         Ok(Output::new("logits", each, rows, logits))
     }
 
-    /// Number of weights and biases, without the word table.
-    pub fn parameters(&self) -> usize {
-        let own = |linear: &Linear| linear.parameters() - if self.tied { linear.multiply_adds() } else { 0 };
-        self.linear.as_ref().map_or(0, own)
-    }
-
     /// The head as a linear layer of the model.
-    pub fn product(&self) -> Option<ModelLinear<'_>> {
+    pub fn linear_layer(&self) -> Option<ModelLinear<'_>> {
         let tied = self.tied;
         self.linear.as_ref().map(|linear| ModelLinear { part: "head", linear, times: 1, tied })
+    }
+}
+
+impl Parameters for LmHead {
+    /// A tied head lists the word table too.
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        self.linear.parameters()
     }
 }

@@ -16,7 +16,7 @@ use crate::checkpoint::config::{self, Fields};
 use crate::checkpoint::weights::Weights;
 use crate::encoder::{Encoder, EncoderPlan};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
+use crate::heads::{EncoderModel, Head, HeadKind, HeadReader, PredictionNames};
 use tilewright_kernels::Activation;
 
 /// config.json. A missing field has the default of transformers' `ElectraConfig`, the size of
@@ -74,7 +74,7 @@ impl Config {
 pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let Config { bert: config, embedding_size, summary_activation } = config;
     let weights = weights.with_base("electra.");
-    let of = Open { config: &config, embedding_size, weights: &weights, on };
+    let of = HeadReader { config: &config, embedding_size, weights: &weights, on };
     let labels = config.num_labels();
     let head = match task {
         HeadKind::Bare => Head::Bare(None),

@@ -15,7 +15,9 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Buffer, Heads, Linear, ModelLinear, Norm, Table};
+use crate::layers::{
+    EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, WorkBuffer, parameters_of,
+};
 use tilewright_kernels::{Embedding, Lookup, ViewMut};
 
 mod config;
@@ -116,11 +118,11 @@ pub struct Encoder {
 #[derive(Debug)]
 struct Embeddings {
     /// \[vocab_size, E\].
-    word_embeddings: Table,
+    word_embeddings: EmbeddingTable,
     /// \[max_position_embeddings, E\].
-    position_embeddings: Table,
+    position_embeddings: EmbeddingTable,
     /// \[type_vocab_size, E\].
-    token_type_embeddings: Table,
+    token_type_embeddings: EmbeddingTable,
     /// \[E\].
     layer_norm: Norm,
 }
@@ -146,11 +148,18 @@ impl Layer {
     fn linear(&self) -> [&Linear; 4] {
         [&self.query_key_value, &self.attention_output_dense, &self.intermediate_dense, &self.output_dense]
     }
+}
 
-    fn parameters(&self) -> usize {
-        let norms = [&self.attention_output_layer_norm, &self.output_layer_norm];
-        self.linear().map(Linear::parameters).iter().sum::<usize>()
-            + norms.map(Norm::parameters).iter().sum::<usize>()
+impl Parameters for Layer {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        parameters_of(&[
+            &self.query_key_value,
+            &self.attention_output_dense,
+            &self.attention_output_layer_norm,
+            &self.intermediate_dense,
+            &self.output_dense,
+            &self.output_layer_norm,
+        ])
     }
 }
 
@@ -158,14 +167,14 @@ impl Layer {
 #[derive(Debug, Default)]
 pub struct Workspace {
     /// \[tokens, H\]: the states.
-    x: Buffer,
+    x: WorkBuffer,
     /// \[tokens, H\]: states plus the output of a block, before the norm.
-    sum: Buffer,
+    sum: WorkBuffer,
     /// \[tokens, H\]: output of attention.
-    context: Buffer,
+    context: WorkBuffer,
     /// \[tokens, max(3 H, I, E)\]: queries, keys and values, the feed-forward block's inside, or
     /// embeddings.
-    wide: Buffer,
+    wide: WorkBuffer,
     /// \[tokens\].
     positions: Vec<u32>,
 }
@@ -189,7 +198,7 @@ impl Encoder {
         let norm = |name: String, width| Norm::open(weights, &name, width, config.layer_norm_eps, on);
         let linear = |name: String, shape| Linear::open(weights, &name, shape, on);
         let table = |name, entries| {
-            Table::open(weights, &full(&format!("embeddings.{name}_embeddings")), [entries, e])
+            EmbeddingTable::open(weights, &full(&format!("embeddings.{name}_embeddings")), [entries, e])
         };
         let layer = |layer: &String| {
             let (names, at) = (plan.names, |name: &str| full(&format!("{layer}.{name}")));
@@ -254,28 +263,25 @@ impl Encoder {
         self.config.max_position_embeddings.saturating_sub(before)
     }
 
-    /// Number of weights and biases, by part. Layers that are computed several times count once.
-    pub fn parameters(&self) -> Vec<(&'static str, usize)> {
+    /// Parts and their tensors. Shared layers are listed once.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, Vec<Parameter<'_>>)> {
         let Embeddings { word_embeddings, position_embeddings, token_type_embeddings, layer_norm } =
             &self.embeddings;
-        let others = position_embeddings.parameters() + token_type_embeddings.parameters();
-        let mut parts = vec![
-            ("word embeddings", word_embeddings.parameters()),
-            ("other embeddings", others + layer_norm.parameters()),
-        ];
+        let others = parameters_of(&[position_embeddings, token_type_embeddings, layer_norm]);
+        let mut parts = vec![("word embeddings", word_embeddings.parameters()), ("other embeddings", others)];
         parts.extend(self.projection.iter().map(|p| ("projection of embeddings", p.parameters())));
-        parts.push(("layers", self.layers.iter().map(Layer::parameters).sum()));
+        parts.push(("layers", self.layers.parameters()));
         parts
     }
 
     /// Linear layers, and the number of times that a token passes each.
-    pub fn products(&self) -> Vec<ModelLinear<'_>> {
-        let mut products: Vec<_> = ModelLinear::of("projection of embeddings", &self.projection, 1).collect();
+    pub(crate) fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
+        let mut found: Vec<_> = ModelLinear::of("projection of embeddings", &self.projection, 1).collect();
         for (n, layer) in self.layers.iter().enumerate() {
             let times = self.plan.order.iter().filter(|&&of| of == n).count();
-            products.extend(ModelLinear::of("layers", layer.linear(), times));
+            found.extend(ModelLinear::of("layers", layer.linear(), times));
         }
-        products
+        found
     }
 
     /// Computes the states of all tokens after the last layer, \[tokens, H\]; they lie in `work`.

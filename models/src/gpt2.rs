@@ -16,8 +16,11 @@ use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::config::{self, Fields, named};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Buffer, Cache, Heads, Linear, ModelLinear, Norm, Past, Table};
-use crate::model::Model;
+use crate::layers::{
+    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, WorkBuffer,
+    parameters_of,
+};
+use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 
@@ -110,9 +113,9 @@ pub struct Gpt2 {
     config: Config,
     on: Arithmetic,
     /// wte, \[vocab_size, H\].
-    wte: Table,
+    wte: EmbeddingTable,
     /// wpe, \[n_positions, H\].
-    wpe: Table,
+    wpe: EmbeddingTable,
     h: Vec<Layer>,
     /// \[H\].
     ln_f: Norm,
@@ -144,17 +147,24 @@ impl Layer {
     }
 }
 
+impl Parameters for Layer {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        let Self { ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj } = self;
+        parameters_of(&[ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj])
+    }
+}
+
 /// Working memory: it grows to the largest batch, then nothing is allocated.
 #[derive(Debug, Default)]
 struct Workspace {
     /// \[tokens, H\]: the states.
-    x: Buffer,
+    x: WorkBuffer,
     /// \[tokens, H\]: input of a block, then the sum that it adds to the states.
-    y: Buffer,
+    y: WorkBuffer,
     /// \[tokens, H\]: output of attention.
-    context: Buffer,
+    context: WorkBuffer,
     /// \[tokens, max(3 H, I)\]: inside of a block.
-    wide: Buffer,
+    wide: WorkBuffer,
 }
 
 impl Gpt2 {
@@ -185,8 +195,8 @@ impl Gpt2 {
         let lm_head = || Linear::open_as(weights, &format!("{head}.weight"), None, [words, h], on);
         Ok(Self {
             on,
-            wte: Table::open(weights, wte, [words, h])?,
-            wpe: Table::open(weights, "transformer.wpe", [config.n_positions, h])?,
+            wte: EmbeddingTable::open(weights, wte, [words, h])?,
+            wpe: EmbeddingTable::open(weights, "transformer.wpe", [config.n_positions, h])?,
             h: (0..config.n_layer).map(layer).collect::<Result<_, Error>>()?,
             ln_f: Norm::open(weights, "transformer.ln_f", h, eps, on)?,
             lm_head: LmHead::new(with_head.then(lm_head).transpose()?, tied),
@@ -303,24 +313,20 @@ impl Model for Gpt2 {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
-    fn parameters(&self) -> Vec<(&'static str, usize)> {
-        let of_layer = |layer: &Layer| {
-            layer.linear().map(Linear::parameters).iter().sum::<usize>()
-                + [&layer.ln_1, &layer.ln_2].map(Norm::parameters).iter().sum::<usize>()
-        };
-        vec![
+    fn parts(&self) -> Vec<Part<'_>> {
+        Part::list([
             ("word embeddings", self.wte.parameters()),
             ("other embeddings", self.wpe.parameters()),
-            ("layers", self.h.iter().map(of_layer).sum::<usize>() + self.ln_f.parameters()),
+            ("layers", parameters_of(&[&self.h, &self.ln_f])),
             ("head", self.lm_head.parameters()),
-        ]
+        ])
     }
 
-    fn products(&self) -> Vec<ModelLinear<'_>> {
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         self.h
             .iter()
             .flat_map(|layer| ModelLinear::of("layers", layer.linear(), 1))
-            .chain(self.lm_head.product())
+            .chain(self.lm_head.linear_layer())
             .collect()
     }
 }

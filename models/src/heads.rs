@@ -14,9 +14,8 @@ use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::encoder::{Config, Encoder, Workspace};
 use crate::error::Error;
-use crate::layers::ModelLinear;
-use crate::layers::{Linear, Norm};
-use crate::model::Model;
+use crate::layers::{Linear, ModelLinear, Norm, Parameter, Parameters, parameters_of};
+use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
 
@@ -101,14 +100,12 @@ impl Predictions {
         self.decoder.forward(&transformed, &mut logits)?;
         Ok(logits)
     }
+}
 
-    /// Number of weights and biases, without the word table.
-    fn parameters(&self) -> usize {
-        let decoder = match self.tied {
-            true => self.decoder.width(),
-            false => self.decoder.parameters(),
-        };
-        self.dense.parameters() + self.layer_norm.parameters() + decoder
+impl Parameters for Predictions {
+    /// A tied decoder lists the word table too.
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        parameters_of(&[&self.dense, &self.layer_norm, &self.decoder])
     }
 }
 
@@ -179,19 +176,25 @@ impl Head {
             }
         })
     }
+}
 
-    /// Number of weights and biases, without the word table.
-    fn parameters(&self) -> usize {
-        let pooler = |pooler: &Pooler| pooler.dense.parameters();
+impl Parameters for Pooler {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        self.dense.parameters()
+    }
+}
+
+impl Parameters for Head {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
         match self {
-            Self::Bare(of) => of.as_ref().map_or(0, pooler),
+            Self::Bare(pooler) => pooler.parameters(),
             Self::MaskedLm(predictions) => predictions.parameters(),
-            Self::PreTraining(predictions, of, (_, classes)) => {
-                predictions.parameters() + pooler(of) + classes.parameters()
+            Self::PreTraining(predictions, pooler, (_, classes)) => {
+                parameters_of(&[predictions, pooler, classes])
             }
-            Self::ReplacedTokens(dense, _, replaced) => dense.parameters() + replaced.parameters(),
-            Self::Sequence(of, classes) | Self::MultipleChoice(of, classes) => {
-                pooler(of) + classes.parameters()
+            Self::ReplacedTokens(dense, _, replaced) => parameters_of(&[dense, replaced]),
+            Self::Sequence(pooler, classes) | Self::MultipleChoice(pooler, classes) => {
+                parameters_of(&[pooler, classes])
             }
             Self::Token(classes) | Self::QuestionAnswering(classes) => classes.parameters(),
         }
@@ -200,7 +203,7 @@ impl Head {
 
 impl Head {
     /// Linear layers that every token passes; layers of a sequence's first token alone are left out.
-    fn products(&self) -> Vec<ModelLinear<'_>> {
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         match self {
             Self::MaskedLm(words) | Self::PreTraining(words, ..) => {
                 let decoder =
@@ -220,7 +223,7 @@ impl Head {
 
 /// Reads the parts of heads.
 #[derive(Clone, Copy)]
-pub(crate) struct Open<'a> {
+pub(crate) struct HeadReader<'a> {
     pub config: &'a Config,
     pub embedding_size: usize,
     pub weights: &'a Weights,
@@ -242,7 +245,7 @@ pub(crate) struct PredictionNames {
     pub bias: &'static str,
 }
 
-impl Open<'_> {
+impl HeadReader<'_> {
     /// True if the checkpoint has the tensor.
     pub fn has(&self, name: &str) -> bool {
         self.weights.contains(name)
@@ -306,15 +309,14 @@ impl Model for EncoderModel {
         self.encoder.max_length()
     }
 
-    fn parameters(&self) -> Vec<(&'static str, usize)> {
-        let mut parts = self.encoder.parameters();
-        parts.push(("head", self.head.parameters()));
-        parts
+    fn parts(&self) -> Vec<Part<'_>> {
+        let head = ("head", self.head.parameters());
+        Part::list(self.encoder.parts().into_iter().chain([head]))
     }
 
-    fn products(&self) -> Vec<ModelLinear<'_>> {
-        let mut products = self.encoder.products();
-        products.extend(self.head.products());
-        products
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
+        let mut found = self.encoder.linear_layers();
+        found.extend(self.head.linear_layers());
+        found
     }
 }

@@ -14,8 +14,11 @@ use crate::batch::Batch;
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Buffer, Cache, Heads, Linear, ModelLinear, Norm, Past, Table};
-use crate::model::Model;
+use crate::layers::{
+    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, WorkBuffer,
+    parameters_of,
+};
+use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 use tilewright_kernels::{Rope, RopeLayout, RopeTable, Rows, ViewMut};
 
@@ -29,7 +32,7 @@ pub struct Llama {
     config: Config,
     on: Arithmetic,
     /// model.embed_tokens, \[vocab_size, H\].
-    embed_tokens: Table,
+    embed_tokens: EmbeddingTable,
     layers: Vec<Layer>,
     /// model.norm, \[H\].
     norm: Norm,
@@ -64,17 +67,30 @@ impl Layer {
     }
 }
 
+impl Parameters for Layer {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        parameters_of(&[
+            &self.input_layernorm,
+            &self.qkv_proj,
+            &self.o_proj,
+            &self.post_attention_layernorm,
+            &self.gate_up_proj,
+            &self.down_proj,
+        ])
+    }
+}
+
 /// Working memory: it grows to the largest batch, then nothing is allocated.
 #[derive(Debug, Default)]
 struct Workspace {
     /// \[tokens, H\]: the states.
-    x: Buffer,
+    x: WorkBuffer,
     /// \[tokens, H\]: input of a block, then the sum that it adds to the states.
-    y: Buffer,
+    y: WorkBuffer,
     /// \[tokens, heads head_dim\]: output of attention.
-    context: Buffer,
+    context: WorkBuffer,
     /// \[tokens, max((heads + 2 kv_heads) head_dim, I)\]: inside of a block.
-    wide: Buffer,
+    wide: WorkBuffer,
 }
 
 impl Llama {
@@ -110,7 +126,7 @@ impl Llama {
         let frequencies = config.frequencies();
         Ok(Self {
             on,
-            embed_tokens: Table::open(weights, table, [words, h])?,
+            embed_tokens: EmbeddingTable::open(weights, table, [words, h])?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, Error>>()?,
             norm: Norm::open_rms(weights, "model.norm", h, config.rms_norm_eps, on)?,
             lm_head: LmHead::new(with_head.then(lm_head).transpose()?, tied),
@@ -224,26 +240,19 @@ impl Model for Llama {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
-    fn parameters(&self) -> Vec<(&'static str, usize)> {
-        let of_layer = |layer: &Layer| {
-            layer.linear().map(Linear::parameters).iter().sum::<usize>()
-                + [&layer.input_layernorm, &layer.post_attention_layernorm]
-                    .map(Norm::parameters)
-                    .iter()
-                    .sum::<usize>()
-        };
-        vec![
+    fn parts(&self) -> Vec<Part<'_>> {
+        Part::list([
             ("word embeddings", self.embed_tokens.parameters()),
-            ("layers", self.layers.iter().map(of_layer).sum::<usize>() + self.norm.parameters()),
+            ("layers", parameters_of(&[&self.layers, &self.norm])),
             ("head", self.lm_head.parameters()),
-        ]
+        ])
     }
 
-    fn products(&self) -> Vec<ModelLinear<'_>> {
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         self.layers
             .iter()
             .flat_map(|layer| ModelLinear::of("layers", layer.linear(), 1))
-            .chain(self.lm_head.product())
+            .chain(self.lm_head.linear_layer())
             .collect()
     }
 }

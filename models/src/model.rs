@@ -3,8 +3,9 @@
 use crate::batch::Batch;
 use crate::causal_lm::CausalLm;
 use crate::error::Error;
-use crate::layers::ModelLinear;
+use crate::layers::{ModelLinear, Parameter};
 use crate::output::Output;
+use std::collections::HashSet;
 
 /// A loaded model.
 pub trait Model: std::fmt::Debug + Send {
@@ -33,14 +34,41 @@ pub trait Model: std::fmt::Debug + Send {
     /// Upper bound of the tokens of a sequence.
     fn max_length(&self) -> usize;
 
-    /// Number of weights and biases, by part. A tensor with several uses counts once, in its first
-    /// part. Empty if the model does not count them.
-    fn parameters(&self) -> Vec<(&'static str, usize)> {
-        Vec::new()
+    /// Parts of the model and the tensors of the checkpoint that each part holds. A tensor with several uses is listed
+    /// once, in the first part that uses it.
+    fn parts(&self) -> Vec<Part<'_>>;
+
+    /// All tensors of the checkpoint that the model holds, in the order of its parts, each once.
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        self.parts().into_iter().flat_map(|part| part.parameters).collect()
     }
 
-    /// Linear layers that tokens pass, by part. Empty if the model does not list them.
-    fn products(&self) -> Vec<ModelLinear<'_>> {
-        Vec::new()
+    /// Linear layers that tokens pass, part by part.
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>>;
+}
+
+/// Part of a model.
+#[derive(Clone, Debug)]
+pub struct Part<'m> {
+    /// Name for tables, such as `word embeddings` or `layers`.
+    pub name: &'static str,
+    /// Tensors of the checkpoint, in the order of the layers.
+    pub parameters: Vec<Parameter<'m>>,
+}
+
+impl<'m> Part<'m> {
+    /// Number of weights and biases.
+    pub fn count(&self) -> usize {
+        self.parameters.iter().map(Parameter::count).sum()
+    }
+
+    /// Parts of these names and tensors. A tensor stays in its first part alone.
+    pub(crate) fn list(parts: impl IntoIterator<Item = (&'static str, Vec<Parameter<'m>>)>) -> Vec<Self> {
+        let mut seen = HashSet::new();
+        let part = |(name, mut parameters): (_, Vec<Parameter<'m>>)| {
+            parameters.retain(|parameter| seen.insert(parameter.name));
+            Self { name, parameters }
+        };
+        parts.into_iter().map(part).collect()
     }
 }

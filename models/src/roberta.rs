@@ -13,7 +13,7 @@ use crate::checkpoint::config::Fields;
 use crate::checkpoint::weights::Weights;
 use crate::encoder::{Encoder, EncoderPlan};
 use crate::error::Error;
-use crate::heads::{EncoderModel, Head, HeadKind, Open, PredictionNames};
+use crate::heads::{EncoderModel, Head, HeadKind, HeadReader, PredictionNames};
 use tilewright_kernels::Activation;
 
 /// config.json. A missing field has the default of transformers' `RobertaConfig`.
@@ -59,7 +59,7 @@ impl Config {
 pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) -> Result<EncoderModel, Error> {
     let Config { bert: config, pad_token_id } = config;
     let weights = weights.with_base("roberta.");
-    let of = Open { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
+    let of = HeadReader { config: &config, embedding_size: config.hidden_size, weights: &weights, on };
     let labels = config.num_labels();
     let tanh = |name| of.pooler(name, Some(Activation::Tanh));
     let pooler = || tanh("roberta.pooler.dense");

@@ -19,8 +19,8 @@ use crate::batch::{self, Batch};
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, Linear, ModelLinear, Past, Table};
-use crate::model::Model;
+use crate::layers::{Cache, EmbeddingTable, Linear, ModelLinear, Parameters, Past};
+use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 
 mod config;
@@ -31,7 +31,7 @@ use stack::{Stack, Workspace};
 
 /// Class of transformers: which parts of a T5 are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum T5Class {
     /// `T5EncoderModel`: states of the encoder.
     Encoder,
     /// `T5Model`: states of the decoder.
@@ -46,7 +46,7 @@ pub struct T5 {
     config: Config,
     on: Arithmetic,
     /// shared, \[vocab_size, D\].
-    shared: Table,
+    shared: EmbeddingTable,
     encoder: Stack,
     decoder: Option<Stack>,
     /// lm_head, \[D, vocab_size\]: the embedding, where they are tied.
@@ -60,7 +60,7 @@ impl T5 {
     ///
     /// # Errors
     /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
-    pub fn open(config: Config, weights: &Weights, on: Arithmetic, class: Class) -> Result<Self, Error> {
+    pub fn open(config: Config, weights: &Weights, on: Arithmetic, class: T5Class) -> Result<Self, Error> {
         let tied = config.tie_word_embeddings && !weights.contains("lm_head.weight");
         Self::with_head(config, weights, on, class, tied)
     }
@@ -73,11 +73,11 @@ impl T5 {
     ///
     /// ```
     /// use tilewright::causal_lm::{CausalLm, Want};
-    /// use tilewright::t5::{Class, Config, T5};
+    /// use tilewright::t5::{T5Class, Config, T5};
     /// use tilewright::{Arithmetic, Batch};
     /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
     /// let config = Config { vocab_size: 99, d_model: 24, d_ff: 40, num_heads: 2, d_kv: 8, ..Config::default() };
-    /// let mut t5 = T5::random(config, 0, on, Class::ConditionalGeneration)?;
+    /// let mut t5 = T5::random(config, 0, on, T5Class::ConditionalGeneration)?;
     /// let (mut source, mut start, mut logits) = (Batch::default(), Batch::default(), Vec::new());
     /// source.push(&[37, 5, 1], &[0; 3])?;
     /// start.push(&[0], &[0])?;
@@ -86,7 +86,7 @@ impl T5 {
     /// assert_eq!((logits.len(), caches[0].len()), (99, 1));
     /// # Ok::<(), tilewright::Error>(())
     /// ```
-    pub fn random(config: Config, seed: u64, on: Arithmetic, class: Class) -> Result<Self, Error> {
+    pub fn random(config: Config, seed: u64, on: Arithmetic, class: T5Class) -> Result<Self, Error> {
         let tied = config.scale_decoder_outputs;
         Self::with_head(config, &Weights::random(seed), on, class, tied)
     }
@@ -95,7 +95,7 @@ impl T5 {
         config: Config,
         weights: &Weights,
         on: Arithmetic,
-        class: Class,
+        class: T5Class,
         tied: bool,
     ) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
@@ -106,16 +106,16 @@ impl T5 {
         let (words, d) = (config.vocab_size, config.d_model);
         let head = if tied { format!("{shared}.weight") } else { "lm_head.weight".to_owned() };
         let lm_head = match class {
-            Class::ConditionalGeneration => Some(Linear::open_as(weights, &head, None, [words, d], on)?),
-            Class::Encoder | Class::Bare => None,
+            T5Class::ConditionalGeneration => Some(Linear::open_as(weights, &head, None, [words, d], on)?),
+            T5Class::Encoder | T5Class::Bare => None,
         };
         let decoder = match class {
-            Class::Encoder => None,
-            Class::Bare | Class::ConditionalGeneration => Some(Stack::open(&config, weights, on, true)?),
+            T5Class::Encoder => None,
+            T5Class::Bare | T5Class::ConditionalGeneration => Some(Stack::open(&config, weights, on, true)?),
         };
         Ok(Self {
             on,
-            shared: Table::open(weights, shared, [words, d])?,
+            shared: EmbeddingTable::open(weights, shared, [words, d])?,
             encoder: Stack::open(&config, weights, on, false)?,
             decoder,
             lm_head: LmHead::new(lm_head, tied),
@@ -259,19 +259,19 @@ impl Model for T5 {
         if self.lm_head.exists() { Some(self) } else { None }
     }
 
-    fn parameters(&self) -> Vec<(&'static str, usize)> {
+    fn parts(&self) -> Vec<Part<'_>> {
         let mut parts =
             vec![("word embeddings", self.shared.parameters()), ("encoder", self.encoder.parameters())];
         parts.extend(self.decoder.iter().map(|decoder| ("decoder", decoder.parameters())));
         parts.push(("head", self.lm_head.parameters()));
-        parts
+        Part::list(parts)
     }
 
-    fn products(&self) -> Vec<ModelLinear<'_>> {
+    fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         let decoder = self.decoder.iter().flat_map(|decoder| ModelLinear::of("decoder", decoder.linear(), 1));
         ModelLinear::of("encoder", self.encoder.linear(), 1)
             .chain(decoder)
-            .chain(self.lm_head.product())
+            .chain(self.lm_head.linear_layer())
             .collect()
     }
 }
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
     use tilewright_kernels::Backend;
 
-    fn tiny(class: Class) -> T5 {
+    fn tiny(class: T5Class) -> T5 {
         let config =
             Config { vocab_size: 9, d_model: 8, d_kv: 3, d_ff: 5, num_heads: 2, ..Config::default() };
         T5::random(config, 0, Arithmetic::f32(Backend::PORTABLE), class).unwrap()
@@ -294,7 +294,7 @@ mod tests {
     /// Padding on either side changes no distance; between tokens it would.
     #[test]
     fn masks_may_have_no_holes() {
-        let mut t5 = tiny(Class::Bare);
+        let mut t5 = tiny(T5Class::Bare);
         let (fine, hole) = (batch([0, 1, 1, 0]), batch([1, 0, 1, 1]));
         let mut alone = Batch::default();
         alone.push(&[6, 7], &[0, 0]).unwrap();
@@ -306,17 +306,17 @@ mod tests {
         refused(t5.forward_pair(&hole, &fine), "attention_mask");
         refused(t5.forward_pair(&fine, &hole), "decoder_attention_mask");
         refused(t5.forward(&fine), "decoder_input_ids");
-        refused(tiny(Class::Encoder).forward_pair(&fine, &fine), "decoder_input_ids");
+        refused(tiny(T5Class::Encoder).forward_pair(&fine, &fine), "decoder_input_ids");
     }
 
     #[test]
     fn a_refusal_appends_nothing() {
-        let (mut t5, mut logits) = (tiny(Class::ConditionalGeneration), Vec::new());
+        let (mut t5, mut logits) = (tiny(T5Class::ConditionalGeneration), Vec::new());
         let token = batch([0, 0, 1, 0]);
         let mut without = t5.cache(4);
         assert!(t5.extend(&token, &mut [&mut without], Want::All, &mut logits).is_err());
         assert!(without.is_empty());
-        assert!(tiny(Class::Bare).causal_lm().is_none());
-        assert!(tiny(Class::Encoder).encode(&token, 4).is_err());
+        assert!(tiny(T5Class::Bare).causal_lm().is_none());
+        assert!(tiny(T5Class::Encoder).encode(&token, 4).is_err());
     }
 }

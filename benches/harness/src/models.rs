@@ -147,7 +147,7 @@ fn bart(family: bart::Family, d_model: usize, on: Arithmetic) -> Result<Box<dyn 
         decoder_ffn_dim: 4 * d_model,
         ..bart::Config::of(family)
     };
-    Ok(Box::new(bart::Bart::random(config, 0, on, bart::Class::ConditionalGeneration)?))
+    Ok(Box::new(bart::Bart::random(config, 0, on, bart::BartClass::ConditionalGeneration)?))
 }
 
 /// Six layers of the same and of T5-small.
@@ -265,7 +265,7 @@ pub static MODELS: &[ModelCase] = &[
     ModelCase {
         name: "model/t5-small",
         make: |on| {
-            let (config, class) = (t5::Config::default(), t5::Class::ConditionalGeneration);
+            let (config, class) = (t5::Config::default(), t5::T5Class::ConditionalGeneration);
             Ok(Box::new(t5::T5::random(config, 0, on, class)?))
         },
         size: encoder_decoder(32128, 512),

@@ -5,9 +5,11 @@ use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Buffer, Cache, Heads, Linear, Norm, Past, Table};
+use crate::layers::{
+    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, WorkBuffer, parameters_of,
+};
 use std::sync::Arc;
-use tilewright_kernels::{Embedding, Lookup, ViewMut};
+use tilewright_kernels::{Embedding, Lookup, View, ViewMut};
 
 /// Added to variances; no config says otherwise.
 const EPS: f32 = 1e-5;
@@ -16,9 +18,8 @@ const EPS: f32 = 1e-5;
 #[derive(Debug)]
 pub(super) struct Stack {
     /// \[vocab_size, D\].
-    pub embed_tokens: Arc<Table>,
-    /// \[offset + max_position_embeddings, D\]; of sinusoids, of the positions met so far: \[positions, D\].
-    embed_positions: Table,
+    pub embed_tokens: Arc<EmbeddingTable>,
+    embed_positions: Positions,
     /// \[D\].
     layernorm_embedding: Option<Norm>,
     layers: Vec<Layer>,
@@ -27,6 +28,15 @@ pub(super) struct Stack {
     heads: Heads<'static>,
     /// Width F inside of feed-forward blocks.
     ffn_dim: usize,
+}
+
+/// Embeddings of positions.
+#[derive(Debug)]
+enum Positions {
+    /// embed_positions, \[offset + max_position_embeddings, D\].
+    Learned(EmbeddingTable),
+    /// \[positions met so far, D\].
+    Sinusoids(Vec<f32>),
 }
 
 /// `layers.N`.
@@ -39,7 +49,7 @@ struct Layer {
     /// \[D\].
     self_attn_layer_norm: Norm,
     /// Of the decoder.
-    encoder_attn: Option<Cross>,
+    encoder_attn: Option<CrossAttention>,
     /// \[D, F\].
     fc1: Linear,
     /// \[F, D\].
@@ -50,7 +60,7 @@ struct Layer {
 
 /// `encoder_attn` and the norm after it.
 #[derive(Debug)]
-struct Cross {
+struct CrossAttention {
     /// q_proj, \[D, D\].
     q_proj: Linear,
     /// {k_proj, v_proj}, as one layer: \[D, 2 D\].
@@ -65,13 +75,13 @@ struct Cross {
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     /// \[tokens, D\]: the states.
-    pub x: Buffer,
+    pub x: WorkBuffer,
     /// \[tokens, D\]: those and what a block adds to them.
-    sum: Buffer,
+    sum: WorkBuffer,
     /// \[tokens, D\]: what attention found.
-    context: Buffer,
+    context: WorkBuffer,
     /// \[tokens, max(3 D, F)\]: inside of a block.
-    wide: Buffer,
+    wide: WorkBuffer,
 }
 
 impl Stack {
@@ -79,7 +89,7 @@ impl Stack {
         config: &Config,
         weights: &Weights,
         on: Arithmetic,
-        embed_tokens: Arc<Table>,
+        embed_tokens: Arc<EmbeddingTable>,
         decodes: bool,
     ) -> Result<Self, Error> {
         let (stack, layers, heads, ffn_dim) = match decodes {
@@ -100,7 +110,7 @@ impl Stack {
                 Linear::open_fused(weights, &parts, d, true, on)
             };
             let cross = || {
-                Ok::<_, Error>(Cross {
+                Ok::<_, Error>(CrossAttention {
                     q_proj: linear("encoder_attn.q_proj", [d, d])?,
                     kv_proj: fused(&["encoder_attn.k_proj", "encoder_attn.v_proj"])?,
                     out_proj: linear("encoder_attn.out_proj", [d, d])?,
@@ -123,8 +133,10 @@ impl Stack {
         Ok(Self {
             embed_tokens,
             embed_positions: match family.sinusoids {
-                true => sinusoids(0, d),
-                false => Table::open(weights, &at("embed_positions"), [positions, d])?,
+                true => Positions::Sinusoids(Vec::new()),
+                false => {
+                    Positions::Learned(EmbeddingTable::open(weights, &at("embed_positions"), [positions, d])?)
+                }
             },
             layernorm_embedding: normalised.then(|| norm(at("layernorm_embedding"))).transpose()?,
             layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
@@ -203,14 +215,19 @@ impl Stack {
         positions: &[u32],
         x: &mut [f32],
     ) -> Result<(), Error> {
-        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let [rows, d] = self.embed_positions.view().shape();
-        if family.sinusoids && rows < longest {
-            self.embed_positions = sinusoids(longest.next_power_of_two(), d);
-        }
-        let table = self.embed_positions.view();
-        let table = table.slice(0, family.offset..table.shape()[0]);
         let words = Lookup { table: self.embed_tokens.view(), ids };
+        let [_, d] = words.table.shape();
+        let table = match &mut self.embed_positions {
+            Positions::Learned(table) => table.view(),
+            Positions::Sinusoids(rows) => {
+                let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
+                if rows.len() < longest * d {
+                    *rows = sinusoids(longest.next_power_of_two(), d);
+                }
+                View::new(rows, [rows.len() / d, d])?
+            }
+        };
+        let table = table.slice(0, family.offset..table.shape()[0]);
         if self.embed_scale == 1.0 {
             let lookups = &[words, Lookup { table, ids: positions }];
             on.backend.run(Embedding { lookups, out: ViewMut::new(x, [ids.len(), d])? })?;
@@ -229,12 +246,39 @@ impl Stack {
     pub fn linear(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(Layer::linear)
     }
+}
 
-    /// Number of weights and biases, without the word table.
-    pub fn parameters(&self, family: Family) -> usize {
-        let positions = if family.sinusoids { 0 } else { self.embed_positions.parameters() };
-        let norm = self.layernorm_embedding.as_ref().map_or(0, Norm::parameters);
-        positions + norm + self.layers.iter().map(Layer::parameters).sum::<usize>()
+impl Parameters for Stack {
+    /// Without the word table, which encoder and decoder may share.
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        let positions = match &self.embed_positions {
+            Positions::Learned(table) => Some(table as &dyn Parameters),
+            Positions::Sinusoids(_) => None,
+        };
+        let mut found: Vec<_> = positions.map(Parameters::parameters).unwrap_or_default();
+        found.extend(parameters_of(&[&self.layernorm_embedding, &self.layers]));
+        found
+    }
+}
+
+impl Parameters for Layer {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        parameters_of(&[
+            &self.qkv_proj,
+            &self.out_proj,
+            &self.self_attn_layer_norm,
+            &self.encoder_attn,
+            &self.fc1,
+            &self.fc2,
+            &self.final_layer_norm,
+        ])
+    }
+}
+
+impl Parameters for CrossAttention {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        let Self { q_proj, kv_proj, out_proj, layer_norm } = self;
+        parameters_of(&[q_proj, kv_proj, out_proj, layer_norm])
     }
 }
 
@@ -244,21 +288,15 @@ impl Layer {
         let cross = encoder_attn.as_ref().map(|cross| [&cross.q_proj, &cross.kv_proj, &cross.out_proj]);
         [qkv_proj, out_proj].into_iter().chain(cross.into_iter().flatten()).chain([fc1, fc2])
     }
-
-    fn parameters(&self) -> usize {
-        let cross = self.encoder_attn.as_ref().map(|cross| &cross.layer_norm);
-        let norms = [&self.self_attn_layer_norm, &self.final_layer_norm].into_iter().chain(cross);
-        norms.map(Norm::parameters).sum::<usize>() + self.linear().map(Linear::parameters).sum::<usize>()
-    }
 }
 
 /// sin(p w_i) for i < ceil(D / 2), then cos(p w_i) for i < floor(D / 2), with w_i = 10000^(-2 i / D), of each
 /// position p.
-fn sinusoids(positions: usize, d: usize) -> Table {
+fn sinusoids(positions: usize, d: usize) -> Vec<f32> {
     let angle = |p: usize, i: usize| p as f64 / 1e4f64.powf((2 * i) as f64 / d as f64);
     let row = |p| {
         let sines = (0..d.div_ceil(2)).map(move |i| angle(p, i).sin() as f32);
         sines.chain((0..d / 2).map(move |i| angle(p, i).cos() as f32))
     };
-    Table::new((0..positions).flat_map(row).collect(), [positions, d])
+    (0..positions).flat_map(row).collect()
 }

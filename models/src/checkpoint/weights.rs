@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/model.safetensors                 everything in one file, or
 //! DIR/model.safetensors.index.json      {"weight_map": {tensor: file, ..}}, or
-//! DIR/NAME.gguf                         if there is one alone, and none of the above
+//! DIR/NAME.gguf                         the only GGUF file, if none of the above exists
 //! FILE.gguf
 //! ```
 //!
@@ -17,19 +17,21 @@
 //! - GGUF files have their own names, another order of LLaMA's query and key rows, and quantized blocks, which
 //!   [`Weights::groups`] returns unchanged.
 
-use crate::checkpoint::config;
 use crate::checkpoint::files;
-use crate::checkpoint::gguf::{self, Gguf, Type};
+use crate::checkpoint::gguf::{self, Type};
 use crate::error::Error;
-use safetensors::{Dtype, SafeTensors};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::random::Random;
+
+mod index;
+
+pub use index::read_index;
+use index::{TensorEntry, TensorFile, TensorIndex, TensorType};
 
 /// Tensors of a checkpoint. Clones share the tensors and the record of reads.
 #[derive(Clone, Debug)]
@@ -40,6 +42,17 @@ pub struct Weights {
     base: &'static str,
     source: Arc<TensorSource>,
     watch: Option<Arc<ReadProgress>>,
+}
+
+/// A tensor of a checkpoint, as f32.
+#[derive(Clone, Debug)]
+pub struct NamedTensor {
+    /// Name under which the checkpoint stores the tensor.
+    pub name: String,
+    /// Shape in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Vec<f32>,
 }
 
 /// Callback for progress: bytes read so far, bytes of all tensors.
@@ -57,47 +70,11 @@ impl std::fmt::Debug for ReadProgress {
 
 #[derive(Debug)]
 enum TensorSource {
-    Files(Files),
+    Files(TensorIndex),
     /// Random values: every tensor exists.
     Random {
         seed: u64,
     },
-}
-
-#[derive(Debug, Default)]
-struct Files {
-    files: Vec<TensorFile>,
-    /// Tensors under Hugging Face's names.
-    tensors: BTreeMap<String, TensorEntry>,
-}
-
-#[derive(Debug)]
-struct TensorFile {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-/// Place of a tensor in its file; the header's check has proved that it lies inside.
-#[derive(Debug)]
-struct TensorEntry {
-    file: usize,
-    /// Name in the file, for errors.
-    name: String,
-    kind: TensorType,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
-    /// Heads whose rows are interleaved, if they are.
-    heads: Option<usize>,
-    /// True if its values were read.
-    read: AtomicBool,
-}
-
-/// Type of a tensor's numbers.
-#[derive(Debug)]
-enum TensorType {
-    Floats(Type),
-    /// Another type, such as integers; no model reads it.
-    Other(Dtype),
 }
 
 impl Weights {
@@ -105,8 +82,7 @@ impl Weights {
     /// `model.safetensors.index.json` lists, or of a single GGUF file.
     ///
     /// # Errors
-    /// If none exists, or a file cannot be read, is damaged or lacks a tensor that the index
-    /// promises.
+    /// If no such file exists, or a file cannot be read, is damaged or lacks a tensor that the index promises.
     pub fn open(path: &Path) -> Result<Self, Error> {
         if let Some(file) = files::find_gguf(path) {
             let bytes = files::bytes(&file)?;
@@ -119,13 +95,13 @@ impl Weights {
             return Self::from_bytes(single, bytes);
         }
         let weight_map = read_index(&index, &files::bytes(&index)?)?;
-        let mut files = Files::default();
+        let mut tensors = TensorIndex::default();
         for name in weight_map.values().collect::<BTreeSet<_>>() {
             let path = dir.join(name);
             let bytes = files::bytes(&path)?;
-            files.add_safetensors(path, bytes)?;
+            tensors.add_safetensors(path, bytes)?;
         }
-        let weights = Self::of(dir.to_owned(), TensorSource::Files(files));
+        let weights = Self::of(dir.to_owned(), TensorSource::Files(tensors));
         for (name, file) in weight_map {
             if !weights.contains(&name) {
                 return Err(weights.error(&name, format!("missing, though the index says it is in {file}")));
@@ -139,9 +115,9 @@ impl Weights {
     /// # Errors
     /// If it is damaged.
     pub fn from_bytes(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Error> {
-        let mut files = Files::default();
-        files.add_safetensors(path.clone(), bytes)?;
-        Ok(Self::of(path, TensorSource::Files(files)))
+        let mut index = TensorIndex::default();
+        index.add_safetensors(path.clone(), bytes)?;
+        Ok(Self::of(path, TensorSource::Files(index)))
     }
 
     /// Reads one GGUF file from memory; errors name `path`. Tensors have Hugging Face's names.
@@ -149,13 +125,13 @@ impl Weights {
     /// # Errors
     /// If it is damaged.
     pub fn from_gguf(path: PathBuf, bytes: Vec<u8>) -> Result<Self, Error> {
-        let mut files = Files::default();
-        files.add_gguf(path.clone(), bytes)?;
-        Ok(Self::of(path, TensorSource::Files(files)))
+        let mut index = TensorIndex::default();
+        index.add_gguf(path.clone(), bytes)?;
+        Ok(Self::of(path, TensorSource::Files(index)))
     }
 
-    /// Random weights, as before training: every tensor exists, normally distributed with standard deviation 0.02
-    /// around 0 (around 1 for weights of norms).
+    /// Random weights, as before training. Every tensor exists; its values are nearly normal with standard deviation
+    /// 0.02 and mean 0 (mean 1 for weights of norms).
     pub fn random(seed: u64) -> Self {
         Self::of("random weights".into(), TensorSource::Random { seed })
     }
@@ -174,10 +150,7 @@ impl Weights {
 
     /// Bytes of all tensors in the files.
     pub fn bytes(&self) -> u64 {
-        match &*self.source {
-            TensorSource::Files(files) => files.tensors.values().map(|t| t.bytes.len() as u64).sum(),
-            TensorSource::Random { .. } => 0,
-        }
+        self.tensors().map(|(_, entry)| entry.bytes.len() as u64).sum()
     }
 
     /// All names, in alphabetical order; none for random weights.
@@ -185,32 +158,41 @@ impl Weights {
         self.tensors().map(|(name, _)| name)
     }
 
-    /// Names of unread tensors of floats, in alphabetical order. After a model was opened they are heads of other
-    /// classes or buffers, or a sign that config and file belong to different models.
+    /// Names of unread tensors of floats, in alphabetical order. Once a model is open, they are heads of other classes
+    /// or buffers, or a sign that config and file belong to different models.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         let floats = self.tensors().filter(|(_, entry)| matches!(entry.kind, TensorType::Floats(_)));
         floats.filter(|(_, entry)| !entry.read.load(Ordering::Relaxed)).map(|(name, _)| name)
     }
 
     fn tensors(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
-        let tensors = match &*self.source {
-            TensorSource::Files(files) => Some(&files.tensors),
-            TensorSource::Random { .. } => None,
-        };
-        tensors.into_iter().flatten().map(|(name, entry)| (name.as_str(), entry))
+        let tensors = self.index().into_iter().flat_map(|index| &index.tensors);
+        tensors.map(|(name, entry)| (name.as_str(), entry))
     }
 
     /// True if [`get`](Self::get) would find the tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
-        match &*self.source {
-            TensorSource::Files(files) => self.find(files, name).is_some(),
-            TensorSource::Random { .. } => true,
-        }
+        self.index().is_none() || self.stores(name)
     }
 
     /// True if a file has the tensor `name`; false for random weights.
     pub fn stores(&self, name: &str) -> bool {
-        matches!(&*self.source, TensorSource::Files(files) if self.find(files, name).is_some())
+        self.find(name).is_some()
+    }
+
+    /// Name under which the checkpoint stores the tensor `name`; `name` itself for random weights and missing tensors.
+    /// GGUF files count as storing Hugging Face's names.
+    pub fn stored_name<'n>(&'n self, name: &'n str) -> &'n str {
+        self.find(name).map_or(name, |(stored, _)| stored)
+    }
+
+    /// The tensor `name` of shape `shape`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<NamedTensor, Error> {
+        let values = self.get(name, shape)?;
+        Ok(NamedTensor { name: self.stored_name(name).to_owned(), shape: shape.to_vec(), values })
     }
 
     /// Values of the tensor `name` of shape `shape`, row-major.
@@ -219,15 +201,15 @@ impl Weights {
     /// [`Error::Tensor`] if the tensor is missing, has another shape, stores neither floats nor quantized blocks,
     /// or holds a value that is not finite.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let files = match &*self.source {
-            TensorSource::Files(files) => files,
+        let index = match &*self.source {
+            TensorSource::Files(index) => index,
             TensorSource::Random { seed } => return Ok(random(*seed, name, shape)),
         };
-        let Some(entry) = self.find(files, name) else {
+        let Some((_, entry)) = index.find(name, self.base) else {
             return Err(self.error(name, format!("missing; expected shape {shape:?}")));
         };
         entry.read.store(true, Ordering::Relaxed);
-        let TensorFile { path, bytes } = &files.files[entry.file];
+        let TensorFile { path, bytes } = &index.files[entry.file];
         let error = |why| Error::Tensor { path: path.clone(), name: entry.name.clone(), why };
         if entry.shape != shape {
             return Err(error(format!("expected shape {shape:?}, found {:?}", entry.shape)));
@@ -249,8 +231,8 @@ impl Weights {
         })
     }
 
-    /// Rows of the matrix `name`, \[out, in\], in the blocks of a GGUF file, if these are of `format`. Input of
-    /// [`PackedB::from_groups`](tilewright_kernels::gemm::PackedB::from_groups).
+    /// Rows of the matrix `name`, \[out, in\], as the blocks of a GGUF file, if the file stores the matrix in `format`.
+    /// The rows are input of [`PackedB::from_groups`](tilewright_kernels::gemm::PackedB::from_groups).
     ///
     /// # Errors
     /// [`Error::Tensor`] if the scale of a block is not finite. [`get`](Self::get) reports all other faults of the
@@ -267,13 +249,13 @@ impl Weights {
             Format::Q4_1 => Type::Q4_1,
             _ => return Ok(None),
         };
-        let TensorSource::Files(files) = &*self.source else { return Ok(None) };
-        let same = |entry: &&TensorEntry| {
+        let Some(index) = self.index() else { return Ok(None) };
+        let same = |(_, entry): &(&str, &TensorEntry)| {
             entry.shape == shape && matches!(entry.kind, TensorType::Floats(stored) if stored == kind)
         };
-        let Some(entry) = self.find(files, name).filter(same) else { return Ok(None) };
+        let Some((_, entry)) = index.find(name, self.base).filter(same) else { return Ok(None) };
         entry.read.store(true, Ordering::Relaxed);
-        let TensorFile { path, bytes } = &files.files[entry.file];
+        let TensorFile { path, bytes } = &index.files[entry.file];
         let bytes = &bytes[entry.bytes.clone()];
         let halves = if kind == Type::Q4_1 { 2 } else { 1 };
         for (i, block) in bytes.chunks_exact(kind.block().1).enumerate() {
@@ -300,18 +282,16 @@ impl Weights {
         Self { path, base: "", source: source.into(), watch: None }
     }
 
-    /// The tensor under `name` or one of its other spellings.
-    fn find<'a>(&self, files: &'a Files, name: &str) -> Option<&'a TensorEntry> {
-        let old = name
-            .strip_suffix("LayerNorm.weight")
-            .map(|start| format!("{start}LayerNorm.gamma"))
-            .or_else(|| name.strip_suffix("LayerNorm.bias").map(|start| format!("{start}LayerNorm.beta")));
-        [Some(name), old.as_deref()]
-            .into_iter()
-            .flatten()
-            .flat_map(|name| [Some(name), name.strip_prefix(self.base)])
-            .flatten()
-            .find_map(|name| files.tensors.get(name))
+    /// Entry of the tensor `name`; `None` for random weights.
+    fn find(&self, name: &str) -> Option<(&str, &TensorEntry)> {
+        self.index()?.find(name, self.base)
+    }
+
+    fn index(&self) -> Option<&TensorIndex> {
+        match &*self.source {
+            TensorSource::Files(index) => Some(index),
+            TensorSource::Random { .. } => None,
+        }
     }
 
     fn error(&self, name: &str, why: String) -> Error {
@@ -319,80 +299,7 @@ impl Weights {
     }
 }
 
-impl Files {
-    fn add_safetensors(&mut self, path: PathBuf, bytes: Vec<u8>) -> Result<(), Error> {
-        // The header's length, 8 bytes, and the header precede the data.
-        let (header, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|e| Error::File { path: path.clone(), why: format!("not a safetensors file: {e}") })?;
-        let data = 8 + header;
-        let entry = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
-            let (start, end) = info.data_offsets;
-            let kind = match info.dtype {
-                Dtype::F32 => TensorType::Floats(Type::F32),
-                Dtype::F16 => TensorType::Floats(Type::F16),
-                Dtype::BF16 => TensorType::Floats(Type::BF16),
-                other => TensorType::Other(other),
-            };
-            let (shape, bytes) = (info.shape.clone(), data + start..data + end);
-            (name.clone(), TensorEntry { file: 0, name, kind, shape, bytes, heads: None, read: false.into() })
-        };
-        self.add(path, bytes, metadata.tensors().into_iter().map(entry))
-    }
-
-    fn add_gguf(&mut self, path: PathBuf, bytes: Vec<u8>) -> Result<(), Error> {
-        let gguf = Gguf::from_bytes(&path, &bytes)?;
-        let entry = |(name, tensor): (&String, &gguf::GgufTensor)| {
-            let gguf::GgufTensor { kind, shape, bytes, heads } = tensor.clone();
-            // This tensor is part of the config.
-            let (kind, read) = (TensorType::Floats(kind), (name == gguf::FREQUENCIES).into());
-            (
-                gguf.hugging_face(name),
-                TensorEntry { file: 0, name: name.clone(), kind, shape, bytes, heads, read },
-            )
-        };
-        self.add(path, bytes, gguf.tensors().iter().map(entry))
-    }
-
-    /// Adds a file's tensors; a name in two files is an error.
-    fn add(
-        &mut self,
-        path: PathBuf,
-        bytes: Vec<u8>,
-        tensors: impl Iterator<Item = (String, TensorEntry)>,
-    ) -> Result<(), Error> {
-        self.files.push(TensorFile { path, bytes });
-        let file = self.files.len() - 1;
-        for (name, entry) in tensors {
-            if let Some(other) = self.tensors.insert(name.clone(), TensorEntry { file, ..entry }) {
-                let path = self.files[file].path.clone();
-                let why = format!("also in {}", self.files[other.file].path.display());
-                return Err(Error::Tensor { path, name, why });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Files that the index `path` with content `bytes` names. Each must lie beside the index.
-///
-/// # Errors
-/// [`Error::File`] if it is no index, or names a file elsewhere.
-pub fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, String>, Error> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = config::parse(path, bytes)?;
-    for (name, file) in &index.weight_map {
-        if Path::new(file).file_name() != Some(file.as_ref()) {
-            let why = format!("weight_map.{name}: expected a file name, found {file:?}");
-            return Err(Error::File { path: path.to_owned(), why });
-        }
-    }
-    Ok(index.weight_map)
-}
-
-/// Random values, a function of seed, name and index.
+/// Random values: a function of seed, name and index.
 fn random(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
     // FNV-1a: the hash must not change with a library's release.
     let hash = name

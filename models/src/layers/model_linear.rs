@@ -5,7 +5,7 @@ use super::Linear;
 /// A linear layer of a model, and how a token uses it.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelLinear<'a> {
-    /// Part of the model, as `Model::parameters` names it.
+    /// Part of the model, as `Model::parts` names it.
     pub part: &'static str,
     /// The layer.
     pub linear: &'a Linear,

@@ -4,7 +4,9 @@ use super::Config;
 use crate::arithmetic::Arithmetic;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Buffer, Cache, Heads, Linear, Norm, Past, Table};
+use crate::layers::{
+    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, WorkBuffer, parameters_of,
+};
 use tilewright_kernels::DistanceBias;
 
 /// `encoder` or `decoder`.
@@ -12,7 +14,7 @@ use tilewright_kernels::DistanceBias;
 pub(super) struct Stack {
     layers: Vec<Layer>,
     /// block.0.layer.0.SelfAttention.relative_attention_bias, \[buckets, heads\].
-    relative_attention_bias: Table,
+    relative_attention_bias: EmbeddingTable,
     /// final_layer_norm, \[D\].
     final_layer_norm: Norm,
 }
@@ -27,7 +29,7 @@ struct Layer {
     /// layer.0.SelfAttention.o, \[I, D\].
     o: Linear,
     /// layer.1, of the decoder.
-    cross: Option<Cross>,
+    cross: Option<CrossAttention>,
     /// layer.1.layer_norm, of the decoder layer.2.layer_norm: \[D\].
     feed_forward_layer_norm: Norm,
     /// ..DenseReluDense.wi, or {wi_0, wi_1} as a pair: \[D, F\].
@@ -38,7 +40,7 @@ struct Layer {
 
 /// `block.N.layer.1` of the decoder.
 #[derive(Debug)]
-struct Cross {
+struct CrossAttention {
     /// layer_norm, \[D\].
     layer_norm: Norm,
     /// EncDecAttention.q, \[D, I\].
@@ -53,13 +55,13 @@ struct Cross {
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     /// \[tokens, D\]: the states.
-    pub x: Buffer,
+    pub x: WorkBuffer,
     /// \[tokens, D\]: what a block reads, and what it adds to the states.
-    pub y: Buffer,
+    pub y: WorkBuffer,
     /// \[tokens, I\]: what attention found.
-    context: Buffer,
+    context: WorkBuffer,
     /// \[tokens, max(3 I, F)\]: inside of a block.
-    wide: Buffer,
+    wide: WorkBuffer,
 }
 
 impl Stack {
@@ -79,7 +81,7 @@ impl Stack {
             let attention = at("0.SelfAttention");
             let cross = || {
                 let attention = at("1.EncDecAttention");
-                Ok::<_, Error>(Cross {
+                Ok::<_, Error>(CrossAttention {
                     layer_norm: norm(at("1.layer_norm"))?,
                     q: inward(&attention, &["q"])?,
                     kv: inward(&attention, &["k", "v"])?,
@@ -106,7 +108,7 @@ impl Stack {
         let buckets = config.relative_attention_num_buckets;
         Ok(Self {
             layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
-            relative_attention_bias: Table::open(weights, &bias, [buckets, config.num_heads])?,
+            relative_attention_bias: EmbeddingTable::open(weights, &bias, [buckets, config.num_heads])?,
             final_layer_norm: norm(format!("{stack}.final_layer_norm"))?,
         })
     }
@@ -185,26 +187,31 @@ impl Stack {
     pub fn linear(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(Layer::linear)
     }
+}
 
-    /// Number of weights.
-    pub fn parameters(&self) -> usize {
-        let others = self.relative_attention_bias.parameters() + self.final_layer_norm.parameters();
-        others + self.layers.iter().map(Layer::parameters).sum::<usize>()
+impl Parameters for Stack {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        parameters_of(&[&self.relative_attention_bias, &self.layers, &self.final_layer_norm])
+    }
+}
+
+impl Parameters for Layer {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        let Self { attention_layer_norm, qkv, o, cross, feed_forward_layer_norm, wi, wo } = self;
+        parameters_of(&[attention_layer_norm, qkv, o, cross, feed_forward_layer_norm, wi, wo])
+    }
+}
+
+impl Parameters for CrossAttention {
+    fn parameters(&self) -> Vec<Parameter<'_>> {
+        let Self { layer_norm, q, kv, o } = self;
+        parameters_of(&[layer_norm, q, kv, o])
     }
 }
 
 impl Layer {
-    fn parameters(&self) -> usize {
-        let Self { attention_layer_norm, qkv, o, cross, feed_forward_layer_norm, wi, wo } = self;
-        let cross = cross.as_ref().map_or(0, |Cross { layer_norm, q, kv, o }| {
-            layer_norm.parameters() + [q, kv, o].map(Linear::parameters).iter().sum::<usize>()
-        });
-        let norms = attention_layer_norm.parameters() + feed_forward_layer_norm.parameters();
-        norms + [qkv, o, wi, wo].map(Linear::parameters).iter().sum::<usize>() + cross
-    }
-
     fn linear(&self) -> impl Iterator<Item = &Linear> {
-        let cross = self.cross.iter().flat_map(|Cross { q, kv, o, .. }| [q, kv, o]);
+        let cross = self.cross.iter().flat_map(|CrossAttention { q, kv, o, .. }| [q, kv, o]);
         [&self.qkv, &self.o, &self.wi, &self.wo].into_iter().chain(cross)
     }
 }

@@ -30,8 +30,8 @@ pub struct Info {
 }
 
 /// Operations of a token in one part.
-fn operations<'a>(products: impl IntoIterator<Item = &'a ModelLinear<'a>>) -> usize {
-    products.into_iter().map(|p| 2 * p.times * p.linear.multiply_adds()).sum()
+fn operations<'a>(layers: impl IntoIterator<Item = &'a ModelLinear<'a>>) -> usize {
+    layers.into_iter().map(|l| 2 * l.times * l.linear.multiply_adds()).sum()
 }
 
 impl Info {
@@ -41,20 +41,21 @@ impl Info {
         let architecture = Architecture::of(&dir)?;
         let mut model = checkpoint::open(architecture, &dir, session.arithmetic(Format::F32))?;
         let cache = model.causal_lm().map(|generator| generator.cache(1).bytes());
-        let (parameters, products) = (model.parameters(), model.products());
-        let total: usize = parameters.iter().map(|(_, n)| n).sum();
-        let own: usize = products.iter().filter(|p| !p.tied).map(|p| p.linear.multiply_adds()).sum();
+        let parts: Vec<_> = model.parts().iter().map(|part| (part.name, part.count())).collect();
+        let layers = model.linear_layers();
+        let total: usize = parts.iter().map(|(_, n)| n).sum();
+        let own: usize = layers.iter().filter(|l| !l.tied).map(|l| l.linear.multiply_adds()).sum();
         // [memory, read for a token alone], in bytes.
         let bytes = |dtype: Format| {
             let of = |n: usize| (n as f64 * bytes_per_weight(dtype)) as usize;
-            let packed: usize = products.iter().map(|p| of(p.linear.multiply_adds())).sum();
-            let read: usize = products.iter().map(|p| of(p.times * p.linear.multiply_adds())).sum();
+            let packed: usize = layers.iter().map(|l| of(l.linear.multiply_adds())).sum();
+            let read: usize = layers.iter().map(|l| of(l.times * l.linear.multiply_adds())).sum();
             [packed + 4 * (total - own), read]
         };
-        let of_part = |name: &str| operations(products.iter().filter(|p| p.part == name));
+        let of_part = |name: &str| operations(layers.iter().filter(|l| l.part == name));
 
         if session.json {
-            let parts: Vec<_> = parameters
+            let parts: Vec<_> = parts
                 .iter()
                 .map(|(name, n)| json!({ "part": name, "parameters": n, "operations_per_token": of_part(name) }))
                 .collect();
@@ -71,7 +72,7 @@ impl Info {
                 "max_length": model.max_length(),
                 "parameters": total,
                 "parts": parts,
-                "operations_per_token": operations(&products),
+                "operations_per_token": operations(&layers),
                 "dtypes": dtypes,
                 "cache_bytes_per_token": cache,
             }));
@@ -84,11 +85,11 @@ impl Info {
         ))?;
         let mut table = Table::new();
         table.load_style(TABLE).set_header(["part", "parameters", "", "operations per token"]);
-        for (name, n) in &parameters {
+        for (name, n) in &parts {
             let share = format!("{:.1}%", 100.0 * *n as f64 / total.max(1) as f64);
             table.add_row([name.to_string(), count(*n), share, count(of_part(name))]);
         }
-        table.add_row(["all".to_owned(), count(total), String::new(), count(operations(&products))]);
+        table.add_row(["all".to_owned(), count(total), String::new(), count(operations(&layers))]);
         session.say(&right(table))?;
 
         let mut table = Table::new();

@@ -49,8 +49,8 @@ impl Subject {
 
     /// Multiply-adds for a token, without attention.
     fn cost(&self) -> f64 {
-        let products = self.models.iter().flat_map(|model| model.products());
-        products.map(|product| (product.times * product.linear.multiply_adds()) as f64).sum()
+        let layers = self.models.iter().flat_map(|model| model.linear_layers());
+        layers.map(|layer| (layer.times * layer.linear.multiply_adds()) as f64).sum()
     }
 
     fn run(&mut self, inputs: &ModelInputs) -> Result<Vec<Output>, Error> {
