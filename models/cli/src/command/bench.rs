@@ -3,7 +3,7 @@
 mod compare;
 pub mod tables;
 
-use super::{Session, checkpoint::layer_inputs, style};
+use super::{MAX_THREADS, Session, checkpoint::layer_inputs, default_threads, style};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -69,8 +69,8 @@ pub struct Bench {
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
 
-    /// Numbers of threads [default: 1 and one for each core]
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Numbers of threads, each measured in turn [default: 1, and RAYON_NUM_THREADS or else one for each core]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_THREADS)))]
     threads: Vec<u16>,
 
     /// Measure linear layers of the shapes in this file instead: MxK:KxN, one to a line, as benchdnn
@@ -209,11 +209,11 @@ impl Bench {
         }
 
         let threads = self.threads();
-        let backend = super::backend(self.isa.as_deref())?;
         let json = self.json.as_deref() == Some(Path::new("-"));
         let most = threads.iter().copied().max().unwrap_or(1);
-        let session = Session { backend, threads: most, dtype: self.dtype.map(dtype_name), json };
-        session.say(&session.header())?;
+        // The global pool prepares the cases, for instance packs the weights. Kernels are timed inside of the
+        // pools of `Bencher`, one for each number of threads.
+        let session = Session::start(self.isa.as_deref(), most, self.dtype.map(dtype_name), json)?;
         let mut bencher = self.bencher(&session, &threads)?;
         let unix_time = unix_time();
         bencher.measure_limits();
@@ -290,7 +290,7 @@ impl Bench {
     fn threads(&self) -> Vec<usize> {
         let mut threads: Vec<usize> = self.threads.iter().copied().map(usize::from).collect();
         if threads.is_empty() {
-            threads = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
+            threads = vec![1, default_threads()];
         }
         threads.sort_unstable();
         threads.dedup();

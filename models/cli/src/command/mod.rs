@@ -123,15 +123,8 @@ impl Common {
 
     /// [`start`](Self::start) for work in the type `dtype`.
     pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
-        let backend = backend(self.isa.as_deref())?;
-        // The main thread is a thread of the pool: a kernel called from outside of the pool hands its work
-        // over and sleeps until it is done, at every call. Decoding lost up to half of its speed that way.
         let threads = self.threads.map_or_else(default_threads, usize::from);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
-        pool.build_global().context("cannot start the threads")?;
-        let session = Session { backend, threads: rayon::current_num_threads(), dtype, json: self.json };
-        session.say(&session.header())?;
-        Ok(session)
+        Session::start(self.isa.as_deref(), threads, dtype, self.json)
     }
 }
 
@@ -154,6 +147,18 @@ fn backend(isa: Option<&str>) -> Result<Backend> {
 }
 
 impl Session {
+    /// Chooses the backend, makes the global pool of `threads` threads and prints the header.
+    fn start(isa: Option<&str>, threads: usize, dtype: Option<&'static str>, json: bool) -> Result<Self> {
+        let backend = backend(isa)?;
+        // The main thread is a thread of the pool: a kernel called from outside of the pool hands its work
+        // over and sleeps until it is done, at every call. Decoding lost up to half of its speed that way.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
+        pool.build_global().context("cannot start the threads")?;
+        let session = Self { backend, threads: rayon::current_num_threads(), dtype, json };
+        session.say(&session.header())?;
+        Ok(session)
+    }
+
     /// Prints a line for a human: to stderr where stdout is for JSON.
     pub fn say(&self, line: &str) -> Result<()> {
         match self.json {
