@@ -29,7 +29,7 @@ fn main() -> Result<(), Error> {
         for rows in [1, 17] {
             let (found, expected) = (linear(*backend, rows)?, linear(Backend::REFERENCE, rows)?);
             let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{:12} {rows:2} rows: largest difference to the definition {worst:.1e}", backend.name());
+            println!("{:12} {rows:2} rows: largest difference to the reference {worst:.1e}", backend.name());
             assert!(worst < 1e-4);
         }
     }

@@ -23,7 +23,7 @@ fn main() -> Result<(), Error> {
         let found = run(*backend)?;
         let worst =
             found.iter().zip(&expected).map(|(a, b)| (a.to_f32() - b.to_f32()).abs()).fold(0.0, f32::max);
-        println!("{:12} largest difference to the definition {worst:.1e}", backend.name());
+        println!("{:12} largest difference to the reference {worst:.1e}", backend.name());
         assert!(worst < 1e-2);
         assert!(found[96 + 40..].iter().all(|&x| x == bf16::ZERO), "masked columns are zero");
     }

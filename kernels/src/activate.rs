@@ -1,11 +1,12 @@
 //! Activation functions over rows, and their gated products.
 //!
 //! ```text
-//! Activate  y = f(x)                  f: GELU, SiLU, ReLU, tanh
-//! Gated     y = f(gate) * up          f = SiLU: SwiGLU, f = GELU: GEGLU (Shazeer 2020, arXiv:2002.05202)
+//! Activate  y = f(x)                  f: GELU, SiLU, ReLU, tanh, identity
+//! Gated     y = f(gate) * up          f = SiLU: SwiGLU, f = GELU: GEGLU
 //! ```
 //!
-//! The functions themselves, lane by lane, are those of [`Activation`].
+//! Gated products: Shazeer, "GLU Variants Improve Transformer", 2020, arXiv:2002.05202. [`Activation`] defines f, lane
+//! by lane. x, y, gate and up are \[rows, n\]; without rows or columns nothing is written.
 
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
@@ -22,7 +23,8 @@ use crate::view::{View, ViewMut};
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
 ///
 /// # Numerics
-/// See [`Activation`]. An element's result depends on nothing but the element.
+/// x is widened to f32 exactly, f errs as [`Activation`] states, and y is rounded once to its type. The bits of y
+/// depend only on x and the backend.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, ViewMut};
@@ -46,8 +48,14 @@ pub struct Activate<'a, T = f32> {
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous.
 ///
 /// # Numerics
-/// The activation is rounded to f32, then the product: a gate that underflows is a
-/// zero, and makes NaN of an infinite `up`.
+/// gate and up are widened to f32 exactly. Three roundings follow:
+///
+/// 1. f(gate) is an f32, with the error that [`Activation`] states.
+/// 2. f(gate) * up is rounded to f32.
+/// 3. y is that product, rounded to its type if this is bf16 or f16. f(gate) itself is never rounded to the type.
+///
+/// [`Backend::REFERENCE`](crate::Backend::REFERENCE) computes f(gate) * up in f64, and rounds the product to f32 and
+/// then to the type. An f(gate) that underflows f32 is 0 on other backends, so an infinite up makes NaN of it.
 ///
 /// ```
 /// use tilewright_kernels::{Activation, Backend, Gated, View, ViewMut};
@@ -60,7 +68,7 @@ pub struct Activate<'a, T = f32> {
 /// ```
 #[derive(Debug)]
 pub struct Gated<'a, T = f32> {
-    /// The gate and y, \[rows, n\].
+    /// Gate and y, \[rows, n\].
     pub gate: Rows<'a, T>,
     /// \[rows, n\].
     pub up: View<'a, 2, T>,
@@ -69,7 +77,7 @@ pub struct Gated<'a, T = f32> {
 }
 
 impl<'a, T> Gated<'a, T> {
-    /// Of rows that hold \[gate | up\], \[rows, 2 n\], into `out`, \[rows, n\].
+    /// The gated product of rows \[gate | up\], \[rows, 2 n\], into `out`, \[rows, n\].
     ///
     /// # Errors
     /// [`Error::Shape`] if `x` does not have twice the columns of `out`.

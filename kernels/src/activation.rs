@@ -5,7 +5,8 @@
 //! GELU (tanh)  x/2 (1 + tanh u) = x / (1 + e^-2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
 //! SiLU         x / (1 + e^-x)
 //! ```
-//! Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415.
+//! Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415. Both forms of GELU are table lookups
+//! (`gate.rs`); SiLU and tanh come from [`math`].
 
 mod gate;
 
@@ -13,17 +14,19 @@ use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::math;
 
-/// A function applied to every element. NaN stays NaN; at -inf a function takes its limit.
+/// Function of each element. NaN stays NaN; at -inf a function takes its limit.
 ///
 /// # Numerics
-/// Identity and ReLU are exact, tanh is [`math::tanh`] and within 1 ULP, SiLU within 4 ULP down to -88.7,
-/// where it becomes 0. Both forms of GELU are within 2 ULP plus 2^-27; of x below -7.625 with AVX-512,
-/// below -6 elsewhere, they are 0. Where the result is rounded to bf16 by [`Activate`](crate::Activate) and
-/// [`Gated`](crate::Gated), they are off by at most 2^-20 |x| more.
+/// - Identity and ReLU are exact.
+/// - tanh is [`math::tanh`], within 1 ULP.
+/// - SiLU is within 4 ULP down to -88.7, and 0 below.
+/// - Both forms of GELU are within 2 ULP plus 2^-27. They are 0 below -7.625 with AVX-512, and below -6 elsewhere.
+///   If [`Activate`](crate::Activate) or [`Gated`](crate::Gated) rounds the result to bf16, they err by at most
+///   2^-20 |x| more.
 ///
-/// Worst errors over all 2^32 arguments, in ULP: of SiLU 2.39 beyond 2^-121, of GELU as follows, beyond
-/// 2^-27 and, by ranges, with nothing taken off. NEON has not been walked; the
-/// rows of avx512 are of a kernel that has changed since, and may be slightly off.
+/// Worst errors over all 2^32 arguments, in ULP: SiLU 2.39, not counting 2^-121. The first column of GELU does not
+/// count 2^-27; the others count every error. NEON has not been walked. The kernel has changed since the rows of avx512
+/// were measured, so they may be slightly off.
 ///
 /// |                | beyond 2^-27 | x > 0 | -1 to 0 | -3 to -1 | -4 to -3 | -5 to -4 |
 /// |----------------|--------------|-------|---------|----------|----------|----------|
@@ -34,15 +37,15 @@ use crate::math;
 /// | tanh, avx2     | 1.06         | 1.23  | 1.80    | 5.16     | 22.2     | 2120     |
 /// | tanh, portable | 1.37         | 1.53  | 2.11    | 6.35     | 25.4     | 2123     |
 ///
-/// A single rounding of erf(x / sqrt 2), as in 1 + erf, is worth 2^-26 |x|, so that the usual formula has
-/// no correct digit left below -5.5.
+/// The usual formula x/2 (1 + erf(x / sqrt 2)) rounds 1 + erf: an error of 2^-26 |x|, which leaves no correct digit
+/// below -5.5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// x.
     Identity,
-    /// x Phi(x), Phi the normal distribution: the exact GELU, written with erf.
+    /// x Phi(x), with the normal distribution Phi: the exact GELU, defined by erf.
     GeluErf,
-    /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    /// Tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
     /// max(x, 0).
     Relu,
@@ -53,13 +56,13 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// All of them, for tests and tables.
+    /// All activations, for tests and tables.
     pub const ALL: [Self; 6] =
         [Self::Identity, Self::GeluErf, Self::GeluTanh, Self::Relu, Self::Silu, Self::Tanh];
 
     /// The definition, to f64 accuracy.
     pub fn definition(self, x: f64) -> f64 {
-        // x times a probability p that underflows no later than the product should.
+        // x p. At -inf, p is 0 and the product would be NaN; its limit is -0.
         let gate = |p: f64| if x == f64::NEG_INFINITY { -0.0 } else { x * p };
         match self {
             Self::Identity => x,
@@ -75,9 +78,9 @@ impl Activation {
         }
     }
 
-    /// The function of each lane.
+    /// Applies the function to each lane.
     ///
-    /// The `match` is on a loop invariant: its branch is predicted, or hoisted by the compiler.
+    /// The `match` is on a loop invariant: the branch is predicted, or the compiler hoists it.
     #[inline(always)]
     pub fn apply<I: Isa>(self, isa: I, x: I::V) -> I::V {
         let c = |v: f32| I::V::splat(isa, v);
@@ -96,7 +99,7 @@ impl Activation {
         }
     }
 
-    /// The function of each lane, as exactly as a result wants it that is rounded to `T`.
+    /// Applies the function to each lane, as exactly as a result needs that is rounded to `T`.
     #[inline(always)]
     pub(crate) fn apply_for<I: Isa, T: Element>(self, isa: I, x: I::V) -> I::V {
         match self {
@@ -107,7 +110,7 @@ impl Activation {
     }
 }
 
-/// Runs `$body` with `$f` a constant: the choice of function is made outside of the loops.
+/// Runs `$body` with `$f` a constant, so that the choice of function is outside of the loops.
 macro_rules! for_activation {
     ($activation:expr, $f:ident => $body:expr) => {
         $crate::activation::for_activation!(@arms $activation, $f => $body, Identity GeluErf GeluTanh Relu Silu Tanh)

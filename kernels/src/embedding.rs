@@ -1,8 +1,11 @@
-//! Embeddings: rows of tables, gathered and summed.
+//! Embedding: rows of tables, gathered and summed.
 //!
 //! ```text
-//! y[t] = table_0[ids_0[t]] + table_1[ids_1[t]] + ..      word + position + type, for example
+//! y[t] = table_0[ids_0[t]] + table_1[ids_1[t]] + ..      for example word + position + type, as in BERT
 //! ```
+//!
+//! Tables are \[entries, n\], ids \[tokens\], y \[tokens, n\]. Without lookups y is 0. NaN and infinities of a row
+//! propagate to y. Devlin et al., "BERT", 2018, arXiv:1810.04805, figure 2.
 
 use crate::backend::Kernel;
 use crate::element::Element;
@@ -12,25 +15,24 @@ use crate::lanes::{RowSlices, map, widen, write_f32};
 use crate::rows::{self, RowTask, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
-/// One table and which of its rows to take.
+/// Table, and the row of it that each token takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a, T = f32> {
-    /// \[entries, n\].
+    /// Rows \[entries, n\].
     pub table: View<'a, 2, T>,
-    /// \[tokens\], each less than `entries`.
+    /// Row of each token, \[tokens\]; each less than `entries`.
     pub ids: &'a [u32],
 }
 
-/// The sum over all lookups of the row that each names for a token; zeros if there is no lookup.
+/// Sum of the rows that all lookups take for each token; zeros without lookups.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous, or an id is
-/// not in its table: the id, its token, and the table's size are named, and nothing was written.
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous, or an id is outside its table.
+/// The error names the id, its token and the size of the table. Nothing is written then.
 ///
 /// # Numerics
-/// Summed in the order of the lookups: exact for one, rounded once for two, and in general within
-/// gamma_{lookups - 1} of the sum of magnitudes. Of bf16 and f16 the sum in f32 is
-/// rounded once more.
+/// Sums are f32, in the order of the lookups: exact for one, rounded once for two, and in general within
+/// gamma_{lookups - 1} of the sum of magnitudes. In bf16 and f16 the sum is rounded once more.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Embedding, Lookup, View, ViewMut};
@@ -44,14 +46,14 @@ pub struct Lookup<'a, T = f32> {
 /// ```
 #[derive(Debug)]
 pub struct Embedding<'a, T = f32> {
-    /// Rows to add up for each token.
+    /// Tables and ids, summed in this order.
     pub lookups: &'a [Lookup<'a, T>],
-    /// \[tokens, n\].
+    /// y, \[tokens, n\].
     pub out: ViewMut<'a, 2, T>,
 }
 
 impl<'a, T> Lookup<'a, T> {
-    /// Id that token `t` looks up.
+    /// Row that token `t` takes.
     #[inline(always)]
     fn row(&self, t: usize) -> &'a [T] {
         self.table.row([self.ids[t] as usize, 0])
@@ -124,7 +126,7 @@ impl<T: Element> RowTask for TokenRows<'_, T> {
         (Self { lookups, start, out: low }, Self { lookups, start: start + mid, out: high })
     }
 
-    /// A sum in f32, of several lookups of another type.
+    /// One row, for sums in f32 of several lookups of another type.
     fn memory(&self) -> usize {
         if T::f32s(&[]).is_some() || self.lookups.len() < 2 { 0 } else { self.out.shape()[1] }
     }

@@ -4,22 +4,25 @@
 //! y = (x - mean) / sqrt(var + eps) * weight + bias,  mean = sum(x) / n,  var = sum((x - mean)^2) / n
 //! ```
 //!
-//! `sum(x^2) / n - mean^2` loses all digits where the mean is large against sigma, so the row is
-//! centred first; but on a pivot, the mean of its first elements, which then needs no pass of its own:
+//! x, y and residual are \[rows, n\]; weight and bias \[n\]. A row that holds NaN or an infinity is NaN. Without rows
+//! or columns nothing is written.
+//!
+//! `sum(x^2) / n - mean^2` loses all digits if the mean is large against sigma, so the row is centred first. It is
+//! centred on a pivot, the mean of its first elements, which takes no pass of its own:
 //!
 //! ```text
 //! p = mean of the first 64 elements
 //! pass 1   d = sum(x - p) / n,  s = sum((x - p)^2) / n         mean = p + d, var = s - d^2
-//!          if d^2 > s / 4: p += d, and pass 1 again            first elements unlike the others
+//!          if d^2 > s / 4: p += d, and pass 1 again            first elements differ from the others
 //! pass 2   y = ((x - p) r - d r) weight + bias,  r = 1 / sqrt(s - d^2 + eps)
 //! ```
 //!
-//! This is the corrected two-pass algorithm of Chan, Golub and LeVeque (The American Statistician
-//! 37, 1983), whose d removes what the pivot is off by. With d^2 <= s / 4 the difference s - d^2
-//! loses at most a factor of 4/3, so the error does not grow with mean / sigma.
+//! This is the corrected two-pass algorithm of Chan, Golub and LeVeque (The American Statistician 37, 1983): d removes
+//! the error of the pivot. With d^2 <= s / 4 the difference s - d^2 loses at most a factor of 4/3, so the error does
+//! not grow with mean / sigma.
 //!
-//! Pass 1 of each row runs within pass 2 of the row before: pass 2 waits for stores and pass 1 for
-//! its sums, and together they take hardly longer than pass 2 alone.
+//! Pass 1 of each row runs within pass 2 of the row before. Pass 2 waits for stores, and pass 1 for its sums; together
+//! they take hardly longer than pass 2 alone.
 
 use crate::backend::Kernel;
 use crate::element::Element;
@@ -33,8 +36,8 @@ use crate::view::ViewMut;
 
 /// y = (x - mean) / sqrt(variance + eps) * weight + bias, for each row.
 ///
-/// With a `residual`, first residual += x, rounded once to its type and written back, and y is of the
-/// residual's row as it is stored then.
+/// With a `residual`, the kernel first computes residual += x, rounds it once to its type and stores it. y then
+/// normalises the stored residual instead of x.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is
@@ -43,7 +46,7 @@ use crate::view::ViewMut;
 /// # Numerics
 /// With u = 2^-24 and z = y before weight and bias, the error of y is at most
 /// u ((n / 10 + 24) (1 + |z|) |weight| + 2 |y| + 2 |bias|), whatever the ratio of mean to sigma.
-/// A row with NaN or Inf in it is NaN.
+/// A row that holds NaN or an infinity is NaN.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, LayerNorm, Rows, View, ViewMut};
@@ -57,18 +60,18 @@ use crate::view::ViewMut;
 pub struct LayerNorm<'a, T = f32> {
     /// x and y, \[rows, n\].
     pub rows: Rows<'a, T>,
-    /// Added to x before it is normalised, and replaced by that sum, \[rows, n\].
+    /// Residual \[rows, n\], replaced by residual + x, which is then normalised.
     pub residual: Option<ViewMut<'a, 2, T>>,
-    /// \[n\]; none is ones.
+    /// Weight \[n\]; ones if `None`.
     pub weight: Option<&'a [f32]>,
-    /// \[n\]; none is zeros.
+    /// Bias \[n\]; zeros if `None`.
     pub bias: Option<&'a [f32]>,
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// Elements whose mean is the pivot: one step of the widest vectors, so that it comes cheaply, and
-/// enough that outliers among them seldom move it by half a sigma.
+/// Elements whose mean is the pivot. One step of the widest vectors sums them, and they are enough that an outlier
+/// among them seldom moves the pivot by half a sigma.
 const PIVOT: usize = 64;
 
 impl<T: Element> Kernel for LayerNorm<'_, T> {
@@ -93,7 +96,7 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
         if rows == 0 {
             return Ok(());
         }
-        // Weights of 1 and biases of 0 stand in for absent ones: the loads are free beside the stores.
+        // Ones and zeros replace an absent weight and bias: their loads are free beside the stores.
         scratch::with(2 * n, |spare| {
             let (ones, zeros) = spare.split_at_mut(n);
             let weight = weight.unwrap_or_else(|| {
@@ -123,7 +126,7 @@ fn check<T: Element>(
     Ok(shape)
 }
 
-/// The definition, of one row.
+/// Definition for one row.
 fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
     let mean = row.input().iter().map(|x| f64::from(x.to_f32())).sum::<f64>() / n;
@@ -164,7 +167,7 @@ impl<T: Element> RowTask for Affine<'_, T> {
         let mut moments = Moments::of(isa, row.input(), pivot(isa, row.input()));
         loop {
             let next = rows.next();
-            // After the last row, the weight is taken for a row: it has the right length.
+            // After the last row, the weight serves as the next row: it has the same length.
             let next_input = next.as_ref().map_or(T::stand_in(weight), RowSlices::input);
             moments = moments.centred(isa, row.input());
             let square = moments.variance() + eps;
@@ -182,8 +185,8 @@ impl<T: Element> RowTask for Affine<'_, T> {
     }
 }
 
-/// Normalises a row whose moments leave the range of f32: by Welford's update (1962) in f64, where the
-/// squares of f32 neither overflow nor underflow.
+/// Normalises a row whose moments leave the range of f32, with Welford's update (1962) in f64, in which squares of f32
+/// neither overflow nor underflow.
 #[cold]
 #[inline(never)]
 fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, weight: &[f32], bias: &[f32], eps: f32) {
@@ -200,7 +203,7 @@ fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, weight: &[f32], bias: 
     }
 }
 
-/// The mean of the first elements.
+/// Mean of the first elements.
 #[inline(always)]
 fn pivot<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     let first = &x[..x.len().min(PIVOT)];
@@ -214,16 +217,19 @@ fn pivot<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     sum / first.len() as f32
 }
 
-/// Of a row: p, d and s.
+/// Moments of a row around its pivot.
 #[derive(Clone, Copy)]
 struct Moments {
+    /// p.
     pivot: f32,
+    /// d, the mean of x - p.
     mean: f32,
+    /// s, the mean of (x - p)^2.
     square: f32,
 }
 
 impl Moments {
-    /// Pass 1 by itself.
+    /// Pass 1 alone.
     #[inline(always)]
     fn of<I: Isa, T: Element>(isa: I, x: &[T], pivot: f32) -> Self {
         let mut sums = MomentSums::new(isa, pivot);
@@ -237,7 +243,7 @@ impl Moments {
         sums.moments(x.len())
     }
 
-    /// These, if the pivot was near enough to the mean, or else those around the mean.
+    /// Moments around the mean, if d^2 > s / 4; else `self`.
     #[inline(always)]
     fn centred<I: Isa, T: Element>(self, isa: I, x: &[T]) -> Self {
         if 4.0 * self.mean * self.mean <= self.square {
@@ -246,16 +252,17 @@ impl Moments {
         Self::of(isa, x, self.pivot + self.mean)
     }
 
-    /// s - d^2, which rounding could leave below 0 where all elements are equal; NaN if one is infinite.
+    /// s - d^2. Rounding could make it negative if all elements are equal, so it is at least 0. NaN if x holds an
+    /// infinity.
     #[inline(always)]
     fn variance(self) -> f32 {
         let variance = self.square - self.mean * self.mean;
-        // Not `max`, which would make 0 of NaN.
+        // `max` would turn NaN into 0.
         if variance < 0.0 { 0.0 } else { variance }
     }
 }
 
-/// The sums of pass 1 under way.
+/// Running sums of pass 1.
 struct MomentSums<I: Isa> {
     pivot: f32,
     center: I::V,
@@ -284,7 +291,7 @@ impl<I: Isa> MomentSums<I> {
     }
 }
 
-/// Pass 2 of `row`, whose moments are known, and pass 1 of `next`.
+/// Pass 2 of `row` together with pass 1 of `next`.
 #[inline(always)]
 fn write<I: Isa, T: Element>(
     isa: I,
@@ -304,7 +311,7 @@ fn write<I: Isa, T: Element>(
         [row],
         [weight, bias],
         [next],
-        // Past the end, only the sums count: there, the next row's elements are its pivot.
+        // Lanes past the end only enter the sums: the pivot there adds 0 to them.
         pivot,
         #[inline(always)]
         |g, [x], [weight, bias], [next]| {

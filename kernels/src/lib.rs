@@ -1,14 +1,14 @@
-//! CPU kernels for transformers, each beside the naive definition that tests hold it to.
+//! CPU kernels for transformers. Each stands beside the naive definition that tests hold it to.
 //!
-//! A kernel is a value that holds its arguments, views of the caller's memory; [`Backend::run`] computes it by one
-//! instruction set:
+//! A kernel is a struct of named arguments, which are views of the caller's memory. [`Backend::run`] computes it with
+//! one instruction set:
 //!
 //! ```
 //! use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 //! use tilewright_kernels::{Activation, Backend, View, ViewMut};
 //! let backend = Backend::best();
 //! let (x, w, bias) = ([1., 2.], [0.5, -1., 2., 0.25, 1., 0.], [0., 1., 0.]);
-//! // A weight of \[out, in\], packed once for any number of rows.
+//! // y = relu(x W^T + bias). The weight [out, in] is packed once, for any number of rows.
 //! let w = PackedB::new(backend, View::new(&w, [3, 2])?.transpose());
 //! let mut y = [0.; 3];
 //! backend.run(Gemm {
@@ -27,14 +27,45 @@
 //! # Ok::<(), tilewright_kernels::Error>(())
 //! ```
 //!
-//! - Products of matrices are in [`gemm`], functions of numbers in [`math`], what the CPU can do at most in
-//!   [`probe`], and the contract of an instruction set in [`isa`]. All other kernels are here.
-//! - [`Backend::REFERENCE`] computes the same by the definition. [`Backend::best`] is the fastest that this CPU has,
-//!   [`Backend::from_env`] that or the one that `TILEWRIGHT_ISA` names.
-//! - Arguments that do not fit are an [`Error`], and nothing is written. Indices outside a view panic, as those of
-//!   slices do; where memory ends, the process does.
-//! - With the feature `rayon`, on by default, a kernel uses the threads of the pool that it is called in; without
-//!   it, the calling thread.
+//! Matrix products are in [`gemm`], elementary functions in [`math`], peaks of the CPU in [`probe`], and the traits of
+//! an instruction set in [`isa`]. All other kernels are in this module.
+//!
+//! Arguments that do not fit are an [`Error`], and nothing is written. An index outside a view panics, as for a slice.
+//! A failed allocation aborts the process.
+//!
+//! # Choosing a backend
+//! - [`Backend::from_env`] takes the backend that the environment variable `TILEWRIGHT_ISA` names, or else the best.
+//!   Programs should use it, so that their users can force a backend.
+//! - [`Backend::best`] takes the fastest backend of this CPU. [`Backend::available`] lists all of them, best first, and
+//!   [`Backend::named`] takes one by name.
+//! - [`Backend::REFERENCE`] computes the definition of each kernel in f64: slow, and the oracle of every test.
+//!
+//! Packed weights and KV caches are laid out for the backend that made them. [`Backend::REFERENCE`] reads every layout.
+//!
+//! # Threads
+//! With the feature `rayon`, on by default, a kernel uses the threads of the pool that it is called in. Small kernels,
+//! and all kernels without the feature, run on the calling thread.
+//!
+//! A call from a thread outside of any pool makes rayon hand the work to its global pool: each call wakes threads, and
+//! the caller sleeps until they are done. To avoid this, put `pool.install(..)` around a whole forward pass, not around
+//! single kernels. Or build the pool with `ThreadPoolBuilder::use_current_thread`, which makes the calling thread one
+//! of its threads.
+//!
+//! # Numerics
+//! - f32 results stay within gamma_k * sum |a||b| of the f64 definition, functions within a stated number of ULP.
+//! - Results have the same bits for any number of threads. The bits of a row do not depend on its batch, on padding, on
+//!   packing, or on prefill against decode.
+//! - A mask decides which rows are zero; masked keys and values are never read. NaN and infinities that a mask does not
+//!   hide propagate.
+//! - Reduced precision is asked for by the types of arguments, never silent. Sums of bf16 and f16 are f32; sums of int8
+//!   are exact in i32.
+//!
+//! Each kernel states its bounds under "Numerics".
+//!
+//! # Safety
+//! Every safe function is sound for every argument. Views check bounds and overlaps once, when they are made. A backend
+//! exists only where the CPU and the operating system support its instructions. Unsafe functions state their
+//! preconditions.
 
 mod activate;
 mod activation;

@@ -1,4 +1,8 @@
-//! A function of every element: how tests, and programs, reach the functions on any backend.
+//! Elementwise functions on any backend, for tests and programs.
+//!
+//! ```text
+//! out[i] = function(x[i])
+//! ```
 
 use crate::activation::Activation;
 use crate::backend::Kernel;
@@ -12,7 +16,7 @@ use crate::math::{erf, exp, exp_fast, exp2_coarse, log, tanh};
 pub enum Function {
     /// [`exp`].
     Exp,
-    /// [`exp_fast`], defined as [`exp`] is.
+    /// [`exp_fast`]; the definition is that of [`exp`].
     ExpFast,
     /// [`exp2_coarse`].
     Exp2Coarse,
@@ -27,7 +31,7 @@ pub enum Function {
 }
 
 impl Function {
-    /// All of them, for tests and tables; of the activations those that round more than once.
+    /// All functions for tests and tables. Of the activations, only those with more than one rounding.
     pub const ALL: [Self; 9] = [
         Self::Exp,
         Self::ExpFast,
@@ -52,7 +56,7 @@ impl Function {
         }
     }
 
-    /// The function of each lane.
+    /// Applies the function to each lane.
     #[inline(always)]
     pub fn apply<I: Isa>(self, isa: I, x: I::V) -> I::V {
         match self {
@@ -67,7 +71,7 @@ impl Function {
     }
 }
 
-/// out\[i\] = function(x\[i\]), on the calling thread.
+/// out\[i\] = function(x\[i\]), on the calling thread. NaN stays NaN.
 ///
 /// # Errors
 /// [`Error::Shape`] if the lengths differ.
@@ -83,9 +87,9 @@ impl Function {
 pub struct Map<'a> {
     /// Function to apply.
     pub function: Function,
-    /// \[n\].
+    /// Arguments \[n\].
     pub x: &'a [f32],
-    /// \[n\].
+    /// Results \[n\].
     pub out: &'a mut [f32],
 }
 

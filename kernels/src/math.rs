@@ -1,13 +1,13 @@
 //! Elementary functions on vectors: exp, log, erf and tanh to at most 1 ULP, and a faster exp.
 //!
-//! No function branches, and no lane depends on its neighbours, so a row's tail, padded to a full
-//! vector, gets the bits that it would get inside a vector. NaN stays NaN. Denormal arguments count in
-//! full, and denormal results are rounded like any others; [`exp_fast`] alone flushes them to zero.
+//! No function branches, and no lane depends on its neighbours. So the tail of a row, padded to a full vector, gets the
+//! bits that it would get inside a vector. NaN stays NaN. Denormal arguments count in full. Denormal results
+//! are rounded like others; only [`exp_fast`] and [`exp2_coarse`] flush them to zero.
 //!
-//! `tests/math.rs` holds [`exp`], [`log`], [`erf`] and [`tanh`] to 1 ULP, [`exp_fast`] to 6 and
-//! [`exp2_coarse`], for weights that are rounded to 8 bits, to 52 on every
-//! backend, over every 4099th argument and those near powers of two; `tilewright verify --exhaustive`
-//! walks all 2^32. Worst errors over all arguments, in ULP:
+//! `tests/math.rs` holds every backend to these bounds: 1 ULP for [`exp`], [`log`], [`erf`] and [`tanh`], 6 ULP for
+//! [`exp_fast`], and 52 ULP for [`exp2_coarse`], whose results are rounded to 8 bits. It tests every 4099th argument
+//! and those near powers of two; `tilewright verify --exhaustive` walks all 2^32. Worst errors over all arguments, in
+//! ULP:
 //!
 //! | function              | avx512, avx2 | portable, without FMA |
 //! |-----------------------|--------------|-----------------------|
@@ -18,26 +18,29 @@
 //! | [`exp_fast`], x <= 0  | 4.73         | 2.26                  |
 //! | [`exp_fast`], x <= 88 | 5.33         | 2.26                  |
 //!
-//! Errors of [`exp_fast`] are for x >= -87; smaller x give 0. NEON has not been walked.
+//! Errors of [`exp_fast`] are for x >= -87: it flushes smaller results. NEON has not been walked.
 //!
-//! Polynomials are weighted minimax fits of the relative error of the result (Remez' exchange in extended
-//! precision). Their coefficients were rounded to f32 one by one from the lowest degree up, the others
-//! being fitted again each time, which keeps the fit's error below a tenth of an ULP where not said
-//! otherwise. The methods are those of J.-M. Muller, *Elementary Functions*, 3rd ed., chapters 3 and 11.
+//! Polynomials are weighted minimax fits of the relative error of the result (Remez exchange in extended precision).
+//! Coefficients were rounded to f32 one by one from the lowest degree up, and the others were fitted again each time.
+//! The error of a fit is below a tenth of an ULP unless its function says otherwise. Method: J.-M. Muller, *Elementary
+//! Functions*, 3rd ed., chapters 3 and 11.
 
 use crate::isa::{Isa, Vector};
 use core::f32::consts::{LN_2, LOG2_E};
 
-/// 1.5 * 2^23: a float of moderate size added to it is rounded to an integer, held by the low bits of
-/// the sum in two's complement.
+/// 1.5 * 2^23. Adding a float of moderate size rounds it to an integer, in two's complement in the low bits of the sum.
 const INTEGER: f32 = 12_582_912.0;
 
-/// ln 2 to 14 bits, so that its product with an integer of 10 bits is exact, and the rest of it.
+/// ln 2 to 14 bits: its product with an integer of 10 bits is exact.
 const LN_2_HIGH: f32 = 0.693_145_75;
+
+/// ln 2 - `LN_2_HIGH`.
 const LN_2_LOW: f32 = 1.428_606_8e-6;
 
-/// `a * b + c`, rounded about once on every instruction set. The exact errors of product and sum are
-/// T. Dekker's, "A floating-point technique for extending the available precision", 1971, and D. Knuth's.
+/// `a * b + c`, rounded about once on every instruction set.
+///
+/// Without a fused instruction, the errors of product and sum are computed exactly and added: T. Dekker, "A
+/// floating-point technique for extending the available precision", 1971, and D. Knuth's two-sum.
 #[inline(always)]
 fn fused<I: Isa>(isa: I, a: I::V, b: I::V, c: I::V) -> I::V {
     if I::V::FUSED {
@@ -60,7 +63,7 @@ fn add_scaled<I: Isa>(isa: I, x: I::V, factor: I::V) -> I::V {
     if I::V::FUSED {
         return x.mul_add(factor, x);
     }
-    // Scaled, so that no part of the product is lost below the smallest denormal.
+    // Scaling up keeps all parts of the product above the smallest denormal.
     let (up, down) = (I::V::splat(isa, 2.0f32.powi(64)), I::V::splat(isa, 2.0f32.powi(-64)));
     let x = x * up;
     fused(isa, x, factor, x) * down
@@ -81,20 +84,21 @@ fn polynomial<I: Isa, const N: usize>(isa: I, x: I::V, coefficients: [f32; N]) -
 /// ```text
 /// n = round(x / ln 2)      r = x - n ln 2 in [-ln 2 / 2, ln 2 / 2]      e^x = 2^n e^r
 /// ```
-/// e^r by a polynomial of degree 6 that starts 1 + r. The subtraction of n ln 2 is that of W. Cody and
-/// W. Waite, *Software Manual for the Elementary Functions*, 1980: ln 2 in two parts.
+/// e^r is a polynomial of degree 6 that starts with 1 + r. n ln 2 is subtracted in two parts: W. Cody and W. Waite,
+/// *Software Manual for the Elementary Functions*, 1980.
 #[inline(always)]
 pub fn exp<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
-    // From these bounds on the result is infinite or 0. They are first operands, so that NaN stays.
+    // At these bounds the result is infinite or 0 already. As first operands, the bounds let NaN pass.
     let x = c(89.0).min(c(-104.0).max(x));
     let n = x.mul_add(c(LOG2_E), c(INTEGER)) - c(INTEGER);
     exp_reduced(isa, x, n).scale_by_pow2(isa, n)
 }
 
-/// e^x for x <= 0, bit by bit as [`exp`] gives it: without what only larger arguments need, which where no
-/// instruction scales by powers of two is a fifth of the work. Beyond, the result is unspecified, but NaN of
-/// NaN.
+/// e^x for x <= 0, with the bits of [`exp`]. For x > 0 the result is unspecified; NaN gives NaN.
+///
+/// It skips the scaling that only larger arguments need: a fifth of the work where no instruction scales by powers of
+/// two.
 #[inline(always)]
 pub(crate) fn exp_down<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
@@ -114,17 +118,16 @@ fn exp_reduced<I: Isa>(isa: I, x: I::V, n: I::V) -> I::V {
     fused(isa, p, r, c(1.0))
 }
 
-/// e^x for x <= 88, quickly; beyond, and for +infinity, the result is unspecified. For softmax, whose
-/// arguments are at most 0: e^0 is exactly 1 and e^-infinity exactly 0.
+/// Faster e^x for x <= 88, for softmax, whose arguments are at most 0. For larger x the result is unspecified. e^0 is
+/// exactly 1, and e^-infinity exactly 0.
 ///
-/// The error is about 2 ULP near 0 and grows with |x|, to 4.7 ULP at -87 and 5.3 at 88, where the
-/// rounding of ln 2 tells: it is taken in one part (in two without fused multiply-adds), and the
-/// polynomial has degree 5. Results below 2^-126 are flushed to 0, or, between 2^-126.5 and 2^-126,
-/// denormal.
+/// The polynomial has degree 5, and ln 2 one part (two without fused multiply-adds). The error is about 2 ULP near 0
+/// and grows with |x|, because the rounding error of ln 2 does: to 4.7 ULP at -87 and 5.3 ULP at 88. Results below
+/// 2^-126 are flushed to 0, or are denormal between 2^-126.5 and 2^-126.
 #[inline(always)]
 pub fn exp_fast<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
-    // -88 / ln 2 rounds to -127, whose biased exponent is 0: all that is smaller becomes 0.
+    // -88 / ln 2 rounds to -127, whose biased exponent is 0: smaller x give 0.
     let x = c(-88.0).max(x);
     let integer = c(INTEGER + 127.0);
     let biased = x.mul_add(c(LOG2_E), integer);
@@ -138,15 +141,15 @@ pub fn exp_fast<I: Isa>(isa: I, x: I::V) -> I::V {
     p * biased.shl_bits::<23>()
 }
 
-/// 2^x for x <= 0.5, for weights that 8 bits are kept of; beyond, the result is unspecified, and NaN of NaN.
-/// 2^0 is exactly 1 and 2^-infinity exactly 0.
+/// Coarse 2^x for x <= 0.5, for results of which 8 bits are kept. For larger x the result is unspecified; NaN gives
+/// NaN. 2^0 is exactly 1, and 2^-infinity exactly 0.
 ///
-/// The relative error is at most 3.1e-6 (2^-18.3): that of a polynomial of degree 4, and its roundings, for
-/// the integer is taken off exactly. Results below 2^-126 are flushed as those of [`exp_fast`].
+/// The relative error is at most 3.1e-6 (2^-18.3), from a polynomial of degree 4 and its roundings: the reduction of x
+/// is exact. Results below 2^-126 are flushed like those of [`exp_fast`].
 #[inline(always)]
 pub fn exp2_coarse<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
-    // The biased exponent of -127 is 0: all that is smaller becomes 0.
+    // The biased exponent of -127 is 0: smaller x give 0.
     let x = c(-127.0).max(x);
     let integer = c(INTEGER + 127.0);
     let biased = x + integer;
@@ -155,19 +158,19 @@ pub fn exp2_coarse<I: Isa>(isa: I, x: I::V) -> I::V {
     p * biased.shl_bits::<23>()
 }
 
-/// The natural logarithm; that of 0 is -infinity, that of a negative number NaN.
+/// Natural logarithm. log 0 is -infinity; the logarithm of a negative number is NaN.
 ///
 /// ```text
 /// x = 2^e (1 + f), 1 + f in [2/3, 4/3)      ln x = e ln 2 + f - f^2/2 + f^3 P(f)
 /// ```
-/// P of degree 8. ln 2 is taken in two parts, as in [`exp`].
+/// P has degree 8. ln 2 has two parts, as in [`exp`].
 #[inline(always)]
 pub fn log<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
     let bits = |v: u32| I::V::splat_bits(isa, v);
     let denormal = x.lt(c(f32::MIN_POSITIVE));
     let normal = (x * c((1 << 23) as f32)).select(denormal, x);
-    // Subtracting the bits of 2/3 leaves e in the exponent's place; 128 keeps it positive.
+    // Subtracting the bits of 2/3 leaves e in the exponent field; adding 128 keeps it positive.
     let exponent = normal.sub_bits(bits((2.0f32 / 3.0).to_bits())).add_bits(bits(128 << 23)).shr_bits::<23>();
     let f = normal.sub_bits(exponent.shl_bits::<23>()).add_bits(bits(128 << 23)) - c(1.0);
     let e = exponent.int_to_float() - c(128.0 + 23.0).select(denormal, c(128.0));
@@ -194,20 +197,20 @@ pub fn log<I: Isa>(isa: I, x: I::V) -> I::V {
     y.select(c(0.0).le(x), c(f32::NAN))
 }
 
-/// The error function, 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x.
+/// Error function: 2/sqrt(pi) times the integral of e^(-t^2) from 0 to x.
 ///
 /// ```text
 /// |x| < 1      x + x P(x^2)                             P of degree 6
 /// otherwise    sign(x) (1 - 2^Q(|x|)), 1 from 3.95 on   Q ~ log2(erfc) of degree 7, Q(0) = 0
 /// ```
-/// 2^Q is at most 0.16 there, so that its own error counts little: the way of N. Juffa's `erff`.
+/// 2^Q is at most 0.16 there, so its own error counts little. The split follows N. Juffa's `erff`.
 #[inline(always)]
 pub fn erf<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
     let x2 = x * x;
     let near =
         polynomial(isa, x2, [7.805_465e-5, -0.000_799_752_83, 0.005_187_138_4, -0.026_853_342, 0.112_835_79]);
-    // The largest terms by themselves: their sum is smaller than the rounding of Horner's would allow.
+    // The two largest terms are added by themselves, rounded about once: the rounding of a Horner step is too large.
     let near = fused(isa, near, x2 * x2, fused(isa, c(-0.376_126_26), x2, c(0.128_379_17)));
     let t = c(3.95).min(x.abs());
     let q = polynomial(
@@ -215,7 +218,7 @@ pub fn erf<I: Isa>(isa: I, x: I::V) -> I::V {
         t,
         [-1.970_673e-5, 0.000_501_277_86, -0.005_401_848_3, 0.034_597_352, -0.153_640_93, -0.916_099_37],
     );
-    // The exponent t (c + q t) is never rounded as a whole: its integer is taken off c t first.
+    // The exponent t (c0 + q t) is never rounded as a whole: its integer part is subtracted from c0 t first.
     let c0 = c(-1.628_353_5);
     let integer = c(INTEGER + 127.0);
     let biased = q.mul_add(t, c0).mul_add(t, integer);
@@ -226,17 +229,17 @@ pub fn erf<I: Isa>(isa: I, x: I::V) -> I::V {
         [0.000_133_325_7, 0.001_338_792_8, 0.009_625_445, 0.055_503_663, 0.240_225_94, LN_2, 1.0],
     );
     let far = c(1.0) - power * biased.shl_bits::<23>();
-    // The sign is set in both cases: -0 plus its factor may be +0.
+    // The sign is set in both cases: -0 + -0 * factor may be +0.
     add_scaled(isa, x, near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }
 
-/// The hyperbolic tangent.
+/// Hyperbolic tangent.
 ///
 /// ```text
 /// |x| < 1       x + x^3 P(x^2)                              P of degree 6
 /// otherwise     sign(x) (1 - 2 / (e^2|x| + 1)), 1 from 9.1 on
 /// ```
-/// From 1 on the quotient is at most 0.24, so that the errors of its parts count little.
+/// For |x| >= 1 the quotient is at most 0.24, so the errors of its parts count little.
 #[inline(always)]
 pub fn tanh<I: Isa>(isa: I, x: I::V) -> I::V {
     let c = |v: f32| I::V::splat(isa, v);
@@ -252,6 +255,6 @@ pub fn tanh<I: Isa>(isa: I, x: I::V) -> I::V {
     let biased = t.mul_add(c(2.0 * LOG2_E), integer);
     let power = exp_reduced(isa, t + t, biased - integer);
     let far = c(1.0) - c(2.0) / power.mul_add(biased.shl_bits::<23>(), c(1.0));
-    // As in erf, the sign is set in both cases.
+    // As in `erf`, the sign is set in both cases.
     add_scaled(isa, x, x2 * near).select(t.lt(c(1.0)), far).or_bits(x.and_bits(c(-0.0)))
 }

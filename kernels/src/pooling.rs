@@ -1,9 +1,14 @@
-//! Sentence embeddings from token states: pooling over ragged sequences, and L2 normalisation.
+//! Sentence embeddings from token states (Reimers, Gurevych 2019, Sentence-BERT, arXiv:1908.10084): pooling over packed
+//! sequences, and L2 normalisation.
 //!
 //! ```text
 //! Pool         y[s] = mean of x[offsets[s]..offsets[s + 1]], or its first row (CLS)
 //! L2Normalize  y = x / max(sqrt(sum(x^2)), eps)
 //! ```
+//!
+//! `Pool` reads x \[tokens, n\] and writes y \[sequences, n\]; an empty sequence is 0, and NaN and infinities of its
+//! rows propagate. `L2Normalize` reads and writes \[rows, n\]. A row that holds NaN is NaN; in a row that holds an
+//! infinity, infinities become NaN, and finite elements 0.
 
 use crate::backend::Kernel;
 use crate::element::Element;
@@ -14,24 +19,24 @@ use crate::residual::IN_RANGE;
 use crate::rows::{self, RowTask, Rows, expect_eps, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
-/// Vector that stands for a sequence.
+/// Row that represents a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// The mean of its rows.
+    /// Mean of the rows of the sequence.
     Mean,
-    /// Its first row, where BERT has \[CLS\].
+    /// First row of the sequence, where BERT has \[CLS\].
     Cls,
 }
 
-/// Pools each sequence of packed rows into one; an empty sequence is zeros.
+/// Pools the rows of each packed sequence into one row; an empty sequence becomes zeros.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ or there are not sequences + 1 offsets; [`Error::Invalid`] if
-/// a row is not contiguous, or the offsets do not rise from 0 to the number of tokens.
+/// [`Error::Shape`] if the shapes differ or the number of offsets is not sequences + 1; [`Error::Invalid`] if a row is
+/// not contiguous, or the offsets do not rise from 0 to the number of tokens.
 ///
 /// # Numerics
-/// `Cls` copies. Each column of `Mean` is summed from the first row on: the error is at most
-/// gamma_{length + 1} of the mean magnitude; that of bf16 and f16 is computed in f32 and then rounded.
+/// `Cls` copies. `Mean` sums each column in f32 from the first row on, and errs by at most gamma_{length + 1} of the
+/// mean magnitude. In bf16 and f16 the mean is rounded once more.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Pool, Pooling, View, ViewMut};
@@ -48,13 +53,13 @@ pub enum Pooling {
 /// ```
 #[derive(Debug)]
 pub struct Pool<'a, T = f32> {
-    /// \[tokens, n\], the sequences one after the other.
+    /// Token states \[tokens, n\], sequence after sequence.
     pub x: View<'a, 2, T>,
-    /// \[sequences + 1\]: where each sequence starts, and where the last one ends.
+    /// \[sequences + 1\]: sequence s has the rows `offsets[s]..offsets[s + 1]` of x.
     pub offsets: &'a [usize],
-    /// Vector that stands for a sequence.
+    /// Row that represents a sequence.
     pub pooling: Pooling,
-    /// \[sequences, n\].
+    /// y, \[sequences, n\].
     pub out: ViewMut<'a, 2, T>,
 }
 
@@ -65,8 +70,8 @@ pub struct Pool<'a, T = f32> {
 /// negative or NaN.
 ///
 /// # Numerics
-/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row of zeros is zeros if eps > 0. A
-/// row with NaN in it is NaN; in a row with Inf in it, Inf becomes NaN and what is finite 0.
+/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row of zeros stays zero if eps > 0. A row that holds NaN
+/// is NaN. In a row that holds an infinity, infinities become NaN, and finite elements 0.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, L2Normalize, Rows, ViewMut};
@@ -79,7 +84,7 @@ pub struct Pool<'a, T = f32> {
 pub struct L2Normalize<'a, T = f32> {
     /// x and y, \[rows, n\].
     pub rows: Rows<'a, T>,
-    /// The least divisor.
+    /// Least divisor.
     pub eps: f32,
 }
 
@@ -131,14 +136,14 @@ impl<T: Element> Kernel for Pool<'_, T> {
 }
 
 impl<T: Element> RowTask for Pool<'_, T> {
-    /// The rows read, rather than those written, are the work.
+    /// Sequences, and the mean number of elements that one reads: reads are the work, not writes.
     fn shape(&self) -> [usize; 2] {
         let [sequences, n] = self.out.shape();
         let tokens = match self.pooling {
             Pooling::Mean => self.offsets[sequences] - self.offsets[0],
             Pooling::Cls => sequences,
         };
-        // An empty sequence is written, too.
+        // Empty sequences are written as well, so the work is never 0.
         [sequences, n * tokens.div_ceil(sequences.max(1)).max(1)]
     }
 
@@ -148,7 +153,7 @@ impl<T: Element> RowTask for Pool<'_, T> {
         (Self { offsets: low_offsets, out: low, ..self }, Self { offsets: high_offsets, out: high, ..self })
     }
 
-    /// A sum in f32, of another type.
+    /// One row, for sums in f32 of another type.
     fn memory(&self) -> usize {
         if T::f32s(&[]).is_some() || self.pooling == Pooling::Cls { 0 } else { self.out.shape()[1] }
     }
@@ -225,18 +230,18 @@ impl<T: Element> Kernel for L2Normalize<'_, T> {
     }
 }
 
-/// The definition, of one row.
+/// Definition for one row.
 fn define<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
     let norm = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>().sqrt();
-    // Not `max`, which would ignore a norm of NaN.
+    // `max` would ignore a norm of NaN.
     let divisor = if norm < f64::from(eps) { f64::from(eps) } else { norm };
     for j in 0..row.input().len() {
         row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) / divisor) as f32);
     }
 }
 
-/// Normalises a row whose sum of squares leaves the range of f32: by the reciprocal of its norm in f64, where
-/// the squares of f32 neither overflow nor underflow.
+/// Normalises a row whose sum of squares leaves the range of f32, by its norm in f64, in which squares of f32 neither
+/// overflow nor underflow.
 #[cold]
 #[inline(never)]
 fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
@@ -246,7 +251,7 @@ fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
         squares = x.mul_add(x, squares);
     }
     let least = f64::from(eps) * f64::from(eps);
-    // Not `max`, which would ignore a sum of NaN.
+    // `max` would ignore a sum of NaN.
     let squares = if squares < least { least } else { squares };
     let norm = squares.sqrt();
     for j in 0..row.input().len() {

@@ -8,11 +8,11 @@ use crate::rows::{Rows, expect_unit_rows};
 use crate::view::ViewMut;
 use core::ops::RangeInclusive;
 
-/// Range of a norm's squared divisor that sums in f32 carry. Above, sums overflow (elements beyond 1e18,
-/// Inf, NaN). Below, squares are denormal. A row outside is computed again, with sums in f64.
+/// Range of the squared divisor of a norm in which f32 sums are accurate. Above it, sums overflow (elements beyond
+/// 1e18, infinities, NaN). Below it, squares are denormal. A row outside is computed again, with sums in f64.
 pub(crate) const IN_RANGE: RangeInclusive<f32> = 1e-28..=f32::MAX;
 
-/// Rows and, if there is one, the residual that gains them.
+/// Rows of a norm and, if present, the residual that they are added to.
 #[derive(Debug)]
 pub(crate) struct Input<'a, T> {
     pub(crate) rows: Rows<'a, T>,
@@ -20,8 +20,8 @@ pub(crate) struct Input<'a, T> {
 }
 
 impl<'a, T: Element> Input<'a, T> {
-    /// Refuses what [`Rows::check`] does, and a residual of another shape or with rows that are not
-    /// contiguous; returns the shape.
+    /// Returns the shape, or an error if [`Rows::check`] fails, if the residual has another shape, or if its rows are
+    /// not contiguous.
     pub(crate) fn check(&self, rows: &'static str, residual: &'static str) -> Result<[usize; 2], Error> {
         let shape = self.rows.check(rows)?;
         if let Some(view) = &self.residual {
@@ -31,19 +31,18 @@ impl<'a, T: Element> Input<'a, T> {
         Ok(shape)
     }
 
-    /// The rows before `mid` and those from it on.
+    /// The rows before `mid`, and the rows from `mid` on.
     pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
         let (low, high) = self.rows.split_at(mid);
         let (low_residual, high_residual) = self.residual.map(|view| view.split_at(0, mid)).unzip();
         (Self { rows: low, residual: low_residual }, Self { rows: high, residual: high_residual })
     }
 
-    /// Rows of the norm in order, to read and write: each is added to the residual when
-    /// it is taken.
+    /// Rows to normalise, in order. Taking a row adds it to the residual first.
     ///
-    /// A sum is rounded once, though to f32 and then to T: f32 has more than twice the digits of bf16
-    /// and f16 and two more, so that the second rounding cannot meet a tie that the first one made
-    /// (Figueroa, "When is double rounding innocuous?", SIGNUM Newsletter 30, 1995).
+    /// A sum is rounded to f32 and then to T, with the result of a single rounding. f32 has at least two digits more
+    /// than twice those of bf16 and f16, so the second rounding cannot meet a tie that the first one made (Figueroa,
+    /// "When is double rounding innocuous?", SIGNUM Newsletter 30, 1995).
     #[inline(always)]
     pub(crate) fn into_iter<I: Isa>(self, isa: I) -> impl Iterator<Item = RowSlices<'a, T>> {
         self.added(
@@ -60,7 +59,7 @@ impl<'a, T: Element> Input<'a, T> {
         )
     }
 
-    /// [`into_iter`](Self::into_iter) of the definition.
+    /// [`into_iter`](Self::into_iter) for the definition.
     pub(crate) fn define(self) -> impl Iterator<Item = RowSlices<'a, T>> {
         self.added(|sum, x| {
             for (h, x) in sum.iter_mut().zip(x) {
@@ -69,7 +68,7 @@ impl<'a, T: Element> Input<'a, T> {
         })
     }
 
-    /// Rows that `add` has added to the residual's.
+    /// Rows to normalise: those of the residual after `add`, or the input without a residual.
     #[inline(always)]
     fn added(self, add: impl Fn(&mut [T], &[T])) -> impl Iterator<Item = RowSlices<'a, T>> {
         let mut residual = self.residual.map(ViewMut::into_rows);

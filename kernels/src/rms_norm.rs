@@ -4,8 +4,11 @@
 //! y = x r weight,  r = 1 / sqrt(sum(x^2) / n + eps)
 //! ```
 //!
-//! Each row's sum of squares is formed while the row before it is written: writing waits for stores
-//! and the sum for its additions, and together they take hardly longer than the writing alone.
+//! x, y and residual are \[rows, n\]; weight is \[n\]. A row that holds NaN is NaN. In a row that holds an infinity,
+//! infinities become NaN, and finite elements 0. Without rows or columns nothing is written.
+//!
+//! The sum of squares of each row is formed while the row before it is written. Writing waits for stores, and the sum
+//! for its additions; together they take hardly longer than writing alone.
 
 use crate::backend::Kernel;
 use crate::element::Element;
@@ -19,15 +22,16 @@ use crate::view::ViewMut;
 
 /// y = x / sqrt(mean of x^2 + eps) * weight, for each row.
 ///
-/// With a `residual`, first residual += x, rounded once to its type and written back, and y is of the
-/// residual's row as it is stored then.
+/// With a `residual`, the kernel first computes residual += x, rounds it once to its type and stores it. y then
+/// normalises the stored residual instead of x.
 ///
 /// # Errors
-/// As [`LayerNorm`](crate::LayerNorm).
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is
+/// negative or NaN.
 ///
 /// # Numerics
-/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row with NaN in it is NaN; in a row
-/// with Inf in it, Inf becomes NaN and what is finite 0.
+/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row that holds NaN is NaN. In a row that holds an
+/// infinity, infinities become NaN, and finite elements 0.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, RmsNorm, Rows, ViewMut};
@@ -45,9 +49,9 @@ use crate::view::ViewMut;
 pub struct RmsNorm<'a, T = f32> {
     /// x and y, \[rows, n\].
     pub rows: Rows<'a, T>,
-    /// Added to x before it is normalised, and replaced by that sum, \[rows, n\].
+    /// Residual \[rows, n\], replaced by residual + x, which is then normalised.
     pub residual: Option<ViewMut<'a, 2, T>>,
-    /// \[n\]; none is ones.
+    /// Weight \[n\]; ones if `None`.
     pub weight: Option<&'a [f32]>,
     /// Added to the mean of squares.
     pub eps: f32,
@@ -75,7 +79,7 @@ impl<T: Element> Kernel for RmsNorm<'_, T> {
         if rows == 0 {
             return Ok(());
         }
-        // Weights of 1 stand in for absent ones: their load is free beside the store.
+        // Ones replace an absent weight: their load is free beside the store.
         scratch::with(n, |ones| {
             let weight = weight.unwrap_or_else(|| {
                 ones.fill(1.0);
@@ -94,7 +98,7 @@ fn check<T: Element>(input: &Input<'_, T>, weight: Option<&[f32]>, eps: f32) -> 
     Ok(shape)
 }
 
-/// The definition, of one row.
+/// Definition for one row.
 fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, eps: f32) {
     let n = row.input().len() as f64;
     let square = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>() / n;
@@ -131,7 +135,7 @@ impl<T: Element> RowTask for Weighted<'_, T> {
         let mut squares = sum_of_squares(isa, row.input());
         loop {
             let next = rows.next();
-            // After the last row, the weight is taken for a row: it has the right length.
+            // After the last row, the weight serves as the next row: it has the same length.
             let next_input = next.as_ref().map_or(T::stand_in(weight), RowSlices::input);
             let square = squares / weight.len() as f32 + eps;
             squares = if IN_RANGE.contains(&square) {
@@ -148,8 +152,8 @@ impl<T: Element> RowTask for Weighted<'_, T> {
     }
 }
 
-/// Normalises a row whose sum of squares leaves the range of f32: by r^2 = n / (sum(x^2) + n eps) in f64,
-/// where the squares of f32 neither overflow nor underflow.
+/// Normalises a row whose sum of squares leaves the range of f32, by r^2 = n / (sum(x^2) + n eps) in f64, in which
+/// squares of f32 neither overflow nor underflow.
 #[cold]
 #[inline(never)]
 fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, weight: &[f32], eps: f32) {
@@ -179,7 +183,7 @@ fn sum_of_squares<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     total::<I>(acc)
 }
 
-/// Writes `row`, and returns the sum of squares of `next`.
+/// Writes `row`, and meanwhile sums the squares of `next`.
 #[inline(always)]
 fn write<I: Isa, T: Element>(isa: I, row: &mut RowSlices<'_, T>, weight: &[f32], r: f32, next: &[T]) -> f32 {
     let scale = I::V::splat(isa, r);

@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al. 2021, RoFormer, arXiv:2104.09864).
+//! Rotary position embedding (Su et al., "RoFormer", 2021, arXiv:2104.09864, section 3.4.2).
 //!
 //! ```text
 //! (a, b) -> (a cos - b sin, b cos + a sin),  angle = position * base^(-2i / d),  i = 0 .. d/2
@@ -7,8 +7,9 @@
 //! interleaved   a = x[2i], b = x[2i + 1]     the paper, GPT-J, GGUF
 //! ```
 //!
-//! The first d columns of each head are rotated, the others stay. Cosines and sines come from a
-//! table made once, in f64 until they are rounded.
+//! Rows are tokens \[tokens, heads * head_dim\]. The first d columns of each head are rotated; the others are copied. A
+//! table holds the cosines and sines, computed once in f64 and rounded to f32. NaN and infinities propagate within a
+//! pair (a, b). Without rows or columns nothing is written.
 
 use crate::backend::Kernel;
 use crate::element::Element;
@@ -17,7 +18,7 @@ use crate::isa::{Isa, Vector};
 use crate::lanes::map;
 use crate::rows::{self, RowTask, Rows};
 
-/// Which columns are rotated together.
+/// Pairs of columns that are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RopeLayout {
     /// Column i with i + d/2.
@@ -26,30 +27,30 @@ pub enum RopeLayout {
     Interleaved,
 }
 
-/// The cosines and sines of all positions.
+/// Cosines and sines of all positions.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     layout: RopeLayout,
     /// d/2.
     pairs: usize,
     positions: usize,
-    /// \[positions, width\], width being d/2 for half split. Interleaved, each factor stands beside
-    /// each column it multiplies, d of them, with the sign in the sine.
+    /// Cosines \[positions, width\]. The width is d/2 for half split, and d for interleaved: one factor per column.
     cos: Vec<f32>,
+    /// Sines, like `cos`. Interleaved sines carry the sign of their term.
     sin: Vec<f32>,
 }
 
 impl RopeTable {
-    /// The table of positions `0..positions` for `dims` rotated columns (an odd last one is not
-    /// rotated) with frequencies base^(-2i / dims).
+    /// Table of positions `0..positions` for `dims` rotated columns, with frequencies base^(-2i / dims). An odd last
+    /// column is not rotated.
     pub fn new(layout: RopeLayout, positions: usize, dims: usize, base: f64) -> Self {
         let frequencies: Vec<f64> =
             (0..dims / 2).map(|i| base.powf(-((2 * i) as f64) / dims as f64)).collect();
         Self::with_frequencies(layout, positions, &frequencies, 1.0)
     }
 
-    /// The table of any frequencies, one per pair of columns, in radians per position, with all
-    /// factors multiplied by `magnitude`: what the ways of scaling to longer contexts come down to.
+    /// Table of given frequencies, one per pair of columns, in radians per position. `magnitude` multiplies all cosines
+    /// and sines. Methods that extend the context (linear, NTK, YaRN) choose these two.
     pub fn with_frequencies(
         layout: RopeLayout,
         positions: usize,
@@ -76,22 +77,22 @@ impl RopeTable {
         Self { layout, pairs: frequencies.len(), positions, cos, sin }
     }
 
-    /// How many columns of a head are rotated.
+    /// Number of columns of a head that are rotated.
     pub fn dims(&self) -> usize {
         2 * self.pairs
     }
 
-    /// How many positions there are.
+    /// Number of positions.
     pub fn positions(&self) -> usize {
         self.positions
     }
 
-    /// Which columns are rotated together.
+    /// Pairs of columns that are rotated together.
     pub fn layout(&self) -> RopeLayout {
         self.layout
     }
 
-    /// The factors of a position.
+    /// Cosines and sines of a position.
     #[inline(always)]
     fn factors(&self, position: u32) -> (&[f32], &[f32]) {
         let width = match self.layout {
@@ -103,15 +104,14 @@ impl RopeTable {
     }
 }
 
-/// Rotates the columns of each head by the angles of the row's position.
+/// Rotates the columns of each head by the angles of the position of its row.
 ///
 /// # Errors
-/// [`Error::Shape`] if there is not one position per row; [`Error::Invalid`] if a row is not
-/// contiguous, is not made of whole heads, a head has fewer columns than the table rotates, or a
-/// position is not in the table.
+/// [`Error::Shape`] if the numbers of positions and rows differ; [`Error::Invalid`] if a row is not contiguous or is
+/// not made of whole heads, if a head has fewer columns than the table rotates, or if a position is not in the table.
 ///
 /// # Numerics
-/// The error of a cos - b sin is at most 2 u (|a cos| + |b sin|), u = 2^-24, with the table's factors.
+/// With the cosines and sines of the table, the error of a cos - b sin is at most 2 u (|a cos| + |b sin|), u = 2^-24.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, Rope, RopeLayout, RopeTable, Rows, ViewMut};
@@ -128,7 +128,7 @@ pub struct Rope<'a, T = f32> {
     pub rows: Rows<'a, T>,
     /// Columns of a head.
     pub head_dim: usize,
-    /// \[tokens\].
+    /// Position of each row, \[tokens\].
     pub positions: &'a [u32],
     /// Cosines and sines.
     pub table: &'a RopeTable,

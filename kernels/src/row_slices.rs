@@ -1,13 +1,13 @@
-//! A row of a kernel: in place, or from one to another.
+//! Slices of one row of a kernel: one slice in place, or an input and an output.
 
 use core::ops::Range;
 
-/// A row that is read and written.
+/// Slices of a row that is read and written.
 #[derive(Debug)]
 pub enum RowSlices<'a, T = f32> {
-    /// Results replace what was read.
+    /// Results replace the elements read.
     InPlace(&'a mut [T]),
-    /// Reads from the first, writes to the second, of the same length.
+    /// Input and output, of the same length.
     Into(&'a [T], &'a mut [T]),
 }
 
@@ -39,7 +39,7 @@ impl<'a, T: Copy> RowSlices<'a, T> {
         }
     }
 
-    /// The columns before `mid` and those from it on.
+    /// The columns before `mid`, and the columns from `mid` on.
     #[inline(always)]
     pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
         match self {
@@ -54,7 +54,7 @@ impl<'a, T: Copy> RowSlices<'a, T> {
         }
     }
 
-    /// Some of the columns.
+    /// The columns in `range`.
     #[inline(always)]
     pub(crate) fn slice(&mut self, range: Range<usize>) -> RowSlices<'_, T> {
         match self {
@@ -63,14 +63,14 @@ impl<'a, T: Copy> RowSlices<'a, T> {
         }
     }
 
-    /// Reads what was written from now on.
+    /// Makes the output the input of later reads.
     #[inline(always)]
     pub(crate) fn keep_output(&mut self) {
         let written = core::mem::replace(self, RowSlices::InPlace(&mut []));
         *self = RowSlices::InPlace(written.into_output());
     }
 
-    /// Writes what is read.
+    /// Copies the input to the output.
     #[inline(always)]
     pub(crate) fn copy(&mut self) {
         if let RowSlices::Into(x, out) = self {
@@ -78,7 +78,10 @@ impl<'a, T: Copy> RowSlices<'a, T> {
         }
     }
 
-    /// Where reading and writing start.
+    /// Pointers to the first element to read and to write, both valid for the length of the row.
+    ///
+    /// # Panics
+    /// If input and output differ in length.
     #[inline(always)]
     pub(crate) fn pointers(&mut self) -> (*const T, *mut T) {
         match self {

@@ -1,4 +1,4 @@
-//! Rows of the row kernels: their views, and their division among threads.
+//! Rows of the row kernels: views, checks, and division among threads.
 
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
@@ -7,10 +7,11 @@ use crate::parallel;
 use crate::scratch;
 use crate::view::{View, ViewMut};
 
-/// The rows that a kernel reads and writes: \[rows, columns\], each row contiguous, any distance
-/// between rows. They are f32, bf16 or f16, and arithmetic is in f32: but for softmax and GELU in bf16, the
-/// result in bf16 and f16 is that in f32 of the same numbers, each then rounded once to the nearest of the
-/// type, ties to even. Softmax and GELU in bf16 use coarser exponentials; they say how far off they are.
+/// Rows that a kernel reads and writes: \[rows, columns\] of f32, bf16 or f16. Each row is contiguous; the distance
+/// between rows is free.
+///
+/// Arithmetic is f32. A result in bf16 or f16 is the f32 result for the same elements, rounded once to nearest, ties to
+/// even. Two kernels are exceptions: softmax and GELU in bf16 use coarser approximations, and state their error.
 ///
 /// ```
 /// use tilewright_kernels::{Activate, Activation, Backend, Rows, View, ViewMut};
@@ -29,7 +30,7 @@ use crate::view::{View, ViewMut};
 pub enum Rows<'a, T = f32> {
     /// Each row is replaced by its result.
     InPlace(ViewMut<'a, 2, T>),
-    /// Rows of the first are read, the same rows of the second written.
+    /// Rows of the first view are read, and the same rows of the second written.
     Into(View<'a, 2, T>, ViewMut<'a, 2, T>),
 }
 
@@ -42,7 +43,7 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// The rows before `mid` and those from it on.
+    /// The rows before `mid`, and the rows from `mid` on.
     ///
     /// # Panics
     /// If there are fewer than `mid` rows.
@@ -59,7 +60,7 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// Refuses rows that are not contiguous, and outputs of another shape; returns the shape.
+    /// Returns the shape, or an error if rows are not contiguous or input and output differ in shape.
     pub(crate) fn check(&self, what: &'static str) -> Result<[usize; 2], Error> {
         match self {
             Rows::InPlace(x) => expect_unit_rows(what, x.has_unit_rows(), x.strides())?,
@@ -72,7 +73,7 @@ impl<'a, T> Rows<'a, T> {
         Ok(self.shape())
     }
 
-    /// The rows, one after the other.
+    /// The rows in order.
     #[inline(always)]
     pub(crate) fn into_iter(self) -> impl Iterator<Item = RowSlices<'a, T>> {
         let (x, out) = match self {
@@ -89,7 +90,7 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// Refuses rows whose elements are not neighbours in memory.
+/// Returns an error if `unit` is false: elements of a row are not neighbours in memory.
 pub(crate) fn expect_unit_rows<const D: usize>(
     what: &'static str,
     unit: bool,
@@ -101,7 +102,7 @@ pub(crate) fn expect_unit_rows<const D: usize>(
     Err(Error::Invalid { what, why: format!("expected rows with unit stride, found strides {strides:?}") })
 }
 
-/// Refuses a vector over columns that has another length.
+/// Returns an error if a vector over columns is not `cols` long.
 pub(crate) fn expect_columns(what: &'static str, vector: Option<&[f32]>, cols: usize) -> Result<(), Error> {
     match vector {
         Some(v) => expect_shape(what, &[v.len()], &[cols]),
@@ -109,7 +110,7 @@ pub(crate) fn expect_columns(what: &'static str, vector: Option<&[f32]>, cols: u
     }
 }
 
-/// Refuses an epsilon that is not a number from 0 up.
+/// Returns an error if an epsilon is negative or NaN.
 pub(crate) fn expect_eps(what: &'static str, eps: f32) -> Result<(), Error> {
     if eps >= 0.0 {
         return Ok(());
@@ -117,49 +118,48 @@ pub(crate) fn expect_eps(what: &'static str, eps: f32) -> Result<(), Error> {
     Err(Error::Invalid { what, why: format!("expected a number from 0 up, found {eps}") })
 }
 
-/// A kernel whose rows do not depend on each other.
+/// Work of a checked row kernel on a range of rows, which do not depend on each other.
 pub(crate) trait RowTask: Sized + Send {
-    /// Rows and columns, the measure of the work; without any, there is none.
+    /// Rows and columns, whose product measures the work. If it is 0, nothing runs.
     fn shape(&self) -> [usize; 2];
 
-    /// Splits the kernel into the rows before `mid` and the rows from `mid` on.
+    /// Splits the task into the rows before `mid` and the rows from `mid` on.
     fn split_at(self, mid: usize) -> (Self, Self);
 
-    /// Floats of working memory that [`run`](Self::run) wants.
+    /// Floats of working memory for [`run`](Self::run).
     #[inline(always)]
     fn memory(&self) -> usize {
         0
     }
 
-    /// All rows, one after the other; called inside [`Isa::run`], so `#[inline(always)]`.
+    /// Computes all rows in order. It is called inside [`Isa::run`], and so must be `#[inline(always)]`.
     fn run<I: Isa>(self, isa: I, memory: &mut [f32]);
 }
 
-/// Elements that one thread takes alone: a layer norm of this many runs for 4 us, about what handing over to
-/// a thread takes that is awake. Two normalise 128 rows of 768 in 8.4 us, one in 11.2.
+/// Most elements that one thread takes alone. A layer norm of this many runs for 4 us, about as long as a handover to
+/// an awake thread. Two threads normalise 128 rows of 768 in 8.4 us, one in 11.2 us.
 const GRAIN: usize = 1 << 15;
 
-/// Runs a checked kernel on the threads of the pool, in pieces of whole rows of at most [`GRAIN`]
-/// elements.
-pub(crate) fn run<I: Isa, K: RowTask>(isa: I, kernel: K) {
-    let [rows, cols] = kernel.shape();
+/// Runs a task on the threads of the pool, in pieces of whole rows: at most [`GRAIN`] elements, or a single row.
+pub(crate) fn run<I: Isa, K: RowTask>(isa: I, task: K) {
+    let [rows, cols] = task.shape();
     if rows == 0 || cols == 0 {
         return;
     }
     if rows < 2 || rows * cols <= GRAIN || parallel::threads() == 1 {
-        return match kernel.memory() {
-            0 => alone(isa, kernel, &mut []),
-            floats => scratch::with(floats, |memory| alone(isa, kernel, memory)),
+        return match task.memory() {
+            0 => alone(isa, task, &mut []),
+            floats => scratch::with(floats, |memory| alone(isa, task, memory)),
         };
     }
-    let (low, high) = kernel.split_at(rows / 2);
+    let (low, high) = task.split_at(rows / 2);
     parallel::join(|| run(isa, low), || run(isa, high));
 }
 
-/// Runs a checked kernel on this thread.
-fn alone<I: Isa, K: RowTask>(isa: I, kernel: K, memory: &mut [f32]) {
+/// Runs a task on this thread.
+fn alone<I: Isa, K: RowTask>(isa: I, task: K, memory: &mut [f32]) {
     isa.run(
         #[inline(always)]
-        || kernel.run(isa, memory),
+        || task.run(isa, memory),
     );
 }

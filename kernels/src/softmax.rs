@@ -6,13 +6,17 @@
 //! log: y_j = (s_j - m) - ln sum_k e^(s_k - m)
 //! ```
 //!
-//! The edges, which [`Kernel::reference`] defines:
+//! x and y are \[rows, n\]. [`Kernel::reference`] defines the edges:
 //!
-//! - A masked column does not exist: its x is not looked at, even if it is NaN, and its y is 0, its
-//!   logarithm -inf. A fully masked row is therefore all 0, or all -inf.
-//! - Only a mask masks. An x of -inf that is not masked is a number like any other: y is 0 beside
-//!   larger ones, and NaN in a row of nothing else.
-//! - NaN or +inf in a column that is not masked makes NaN of all columns that are not.
+//! - The result ignores x in a masked column, even if it is NaN. y is 0 there, and its logarithm -inf. So a fully
+//!   masked row is all 0, or all -inf.
+//! - Only a mask masks. An unmasked x of -inf gives y = 0 beside larger scores, and NaN if all unmasked scores are
+//!   -inf.
+//! - NaN or +inf in an unmasked column makes all unmasked columns NaN.
+//! - Without rows or columns nothing is written.
+//!
+//! The fast form makes three passes over a row: maximum, exponentials and their sum, scaling. Each pass ends in a
+//! reduction or starts from one, so up to three rows are in flight (`in_flight.rs`).
 
 mod in_flight;
 mod mask;
@@ -28,19 +32,24 @@ pub use mask::ColumnMask;
 
 /// y = softmax(scale x + mask), or its natural logarithm, for each row.
 ///
-/// A masked column is 0 (its logarithm is -inf) whatever x holds there, so a fully masked row is all
-/// 0 (-inf). NaN or +inf elsewhere, or nothing but -inf, makes the columns that are not masked NaN.
+/// y of a masked column is 0 (its logarithm is -inf), even if x is NaN there; so a fully masked row is all 0 (-inf).
+/// NaN or +inf in an unmasked column makes all unmasked columns NaN, and so do unmasked scores that are all -inf.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or a length
 /// exceeds n.
 ///
 /// # Numerics
-/// With u = 2^-24 and e = u max_k (|scale x_k| + 2 |s_k|) what the scores are off by, which is 0
-/// without scale and bias, the error of y is at most (2 e + (n / 16 + 24 + |s - m|) u) y + 2^-148,
-/// and that of its logarithm 2 e + u (n / 16 + 24 + 2 |y| + |s - m|). In bf16, before the result is
-/// rounded to it, 24 is 150 in both, for the exponentials are [`math::exp2_coarse`](crate::math::exp2_coarse), |s - m| counts three
-/// times, and 2^-148 is 2^-126.
+/// Let u = 2^-24, and let e = u max_k (|scale x_k| + 2 |s_k|) be the error of the scores, which is 0 without scale and
+/// bias. Then y errs by at most
+///
+/// ```text
+/// softmax      (2 e + (n / 16 + 24 + |s - m|) u) y + 2^-148
+/// logarithm    2 e + u (n / 16 + 24 + 2 |y| + |s - m|)
+/// ```
+///
+/// In bf16 the exponentials are [`math::exp2_coarse`](crate::math::exp2_coarse): in both bounds 24 becomes 150 and
+/// |s - m| becomes 3 |s - m|; 2^-148 becomes 2^-126. The result is then rounded to bf16.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, ColumnMask, Rows, Softmax, ViewMut};
@@ -54,11 +63,11 @@ pub use mask::ColumnMask;
 pub struct Softmax<'a, T = f32> {
     /// x and y, \[rows, n\].
     pub rows: Rows<'a, T>,
-    /// Multiplies x.
+    /// Factor of x.
     pub scale: f32,
-    /// The columns that count, and what is added to them.
+    /// Columns that the softmax is over, or a bias added to scale * x.
     pub mask: ColumnMask<'a>,
-    /// True if y is the logarithm.
+    /// True if y is the natural logarithm of the softmax.
     pub log: bool,
 }
 
@@ -79,7 +88,7 @@ impl<T: Element> Kernel for Softmax<'_, T> {
         let Self { rows, scale, mask, log } = self;
         for (i, mut row) in rows.into_iter().enumerate() {
             let n = row.input().len();
-            // None where masked.
+            // None if masked.
             let score = |x: f32, j: usize| match mask.at(i, j) {
                 (true, _) => None,
                 (false, bias) => Some(f64::from(scale) * f64::from(x) + f64::from(bias)),
@@ -129,26 +138,26 @@ impl<T: Element> RowTask for Softmax<'_, T> {
         let mut free = memory.chunks_exact_mut(n.max(1));
         let mut rows = rows.into_iter().enumerate();
         let Some(first) = rows.next() else { return };
-        let mut line = take(isa, first, &mut free, scale, mask, log);
+        let mut current = take(isa, first, &mut free, scale, mask, log);
         let mut next = rows.next().map(
             #[inline(always)]
             |row| take(isa, row, &mut free, scale, mask, log),
         );
-        line.max = maximum(isa, line.live().input());
-        exponentials(isa, &mut line, next.as_mut(), log);
+        current.max = maximum(isa, current.live().input());
+        exponentials(isa, &mut current, next.as_mut(), log);
         let mut free = free.next().into_iter();
         loop {
-            let mut ahead = None;
+            let mut following = None;
             if let Some(next) = &mut next {
-                ahead = rows.next().map(
+                following = rows.next().map(
                     #[inline(always)]
                     |row| take(isa, row, &mut free, scale, mask, log),
                 );
-                exponentials(isa, next, ahead.as_mut(), log);
+                exponentials(isa, next, following.as_mut(), log);
             }
-            free = write(isa, line, mask, log).into_iter();
+            free = write(isa, current, mask, log).into_iter();
             match next {
-                Some(row) => (line, next) = (row, ahead),
+                Some(row) => (current, next) = (row, following),
                 None => return,
             }
         }

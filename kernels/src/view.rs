@@ -1,8 +1,8 @@
-//! Strided views of slices: all bounds and overlaps are proved here, once.
+//! Strided views of slices. Constructors prove all bounds and overlaps, once.
 //!
-//! Element `[i, j, ..]` of a view stands at `offset + i * strides[0] + j * strides[1] + ..` of its
-//! slice. A stride of 0 repeats a dimension of an input (broadcasting); a mutable view refuses
-//! strides under which two indices could name the same element.
+//! Element `[i, j, ..]` of a view is at `offset + i * strides[0] + j * strides[1] + ..` in its slice. A stride of 0
+//! repeats a dimension of an input (broadcasting). A mutable view refuses strides under which two indices could name
+//! one element.
 
 mod any;
 
@@ -31,7 +31,7 @@ pub struct View<'a, const D: usize, T = f32> {
     life: PhantomData<&'a [T]>,
 }
 
-/// A `D`-dimensional strided view for writing, whose indices name distinct elements.
+/// A `D`-dimensional strided view for writing; different indices name different elements.
 #[derive(Debug)]
 pub struct ViewMut<'a, const D: usize, T = f32> {
     ptr: *mut T,
@@ -47,13 +47,14 @@ impl<const D: usize, T> Clone for View<'_, D, T> {
 }
 impl<const D: usize, T> Copy for View<'_, D, T> {}
 
-// SAFETY: a view is a `&[T]`.
+// SAFETY: a view only reads elements of a `&'a [T]`, which is `Send` because `T` is `Sync` (bound).
 unsafe impl<const D: usize, T: Sync> Send for View<'_, D, T> {}
-// SAFETY: a view is a `&[T]`.
+// SAFETY: a view only reads elements of a `&'a [T]`, which is `Sync` because `T` is `Sync` (bound).
 unsafe impl<const D: usize, T: Sync> Sync for View<'_, D, T> {}
-// SAFETY: a mutable view is a `&mut [T]` of the elements it names.
+// SAFETY: a mutable view alone accesses its elements, as `&'a mut [T]` does, which is `Send` because `T` is `Send`
+// (bound). Methods that make two of one view give each its own elements.
 unsafe impl<const D: usize, T: Send> Send for ViewMut<'_, D, T> {}
-// SAFETY: a shared reference to it only reads.
+// SAFETY: a shared reference to a mutable view only reads elements, and `T` is `Sync` (bound).
 unsafe impl<const D: usize, T: Sync> Sync for ViewMut<'_, D, T> {}
 
 /// Strides of a contiguous row-major array.
@@ -65,11 +66,11 @@ fn row_major<const D: usize>(shape: [usize; D]) -> [usize; D] {
     strides
 }
 
-/// Most elements of a view, repeated ones included, with dimensions of 0 taken as 1: 2^48 of them. What kernels
-/// compute from shapes (bytes of packed panels, say, with up to 64 columns for one) does not overflow.
+/// Most elements of a view: 2^48, with repeated elements counted and dimensions of 0 taken as 1. Sizes that kernels
+/// compute from shapes, such as bytes of packed panels padded to 64 columns, then do not overflow.
 const MAX_ELEMENTS: usize = usize::MAX >> (usize::BITS / 4);
 
-/// Refuses a shape of more than [`MAX_ELEMENTS`].
+/// Returns an error if a shape has more than [`MAX_ELEMENTS`].
 pub(crate) fn check_elements<const D: usize>(what: &'static str, shape: [usize; D]) -> Result<(), Error> {
     let elements = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n.max(1)));
     if elements.is_some_and(|elements| elements <= MAX_ELEMENTS) {
@@ -79,7 +80,7 @@ pub(crate) fn check_elements<const D: usize>(what: &'static str, shape: [usize; 
     Err(Error::Invalid { what, why })
 }
 
-/// Refuses a view that reaches past `len` elements, or has too many.
+/// Returns an error if a view reaches past `len` elements, or has more than [`MAX_ELEMENTS`].
 fn check_bounds<const D: usize>(shape: [usize; D], strides: [usize; D], len: usize) -> Result<(), Error> {
     check_elements("View", shape)?;
     if shape.contains(&0) {
@@ -95,8 +96,8 @@ fn check_bounds<const D: usize>(shape: [usize; D], strides: [usize; D], len: usi
     }
 }
 
-/// Refuses strides under which two indices could name one element: taken from the smallest, each
-/// stride must step over all that the smaller ones reach.
+/// Returns an error if two indices could name one element. From the smallest stride up, each stride must exceed the
+/// offset of the last element that the smaller strides reach.
 fn check_distinct<const D: usize>(shape: [usize; D], strides: [usize; D]) -> Result<(), Error> {
     if shape.contains(&0) {
         return Ok(());
@@ -108,13 +109,13 @@ fn check_distinct<const D: usize>(shape: [usize; D], strides: [usize; D]) -> Res
         if n > 1 && stride <= reach {
             return Err(Error::Overlap { shape: shape.to_vec(), strides: strides.to_vec() });
         }
-        // In bounds (checked before), so this does not overflow.
+        // No overflow: `check_bounds` has proved the view to lie in its slice.
         reach += (n - 1) * stride;
     }
     Ok(())
 }
 
-/// The methods that reading and writing views share.
+/// Methods of both reading and writing views.
 macro_rules! common {
     ($view:ident) => {
         impl<'a, const D: usize, T> $view<'a, D, T> {
@@ -124,7 +125,7 @@ macro_rules! common {
                 self.shape
             }
 
-            /// Distance in elements between neighbours along each dimension.
+            /// Distance, in elements, between neighbours along each dimension.
             #[inline(always)]
             pub fn strides(&self) -> [usize; D] {
                 self.strides
@@ -142,7 +143,7 @@ macro_rules! common {
                 D == 0 || self.strides[D - 1] == 1 || self.shape[D - 1] <= 1
             }
 
-            /// Where `index` stands, relative to the view's first element.
+            /// Offset of `index` from the first element of the view.
             #[inline(always)]
             fn offset(&self, index: [usize; D]) -> usize {
                 let mut offset = 0;
@@ -153,8 +154,7 @@ macro_rules! common {
                 offset
             }
 
-            /// Where the row `index` (all dimensions but the last; the last must be 0) starts, and
-            /// its length. The offset of an empty row is 0.
+            /// Offset and length of the row at `index`, whose last entry is ignored. The offset of an empty row is 0.
             #[inline(always)]
             fn row_span(&self, mut index: [usize; D]) -> (usize, usize) {
                 assert!(self.has_unit_rows(), "rows of a view with strides {:?} are not slices", self.strides);
@@ -163,7 +163,7 @@ macro_rules! common {
                 (if n == 0 { 0 } else { self.offset(index) }, n)
             }
 
-            /// The sub-range `range` of dimension `dim`.
+            /// The part of the view in `range` of dimension `dim`.
             ///
             /// # Panics
             /// If the range does not lie in the dimension.
@@ -176,7 +176,7 @@ macro_rules! common {
                 );
                 let mut shape = self.shape;
                 shape[dim] = range.len();
-                // Strides of an empty view may lead anywhere; nothing is read there.
+                // The strides of an empty view are unchecked, and nothing is read: keep the pointer in the slice.
                 let skip = if shape.contains(&0) { 0 } else { range.start * self.strides[dim] };
                 Self { ptr: self.ptr.wrapping_add(skip), shape, strides: self.strides, life: PhantomData }
             }
@@ -208,17 +208,17 @@ macro_rules! common {
             }
         }
 
-        // One index less: const generics cannot yet say `D - 1`.
+        // One dimension less: const generics cannot express `D - 1` yet.
         common!(@index $view, 4, 3);
         common!(@index $view, 3, 2);
         common!(@index $view, 2, 1);
     };
     (@index $view:ident, $from:literal, $to:literal) => {
         impl<'a, T> $view<'a, $from, T> {
-            /// The sub-view at `i` of the first dimension.
+            /// The sub-view at index `i` of the first dimension.
             ///
             /// # Panics
-            /// If `i` lies outside it.
+            /// If `i` lies outside the dimension.
             #[inline(always)]
             pub fn at(self, i: usize) -> $view<'a, $to, T> {
                 assert!(i < self.shape[0], "index {i} outside shape {:?}", self.shape);
@@ -282,8 +282,8 @@ impl<'a, const D: usize, T> View<'a, D, T> {
     #[inline(always)]
     pub fn row(&self, index: [usize; D]) -> &'a [T] {
         let (start, n) = self.row_span(index);
-        // SAFETY: the constructor proved that the row's elements lie in the slice; they are
-        // neighbours, as `row_span` asserted. An empty row has length 0 at a pointer into the slice.
+        // SAFETY: the constructor proved that the elements of the row lie in the slice, which is valid for 'a. They are
+        // neighbours (asserted in `row_span`). An empty row has length 0 at a pointer into the slice.
         unsafe { core::slice::from_raw_parts(self.ptr.wrapping_add(start), n) }
     }
 }
@@ -311,12 +311,12 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
         Self::with_strides(data, shape, row_major(shape))
     }
 
-    /// A view with any strides, in elements, under which indices name distinct elements.
+    /// A view with any strides, in elements, under which different indices name different elements.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] if an index reaches past `data`; [`Error::Overlap`] if two indices
-    /// could name one element (some interleavings that never do are refused as well);
-    /// [`Error::Invalid`] if the shape has more than 2^48 elements.
+    /// [`Error::OutOfBounds`] if an index reaches past `data`; [`Error::Invalid`] if the shape has more than 2^48
+    /// elements; [`Error::Overlap`] if two indices could name one element. The test for overlaps also refuses some
+    /// interleavings without any.
     pub fn with_strides(data: &'a mut [T], shape: [usize; D], strides: [usize; D]) -> Result<Self, Error> {
         check_bounds(shape, strides, data.len())?;
         check_distinct(shape, strides)?;
@@ -329,27 +329,27 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
         self.ptr
     }
 
-    /// This view, for reading.
+    /// A view of the same elements for reading.
     #[inline(always)]
     pub fn as_view(&self) -> View<'_, D, T> {
         View { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData }
     }
 
-    /// This view, for as long as `self` is borrowed.
+    /// A view of the same elements that borrows `self`.
     #[inline(always)]
     pub fn reborrow(&mut self) -> ViewMut<'_, D, T> {
         ViewMut { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData }
     }
 
-    /// The parts before and from `mid` on along dimension `dim`, which share no element.
+    /// The parts before `mid` and from `mid` on along dimension `dim`, which share no element.
     ///
     /// # Panics
     /// If `mid` lies outside the dimension.
     #[inline(always)]
     pub fn split_at(self, dim: usize, mid: usize) -> (Self, Self) {
         let end = self.shape[dim];
-        // SAFETY: a second handle to the same elements; the two slices below are disjoint, for
-        // distinct indices name distinct elements, and the whole is given up.
+        // Both handles name the same elements only until they are sliced below: the slices are disjoint, because
+        // different indices name different elements (proved by the constructor), and `self` is consumed.
         let twin = Self { ptr: self.ptr, shape: self.shape, strides: self.strides, life: PhantomData };
         (self.slice(dim, 0..mid), twin.slice(dim, mid..end))
     }
@@ -361,7 +361,8 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
     #[inline(always)]
     pub fn row_mut(&mut self, index: [usize; D]) -> &mut [T] {
         let (start, n) = self.row_span(index);
-        // SAFETY: as in `View::row`; the borrow of `self` makes it exclusive.
+        // SAFETY: the constructor proved that the elements of the row lie in the slice; they are neighbours (asserted
+        // in `row_span`). The borrow of `self` makes the access exclusive.
         unsafe { core::slice::from_raw_parts_mut(self.ptr.wrapping_add(start), n) }
     }
 
@@ -378,7 +379,7 @@ impl<'a, const D: usize, T> ViewMut<'a, D, T> {
 }
 
 impl<'a, T> View<'a, 2, T> {
-    /// The rows, from the first on.
+    /// The rows in order.
     ///
     /// # Panics
     /// If [`has_unit_rows`](Self::has_unit_rows) is false.
@@ -392,7 +393,7 @@ impl<'a, T> View<'a, 2, T> {
 }
 
 impl<'a, T> ViewMut<'a, 2, T> {
-    /// The rows, from the first on.
+    /// The rows in order.
     ///
     /// # Panics
     /// If [`has_unit_rows`](Self::has_unit_rows) is false.
@@ -402,8 +403,9 @@ impl<'a, T> ViewMut<'a, 2, T> {
             #[inline(always)]
             move |i| {
                 let (start, n) = self.row_span([i, 0]);
-                // SAFETY: as in `View::row`; the view is given up, each row is named once, and rows
-                // share no element.
+                // SAFETY: the constructor proved that the elements of the row lie in the slice; they are neighbours
+                // (asserted in `row_span`). The view is consumed, each row is made once, and rows share no element
+                // (proved by the constructor), so the access is exclusive.
                 unsafe { core::slice::from_raw_parts_mut(self.ptr.wrapping_add(start), n) }
             },
         )

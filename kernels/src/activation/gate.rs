@@ -1,4 +1,4 @@
-//! x g(x), for a gate g with g(-x) = 1 - g(x): both forms of GELU.
+//! x g(x) for a gate g with g(-x) = 1 - g(x), by table lookup: both forms of GELU.
 //!
 //! ```text
 //! x g(x) = max(x, 0) - |x| g(-|x|)
@@ -7,34 +7,33 @@
 //!       |--|-----|-----|-----|--  ...  --|-----|-----|
 //!     i = 0      i = 1       i = 2             i = N - 1
 //!
-//! g(-|x|) ~ c0 + d (c1 + d (c2 + ..)): d the distance from the nearest whole step i, in steps,
-//! and c the column i of a table; 0 behind the last column
+//! g(-|x|) ~ c0 + d (c1 + d (c2 + ..)),  d = distance from the nearest whole step i, in steps,
+//!                                       c = column i of a table; 0 behind the last column
 //! ```
-//! Only the small side of the gate is approximated, so nothing cancels on either side of 0, and the
-//! relative error of the result is that of the polynomial.
+//! Only the small side of the gate is approximated. Nothing cancels on either side of 0, so the relative error of the
+//! result is that of the polynomial.
 //!
-//! A permute instruction takes a row of the table for all lanes, which together costs less than an
-//! exponential and a division: P. T. P. Tang, "GateTable lookup algorithms for elementary functions and
-//! their error analysis", ARITH 1991. The coefficients are not written down but computed by the
-//! compiler, by interpolation at Chebyshev points (N. Trefethen, *Approximation Theory and
-//! Approximation Practice*, chapter 2) of the two gates below.
+//! A permute instruction looks up one coefficient for all lanes. All lookups together cost less than an exponential and
+//! a division: P. T. P. Tang, "Table lookup algorithms for elementary functions and their error analysis", ARITH 1991.
+//! The compiler computes the coefficients of the two gates below by interpolation at Chebyshev points (N. Trefethen,
+//! *Approximation Theory and Approximation Practice*, chapter 2).
 
 use crate::isa::{Isa, Vector};
 
-/// Phi(-t) of the normal distribution: the gate of GELU by its definition.
+/// Phi(-t) of the normal distribution: the gate of the exact GELU.
 pub(super) static NORMAL: Gate = Gate::new(GateFunction::Normal);
 
 /// 1 / (1 + e^2u) with u = sqrt(2/pi) (t + 0.044715 t^3): the gate of GELU's tanh approximation.
 pub(super) static LOGISTIC: Gate = Gate::new(GateFunction::Logistic);
 
-/// The tables of one gate, for the two sizes of [`Vector::TABLE`].
+/// Tables of one gate, for the two sizes of [`Vector::TABLE`].
 ///
-/// Steps and degrees are such that the interpolation errs less than f32 rounds up to |x| = 3. Further
-/// out the gate falls ever more steeply and the relative error grows; the absolute one does not.
+/// Steps and degrees keep the interpolation error below a rounding of f32 up to |x| = 3. Further out the gate falls
+/// ever more steeply: the relative error grows, the absolute error does not.
 ///
-/// The coarse ones, for results that are rounded to bf16, err by at most 2^-20: in steps of h, and with D
-/// coefficients, interpolation at Chebyshev points errs by |g^(D)| (h/4)^D / (D! / 2), and |g^(4)| is at most
-/// 0.56 and |g^(6)| at most 2.41 of either gate.
+/// Coarse tables, for results that are rounded to bf16, err by at most 2^-20. With steps of h and D coefficients,
+/// interpolation at Chebyshev points errs by |g^(D)| (h/4)^D / (D! / 2). For either gate, |g^(4)| is at most 0.56 and
+/// |g^(6)| at most 2.41.
 pub(super) struct Gate {
     wide: GateTable<32, 6>,
     wide_coarse: GateTable<32, 4>,
@@ -58,7 +57,7 @@ impl Gate {
         if I::V::TABLE == 32 { self.wide.apply_wide(isa, x) } else { self.narrow.apply_narrow(isa, x) }
     }
 
-    /// x g(x), off by at most 2^-20 |x| but for roundings.
+    /// x g(x), with an error of at most 2^-20 |x| and a few roundings.
     #[inline(always)]
     pub(super) fn apply_coarse<I: Isa>(&self, isa: I, x: I::V) -> I::V {
         if I::V::TABLE == 32 {
@@ -72,15 +71,15 @@ impl Gate {
 /// Polynomials of `D` coefficients around `N` whole steps.
 struct GateTable<const N: usize, const D: usize> {
     steps_per_unit: f32,
-    /// `coefficients[k][i]` belongs to d^k around step i: of -g, for the gate is only ever subtracted.
+    /// `coefficients[k][i]` is the coefficient of d^k around step i, of -g: the gate is only ever subtracted.
     coefficients: [[f32; N]; D],
 }
 
-/// A float of moderate size added to it is rounded to an integer, held by the low bits of the sum.
+/// Adding a float of moderate size to this constant rounds it to an integer, in the low bits of the sum.
 const INTEGER: f32 = 1.5 * (1 << 23) as f32;
 
 impl<const D: usize> GateTable<32, D> {
-    /// Of quarters: their d is taken off by one instruction, and not in steps. The last column is zeros.
+    /// A table with 4 steps per unit, for which one instruction computes d, in units of 1. The last column is zeros.
     const fn wide(shape: GateFunction) -> Self {
         let mut table = Self::new(shape, 4.0, 4.0);
         let mut k = 0;
@@ -94,7 +93,7 @@ impl<const D: usize> GateTable<32, D> {
     #[inline(always)]
     fn apply_wide<I: Isa>(&self, isa: I, x: I::V) -> I::V {
         let c = |v: f32| I::V::splat(isa, v);
-        // The last step in place of what lies behind it, and of NaN: max(x, 0) brings it back.
+        // Arguments behind the last step, and NaN, become the last step. max(x, 0) brings NaN back.
         let t = x.abs_up_to(c(31.0 / 4.0));
         let i = t.mul_add(c(4.0), c(INTEGER));
         self.interpolate(isa, x, t, i, t.residue::<2>(isa))
@@ -106,14 +105,14 @@ impl<const N: usize, const D: usize> GateTable<N, D> {
     fn apply_narrow<I: Isa>(&self, isa: I, x: I::V) -> I::V {
         let c = |v: f32| I::V::splat(isa, v);
         let steps = c(self.steps_per_unit);
-        // 0 in place of what lies behind the table, and of NaN: max(x, 0) brings it back.
+        // Arguments behind the table, and NaN, become 0. max(x, 0) brings NaN back.
         let t = x.abs();
         let t = t.keep(t.lt(c((N as f32 - 0.5) / self.steps_per_unit)));
-        // The sum is rounded to whole steps, which its low bits then number.
+        // The sum rounds to whole steps; its low bits are the column.
         let integer = c(INTEGER);
         let i = t.mul_add(steps, integer);
-        // Without fused multiply-adds the product would be rounded, which costs up to 3 ULP; with the
-        // narrow table's 1.25 steps to a unit, t/4 is exact, and t - i nearly.
+        // Without fused multiply-adds, rounding the product would cost up to 3 ULP. With the 1.25 steps per unit of
+        // the narrow table, t/4 is exact, and t - i nearly so.
         let d = if I::V::FUSED {
             t.mul_add(steps, integer - i)
         } else {
@@ -132,7 +131,7 @@ impl<const N: usize, const D: usize> GateTable<N, D> {
         t.mul_add(gate, I::V::splat(isa, 0.0).max(x))
     }
 
-    /// Interpolates in each step, for d in units of `steps_per_d` steps.
+    /// Interpolates the gate in each step. A unit of d is `steps_per_d` steps.
     const fn new(shape: GateFunction, steps_per_unit: f64, steps_per_d: f64) -> Self {
         let mut coefficients = [[0.0; N]; D];
         let mut i = 0;
@@ -176,7 +175,7 @@ impl<const N: usize, const D: usize> GateTable<N, D> {
     }
 }
 
-/// Source of a table's entries, to a relative error of about 1e-12.
+/// Gate that a table interpolates, computed to a relative error of about 1e-12.
 #[derive(Clone, Copy)]
 enum GateFunction {
     Normal,
@@ -186,7 +185,7 @@ enum GateFunction {
 impl GateFunction {
     /// g(-t).
     const fn gate(self, t: f64) -> f64 {
-        // sqrt(2/pi) is no constant of the standard library, 1/sqrt(pi) will be: 2/sqrt(pi) / sqrt(2).
+        // sqrt(2/pi) = 2/sqrt(pi) / sqrt(2): std has no constant for it.
         let sqrt_2_over_pi = core::f64::consts::FRAC_2_SQRT_PI / core::f64::consts::SQRT_2;
         match self {
             Self::Logistic => 1.0 / (1.0 + exp(2.0 * sqrt_2_over_pi * (t + 0.044715 * t * t * t))),
@@ -248,7 +247,7 @@ mod tests {
     use crate::activation::Activation;
     use crate::isa::portable::Portable;
 
-    /// On the best backend and on the narrowest: over every bf16, which are all that the coarse tables meet.
+    /// Over every bf16, the only arguments of coarse tables, on the portable instruction set and on AVX-512.
     #[test]
     fn coarse_gates_err_by_less_than_they_say() {
         fn check<I: Isa>(isa: I) {

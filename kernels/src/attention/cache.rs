@@ -26,8 +26,8 @@ const PARALLEL_ELEMENTS: usize = 1 << 16;
 ///
 /// Memory: kv_heads * (dk + dv) elements for each token of the capacity. An element takes 2 bytes if the precision is
 /// bf16 and the CPU multiplies pairs of bf16, else 4. The capacity is rounded up to a multiple of at most 32 tokens (of
-/// 256 beyond 256), dv to whole panels, and dk of pairs to a multiple of 32. The system provides pages when they are first
-/// written.
+/// 256 beyond 256), dv to whole panels, and dk of pairs to a multiple of 32. The system provides pages when they are
+/// first written.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, KvCache, Precision, View};

@@ -52,8 +52,8 @@ impl PrefetchSchedule {
 
 impl QueryRows<'_> {
     /// Prefetch schedule of group `group_index` of `groups` groups, of the rows `rows`, at a block: the outputs of
-    /// these rows, the queries of the next group, and part `group_index` of the keys and values of the next block. After
-    /// the last block, that is the first block of the next head.
+    /// these rows, the queries of the next group, and part `group_index` of the keys and values of the next block.
+    /// After the last block, that is the first block of the next head.
     #[inline(always)]
     pub fn prefetch_schedule(
         &self,

@@ -1,4 +1,10 @@
-//! The steps that a row takes: its scores, their exponentials and sum, what is written.
+//! Rows in flight: the steps of a row of a softmax, interleaved with the steps of the next two rows.
+//!
+//! ```text
+//! take           scores: widen x, scale, add the bias
+//! exponentials   e^(s - m) and their sum; and meanwhile m of the next row
+//! write          e^(s - m) / sum, or (s - m) - ln sum
+//! ```
 
 use super::mask::ColumnMask;
 use crate::element::Element;
@@ -10,26 +16,26 @@ use crate::lanes::{
 use crate::math;
 use core::f32::consts::LOG2_E;
 
-/// Rows that are on their way: one is written, of the next the exponentials are summed up, and meanwhile
-/// the largest score of that after it is found. So none waits for what a step ends in, a maximum or a sum
-/// over the lanes, which is a long chain of single operations: another row's step is between.
+/// Most rows in flight: while row i waits to be written, the exponentials of row i + 1 are summed up together with the
+/// maximum of row i + 2. A maximum or a sum ends in a long dependency chain over the lanes of a vector; the step of
+/// another row runs meanwhile.
 pub(super) const ROWS_IN_FLIGHT: usize = 3;
 
-/// A row on its way.
+/// A row between [`take`] and [`write`].
 pub(super) struct RowInFlight<'a, T> {
-    /// Which of the rows it is.
+    /// Index of the row.
     i: usize,
-    /// Its scores, then its exponentials; of rows of f32, the row itself.
+    /// Scores, then exponentials, in f32. If `T` is f32, this is the row itself.
     wide: RowSlices<'a>,
-    /// The columns that the mask does not cut off.
+    /// Number of leading columns that the mask's length keeps.
     live: usize,
     /// True if the scores are in the order of [`Element::load_pair`].
     pairs: bool,
-    /// Where other rows go.
+    /// Output of the row if `T` is not f32.
     out: Option<&'a mut [T]>,
-    /// The largest score.
+    /// m, the largest score.
     pub max: f32,
-    /// Of the exponentials.
+    /// Sum of the exponentials.
     sum: f32,
 }
 
@@ -40,7 +46,7 @@ impl<T> RowInFlight<'_, T> {
     }
 }
 
-/// Cuts row `i` to the mask's length and fills the hidden columns; returns the visible part and its length.
+/// Fills the columns of row `i` behind the mask's length; returns the columns before it, and the length.
 #[inline(always)]
 fn cut<'a, T: Element>(
     row: RowSlices<'a, T>,
@@ -55,7 +61,7 @@ fn cut<'a, T: Element>(
     (row, lengths[i])
 }
 
-/// Row `i` with its scores; of another type than f32, in `memory` for one row.
+/// Computes the scores of row `i`: in place if `T` is f32, else in the next row of `memory`.
 #[inline(always)]
 pub(super) fn take<'a, I: Isa, T: Element>(
     isa: I,
@@ -66,12 +72,12 @@ pub(super) fn take<'a, I: Isa, T: Element>(
     log: bool,
 ) -> RowInFlight<'a, T> {
     let (row, live) = cut(row, mask, i, log);
-    // Any order will do where columns are alike.
+    // The order of columns matters only to masks that differ from column to column.
     let pairs = T::IS_BF16 && matches!(mask, ColumnMask::None | ColumnMask::Lengths(_));
     let (wide, out) = match T::f32_row(row) {
         Ok(wide) => (wide, None),
         Err(row) => {
-            // There is memory for all rows on their way, unless they have no columns.
+            // `memory` has room for all rows in flight, unless they have no columns.
             let wide = memory.next().unwrap_or_default();
             if pairs {
                 widen_pairs(isa, row.input(), &mut wide[..live]);
@@ -81,17 +87,17 @@ pub(super) fn take<'a, I: Isa, T: Element>(
             (RowSlices::InPlace(wide), Some(row.into_output()))
         }
     };
-    let mut line = RowInFlight { i, wide, live, pairs, out, max: 0.0, sum: 0.0 };
-    score(isa, &mut line, scale, mask);
-    line
+    let mut state = RowInFlight { i, wide, live, pairs, out, max: 0.0, sum: 0.0 };
+    score(isa, &mut state, scale, mask);
+    state
 }
 
-/// Replaces x by s where they differ, -inf where masked.
+/// Replaces x by the score s, -inf if masked. Without scale and bias, x is the score already.
 #[inline(always)]
-fn score<I: Isa, T>(isa: I, line: &mut RowInFlight<'_, T>, scale: f32, mask: ColumnMask<'_>) {
+fn score<I: Isa, T>(isa: I, state: &mut RowInFlight<'_, T>, scale: f32, mask: ColumnMask<'_>) {
     let (factor, never) = (I::V::splat(isa, scale), I::V::splat(isa, f32::NEG_INFINITY));
-    let i = line.i;
-    let mut row = line.live();
+    let i = state.i;
+    let mut row = state.live();
     match mask {
         ColumnMask::None | ColumnMask::Lengths(_) if scale == 1.0 => return,
         ColumnMask::None | ColumnMask::Lengths(_) => map(
@@ -116,10 +122,10 @@ fn score<I: Isa, T>(isa: I, line: &mut RowInFlight<'_, T>, scale: f32, mask: Col
             }
         }
     }
-    line.wide.keep_output();
+    state.wide.keep_output();
 }
 
-/// m, the largest score of a row, as exponentials take it.
+/// m, the largest score of a row, in all lanes.
 #[derive(Clone, Copy)]
 struct Center<V> {
     m: V,
@@ -136,8 +142,8 @@ impl<V: Copy> Center<V> {
         Self { m: I::V::splat(isa, m), shift: I::V::splat(isa, -m * LOG2_E) }
     }
 
-    /// e^(s - m), as far as it matters to `T`; if `SCALED`, it may be that times a number which is near 1 and
-    /// the same for all of the row.
+    /// e^(s - m), as exactly as a result needs that is rounded to `T`. If `SCALED`, the result may be multiplied by a
+    /// number near 1, the same for the whole row.
     #[inline(always)]
     fn exponential<I: Isa<V = V>, T: Element, const SCALED: bool>(self, isa: I, s: V) -> V
     where
@@ -145,7 +151,7 @@ impl<V: Copy> Center<V> {
     {
         let log2_e = I::V::splat(isa, LOG2_E);
         match T::IS_BF16 {
-            // What the shift was rounded by is the same for all.
+            // The rounding error of `shift` scales all exponentials of the row alike.
             true if SCALED && I::V::FUSED => math::exp2_coarse(isa, s.mul_add(log2_e, self.shift)),
             true => math::exp2_coarse(isa, (s - self.m) * log2_e),
             false => math::exp_down(isa, s - self.m),
@@ -153,10 +159,10 @@ impl<V: Copy> Center<V> {
     }
 }
 
-/// Largest magnitude of a score that [`Center::exponential`] may scale by: what it is off by is 2^-7 at most.
+/// Largest |m| for which [`Center::exponential`] may scale: the exponents then err by at most 2^-7.
 const NEAR: f32 = 65_536.0;
 
-/// Makes 0 of the largest score.
+/// Subtracts `max` from a row of scores.
 #[cold]
 #[inline(never)]
 fn subtract(row: &mut [f32], max: f32) {
@@ -165,30 +171,30 @@ fn subtract(row: &mut [f32], max: f32) {
     }
 }
 
-/// Sums up a row's exponentials, which replace its scores if they are what is asked for, and finds the
-/// largest score of the row ahead.
+/// Sums up the exponentials of a row, and finds the largest score of the following row. The exponentials replace the
+/// scores unless the result is the logarithm.
 #[inline(always)]
 pub(super) fn exponentials<I: Isa, T: Element>(
     isa: I,
-    line: &mut RowInFlight<'_, T>,
-    ahead: Option<&mut RowInFlight<'_, T>>,
+    state: &mut RowInFlight<'_, T>,
+    following: Option<&mut RowInFlight<'_, T>>,
     log: bool,
 ) {
-    if T::IS_BF16 && !log && line.max.is_finite() && line.max.abs() > NEAR {
-        subtract(line.wide.slice(0..line.live).output(), line.max);
-        line.max = 0.0;
+    if T::IS_BF16 && !log && state.max.is_finite() && state.max.abs() > NEAR {
+        subtract(state.wide.slice(0..state.live).output(), state.max);
+        state.max = 0.0;
     }
-    let center = Center::of(isa, line.max);
+    let center = Center::of(isa, state.max);
     let mut sums = accumulators(isa, 0.0);
     let mut maxima = accumulators(isa, f32::NEG_INFINITY);
     let never = f32::NEG_INFINITY;
-    let mut row = line.live();
-    match ahead {
-        Some(ahead) if ahead.live == row.input().len() => {
+    let mut row = state.live();
+    match following {
+        Some(following) if following.live == row.input().len() => {
             if log {
                 read(
                     isa,
-                    [row.input(), ahead.live().input()],
+                    [row.input(), following.live().input()],
                     never,
                     #[inline(always)]
                     |g, [s, t]| {
@@ -200,7 +206,7 @@ pub(super) fn exponentials<I: Isa, T: Element>(
                 map(
                     isa,
                     [&mut row],
-                    [ahead.live().input()],
+                    [following.live().input()],
                     never,
                     #[inline(always)]
                     |g, [s], [t]| {
@@ -211,9 +217,9 @@ pub(super) fn exponentials<I: Isa, T: Element>(
                     },
                 );
             }
-            ahead.max = largest::<I>(maxima);
+            following.max = largest::<I>(maxima);
         }
-        ahead => {
+        following => {
             if log {
                 read(
                     isa,
@@ -236,28 +242,28 @@ pub(super) fn exponentials<I: Isa, T: Element>(
                     },
                 );
             }
-            if let Some(ahead) = ahead {
-                ahead.max = maximum(isa, ahead.live().input());
+            if let Some(following) = following {
+                following.max = maximum(isa, following.live().input());
             }
         }
     }
-    line.sum = total::<I>(sums);
+    state.sum = total::<I>(sums);
     if !log {
-        line.wide.keep_output();
+        state.wide.keep_output();
     }
 }
 
-/// Writes a row of which the largest score and the sum are known; returns the memory that it was in.
+/// Writes a row whose largest score and sum are known; returns the memory of its scores.
 #[inline(always)]
 pub(super) fn write<'a, I: Isa, T: Element>(
     isa: I,
-    mut line: RowInFlight<'a, T>,
+    mut state: RowInFlight<'a, T>,
     mask: ColumnMask<'_>,
     log: bool,
 ) -> Option<&'a mut [f32]> {
-    let (i, pairs, max, sum, mut out) = (line.i, line.pairs, line.max, line.sum, line.out.take());
-    let mut row = line.live();
-    // The largest score alone contributes e^0, unless there is none or it is not finite.
+    let (i, pairs, max, sum, mut out) = (state.i, state.pairs, state.max, state.sum, state.out.take());
+    let mut row = state.live();
+    // A finite largest score contributes e^0 = 1. Otherwise all columns are masked, or m is not finite.
     if !(0.5..=f32::MAX).contains(&sum) {
         let row = row.into_output();
         undefined(row, mask, i, log);
@@ -285,10 +291,10 @@ pub(super) fn write<'a, I: Isa, T: Element>(
             |e| e * factor,
         );
     }
-    out.map(|_| line.wide.into_output())
+    out.map(|_| state.wide.into_output())
 }
 
-/// Writes `f` of the row, which may be in the order of pairs, to `out` if there is one.
+/// Writes `f` of a row, which may be in the order of pairs, to `out`, or in place if `out` is `None`.
 #[inline(always)]
 fn apply<I: Isa, T: Element>(
     isa: I,
@@ -317,7 +323,7 @@ fn apply<I: Isa, T: Element>(
     }
 }
 
-/// A row without a finite largest score: NaN, but for what is masked.
+/// Fills a row whose largest score is not finite: NaN in unmasked columns.
 #[cold]
 #[inline(never)]
 fn undefined(out: &mut [f32], mask: ColumnMask<'_>, i: usize, log: bool) {

@@ -1,24 +1,24 @@
-//! Which columns a softmax is over.
+//! Mask of a softmax: the columns that it is over, and the bias added to them.
 
 use crate::error::{Error, expect_shape};
 use crate::rows::expect_unit_rows;
 use crate::view::View;
 
-/// Which columns of a row a softmax is over.
+/// Columns of each row that a softmax is over.
 #[derive(Clone, Copy, Debug)]
 pub enum ColumnMask<'a> {
-    /// All.
+    /// All columns.
     None,
     /// \[rows\]: number of leading columns that each row sees.
     Lengths(&'a [usize]),
-    /// \[rows, n\]: those that are true.
+    /// \[rows, n\]: true for the columns that a row sees.
     Keep(View<'a, 2, bool>),
-    /// \[rows, n\]: added to the scaled x; masked where it is -inf.
+    /// \[rows, n\]: bias added to scale * x; -inf masks a column.
     Bias(View<'a, 2>),
 }
 
 impl<'a> ColumnMask<'a> {
-    /// True if it fits rows of that shape; `what` is its name in errors.
+    /// Returns an error, which names the mask `what`, if it does not fit rows of that shape.
     pub(super) fn check(self, what: &'static str, [rows, n]: [usize; 2]) -> Result<(), Error> {
         match self {
             ColumnMask::None => Ok(()),
@@ -43,7 +43,7 @@ impl<'a> ColumnMask<'a> {
         }
     }
 
-    /// The mask of the rows before `mid`, and of those from it on.
+    /// Masks of the rows before `mid`, and of the rows from `mid` on.
     pub(super) fn split_at(self, mid: usize) -> (Self, Self) {
         match self {
             ColumnMask::None => (ColumnMask::None, ColumnMask::None),
@@ -62,7 +62,7 @@ impl<'a> ColumnMask<'a> {
         }
     }
 
-    /// True if column `j` of row `i` is masked, and what is added to it.
+    /// True if column `j` of row `i` is masked; and its bias.
     #[inline(always)]
     pub(super) fn at(self, i: usize, j: usize) -> (bool, f32) {
         match self {

@@ -1,5 +1,4 @@
-//! Views of elements of any type: what an operand is, and what a kernel is compiled for once instead of for
-//! each type.
+//! Views of f32, bf16 or f16, chosen at run time: a kernel over them is compiled once, not once for each type.
 
 use super::{View, ViewMut};
 use crate::element::Element;
@@ -56,7 +55,7 @@ macro_rules! with_any {
 }
 pub(crate) use with_any;
 
-/// [`with_any`] for a view for writing.
+/// [`with_any`] for mutable views.
 macro_rules! with_any_mut {
     ($any:expr, $view:ident => $body:expr) => {
         match $any {
@@ -68,7 +67,7 @@ macro_rules! with_any_mut {
 }
 pub(crate) use with_any_mut;
 
-/// Another view of the same type.
+/// Applies an expression to the view, and wraps the result in the same variant.
 macro_rules! map {
     ($enum:ident, $any:expr, $view:ident => $body:expr) => {
         match $any {
@@ -86,7 +85,7 @@ impl<'a, const D: usize> AnyView<'a, D> {
         with_any!(self, v => v.shape())
     }
 
-    /// Distance in elements between neighbours along each dimension.
+    /// Distance, in elements, between neighbours along each dimension.
     pub(crate) fn strides(&self) -> [usize; D] {
         with_any!(self, v => v.strides())
     }
@@ -96,7 +95,7 @@ impl<'a, const D: usize> AnyView<'a, D> {
         with_any!(self, v => v.has_unit_rows())
     }
 
-    /// The sub-range of a dimension.
+    /// The part of the view in `range` of dimension `dim`.
     #[inline(always)]
     pub(crate) fn slice(self, dim: usize, range: Range<usize>) -> Self {
         map!(AnyView, self, v => v.slice(dim, range))
@@ -109,7 +108,7 @@ impl<'a, const D: usize> AnyView<'a, D> {
 }
 
 impl<'a> AnyView<'a, 4> {
-    /// The sub-view at `i` of the first dimension.
+    /// The sub-view at index `i` of the first dimension.
     #[inline(always)]
     pub(crate) fn at(self, i: usize) -> AnyView<'a, 3> {
         map!(AnyView, self, v => v.at(i))
@@ -117,7 +116,7 @@ impl<'a> AnyView<'a, 4> {
 }
 
 impl<'a> AnyView<'a, 3> {
-    /// The sub-view at `i` of the first dimension.
+    /// The sub-view at index `i` of the first dimension.
     #[inline(always)]
     pub(crate) fn at(self, i: usize) -> AnyView<'a, 2> {
         map!(AnyView, self, v => v.at(i))
@@ -131,7 +130,7 @@ impl<'a, const D: usize> AnyViewMut<'a, D> {
         with_any_mut!(self, v => v.shape())
     }
 
-    /// Distance in elements between neighbours along each dimension.
+    /// Distance, in elements, between neighbours along each dimension.
     pub(crate) fn strides(&self) -> [usize; D] {
         with_any_mut!(self, v => v.strides())
     }
@@ -146,7 +145,7 @@ impl<'a, const D: usize> AnyViewMut<'a, D> {
         with_any_mut!(self, v => v.has_unit_rows())
     }
 
-    /// The parts before and from `mid` on along dimension `dim`.
+    /// The parts before `mid` and from `mid` on along dimension `dim`.
     pub(crate) fn split_at(self, dim: usize, mid: usize) -> (Self, Self) {
         macro_rules! split {
             ($variant:ident, $v:expr) => {{
@@ -166,7 +165,7 @@ impl<'a, const D: usize> AnyViewMut<'a, D> {
         with_any_mut!(self, v => v.as_view().get(index).to_f32())
     }
 
-    /// Stores the nearest to `value` at `index`.
+    /// Rounds `value` to the element type, and stores it at `index`.
     pub(crate) fn set(&mut self, index: [usize; D], value: f32) {
         with_any_mut!(self, v => v.set(index, Element::from_f32(value)))
     }
