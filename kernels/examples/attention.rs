@@ -1,4 +1,4 @@
-//! Causal attention of a whole text, and of the same text token by token with a cache: the same bits.
+//! Causal attention over a whole text, and token by token with a KV cache: both give equal bits.
 
 use tilewright_kernels::{
     Attention, Backend, CachedAttention, Error, KvCache, Precision, View, ViewMut, Window,

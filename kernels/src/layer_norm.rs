@@ -29,7 +29,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{GROUPS, RowSlices, accumulators, map_with, read, sum, total};
-use crate::residual::{IN_RANGE, Input};
+use crate::residual::{IN_RANGE, NormInput};
 use crate::rows::{self, RowTask, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
@@ -81,7 +81,7 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
 
     fn reference(self) -> Self::Output {
         let Self { rows, residual, weight, bias, eps } = self;
-        let input = Input { rows, residual };
+        let input = NormInput { rows, residual };
         check(&input, weight, bias, eps)?;
         for mut row in input.define() {
             define(&mut row, weight, bias, eps);
@@ -91,7 +91,7 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
 
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let Self { rows, residual, weight, bias, eps } = self;
-        let input = Input { rows, residual };
+        let input = NormInput { rows, residual };
         let [rows, n] = check(&input, weight, bias, eps)?;
         if rows == 0 {
             return Ok(());
@@ -114,7 +114,7 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
 }
 
 fn check<T: Element>(
-    input: &Input<'_, T>,
+    input: &NormInput<'_, T>,
     weight: Option<&[f32]>,
     bias: Option<&[f32]>,
     eps: f32,
@@ -142,7 +142,7 @@ fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, bias: 
 
 /// A checked layer norm with all its parameters.
 struct Affine<'a, T> {
-    input: Input<'a, T>,
+    input: NormInput<'a, T>,
     weight: &'a [f32],
     bias: &'a [f32],
     eps: f32,

@@ -136,7 +136,7 @@ impl<T: Element> Kernel for Pool<'_, T> {
 }
 
 impl<T: Element> RowTask for Pool<'_, T> {
-    /// Sequences, and the mean number of elements that one reads: reads are the work, not writes.
+    /// Sequences, and the mean number of elements that a sequence reads: reads are the work, not writes.
     fn shape(&self) -> [usize; 2] {
         let [sequences, n] = self.out.shape();
         let tokens = match self.pooling {

@@ -14,12 +14,12 @@ pub(crate) const IN_RANGE: RangeInclusive<f32> = 1e-28..=f32::MAX;
 
 /// Rows of a norm and, if present, the residual that they are added to.
 #[derive(Debug)]
-pub(crate) struct Input<'a, T> {
+pub(crate) struct NormInput<'a, T> {
     pub(crate) rows: Rows<'a, T>,
     pub(crate) residual: Option<ViewMut<'a, 2, T>>,
 }
 
-impl<'a, T: Element> Input<'a, T> {
+impl<'a, T: Element> NormInput<'a, T> {
     /// Returns the shape, or an error if [`Rows::check`] fails, if the residual has another shape, or if its rows are
     /// not contiguous.
     pub(crate) fn check(&self, rows: &'static str, residual: &'static str) -> Result<[usize; 2], Error> {
@@ -68,7 +68,7 @@ impl<'a, T: Element> Input<'a, T> {
         })
     }
 
-    /// Rows to normalise: those of the residual after `add`, or the input without a residual.
+    /// Rows to normalise: rows of the residual after `add`, or rows of the input if there is no residual.
     #[inline(always)]
     fn added(self, add: impl Fn(&mut [T], &[T])) -> impl Iterator<Item = RowSlices<'a, T>> {
         let mut residual = self.residual.map(ViewMut::into_rows);

@@ -15,7 +15,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, accumulators, map_with, read, total};
-use crate::residual::{IN_RANGE, Input};
+use crate::residual::{IN_RANGE, NormInput};
 use crate::rows::{self, RowTask, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
@@ -64,7 +64,7 @@ impl<T: Element> Kernel for RmsNorm<'_, T> {
 
     fn reference(self) -> Self::Output {
         let Self { rows, residual, weight, eps } = self;
-        let input = Input { rows, residual };
+        let input = NormInput { rows, residual };
         check(&input, weight, eps)?;
         for mut row in input.define() {
             define(&mut row, weight, eps);
@@ -74,7 +74,7 @@ impl<T: Element> Kernel for RmsNorm<'_, T> {
 
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
         let Self { rows, residual, weight, eps } = self;
-        let input = Input { rows, residual };
+        let input = NormInput { rows, residual };
         let [rows, n] = check(&input, weight, eps)?;
         if rows == 0 {
             return Ok(());
@@ -91,7 +91,11 @@ impl<T: Element> Kernel for RmsNorm<'_, T> {
     }
 }
 
-fn check<T: Element>(input: &Input<'_, T>, weight: Option<&[f32]>, eps: f32) -> Result<[usize; 2], Error> {
+fn check<T: Element>(
+    input: &NormInput<'_, T>,
+    weight: Option<&[f32]>,
+    eps: f32,
+) -> Result<[usize; 2], Error> {
     let shape = input.check("RmsNorm.rows", "RmsNorm.residual")?;
     expect_columns("RmsNorm.weight", weight, shape[1])?;
     expect_eps("RmsNorm.eps", eps)?;
@@ -111,7 +115,7 @@ fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, eps: f
 
 /// A checked RMS norm with its weight.
 struct Weighted<'a, T> {
-    input: Input<'a, T>,
+    input: NormInput<'a, T>,
     weight: &'a [f32],
     eps: f32,
 }
