@@ -3,7 +3,7 @@
 
 mod command;
 
-/// Counts what is allocated, for `bench --memory`; kernels allocate nothing in a steady state.
+/// Counts allocated bytes for `bench --memory`. Kernels allocate nothing in a steady state.
 #[global_allocator]
 static ALLOCATOR: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 

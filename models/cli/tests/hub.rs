@@ -233,7 +233,7 @@ fn names_are_downloaded_once() {
     assert_eq!(embed("acme/tiny"), expected);
     let refused = hub.error(home.path(), &["info", "--model", "acme/shards"]);
     assert!(
-        refused.contains("acme/shards: not in the cache as a whole, and HF_HUB_OFFLINE is set"),
+        refused.contains("acme/shards: the cache lacks files of it, and HF_HUB_OFFLINE is set"),
         "{refused}"
     );
     assert!(hub.asked().is_empty());

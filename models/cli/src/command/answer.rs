@@ -1,7 +1,7 @@
-//! `tilewright answer`: where in a text the answer to a question stands.
+//! `tilewright answer`: the span of a text that answers a question.
 
 use super::Common;
-use super::checkpoint::{Checkpoint, Dtype, characters, softmax};
+use super::checkpoint::{Checkpoint, LayerPrecision, characters, softmax};
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -9,13 +9,13 @@ use std::ops::Range;
 
 /// Finds the answer to a question in a text
 ///
-/// An answer is a span of the text; its probability is that of its first token to be the start, times
-/// that of its last to be the end, among all tokens of the text. A text that is longer than the model
-/// takes is read in windows that overlap. The model is a ..ForQuestionAnswering.
+/// The model is a ..ForQuestionAnswering. An answer is a span of the text. Its probability is the product of
+/// two: that its first token is the start, and that its last token is the end, among all tokens of the text.
+/// Overlapping windows cover a text that is longer than the model's input.
 ///
-/// The score of a span is the sum of its two logits. A model that was trained on questions without an answer
-/// gives its first token the score of there being none (of several windows the least counts):
-/// --no-answer-threshold says by how much it must exceed that of the best span.
+/// The score of a span is the sum of its start logit and its end logit. A model trained on questions without an
+/// answer scores "no answer" at the first token of its input; of several windows, the lowest score counts. The
+/// command finds no answer if this score exceeds the best span's score by more than --no-answer-threshold.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright answer --model roberta-base-squad2 --question 'Who lives in London?' \\
@@ -30,34 +30,33 @@ pub struct Answer {
     #[arg(long, value_name = "TEXT")]
     question: String,
 
-    /// The text with the answer
+    /// The text to search
     #[arg(long, value_name = "TEXT")]
     context: String,
 
-    /// How many answers to show
+    /// Number of answers to show
     #[arg(long, value_name = "N", default_value_t = 1)]
     top_k: usize,
 
-    /// Find no answer where the score of there being none is more than X above that of the best span; 0 weighs both
-    /// alike [default: always answer]
+    /// Find no answer if the score of "no answer" exceeds the best span's score by more than X [default: always answer]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     no_answer_threshold: Option<f32>,
 
-    /// The most tokens of an answer
+    /// Largest number of tokens in an answer
     #[arg(long, value_name = "N", default_value_t = 30)]
     longest: usize,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,
 }
 
-/// A part of the context.
-struct Span {
+/// A candidate answer: a part of the context.
+struct AnswerSpan {
     probability: f64,
-    /// start logit + end logit.
+    /// Start logit + end logit.
     score: f32,
     bytes: Range<usize>,
 }
@@ -72,7 +71,7 @@ impl Answer {
         let outputs = loaded.model.forward(&batch)?;
         let [start, end] = &outputs[..] else { bail!("{} has no two outputs", loaded.class) };
 
-        // Never across the question or another window.
+        // Spans lie in the context alone, and in one window.
         let in_context: Vec<usize> = (0..places.len()).filter(|&i| places[i].text == Some(1)).collect();
         let probabilities =
             |values: &[f32]| softmax(&in_context.iter().map(|&i| values[i]).collect::<Vec<_>>());
@@ -80,15 +79,15 @@ impl Answer {
         let first_tokens = &batch.starts()[..batch.len()];
         let null_score = first_tokens.iter().map(|&i| score(i, i)).fold(f32::INFINITY, f32::min);
         let (starts, ends) = (probabilities(&start.values), probabilities(&end.values));
-        let mut spans: Vec<Span> = Vec::new();
+        let mut spans: Vec<AnswerSpan> = Vec::new();
         for first in 0..in_context.len() {
             for last in first..in_context.len().min(first.saturating_add(self.longest)) {
-                // Tokens of a context follow each other; there are special ones between two windows.
+                // Special tokens separate two windows, so a gap in the places ends the window.
                 if in_context[last] - in_context[first] != last - first {
                     break;
                 }
                 let [from, to] = [first, last].map(|i| &places[in_context[i]].bytes);
-                spans.push(Span {
+                spans.push(AnswerSpan {
                     probability: starts[first] * ends[last],
                     score: score(in_context[first], in_context[last]),
                     bytes: from.start..to.end,
@@ -96,12 +95,12 @@ impl Answer {
             }
         }
         spans.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        let mut best: Vec<Span> = Vec::new();
+        let mut best: Vec<AnswerSpan> = Vec::new();
         for span in spans {
             if best.len() == self.top_k {
                 break;
             }
-            // The same words may have been in two windows.
+            // Overlapping windows find a span twice.
             if best.iter().all(|other| other.bytes != span.bytes) {
                 best.push(span);
             }
@@ -119,7 +118,7 @@ impl Answer {
         if session.json {
             let answers: Vec<_> = best
                 .iter()
-                .map(|Span { probability, score, bytes }| {
+                .map(|AnswerSpan { probability, score, bytes }| {
                     json!({
                         "answer": text(bytes),
                         "probability": probability,
@@ -139,10 +138,12 @@ impl Answer {
             }));
         }
         if !answered {
-            return session.say(&format!("\nno answer: its score is {difference:.2} above the best span's"));
+            return session.say(&format!(
+                "\nno answer: the score of \"no answer\" is {difference:.2} above the best span's"
+            ));
         }
         session.say(&format!("\n{:>11}  {:>11}  answer", "probability", "characters"))?;
-        for Span { probability, bytes, .. } in &best {
+        for AnswerSpan { probability, bytes, .. } in &best {
             let [from, to] = characters(&self.context, bytes);
             session.say(&format!("{probability:11.4}  {:>11}  {}", format!("{from}..{to}"), text(bytes)))?;
         }

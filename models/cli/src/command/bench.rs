@@ -1,4 +1,4 @@
-//! `tilewright bench`.
+//! `tilewright bench`: cases, measurement, output files, baselines.
 
 mod compare;
 pub mod tables;
@@ -21,23 +21,23 @@ use tilewright_bench::record::{Comparison, Machine, Row, RowLine, Run};
 use tilewright_bench::{html, markdown, models::Task, registry};
 use tilewright_peers::Dtype;
 
-/// Measure kernels and models against the machine's limit and against other libraries
+/// Measures kernels and models against the machine's limits and other libraries
 ///
-/// Every case is measured in turns with the same case in other libraries, and with probes of the
-/// machine's multiply-add peak. A row shows the median time, the rate, and the share of the roofline's bound:
-/// what the peak, or the read bandwidth of the cache or memory that the data fit in, allows at best; and
-/// for each other library how many times as fast we are, with a 95% confidence interval. Rows are marked
-/// with ~ if the machine's clock moved by more than 5% meanwhile or others took a core.
+/// Our kernel, other libraries and probes of the machine's multiply-add peak take turns on each case. A row shows
+/// the median time, the rate, and the share of the roofline's bound. The bound is the best that the peak, and the
+/// read bandwidth of the cache or memory that holds the data, allow. For each library, the row shows its time
+/// over ours (above 1, tilewright is faster) with a 95% confidence interval. A row is marked with ~ if the
+/// machine's clock moved by more than 5% meanwhile, or other processes took a core.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tilewright bench --quick                                everything, briefly
-  tilewright bench linear/f32/128x768 attention           cases whose names contain one of these
+  tilewright bench --quick                                all cases, briefly
+  tilewright bench linear/f32/128x768 attention           cases whose names contain one of the filters
   tilewright bench linear --threads 1 --peer mkl=/opt/intel/lib/libmkl_rt.so.3
   tilewright bench --save main; git switch topic; cargo run --release -- bench --compare main
   tilewright bench model/bert-base --batch 4 --seq 64
   tilewright bench model/bert-base --dtype int8
-  tilewright bench --json - --quick > rows.jsonl          one JSON object a row
+  tilewright bench --json - --quick > rows.jsonl          one JSON object for each row
   tilewright bench --html report.html
   tilewright bench model/smollm2 --dtype q4_0 --layer-inputs rounded
   tilewright bench --markdown RESULTS.md --from rows.jsonl more.jsonl
@@ -46,26 +46,24 @@ Other libraries: mkl (libmkl_rt.so.3; PyPI's wheel `mkl`), openblas (libopenblas
 libopenblas0-pthread, PyPI's `scipy-openblas32`), onednn (libdnnl.so.3; PyPI's `onednn-cpu-gomp`). The crates `gemm`
 and `matrixmultiply` are built in with --features peers.")]
 pub struct Bench {
-    /// Measure only cases whose name contains one of these (--list shows names)
+    /// Measure only cases whose name contains one of these filters; --list shows the names
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 
-    /// Show the names of the cases instead of measuring them
+    /// List the names of the cases, and measure nothing
     #[arg(long)]
     list: bool,
 
-    /// Type of inputs and weights; of models, of their linear layers [default: f32, and others where a
-    /// filter names one]
+    /// Type of inputs and weights; for models, of the linear layers [default: f32, and the types that filters name]
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     dtype: Option<Dtype>,
 
-    /// ActivationQuantization of the linear layers of models in another type than f32, as `tilewright generate` takes them
+    /// Inputs of the linear layers of models: exact (f32), or rounded to --dtype (to int8 with q8_0, q4_0 and q4_1)
     /// [default: exact with q8_0, q4_0 and q4_1, else rounded]
     #[arg(long, value_name = "HOW", value_parser = layer_inputs())]
     layer_inputs: Option<ActivationQuantization>,
 
-    /// Compute on this backend (`tilewright isa` lists them) instead of the best one; TILEWRIGHT_ISA
-    /// does the same
+    /// Backend to measure; `tilewright isa` lists the names [default: TILEWRIGHT_ISA, or else the best of this CPU]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
 
@@ -73,64 +71,63 @@ pub struct Bench {
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_THREADS)))]
     threads: Vec<u16>,
 
-    /// Measure linear layers of the shapes in this file instead: MxK:KxN, one to a line, as benchdnn
-    /// writes them
+    /// Measure linear layers of the shapes in this file instead: MxK:KxN, one shape a line, as benchdnn writes them
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
 
-    /// Sequences of the models' inputs instead of the usual ones
+    /// Number of sequences in the models' inputs, instead of the registry's tasks
     #[arg(long, value_name = "N", requires = "seq", value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: Option<u16>,
 
-    /// Tokens of each of these sequences
+    /// Tokens of each sequence
     #[arg(long, value_name = "N", requires = "batch", value_parser = clap::value_parser!(u16).range(1..=512))]
     seq: Option<u16>,
 
-    /// Another library to compare with, from a shared library: mkl, openblas or onednn
+    /// Library to compare with, and the path of its shared object; NAME is mkl, openblas or onednn
     #[arg(long = "peer", value_name = "NAME=PATH")]
     peers: Vec<PeerPath>,
 
-    /// Write the rows as JSON, one object a line, to this file, or to stdout if it is -
+    /// Write the rows as JSON, one object a line, to this file; - is stdout
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Write one self-contained page: limits, roofline, ratios, table, comparison
+    /// Write a self-contained HTML page: limits, roofline, ratios, table, comparison
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Write the rows as tables of Markdown
+    /// Write the rows as Markdown tables
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 
-    /// Measure nothing: the rows of --markdown are those of these files, which --json wrote
+    /// Measure nothing, and make the tables of --markdown from these files, which --json wrote
     #[arg(long, value_name = "ROWS", requires = "markdown", num_args = 1.., conflicts_with_all = ["filters", "list", "json", "html", "save", "compare"])]
     from: Vec<PathBuf>,
 
-    /// Keep the result as a baseline of this name
+    /// Save the rows as a baseline of this name
     #[arg(long, value_name = "NAME")]
     save: Option<String>,
 
-    /// Compare with the baseline of this name; exit status 1 if a row is slower beyond threshold and noise
+    /// Compare with the baseline of this name; the exit status is 1 if a row is slower beyond threshold and noise
     #[arg(long, value_name = "NAME")]
     compare: Option<String>,
 
-    /// Difference below which a row counts as the same, in percent
+    /// Difference in percent up to which a row counts as the same
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
     threshold: f64,
 
-    /// Compare even with a baseline of another machine
+    /// Accept a baseline of another machine
     #[arg(long, requires = "compare")]
     any_machine: bool,
 
-    /// Where baselines are
+    /// Directory of the baselines
     #[arg(long, value_name = "DIR", default_value = "target/tilewright-baselines")]
     baselines: PathBuf,
 
-    /// Measure briefly: a look, not figures to quote
+    /// Take few samples: for a look, not for figures to quote
     #[arg(long)]
     quick: bool,
 
-    /// Show the most bytes that a call allocates on new threads
+    /// Show the peak bytes that a call allocates on new threads
     #[arg(long)]
     memory: bool,
 }
@@ -155,14 +152,14 @@ impl FromStr for PeerPath {
     }
 }
 
-/// Parses the name of a type that products are measured in.
+/// Parses the name of a type.
 pub fn dtype() -> impl TypedValueParser<Value = Dtype> {
     PossibleValuesParser::new(DTYPES.map(dtype_name)).map(|name| {
         DTYPES.into_iter().find(|&dtype| dtype_name(dtype) == name).expect("one of the possible values")
     })
 }
 
-/// A difference of some percent.
+/// Parses a difference in percent.
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(percent) if (0.0..=1000.0).contains(&percent) => Ok(percent),
@@ -170,14 +167,14 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// How often the cases are visited for a baseline. With two of the ten disturbed, hundreds of rows can still
-/// be told apart: eight visits faster than all of seventeen are one in 50 000 by chance.
+/// Visits of each case for a baseline. Hundreds of rows can be judged even if two of ten visits are disturbed:
+/// the chance that eight of ten visits are faster than all of seventeen others is about one in 50 000.
 const BASELINE_VISITS: usize = 10;
 
-/// How often they are visited where they are compared with it, before differences are seen again.
+/// Visits of each case for a comparison, before the rows that differ are visited again.
 const VISITS: usize = 5;
 
-/// Least time from one visit to the next: a neighbour that competes for the caches does so for seconds.
+/// Least time from one visit to the next: neighbours compete for the caches for seconds at a time.
 const APART: Duration = Duration::from_secs(5);
 
 impl Bench {
@@ -190,7 +187,7 @@ impl Bench {
             let names: String = cases.iter().map(|case| case.name() + "\n").collect();
             return Ok(write!(std::io::stdout(), "{names}")?);
         }
-        // What is wrong with the arguments should be known before minutes of measuring.
+        // Wrong arguments are reported before minutes of measuring.
         let baseline = |name: &String| baseline::path(&self.baselines, name).map_err(|e| anyhow!(e));
         let save = self.save.as_ref().map(baseline).transpose().context("--save")?;
         let machine = Machine::detect();
@@ -204,7 +201,7 @@ impl Bench {
         for path in files.filter(|path| *path != Path::new("-")) {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
-                bail!("{}: no file can be written there", path.display());
+                bail!("{}: is a directory, or its directory does not exist", path.display());
             }
         }
 
@@ -250,7 +247,7 @@ impl Bench {
         let mut cases = Vec::new();
         for dtype in DTYPES {
             let name = dtype_name(dtype);
-            // Types that are not asked for by --dtype are by filters: `layernorm/bf16`.
+            // Without --dtype, a filter selects types other than f32: `layernorm/bf16`.
             let filters: Vec<&str> = match self.dtype {
                 Some(asked) if asked != dtype => continue,
                 None if dtype != Dtype::F32 => {
@@ -297,7 +294,7 @@ impl Bench {
         threads
     }
 
-    /// Bencher with the other libraries; prints which of them there are.
+    /// Makes the bencher and loads the other libraries; prints which were loaded.
     fn bencher(&self, session: &Session, threads: &[usize]) -> Result<Bencher> {
         let effort = if self.quick { Effort::QUICK } else { Effort::FULL };
         let effort = match (&self.save, &self.compare) {
@@ -366,16 +363,18 @@ fn read_rows(files: &[PathBuf]) -> Result<Vec<RowLine>> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         for (i, line) in text.lines().enumerate() {
             let row = serde_json::from_str(line);
-            rows.push(row.with_context(|| format!("{}, line {}: no row of --json", path.display(), i + 1))?);
+            rows.push(row.with_context(|| {
+                format!("{}, line {}: not a row that --json writes", path.display(), i + 1)
+            })?);
         }
     }
     Ok(rows)
 }
 
-/// Similarity (Jaro-Winkler) from which a name is a suggestion: `layrnorm` and `layernorm` have 0.97.
+/// Least Jaro-Winkler similarity of a suggested name: `layrnorm` and `layernorm` have 0.97.
 const SIMILAR: f64 = 0.8;
 
-/// Names of kernels and models that are spelled like the first part of a filter, most similar first.
+/// Names of kernels and models with a spelling similar to the first part of a filter, most similar first.
 fn near(filters: &[String]) -> String {
     let mut found: Vec<(f64, &str)> = Vec::new();
     for filter in filters {
@@ -395,15 +394,15 @@ pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// A case in a pool.
+/// A case, and the index of the pool that runs it.
 pub type Job = (Case, usize);
 
-/// All cases on one number of threads, then on the next: pools change seldom.
+/// Jobs for all cases on all pools, ordered by pool.
 pub fn jobs(cases: &[Case], pools: usize) -> Vec<Job> {
     (0..pools).flat_map(|pool| cases.iter().map(move |&case| (case, pool))).collect()
 }
 
-/// Visits all jobs this often, behind a progress bar.
+/// Visits all jobs `visits` times, behind a progress bar.
 pub fn measure(bencher: &Bencher, jobs: &[Job], visits: usize) -> Result<Vec<Row>> {
     let bar = ProgressBar::new((visits * jobs.len()) as u64).with_style(style::progress());
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(2)); // drawing costs time that is measured

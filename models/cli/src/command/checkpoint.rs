@@ -1,4 +1,4 @@
-//! Options and loading of a checkpoint: `--model`, `--dtype`, a progress bar.
+//! Checkpoints of a subcommand: `--model`, `--dtype`, `--layer-inputs`, and loading behind a progress bar.
 
 use super::{Common, Session, hub, style};
 use anyhow::{Context as _, Result, bail};
@@ -15,24 +15,24 @@ use tilewright::output::Output;
 use tilewright::{ActivationQuantization, Arithmetic, Batch, Error};
 use tilewright_kernels::gemm::Format;
 
-/// `--model`; flatten it into a subcommand's arguments.
+/// Option `--model`, which a subcommand flattens into its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Checkpoint {
-    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file; where there is none of this
-    /// name, a repository of the Hugging Face Hub, ORG/NAME or ORG/NAME@REVISION, which is downloaded to its cache
-    /// (HF_HOME, HF_ENDPOINT and HF_TOKEN are respected), if this was built with `--features hub`
+    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file. If no such file exists and this
+    /// build has the feature `hub`: a repository of the Hugging Face Hub, ORG/NAME or ORG/NAME@REVISION, downloaded to
+    /// the Hub's cache; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are respected
     #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
     model: PathBuf,
 }
 
 impl Checkpoint {
-    /// The directory or file.
+    /// Path of the checkpoint, downloaded if need be.
     pub fn locate(&self) -> Result<PathBuf> {
         locate(&self.model)
     }
 }
 
-/// The directory or file that `model` says: its path, or that of what it names on the Hub.
+/// Path of the checkpoint `model`, a path or a name on the Hub, downloaded if need be.
 pub fn locate(model: &Path) -> Result<PathBuf> {
     match hub::Name::parse(model) {
         Some(name) if !model.exists() => hub::download(&name),
@@ -40,50 +40,49 @@ pub fn locate(model: &Path) -> Result<PathBuf> {
     }
 }
 
-/// `--dtype`; flatten it into a subcommand's arguments.
+/// Options `--dtype` and `--layer-inputs`, which a subcommand flattens into its arguments.
 #[derive(Debug, clap::Args)]
-pub struct Dtype {
-    /// Type of the linear layers: f32, or one that weights are rounded to while they are loaded; all that is
-    /// not a linear layer is f32
+pub struct LayerPrecision {
+    /// Type of the linear layers; loading rounds the weights to it. With bf16 and int8, the products of attention are
+    /// bf16. Everything else stays f32
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = format())]
     pub dtype: Format,
-    /// True if what linear layers multiply their weights with is f32, or rounded as well, to the same type
-    /// (with q8_0, q4_0 and q4_1 to int8), which is faster [default: exact with q8_0, q4_0 and q4_1, else
-    /// rounded]
+    /// Inputs of the linear layers: exact (f32), or rounded to --dtype (to int8 with q8_0, q4_0 and q4_1), which is
+    /// faster [default: exact with q8_0, q4_0 and q4_1, else rounded]
     #[arg(long, value_name = "HOW", value_parser = layer_inputs())]
     layer_inputs: Option<ActivationQuantization>,
 }
 
-impl Dtype {
-    /// Starts a subcommand in this type.
+impl LayerPrecision {
+    /// Starts a subcommand that computes in `--dtype`.
     pub fn start(&self, common: &Common) -> Result<Session> {
         common.start_in(Some(self.dtype.name()))
     }
 
-    /// Loads the checkpoint in `dir`.
+    /// Loads the checkpoint in `dir` as a model of the class `as_a`.
     pub fn load(&self, as_a: Architecture, dir: &Path, session: &Session) -> Result<Box<dyn Model>, Error> {
         open(as_a, dir, self.arithmetic(session))
     }
 
-    /// The backend in effect with this type.
+    /// Arithmetic of the backend in effect with these options.
     pub fn arithmetic(&self, session: &Session) -> Arithmetic {
         let on = Arithmetic::new(session.backend, self.dtype);
         Arithmetic { inputs: self.layer_inputs.unwrap_or(on.inputs), ..on }
     }
 }
 
-/// A checkpoint that is asked about texts.
+/// A loaded model of a required class, and its tokenizer.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Its class.
+    /// Class that config.json names.
     pub class: &'static str,
     pub model: Box<dyn Model>,
-    /// Cuts texts to what the model takes.
+    /// Tokenizer that truncates texts to the model's length.
     pub tokenizer: Tokenizer,
 }
 
-impl Dtype {
-    /// Loads the checkpoint in `dir`, whose class must end in one of `kinds`, and its tokenizer.
+impl LayerPrecision {
+    /// Loads the checkpoint in `dir` and its tokenizer; its class must end in one of `kinds`.
     pub fn load_for(&self, kinds: &[&str], dir: &Path, session: &Session) -> Result<Loaded> {
         let architecture = Architecture::of(dir)?;
         let class = architecture.class;
@@ -99,7 +98,7 @@ impl Dtype {
 }
 
 impl Loaded {
-    /// The output `name` for `batch`.
+    /// Computes the output `name` for `batch`.
     pub fn output(&mut self, batch: &Batch, name: &str) -> Result<Output> {
         let outputs = self.model.forward(batch)?;
         outputs.into_iter().find(|o| o.name == name).with_context(|| format!("{} has no {name}", self.class))
@@ -127,7 +126,7 @@ pub fn most_probable(scores: &[f32], n: usize) -> Vec<(u32, f64)> {
     order.into_iter().take(n).map(|i| (i as u32, probabilities[i])).collect()
 }
 
-/// Where `bytes` of `text` stand, counted in characters.
+/// Converts a range of bytes of `text` to a range of characters.
 pub fn characters(text: &str, bytes: &Range<usize>) -> [usize; 2] {
     [bytes.start, bytes.end].map(|end| text.char_indices().take_while(|(at, _)| *at < end).count())
 }
@@ -139,7 +138,7 @@ pub fn format() -> impl TypedValueParser<Value = Format> {
     })
 }
 
-/// Parses what is done to inputs.
+/// Parses `exact` or `rounded`.
 pub fn layer_inputs() -> impl TypedValueParser<Value = ActivationQuantization> {
     PossibleValuesParser::new(ActivationQuantization::ALL.map(ActivationQuantization::name)).map(|name| {
         ActivationQuantization::ALL
@@ -149,25 +148,25 @@ pub fn layer_inputs() -> impl TypedValueParser<Value = ActivationQuantization> {
     })
 }
 
-/// Tensors that a note names.
+/// Number of unread tensors that a note names.
 const NAMED: usize = 8;
 
-/// Loading that takes less is not worth a progress bar.
+/// Time after which loading shows a progress bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Session {
-    /// The backend in effect with this type.
+    /// Arithmetic of the backend in effect for linear layers of `dtype`.
     pub fn arithmetic(&self, dtype: Format) -> Arithmetic {
         Arithmetic::new(self.backend, dtype)
     }
 }
 
-/// Loads the checkpoint in `dir`, and notes on stderr which tensors of it the class does not have.
+/// Loads the checkpoint in `dir`, and notes on stderr the tensors that the class does not read.
 pub fn open(as_a: Architecture, dir: &Path, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
     let weights = weights(dir, on.dtype)?;
     let model = as_a.open(dir, weights.clone(), on)?;
     let unread: Vec<String> = weights.unread().map(str::to_owned).collect();
-    drop(weights); // and its progress bar with it
+    drop(weights); // removes the progress bar before the note
     if !unread.is_empty() {
         let (dir, class, n) = (dir.display(), as_a.class, unread.len());
         let names = unread[..n.min(NAMED)].join(", ");
@@ -177,7 +176,7 @@ pub fn open(as_a: Architecture, dir: &Path, on: Arithmetic) -> Result<Box<dyn Mo
     Ok(model)
 }
 
-/// Opens the weights in `dir`. Their conversion to `dtype` shows a progress bar where it takes long.
+/// Opens the weights in `dir`. A long conversion to `dtype` shows a progress bar.
 pub fn weights(dir: &Path, dtype: Format) -> Result<Weights, Error> {
     let start = Instant::now();
     let bar = ProgressBar::hidden().with_style(style::progress());

@@ -1,6 +1,6 @@
-//! `tilewright classify`: the class of a text, or of each of its tokens.
+//! `tilewright classify`: classes of a text, or of each of its tokens.
 
-use super::checkpoint::{Checkpoint, Dtype, Loaded, characters, most_probable, sigmoid};
+use super::checkpoint::{Checkpoint, LayerPrecision, Loaded, characters, most_probable, sigmoid};
 use super::{Common, Session};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use tilewright::checkpoint::config::Fields;
 
-/// Says of what class texts are, or each of their tokens, with the probability
+/// Classifies texts or their tokens, and shows probabilities
 ///
-/// Which of both is decided by the class of the model: ..ForSequenceClassification or
-/// ..ForTokenClassification. Names of classes are those of id2label in config.json.
+/// A ..ForSequenceClassification classifies texts, a ..ForTokenClassification each token. id2label in
+/// config.json names the classes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright classify --model distilled-sst2 'A film to remember.' 'A film to forget.'
@@ -22,38 +22,38 @@ pub struct Classify {
     #[command(flatten)]
     checkpoint: Checkpoint,
 
-    /// Texts; without any, each line of stdin is one
+    /// Texts [default: the lines of stdin]
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
 
-    /// Every two texts are a pair, to be classified together
+    /// Classify pairs: the first text with the second, the third with the fourth, ..
     #[arg(long)]
     pair: bool,
 
-    /// How many classes to show for each text
+    /// Number of classes to show for each text
     #[arg(long, value_name = "N", default_value_t = 3)]
     top_k: usize,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,
 }
 
-/// Function that makes a probability of a class's logit.
+/// Kind of the classification, which decides how a logit becomes a probability.
 #[derive(Clone, Copy, PartialEq)]
 enum Problem {
-    /// One class of several: the softmax.
+    /// Exactly one class applies: softmax.
     Single,
-    /// Any number of them: the sigmoid of each.
+    /// Any number of classes apply: the sigmoid of each logit.
     Multiple,
-    /// No class but a number: itself.
+    /// The logit is the result.
     Regression,
 }
 
 impl Problem {
-    /// The `n` largest, and what they are called.
+    /// The `n` classes of the largest logits, with their probabilities or scores.
     fn best(self, logits: &[f32], n: usize) -> Vec<(u32, f64)> {
         let mut best = most_probable(logits, n);
         for (class, value) in &mut best {
@@ -82,13 +82,13 @@ impl Classify {
         let names = fields.labels()?.unwrap_or_default();
         if self.texts.is_empty() {
             if std::io::stdin().is_terminal() {
-                bail!("no texts: give some as arguments, or lines on stdin");
+                bail!("no texts: pass them as arguments, or as lines on stdin");
             }
             self.texts = std::io::stdin().lines().collect::<Result<_, _>>().context("stdin")?;
         }
         let size = if self.pair { 2 } else { 1 };
         if !self.texts.len().is_multiple_of(size) {
-            bail!("--pair: {} texts are no pairs", self.texts.len());
+            bail!("--pair: {} is an odd number of texts", self.texts.len());
         }
         let of_tokens = loaded.class.ends_with(kinds[1]);
         let mut found = Vec::new();
@@ -99,7 +99,7 @@ impl Classify {
                     let problem = match &*fields.get("problem_type", String::new())? {
                         "multi_label_classification" => Problem::Multiple,
                         "regression" => Problem::Regression,
-                        // As transformers' pipeline takes it.
+                        // transformers' pipeline applies a sigmoid to a single class.
                         "" if names.len() == 1 => Problem::Multiple,
                         _ => Problem::Single,
                     };
@@ -138,7 +138,7 @@ impl Classify {
         Ok(json!({ "text": texts[0], "pair": texts.get(1), "labels": labels }))
     }
 
-    /// The class of each token.
+    /// The most probable class of each token.
     fn tokens(
         &self,
         texts: &[String],
@@ -172,7 +172,7 @@ impl Classify {
     }
 }
 
-/// The name of a class: where config.json has none, what transformers calls it.
+/// The name of a class in config.json, or else transformers' default.
 fn name(names: &BTreeMap<usize, String>, class: u32) -> String {
     names.get(&(class as usize)).cloned().unwrap_or_else(|| format!("LABEL_{class}"))
 }

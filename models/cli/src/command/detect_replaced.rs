@@ -1,13 +1,15 @@
-//! `tilewright detect-replaced`: which tokens of a text an ELECTRA discriminator takes for replaced.
+//! `tilewright detect-replaced`: tokens of a text that an ELECTRA discriminator considers replaced.
 
 use super::Common;
-use super::checkpoint::{Checkpoint, Dtype, characters, sigmoid};
+use super::checkpoint::{Checkpoint, LayerPrecision, characters, sigmoid};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;
 
-/// Marks the tokens of a text that do not belong there, by an ElectraForPreTraining
+/// Marks replaced tokens in a text
+///
+/// The model is an ElectraForPreTraining. A token counts as replaced if its probability exceeds a half.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   tilewright detect-replaced --model electra-base-discriminator 'The quick brown fox fake over the lazy dog'")]
@@ -20,7 +22,7 @@ pub struct DetectReplaced {
     text: String,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,
@@ -33,7 +35,6 @@ impl DetectReplaced {
             self.precision.load_for(&["ElectraForPreTraining"], &self.checkpoint.locate()?, &session)?;
         let (batch, places) = loaded.tokenizer.encode_placed(&self.text, None)?;
         let logits = loaded.output(&batch, "logits")?.values;
-        // Above 0 the probability is above a half.
         let tokens: Vec<_> =
             places.into_iter().zip(logits).filter(|(place, _)| place.text.is_some()).collect();
         let text = |bytes: &std::ops::Range<usize>| self.text.get(bytes.clone()).unwrap_or_default();

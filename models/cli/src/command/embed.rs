@@ -1,17 +1,17 @@
 //! `tilewright embed`: one vector for each text.
 
 use super::Common;
-use super::checkpoint::{self, Checkpoint, Dtype};
+use super::checkpoint::{self, Checkpoint, LayerPrecision};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal as _;
 use tilewright::sentence::Embedder;
 
-/// Turns texts into vectors, whose cosine says how alike the texts are
+/// Turns texts into vectors; the cosine of two vectors measures how similar their texts are
 ///
-/// Pooling, normalisation and the longest text are what the sentence-transformers files in the
-/// directory say (modules.json, 1_Pooling/config.json, sentence_bert_config.json).
+/// The sentence-transformers files in the directory (modules.json, 1_Pooling/config.json,
+/// sentence_bert_config.json) decide pooling, normalisation and the longest text.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright embed --model all-minilm-l6-v2 'A cat sits on a mat.' 'A feline rests.'
@@ -21,18 +21,18 @@ pub struct Embed {
     #[command(flatten)]
     checkpoint: Checkpoint,
 
-    /// Texts; without any, each line of stdin is one
+    /// Texts [default: the lines of stdin]
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,
 }
 
-/// Texts that are computed at once: enough to feed all threads, few enough to stay in cache.
+/// Texts of a batch: enough work for all threads, small enough for the cache.
 const TEXTS: usize = 32;
 
 /// Components of a vector that a table shows.
@@ -47,7 +47,7 @@ impl Embed {
         let mut embedder = Embedder::with_weights(&dir, weights, self.precision.arithmetic(&session))?;
         if self.texts.is_empty() {
             if std::io::stdin().is_terminal() {
-                bail!("no texts: give some as arguments, or lines on stdin");
+                bail!("no texts: pass them as arguments, or as lines on stdin");
             }
             self.texts = std::io::stdin().lines().collect::<Result<_, _>>().context("stdin")?;
         }

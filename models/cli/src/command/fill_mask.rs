@@ -1,7 +1,7 @@
-//! `tilewright fill-mask`: what a masked language model expects at a mask.
+//! `tilewright fill-mask`: the words that a masked language model predicts at a mask.
 
 use super::Common;
-use super::checkpoint::{Checkpoint, Dtype, most_probable};
+use super::checkpoint::{Checkpoint, LayerPrecision, most_probable};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -9,9 +9,9 @@ use tilewright::architectures::Architecture;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::output::{Each, Output};
 
-/// Fills the mask in a text with the most probable words
+/// Fills the masks in a text with the most probable words
 ///
-/// The model is a masked language model, which GGUF files do not hold.
+/// The model is a masked language model. GGUF files do not hold its head.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright fill-mask --model bert-base-uncased 'The capital of France is [MASK].'
@@ -20,16 +20,16 @@ pub struct FillMask {
     #[command(flatten)]
     checkpoint: Checkpoint,
 
-    /// Text with one or more masks, written as the tokenizer writes them: [MASK], or <mask>
+    /// Text with one or more masks in the tokenizer's spelling: [MASK] or <mask>
     #[arg(value_name = "TEXT")]
     text: String,
 
-    /// How many words to show for each mask
+    /// Number of words to show for each mask
     #[arg(long, value_name = "N", default_value_t = 5)]
     top_k: usize,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,

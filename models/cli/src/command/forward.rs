@@ -1,7 +1,7 @@
-//! `tilewright forward`: the parity door, tensors in and tensors out.
+//! `tilewright forward`: outputs of a checkpoint for a file of tensors, for parity with other frameworks.
 
 use super::Common;
-use super::checkpoint::{Checkpoint, Dtype};
+use super::checkpoint::{Checkpoint, LayerPrecision};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
@@ -13,10 +13,12 @@ use tilewright::exchange::ModelInputs;
 /// Runs a checkpoint on tensors, for comparison with other frameworks
 ///
 /// IN.safetensors holds input_ids and, if needed, attention_mask, token_type_ids, decoder_input_ids and
-/// decoder_attention_mask: int64, [rows, columns], the first three of multiple choice [rows, choices, columns].
-/// OUT.safetensors gets the outputs of the class that `architectures` in config.json names, as float32 under
+/// decoder_attention_mask. They are int64 and have the shape [rows, columns]; for multiple choice, the first three
+/// have the shape [rows, choices, columns].
+///
+/// OUT.safetensors receives the outputs of the class that `architectures` in config.json names: float32, under
 /// Hugging Face's names (last_hidden_state, encoder_last_hidden_state, pooler_output, logits, start_logits,
-/// end_logits, prediction_logits, seq_relationship_logits, sop_logits), with zeros at padding.
+/// end_logits, prediction_logits, seq_relationship_logits, sop_logits), zero at padding.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright forward --model all-minilm-l6-v2 --inputs in.safetensors --out out.safetensors
@@ -25,7 +27,7 @@ pub struct Forward {
     #[command(flatten)]
     checkpoint: Checkpoint,
 
-    /// File of the inputs
+    /// File with the inputs
     #[arg(long, value_name = "IN.safetensors")]
     inputs: PathBuf,
 
@@ -34,7 +36,7 @@ pub struct Forward {
     out: PathBuf,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,

@@ -1,9 +1,9 @@
-//! `tilewright generate`: what follows a text.
+//! `tilewright generate`: continuations of texts.
 
 mod chatting;
 mod timing;
 
-use super::checkpoint::{self, Checkpoint, Dtype};
+use super::checkpoint::{self, Checkpoint, LayerPrecision};
 use super::style;
 use super::{Common, Session};
 use anyhow::{Context as _, Result, bail};
@@ -25,14 +25,14 @@ use tilewright::generate::{
 };
 use tilewright::model::Model;
 
-/// Continues texts, or answers them
+/// Continues texts, or answers chat messages
 ///
-/// Options that are not given come from the checkpoint's generation_config.json (or config.json); where that says
-/// nothing, each token is the most probable one. An encoder-decoder is given the text as its source.
+/// The checkpoint's generation_config.json (or config.json) sets the options that the command line leaves out. If it
+/// sets none either, each token is the most probable one. An encoder-decoder reads the text as its source.
 ///
-/// A single text is written while it is generated, to a terminal and to a pipe alike; several, those of a beam search
-/// and JSON when all are there, with a progress bar on stderr if that is a terminal. The header goes to stdout,
-/// with --json to stderr; how long it took goes to stderr in any case. Draws of the same seed are the same, alone and among others.
+/// A single text appears while it is generated. Several texts, the result of a beam search and JSON appear when all are
+/// complete, with a progress bar on stderr if that is a terminal. The header goes to stdout (with --json, to stderr);
+/// timings go to stderr. A seed draws the same tokens for a text alone and among other texts.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright generate --model smollm2-135m-instruct --chat 'What is the capital of France?'
@@ -47,87 +47,88 @@ pub struct Generate {
     #[command(flatten)]
     checkpoint: Checkpoint,
 
-    /// Texts; without any, each line of stdin is one
+    /// Texts to continue [default: the lines of stdin]
     #[arg(value_name = "PROMPT")]
     prompts: Vec<String>,
 
-    /// The most tokens to generate [default: 256, if the checkpoint says nothing]
+    /// Largest number of new tokens [default: the checkpoint's, or else 256]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
 
-    /// Draw tokens, with their scores divided by T; 0: take the most probable one
+    /// Draw each token from the distribution of its logits divided by T; 0 takes the most probable token
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
 
-    /// Draw from the K most probable tokens; 0: from all. 50 if neither this nor the checkpoint says so
+    /// Draw from the K most probable tokens; 0 draws from all [default: the checkpoint's, or else 50]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
 
-    /// Draw from the most probable tokens that together have the probability P
+    /// Draw from the fewest tokens whose probabilities sum to at least P
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
 
-    /// Draw from tokens that have at least the share P of the most probable one's probability
+    /// Draw from tokens with at least P times the probability of the most probable token
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
 
-    /// Make tokens that are there already less probable: 1 changes nothing
+    /// Make tokens that the text already contains less probable; 1 changes nothing
     #[arg(long, value_name = "X")]
     repetition_penalty: Option<f32>,
 
-    /// Seed of the draws; that of each further text is one more. The same seed draws the same tokens
+    /// Seed of the first text's draws; each further text adds 1. A seed always draws the same tokens
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// Follow N texts at once and take the most probable; 1: no beam search
+    /// Number of beams: follow N continuations and take the most probable; 1 turns beam search off
     #[arg(long, value_name = "N")]
     beams: Option<usize>,
 
-    /// Divide scores of beams by their length to the power X
+    /// Divide the score of a beam by its length to the power X
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     length_penalty: Option<f64>,
 
-    /// When a beam search ends: as soon as N texts have (true), when none of the present length can be better
-    /// (false), when none can be (never)
+    /// End of a beam search: true, as soon as N beams have ended; false, when no beam of the present length can be
+    /// better; never, when no beam of any length can be better
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     early_stopping: Option<EarlyStopping>,
 
-    /// End a text before this string; can be given several times
+    /// End a text before this string; repeat the option for several strings
     #[arg(long, value_name = "STRING")]
     stop: Vec<String>,
 
     #[command(flatten)]
     chatting: Chatting,
 
-    /// Guess tokens ahead and check them in one step, which changes no token and saves time where guesses are right:
-    /// 8 from where the text has said the same before (lookup), or 4 by a smaller model of the same vocabulary
+    /// Guess tokens and check them in one step: saves time if guesses are right, and changes no token. `lookup` guesses 8
+    /// tokens from an earlier repetition in the text; a checkpoint with the same vocabulary guesses 4
     #[arg(long, value_name = "lookup|DIR|FILE|ORG/NAME")]
     speculate: Option<PathBuf>,
 
-    /// How many texts to continue at once
+    /// Number of texts to continue at once
     #[arg(long, value_name = "N", default_value_t = 8)]
     batch: usize,
 
     #[command(flatten)]
-    precision: Dtype,
+    precision: LayerPrecision,
 
     #[command(flatten)]
     common: Common,
 }
 
-/// Tokens that are guessed at once: those of a lookup cost nothing but their check.
+/// Tokens that a lookup guesses at once: more than a draft model, for guessing costs nothing.
 const LOOKUP: usize = 8;
+/// Tokens that a draft model guesses at once.
 const DRAFT: usize = 4;
 
-/// The most tokens, where neither an option nor the checkpoint says how many.
+/// Largest number of new tokens if neither an option nor the checkpoint sets one.
 const TOKENS: usize = 256;
 
-/// Result of a prompt.
+/// Continuation of a prompt.
 struct Text {
     tokens: Vec<u32>,
     text: String,
     finish: FinishReason,
-    /// Of a beam search there is no first token: all may change up to the end.
+    /// `None` for a beam search, whose tokens may all change up to its end.
     first_token: Option<Duration>,
     total: Duration,
 }
@@ -176,7 +177,7 @@ impl Generate {
                 "timings": timing::json(load, &statistics),
             }));
         }
-        // A single text of no beam search was printed while it was generated.
+        // A streamed text is on stdout already.
         if self.is_streamed(&settings) {
             return Ok(());
         }
@@ -189,7 +190,7 @@ impl Generate {
         Ok(())
     }
 
-    /// Generation options of the checkpoint, changed by the command's options.
+    /// Generation options of the checkpoint, overridden by the options of the command.
     fn settings(&self, path: &Path) -> Result<GenerationConfig> {
         let mut settings = GenerationConfig::open(path)?;
         if let Some(tokens) = self.max_tokens.or((!settings.has_longest()).then_some(TOKENS)) {
@@ -211,16 +212,16 @@ impl Generate {
         settings.early_stopping = self.early_stopping.unwrap_or(settings.early_stopping);
         match self.beams {
             Some(beams) => settings.num_beams = beams,
-            // Who asks for draws wants no beam search, whatever the checkpoint prefers.
+            // Options for drawing override a beam search that the checkpoint asks for.
             None if settings.do_sample && drawn => settings.num_beams = 1,
             None => {}
         }
         if settings.num_beams > 1 {
-            // And the other way round.
+            // A beam search overrides drawing that the checkpoint asks for.
             settings.do_sample &= drawn;
             if !self.stop.is_empty() || self.speculate.is_some() {
                 bail!(
-                    "--stop and --speculate are not for a beam search, and there are {} beams",
+                    "--stop and --speculate do not work with a beam search, here of {} beams; --beams 1 turns it off",
                     settings.num_beams
                 );
             }
@@ -236,7 +237,7 @@ impl Generate {
     fn read_prompts(&mut self) -> Result<()> {
         if self.prompts.is_empty() {
             if std::io::stdin().is_terminal() {
-                bail!("no texts: give some as arguments, or lines on stdin");
+                bail!("no texts: pass them as arguments, or as lines on stdin");
             }
             self.prompts = std::io::stdin().lines().collect::<Result<_, _>>().context("stdin")?;
         }
@@ -330,7 +331,7 @@ impl Generate {
         let (mut texts, mut statistics) = (Vec::new(), Statistics::default());
         let bar = ProgressBar::new(prompts.len() as u64).with_style(style::progress()).with_message("texts");
         for prompt in prompts {
-            // Shown before the first has come to its end.
+            // Draws the bar before the first text is complete.
             bar.tick();
             let start = Instant::now();
             let best = beam_search(generator, prompt, settings)?.into_iter().next();
@@ -348,12 +349,12 @@ impl Generate {
     }
 }
 
-/// The progress of texts of which none knows when they end.
+/// Style for a number of tokens that is not known beforehand.
 fn tokens_style() -> ProgressStyle {
     ProgressStyle::with_template("{pos} tokens, {per_sec}").expect("a valid template")
 }
 
-/// The model of the checkpoint at `path` as one that continues texts.
+/// The model of the checkpoint at `path` as a causal LM.
 fn continuing<'m>(model: &'m mut dyn Model, path: &Path) -> Result<&'m mut dyn CausalLm> {
     model.causal_lm().with_context(|| format!("the model in {} does not continue texts", path.display()))
 }

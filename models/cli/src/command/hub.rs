@@ -1,5 +1,5 @@
-//! Checkpoints by name: what names a repository of the Hugging Face Hub, and the download of the files that are
-//! read of it to the Hub's cache. Downloads need the feature `hub`.
+//! Checkpoints by name: names of repositories on the Hugging Face Hub, and their download to the Hub's cache.
+//! Downloads need the feature `hub`.
 
 use std::fmt::{Display, Formatter};
 use std::path::Path;
@@ -12,14 +12,14 @@ pub struct Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    /// The name that `model` spells, if it can be one.
+    /// Parses `model`; `None` if it cannot be a name on the Hub.
     pub fn parse(model: &'a Path) -> Option<Self> {
         let text = model.to_str()?;
         let (repository, revision) = match text.split_once('@') {
             Some((repository, revision)) => (repository, Some(revision)),
             None => (text, None),
         };
-        // Whoever names a file means one.
+        // A repository may have such a name, but the user means a file.
         let of_file = [".gguf", ".json", ".safetensors"].iter().any(|end| repository.ends_with(end));
         let plain = |text: &str, more: &str| {
             let of_name = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
@@ -44,8 +44,8 @@ impl Display for Name<'_> {
 #[cfg(not(feature = "hub"))]
 pub fn download(name: &Name<'_>) -> anyhow::Result<std::path::PathBuf> {
     anyhow::bail!(
-        "{name}: no such file or directory. This build does not download from the Hugging Face Hub; one with \
-         `cargo build --release --package tilewright --features hub` does"
+        "{name}: no such file or directory. This build cannot download from the Hugging Face Hub; to build one that \
+         can: `cargo build --release --package tilewright-cli --features hub`"
     )
 }
 
@@ -64,7 +64,7 @@ mod with_hub {
     use std::path::PathBuf;
     use tilewright::checkpoint::{files, weights};
 
-    /// Files that a checkpoint may have beside its config and its weights.
+    /// Optional files of a checkpoint, beside its config and its weights.
     const OPTIONAL: [&str; 8] = [
         "tokenizer.json",
         "tokenizer_config.json",
@@ -78,14 +78,14 @@ mod with_hub {
     const WEIGHTS: &str = "model.safetensors";
     const INDEX: &str = "model.safetensors.index.json";
 
-    /// How often a transfer that breaks off goes on.
+    /// Number of times that an interrupted transfer resumes.
     const RETRIES: usize = 2;
 
-    /// The directory of the checkpoint `name`, of which what the cache lacks is downloaded, unless
-    /// HF_HUB_OFFLINE forbids it.
+    /// The directory of the checkpoint `name` in the cache. Downloads the files that the cache lacks, unless
+    /// HF_HUB_OFFLINE is set.
     ///
     /// # Errors
-    /// If the Hub cannot be reached, or has no such repository, or that has no config or weights.
+    /// If the Hub cannot be reached, has no such repository, or the repository has no config or no weights.
     pub fn download(name: &Name<'_>) -> Result<PathBuf> {
         let revision = name.revision.unwrap_or("main").to_owned();
         let repo = Repo::with_revision(name.repository.to_owned(), RepoType::Model, revision);
@@ -96,7 +96,7 @@ mod with_hub {
             return Ok(dir);
         }
         if offline {
-            bail!("{name}: not in the cache as a whole, and HF_HUB_OFFLINE is set");
+            bail!("{name}: the cache lacks files of it, and HF_HUB_OFFLINE is set");
         }
         let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
         if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
@@ -125,7 +125,7 @@ mod with_hub {
         }
         let dir = config.parent().context("config.json is in no directory")?;
         if files.iter().flatten().any(|file| file.parent() != Some(dir)) {
-            bail!("{name}: the repository has changed while it was downloaded; run this again");
+            bail!("{name}: the repository changed during the download; run the command again");
         }
         Ok(dir.to_owned())
     }
@@ -137,8 +137,8 @@ mod with_hub {
         Some(snapshot.parent()?.parent()?.join(".no_exist").join(snapshot.file_name()?).join(file))
     }
 
-    /// The directory in the cache, if it holds all that is needed: nothing is asked of the Hub then. What
-    /// other programs have left there may lack files that they do not read, which is all the same if `offline`.
+    /// The directory in the cache if it is complete; the Hub is not asked then. Other programs cache only the files
+    /// that they read, so optional files may be missing; `offline` accepts this.
     fn complete(cache: &CacheRepo, offline: bool) -> Option<PathBuf> {
         let dir = cache.get("config.json")?.parent()?.to_owned();
         let known = |file: &str| {
@@ -167,7 +167,7 @@ mod with_hub {
             })
         }
 
-        /// The file in the cache, downloaded if need be; none if the repository has none.
+        /// Path of the file in the cache, downloaded if need be; `None` if the repository lacks the file.
         fn optional(&self, file: &str) -> Result<Option<PathBuf>> {
             if let Some(path) = self.cache.get(file) {
                 return Ok(Some(path));
@@ -187,7 +187,7 @@ mod with_hub {
         }
     }
 
-    /// Shows a transfer on stderr where that is a terminal.
+    /// Progress bar of a transfer, on stderr if it is a terminal.
     struct Bar(ProgressBar);
 
     impl Progress for Bar {

@@ -1,4 +1,4 @@
-//! `tilewright info`: what a checkpoint is, without running it.
+//! `tilewright info`: architecture, parameters and cost of a checkpoint, without running it.
 
 use super::checkpoint::{self, Checkpoint};
 use super::{Common, style::TABLE};
@@ -11,12 +11,12 @@ use tilewright::bytes_per_weight;
 use tilewright::layers::ModelLinear;
 use tilewright_kernels::gemm::Format;
 
-/// Show a checkpoint's architecture, its parameters, and what a token costs
+/// Shows a checkpoint's architecture, its parameters and the cost of a token
 ///
-/// Weights that are used in several places (layers that ALBERT repeats, a head that is the word table) count
-/// once among the parameters. A token costs two operations for each weight of the linear layers that it
-/// passes, as often as it passes them; attention, which depends on the text's length, is left out. In other
-/// types than f32, embeddings and norms stay f32, and a head that is the word table is kept in both.
+/// A weight that is used in several places (ALBERT's repeated layers, a head tied to the word table) counts once
+/// among the parameters. A token costs two operations for each weight of a linear layer, each time it passes the
+/// layer. The cost leaves out attention, which depends on the length of the text. In types other than f32,
+/// embeddings and norms stay f32, and a tied word table is kept in f32 and in the type.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright info --model albert-base-v2
@@ -29,7 +29,7 @@ pub struct Info {
     common: Common,
 }
 
-/// Operations of a token in one part.
+/// Operations that a token costs in `products`.
 fn operations<'a>(layers: impl IntoIterator<Item = &'a ModelLinear<'a>>) -> usize {
     layers.into_iter().map(|l| 2 * l.times * l.linear.multiply_adds()).sum()
 }
@@ -45,7 +45,7 @@ impl Info {
         let layers = model.linear_layers();
         let total: usize = parts.iter().map(|(_, n)| n).sum();
         let own: usize = layers.iter().filter(|l| !l.tied).map(|l| l.linear.multiply_adds()).sum();
-        // [memory, read for a token alone], in bytes.
+        // Bytes of [all weights in memory, the weights that one token reads].
         let bytes = |dtype: Format| {
             let of = |n: usize| (n as f64 * bytes_per_weight(dtype)) as usize;
             let packed: usize = layers.iter().map(|l| of(l.linear.multiply_adds())).sum();
@@ -106,7 +106,7 @@ impl Info {
     }
 }
 
-/// All columns but the first to the right.
+/// Aligns all columns but the first to the right.
 fn right(mut table: Table) -> String {
     table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table.to_string()

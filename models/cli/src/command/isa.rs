@@ -1,4 +1,4 @@
-//! `tilewright isa`.
+//! `tilewright isa`: the CPU and its backends.
 
 use super::{Common, style::TABLE};
 use anyhow::Result;
@@ -8,7 +8,7 @@ use serde_json::json;
 use tilewright_bench::cpu::Cpu;
 use tilewright_kernels::Backend;
 
-/// Show what this CPU is, the backends it can run, and which one is in effect
+/// Shows this CPU, the backends that it can run, and the backend in effect
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -74,7 +74,7 @@ pub fn caches(cpu: &Cpu) -> String {
     cpu.caches.iter().enumerate().map(level).collect::<Vec<_>>().join(", ")
 }
 
-/// A row for each backend of this architecture.
+/// Table of the backends of this architecture.
 fn backends() -> Table {
     let mut table = Table::new();
     table.load_style(TABLE).set_header(["backend", "here", "f32 tile", "bf16", "int8"]);

@@ -1,5 +1,5 @@
-//! One file for each subcommand, and what they share: `--isa`, `--threads`, `--json`, the header and
-//! the exit status.
+//! The subcommands, one file each, and their common part: `--isa`, `--threads`, `--json`, the header and the
+//! exit status.
 //!
 //! A new subcommand is a file with a [`clap::Args`] struct and its `run`, a `mod` line, and one
 //! variant of [`Command`] with its arm.
@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use tilewright_bench::cpu::Cpu;
 use tilewright_kernels::Backend;
 
-/// CPU kernels for transformers and reference models on them.
+/// CPU kernels for transformers, and reference models built on them
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Tilewright {
@@ -71,42 +71,42 @@ impl Command {
     }
 }
 
-/// Options that every subcommand takes; flatten it into its arguments.
+/// Options that every subcommand flattens into its arguments.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Compute on this backend (`tilewright isa` lists them) instead of the best one (verify and report:
-    /// instead of every one); TILEWRIGHT_ISA does the same
+    /// Backend to compute on; `tilewright isa` lists the names [default: TILEWRIGHT_ISA, or else the best of this CPU,
+    /// or every backend for the checks of verify and report]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
 
-    /// Compute on this many threads instead of one for each core
+    /// Number of threads [default: RAYON_NUM_THREADS, or else one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_THREADS)))]
     threads: Option<u16>,
 
-    /// Write JSON to stdout; the header then goes to stderr
+    /// Write one JSON object to stdout, and the header to stderr
     #[arg(long)]
     json: bool,
 }
 
-/// Decisions of [`Common`]: a subcommand computes on this backend, in the global rayon pool.
+/// State of a started subcommand, which computes on `backend` in the global rayon pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
     /// The backend in effect.
     pub backend: Backend,
     /// Threads of the global pool.
     pub threads: usize,
-    /// Type of the linear layers, where one is asked for.
+    /// Type of the linear layers, if the subcommand takes one.
     pub dtype: Option<&'static str>,
-    /// True if stdout is for JSON alone.
+    /// True if stdout carries JSON alone.
     pub json: bool,
 }
 
 impl Common {
-    /// Why the backend in effect is the one.
+    /// The reason why this backend is in effect.
     pub fn why(&self) -> &'static str {
         match (&self.isa, std::env::var_os("TILEWRIGHT_ISA")) {
-            (Some(_), _) => "--isa asks for it",
-            (None, Some(_)) => "TILEWRIGHT_ISA asks for it",
+            (Some(_), _) => "--isa names it",
+            (None, Some(_)) => "TILEWRIGHT_ISA names it",
             (None, None) => "the best of this CPU",
         }
     }
@@ -121,24 +121,24 @@ impl Common {
         self.start_in(None)
     }
 
-    /// [`start`](Self::start) for work in the type `dtype`.
+    /// As [`start`](Self::start), for work in the type `dtype`.
     pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
         let threads = self.threads.map_or_else(default_threads, usize::from);
         Session::start(self.isa.as_deref(), threads, dtype, self.json)
     }
 }
 
-/// Most threads that a command starts, by `--threads` or RAYON_NUM_THREADS.
+/// Largest number of threads, from `--threads` or RAYON_NUM_THREADS.
 const MAX_THREADS: u16 = 1024;
 
-/// Threads without `--threads`: RAYON_NUM_THREADS, or one for each core; at most [`MAX_THREADS`].
+/// Default of `--threads`: RAYON_NUM_THREADS, or else one for each core; at most [`MAX_THREADS`].
 fn default_threads() -> usize {
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|n| n.parse().ok()).filter(|&n| n > 0);
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     asked.unwrap_or_else(cores).min(MAX_THREADS.into())
 }
 
-/// The backend that `--isa` names, or else TILEWRIGHT_ISA, or else the best.
+/// The backend named by `--isa`, or else by TILEWRIGHT_ISA, or else the best of this CPU.
 fn backend(isa: Option<&str>) -> Result<Backend> {
     match isa {
         Some(name) => Backend::named(name).context("--isa"),
@@ -150,8 +150,8 @@ impl Session {
     /// Chooses the backend, makes the global pool of `threads` threads and prints the header.
     fn start(isa: Option<&str>, threads: usize, dtype: Option<&'static str>, json: bool) -> Result<Self> {
         let backend = backend(isa)?;
-        // The main thread is a thread of the pool: a kernel called from outside of the pool hands its work
-        // over and sleeps until it is done, at every call. Decoding lost up to half of its speed that way.
+        // The main thread belongs to the pool. From outside of the pool, every call of a kernel hands its work
+        // over and sleeps until the work is done; decoding lost up to half of its speed.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
         pool.build_global().context("cannot start the threads")?;
         let session = Self { backend, threads: rayon::current_num_threads(), dtype, json };
@@ -159,7 +159,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Prints a line for a human: to stderr where stdout is for JSON.
+    /// Prints a line for a human: to stderr if stdout carries JSON.
     pub fn say(&self, line: &str) -> Result<()> {
         match self.json {
             true => writeln!(std::io::stderr(), "{line}")?,
@@ -168,7 +168,7 @@ impl Session {
         Ok(())
     }
 
-    /// Header as JSON.
+    /// The facts of the header, as JSON.
     pub fn facts(&self) -> Value {
         let mut facts = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -182,7 +182,7 @@ impl Session {
         facts
     }
 
-    /// Prints `result`, an object, and the facts of this run among its fields.
+    /// Prints `result`, an object, with the facts of this run in its field `run`.
     pub fn print_json(&self, mut result: Value) -> Result<()> {
         result["run"] = self.facts();
         Ok(writeln!(std::io::stdout(), "{result}")?)
@@ -206,7 +206,7 @@ impl Session {
 pub fn main() -> ExitCode {
     match Tilewright::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output (`| head`) has had enough of it.
+        // The reader of our output, for instance `head`, closed the pipe.
         Err(e)
             if e.downcast_ref::<std::io::Error>()
                 .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>

@@ -1,4 +1,4 @@
-//! `tilewright report`.
+//! `tilewright report`: CPU, verification and speed at a glance.
 
 use super::bench::{dtype, jobs, measure, tables};
 use super::verify::{COLUMNS, all, check, report_failures, table as verify_table};
@@ -14,10 +14,10 @@ use tilewright_bench::record::{Machine, Run};
 use tilewright_bench::registry;
 use tilewright_peers::Dtype;
 
-/// Show what this CPU is, verify the kernels, and measure them and a model
+/// Shows this CPU, verifies the kernels, and measures them and a model
 ///
-/// Takes under a minute and no files: inputs and weights are random. Times are medians of a few samples;
-/// shares are of the roofline's bound, as in `tilewright bench`, which measures longer.
+/// Takes under a minute and needs no files: inputs and weights are random. Times are medians of a few samples.
+/// Shares are of the roofline's bound, as in `tilewright bench`, which measures longer.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -26,11 +26,11 @@ Examples:
   tilewright report --dtype bf16
   tilewright report --isa avx2 --json > report.json")]
 pub struct Report {
-    /// Cases of the verification, for each kernel on each backend
+    /// Number of verified cases for each kernel on each backend
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..))]
     cases: u64,
 
-    /// Measure products, and a model, in this type
+    /// Type of the measured products and of the model
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype())]
     dtype: Dtype,
 
@@ -67,7 +67,7 @@ impl Report {
             session.say(&table)?;
         }
         if session.json {
-            let verified: Vec<_> = checked.iter().map(super::verify::Row::json).collect();
+            let verified: Vec<_> = checked.iter().map(super::verify::KernelResult::json).collect();
             session.print_json(json!({ "cpu": cpu, "verified": verified, "measured": run }))?;
         }
         session.say(&tables::notes(&run))?;

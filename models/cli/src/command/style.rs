@@ -1,4 +1,4 @@
-//! Looks of tables and progress bars.
+//! Styles of tables and progress bars.
 
 use comfy_table::{LineStyle, TableStyle};
 use indicatif::ProgressStyle;

@@ -1,4 +1,4 @@
-//! `tilewright verify`.
+//! `tilewright verify`: kernels against their definitions, checkpoints in each type against f32.
 
 mod exhaustive;
 mod model;
@@ -16,17 +16,17 @@ use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 use tilewright_verify::{Counterexample, Worst};
 
-/// Check every kernel on every backend of this CPU against its definition
+/// Checks every kernel on every backend of this CPU against its definition
 ///
-/// Arguments are random: extents that straddle vectors, tiles and blocks, strides, misalignment,
-/// NaN, infinities, denormals. The table shows the worst error of each kernel as a share of its
-/// derived bound: 1.00 is the most that is allowed. Where the bound is stated in units of the last place
-/// (ULP), the error in ULP stands before the share. Exit status 1 if anything is out of bounds.
+/// Arguments are random: extents that straddle vectors, tiles and blocks, strides, misalignment, NaN, infinities,
+/// denormals. The table shows the worst error of each kernel as a share of its derived bound; 1.00 is the bound. If
+/// a bound is stated in units of the last place (ULP), the error in ULP precedes the share. The exit status is 1 if
+/// an error exceeds its bound.
 ///
-/// With --model, run a checkpoint on 200 sentences in each type instead, or on some of them where it is
-/// large, and show how far its outputs are from those in f32: by the definition where that takes seconds,
-/// else on the portable backend. Exit status 1 if an output is not finite, or the cosine of a sentence's mean
-/// state below the type's floor.
+/// With --model, the command runs a checkpoint on 200 sentences (fewer if the model is large) in each type, and
+/// compares its outputs with f32. The f32 outputs come from the definitions if they take seconds, else from the
+/// portable backend. The exit status is 1 if an output is not finite, or if the cosine of a sentence's mean state
+/// is below the type's floor.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -41,31 +41,31 @@ pub struct Verify {
     #[arg(long, value_name = "NAME", value_parser = kernels())]
     kernel: Option<String>,
 
-    /// Seed of the first case; the others follow
+    /// Seed of the first case; each further case adds 1
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 
-    /// Cases for each kernel on each backend
+    /// Number of cases for each kernel on each backend
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     cases: u64,
 
-    /// Instead, walk all 2^32 arguments of exp, log, erf, tanh, GELU and SiLU: takes minutes for each
+    /// Check all 2^32 arguments of exp, log, erf, tanh, GELU and SiLU instead; takes minutes for each function
     #[arg(long, conflicts_with_all = ["kernel", "seed", "cases"])]
     exhaustive: bool,
 
-    /// Check this checkpoint: a directory, a GGUF file or a name, as other subcommands take them
+    /// Check this checkpoint instead: a directory, a GGUF file, or ORG/NAME on the Hub with the feature `hub`
     #[arg(long, value_name = "DIR|FILE|ORG/NAME", conflicts_with_all = ["kernel", "seed", "cases", "exhaustive"])]
     model: Option<PathBuf>,
 
-    /// Only in these types of its linear layers [default: all]
+    /// Types of the linear layers to check [default: all]
     #[arg(long = "dtype", value_name = "TYPE,..", requires = "model", value_delimiter = ',', value_parser = format())]
     dtypes: Vec<Format>,
 
-    /// On the lines of this file
+    /// Run the model on the lines of this file instead of the 200 sentences
     #[arg(long, value_name = "FILE", requires = "model")]
     texts: Option<PathBuf>,
 
-    /// On the ids in this file, as `tilewright forward` takes them; needs no tokenizer
+    /// Run the model on the ids in this file, in the format of `tilewright forward`; needs no tokenizer
     #[arg(long, value_name = "IN.safetensors", requires = "model", conflicts_with = "texts")]
     inputs: Option<PathBuf>,
 
@@ -81,7 +81,7 @@ fn kernels() -> Vec<&'static str> {
 }
 
 /// Result of the checks of one kernel on one backend.
-pub struct Row {
+pub struct KernelResult {
     kernel: &'static str,
     backend: Backend,
     result: Result<Worst, Counterexample>,
@@ -99,7 +99,7 @@ impl Verify {
         }
         let rows = check(self.kernel.as_deref(), &backends, self.seed, self.cases);
         if session.json {
-            let results: Vec<_> = rows.iter().map(Row::json).collect();
+            let results: Vec<_> = rows.iter().map(KernelResult::json).collect();
             session.print_json(json!({ "seed": self.seed, "cases": self.cases, "results": results }))?;
         } else {
             let Self { cases, seed, .. } = self;
@@ -116,13 +116,13 @@ pub const COLUMNS: &str = "\
 columns: worst error as a share of the derived bound (1.00 is the most allowed); ULP where the bound is stated in ULP
 ";
 
-/// Every backend that can be checked against the reference.
+/// All backends of this CPU except the reference.
 pub fn all() -> Vec<Backend> {
     Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE).collect()
 }
 
-/// Runs the checks of `kernel`, or all, behind a progress bar: a row for each kernel and backend.
-pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) -> Vec<Row> {
+/// Runs the checks of `kernel` (of all kernels if `None`) behind a progress bar; one result for each kernel and backend.
+pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) -> Vec<KernelResult> {
     let checks: Vec<_> = tilewright_verify::checks(kernel).collect();
     let bar = ProgressBar::new(cases * (checks.len() * backends.len()) as u64).with_style(style::progress());
     let mut rows = Vec::new();
@@ -134,7 +134,7 @@ pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) 
             let all = checks.iter().map(|check| check.run(backend, seed, cases, || bar.inc(1)));
             let result = all.reduce(|a, b| Ok(a?.max(b?))).expect("a kernel has a check");
             bar.set_position(done);
-            rows.push(Row { kernel, backend, result });
+            rows.push(KernelResult { kernel, backend, result });
         }
     }
     bar.finish_and_clear();
@@ -142,7 +142,7 @@ pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) 
 }
 
 /// A row for each kernel, a column for each backend.
-pub fn table(rows: &[Row], backends: &[Backend]) -> Table {
+pub fn table(rows: &[KernelResult], backends: &[Backend]) -> Table {
     let mut table = Table::new();
     let names = backends.iter().map(|b| b.name());
     table.load_style(TABLE).set_header(std::iter::once("kernel").chain(names));
@@ -163,8 +163,8 @@ pub fn table(rows: &[Row], backends: &[Backend]) -> Table {
 /// Prints each failure with the command that repeats it.
 ///
 /// # Errors
-/// If there are any.
-pub fn report_failures(rows: &[Row], session: &Session) -> Result<()> {
+/// If a check failed.
+pub fn report_failures(rows: &[KernelResult], session: &Session) -> Result<()> {
     let failures: Vec<_> = rows.iter().filter_map(|row| row.result.as_ref().err()).collect();
     for failure in &failures {
         session.say(&format!("\n{failure}"))?;
@@ -175,7 +175,7 @@ pub fn report_failures(rows: &[Row], session: &Session) -> Result<()> {
     bail!("{} of {} checks failed", failures.len(), rows.len())
 }
 
-impl Row {
+impl KernelResult {
     pub fn json(&self) -> Value {
         let mut row =
             json!({ "kernel": self.kernel, "isa": self.backend.name(), "passed": self.result.is_ok() });

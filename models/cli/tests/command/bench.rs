@@ -75,7 +75,9 @@ fn bench_writes_one_json_object_a_row() {
     let [tables, again] = [tables, again].map(|path| std::fs::read_to_string(path).unwrap());
     assert!(tables == again && tables.contains("| linear | f32 | 8x8x8 | packed |"), "{tables}\n{again}");
     std::fs::write(&rows, "{}\n").unwrap();
-    assert!(error(&["bench", "--markdown", "x.md", "--from", &rows]).contains("rows.jsonl, line 1: no row"));
+    assert!(
+        error(&["bench", "--markdown", "x.md", "--from", &rows]).contains("rows.jsonl, line 1: not a row")
+    );
 }
 
 #[test]

@@ -28,7 +28,9 @@ fn classify_names_the_classes_of_texts_and_pairs() {
     }
     let folder = with_tokenizer("roberta-sequence-classification", "roberta");
     let dir = folder.path().to_str().unwrap();
-    assert!(error(&["classify", "--model", dir, "--pair", "one"]).contains("1 texts are no pairs"));
+    assert!(
+        error(&["classify", "--model", dir, "--pair", "one"]).contains("--pair: 1 is an odd number of texts")
+    );
     let table = String::from_utf8(run(&["classify", "--model", dir, "the cat"], "").stdout).unwrap();
     assert!(table.contains("probability  label") && table.contains("fair"), "{table}");
     let refused = error(&["answer", "--model", dir, "--question", "q", "--context", "c"]);

@@ -1,4 +1,4 @@
-//! `tilewright bench --compare`.
+//! `tilewright bench --compare`: judges the rows of a run by a baseline.
 
 use super::tables::time;
 use super::{Job, measure};
@@ -13,13 +13,13 @@ use tilewright_bench::bencher::Bencher;
 use tilewright_bench::confirm::{self, ATTEMPTS, Compared, Doubts};
 use tilewright_bench::record::{Comparison, Machine, Run, Verdict};
 
-/// Reads a baseline of this machine.
+/// Reads a baseline. It must be of this machine, unless `any_machine`.
 pub fn load(path: &Path, machine: &Machine, any_machine: bool) -> Result<Run> {
     let then = baseline::load(path)?;
     let differences = baseline::differences(&then.machine, machine);
     if !differences.is_empty() && !any_machine {
         bail!(
-            "{} is of another machine ({}); --any-machine compares nevertheless",
+            "{} is of another machine ({}); --any-machine accepts it",
             path.display(),
             differences.join("; ")
         );
@@ -27,7 +27,7 @@ pub fn load(path: &Path, machine: &Machine, any_machine: bool) -> Result<Run> {
     Ok(then)
 }
 
-/// Compares, and visits again what differs.
+/// Compares, and visits rows that differ again to confirm the difference.
 pub fn compare(bencher: &Bencher, then: &Run, now: &Run, jobs: &[Job], threshold: f64) -> Result<Compared> {
     let mut doubts = Doubts::new(then, now, threshold);
     if doubts.is_empty() {
@@ -55,7 +55,7 @@ fn rows(n: usize) -> String {
     if n == 1 { "1 row".to_owned() } else { format!("{n} rows") }
 }
 
-/// Sleeps, behind a bar.
+/// Sleeps behind a progress bar.
 fn wait(pause: Duration, what: &str) {
     let bar = ProgressBar::new(pause.as_secs()).with_style(style::progress()).with_message(what.to_owned());
     bar.tick();
@@ -66,7 +66,7 @@ fn wait(pause: Duration, what: &str) {
     bar.finish_and_clear();
 }
 
-/// Table of rows that differ, slower rows first, and the number of rows that do not.
+/// Table of the rows that differ, slower rows first, and a summary.
 pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
     let mut table = Table::new();
     table.load_style(TABLE).set_header(["", "row", "then", "now", "then / now", "medians", "p"]);
@@ -91,7 +91,7 @@ pub fn table(Compared { rows: comparisons, unconfirmed }: &Compared) -> String {
     let mut summary = format!("compared: {slower} slower, {faster} faster, {same} the same");
     if !unconfirmed.is_empty() {
         summary += &format!(
-            "\ndiffered, but not surely, on a machine that was not stable or by chance: {}",
+            "\ndiffered without confirmation, on an unstable machine or by chance: {}",
             unconfirmed.join(", ")
         );
     }

@@ -1,11 +1,11 @@
-//! The tables of `tilewright bench`, and the figures in them.
+//! Tables of `tilewright bench`, and the format of their figures.
 
 use super::super::style::TABLE;
 use comfy_table::{CellAlignment, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use tilewright_bench::record::{Level, Limit, Peer, Row, Run};
 
-/// `1.23 ms`, three digits.
+/// `1.23 ms`: three digits and a unit.
 pub fn time(seconds: f64) -> String {
     match seconds {
         s if s < 999.5e-9 => format!("{} ns", digits(s * 1e9)),
@@ -15,7 +15,7 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
-/// Three digits.
+/// Three significant digits of a number below 1000.
 fn digits(x: f64) -> String {
     match x {
         x if x < 9.995 => format!("{x:.2}"),
@@ -24,7 +24,7 @@ fn digits(x: f64) -> String {
     }
 }
 
-/// A table whose columns from `first_number` on are aligned to the right.
+/// Table whose columns from `first_number` on are right-aligned.
 fn table(header: &[String], first_number: usize, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(TABLE).set_header(header).add_rows(rows);
@@ -34,7 +34,7 @@ fn table(header: &[String], first_number: usize, rows: impl IntoIterator<Item = 
     table.to_string()
 }
 
-/// Table of the machine's limits.
+/// Table of the machine's limits, a column for each number of threads.
 pub fn limits(limits: &[Limit]) -> String {
     let mut header = vec!["limit".to_owned()];
     header.extend(limits.iter().map(|limit| threads(limit.threads)));
@@ -101,7 +101,7 @@ pub fn rows(run: &Run, memory: bool) -> Vec<String> {
         .collect()
 }
 
-/// Operations, bytes or tokens a second.
+/// Tokens, operations or bytes per second.
 fn rate(row: &Row) -> String {
     match (row.tokens_per_s, row.gflops, row.gbps) {
         (Some(tokens), ..) => format!("{} tokens/s", digits(tokens)),
@@ -111,7 +111,7 @@ fn rate(row: &Row) -> String {
     }
 }
 
-/// `1.21 ±0.03`; only the time where we have none.
+/// `1.21 ±0.03`; the peer's time if we have no such kernel.
 fn ratio(peer: &Peer) -> String {
     match (peer.ratio, peer.ratio_interval) {
         (Some(ratio), Some([low, high])) => format!("{ratio:.2} \u{b1}{:.2}", (high - low) / 2.0),
@@ -127,7 +127,7 @@ fn bytes(n: usize) -> String {
     }
 }
 
-/// Notes below the table, each with the number of rows that it concerns.
+/// Notes below the tables, each with its number of rows.
 pub fn notes(run: &Run) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for note in run.rows.iter().flat_map(|row| &row.notes) {
@@ -138,7 +138,7 @@ pub fn notes(run: &Run) -> String {
         counts.iter().map(|(note, count)| format!("{note} ({count} of {} rows)", run.rows.len())).collect();
     if unstable > 0 {
         lines.push(format!(
-            "~ the machine was not stable: its clock moved by more than 5%, or others took a core ({unstable} of {} rows)",
+            "~ the machine was not stable: its clock moved by more than 5%, or other processes took a core ({unstable} of {} rows)",
             run.rows.len()
         ));
     }

@@ -6,36 +6,36 @@ use std::path::PathBuf;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::generate::chat::{self, Chat, Json};
 
-/// `--chat` and what goes with it; flatten it into a subcommand's arguments.
+/// `--chat` and the options that need it; a subcommand flattens them into its arguments.
 #[derive(Debug, Args)]
 pub struct Chatting {
-    /// Take each text for what a user says, in the checkpoint's chat template
+    /// Treat each text as a user's message in the checkpoint's chat template
     #[arg(long)]
     chat: bool,
 
-    /// Text of the system, before the conversation
+    /// System message before the conversation
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
 
-    /// The functions that the model may call: a JSON list of their schemas, as transformers takes it
+    /// Functions that the model may call: a JSON list of schemas in transformers' format
     #[arg(long, value_name = "FILE", requires = "chat")]
     tools: Option<PathBuf>,
 
-    /// Texts to answer from: a JSON list of objects with "title" and "text"
+    /// Documents to answer from: a JSON list of objects with "title" and "text"
     #[arg(long, value_name = "FILE", requires = "chat")]
     documents: Option<PathBuf>,
 
-    /// Another variable of the chat template, as JSON or else as a string (enable_thinking=false); can be given several
-    /// times
+    /// Another variable of the chat template, as JSON or else as a string, for instance enable_thinking=false; repeat the
+    /// option for several variables
     #[arg(long, value_name = "NAME=VALUE", requires = "chat", value_parser = variable)]
     chat_variable: Vec<(String, Json)>,
 }
 
-/// A chat that each text ends.
+/// Messages that precede each text.
 pub struct Beginning(Chat);
 
 impl Chatting {
-    /// Messages before each text, if texts are chats.
+    /// The messages before each text; `None` without `--chat`.
     pub fn chat(&self) -> Result<Option<Beginning>> {
         if !self.chat {
             return Ok(None);
@@ -50,7 +50,7 @@ impl Chatting {
 }
 
 impl Beginning {
-    /// The ids of the chat in which a user says `text`.
+    /// Token ids of the chat that ends with the user's message `text`.
     pub fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
         let mut chat = self.0.clone();
         chat.messages.push(Json::message("user", text));

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tilewright::generate::Statistics;
 
-/// `n` in each second of `time`, if there are any.
+/// `n` per second of `time`; `None` if either is 0.
 fn rate(n: usize, time: Duration) -> Option<f64> {
     (n > 0 && !time.is_zero()).then(|| n as f64 / time.as_secs_f64())
 }
 
-/// One line of what a run took.
+/// One line with the timings of a run.
 pub fn summary(load: Duration, texts: &[Text], of: &Statistics) -> String {
     let mut parts = vec![format!("loaded in {:.2} s", load.as_secs_f64())];
     if let Some(rate) = rate(of.prefill_tokens, of.prefill) {

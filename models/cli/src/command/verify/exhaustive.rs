@@ -1,4 +1,4 @@
-//! `tilewright verify --exhaustive`: every argument that a function of one f32 can have.
+//! `tilewright verify --exhaustive`: all 2^32 arguments of each function of one f32.
 
 use super::super::style::{self, TABLE};
 use crate::command::Session;
@@ -9,10 +9,10 @@ use serde_json::json;
 use tilewright_kernels::{Backend, Function};
 use tilewright_verify::math::{Claim, Extreme, arguments, walk};
 
-/// Walks all arguments of every function on `backends`, and prints the worst error of each.
+/// Walks all arguments of every function on `backends`, and prints the worst errors.
 ///
 /// # Errors
-/// If one exceeds what is promised.
+/// If an error exceeds its claim.
 pub fn run(session: &Session, backends: &[Backend]) -> Result<()> {
     let all = arguments(1);
     let bar = ProgressBar::new(all * Function::ALL.len() as u64).with_style(style::progress());
@@ -36,9 +36,9 @@ pub fn run(session: &Session, backends: &[Backend]) -> Result<()> {
     }
 }
 
-type Row = (Function, Backend, Extreme);
+type FunctionResult = (Function, Backend, Extreme);
 
-fn holds((function, _, worst): &Row) -> bool {
+fn holds((function, _, worst): &FunctionResult) -> bool {
     worst.ulp <= Claim::of(*function).ulp
 }
 
@@ -58,7 +58,7 @@ fn name(function: Function) -> String {
     words
 }
 
-fn table(rows: &[Row], backends: &[Backend]) -> Table {
+fn table(rows: &[FunctionResult], backends: &[Backend]) -> Table {
     let mut table = Table::new();
     let names = backends.iter().map(|b| b.name());
     table.load_style(TABLE).set_header(["function", "promised"].into_iter().chain(names));
@@ -83,7 +83,7 @@ fn promise(claim: Claim) -> String {
     format!("{}{absolute}{up_to}", claim.ulp)
 }
 
-fn json(row: &Row) -> serde_json::Value {
+fn json(row: &FunctionResult) -> serde_json::Value {
     let (function, backend, worst) = row;
     let claim = Claim::of(*function);
     json!({

@@ -1,4 +1,4 @@
-//! `tilewright verify --model`: a checkpoint in each type against itself in f32.
+//! `tilewright verify --model`: outputs of a checkpoint in each type against its outputs in f32.
 
 use super::Verify;
 use crate::command::style::{self, TABLE};
@@ -18,25 +18,25 @@ use tilewright::{Arithmetic, Error};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
-/// English sentences of 1 to some 40 words, on many subjects.
+/// 200 English sentences of 1 to about 40 words, on many subjects.
 const SENTENCES: &str = include_str!("sentences.txt");
 
-/// Texts that are computed at once.
+/// Texts of a batch.
 const TEXTS: usize = 8;
 
-/// Multiply-adds that the definition is given to compute: some 20 seconds. Where it would need more, its
-/// place is taken by the portable backend, whose error in f32 is some 1e-6 of an output's scale.
+/// Multiply-adds up to which the definitions compute the expected outputs, in about 20 seconds. Above, the portable
+/// backend computes them; its error in f32 is about 1e-6 of an output's scale.
 const MOST: f64 = 2e10;
 
-/// Multiply-adds that any other backend is given in each type: where all sentences need more, some are left out.
+/// Multiply-adds in each type up to which all sentences are used; above, some are left out.
 const MOST_IN_A_TYPE: f64 = 6e10;
 
-/// The class that config.json names and, where its outputs hold no states, the bare model beside it.
-struct Subject {
+/// The class that config.json names and, unless it is the bare model, the bare model beside it.
+struct ModelAndBare {
     models: Vec<Box<dyn Model>>,
 }
 
-impl Subject {
+impl ModelAndBare {
     fn load(dir: &Path, on: Arithmetic) -> Result<Self, Error> {
         let (class, bare) = (Architecture::of(dir)?, Architecture::bare(dir)?);
         let weights = checkpoint::weights(dir, on.dtype)?;
@@ -47,14 +47,14 @@ impl Subject {
         Ok(Self { models })
     }
 
-    /// Multiply-adds for a token, without attention.
+    /// Multiply-adds of a token, without attention.
     fn cost(&self) -> f64 {
         let layers = self.models.iter().flat_map(|model| model.linear_layers());
         layers.map(|layer| (layer.times * layer.linear.multiply_adds()) as f64).sum()
     }
 
     fn run(&mut self, inputs: &ModelInputs) -> Result<Vec<Output>, Error> {
-        // A decoder that is given nothing reads what the encoder does.
+        // Without decoder inputs, the decoder reads the inputs of the encoder.
         let texts = &inputs.tokens.batch;
         let run = |model: &mut Box<dyn Model>| match inputs.run(&mut **model) {
             Err(Error::Input { name: "decoder_input_ids", .. }) => model.forward_pair(texts, texts),
@@ -69,38 +69,39 @@ impl Subject {
 }
 
 /// Errors of one type.
-struct Row {
+struct DtypeErrors {
     dtype: Format,
     seen: OutputComparison,
 }
 
 pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
     let architecture = Architecture::of(dir)?;
-    let mut subject = Subject::load(dir, Arithmetic::f32(Backend::PORTABLE))?;
+    let mut subject = ModelAndBare::load(dir, Arithmetic::f32(Backend::PORTABLE))?;
     let (inputs, step) = inputs(args, dir, &subject)?;
     let batches = inputs.iter().map(|inputs| &inputs.tokens.batch);
     let (sequences, tokens) = batches.fold((0, 0), |(s, t), batch| (s + batch.len(), t + batch.tokens()));
     let mut reference = Backend::PORTABLE;
     if subject.cost() * tokens as f64 <= MOST {
         reference = Backend::REFERENCE;
-        subject = Subject::load(dir, Arithmetic::f32(reference))?;
+        subject = ModelAndBare::load(dir, Arithmetic::f32(reference))?;
     }
     let dtypes = if args.dtypes.is_empty() { Format::ALL.to_vec() } else { args.dtypes.clone() };
     let (class, name) = (architecture.class, reference.name());
     session.say(&format!("{class}: {sequences} texts, {tokens} tokens, against f32 on {name}"))?;
     if step > 1 {
-        session.say(&format!("one sentence of {step}: all would take long with this model"))?;
+        session.say(&format!("one sentence of every {step}: this model would take long for all"))?;
     }
 
     let bar = ProgressBar::new(((1 + dtypes.len()) * inputs.len()) as u64).with_style(style::progress());
-    let outputs_of = |subject: &mut Subject, on: Arithmetic, use_them: &mut dyn FnMut(usize, Vec<Output>)| {
-        bar.set_message(format!("{} on {}", on.dtype.name(), on.backend.name()));
-        for (i, inputs) in inputs.iter().enumerate() {
-            use_them(i, subject.run(inputs)?);
-            bar.inc(1);
-        }
-        Ok::<_, Error>(())
-    };
+    let outputs_of =
+        |subject: &mut ModelAndBare, on: Arithmetic, use_them: &mut dyn FnMut(usize, Vec<Output>)| {
+            bar.set_message(format!("{} on {}", on.dtype.name(), on.backend.name()));
+            for (i, inputs) in inputs.iter().enumerate() {
+                use_them(i, subject.run(inputs)?);
+                bar.inc(1);
+            }
+            Ok::<_, Error>(())
+        };
     let mut expected = Vec::new();
     outputs_of(&mut subject, Arithmetic::f32(reference), &mut |_, outputs| expected.push(outputs))?;
     drop(subject);
@@ -109,13 +110,13 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
         let (on, mut seen) = (session.arithmetic(dtype), OutputComparison::default());
         let add =
             &mut |i: usize, outputs: Vec<Output>| seen.add(&inputs[i].tokens.batch, &outputs, &expected[i]);
-        outputs_of(&mut Subject::load(dir, on)?, on, add)?;
-        rows.push(Row { dtype, seen });
+        outputs_of(&mut ModelAndBare::load(dir, on)?, on, add)?;
+        rows.push(DtypeErrors { dtype, seen });
     }
     bar.finish_and_clear();
 
     if session.json {
-        let results: Vec<_> = rows.iter().map(Row::json).collect();
+        let results: Vec<_> = rows.iter().map(DtypeErrors::json).collect();
         session.print_json(json!({
             "architecture": architecture.class,
             "reference": reference.name(),
@@ -131,13 +132,13 @@ pub fn run(args: &Verify, dir: &Path, session: &Session) -> Result<()> {
     let failed: Vec<_> = rows.iter().filter(|row| !row.passed()).map(|row| row.dtype.name()).collect();
     match failed.is_empty() {
         true => Ok(()),
-        false => bail!("not finite, or a cosine below its floor: {}", failed.join(", ")),
+        false => bail!("outputs not finite, or a cosine below its floor: {}", failed.join(", ")),
     }
 }
 
-/// Inputs from a file, or from texts cut to the model's length. Of the sentences it takes
-/// one in several, where all would take long; the second value is that number.
-fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<ModelInputs>, usize)> {
+/// Inputs from a file, or from texts cut to the model's length; and the step between the sentences that are used,
+/// above 1 if all would take long.
+fn inputs(args: &Verify, dir: &Path, subject: &ModelAndBare) -> Result<(Vec<ModelInputs>, usize)> {
     if let Some(path) = &args.inputs {
         return Ok((vec![ModelInputs::open(path)?], 1));
     }
@@ -153,7 +154,7 @@ fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<ModelInpu
     if texts.is_empty() {
         bail!("no texts to run the model on");
     }
-    let mut tokenizer = Tokenizer::open(dir).context("no texts without a tokenizer; --inputs takes ids")?;
+    let mut tokenizer = Tokenizer::open(dir).context("texts need a tokenizer; --inputs takes ids instead")?;
     let longest = subject.models[0].max_length();
     tokenizer.truncate(tokenizer.max_length().unwrap_or(longest).min(longest))?;
     let step = match args.texts {
@@ -169,7 +170,7 @@ fn inputs(args: &Verify, dir: &Path, subject: &Subject) -> Result<(Vec<ModelInpu
     Ok((texts.chunks(TEXTS).map(encode).collect::<Result<_, Error>>()?, step))
 }
 
-fn table(rows: &[Row]) -> Table {
+fn table(rows: &[DtypeErrors]) -> Table {
     let mut table = Table::new();
     let head = ["dtype", "output", "worst", "mean", "top-1", "worst cosine", "mean cosine", "at least"];
     table.load_style(TABLE).set_header(head);
@@ -199,8 +200,8 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
-impl Row {
-    /// Written so that NaN fails.
+impl DtypeErrors {
+    /// True if all outputs are finite and the worst cosine reaches its floor; a NaN fails.
     fn passed(&self) -> bool {
         let near = self.seen.cosine().is_none_or(|(worst, _)| worst >= least_cosine(self.dtype));
         near && self.seen.deviations().all(|of| of.finite)
