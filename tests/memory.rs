@@ -30,9 +30,9 @@ fn steady(backend: Backend, kernel: &str, mut run: impl FnMut(Backend) + Send) {
 }
 
 /// Runs one of the kernels on rows.
-type RowKernel<T> = fn(Backend, Rows<'_, T>);
+type RowCall<T> = fn(Backend, Rows<'_, T>);
 
-fn row_kernels<T: Element>() -> [(&'static str, RowKernel<T>); 4] {
+fn row_kernels<T: Element>() -> [(&'static str, RowCall<T>); 4] {
     [
         ("layer norm", |backend, rows| {
             backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 }).unwrap();

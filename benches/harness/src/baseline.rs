@@ -1,21 +1,20 @@
-//! Results that are kept, and how a later run is told from them.
+//! Baselines: saved runs, and the comparison of a later run with them.
 //!
-//! A row is judged by its fastest sample of several visits, seconds apart. Neighbours on a shared machine
-//! that compete for caches and memory, for a second or for minutes, make samples slower, by half and more,
-//! and nothing makes them faster than the code is; what a change of the code costs, it costs the fastest
-//! sample too. Medians tell how many visits were disturbed, and are shown only. A row is *slower* if all of
-//! this holds, *faster* if all of it holds the other way round:
+//! The fastest sample of several visits, seconds apart, judges a row. Neighbours on a shared machine compete for
+//! caches and memory for seconds or minutes, and make samples slower by half and more. No neighbour makes a sample
+//! faster than the code is, and a slower code slows the fastest sample too. Medians show how many visits were
+//! disturbed; they decide nothing. A row is *slower* if these three conditions hold, and *faster* if they hold the
+//! other way round:
 //!
-//! 1. its fastest sample is off by more than the threshold from the fastest tenth of the baseline's, for one
-//!    lucky sample there may never come again: in seconds; in seconds times the multiply-add
-//!    peak that probes between the samples reached, which a changed clock changes as well; and in seconds
-//!    times the bandwidth that probes read a working set as large as the row's with;
-//! 2. it stays slower when it is visited again, over more than a minute: see [`confirm`](super::confirm);
-//! 3. the number of the baseline's visits that are faster by more than the threshold than all visits of
-//!    this run would occur by chance with a probability of less than [`ALPHA`], if the row were slower by no
-//!    more than the threshold: Epstein's test of exceedances, corrected for the number of rows by Holm's
-//!    method. Samples of one visit share its disturbance and are not independent, so the test counts visits. A
-//!    row whose visits differ among themselves, as visits that read a shared cache do, must be slower by more.
+//! 1. Its fastest sample differs by more than the threshold from the fastest tenth of the baseline's samples (a
+//!    single lucky sample of the baseline may never recur). This must hold in seconds; in seconds times the
+//!    multiply-add peak of the probes between the samples, which follows the clock; and in seconds times the
+//!    bandwidth at which probes read a working set of the row's size.
+//! 2. It stays slower when it is visited again, over more than a minute; see [`confirm`](super::confirm).
+//! 3. Epstein's test of exceedances rejects chance at [`ALPHA`], corrected for the number of rows by Holm's method.
+//!    The test counts the visits of the baseline that are faster than all visits of this run by more than the
+//!    threshold. It counts visits, for the samples of one visit share its disturbance. A row whose visits differ
+//!    among themselves, as visits that read a shared cache do, must be slower by more.
 //!
 //! A row that is slower only now and then is not found: its fastest sample is as fast as before.
 
@@ -27,7 +26,7 @@ use tilewright::Error;
 /// Probability of any false alarm among the rows of a comparison whose machine changed by chance alone.
 pub const ALPHA: f64 = 0.01;
 
-/// Share of the samples below what the fastest of the other run is held against.
+/// Quantile of the samples that the fastest sample of the other run is compared with.
 const USUAL: f64 = 0.1;
 
 /// The file of the baseline `name` in `folder`.
@@ -80,10 +79,10 @@ pub fn differences(then: &Machine, now: &Machine) -> Vec<String> {
     found
 }
 
-/// The rows of `now` that `then` has too, compared; in their order. `threshold` is a fraction. What differs
-/// has still to be confirmed, and its probability to be corrected for the number of rows.
+/// Compares the rows of `now` that `then` has too, in their order. `threshold` is a fraction.
 ///
-/// [`Doubts`](super::confirm::Doubts) does both.
+/// [`Doubts`](super::confirm::Doubts) confirms the differences, and corrects their probabilities for the number of
+/// rows.
 pub fn compare(then: &Run, now: &Run, threshold: f64) -> Vec<Comparison> {
     now.rows
         .iter()
@@ -113,7 +112,7 @@ pub(super) fn compare_row(old: &Row, new: &Row, threshold: f64) -> Comparison {
     Comparison { name: new.name(), then_s, now_s, ratio, median_ratio, p, verdict }
 }
 
-/// The time that a row reaches more than once.
+/// A time that a row reaches repeatedly: the quantile [`USUAL`].
 fn usual(samples: &[f64]) -> f64 {
     quantile(samples, USUAL)
 }

@@ -1,4 +1,4 @@
-//! One machine, its limits, the libraries to compare with: what turns a case into a row.
+//! The bencher, which measures a case beside other libraries and makes its row.
 
 use super::case::{Case, Prepared, dtype_name};
 use super::limit;
@@ -13,16 +13,16 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use tilewright::Error;
 use tilewright_kernels::Backend;
-use tilewright_peers::{Call, Library};
+use tilewright_peers::{Library, PeerCall};
 
 /// Runs of the peak probe, of 200 us each, between two rounds.
 const PROBES: usize = 8;
 
-/// Time of the read probe between two rounds; it takes longer where three reads of the working set do.
+/// Time of the read probe between two rounds, or longer: the time of three reads of the working set.
 const READ: Duration = Duration::from_millis(1);
 
-/// Bytes of the working sets that the read probe reads: fewer would be no loop, and more than this are in
-/// no cache, but take their time.
+/// Least and most bytes of the read probe's working sets. Fewer make no loop; more are in no cache either, and take
+/// longer.
 const READ_BYTES: [f64; 2] = [4096.0, (64 << 20) as f64];
 
 /// Measures the bytes that a call allocates at most; see [`Bencher::memory`].
@@ -34,12 +34,11 @@ pub struct Bencher {
     pub backend: Backend,
     /// Other libraries.
     pub libraries: Vec<Box<dyn Library>>,
-    /// Libraries that could not be loaded: a note for every row that they would have computed.
+    /// Notes for every row: libraries that could not be loaded.
     pub absent: Vec<String>,
     /// How much to measure.
     pub effort: Effort,
-    /// Calls its argument and returns the most bytes that were allocated at a time meanwhile, if the
-    /// program's allocator counts.
+    /// Function that calls its argument and returns the peak of the allocated bytes, if the program's allocator counts.
     pub memory: Option<PeakBytes>,
     cpu: Cpu,
     pools: Vec<ThreadPool>,
@@ -59,7 +58,7 @@ impl fmt::Debug for Bencher {
     }
 }
 
-/// The samples of a case, and who took them: the first may be ours.
+/// The samples of a case and their contestants; ours comes first if there is one.
 #[derive(Debug, Default)]
 pub struct Measured {
     samples: Samples,
@@ -70,7 +69,7 @@ pub struct Measured {
 }
 
 impl Bencher {
-    /// Starts pools of these numbers of threads, without libraries beside. Limits are not measured yet.
+    /// Starts a pool for each number of threads. Without other libraries, and before any limit is measured.
     ///
     /// # Errors
     /// If threads cannot be started.
@@ -93,7 +92,7 @@ impl Bencher {
         })
     }
 
-    /// Measures what the machine can do, on each number of threads.
+    /// Measures the machine's limits on each number of threads.
     pub fn measure_limits(&mut self) {
         self.limits =
             self.pools.iter().map(|pool| pool.install(|| limit::measure(self.backend, &self.cpu))).collect();
@@ -127,8 +126,8 @@ impl Bencher {
                 .notes
                 .push(format!("{dtype}: weights as stored and caches of other types than bf16 are not ours"));
         }
-        let mut calls: Vec<(Box<dyn Call + '_>, bool)> = Vec::new();
-        // No library has what `for_peers` has no words for.
+        let mut calls: Vec<(Box<dyn PeerCall + '_>, bool)> = Vec::new();
+        // `for_peers` returns `None` for an operation that no library has.
         let operation = case.for_peers(&inputs);
         for (library, operation) in self.libraries.iter().flat_map(|library| operation.map(|o| (library, o)))
         {
@@ -192,7 +191,7 @@ impl Bencher {
         let seconds = if found.ours { found.samples.seconds[0].clone() } else { Vec::new() };
         let median_s = (!seconds.is_empty()).then(|| median(&seconds));
         let peak_gflops = median(&found.samples.peaks) / 1e9;
-        // By the probes of the row where they are of its type, for the clock may have changed since.
+        // The probes between our samples saw their clock; the limits of the run are older.
         let peak = match found.ours {
             true => peak_gflops,
             false => limit::peak(limit, case, self.backend),
@@ -288,7 +287,7 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::registry;
-    use tilewright_peers::{Dtype, Operation};
+    use tilewright_peers::{Dtype, PeerOperation};
 
     /// A library that multiplies, and is wrong in the last element if asked to be.
     struct Fake {
@@ -296,7 +295,7 @@ mod tests {
     }
 
     struct FakeCall<'a> {
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         wrong: bool,
         y: Vec<f32>,
     }
@@ -312,11 +311,11 @@ mod tests {
 
         fn prepare<'a>(
             &'a self,
-            operation: Operation<'a>,
+            operation: PeerOperation<'a>,
             threads: usize,
-        ) -> Result<Option<Box<dyn Call + 'a>>, tilewright_peers::Error> {
+        ) -> Result<Option<Box<dyn PeerCall + 'a>>, tilewright_peers::Error> {
             match operation {
-                Operation::Linear { .. } if threads == 1 => {
+                PeerOperation::Linear { .. } if threads == 1 => {
                     Ok(Some(Box::new(FakeCall { operation, wrong: self.wrong, y: Vec::new() })))
                 }
                 _ => Ok(None),
@@ -324,9 +323,9 @@ mod tests {
         }
     }
 
-    impl Call for FakeCall<'_> {
+    impl PeerCall for FakeCall<'_> {
         fn run(&mut self) {
-            let Operation::Linear { shape: [m, k, n], x, weight, .. } = self.operation else {
+            let PeerOperation::Linear { shape: [m, k, n], x, weight, .. } = self.operation else {
                 unreachable!()
             };
             let dot = |i: usize, j: usize| (0..k).map(|p| x[i * k + p] * weight[j * k + p]).sum::<f32>();

@@ -15,7 +15,7 @@ use tilewright::ActivationQuantization;
 use tilewright::bytes_per_weight;
 use tilewright_kernels::gemm::Format;
 pub use tilewright_peers::Dtype;
-use tilewright_peers::Operation as PeerOperation;
+use tilewright_peers::PeerOperation;
 use tilewright_verify::bound::gamma;
 
 /// The operation of a case.
@@ -249,8 +249,7 @@ impl Case {
         }
     }
 
-    /// Holds a peer's output to the definition: not to judge its accuracy, but to see that it computed
-    /// the same thing.
+    /// Compares a peer's output with the definition, to detect a different operation, not to judge accuracy.
     ///
     /// # Errors
     /// The first element that is off, and by how much.

@@ -1,11 +1,10 @@
-//! Differences from a baseline that are seen again, or not.
+//! Confirmation of differences from a baseline by further visits.
 //!
-//! A machine that neighbours slow down for a second, or for a minute, looks like a regression until they
-//! pause. A row that differs is therefore visited [`ATTEMPTS`] times more, after [`pause`]s that grow. All
-//! samples so far and the best of the probes judge a row that became slower: one undisturbed sample clears it.
-//! One that became faster has to be so in every attempt on a stable machine. At least [`CONFIRMATIONS`]
-//! attempts have to find the machine stable, and chance has to be ruled out, or the row counts as the same
-//! and is named.
+//! Neighbours that slow the machine down for a second or a minute look like a regression. So a row that differs is
+//! visited up to [`ATTEMPTS`] times more, after growing [`pause`]s. All samples so far and the best of the probes judge
+//! a slower row: one undisturbed sample clears it. A faster row must be faster in every attempt on a stable machine.
+//! At least [`CONFIRMATIONS`] attempts must find the machine stable, and chance must be ruled out; otherwise the row
+//! counts as the same, and is named.
 
 use super::baseline::{ALPHA, compare, compare_row};
 use super::record::{Comparison, Row, Run, Verdict};
@@ -24,24 +23,24 @@ pub fn pause(attempt: usize) -> Duration {
     Duration::from_secs(attempt as u64 + 1)
 }
 
-/// Factor that a machine that is not stable explains: half of the cores lost, and half of the clock. What
-/// is beyond it needs no more than [`CONFIRMATIONS`] attempts.
+/// Largest slowdown that an unstable machine explains: half of the cores lost, at half of the clock. A larger one
+/// needs no more than [`CONFIRMATIONS`] attempts.
 const EXPLAINED: f64 = 4.0;
 
-/// Rows beside their baselines.
+/// Comparisons of rows with their baselines, after confirmation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compared {
-    /// All of them.
+    /// A comparison for each row.
     pub rows: Vec<Comparison>,
     /// Rows that differed only by chance, or on a machine that was not stable for long enough to confirm
     /// it; they count as equal.
     pub unconfirmed: Vec<String>,
 }
 
-/// A row that differs, and how often that was seen again.
+/// A row that differs, and the number of attempts that confirmed it.
 #[derive(Debug)]
 struct Doubt {
-    /// The row as of the baseline.
+    /// The row in the baseline.
     then: Row,
     /// All samples so far, and the best of the probes.
     now: Row,
@@ -69,7 +68,7 @@ pub struct Doubts {
 }
 
 impl Doubts {
-    /// Compares the runs: what differs by more than `threshold`, a fraction, is in doubt.
+    /// Compares the runs. Rows that differ by more than `threshold`, a fraction, are in doubt.
     pub fn new(then: &Run, now: &Run, threshold: f64) -> Self {
         let rows = compare(then, now, threshold);
         let row = |run: &Run, name: &str| run.rows.iter().find(|row| row.name() == name).cloned();
@@ -121,7 +120,7 @@ impl Doubts {
         }
     }
 
-    /// The outcome: what was not confirmed counts as the same.
+    /// Ends the confirmation; unconfirmed rows count as the same.
     pub fn finish(mut self) -> Compared {
         let p: Vec<f64> = self.rows.iter().map(|row| row.p).collect();
         let mut unconfirmed = Vec::new();

@@ -24,8 +24,8 @@ pub struct CacheSize {
     pub clamped: usize,
 }
 
-/// Between the smallest and the largest that one core has had of each level on the CPUs that any
-/// backend runs on (2013 to 2026): virtual machines report the L3 of a whole socket (480 MiB), or none.
+/// Smallest and largest cache per core of each level on the CPUs that a backend runs on (2013 to 2026). Virtual
+/// machines report the L3 of a whole socket (480 MiB), or none.
 const BELIEVABLE: [(usize, usize); 3] = [(16 << 10, 192 << 10), (128 << 10, 4 << 20), (1 << 20, 64 << 20)];
 
 impl Cpu {

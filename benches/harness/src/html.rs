@@ -1,15 +1,15 @@
-//! A run as one HTML page that needs nothing else: no network, no other file.
+//! A run as one self-contained HTML page: no network, no other file.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | `format` | numbers, times and dates |
-//! | `plot` | axes, and where marks go |
-//! | `roofline` | rows that compute, below their roofs |
-//! | `bars` | rates of rows that are all about memory, ratios to peers |
+//! | `plot` | axes, and positions of marks |
+//! | `roofline` | compute-bound rows below their roofs |
+//! | `bars` | rates of memory-bound rows, ratios to peers |
 //! | `table` | all rows; a comparison with a baseline |
 //!
-//! Names come from users' files and from other libraries: `maud` escapes all that is spliced into the
-//! page. The script sorts and filters tables; without it the page only lacks that.
+//! Names come from users' files and from other libraries, so `maud` escapes every value in the page. The script
+//! sorts and filters tables; the page works without it otherwise.
 
 mod bars;
 pub(crate) mod format;
@@ -28,21 +28,21 @@ use std::collections::BTreeSet;
 
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
-/// Without the script, what it serves looks like what it is.
+/// Style without the script: hides the filter and the sort buttons.
 const WITHOUT_SCRIPT: &str = "th button{pointer-events:none}th button::after,.filter{display:none}";
 
-/// Earlier results that a run is compared with.
+/// Earlier results to compare a run with.
 #[derive(Clone, Copy, Debug)]
 pub struct Baseline<'a> {
     /// Name of the baseline.
     pub name: &'a str,
-    /// When it was measured, seconds since 1970, if that is known.
+    /// Time of the measurement in seconds since 1970, if known.
     pub unix_time: Option<u64>,
     /// A comparison for each row that both runs have.
     pub comparisons: &'a [Comparison],
 }
 
-/// Renders a run, and what became of a baseline's rows if there is one.
+/// Renders a run, and its comparison with a baseline if there is one.
 ///
 /// ```
 /// use tilewright_bench::{html::page, record::{Machine, Run}};
@@ -106,7 +106,7 @@ pub fn page(run: &Run, baseline: Option<&Baseline>) -> String {
     .into_string()
 }
 
-/// A part of the page, that its head links to.
+/// A part of the page, linked from its head.
 struct Section {
     id: &'static str,
     title: String,
@@ -229,7 +229,7 @@ fn memory(run: &Run) -> Option<Section> {
     })
 }
 
-/// All peers that a row or the run names.
+/// Names of all peers in the rows and in the run.
 fn peer_names(run: &Run) -> BTreeSet<&str> {
     run.rows.iter().flat_map(|row| row.peers.keys()).chain(run.peers.keys()).map(String::as_str).collect()
 }

@@ -1,17 +1,17 @@
 //! Cases and measurement of `tilewright bench`, `tilewright report` and `cargo bench`.
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
 //! | [`case`](mod@case) | a case: an operation, its type and shape, its inputs, its work, how it is run |
 //! | [`models`] | models as cases |
 //! | [`registry`] | all cases: shapes of the models, squares, skinny and tiny ones |
-//! | [`limit`] | what the machine can do at best, and the bound that it sets |
+//! | [`limit`] | limits of the machine, and the bound that they set |
 //! | [`measure`] | samples of a case and of other libraries, in turns |
-//! | [`bencher`] | what turns a case into a row |
-//! | [`statistics`] | the fastest of samples, medians, and how sure they are |
+//! | [`bencher`] | the bencher, which measures a case and makes its row |
+//! | [`statistics`] | the fastest of samples, medians, confidence intervals, tests |
 //! | [`record`] | the result, as JSON |
-//! | [`baseline`] | results that are kept, and compared with |
-//! | [`confirm`] | differences that are seen again, or not |
+//! | [`baseline`] | saved runs, and comparisons with them |
+//! | [`confirm`] | confirmation of differences by further visits |
 //! | [`html`], [`markdown`] | results as a page, as tables of Markdown |
 //! | [`cpu`], [`probe`](mod@probe) | name and caches of the CPU; its peaks and read bandwidths |
 //!

@@ -2,8 +2,8 @@
 //!
 //! The bound is the roofline's (Williams, Waterman and Patterson, "Roofline", 2009): no run is shorter
 //! than its multiply-adds take at their peak, nor than its bytes take at the read bandwidth of the level
-//! that they live in. Both are measured in the same run, on as many threads. It does not count what is
-//! neither: exponentials, transposition, a pool's wake-up.
+//! that holds them. The run itself measures peak and bandwidth, on the same number of threads. The bound leaves out
+//! all other work: exponentials, transposition, a pool's wake-up.
 
 use super::case::{Case, Work, dtype_name};
 use super::record::{Level, Limit};
@@ -16,8 +16,8 @@ use tilewright_kernels::probe::Peak;
 /// Time for each figure.
 const PROBE: Duration = Duration::from_millis(50);
 
-/// The multiply-adds whose peak bounds a case: the backend's own in f32; in other types the fastest of this
-/// CPU, whichever the backend chose, and f32's where the CPU has none.
+/// The multiply-add probe that bounds a case: in f32 the backend's own; in other types the fastest of this CPU,
+/// whatever the backend uses, or the f32 probe if the CPU has none for the type.
 pub fn probe_of(case: &Case, backend: Backend) -> Peak {
     let own = Peak::from(backend);
     let of_type = |dtype| Peak::available().iter().copied().find(|probe| probe.dtype() == dtype);
@@ -27,7 +27,7 @@ pub fn probe_of(case: &Case, backend: Backend) -> Peak {
     }
 }
 
-/// Measures the limits in the pool that it is called in; what is read, with `backend`'s loads.
+/// Measures the limits in the current pool; `backend`'s loads read the working sets.
 pub fn measure(backend: Backend, cpu: &Cpu) -> Limit {
     let peaks = probe::peaks(PROBE).into_iter().map(|(peak, rate)| (peak.name().to_owned(), rate / 1e9));
     Limit {
@@ -37,7 +37,7 @@ pub fn measure(backend: Backend, cpu: &Cpu) -> Limit {
     }
 }
 
-/// Where `bytes` live that `threads` threads work on: each has its part in its own L1 and L2.
+/// Level of the caches, or memory, that holds `bytes` divided among `threads` threads, each with its own L1 and L2.
 pub fn level(bytes: f64, threads: usize, cpu: &Cpu) -> Level {
     let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped as f64);
     let part = bytes / threads as f64;

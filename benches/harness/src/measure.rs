@@ -1,12 +1,12 @@
 //! Samples of a case and of other libraries on it, in turns.
 //!
 //! A sample is the mean time of enough calls to last some milliseconds. Ours and every peer's alternate
-//! in rounds, A B C A B C, with probes between rounds, of multiply-adds and of reads of a working set as large as
-//! the case's, so that all see the same clock and the same neighbours; ratios are taken within a round.
+//! in rounds, A B C A B C, so that all see the same clock and the same neighbours. Between rounds, probes measure
+//! multiply-adds, and reads of a working set of the case's size. Ratios are taken within a round.
 //!
-//! Pools of threads of other libraries spin for a while after a call (Intel's for 200 ms) and would take
-//! cores from whoever comes next. On more than one thread a contestant therefore begins only when the
-//! process has gone idle, and takes a few samples at a time.
+//! Thread pools of other libraries spin for a while after a call (Intel's for 200 ms) and would take cores from the
+//! next contestant. So on more than one thread a contestant begins when the process has gone idle, and takes a few
+//! samples at a time.
 
 use super::record::Peer;
 use super::statistics::{fastest, median, median_interval, quantile};
@@ -21,7 +21,7 @@ pub struct Effort {
     pub sample: Duration,
     /// Time for the samples of one contestant, between least and most rounds.
     pub budget: Duration,
-    /// How often all cases are visited: what disturbs one visit for seconds may spare another.
+    /// Visits of all cases; a disturbance of some seconds spares other visits.
     pub visits: usize,
 }
 
@@ -50,16 +50,16 @@ impl Effort {
     }
 }
 
-/// Time that threads which slept run before they are measured: schedulers may wake two of them on one core,
-/// and take some ticks to spread them over those that are idle.
+/// Time that woken threads run before they are measured. A scheduler may wake two of them on one core, and takes some
+/// ticks to spread them over the idle cores.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// Samples that a contestant takes before the next one's turn, where pools have to go idle between.
+/// Samples that a contestant takes in one turn, if pools must go idle between turns.
 const BLOCK: usize = 3;
 
-/// Whoever computes a case: calls `calls` times, in its own threads, and returns the seconds they took.
+/// An implementation of a case.
 pub trait Contestant {
-    /// Runs it.
+    /// Runs `calls` calls on its own threads, and returns their time in seconds.
     fn seconds(&mut self, calls: usize) -> f64;
 }
 
@@ -103,7 +103,7 @@ pub fn samples(
 ) -> Samples {
     let mut found = Samples { seconds: vec![Vec::new(); contestants.len()], ..Samples::default() };
     let (started, others) = (Instant::now(), time_of_others());
-    // Alone there is nobody to wait for.
+    // A single contestant waits for no other pool.
     let wait = threads > 1 && contestants.len() > 1;
     let block = if wait { BLOCK } else { 1 };
     let calls: Vec<usize> = contestants
@@ -154,8 +154,8 @@ pub fn samples(
     found
 }
 
-/// Seconds that the cores have worked for others than this process, or were withheld from this machine
-/// by its host; where Linux tells.
+/// Core seconds that other processes used or that the host withheld from this machine; `None` if the system does not
+/// report them as Linux does.
 fn time_of_others() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let all: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
@@ -231,8 +231,8 @@ impl Samples {
         }
     }
 
-    /// True if the machine changed meanwhile: half of the probes spread over more than [`DRIFT`], or fell
-    /// short of the run's best by more than that, or others took more than [`INTRUSION`].
+    /// True if the machine was unstable: the middle half of the probes spread over more than [`DRIFT`], their median fell
+    /// short of the run's best by more than [`DRIFT`], or other processes took more than [`INTRUSION`].
     pub fn unstable(&self, best_peak: f64) -> bool {
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&self.peaks, share));
         let drifted = high - low > DRIFT * middle || middle < (1.0 - DRIFT) * best_peak;
@@ -243,8 +243,8 @@ impl Samples {
 /// Change of the multiply-add peak beyond which a row is marked.
 pub const DRIFT: f64 = 0.05;
 
-/// Part of a core, lost to others, beyond which a row is marked; the clock that it is read from ticks in
-/// hundredths of seconds, so that less could not be told in a tenth of a second.
+/// Share of a core lost to other processes beyond which a row is marked. Its clock ticks in hundredths of a second, so
+/// a visit of a tenth of a second cannot resolve less.
 pub const INTRUSION: f64 = 0.2;
 
 #[cfg(test)]

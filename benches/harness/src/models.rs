@@ -15,27 +15,27 @@ use tilewright::{Arithmetic, albert, bart, bert, electra, gpt2, llama, roberta, 
 /// The task of a model in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Sequences of one length go through it; of a decoder, up to the logits of what follows each.
+    /// One forward pass of sequences of one length; a decoder computes the logits of each last token.
     Forward {
         /// Sequences.
         batch: usize,
         /// Tokens of each.
         length: usize,
     },
-    /// Sequences of lengths spread evenly from the shortest to the longest, 4, go through it.
+    /// One forward pass of sequences whose lengths spread evenly from 4 to `longest`.
     Ragged {
         /// Sequences.
         batch: usize,
         /// Tokens of the longest.
         longest: usize,
     },
-    /// A prompt, or a source, is read and continued.
+    /// Reads a prompt or a source, and generates tokens.
     Generate {
         /// Tokens of the prompt or source.
         prompt: usize,
         /// Tokens that follow.
         tokens: usize,
-        /// Texts that a beam search follows at once; 1: each token is the most probable one.
+        /// Beams; with 1, decoding is greedy.
         beams: usize,
     },
 }
@@ -88,7 +88,7 @@ struct Size {
     /// Entries of the word table.
     words: usize,
     layers: usize,
-    /// Layers that are stored: fewer where they are shared.
+    /// Stored layers; fewer than `layers` if layers share weights.
     stored: usize,
     /// Weights of the linear layers in one layer.
     weights: usize,
@@ -150,7 +150,7 @@ fn bart(family: bart::Family, d_model: usize, on: Arithmetic) -> Result<Box<dyn 
     Ok(Box::new(bart::Bart::random(config, 0, on, bart::BartClass::ConditionalGeneration)?))
 }
 
-/// Six layers of the same and of T5-small.
+/// Sizes of six encoder and six decoder layers of BART or T5-small.
 const fn encoder_decoder(words: usize, d: usize) -> Size {
     Size {
         words,
@@ -291,7 +291,7 @@ impl ModelCase {
         let Size { layers, stored, weights, width, head, source, .. } = self.size;
         let causal = head > 0;
         let lengths = task.lengths();
-        // Scores and sums: each token over all keys, or those up to its own.
+        // Attention scores: each token sees all keys, or with a causal mask the keys up to its own.
         let seen = |n: usize| if causal { n * (n + 1) / 2 } else { n * n };
         let (mut tokens, mut scores): (usize, usize) =
             (lengths.iter().sum(), lengths.iter().map(|&n| seen(n)).sum());

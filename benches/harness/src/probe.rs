@@ -1,7 +1,7 @@
 //! Peaks and bandwidths of this CPU, measured: the yardsticks of `tilewright report` and of the benches.
 //!
-//! Machines are noisy, and mostly in one direction: the best of many short runs is what a kernel can
-//! do. Where two figures are compared, their runs alternate, so that both see the same clock.
+//! Noise slows runs down and rarely speeds them up, so the best of many short runs is the figure. Runs of figures
+//! that are compared alternate, so that both see the same clock.
 
 use crate::cpu::Cpu;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tilewright_kernels::Backend;
 use tilewright_kernels::probe::{Peak, Read};
 
-/// Least time of one run: long against what starting threads and reading a clock take, and short against
-/// the time slices of a scheduler, so that some run finds all of its cores free.
+/// Least time of one run: long against the start of threads and a look at the clock, short against a scheduler's
+/// time slice, so that some run finds all of its cores free.
 const RUN: Duration = Duration::from_micros(200);
 
 /// Steps of the peak probe between two looks at the clock: 10 us or more, for a look takes up to 50 ns.
@@ -18,8 +18,7 @@ const PEAK_STEPS: usize = 8000;
 
 /// Operations per second of one run of a peak probe on all threads of the pool.
 ///
-/// Each thread is measured by its own clock: it counts what its core can do, also where another thread
-/// has to wait for one.
+/// Each thread is timed by its own clock, so that it counts its core's rate even if another thread waits for a core.
 pub fn peak_once(peak: impl Into<Peak>) -> f64 {
     let peak = peak.into();
     each_alone(&together(|_| peak.run(PEAK_STEPS)))
@@ -57,13 +56,12 @@ pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
     let bytes = working_sets(cpu, rayon::current_num_threads());
     core::array::from_fn(|level| {
         let reads = Reads::new(backend, bytes[level]);
-        // L1 and L2 belong to a core, as what a peak takes does; the others are shared.
+        // L1 and L2 belong to a core; L3 and memory are shared.
         if level < 2 { reads.best(budget) } else { shared(budget, || reads.run()) }
     })
 }
 
-/// Reads a working set on each thread of a pool, again and again: what the caches and memory that hold
-/// it give at the moment.
+/// Repeated reads of a working set on each thread of a pool: the present bandwidth of the level that holds it.
 #[derive(Debug)]
 pub struct Reads {
     backend: Backend,
@@ -71,9 +69,9 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Working sets of this many bytes, one for each thread of the pool that it is called in.
+    /// Makes a working set of `bytes` bytes for each thread of the current pool.
     pub fn new(backend: Backend, bytes: usize) -> Self {
-        // Each where its reader is, on machines where memory is near to some cores.
+        // Each thread touches its own set first, so that the pages are on its NUMA node.
         Self { backend, sets: rayon::broadcast(|_| working_set(bytes)) }
     }
 
@@ -84,16 +82,16 @@ impl Reads {
         best_of(budget, || each_alone(&self.run()))
     }
 
-    fn run(&self) -> Vec<Busy> {
+    fn run(&self) -> Vec<BusyTime> {
         together(|thread| read(self.backend, &self.sets[thread]))
     }
 }
 
-/// The best rate of threads that share what they run on, from as many runs as the budget allows.
-fn shared(budget: Duration, run: impl Fn() -> Vec<Busy>) -> f64 {
+/// The best rate of threads that share a resource, among the runs that the budget allows.
+fn shared(budget: Duration, run: impl Fn() -> Vec<BusyTime>) -> f64 {
     let started = Instant::now();
     let (mut best, mut runs, mut at_once) = (0.0f64, 0, false);
-    // Where other processes want the cores too, it may take a while until all threads have one.
+    // If other processes want the cores, it may take a while until all threads run at once.
     while runs < 3 || started.elapsed() < if at_once { budget } else { 10 * budget } {
         let threads = run();
         best = best.max(rate(&threads));
@@ -129,28 +127,28 @@ fn read(backend: Backend, set: &[f32]) -> u64 {
 }
 
 /// Work of one thread, with its start and end.
-struct Busy {
+struct BusyTime {
     started: Instant,
     ended: Instant,
     units: u64,
 }
 
 /// Repeats `work`, which returns units, for at least [`RUN`].
-fn busy(work: impl Fn() -> u64) -> Busy {
+fn busy(work: impl Fn() -> u64) -> BusyTime {
     let started = Instant::now();
     let mut units = 0;
     loop {
         units += work();
         let ended = Instant::now();
         if ended - started >= RUN {
-            return Busy { started, ended, units };
+            return BusyTime { started, ended, units };
         }
     }
 }
 
-/// Units per second from the start of the first to the end of the last: a thread that ran while another
-/// stood still, and had what they share for itself, does not make up for it.
-fn rate(threads: &[Busy]) -> f64 {
+/// Units per second from the first start to the last end. So a thread that ran alone, with the shared resource for
+/// itself, does not raise the rate.
+fn rate(threads: &[BusyTime]) -> f64 {
     let units: u64 = threads.iter().map(|t| t.units).sum();
     let started = threads.iter().map(|t| t.started).min();
     let ended = threads.iter().map(|t| t.ended).max();
@@ -158,12 +156,12 @@ fn rate(threads: &[Busy]) -> f64 {
 }
 
 /// The rate of threads that share nothing, each by its own clock.
-fn each_alone(threads: &[Busy]) -> f64 {
+fn each_alone(threads: &[BusyTime]) -> f64 {
     threads.iter().map(|thread| rate(std::slice::from_ref(thread))).sum()
 }
 
-/// The share of the time from the first's start to the last's end in which all of them ran.
-fn overlap(threads: &[Busy]) -> f64 {
+/// Share of the time from the first start to the last end in which all threads ran.
+fn overlap(threads: &[BusyTime]) -> f64 {
     let (from, to) = (threads.iter().map(|t| t.started), threads.iter().map(|t| t.ended));
     let all = from.clone().max().zip(to.clone().min()).map(|(from, to)| to.saturating_duration_since(from));
     let any = from.min().zip(to.max()).map(|(from, to)| to - from);
@@ -173,8 +171,8 @@ fn overlap(threads: &[Busy]) -> f64 {
 /// Runs `work` on each thread of the pool; all threads begin together. Otherwise one thread would run
 /// alone, with the shared resources for itself, until the pool wakes up. `work` takes the number of its
 /// thread.
-fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<Busy> {
-    /// Until a thread begins without the others, if a scheduler does not let them run.
+fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<BusyTime> {
+    /// Time after which a thread begins without the others, if the scheduler holds them back.
     const PATIENCE: Duration = Duration::from_millis(1);
     let threads = rayon::current_num_threads();
     if threads == 1 {
@@ -191,7 +189,7 @@ fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<Busy> {
     })
 }
 
-/// The largest of as many results as the budget allows, of three at least.
+/// The largest result of the calls that the budget allows, at least three.
 fn best_of(budget: Duration, mut f: impl FnMut() -> f64) -> f64 {
     let started = Instant::now();
     let mut best = 0.0f64;
@@ -259,7 +257,7 @@ mod tests {
     fn threads_that_take_turns_are_not_together() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let busy = |from, to| Busy { started: at(from), ended: at(to), units: 100 };
+        let busy = |from, to| BusyTime { started: at(from), ended: at(to), units: 100 };
         let (turns, at_once) = ([busy(0, 100), busy(100, 200)], [busy(0, 100), busy(50, 100)]);
         assert_eq!((rate(&turns), each_alone(&turns), overlap(&turns)), (1000.0, 2000.0, 0.0));
         assert_eq!((rate(&at_once), overlap(&at_once)), (2000.0, 0.5));

@@ -1,7 +1,7 @@
-//! The result of a run: what `--json`, `--html`, `--save` and `--compare` share.
+//! Records of a run, which `--json`, `--html`, `--save` and `--compare` share.
 //!
 //! As JSON a row is one object; times are seconds, rates 10^9 per second, ratios above 1 mean that
-//! this project is faster. Fields may be added; those that are here keep their names and meaning.
+//! this project is faster. Fields may be added; existing fields keep their names and meaning.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub struct Machine {
 /// Peak and bandwidths of the machine on one number of threads, measured in this run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
-    /// Threads of all that follows.
+    /// Threads that the peaks and bandwidths were measured on.
     pub threads: usize,
     /// Multiply-add peaks, 10^9 operations per second, by the name of the probe: `f32 avx512`,
     /// `int8 avx512vnni`, ..
@@ -39,7 +39,7 @@ pub struct Limit {
     pub read: [f64; 4],
 }
 
-/// Where a working set lives.
+/// Level of the caches, or memory, that holds a working set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -60,7 +60,7 @@ pub struct Row {
     pub kernel: String,
     /// `f32`, `bf16`, `f16`, `int8`, `q8_0`, `q4_0` or `q4_1`.
     pub dtype: String,
-    /// `exact` or `rounded`, of a model whose linear layers take other inputs than its type does by default
+    /// `exact` or `rounded`, for a model whose linear layers take other inputs than the default of its type
     /// (`tilewright bench --layer-inputs`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub layer_inputs: Option<String>,
@@ -78,7 +78,7 @@ pub struct Row {
     pub samples_s: Vec<f64>,
     /// The fastest sample of each visit.
     pub visits_s: Vec<f64>,
-    /// Floating-point operations of a call, 0 for kernels that are all about memory.
+    /// Floating-point operations of a call; 0 for memory-bound kernels.
     pub flops: f64,
     /// Bytes that a call has to read and write at least.
     pub bytes: f64,
@@ -91,7 +91,7 @@ pub struct Row {
     /// Tokens per second, of models.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokens_per_s: Option<f64>,
-    /// Where the working set (the bytes above, or a thread's share of them) lives.
+    /// Level that holds the working set: the bytes above, or a thread's share of them.
     pub level: Level,
     /// The roofline's bound: max(flops / peak, bytes / bandwidth of the level).
     pub bound_s: f64,
@@ -99,8 +99,8 @@ pub struct Row {
     pub bound_fraction: Option<f64>,
     /// Multiply-add peak, 10^9 operations per second, of the probes between this row's samples.
     pub peak_gflops: f64,
-    /// Bytes, 10^9 per second, that probes between this row's samples read on its threads from a working set
-    /// as large as its `bytes`, of 64 MiB at most: median of them.
+    /// Median read bandwidth, 10^9 bytes per second, of the probes between this row's samples. They run on its threads
+    /// and read a working set of its `bytes`, at most 64 MiB.
     pub read_gbps: f64,
     /// True if the probes of this row varied by more than 5%, if they fell short of the best probe of the
     /// run by more than 5%, or if other processes took the cores that the row needs.
@@ -129,7 +129,7 @@ pub struct Peer {
 /// A whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// Where.
+    /// Machine and build.
     pub machine: Machine,
     /// When it started, seconds since 1970.
     pub unix_time: u64,

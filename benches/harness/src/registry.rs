@@ -77,7 +77,7 @@ const BERT_BASE: AttentionShape = AttentionShape {
     cached: false,
 };
 
-/// Queries over as many keys.
+/// Self-attention over `length` tokens.
 const fn square(length: usize, shape: AttentionShape) -> AttentionShape {
     AttentionShape { queries: length, keys: length, ..shape }
 }
@@ -204,7 +204,7 @@ const MOST_NUMBERS: u64 = 2 << 30;
 /// Reads shapes of products as benchdnn writes them: `MxK:KxN`, one to a line; `#` begins a comment.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] with the line that is none, does not fit, or would not fit memory.
+/// [`Error::Io`]; [`Error::File`] with the first line that is no shape, does not multiply, or would not fit memory.
 pub fn read_shapes(path: &Path) -> Result<Vec<[usize; 3]>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let mut shapes = Vec::new();

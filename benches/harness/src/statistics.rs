@@ -5,8 +5,7 @@ use tilewright_kernels::random::Random;
 /// Resamples of a bootstrap: the ends of a 95% interval then vary by about a percent of its width.
 const RESAMPLES: usize = 2000;
 
-/// The value below which a share of the samples lies, between neighbours by interpolation; NaN if there
-/// are none.
+/// The value below which a share of the samples lies, interpolated between neighbours; NaN without samples.
 ///
 /// ```
 /// use tilewright_bench::statistics::quantile;
@@ -21,12 +20,12 @@ pub fn quantile(samples: &[f64], share: f64) -> f64 {
     low + (high - low) * at.fract()
 }
 
-/// The middle of the samples; NaN if there are none.
+/// The median of the samples; NaN without samples.
 pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// The least of the samples: what a call takes where nothing disturbs it; NaN if there are none.
+/// The least of the samples, the time of an undisturbed call; NaN without samples.
 ///
 /// ```
 /// use tilewright_bench::statistics::fastest;
@@ -57,10 +56,10 @@ pub fn median_interval(samples: &[f64]) -> [f64; 2] {
     bootstrap(|random| resample(samples, random))
 }
 
-/// The probability that as many of `a` as do so lie below all of `b` where both are of one distribution,
-/// whichever: B. Epstein's test of exceedances ("Tables for the distribution of the number of exceedances",
-/// 1954). It looks at the least of `b` and at what is less, so that some of each that are far too large take
-/// little from it. 1 if there are too few to say.
+/// The probability that at least the observed number of samples of `a` lie below all of `b`, if both have one
+/// distribution: B. Epstein's test of exceedances ("Tables for the distribution of the number of exceedances",
+/// 1954). The test compares `a` with the least of `b`, so a few far too large samples of either weaken it little.
+/// 1 without evidence.
 ///
 /// ```
 /// use tilewright_bench::statistics::p_below;
@@ -77,7 +76,7 @@ pub fn p_below(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// Probabilities corrected for their number by Holm's method ("A simple sequentially rejective multiple
-/// test procedure", 1979): whoever believes all below alpha errs in any with probability alpha at most.
+/// test procedure", 1979): the probability of any false rejection below alpha is at most alpha.
 ///
 /// ```
 /// use tilewright_bench::statistics::holm;

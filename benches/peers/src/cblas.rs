@@ -1,7 +1,7 @@
 //! The C interface of BLAS, as MKL and OpenBLAS share it.
 
-use crate::Call;
-use crate::operand::{Linear, call};
+use crate::PeerCall;
+use crate::operand::{LinearLayer, call};
 use std::ffi::c_uint;
 use std::ops::Deref;
 
@@ -30,29 +30,29 @@ impl Integer for i64 {
 
 /// `cblas_sgemm`, and those that take bf16 or f16 and make f32: layout, transpositions of A and B,
 /// m, n, k, alpha, A and its leading dimension, B and its, beta, C and its.
-pub(crate) type Gemm<I, T> =
+pub(crate) type CblasGemm<I, T> =
     unsafe extern "C" fn(c_uint, c_uint, c_uint, I, I, I, f32, *const T, I, *const T, I, f32, *mut f32, I);
 
 /// y = x Wᵀ by `gemm`, after `set_threads`.
 ///
 /// # Safety
-/// - `gemm` is a function as [`Gemm`] says, and may be called.
+/// - `gemm` is a function as [`CblasGemm`] says, and may be called.
 ///
 /// # Panics
 /// If `x` or `weight` has not the length of its matrix.
 pub(crate) unsafe fn linear<'a, I: Integer, T: Sync + 'a>(
-    gemm: Gemm<I, T>,
+    gemm: CblasGemm<I, T>,
     set_threads: impl Fn() + Send + 'a,
-    Linear { m, k, n, .. }: Linear<'a>,
+    LinearLayer { m, k, n, .. }: LinearLayer<'a>,
     x: impl Deref<Target = [T]> + Send + 'a,
     weight: impl Deref<Target = [T]> + Send + 'a,
-) -> Box<dyn Call + 'a> {
+) -> Box<dyn PeerCall + 'a> {
     assert!(x.len() == m * k && weight.len() == n * k, "slices are whole matrices");
     let [im, ik, in_] = [m, k, n].map(I::new);
     call(m * n, move |y: &mut [f32]| {
         set_threads();
         let (x, weight, y) = (x.as_ptr(), weight.as_ptr(), y.as_mut_ptr());
-        // SAFETY: `gemm` has the signature [`Gemm`] (precondition of this function); `x` is m x k, `weight`
+        // SAFETY: `gemm` has the signature [`CblasGemm`] (precondition of this function); `x` is m x k, `weight`
         // n x k and `y` m x n, all row-major and dense (asserted above).
         unsafe {
             gemm(ROW_MAJOR, NO_TRANS, TRANS, im, in_, ik, 1.0, x, ik, weight, ik, 0.0, y, in_);

@@ -1,14 +1,14 @@
 //! The `gemm` crate: f32 and f16, on the threads of rayon.
 
-use crate::operand::{Linear, Number, call};
-use crate::{Call, Dtype, Error, Library, Operation};
+use crate::operand::{LinearLayer, Number, call};
+use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 use ::gemm::{Parallelism, f16, gemm};
 use std::ops::Deref;
 
-/// The crate. It packs weights in every run, whatever [`Operation::Linear::packed`] says.
-pub(crate) struct Gemm;
+/// The crate. It packs weights in every run, whatever [`PeerOperation::Linear::packed`] says.
+pub(crate) struct GemmCrate;
 
-impl Library for Gemm {
+impl Library for GemmCrate {
     fn name(&self) -> &'static str {
         "gemm"
     }
@@ -23,10 +23,10 @@ impl Library for Gemm {
 
     fn prepare<'a>(
         &'a self,
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         threads: usize,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
-        let Some(layer) = Linear::new(operation)? else { return Ok(None) };
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
+        let Some(layer) = LinearLayer::new(operation)? else { return Ok(None) };
         let parallelism = match threads {
             0 => return Ok(None),
             1 => Parallelism::None,
@@ -44,11 +44,11 @@ impl Library for Gemm {
 }
 
 fn linear<'a, T: Number + One>(
-    Linear { m, k, n, .. }: Linear<'a>,
+    LinearLayer { m, k, n, .. }: LinearLayer<'a>,
     x: impl Deref<Target = [T]> + Send + 'a,
     weight: impl Deref<Target = [T]> + Send + 'a,
     parallelism: Parallelism,
-) -> Box<dyn Call + 'a> {
+) -> Box<dyn PeerCall + 'a> {
     call(m * n, move |y| product([m, k, n], &x, (&weight, [1, k]), y, parallelism))
 }
 

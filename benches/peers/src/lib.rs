@@ -12,7 +12,7 @@
 //! | `onednn`         | f32, bf16, f16, int8           | yes          | softmax, layer normalisation, GELU | as it was built |
 //!
 //! A library that does not pack weights beforehand computes alike for both values of `packed` in
-//! [`Operation::Linear`]. `gemm` computes in the rayon pool in which it is run: run it inside a pool of the
+//! [`PeerOperation::Linear`]. `gemm` computes in the rayon pool in which it is run: run it inside a pool of the
 //! number of threads that it was prepared for. `prepare` answers `None` for an operation that the library
 //! or the CPU lacks.
 //! # Where the libraries come from
@@ -42,7 +42,7 @@
 //! use fewer threads for a small product. They share no OpenMP runtime unless they were built for the
 //! same one. Where a library's number of threads belongs to the process or to a thread, every run sets
 //! it again. Inputs of other types than f32 are converted when an operation is prepared; outputs stay
-//! in the library's type until [`Call::output`].
+//! in the library's type until [`PeerCall::output`].
 
 mod cblas;
 #[cfg(feature = "gemm")]
@@ -82,7 +82,7 @@ pub enum Dtype {
 
 /// An operation and its inputs, row-major and dense.
 #[derive(Clone, Copy, Debug)]
-pub enum Operation<'a> {
+pub enum PeerOperation<'a> {
     /// y = x Wᵀ, \[m, n\].
     Linear {
         /// m, k, n.
@@ -149,14 +149,14 @@ pub trait Library: Send + Sync {
     /// The error that the library reports.
     fn prepare<'a>(
         &'a self,
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         threads: usize,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error>;
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error>;
 }
 
 /// An operation made ready. It may be run on another thread than it was made on, but not by two at a
 /// time.
-pub trait Call: Send {
+pub trait PeerCall: Send {
     /// Computes it once.
     fn run(&mut self);
 
@@ -180,7 +180,7 @@ impl std::error::Error for Error {}
 pub fn built_in() -> Vec<Box<dyn Library>> {
     vec![
         #[cfg(feature = "gemm")]
-        Box::new(gemm::Gemm),
+        Box::new(gemm::GemmCrate),
         #[cfg(feature = "matrixmultiply")]
         Box::new(matrixmultiply::Matrixmultiply),
     ]

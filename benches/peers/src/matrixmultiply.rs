@@ -1,9 +1,9 @@
 //! The `matrixmultiply` crate: f32, on one thread.
 
-use crate::operand::{Linear, call};
-use crate::{Call, Dtype, Error, Library, Operation};
+use crate::operand::{LinearLayer, call};
+use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 
-/// The crate. It packs weights in every run, whatever [`Operation::Linear::packed`] says.
+/// The crate. It packs weights in every run, whatever [`PeerOperation::Linear::packed`] says.
 pub(crate) struct Matrixmultiply;
 
 impl Library for Matrixmultiply {
@@ -17,10 +17,10 @@ impl Library for Matrixmultiply {
 
     fn prepare<'a>(
         &'a self,
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         threads: usize,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
-        let Some(Linear { m, k, n, x, weight, dtype, .. }) = Linear::new(operation)? else {
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
+        let Some(LinearLayer { m, k, n, x, weight, dtype, .. }) = LinearLayer::new(operation)? else {
             return Ok(None);
         };
         if dtype != Dtype::F32 || threads != 1 {

@@ -8,9 +8,9 @@ mod half;
 mod int8;
 mod single;
 
-use crate::operand::Linear;
+use crate::operand::LinearLayer;
 use crate::symbols::{Symbols, of_process, open_for_others, reason};
-use crate::{Call, Dtype, Error, Library, Operation};
+use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 use ::half::{bf16, f16};
 use std::ffi::{c_char, c_int, c_uint};
 use std::path::Path;
@@ -28,16 +28,16 @@ type PackedSize = unsafe extern "C" fn(c_uint, Int, Int, Int) -> usize;
 
 struct Mkl {
     version: String,
-    threads: Threads,
-    single: single::Functions,
-    bf16: Option<half::Functions>,
-    f16: Option<half::Functions>,
-    int8: Option<int8::Functions>,
+    threads: MklThreads,
+    single: single::SgemmFunctions,
+    bf16: Option<half::HalfGemmFunctions>,
+    f16: Option<half::HalfGemmFunctions>,
+    int8: Option<int8::Int8GemmFunctions>,
 }
 
 /// How many threads it computes on.
 #[derive(Clone, Copy)]
-struct Threads {
+struct MklThreads {
     set: unsafe extern "C" fn(c_int),
     max: unsafe extern "C" fn() -> c_int,
     set_dynamic: unsafe extern "C" fn(c_int),
@@ -45,7 +45,7 @@ struct Threads {
     set_openmp: Option<unsafe extern "C" fn(c_int)>,
 }
 
-impl Threads {
+impl MklThreads {
     /// True if MKL will compute on `threads` threads.
     fn set(self, threads: c_int) -> bool {
         // SAFETY: these take any positive number, or 0 for no.
@@ -68,7 +68,7 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("mkl", path)?;
     // SAFETY: these are the functions of `mkl_service.h`.
     let (mut threads, version) = unsafe {
-        let threads = Threads {
+        let threads = MklThreads {
             set: symbols.required("MKL_Set_Num_Threads")?,
             max: symbols.required("MKL_Get_Max_Threads")?,
             set_dynamic: symbols.required("MKL_Set_Dynamic")?,
@@ -78,9 +78,10 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
         (threads, version)
     };
     // SAFETY: 32-bit integers are asked for below, before any function that takes them is called.
-    let single = unsafe { single::Functions::new(&symbols) }?;
+    let single = unsafe { single::SgemmFunctions::new(&symbols) }?;
     choose_layers(&symbols)?;
-    let product = Linear { m: 1, k: 1, n: 1, x: &[1.0], weight: &[1.0], dtype: Dtype::F32, packed: false };
+    let product =
+        LinearLayer { m: 1, k: 1, n: 1, x: &[1.0], weight: &[1.0], dtype: Dtype::F32, packed: false };
     // The first product loads the threads, and the kernels that MKL chose for this CPU.
     single.prepare(threads, 1, product).run();
     // SAFETY: `void omp_set_num_threads(int)`.
@@ -88,9 +89,9 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     // SAFETY: MKL counts in [`Int`]: `choose_layers` asked for 32-bit integers above.
     let (bf16, f16, int8) = unsafe {
         (
-            half::Functions::new(&symbols, "bf16bf16f32", |x| bf16::from_f32(x).to_bits()),
-            half::Functions::new(&symbols, "f16f16f32", |x| f16::from_f32(x).to_bits()),
-            int8::Functions::new(&symbols),
+            half::HalfGemmFunctions::new(&symbols, "bf16bf16f32", |x| bf16::from_f32(x).to_bits()),
+            half::HalfGemmFunctions::new(&symbols, "f16f16f32", |x| f16::from_f32(x).to_bits()),
+            int8::Int8GemmFunctions::new(&symbols),
         )
     };
     let mut text = [0_u8; 200];
@@ -152,16 +153,16 @@ impl Library for Mkl {
 
     fn prepare<'a>(
         &'a self,
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         threads: usize,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
-        let Some(layer) = Linear::new(operation)? else { return Ok(None) };
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
+        let Some(layer) = LinearLayer::new(operation)? else { return Ok(None) };
         let Ok(count @ 1..) = c_int::try_from(threads) else { return Ok(None) };
         // Also before packing, which has to happen on as many threads as its use.
         if !self.threads.set(count) {
             return Ok(None);
         }
-        let half = |functions: &Option<half::Functions>| {
+        let half = |functions: &Option<half::HalfGemmFunctions>| {
             functions.as_ref().and_then(|functions| functions.prepare(self.threads, count, layer))
         };
         match layer.dtype {

@@ -8,15 +8,15 @@ mod api;
 mod memory;
 mod threads;
 
-use crate::operand::{Linear, bf16_bits, f16_bits};
+use crate::operand::{LinearLayer, bf16_bits, f16_bits};
 use crate::symbols::Symbols;
-use crate::{Call, Dtype, Error, Library, Operation};
+use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 use api::{Api, DataType, Handle, Status, Tag, arg, enums};
 use memory::{Descriptor, Memory, Owned};
 use std::ffi::c_int;
 use std::path::Path;
 use std::ptr::null_mut;
-use threads::{Runtime, Threads};
+use threads::{OneDnnThreads, Runtime};
 
 /// The library with its CPU, which live until the process ends, as [`Symbols`] do.
 struct OneDnn {
@@ -76,49 +76,49 @@ impl Library for OneDnn {
 
     fn prepare<'a>(
         &'a self,
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         threads: usize,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
         operation.check()?;
-        let Some(threads) = Threads::new(&self.context.runtime, threads) else { return Ok(None) };
+        let Some(threads) = OneDnnThreads::new(&self.context.runtime, threads) else { return Ok(None) };
         // A primitive is made for a number of threads.
         threads.set();
         let prepared = match operation {
-            Operation::Linear { .. } => match Linear::new(operation)? {
+            PeerOperation::Linear { .. } => match LinearLayer::new(operation)? {
                 Some(layer) if matches!(layer.dtype, Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1) => {
                     return Ok(None);
                 }
                 Some(layer) => linear(self.context, threads, layer),
                 None => return Ok(None),
             },
-            Operation::LayerNorm { shape, x, weight, bias, eps } => {
+            PeerOperation::LayerNorm { shape, x, weight, bias, eps } => {
                 layer_norm(self.context, threads, shape, [x, weight, bias], eps)
             }
-            Operation::Softmax { shape, x } => softmax(self.context, threads, shape, x),
-            Operation::Gelu { shape, x, tanh } => gelu(self.context, threads, shape, x, tanh),
+            PeerOperation::Softmax { shape, x } => softmax(self.context, threads, shape, x),
+            PeerOperation::Gelu { shape, x, tanh } => gelu(self.context, threads, shape, x, tanh),
         };
         match prepared {
             Ok(call) => Ok(Some(Box::new(call))),
-            Err(Failure::Status(_, api::UNIMPLEMENTED)) => Ok(None),
+            Err(OneDnnFailure::Status(_, api::UNIMPLEMENTED)) => Ok(None),
             Err(failure) => Err(Error(failure.to_string())),
         }
     }
 }
 
 /// Reasons why an operation cannot be prepared.
-enum Failure {
+enum OneDnnFailure {
     /// A function, and what it returned.
     Status(&'static str, Status),
     Other(Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for OneDnnFailure {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for OneDnnFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(function, status) => write!(f, "{function} failed: {}", api::status(*status)),
@@ -128,14 +128,14 @@ impl std::fmt::Display for Failure {
 }
 
 /// Success, or the function that failed.
-fn checked(function: &'static str, status: Status) -> Result<(), Failure> {
-    if status == api::SUCCESS { Ok(()) } else { Err(Failure::Status(function, status)) }
+fn checked(function: &'static str, status: Status) -> Result<(), OneDnnFailure> {
+    if status == api::SUCCESS { Ok(()) } else { Err(OneDnnFailure::Status(function, status)) }
 }
 
 /// A primitive with its arguments.
 struct Primitive {
     context: &'static Context,
-    threads: Threads,
+    threads: OneDnnThreads,
     primitive: Owned,
     stream: Owned,
     arguments: Vec<api::Argument>,
@@ -152,11 +152,11 @@ impl Primitive {
     /// `description` with its inputs and its output, each under the number of its argument.
     fn new(
         context: &'static Context,
-        threads: Threads,
+        threads: OneDnnThreads,
         description: &Owned,
         inputs: Vec<(c_int, Memory)>,
         output: Memory,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, OneDnnFailure> {
         let api = &context.api;
         let primitive = Owned::new(api.dnnl_primitive_destroy, "dnnl_primitive_create", |to| {
             // SAFETY: the description is valid.
@@ -173,7 +173,7 @@ impl Primitive {
         Ok(Self { context, threads, primitive, stream, arguments, _inputs: inputs, output })
     }
 
-    fn execute(&mut self) -> Result<(), Failure> {
+    fn execute(&mut self) -> Result<(), OneDnnFailure> {
         self.threads.set();
         let api = &self.context.api;
         let (primitive, stream, arguments) = (self.primitive.raw(), self.stream.raw(), &self.arguments);
@@ -188,7 +188,7 @@ impl Primitive {
     }
 }
 
-impl Call for Primitive {
+impl PeerCall for Primitive {
     /// # Panics
     /// If oneDNN fails.
     fn run(&mut self) {
@@ -203,8 +203,12 @@ impl Call for Primitive {
 }
 
 /// y = x Wᵀ.
-fn linear(context: &'static Context, threads: Threads, layer: Linear<'_>) -> Result<Primitive, Failure> {
-    let Linear { m, k, n, packed, .. } = layer;
+fn linear(
+    context: &'static Context,
+    threads: OneDnnThreads,
+    layer: LinearLayer<'_>,
+) -> Result<Primitive, OneDnnFailure> {
+    let LinearLayer { m, k, n, packed, .. } = layer;
     let types = match layer.dtype {
         Dtype::F32 => [DataType::F32, DataType::F32, DataType::F32],
         Dtype::Bf16 => [DataType::Bf16, DataType::Bf16, DataType::F32],
@@ -257,11 +261,11 @@ fn linear(context: &'static Context, threads: Threads, layer: Linear<'_>) -> Res
 /// Reorders `memory` from the layout `from` to the layout `to`.
 fn reorder(
     context: &'static Context,
-    threads: Threads,
+    threads: OneDnnThreads,
     memory: Memory,
     from: &Descriptor,
     to: &Descriptor,
-) -> Result<Memory, Failure> {
+) -> Result<Memory, OneDnnFailure> {
     let api = &context.api;
     let description =
         Owned::new(api.dnnl_primitive_desc_destroy, "dnnl_reorder_primitive_desc_create", |pd| {
@@ -277,11 +281,11 @@ fn reorder(
 
 fn layer_norm(
     context: &'static Context,
-    threads: Threads,
+    threads: OneDnnThreads,
     [rows, columns]: [usize; 2],
     [x, weight, bias]: [&[f32]; 3],
     eps: f32,
-) -> Result<Primitive, Failure> {
+) -> Result<Primitive, OneDnnFailure> {
     let api = &context.api;
     let matrix = Descriptor::new(api, &[rows, columns], DataType::F32, Tag::Ab)?;
     let row = Descriptor::new(api, &[columns], DataType::F32, Tag::A)?;
@@ -303,7 +307,7 @@ fn layer_norm(
             )
         }
     })?;
-    let input = |descriptor, values: &[f32]| -> Result<Memory, Failure> {
+    let input = |descriptor, values: &[f32]| -> Result<Memory, OneDnnFailure> {
         let memory = Memory::new(context, descriptor)?;
         memory.write(values)?;
         Ok(memory)
@@ -318,10 +322,10 @@ fn layer_norm(
 
 fn softmax(
     context: &'static Context,
-    threads: Threads,
+    threads: OneDnnThreads,
     shape: [usize; 2],
     x: &[f32],
-) -> Result<Primitive, Failure> {
+) -> Result<Primitive, OneDnnFailure> {
     let api = &context.api;
     let matrix = Descriptor::new(api, &shape, DataType::F32, Tag::Ab)?;
     elementwise(context, threads, &matrix, x, "dnnl_softmax_forward_primitive_desc_create", |to| {
@@ -343,11 +347,11 @@ fn softmax(
 
 fn gelu(
     context: &'static Context,
-    threads: Threads,
+    threads: OneDnnThreads,
     shape: [usize; 2],
     x: &[f32],
     tanh: bool,
-) -> Result<Primitive, Failure> {
+) -> Result<Primitive, OneDnnFailure> {
     let api = &context.api;
     let matrix = Descriptor::new(api, &shape, DataType::F32, Tag::Ab)?;
     let algorithm = if tanh { enums::ELTWISE_GELU_TANH } else { enums::ELTWISE_GELU_ERF };
@@ -372,12 +376,12 @@ fn gelu(
 /// A primitive of one input, with an output of the same kind.
 fn elementwise(
     context: &'static Context,
-    threads: Threads,
+    threads: OneDnnThreads,
     matrix: &Descriptor,
     x: &[f32],
     function: &'static str,
     describe: impl FnOnce(*mut Handle) -> Status,
-) -> Result<Primitive, Failure> {
+) -> Result<Primitive, OneDnnFailure> {
     let description = Owned::new(context.api.dnnl_primitive_desc_destroy, function, describe)?;
     let [input, output] = [Memory::new(context, matrix)?, Memory::new(context, matrix)?];
     input.write(x)?;

@@ -3,10 +3,10 @@
 //! Builds differ in their symbols (`scipy_cblas_sgemm`, `cblas_sgemm64_`) and in the integers that
 //! those take, which `openblas_get_config` tells.
 
-use crate::cblas::{Gemm, Integer, linear};
-use crate::operand::{Linear, bf16_bits, f16_bits};
+use crate::cblas::{CblasGemm, Integer, linear};
+use crate::operand::{LinearLayer, bf16_bits, f16_bits};
 use crate::symbols::Symbols;
-use crate::{Call, Dtype, Error, Library, Operation};
+use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 use std::ffi::{CStr, c_char, c_int};
 use std::path::Path;
 
@@ -20,9 +20,9 @@ struct OpenBlas<I> {
     parallel: c_int,
     set_num_threads: unsafe extern "C" fn(c_int),
     get_num_threads: unsafe extern "C" fn() -> c_int,
-    sgemm: Gemm<I, f32>,
-    bf16: Option<Gemm<I, u16>>,
-    f16: Option<Gemm<I, u16>>,
+    sgemm: CblasGemm<I, f32>,
+    bf16: Option<CblasGemm<I, u16>>,
+    f16: Option<CblasGemm<I, u16>>,
 }
 
 /// Opens the library.
@@ -83,10 +83,10 @@ impl<I: Integer> Library for OpenBlas<I> {
 
     fn prepare<'a>(
         &'a self,
-        operation: Operation<'a>,
+        operation: PeerOperation<'a>,
         threads: usize,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
-        let Some(layer) = Linear::new(operation)? else { return Ok(None) };
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
+        let Some(layer) = LinearLayer::new(operation)? else { return Ok(None) };
         let Ok(count @ 1..) = c_int::try_from(threads) else { return Ok(None) };
         if self.parallel == 0 && count != 1 {
             return Ok(None);

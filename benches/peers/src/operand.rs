@@ -1,25 +1,27 @@
 //! Operations as libraries take them: checked, converted, on cache lines.
 
-use crate::{Call, Dtype, Error, Operation};
+use crate::{Dtype, Error, PeerCall, PeerOperation};
 use half::{bf16, f16};
 use std::ops::{Deref, DerefMut};
 
-impl Operation<'_> {
+impl PeerOperation<'_> {
     /// That all slices have the lengths that the shape says, that no dimension is 0 (libraries differ
     /// in what they accept there), and that all fit the 32-bit integers that libraries count in.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match *self {
-            Operation::Linear { shape: [m, k, n], x, weight, .. } => {
+            PeerOperation::Linear { shape: [m, k, n], x, weight, .. } => {
                 matrix("x", x, [m, k])?;
                 matrix("weight", weight, [n, k])?;
                 m.checked_mul(n).map(|_| ()).ok_or_else(|| Error(format!("an output of {m} x {n}")))
             }
-            Operation::LayerNorm { shape, x, weight, bias, .. } => {
+            PeerOperation::LayerNorm { shape, x, weight, bias, .. } => {
                 matrix("x", x, shape)?;
                 matrix("weight", weight, [1, shape[1]])?;
                 matrix("bias", bias, [1, shape[1]])
             }
-            Operation::Softmax { shape, x } | Operation::Gelu { shape, x, .. } => matrix("x", x, shape),
+            PeerOperation::Softmax { shape, x } | PeerOperation::Gelu { shape, x, .. } => {
+                matrix("x", x, shape)
+            }
         }
     }
 }
@@ -37,7 +39,7 @@ fn matrix(name: &str, values: &[f32], shape: [usize; 2]) -> Result<(), Error> {
 
 /// A linear layer whose slices have the lengths that its shape says.
 #[derive(Clone, Copy)]
-pub(crate) struct Linear<'a> {
+pub(crate) struct LinearLayer<'a> {
     pub m: usize,
     pub k: usize,
     pub n: usize,
@@ -49,23 +51,23 @@ pub(crate) struct Linear<'a> {
     pub packed: bool,
 }
 
-impl<'a> Linear<'a> {
+impl<'a> LinearLayer<'a> {
     /// `None`: it is another operation.
-    pub fn new(operation: Operation<'a>) -> Result<Option<Self>, Error> {
+    pub fn new(operation: PeerOperation<'a>) -> Result<Option<Self>, Error> {
         operation.check()?;
-        let Operation::Linear { shape: [m, k, n], x, weight, dtype, packed } = operation else {
+        let PeerOperation::Linear { shape: [m, k, n], x, weight, dtype, packed } = operation else {
             return Ok(None);
         };
         Ok(Some(Self { m, k, n, x, weight, dtype, packed }))
     }
 
     /// `x` and `weight` with every number converted.
-    pub fn convert<T: Copy + Default>(&self, convert: impl Fn(f32) -> T) -> [Buffer<T>; 2] {
-        [self.x, self.weight].map(|from| Buffer::collect(from.iter().map(|&x| convert(x))))
+    pub fn convert<T: Copy + Default>(&self, convert: impl Fn(f32) -> T) -> [AlignedBuffer<T>; 2] {
+        [self.x, self.weight].map(|from| AlignedBuffer::collect(from.iter().map(|&x| convert(x))))
     }
 
     /// `x` and `weight` as bytes.
-    pub fn int8(&self) -> Result<(Buffer<u8>, Buffer<i8>), Error> {
+    pub fn int8(&self) -> Result<(AlignedBuffer<u8>, AlignedBuffer<i8>), Error> {
         let within = |values: &[f32], least: f32| {
             values.iter().find(|x| !(least..=127.0).contains(*x) || x.fract() != 0.0).copied()
         };
@@ -73,8 +75,8 @@ impl<'a> Linear<'a> {
             (Some(x), _) => Err(Error(format!("x: {x} is no whole number in 0..=127"))),
             (_, Some(w)) => Err(Error(format!("weight: {w} is no whole number in -127..=127"))),
             (None, None) => {
-                let x = Buffer::collect(self.x.iter().map(|&x| x as u8));
-                Ok((x, Buffer::collect(self.weight.iter().map(|&w| w as i8))))
+                let x = AlignedBuffer::collect(self.x.iter().map(|&x| x as u8));
+                Ok((x, AlignedBuffer::collect(self.weight.iter().map(|&w| w as i8))))
             }
         }
     }
@@ -92,13 +94,13 @@ pub(crate) fn f16_bits(x: f32) -> u16 {
 
 /// Elements that begin with a cache line: vectors that straddle lines would cost a peer time that is
 /// not its fault.
-pub(crate) struct Buffer<T> {
+pub(crate) struct AlignedBuffer<T> {
     data: Vec<T>,
     start: usize,
     len: usize,
 }
 
-impl<T: Copy + Default> Buffer<T> {
+impl<T: Copy + Default> AlignedBuffer<T> {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         const LINE: usize = 64;
@@ -113,7 +115,7 @@ impl<T: Copy + Default> Buffer<T> {
     }
 }
 
-impl<T> Deref for Buffer<T> {
+impl<T> Deref for AlignedBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -121,7 +123,7 @@ impl<T> Deref for Buffer<T> {
     }
 }
 
-impl<T> DerefMut for Buffer<T> {
+impl<T> DerefMut for AlignedBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.data[self.start..][..self.len]
     }
@@ -153,11 +155,11 @@ impl Number for i32 {
 
 /// A call that is a function of its output.
 struct Computation<T, F> {
-    y: Buffer<T>,
+    y: AlignedBuffer<T>,
     compute: F,
 }
 
-impl<T: Number, F: FnMut(&mut [T]) + Send> Call for Computation<T, F> {
+impl<T: Number, F: FnMut(&mut [T]) + Send> PeerCall for Computation<T, F> {
     fn run(&mut self) {
         (self.compute)(&mut self.y);
     }
@@ -171,6 +173,6 @@ impl<T: Number, F: FnMut(&mut [T]) + Send> Call for Computation<T, F> {
 pub(crate) fn call<'a, T: Number + 'a>(
     len: usize,
     compute: impl FnMut(&mut [T]) + Send + 'a,
-) -> Box<dyn Call + 'a> {
-    Box::new(Computation { y: Buffer::zeros(len), compute })
+) -> Box<dyn PeerCall + 'a> {
+    Box::new(Computation { y: AlignedBuffer::zeros(len), compute })
 }

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
-use tilewright_peers::{Call, Dtype, Library, Operation, built_in, load};
+use tilewright_peers::{Dtype, Library, PeerCall, PeerOperation, built_in, load};
 
 /// Unit roundoffs of f32 and f16.
 const U: f64 = 1.0 / (1 << 24) as f64;
@@ -70,7 +70,7 @@ impl Random {
 /// values and bounds. Returns the names of the libraries that computed it on one thread.
 fn check(
     what: &str,
-    operation: Operation<'_>,
+    operation: PeerOperation<'_>,
     expected: impl Fn(&dyn Library) -> Vec<(f64, f64)>,
 ) -> Vec<&'static str> {
     let mut computed = Vec::new();
@@ -94,7 +94,7 @@ fn check(
     computed
 }
 
-fn compare(name: &str, call: &dyn Call, expected: &[(f64, f64)]) {
+fn compare(name: &str, call: &dyn PeerCall, expected: &[(f64, f64)]) {
     let found = call.output();
     assert_eq!(found.len(), expected.len(), "{name}");
     for (i, (&found, &(expected, bound))) in found.iter().zip(expected).enumerate() {
@@ -146,7 +146,7 @@ fn linear(
             let expected = |library: &dyn Library| {
                 exact.iter().map(|&(sum, magnitude)| (sum, bound(library, k, magnitude))).collect()
             };
-            let operation = Operation::Linear { shape, x: &x, weight: &weight, dtype, packed };
+            let operation = PeerOperation::Linear { shape, x: &x, weight: &weight, dtype, packed };
             computed = check(&format!("{name} {shape:?}"), operation, expected);
         }
         require(&name, &computed, required);
@@ -196,7 +196,7 @@ fn linear_int8() {
             let expected =
                 |_: &dyn Library| exact.iter().map(|&(sum, _)| (f64::from(sum as f32), 0.0)).collect();
             let dtype = Dtype::Int8;
-            let operation = Operation::Linear { shape, x: &x, weight: &weight, dtype, packed };
+            let operation = PeerOperation::Linear { shape, x: &x, weight: &weight, dtype, packed };
             computed = check(&format!("{name} {shape:?}"), operation, expected);
         }
         require(name, &computed, &[]);
@@ -207,7 +207,7 @@ fn linear_int8() {
 fn int8_of_numbers_that_are_no_bytes() {
     for (x, weight) in [([0.5, 1.0], [1.0; 2]), ([-1.0, 1.0], [1.0; 2]), ([1.0; 2], [128.0, 1.0])] {
         let (shape, dtype) = ([1, 2, 1], Dtype::Int8);
-        let operation = Operation::Linear { shape, x: &x, weight: &weight, dtype, packed: false };
+        let operation = PeerOperation::Linear { shape, x: &x, weight: &weight, dtype, packed: false };
         for library in libraries() {
             let computed = library.prepare(operation, 1).is_ok_and(|call| call.is_some());
             assert!(!computed, "{}: {x:?} {weight:?}", library.name());
@@ -233,7 +233,7 @@ fn softmax() {
                 (y, y * relative)
             }));
         }
-        let operation = Operation::Softmax { shape, x: &x };
+        let operation = PeerOperation::Softmax { shape, x: &x };
         computed = check(&format!("softmax {shape:?}"), operation, |_| expected.clone());
     }
     require("softmax", &computed, &["onednn"]);
@@ -265,7 +265,7 @@ fn layer_norm() {
                 expected.push((normal * weight + bias, error * weight.abs() + U * bias.abs()));
             }
         }
-        let operation = Operation::LayerNorm { shape, x: &x, weight: &weight, bias: &bias, eps };
+        let operation = PeerOperation::LayerNorm { shape, x: &x, weight: &weight, bias: &bias, eps };
         computed = check(&format!("layer norm {shape:?}"), operation, |_| expected.clone());
     }
     require("layer norm", &computed, &["onednn"]);
@@ -288,7 +288,7 @@ fn gelu() {
             // absolute error is small.
             let expected: Vec<_> =
                 x.iter().map(|&x| f64::from(x)).map(|x| (exact(x), 8.0 * U * x.abs())).collect();
-            let operation = Operation::Gelu { shape, x: &x, tanh };
+            let operation = PeerOperation::Gelu { shape, x: &x, tanh };
             computed = check(&format!("GELU, tanh {tanh} {shape:?}"), operation, |_| expected.clone());
         }
         require(if tanh { "GELU by tanh" } else { "GELU" }, &computed, &["onednn"]);

@@ -1,7 +1,7 @@
 //! Errors name the library that cannot be loaded and the operation that cannot be computed.
 
 use std::path::Path;
-use tilewright_peers::{Dtype, Operation, built_in, load};
+use tilewright_peers::{Dtype, PeerOperation, built_in, load};
 
 /// The error of loading, which names the library and the path.
 fn refused(name: &str, path: &str) -> String {
@@ -50,7 +50,7 @@ fn slices_that_do_not_fit_their_shape() {
     for library in built_in() {
         for shape in [[3, 4, 4], [4, 3, 3], [0, 4, 3], [usize::MAX, 4, 3], [3, usize::MAX, 4]] {
             let dtype = Dtype::F32;
-            let linear = Operation::Linear { shape, x: &numbers, weight: &numbers, dtype, packed: false };
+            let linear = PeerOperation::Linear { shape, x: &numbers, weight: &numbers, dtype, packed: false };
             assert!(library.prepare(linear, 1).is_err(), "{}: {shape:?}", library.name());
         }
     }
@@ -60,9 +60,9 @@ fn slices_that_do_not_fit_their_shape() {
 fn what_the_crates_cannot_do() {
     let numbers = [1.0; 12];
     for library in built_in() {
-        let softmax = Operation::Softmax { shape: [3, 4], x: &numbers };
+        let softmax = PeerOperation::Softmax { shape: [3, 4], x: &numbers };
         assert!(library.prepare(softmax, 1).is_ok_and(|call| call.is_none()));
-        let linear = Operation::Linear {
+        let linear = PeerOperation::Linear {
             shape: [3, 4, 3],
             x: &numbers,
             weight: &numbers,

@@ -94,10 +94,10 @@ fn cached<'a>(
 }
 
 impl Case {
-    /// Makes it ready on `backend`: `None` if there is no such kernel in this type yet.
+    /// Prepares the case on `backend`; `None` if this project lacks the kernel in this type.
     ///
     /// # Errors
-    /// The error of the model's config; kernels have none.
+    /// The error of the model's config; kernels return none.
     pub fn prepare<'a>(
         &self,
         inputs: &'a Inputs,

@@ -9,13 +9,13 @@ use tilewright_kernels::{
     Activate, Activation, Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm,
     Lookup, Pool, Pooling, RmsNorm, Rope, Rows, Softmax, View, ViewMut,
 };
-use tilewright_peers::{Dtype, Operation};
+use tilewright_peers::{Dtype, PeerOperation};
 
 /// Computes \[rows, columns\] of the output.
-type Run<T> = fn(Backend, [usize; 2], &Operands<'_, T>, &mut [T]) -> Result<(), Error>;
+type RunRow<T> = fn(Backend, [usize; 2], &RowOperands<'_, T>, &mut [T]) -> Result<(), Error>;
 
 /// [`Inputs`] with numbers of a type.
-struct Operands<'a, T> {
+struct RowOperands<'a, T> {
     x: &'a [T],
     y: &'a [T],
     inputs: &'a Inputs,
@@ -29,11 +29,11 @@ pub struct RowKernel {
     pub streams: f64,
     /// How many more of f32, whatever the type.
     pub f32_streams: f64,
-    f32: Run<f32>,
-    bf16: Run<bf16>,
-    f16: Run<f16>,
+    f32: RunRow<f32>,
+    bf16: RunRow<bf16>,
+    f16: RunRow<f16>,
     /// The operation in f32 as other libraries take it.
-    pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> Operation<'a>>,
+    pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> PeerOperation<'a>>,
 }
 
 impl fmt::Debug for RowKernel {
@@ -45,10 +45,10 @@ impl fmt::Debug for RowKernel {
 impl RowKernel {
     /// Its definition, in f32.
     pub(super) fn define(&self, shape: [usize; 2], inputs: &Inputs, out: &mut [f32]) -> Result<(), Error> {
-        (self.f32)(Backend::REFERENCE, shape, &Operands { x: &inputs.x, y: &inputs.y, inputs }, out)
+        (self.f32)(Backend::REFERENCE, shape, &RowOperands { x: &inputs.x, y: &inputs.y, inputs }, out)
     }
 
-    /// Made ready to run; `None` for a type that it is not of.
+    /// Prepares the kernel in `dtype`; `None` if it does not support the type.
     pub(super) fn prepare<'a>(
         &self,
         backend: Backend,
@@ -60,7 +60,7 @@ impl RowKernel {
         let (run, narrow): (Compute<'a>, bool) = match dtype {
             Dtype::F32 => {
                 let run = self.f32;
-                let operands = Operands { x: &inputs.x, y: &inputs.y, inputs };
+                let operands = RowOperands { x: &inputs.x, y: &inputs.y, inputs };
                 (Box::new(move |out| Ok(run(backend, shape, &operands, out)?)), false)
             }
             Dtype::Bf16 => (narrow(self.bf16, backend, shape, inputs), true),
@@ -73,7 +73,7 @@ impl RowKernel {
 
 /// A call that computes an output in memory of its own and widens it on request.
 fn narrow<'a, T: Element>(
-    run: Run<T>,
+    run: RunRow<T>,
     backend: Backend,
     shape: [usize; 2],
     inputs: &'a Inputs,
@@ -82,7 +82,7 @@ fn narrow<'a, T: Element>(
     let (x, y) = (of(&inputs.x), of(&inputs.y));
     let mut out = Aligned::new(shape[0] * shape[1], |_| T::default());
     Box::new(move |wide| {
-        run(backend, shape, &Operands { x: &x, y: &y, inputs }, &mut out)?;
+        run(backend, shape, &RowOperands { x: &x, y: &y, inputs }, &mut out)?;
         wide.iter_mut().zip(&*out).for_each(|(wide, x)| *wide = x.to_f32());
         Ok(())
     })
@@ -91,7 +91,7 @@ fn narrow<'a, T: Element>(
 /// Variances are of this scale's order.
 const EPS: f32 = 1e-5;
 
-/// A kernel that other libraries lack: what runs it is written once for all types.
+/// A kernel that other libraries lack, with one generic function for all types.
 macro_rules! alone {
     ($name:literal, $streams:literal, $run:expr) => {
         RowKernel {
@@ -106,11 +106,11 @@ macro_rules! alone {
     };
 }
 
-/// All of them. A copy, which is what memory allows, comes first.
+/// All row kernels. The copy comes first: its rate is the limit of memory.
 pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("copy", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Identity)),
     RowKernel {
-        peer: Some(|shape, i| Operation::LayerNorm {
+        peer: Some(|shape, i| PeerOperation::LayerNorm {
             shape,
             x: &i.x,
             weight: &i.weight,
@@ -130,7 +130,7 @@ pub static ROW_KERNELS: &[RowKernel] = &[
         backend.run(L2Normalize { rows: rows(shape, i, out)?, eps: EPS })
     }),
     RowKernel {
-        peer: Some(|shape, i| Operation::Softmax { shape, x: &i.x }),
+        peer: Some(|shape, i| PeerOperation::Softmax { shape, x: &i.x }),
         ..alone!("softmax", 2.0, |backend, shape, i, out| softmax(
             backend,
             shape,
@@ -155,13 +155,13 @@ pub static ROW_KERNELS: &[RowKernel] = &[
         true
     )),
     RowKernel {
-        peer: Some(|shape, i| Operation::Gelu { shape, x: &i.x, tanh: false }),
+        peer: Some(|shape, i| PeerOperation::Gelu { shape, x: &i.x, tanh: false }),
         ..alone!("gelu-erf", 2.0, |backend, shape, i, out| {
             activate(backend, shape, i, out, Activation::GeluErf)
         })
     },
     RowKernel {
-        peer: Some(|shape, i| Operation::Gelu { shape, x: &i.x, tanh: true }),
+        peer: Some(|shape, i| PeerOperation::Gelu { shape, x: &i.x, tanh: true }),
         ..alone!("gelu-tanh", 2.0, |backend, shape, i, out| {
             activate(backend, shape, i, out, Activation::GeluTanh)
         })
@@ -190,14 +190,14 @@ pub static ROW_KERNELS: &[RowKernel] = &[
     }),
 ];
 
-fn rows<'a, T>(shape: [usize; 2], i: &Operands<'a, T>, out: &'a mut [T]) -> Result<Rows<'a, T>, Error> {
+fn rows<'a, T>(shape: [usize; 2], i: &RowOperands<'a, T>, out: &'a mut [T]) -> Result<Rows<'a, T>, Error> {
     Ok(Rows::Into(View::new(i.x, shape)?, ViewMut::new(out, shape)?))
 }
 
 fn activate<T: Element>(
     backend: Backend,
     shape: [usize; 2],
-    i: &Operands<'_, T>,
+    i: &RowOperands<'_, T>,
     out: &mut [T],
     activation: Activation,
 ) -> Result<(), Error> {
@@ -207,7 +207,7 @@ fn activate<T: Element>(
 fn gated<T: Element>(
     backend: Backend,
     shape: [usize; 2],
-    i: &Operands<'_, T>,
+    i: &RowOperands<'_, T>,
     out: &mut [T],
     activation: Activation,
 ) -> Result<(), Error> {
@@ -218,7 +218,7 @@ fn gated<T: Element>(
 fn softmax<T: Element>(
     backend: Backend,
     shape: [usize; 2],
-    i: &Operands<'_, T>,
+    i: &RowOperands<'_, T>,
     out: &mut [T],
     mask: ColumnMask<'_>,
     log: bool,

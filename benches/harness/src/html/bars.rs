@@ -1,4 +1,4 @@
-//! Pictures with one line for each row: rates of what is all about memory, ratios to a peer.
+//! Charts with one line for each row: rates of memory-bound rows, ratios to a peer.
 
 use super::format::{count, describe, gbps, interval, level, percent, positive, seconds, significant};
 use super::plot::{Axis, Margins, Plot};
@@ -18,7 +18,7 @@ const MARGINS: Margins = Margins { top: 6, left: 280, right: 150, bottom: 48 };
 pub(super) enum Side {
     /// All of the interval is below 1.
     Slower,
-    /// The interval holds 1, or there is none.
+    /// The interval contains 1, or is missing.
     Undecided,
     /// All of the interval is above 1.
     Faster,
@@ -41,7 +41,7 @@ impl Side {
         }
     }
 
-    /// A sign for where there is no room for a word.
+    /// Sign that replaces [`name`](Self::name) in narrow columns.
     pub(super) fn sign(self) -> &'static str {
         match self {
             Self::Slower => "▼",
@@ -51,19 +51,19 @@ impl Side {
     }
 }
 
-/// A line: its row, what is left and right of the axis, and what is told about it.
-struct Line {
+/// A line of a chart: index of its row, label left of the axis, text right of it, tooltip.
+struct ChartLine {
     index: usize,
     label: String,
     text: String,
     title: String,
 }
 
-/// A picture of `lines`, with what `mark` draws for the i-th at a height.
+/// Draws a chart of `lines`; `mark` draws the mark of line i at a height.
 fn picture(
     label: &str,
     axis: Axis,
-    lines: &[Line],
+    lines: &[ChartLine],
     rules: &[Vec<(f64, f64)>],
     mark: impl Fn(&Plot, usize, f64) -> Markup,
 ) -> Markup {
@@ -84,7 +84,7 @@ fn picture(
     plot.with(label, &marks)
 }
 
-/// `linear f32 128x768x768 8t`; the middle goes where it is too long.
+/// `linear f32 128x768x768 8t`; an ellipsis replaces the middle of a long label.
 fn label(row: &Row, threads: bool, isa: bool) -> String {
     let mut label = format!("{} {} {}", row.kernel, row.dtype, row.shape);
     if row.packed == Some(false) {
@@ -109,8 +109,8 @@ fn several_isas(run: &Run) -> bool {
     run.rows.windows(2).any(|pair| pair[0].isa != pair[1].isa)
 }
 
-/// Rates of the rows of one number of threads that are all about memory, and the bandwidth that limits
-/// each; nothing if there are none.
+/// Chart of the memory-bound rows on `threads` threads: the rate of each, and the bandwidth that limits it. Empty
+/// without rows.
 pub(super) fn memory(run: &Run, threads: usize) -> Markup {
     let isa = several_isas(run);
     let rows: Vec<(usize, &Row)> =
@@ -118,9 +118,9 @@ pub(super) fn memory(run: &Run, threads: usize) -> Markup {
     if rows.is_empty() {
         return html! {};
     }
-    // The bound of such a row is its bytes over the bandwidth of its level.
+    // The bound of a memory-bound row is its bytes over the bandwidth of its level.
     let bandwidth = |row: &Row| positive(row.bytes / row.bound_s / 1e9);
-    let lines: Vec<Line> = (rows.iter())
+    let lines: Vec<ChartLine> = (rows.iter())
         .map(|&(index, row)| {
             let text = match (gbps(row), row.bound_fraction) {
                 (Some(rate), Some(share)) => {
@@ -129,7 +129,7 @@ pub(super) fn memory(run: &Run, threads: usize) -> Markup {
                 (Some(rate), None) => significant(rate, 3),
                 (None, _) => "no such kernel yet".into(),
             };
-            Line { index, label: label(row, false, isa), text, title: describe(row) }
+            ChartLine { index, label: label(row, false, isa), text, title: describe(row) }
         })
         .collect();
     let rates = rows.iter().flat_map(|&(_, row)| [gbps(row), bandwidth(row)]).flatten();
@@ -159,7 +159,7 @@ pub(super) fn memory(run: &Run, threads: usize) -> Markup {
     }
 }
 
-/// Ratios to the peer `name` of all rows that it ran, slower ones first; nothing if there are none.
+/// Chart of the ratios to the peer `name` for all rows that it ran, slower rows first. Empty without rows.
 pub(super) fn ratios(run: &Run, name: &str) -> Markup {
     let isa = several_isas(run);
     let mut rows: Vec<(usize, &Row, &Peer)> = (run.rows.iter().enumerate())
@@ -178,7 +178,7 @@ pub(super) fn ratios(run: &Run, name: &str) -> Markup {
         let [low, high] = peer.ratio_interval?;
         Some([positive(low)?, positive(high)?])
     };
-    let lines: Vec<Line> = (rows.iter())
+    let lines: Vec<ChartLine> = (rows.iter())
         .map(|&(index, row, peer)| {
             let mut title = format!("{}: {name} takes {}", describe(row), seconds(peer.median_s));
             let text = match ratio(peer) {
@@ -191,7 +191,7 @@ pub(super) fn ratios(run: &Run, name: &str) -> Markup {
                 }
                 None => "no such kernel yet".into(),
             };
-            Line { index, label: label(row, true, isa), text, title }
+            ChartLine { index, label: label(row, true, isa), text, title }
         })
         .collect();
     let all = rows.iter().flat_map(|&(_, _, peer)| {

@@ -9,8 +9,8 @@
 //!  +--------+------------------------+---------+
 //!           x.lo    x axis        x.hi            height
 //! ```
-//! A mark (a point, a bar) is written as SVG here and not by plotters, because it carries a class (so
-//! that the page's colour scheme decides its colour), a title (what it is) and a link to its row.
+//! This module writes the marks (points, bars) as SVG itself. Marks of plotters carry no class (the page's colour
+//! scheme decides the colour by class), no title (the tooltip) and no link to their row.
 
 use super::format::plain;
 use maud::{Markup, PreEscaped, html};
@@ -56,14 +56,14 @@ impl Axis {
         if self.log { value.max(f64::MIN_POSITIVE).log10() } else { value }
     }
 
-    /// Where `value` lies between the ends, which clamp it: 0 at `lo`, 1 at `hi`.
+    /// Position of `value` on the axis: 0 at `lo`, 1 at `hi`, clamped to this range.
     fn share(&self, value: f64) -> f64 {
         let (lo, hi) = (self.scale(self.lo), self.scale(self.hi));
         ((self.scale(value) - lo) / (hi - lo)).clamp(0.0, 1.0)
     }
 }
 
-/// The axis as plotters asks for it: its own would not let us choose where ticks are.
+/// Coordinates for plotters. The types of plotters would not let us choose the ticks.
 impl Ranged for &Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
@@ -151,13 +151,13 @@ impl Plot {
         Self { x, y, width, height, margins, svg }
     }
 
-    /// Where `x` is, from the left.
+    /// Distance of `x` from the left edge.
     pub(super) fn x(&self, x: f64) -> f64 {
         let (left, right) = (self.left(), self.right());
         round(left + self.x.share(x) * (right - left))
     }
 
-    /// Where `y` is, from the top.
+    /// Distance of `y` from the top edge.
     pub(super) fn y(&self, y: f64) -> f64 {
         let (top, bottom) = (self.top(), self.bottom());
         round(bottom - self.y.share(y) * (bottom - top))

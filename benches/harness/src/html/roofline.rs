@@ -1,4 +1,4 @@
-//! Rooflines: what rows reach, below what the machine can do at best.
+//! Rooflines: rates of rows below the limits of the machine.
 //!
 //! Both axes are logarithmic. A bandwidth is a diagonal, a multiply-add peak a level line, and a row
 //! that computes is a point: its operations per byte, and the operations per second that it reached.
@@ -20,7 +20,7 @@ const LINE: f64 = 15.0;
 /// Length of a bandwidth's label along its diagonal.
 const LABEL: f64 = 120.0;
 
-/// Colours of kernels and shapes of types, the same in all pictures.
+/// Colours of kernels and shapes of types, common to all charts.
 pub(super) struct Palette<'a> {
     kernels: Vec<&'a str>,
     dtypes: Vec<&'a str>,
@@ -91,7 +91,7 @@ fn shape(dtype: &str) -> &'static str {
     }
 }
 
-/// A point, before it is known where.
+/// A row, and its coordinates in units of the axes.
 struct Point<'a> {
     index: usize,
     row: &'a Row,
@@ -128,7 +128,7 @@ pub(super) fn figure(run: &Run, threads: usize, palette: &Palette) -> Markup {
     }
 }
 
-/// Ranges that show all points, and where the roofs meet.
+/// Axes whose ranges contain all points and all ridges, where two roofs meet.
 fn axes(points: &[Point], roofs: &Roofs) -> (Axis, Axis) {
     let range = |values: &mut dyn Iterator<Item = f64>| {
         values.fold(None, |range: Option<(f64, f64)>, value| {
@@ -147,7 +147,7 @@ fn axes(points: &[Point], roofs: &Roofs) -> (Axis, Axis) {
 fn marks(plot: &Plot, points: &[Point], palette: &Palette) -> Markup {
     html! {
         @for Point { index, row, intensity, rate } in points {
-            // Not known how many bytes: far to the right, as if none.
+            // A row without bytes goes to the right end.
             @let x = plot.x(intensity.unwrap_or(f64::MAX));
             @let at = |y: f64| format!("translate({x} {y})");
             a href={ "#row-" (index) } tabindex="-1" {

@@ -28,7 +28,7 @@ impl<'a, T> Column<'a, T> {
         Self { name, unit: "", numeric: false, cell: Box::new(cell) }
     }
 
-    /// A number as `show` writes it; a dash, and last in any order, where there is none.
+    /// Column of numbers as `show` writes them; a missing number is a dash, and comes last in any order.
     fn number(
         name: &'a str,
         unit: &'static str,
@@ -205,7 +205,7 @@ pub(super) fn comparisons(run: &Run, comparisons: &[Comparison]) -> Markup {
         Verdict::Faster => Side::Faster,
         Verdict::Same => Side::Undecided,
     };
-    // On a narrow screen the first columns are those that are seen.
+    // A narrow screen shows the first columns only.
     let columns = [
         Column {
             name: "verdict",

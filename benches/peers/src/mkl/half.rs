@@ -1,24 +1,24 @@
 //! bf16 and f16, with f32 sums and outputs.
 
-use super::{B_MATRIX, Int, PACKED, PackedSize, Threads};
-use crate::Call;
-use crate::cblas::{Gemm, Integer, NO_TRANS, ROW_MAJOR, TRANS, linear};
-use crate::operand::{Buffer, Linear, call};
+use super::{B_MATRIX, Int, MklThreads, PACKED, PackedSize};
+use crate::PeerCall;
+use crate::cblas::{CblasGemm, Integer, NO_TRANS, ROW_MAJOR, TRANS, linear};
+use crate::operand::{AlignedBuffer, LinearLayer, call};
 use crate::symbols::Symbols;
 use std::ffi::c_uint;
 
-pub(super) struct Functions {
+pub(super) struct HalfGemmFunctions {
     convert: fn(f32) -> u16,
-    gemm: Gemm<Int, u16>,
-    packing: Option<Packing>,
+    gemm: CblasGemm<Int, u16>,
+    packing: Option<HalfGemmPacking>,
 }
 
 #[derive(Clone, Copy)]
-struct Packing {
+struct HalfGemmPacking {
     size: PackedSize,
     /// Layout, identifier, transposition, m, n, k, source and its leading dimension, result.
     pack: unsafe extern "C" fn(c_uint, c_uint, c_uint, Int, Int, Int, *const u16, Int, *mut u16),
-    /// As [`Gemm`].
+    /// As [`CblasGemm`].
     compute: unsafe extern "C" fn(
         c_uint,
         Int,
@@ -37,7 +37,7 @@ struct Packing {
     ),
 }
 
-impl Functions {
+impl HalfGemmFunctions {
     /// The functions `cblas_gemm_{types}`, if the library has them.
     ///
     /// # Safety
@@ -47,7 +47,7 @@ impl Functions {
         // SAFETY: these are the functions of `mkl_cblas.h`.
         unsafe {
             let packing = || {
-                Some(Packing {
+                Some(HalfGemmPacking {
                     size: symbols.optional(&name("_pack_get_size"))?,
                     pack: symbols.optional(&name("_pack"))?,
                     compute: symbols.optional(&name("_compute"))?,
@@ -58,7 +58,12 @@ impl Functions {
     }
 
     /// `None`: packed weights are asked for, and it has no such form.
-    pub fn prepare<'a>(&self, threads: Threads, count: Int, layer: Linear<'a>) -> Option<Box<dyn Call + 'a>> {
+    pub fn prepare<'a>(
+        &self,
+        threads: MklThreads,
+        count: Int,
+        layer: LinearLayer<'a>,
+    ) -> Option<Box<dyn PeerCall + 'a>> {
         let set_threads = move || {
             threads.set(count);
         };
@@ -67,12 +72,12 @@ impl Functions {
             // SAFETY: `F` is the type that `mkl_cblas.h` declares for this function.
             return Some(unsafe { linear(self.gemm, set_threads, layer, x, weight) });
         }
-        let Packing { size, pack, compute } = self.packing?;
-        let Linear { m, k, n, .. } = layer;
+        let HalfGemmPacking { size, pack, compute } = self.packing?;
+        let LinearLayer { m, k, n, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
         // SAFETY: it takes dimensions and returns bytes.
         let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
-        let mut packed = Buffer::<u16>::zeros(bytes.div_ceil(size_of::<u16>()));
+        let mut packed = AlignedBuffer::<u16>::zeros(bytes.div_ceil(size_of::<u16>()));
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
         unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };
         Some(call(m * n, move |y: &mut [f32]| {

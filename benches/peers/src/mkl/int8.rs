@@ -1,10 +1,10 @@
 //! u8 times s8, with i32 sums and outputs. In the row-major layout A is the unsigned one.
 
-use super::{B_MATRIX, Int, PACKED, PackedSize, Threads};
+use super::{B_MATRIX, Int, MklThreads, PACKED, PackedSize};
 use crate::cblas::{Integer, NO_TRANS, ROW_MAJOR, TRANS};
-use crate::operand::{Buffer, Linear, call};
+use crate::operand::{AlignedBuffer, LinearLayer, call};
 use crate::symbols::Symbols;
-use crate::{Call, Error};
+use crate::{Error, PeerCall};
 use std::ffi::c_uint;
 
 /// `CblasFixOffset`: one offset, here 0, is added to all of C.
@@ -13,7 +13,7 @@ const FIX_OFFSET: c_uint = 173;
 /// Layout, transpositions of A and B, kind of offset, m, n, k, alpha, A, its leading dimension and
 /// offset, B, its and its, beta, C and its leading dimension, offset of C. A transposition is a
 /// [`c_uint`] in the unpacked and an [`Int`] in the packed form, which are passed alike.
-type Gemm<Transposition> = unsafe extern "C" fn(
+type Int8Gemm<Transposition> = unsafe extern "C" fn(
     c_uint,
     Transposition,
     Transposition,
@@ -34,20 +34,20 @@ type Gemm<Transposition> = unsafe extern "C" fn(
     *const i32,
 );
 
-pub(super) struct Functions {
-    gemm: Gemm<c_uint>,
-    packing: Option<Packing>,
+pub(super) struct Int8GemmFunctions {
+    gemm: Int8Gemm<c_uint>,
+    packing: Option<Int8GemmPacking>,
 }
 
 #[derive(Clone, Copy)]
-struct Packing {
+struct Int8GemmPacking {
     size: PackedSize,
     /// Layout, identifier, transposition, m, n, k, source and its leading dimension, result.
     pack: unsafe extern "C" fn(c_uint, c_uint, c_uint, Int, Int, Int, *const i8, Int, *mut i8),
-    compute: Gemm<Int>,
+    compute: Int8Gemm<Int>,
 }
 
-impl Functions {
+impl Int8GemmFunctions {
     /// Returns `None` if the library lacks them.
     ///
     /// # Safety
@@ -56,7 +56,7 @@ impl Functions {
         // SAFETY: these are the functions of `mkl_cblas.h`.
         unsafe {
             let packing = || {
-                Some(Packing {
+                Some(Int8GemmPacking {
                     size: symbols.optional("cblas_gemm_s8u8s32_pack_get_size")?,
                     pack: symbols.optional("cblas_gemm_s8u8s32_pack")?,
                     compute: symbols.optional("cblas_gemm_s8u8s32_compute")?,
@@ -69,12 +69,12 @@ impl Functions {
     /// Returns `None` if packed weights are asked for and the library has no packed form.
     pub fn prepare<'a>(
         &self,
-        threads: Threads,
+        threads: MklThreads,
         count: Int,
-        layer: Linear<'a>,
-    ) -> Result<Option<Box<dyn Call + 'a>>, Error> {
+        layer: LinearLayer<'a>,
+    ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
         let (x, weight) = layer.int8()?;
-        let Linear { m, k, n, packed, .. } = layer;
+        let LinearLayer { m, k, n, packed, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
         if !packed {
             let gemm = self.gemm;
@@ -91,9 +91,9 @@ impl Functions {
                 }
             })));
         }
-        let Some(Packing { size, pack, compute }) = self.packing else { return Ok(None) };
+        let Some(Int8GemmPacking { size, pack, compute }) = self.packing else { return Ok(None) };
         // SAFETY: it takes dimensions and returns bytes.
-        let mut packed = Buffer::<i8>::zeros(unsafe { size(B_MATRIX, im, in_, ik) });
+        let mut packed = AlignedBuffer::<i8>::zeros(unsafe { size(B_MATRIX, im, in_, ik) });
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
         unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };
         Ok(Some(call(m * n, move |y: &mut [i32]| {

@@ -1,23 +1,23 @@
 //! f32.
 
-use super::{B_MATRIX, Int, PACKED, PackedSize, Threads};
-use crate::cblas::{Gemm, Integer, NO_TRANS, ROW_MAJOR, TRANS, linear};
-use crate::operand::{Buffer, Linear, call};
+use super::{B_MATRIX, Int, MklThreads, PACKED, PackedSize};
+use crate::cblas::{CblasGemm, Integer, NO_TRANS, ROW_MAJOR, TRANS, linear};
+use crate::operand::{AlignedBuffer, LinearLayer, call};
 use crate::symbols::Symbols;
-use crate::{Call, Error};
+use crate::{Error, PeerCall};
 use std::ffi::c_uint;
 
-pub(super) struct Functions {
-    gemm: Gemm<Int, f32>,
-    packing: Option<Packing>,
+pub(super) struct SgemmFunctions {
+    gemm: CblasGemm<Int, f32>,
+    packing: Option<SgemmPacking>,
 }
 
 #[derive(Clone, Copy)]
-struct Packing {
+struct SgemmPacking {
     size: PackedSize,
     /// Layout, identifier, transposition, m, n, k, alpha, source and its leading dimension, result.
     pack: unsafe extern "C" fn(c_uint, c_uint, c_uint, Int, Int, Int, f32, *const f32, Int, *mut f32),
-    /// As [`Gemm`], without alpha.
+    /// As [`CblasGemm`], without alpha.
     compute: unsafe extern "C" fn(
         c_uint,
         Int,
@@ -35,14 +35,14 @@ struct Packing {
     ),
 }
 
-impl Functions {
+impl SgemmFunctions {
     /// # Safety
     /// - The library counts in [`Int`] when these are called.
     pub unsafe fn new(symbols: &Symbols) -> Result<Self, Error> {
         // SAFETY: these are the functions of `mkl_cblas.h`.
         unsafe {
             let packing = || {
-                Some(Packing {
+                Some(SgemmPacking {
                     size: symbols.optional("cblas_sgemm_pack_get_size")?,
                     pack: symbols.optional("cblas_sgemm_pack")?,
                     compute: symbols.optional("cblas_sgemm_compute")?,
@@ -53,19 +53,24 @@ impl Functions {
     }
 
     /// Where there is no packing, weights stay unpacked.
-    pub fn prepare<'a>(&self, threads: Threads, count: Int, layer: Linear<'a>) -> Box<dyn Call + 'a> {
+    pub fn prepare<'a>(
+        &self,
+        threads: MklThreads,
+        count: Int,
+        layer: LinearLayer<'a>,
+    ) -> Box<dyn PeerCall + 'a> {
         let set_threads = move || {
             threads.set(count);
         };
-        let (Some(Packing { size, pack, compute }), true) = (self.packing, layer.packed) else {
+        let (Some(SgemmPacking { size, pack, compute }), true) = (self.packing, layer.packed) else {
             // SAFETY: `F` is the type that `mkl_cblas.h` declares for this function.
             return unsafe { linear(self.gemm, set_threads, layer, layer.x, layer.weight) };
         };
-        let Linear { m, k, n, x, weight, .. } = layer;
+        let LinearLayer { m, k, n, x, weight, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
         // SAFETY: it takes dimensions and returns bytes.
         let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
-        let mut packed = Buffer::<f32>::zeros(bytes.div_ceil(size_of::<f32>()));
+        let mut packed = AlignedBuffer::<f32>::zeros(bytes.div_ceil(size_of::<f32>()));
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
         unsafe {
             pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, 1.0, weight.as_ptr(), ik, packed.as_mut_ptr());

@@ -1,7 +1,7 @@
 //! Objects of oneDNN that are freed with their owners.
 
 use super::api::{Api, DataType, Handle, Status, Tag, allocate, enums};
-use super::{Context, Failure, checked};
+use super::{Context, OneDnnFailure, checked};
 use crate::Error;
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -18,7 +18,7 @@ impl Owned {
         destroy: unsafe extern "C" fn(Handle) -> Status,
         function: &'static str,
         create: impl FnOnce(*mut Handle) -> Status,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, OneDnnFailure> {
         let mut raw = null_mut();
         checked(function, create(&mut raw))?;
         Ok(Self { raw, destroy })
@@ -45,7 +45,7 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    pub fn new(api: &Api, shape: &[usize], dtype: DataType, tag: Tag) -> Result<Self, Failure> {
+    pub fn new(api: &Api, shape: &[usize], dtype: DataType, tag: Tag) -> Result<Self, OneDnnFailure> {
         let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
         let owned = Owned::new(api.dnnl_memory_desc_destroy, "dnnl_memory_desc_create_with_tag", |to| {
             let rank = dims.len() as i32;
@@ -56,7 +56,7 @@ impl Descriptor {
     }
 
     /// The format that a product, which `description` describes, asks for its weights, of `dtype`.
-    pub fn of_weights(api: &Api, description: &Owned, dtype: DataType) -> Result<Self, Failure> {
+    pub fn of_weights(api: &Api, description: &Owned, dtype: DataType) -> Result<Self, OneDnnFailure> {
         let what = enums::QUERY_WEIGHTS_MD;
         // SAFETY: the description is valid.
         let asked = unsafe { (api.dnnl_primitive_desc_query_md)(description.raw(), what, 0) };
@@ -85,7 +85,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub fn new(context: &'static Context, descriptor: &Descriptor) -> Result<Self, Failure> {
+    pub fn new(context: &'static Context, descriptor: &Descriptor) -> Result<Self, OneDnnFailure> {
         let api = &context.api;
         let memory = Owned::new(api.dnnl_memory_destroy, "dnnl_memory_create", |to| {
             // SAFETY: the descriptor and the engine are valid.
@@ -107,7 +107,7 @@ impl Memory {
     }
 
     /// Calls `f` with a pointer to the numbers, which may be written and are whole.
-    fn map<R>(&self, f: impl FnOnce(*mut c_void) -> R) -> Result<R, Failure> {
+    fn map<R>(&self, f: impl FnOnce(*mut c_void) -> R) -> Result<R, OneDnnFailure> {
         let api = &self.context.api;
         let mut data = null_mut();
         // SAFETY: the memory is valid and not in use: every execution is waited for.
@@ -127,7 +127,7 @@ impl Memory {
     ///
     /// # Panics
     /// If these are not as many bytes as the memory has.
-    pub fn write<T: Copy>(&self, values: &[T]) -> Result<(), Failure> {
+    pub fn write<T: Copy>(&self, values: &[T]) -> Result<(), OneDnnFailure> {
         assert_eq!(size_of_val(values), self.bytes, "values fill the tensor");
         self.map(|data| {
             // SAFETY: both are `bytes` long, and separate.
@@ -136,7 +136,7 @@ impl Memory {
     }
 
     /// The numbers of a dense tensor of f32 or s32.
-    pub fn read(&self) -> Result<Vec<f32>, Failure> {
+    pub fn read(&self) -> Result<Vec<f32>, OneDnnFailure> {
         let whole = self.dtype == DataType::S32;
         let number = |bytes: &[u8; 4]| {
             if whole { i32::from_ne_bytes(*bytes) as f32 } else { f32::from_ne_bytes(*bytes) }

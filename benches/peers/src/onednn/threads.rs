@@ -47,12 +47,12 @@ impl Runtime {
 
 /// A number of threads that a runtime can be told.
 #[derive(Clone, Copy)]
-pub(super) struct Threads {
+pub(super) struct OneDnnThreads {
     runtime: Runtime,
     count: c_int,
 }
 
-impl Threads {
+impl OneDnnThreads {
     /// Returns `None` if the runtime cannot compute on `threads` threads.
     pub fn new(runtime: &Runtime, count: usize) -> Option<Self> {
         let Ok(count @ 1..) = c_int::try_from(count) else { return None };
