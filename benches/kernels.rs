@@ -1,16 +1,16 @@
-//! The cases of `tilewright bench` under criterion: all of f32, products in other types too, attentions and
-//! kernels over rows in bf16; on every backend, on one thread and on all, beside the crates `gemm` and
+//! The cases of `tilewright bench` under criterion: all cases in f32, products in other types, attention and row
+//! kernels in bf16. They run on every backend, on one thread and on all cores, beside the crates `gemm` and
 //! `matrixmultiply`.
 //!
 //! ```text
-//! cargo bench --bench kernels -- 'linear/f32/128x768x3072'         one shape, all that compute it
+//! cargo bench --bench kernels -- 'linear/f32/128x768x3072'         one shape, every contestant
 //! cargo bench --bench kernels -- 'linear/.*/1x4096x4096'           one shape in all types
 //! cargo bench --bench kernels -- 'avx512, 1 thread$' --quick       one backend, on one thread
 //! cargo bench --bench kernels -- attention --save-baseline main    for critcmp
 //! ```
-//! Names are `kernel/type/shape/who, threads`: what is compared stands side by side, for the clock drifts.
+//! Names are `kernel/type/shape/who, threads`: contestants of a shape run side by side, for the clock drifts.
 //! Throughput is in floating-point operations (criterion's "elem/s"), in bytes for kernels over rows, in
-//! tokens for models. Shares of the machine's limit are what `tilewright bench` shows.
+//! tokens for models. `tilewright bench` shows shares of the machine's limit.
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
@@ -67,14 +67,14 @@ fn group(case: &Case) -> String {
     format!("{}/{}/{}", case.kernel(), dtype_name(case.dtype), case.shape())
 }
 
-/// One; and as many as there are cores, if there are several.
+/// One thread, and one thread for each core if the machine has several.
 fn thread_counts() -> Vec<usize> {
     let mut counts = vec![1, std::thread::available_parallelism().map_or(1, usize::from)];
     counts.dedup();
     counts
 }
 
-/// Everyone who computes a case on `threads` threads. Cases that the filter leaves out are not prepared.
+/// Benches every contestant of a case on `threads` threads. Prepares no case that the filter leaves out.
 fn run(
     group: &mut BenchmarkGroup<'_, WallTime>,
     case: &Case,

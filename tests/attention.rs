@@ -117,7 +117,7 @@ fn infinite_values_under_scores_of_minus_infinity_are_nan() {
     for &backend in Backend::available() {
         for key in [0, 100, KEYS - 1] {
             let (mut k, mut v) = (vec![0.5; KEYS], vec![1.0; KEYS]);
-            // All of the first block's keys, or some, or none: the others keep finite scores.
+            // All keys of one block score -inf; the other block keeps finite scores.
             for (i, k) in k.iter_mut().enumerate() {
                 if i / 256 == key / 256 {
                     *k = f32::NEG_INFINITY;
@@ -153,8 +153,8 @@ fn rms(found: &[f32], exact: &[f64]) -> f64 {
     (squares.sum::<f64>() / exact.len() as f64).sqrt()
 }
 
-/// In bf16 an output errs no more than where each step is exact but for the rounding of weights to bf16,
-/// which the product with v needs.
+/// An output in bf16 errs no more than an exact computation that only rounds the softmax weights to bf16, as the
+/// product with v needs.
 #[test]
 fn bf16_errs_no_more_than_rounded_weights() {
     let [rows, keys, dim] = [64, 600, 64];

@@ -1,7 +1,7 @@
-//! Checkpoints of every family: every tensor is needed, other spellings are the same model, and damage is an
-//! error that names the file and what is wrong in it.
+//! Checkpoints of every family: every tensor is needed, other spellings give the same model, and damage is an error
+//! that names the file and the fault.
 //!
-//! All golden checkpoints are damaged in the same ways, whatever their family: `tests/golden` is the table.
+//! Every golden checkpoint is damaged in every way: the directories of `tests/golden` are the table of cases.
 #![forbid(unsafe_code)]
 
 use safetensors::{Dtype, SafeTensors};
@@ -23,7 +23,7 @@ use tilewright_suite::golden::{Stored, golden, inputs, load, open, rewrite};
 const ON: Arithmetic =
     Arithmetic { backend: Backend::PORTABLE, dtype: Format::F32, inputs: ActivationQuantization::Rounded };
 
-/// The names of all golden checkpoints, of which every family has one.
+/// The names of all golden checkpoints; every family has at least one.
 fn checkpoints() -> Vec<String> {
     let mut names = Vec::new();
     let mut families = BTreeSet::new();
@@ -74,8 +74,8 @@ fn unread(name: &str) -> &[&str] {
     }
 }
 
-/// True if a tensor is read, but cancels up to roundings: what a key's bias adds to the scores of a query is the
-/// same for all keys, so that softmax does not see it.
+/// True if a tensor changes outputs by roundings alone: a bias of the keys adds one number to all scores of a query,
+/// and softmax cancels it.
 fn cancels(tensor: &str) -> bool {
     tensor.ends_with("key.bias") || tensor.ends_with("k_proj.bias")
 }
@@ -124,7 +124,7 @@ fn tensors_that_the_config_does_not_speak_of_are_named() {
     for name in checkpoints() {
         let dir = golden(&name);
         let expected = run(&dir, rewrite(&dir, |_| {})).unwrap();
-        // A layer more than there are.
+        // One layer more than the model has.
         let layer = |t: &Stored| {
             let number = t.name.split('.').find(|part| part.parse::<usize>().is_ok())?.to_owned();
             Some(Stored { name: t.name.replacen(&format!(".{number}."), ".99.", 1), ..t.clone() })

@@ -1,7 +1,7 @@
-//! Models that continue texts against transformers: golden outputs on every backend, and that a token's results
-//! are the same however it came.
+//! Decoders against transformers: golden outputs on every backend. A token's results do not depend on how it entered
+//! the cache.
 //!
-//! `tests/golden/decoders.py` made the checkpoints and what transformers computes with them in f64.
+//! `tests/golden/decoders.py` made the checkpoints, and their outputs by transformers in f64.
 #![forbid(unsafe_code)]
 
 use tilewright::architectures::Architecture;
@@ -15,15 +15,15 @@ use tilewright_kernels::Backend;
 use tilewright_suite::arithmetics;
 use tilewright_suite::golden::{Stored, assert_outputs, golden, inputs, load, open, rewrite};
 
-/// As a share of an output's largest magnitude, as for encoders. Norms of LLaMA and T5 and rotary angles are of
-/// f32 in transformers as well.
+/// Largest error as a share of an output's largest magnitude, as for encoders. transformers computes the norms of
+/// LLaMA and T5 and rotary angles in f32 as well.
 const TOLERANCE: f32 = 1e-5;
 
-/// Checkpoints with a head that continues texts.
+/// Checkpoints with a head for generation.
 const GENERATORS: [&str; 8] =
     ["gpt2", "llama", "llama-tied-llama3", "t5", "t5-v1_1", "t5-flan", "bart", "marian"];
 
-/// Others.
+/// Checkpoints without a head for generation, or with unusual settings.
 const OTHERS: [&str; 4] =
     ["gpt2-model", "llama-linear-biased", "bart-sequence-classification", "marian-separate"];
 
@@ -114,7 +114,7 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
                 assert_eq!(together, whole.concat(), "{name} {on:?}: together");
             }
 
-            // Token by token, with others that come and go in pieces of their own.
+            // Token by token, beside other sequences that come and go in pieces of other sizes.
             all.iter_mut().for_each(|cache| cache.truncate(0));
             let mut done = [0; 4];
             for step in 0.. {
@@ -263,8 +263,8 @@ fn a_model_without_head_is_refused_before_anything_is_appended() {
     }
 }
 
-/// As in transformers, whatever the config says: a head that differs from the word table is the head, and where
-/// a file has but one of them, it is both.
+/// A head that differs from the word table is the head, whatever the config says; if a file has only one of the two,
+/// it serves as both. transformers does so too.
 #[test]
 fn heads_are_tied_as_the_file_has_them() {
     for (name, table) in [("gpt2", "transformer.wte.weight"), ("llama", "model.embed_tokens.weight")] {

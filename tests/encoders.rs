@@ -1,6 +1,6 @@
 //! Encoders against transformers: golden outputs on every backend, and the promises about batches.
 //!
-//! `tests/golden/generate.py` made the checkpoints and what transformers computes with them in f64.
+//! `tests/golden/generate.py` made the checkpoints, and their outputs by transformers in f64.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -276,7 +276,7 @@ fn roberta_counts_positions_from_padding_and_without_it() {
     };
     assert!(run(&[5; 38]).is_ok());
     assert_eq!(run(&[5; 39]).unwrap_err().to_string(), "position: 40 is not below 40");
-    // Padding that a mask shows takes no position from the others.
+    // Masked padding takes no position.
     assert!(run(&[&[5; 38][..], &[1; 4]].concat()).is_ok());
 }
 
@@ -305,7 +305,7 @@ fn configs_that_are_not_supported_are_errors_that_name_the_field() {
     let not_utf8 = Config::from_bytes(Path::new("config.json"), b"{\"hidden_act\": \"\xff\"}").unwrap_err();
     assert!(not_utf8.to_string().starts_with("config.json: "), "{not_utf8}");
 
-    // What the others add, and of every family what none computes.
+    // Fields that other families add, and settings that no family computes.
     let cases = [
         ("roberta", r#"{"pad_token_id": 600}"#, "pad_token_id 600"),
         ("roberta", r#"{"pad_token_id": -1}"#, "pad_token_id: "),

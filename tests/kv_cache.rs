@@ -127,8 +127,8 @@ fn decoding_allocates_nothing() {
     }
 }
 
-/// Query heads that share keys and values fill tiles of rows that see the same keys, and less than others:
-/// what these see, whatever it holds, stays theirs, also where words hold two of it.
+/// Query heads that share keys and values fill tiles of rows that see the same keys, but fewer keys than the rows of
+/// other tiles. NaN in the values of the further keys stays out of these rows, also if a k-group holds two keys.
 #[test]
 fn rows_that_see_the_same_keep_the_rest_apart() {
     let (heads, tokens, dim) = (16, 40, 8);

@@ -9,7 +9,7 @@ fn conforms_to_its_definition() {
     conforms("math");
 }
 
-/// Every 4099th float and those near powers of two; `tilewright verify --exhaustive` takes them all.
+/// Every 4099th float, and the floats near powers of two; `tilewright verify --exhaustive` takes all floats.
 #[test]
 fn claims_hold_over_the_whole_range() {
     let backends = backends();

@@ -1,5 +1,5 @@
-//! The performance contract on memory: none is allocated in a steady state, and attention needs no more
-//! than its inputs grow.
+//! The performance contract on memory: kernels allocate nothing in a steady state, and the memory of attention grows
+//! linearly with the length.
 
 use allocation_counter::{AllocationInfo, measure};
 use half::{bf16, f16};
@@ -49,7 +49,7 @@ fn row_kernels<T: Element>() -> [(&'static str, RowCall<T>); 4] {
     ]
 }
 
-/// Asks that kernels on rows of a type allocate nothing, and those on two rows gathered from a table.
+/// Asserts that row kernels of a type, and a gather of two rows from a table, allocate nothing.
 fn rows_allocate_nothing<T: Element>(backend: Backend, n: usize) {
     let x = vec![T::from_f32(0.5); n * n];
     let matrix = View::new(&x, [n, n]).unwrap();
@@ -117,7 +117,7 @@ fn attention_takes_memory_linear_in_the_length() {
     let backend = Backend::best();
     let [short, long] = [1024, 8192].map(|length| attention_peak(backend, length));
     println!("attention on {}: {short} bytes at 1024 tokens, {long} at 8192", backend.name());
-    // The scores themselves would be 256 MiB, and 64 times those of the shorter sequence.
+    // A matrix of all scores would take 256 MiB, 64 times as much as for the shorter sequence.
     assert!(long <= 8 * short.max(1 << 10), "{short} bytes at 1024 tokens, {long} at 8192");
     assert!(long < 4 << 20, "{long} bytes at 8192 tokens");
 }

@@ -1,4 +1,4 @@
-//! Models in reduced precision: how far golden checkpoints are from f32, on every backend.
+//! Models in reduced precision: errors of golden checkpoints against f32, on every backend.
 #![forbid(unsafe_code)]
 
 use tilewright::accuracy::{OutputComparison, least_cosine};
@@ -8,8 +8,8 @@ use tilewright_kernels::gemm::Format;
 use tilewright_suite::all_backends;
 use tilewright_suite::golden::{golden, inputs, load};
 
-/// Unit roundoff: what a rounding is off by at most, as a share of the number, or of the largest number
-/// that shares its scale.
+/// Unit roundoff: the largest error of a rounding, as a share of the number, or of the largest number with the same
+/// scale.
 fn unit(dtype: Format) -> f64 {
     match dtype {
         Format::F32 => 2f64.powi(-24),
@@ -17,17 +17,17 @@ fn unit(dtype: Format) -> f64 {
         Format::Bf16 => 2f64.powi(-8),
         // Half a step, of 127 steps up to the largest magnitude.
         Format::Int8 | Format::Q8_0 => 1.0 / 254.0,
-        // The same of 8 steps, or of 15 between the extremes.
+        // Half a step, of 8 steps up to the largest magnitude, or of 15 between the extremes.
         Format::Q4_0 | Format::Q4_1 => 1.0 / 16.0,
     }
 }
 
-/// The largest error that an output may have, in units, as a share of its largest magnitude. Errors go
-/// through the same operations in every type, and grow with the unit: f32, where every operation rounds,
-/// needs 71 units of its own, the other types, where linear layers alone do, 24.
+/// Largest error of an output, in units of its largest magnitude. Errors grow with the unit, for every type runs the
+/// same operations. f32, whose every operation rounds, needs 71 units; the other types, whose linear layers alone
+/// round, need 24.
 const WORST: f64 = 48.0;
 
-/// All in half as many: those of bf16 are no larger.
+/// Share of the limits for a type: errors of bf16 stay within a half.
 fn share(dtype: Format) -> f64 {
     if dtype == Format::Bf16 { 0.5 } else { 1.0 }
 }
@@ -90,7 +90,7 @@ fn golden_checkpoints_are_as_near_to_f32_as_their_type_allows() {
                     let (worst, mean) = (worst / share(dtype), mean / share(dtype));
                     let most = WORST * scale_of_scores(name);
                     assert!(of.finite && worst <= most && mean <= MEAN, "{what}: {worst}, {mean}");
-                    // What was asked for was done.
+                    // The weights were rounded at all.
                     assert!(worst > 1.0 / 16.0, "{what} was not rounded: {worst}");
                 }
                 if let Some((worst, _)) = seen.cosine() {

@@ -1,5 +1,5 @@
-//! Products in other types than f32: what the contract promises of them on every backend, and what int8
-//! and groups are exactly.
+//! Products in types other than f32: the promises of the contract on every backend, and the exact results of int8 and
+//! groups.
 
 use half::f16;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Quantized, Rhs};
@@ -58,7 +58,7 @@ fn rows_do_not_depend_on_their_neighbours_or_on_threads() {
     }
 }
 
-/// Products of int8 are sums of integers, scaled in f32: the same bits on every backend.
+/// Products of int8 are sums of integers, scaled in f32: all backends give equal bits.
 #[test]
 fn int8_is_exact() {
     let shapes = [(3, 1, 5), (17, 63, 40), (5, 65, 33), (30, 777, 50), (2, 5000, 20)];
@@ -94,7 +94,7 @@ fn int8_is_exact() {
     }
 }
 
-/// Bytes of groups as a file stores them are what ggml says they are.
+/// Groups have the byte layout of ggml.
 #[test]
 fn groups_are_read_as_they_are_stored() {
     let mut random = Random::new(5);
@@ -184,7 +184,7 @@ fn formats_round_to_the_nearest() {
 
 #[test]
 fn refuses_what_it_cannot_sum() {
-    // 66311 is the last of which no sum overflows, and that is right at the ends of the range.
+    // 66311 is the largest k whose sums cannot overflow; the ends of the range reach it.
     let most = 66_311;
     let (a, w) = (vec![1.0; most], vec![-1.0; most]);
     let mut low = a.clone();

@@ -133,7 +133,7 @@ fn extreme_magnitudes_are_normalised() {
     }
 }
 
-/// One NaN or infinity, wherever it stands, becomes what the definition makes of it in every element.
+/// A NaN or an infinity in any column gives the special values of the definition in every element.
 #[test]
 fn special_values_propagate_from_any_column() {
     const N: usize = 150;

@@ -1,4 +1,4 @@
-//! Golden checkpoints: tiny models, their inputs, and what transformers makes of them.
+//! Golden checkpoints: tiny models, their inputs, and their outputs by transformers.
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -18,7 +18,7 @@ pub fn golden(name: &str) -> PathBuf {
 /// The inputs of a checkpoint.
 ///
 /// # Panics
-/// If there are none; as all that follows, if something is not as it has to be.
+/// If the checkpoint has no file of inputs, or the file is damaged.
 pub fn inputs(dir: &Path) -> ModelInputs {
     ModelInputs::open(&dir.join("inputs.safetensors")).unwrap()
 }
@@ -59,10 +59,10 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
     }
 }
 
-/// Fails unless `outputs` are all that the file `expected` holds, up to the tolerance.
+/// Asserts that `outputs` are the tensors of the file `expected`, all of them, within the tolerance.
 ///
 /// # Panics
-/// If they are not.
+/// If an output is missing, unexpected, or beyond the tolerance.
 pub fn assert_outputs(what: &str, inputs: &ModelInputs, outputs: &[Output], expected: &Path, tolerance: f32) {
     let bytes = std::fs::read(expected).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -95,7 +95,7 @@ impl Stored {
         Self { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec(), data }
     }
 
-    /// Changes every number of a tensor of f32, and what it is stored as.
+    /// Stores an f32 tensor as `dtype`, each number converted by `bytes`.
     pub fn store(&mut self, dtype: Dtype, bytes: impl Fn(f32) -> Vec<u8>) {
         let values = self.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
         self.data = values.flat_map(bytes).collect();

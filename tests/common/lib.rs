@@ -1,5 +1,5 @@
-//! Helpers of tests and benches: a kernel's checks on every backend, honest
-//! about those that it cannot run.
+//! Helpers of tests and benches: a kernel's checks on every backend; backends that the CPU lacks are named on
+//! standard error.
 
 pub mod golden;
 
@@ -27,7 +27,7 @@ const SEED: u64 = 0;
 /// Runs all checks of `kernel` on every backend but the reference.
 ///
 /// # Panics
-/// If there is no such check, if a case fails, or as [`backends`] does.
+/// If `kernel` has no check, if a case fails, or as [`all_backends`] does.
 pub fn conforms(kernel: &str) {
     let (seed, cases) = (number("TILEWRIGHT_SEED", SEED), number("TILEWRIGHT_CASES", CASES));
     assert!(tilewright_verify::checks(Some(kernel)).next().is_some(), "no check of a kernel {kernel:?}");
@@ -40,17 +40,17 @@ pub fn conforms(kernel: &str) {
     }
 }
 
-/// Says on standard error what is not tested, and why.
+/// Prints on standard error that `what` is not tested.
 pub fn skipped(what: &str) {
     // Not `eprintln`, which the test harness keeps to itself while tests pass.
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}");
 }
 
-/// Every available backend but the reference, or those of `TILEWRIGHT_ONLY` (names, separated by commas)
-/// alone. Says on standard error which ones this CPU lacks.
+/// Every available backend except the reference, limited to the names in `TILEWRIGHT_ONLY` (separated by commas) if it
+/// is set. Names on standard error the backends that this CPU lacks.
 ///
 /// # Panics
-/// If one that `TILEWRIGHT_REQUIRE`, likewise, asks for is not available.
+/// If a backend that `TILEWRIGHT_REQUIRE` lists is not available.
 pub fn all_backends() -> Vec<Backend> {
     let all = Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE);
     let mut found: Vec<Backend> = all.collect();
@@ -72,13 +72,13 @@ fn names(variable: &str) -> Vec<String> {
     list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
-/// The backends whose f32 kernels differ from one another's: those of `amx` are those of `avx512`.
+/// Backends with f32 kernels of their own; `amx` shares those of `avx512`.
 pub fn backends() -> Vec<Backend> {
     all_backends().into_iter().filter(|backend| !backend.is_plain() && backend.name() != "amx").collect()
 }
 
-/// Every type of linear layers on every backend but the reference, with inputs as usual, and groups with
-/// rounded ones too.
+/// Every type of linear layers on every backend except the reference, with the default inputs; weights in groups also
+/// with rounded inputs.
 pub fn arithmetics() -> impl Iterator<Item = Arithmetic> {
     let usual = |backend| Format::ALL.map(|dtype| Arithmetic::new(backend, dtype));
     let all = all_backends().into_iter().flat_map(usual);

@@ -55,7 +55,7 @@ fn does_not_depend_on_threads() {
     }
 }
 
-/// The last rows of a prompt are those of a step that follows all but them, in bf16 as well.
+/// The last rows of a prompt equal those of a step after all other rows, in bf16 as well.
 #[test]
 fn rows_do_not_depend_on_others() {
     const D: usize = 64;

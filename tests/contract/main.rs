@@ -1,5 +1,5 @@
-//! The numerics contract, clause by clause, on every backend. (Clause 1, error bounds, and the special
-//! values of clause 4 are what the checks of `tilewright verify` hold each kernel to.)
+//! The numerics contract, clause by clause, on every backend. The checks of `tilewright verify` hold each kernel to
+//! the error bounds of clause 1 and the special values of clause 4.
 
 mod attention;
 
@@ -20,7 +20,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| random.unit()).collect()
 }
 
-/// Runs `f` in pools of 1 to 4 threads and asks for the same bits from all.
+/// Asserts that `f` gives equal bits in pools of 1 to 4 threads.
 fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
     let in_pool = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
@@ -72,8 +72,8 @@ fn gemm_packs_alike_on_any_threads_and_either_way() {
     }
 }
 
-/// A row alone, and in products of any number of rows, at any place in them; also where the product
-/// of few rows is small enough to go without packing.
+/// A row has the same bits alone and at any place among any number of rows, also if a product of few rows is small
+/// enough to go without packing.
 #[test]
 fn gemm_rows_do_not_depend_on_their_neighbours() {
     for (k, n) in [(600, 130), (20, 13)] {
@@ -100,7 +100,7 @@ fn gemm_rows_do_not_depend_on_their_neighbours() {
     }
 }
 
-/// One row reads a weight as it is stored, and a pair of them: the same sums as from packed panels.
+/// A product of one row by an unpacked weight, or by a gated pair, has the sums of the packed product.
 #[test]
 fn gemm_with_one_row_does_not_depend_on_packing() {
     use tilewright_kernels::gemm::{Epilogue, Gemm};
@@ -148,7 +148,7 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
     }
 }
 
-/// k is cut into blocks; a sum over more of them must be the same chain, as zeros appended to it show.
+/// Blocks of k do not change a sum: zeros appended beyond a block boundary change no bit.
 #[test]
 fn gemm_blocks_of_k_do_not_show() {
     let (m, n) = (20, 40);
@@ -245,8 +245,8 @@ fn widen<T: Element>(x: &[T]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
 }
 
-/// Rows and columns: below and above what a thread takes alone, columns that fill no vector, or a block
-/// of widened rows.
+/// Rows and columns: below and above the size that one thread takes alone; columns that fill no vector, or fill a
+/// block of widened rows.
 const ROWS: [[usize; 2]; 5] = [[1, 100], [9, 33], [300, 768], [4001, 129], [40, 5000]];
 
 #[test]
@@ -271,7 +271,7 @@ fn rows_do_not_depend_on_threads() {
     check::<f16>();
 }
 
-/// A row alone and among others, in place and not, at any alignment.
+/// A row has the same bits alone and among other rows, in place and out of place, at any alignment.
 #[test]
 fn rows_do_not_depend_on_their_neighbours() {
     fn check<T: Element>() {
@@ -350,7 +350,7 @@ fn layer_norm_centres_first() {
     }
 }
 
-/// Clause 4. Only a mask makes zero rows; NaN and infinities in what it leaves show.
+/// Clause 4. Only a mask makes zero rows; NaN and infinities in unmasked elements propagate.
 #[test]
 fn masks_decide_zero_rows() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -426,7 +426,7 @@ fn views_of_too_many_elements_are_errors() {
     let groups =
         PackedB::from_groups(Backend::best(), Format::Q8_0, &[0; 16], [1, 17_361_641_481_138_401_536]);
     assert!(matches!(groups, Err(Error::Invalid { .. })));
-    // As many as may be, and none of them in memory.
+    // Many rows without columns take no memory.
     let rows = Rows::<f32>::InPlace(ViewMut::new(&mut [], [1 << 40, 0]).expect("fewer than 2^48"));
     Backend::best().run(Activate { rows, activation: Activation::Relu }).expect("nothing to do");
 }
@@ -441,7 +441,7 @@ fn parts_of_empty_views_are_empty_slices() {
     assert_eq!((row.len(), row.as_ptr()), (0, data.as_ptr()));
 }
 
-/// Clause 5 begins with this: what is asked for is what runs.
+/// Clause 5: the backend that is asked for runs, or none.
 #[test]
 fn a_backend_is_had_by_its_name_or_not_at_all() {
     for backend in backends() {

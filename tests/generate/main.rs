@@ -1,6 +1,6 @@
 //! Text generation: against transformers, token for token, and against its own promises.
 //!
-//! `tests/golden/decoders.py` made the checkpoints and what transformers generates with them.
+//! `tests/golden/decoders.py` made the checkpoints, and their continuations by transformers.
 #![forbid(unsafe_code)]
 
 mod settings;
@@ -24,7 +24,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// Runs texts together, `at_once` of them, and returns what became of each.
+/// Submits all prompts, cycling through `settings`, and returns the finished texts.
 fn run(engine: &mut Engine<'_>, prompts: &[Vec<u32>], settings: &[Arc<GenerationConfig>]) -> Vec<Finished> {
     for (i, (prompt, settings)) in prompts.iter().zip(settings.iter().cycle()).enumerate() {
         let request = Request { prompt: prompt.clone(), settings: settings.clone(), seed: i as u64 };
@@ -80,7 +80,7 @@ fn texts_are_those_of_transformers_on_every_backend() {
     }
 }
 
-/// A small model; of few tokens, such that texts repeat themselves.
+/// A small model with so few tokens that texts repeat themselves.
 fn model(seed: u64) -> Llama {
     sized(seed, 31)
 }
@@ -145,7 +145,7 @@ fn greedy_takes_the_largest_of_a_whole_forward() {
 fn a_text_is_the_same_alone_and_among_others() {
     for settings in [greedy(), drawn(), GenerationConfig { repetition_penalty: 1.3, ..drawn() }] {
         let expected = alone(&settings);
-        // Some end early, so that others come in while the rest goes on.
+        // Short texts end early, and waiting texts join while the rest continues.
         let lengths = [20, 3, 11, 1, 7]
             .map(|n| Arc::new(GenerationConfig { max_new_tokens: Some(n), ..settings.clone() }));
         for at_once in [1, 2, 3, 5, 9] {
@@ -203,7 +203,7 @@ fn a_choice_of_one_is_greedy() {
     assert_eq!(prompts().into_iter().map(one_beam).collect::<Vec<_>>(), expected);
 }
 
-/// Asks that guesses change no token; returns what the engine did.
+/// Asserts that guesses change no token; returns the engine's statistics.
 fn with_guesses<'m>(
     of: &'m mut Llama,
     speculation: Speculation<'m>,
@@ -226,7 +226,7 @@ fn speculation_changes_no_token() {
                     let mut draft = model(seed);
                     let guesses = Speculation::Draft { model: &mut draft, tokens: guesses };
                     let statistics = with_guesses(&mut model(1), guesses, at_once, &settings);
-                    // The model itself is always right about what is greedy.
+                    // As its own draft, a greedy model guesses every token right.
                     assert!(statistics.guessed > 0);
                     if seed == 1 && !settings.do_sample {
                         assert_eq!(statistics.accepted, statistics.guessed);

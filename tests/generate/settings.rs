@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tilewright::Error;
 use tilewright::generate::{EarlyStopping, GenerationConfig, Sampler};
 
-/// The token that a sampler with these settings chooses after `ids`, of which one is the prompt.
+/// The token that a sampler with these settings chooses after `ids`; the first id is the prompt.
 fn next(settings: GenerationConfig, ids: &[u32], logits: &[f32]) -> Result<u32, Error> {
     Sampler::new(Arc::new(settings), 0, 1, 8).next(ids, &mut logits.to_vec())
 }
@@ -103,7 +103,7 @@ fn settings_are_read_as_transformers_writes_them() {
         let found = read(&format!(r#"{{"max_length": {all}}}"#)).unwrap();
         assert_eq!((found.longest(7), found.has_longest()), (all, true));
     }
-    // What options may still change.
+    // Settings that options may still change are no errors.
     assert_eq!(read(r#"{"do_sample": false, "temperature": 0.0}"#).unwrap().check(), Ok(()));
     let drawn = read(r#"{"do_sample": true, "num_beams": 4}"#).unwrap();
     assert!(drawn.check().unwrap_err().starts_with("do_sample: "));

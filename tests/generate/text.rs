@@ -31,7 +31,7 @@ fn text_comes_in_pieces_that_stay() {
         assert_eq!(found.clone() + &stream.finish().unwrap(), whole);
         assert!(whole.starts_with(&found));
 
-        // Every string of the text as a stop, most of which lie across tokens.
+        // Every substring of the text as a stop string; most of them cross token boundaries.
         let places: Vec<usize> = whole.char_indices().map(|(at, _)| at).chain([whole.len()]).collect();
         for (i, &from) in places.iter().enumerate() {
             for &to in places[i + 1..].iter().take(6) {
@@ -111,7 +111,7 @@ fn chats_are_written_as_their_template_says() {
     assert_eq!(encoded.first().copied(), tokenizer.id("<s>"));
     assert_eq!(encoded.iter().filter(|&&id| Some(id) == tokenizer.id("<s>")).count(), 1);
 
-    // A file of its own comes first, and serves tools as well where there is no other.
+    // chat_template.jinja comes first, and serves tools too if no template for tools exists.
     let refuses = |template: &str, part: &str| {
         write("chat_template.jinja", template);
         assert!(refused(&asked).contains(part), "{}", refused(&asked));

@@ -1,5 +1,4 @@
-//! Damaged files: errors that name the file and the key or tensor, and no memory for what a file only
-//! says it has.
+//! Damaged files: errors name the file and the key or tensor. A size that the file only claims allocates no memory.
 
 use super::golden;
 use super::write::{File, string};
@@ -157,7 +156,7 @@ fn damaged_tensors_are_errors_that_name_them() {
     let error = bad.groups(name, [4, 32], Format::Q4_0).unwrap_err().to_string();
     assert_eq!(error, "bad.gguf: tensor blk.0.attn_q.weight: the scale of block 1 is inf");
 
-    // Of another type or shape there are no groups, and what is wrong `get` says.
+    // Groups of another type or shape are `None`; `get` reports the fault.
     assert!(bad.groups(name, [4, 32], Format::Q8_0).unwrap().is_none());
     assert!(bad.groups(name, [4, 64], Format::Q4_0).unwrap().is_none());
     // Two tensors of one name of Hugging Face.
@@ -212,7 +211,7 @@ fn any_byte_may_change_and_nothing_panics() {
                 bytes[at] = byte;
                 let Ok(gguf) = Gguf::from_bytes(Path::new("bad.gguf"), &bytes) else { continue };
                 let _ = gguf.config_json();
-                // Only where the header is: of a change in the data it knows nothing.
+                // Only changes in the header can matter to the tokenizer.
                 if at < gguf.tensors().values().map(|t| t.bytes.start).min().unwrap_or(usize::MAX) {
                     let _ = Tokenizer::from_gguf(&gguf).map(|t| t.encode(&["the quick 12 fox"]));
                 }

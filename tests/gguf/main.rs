@@ -27,7 +27,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-/// The directory of real checkpoints, if there is one.
+/// The directory of real checkpoints, if TILEWRIGHT_MODELS names one.
 fn models() -> Option<PathBuf> {
     let models = std::env::var_os("TILEWRIGHT_MODELS");
     if models.is_none() {
@@ -36,7 +36,7 @@ fn models() -> Option<PathBuf> {
     models.map(PathBuf::from)
 }
 
-/// Fails unless the tensors of a GGUF file are those of a safetensors file to the bit.
+/// Asserts that the tensors of a GGUF file equal those of a safetensors file to the bit.
 fn assert_same_tensors(gguf: &Path, safetensors: &Path) {
     let bytes = std::fs::read(safetensors).unwrap();
     let weights = Weights::open(gguf).unwrap();
@@ -120,7 +120,7 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
             let on = Arithmetic::new(backend, format);
             let one = Linear::open(&weights, &names[0], [3, 64], on).unwrap();
             let two = Linear::open_fused(&weights, &parts, 64, true, on).unwrap();
-            // A row of the identity finds a column: weights that were rounded once more would be others.
+            // The identity matrix reads out the weights, which must not have been rounded again.
             let mut x = vec![0.0; 64 * 64];
             (0..64).for_each(|i| x[i * 65] = 1.0);
             let (mut y, mut z) = (vec![0.0; 64 * 3], vec![0.0; 64 * 6]);
@@ -259,7 +259,7 @@ fn metadata_becomes_the_config_of_hugging_face() {
     assert_eq!(turns.unwrap()["eos_token_id"], serde_json::json!([3, 4]));
 
     // By transformers' formula, for a theta of 10^4 and heads of 16: wavelengths of 6.3, 19.9, 62.8, 199,
-    // 628, 1987, 6283 and 19869 tokens, of which those up to 2048 stay and those from 8192 are divided.
+    // 628, 1987, 6283 and 19869 tokens. Wavelengths up to 2048 stay; those from 8192 on are divided.
     let mut factors = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 8.0];
     let share = (8192.0 / (std::f64::consts::TAU * 1000.0) - 1.0) / 3.0;
     factors[6] = (1.0 / ((1.0 - share) / 8.0 + share)) as f32;

@@ -1,4 +1,4 @@
-//! Tokenizers of GGUF files against those they were made from.
+//! Tokenizers of GGUF files against the tokenizer.json files that they were made from.
 
 use super::write::{Change, File};
 use super::{golden, models};
@@ -23,7 +23,7 @@ fn fixture(name: &str) -> Tokenizer {
     Tokenizer::open(&golden(&format!("gguf/{name}.gguf"))).unwrap()
 }
 
-/// The ids of a text; none where the tokenizer makes none.
+/// The ids of a text; empty if the tokenizer returns an error.
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     tokenizer.encode(&[text]).map(|batch| batch.ids().to_vec()).unwrap_or_default()
 }

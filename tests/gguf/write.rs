@@ -1,4 +1,4 @@
-//! Writes GGUF files, sound ones and others.
+//! Writes GGUF files, sound and damaged.
 
 /// A file of version 3.
 #[derive(Clone)]
@@ -12,11 +12,11 @@ pub struct File {
 #[derive(Clone)]
 pub struct Tensor {
     pub name: String,
-    /// The numbers of a row come first.
+    /// Extents, the innermost first.
     pub dimensions: Vec<u64>,
     pub kind: u32,
     pub data: Vec<u8>,
-    /// Added to where it is.
+    /// Bytes added to the offset in the header, to damage it.
     pub offset: u64,
 }
 

@@ -19,7 +19,7 @@ pub struct Gated;
 pub struct Params {
     rows: RowsParams,
     activation: Activation,
-    /// Factor that brings values to where the functions bend.
+    /// Factor that brings values into the range where the functions bend.
     scale: f32,
     values: Values,
     up: Layout<2>,

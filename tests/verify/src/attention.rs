@@ -1,4 +1,4 @@
-//! Fused attention against its definition, and the bits of a row alone against its bits among others.
+//! Fused attention against its definition, and the bits of a row alone against its bits among other rows.
 
 mod data;
 mod params;
@@ -18,10 +18,10 @@ use tilewright_kernels::{Backend, Start};
 /// Any attention: masks, biases, grouped heads, packed and padded sequences, strides.
 pub struct Attention;
 
-/// A row of any attention, computed with others and alone.
+/// A row of any attention, computed with other rows and alone.
 pub struct AttentionRows;
 
-/// Keys of a block; attention finishes a block before it merges it with the others.
+/// Keys of a block; attention finishes a block before it merges it with other blocks.
 const KEYS: usize = 256;
 
 /// Relative error of the fast exponential, in units of u, and of the coarse one.

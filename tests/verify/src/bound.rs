@@ -60,8 +60,8 @@ impl Worst {
 /// Holds every element of `found` to within `bound(i)` of `expected`, which the reference rounded from
 /// f64 (its rounding is added to the bound here).
 ///
-/// NaN answers NaN, and an infinity the same infinity. An infinite bound makes no claim: it is for
-/// elements whose finite result may overflow on the way.
+/// NaN must meet NaN, and an infinity the same infinity. An infinite bound makes no claim; it is for elements whose
+/// finite result may overflow on the way.
 ///
 /// # Errors
 /// A [`Failure`] that names the worst element.

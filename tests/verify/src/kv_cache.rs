@@ -164,7 +164,7 @@ fn append(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, range: Range<us
     }
 }
 
-/// Appends the tokens in parts, with others that are forgotten again, and copies the cache.
+/// Appends the tokens in parts, with further tokens that are truncated again, and copies the cache.
 fn edit(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, random: &mut Random) -> Result<(), Failure> {
     // Copies go to caches that held other tokens and have another capacity.
     let mut copy = cache.clone();

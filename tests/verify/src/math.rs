@@ -32,11 +32,11 @@ impl Claim {
             Function::ExpFast => Self { up_to: 88.0, ulp: 6.0, absolute: f64::from(f32::MIN_POSITIVE) },
             // 3.1e-6, relative to the smallest number of a power of two.
             Function::Exp2Coarse => Self { up_to: 0.5, ulp: 52.0, absolute: f64::from(f32::MIN_POSITIVE) },
-            // From -6 on, where |x| Phi(x) = 5.9e-9, the result may be 0.
+            // Below -6, where |x| Phi(x) = 5.9e-9, the result may be 0.
             Function::Activation(Activation::GeluErf | Activation::GeluTanh) => {
                 Self { up_to: all, ulp: 2.0, absolute: 2.0f64.powi(-27) }
             }
-            // From -88.7 on, where e^-x overflows, the result is 0.
+            // Below -88.7, where e^-x overflows, the result is 0.
             Function::Activation(Activation::Silu) => {
                 Self { up_to: all, ulp: 4.0, absolute: 2.0f64.powi(-121) }
             }

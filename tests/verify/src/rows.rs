@@ -176,7 +176,7 @@ pub fn values<T: Element>(tensor: &Tensor<2, T>) -> Vec<f32> {
     tensor.elements().into_iter().map(T::to_f32).collect()
 }
 
-/// `n` numbers of these values, or none.
+/// Draws `n` numbers if `given`.
 pub fn parameter(given: bool, n: usize, values: Values, random: &mut Random) -> Option<Vec<f32>> {
     given.then(|| (0..n).map(|_| values.draw(random)).collect())
 }
