@@ -55,10 +55,10 @@
 //! - f32 results stay within gamma_k * sum |a||b| of the f64 definition, functions within a stated number of ULP.
 //! - Results have the same bits for any number of threads. The bits of a row do not depend on its batch, on padding, on
 //!   packing, or on prefill against decode.
-//! - A mask decides which rows are zero; masked keys and values are never read. NaN and infinities that a mask does not
-//!   hide propagate.
-//! - Reduced precision is asked for by the types of arguments, never silent. Sums of bf16 and f16 are f32; sums of int8
-//!   are exact in i32.
+//! - A mask decides which rows are zero; masked elements never reach a result, even if they are NaN. Other NaN and
+//!   infinities propagate.
+//! - Reduced precision is never silent: the types of arguments, [`Precision`] or [`gemm::Lhs`] ask for it. Sums of bf16
+//!   and f16 are f32; sums of int8 are exact in i32.
 //!
 //! Each kernel states its bounds under "Numerics".
 //!
