@@ -1,4 +1,4 @@
-//! Table of architectures: from a class of transformers to a model of this crate.
+//! Table of architectures: for each class of transformers, a model of this crate.
 
 use crate::arithmetic::Arithmetic;
 use crate::bart::{self, Bart};
@@ -152,7 +152,7 @@ impl Architecture {
         }
     }
 
-    /// Reads the checkpoint that is the directory or GGUF file `dir`.
+    /// Reads the checkpoint in the directory or GGUF file `dir`.
     ///
     /// # Errors
     /// If a file is missing or damaged, or a tensor missing or misshapen.
@@ -160,7 +160,7 @@ impl Architecture {
         self.open(dir, Weights::open(dir)?, on)
     }
 
-    /// As [`load`](Self::load), with weights that are open.
+    /// As [`load`](Self::load), with weights that the caller has opened.
     ///
     /// # Errors
     /// As [`load`](Self::load).

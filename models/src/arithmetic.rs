@@ -1,4 +1,4 @@
-//! Backend and types of a model's arithmetic, chosen when it is loaded.
+//! Backend and types of a model's arithmetic, chosen when the model is loaded.
 
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
@@ -9,17 +9,17 @@ use tilewright_kernels::gemm::Format;
 /// |---|---|---|
 /// | `f32` | as in the file | f32 |
 /// | `bf16`, `f16` | rounded to the nearest | rounded to the same type |
-/// | `int8` | a scale for each output | quantised in every call, a scale and a zero for each token |
-/// | `q8_0`, `q4_0`, `q4_1` | groups of 32 with a scale each | quantised in every call, to int8 in the same groups |
+/// | `int8` | a scale for each output | quantized in every call, with a scale and a zero point for each token |
+/// | `q8_0`, `q4_0`, `q4_1` | groups of 32 with a scale each | quantized in every call, to int8 in the same groups |
 ///
-/// By default, inputs of grouped weights stay f32, as the authors of such files intend, and
-/// inputs of all other types are rounded.
+/// By default, inputs of grouped weights stay f32, as the authors of such files intend. Inputs of all other types are
+/// rounded.
 ///
-/// Sums are f32 (of int8: exact), and so is all that is not a product: states and what is added to them,
-/// embeddings, norms, softmax. The products of attention are of bf16 where linear layers are of bf16 or int8.
-/// Linear layers are the layers of encoders and decoders, the pooler and the head of a language model; the word
-/// table of the embeddings stays as stored. A classifier computes in f32 for any dtype: it is a few
-/// columns, so that f32 costs nothing, and it decides.
+/// Sums are f32; sums of int8 are exact. Everything outside of products is f32: states, residuals, embeddings, norms,
+/// softmax. The products of attention are bf16 if linear layers are bf16 or int8, else f32. Linear layers are the
+/// layers of encoders and decoders, the pooler, and the head of a language model. The word table of the embeddings is
+/// f32. A classifier computes in f32 for every dtype: it has few columns, so f32 costs little, and its output is the
+/// decision.
 ///
 /// # Accuracy
 /// Effect of each type on all-MiniLM-L6-v2, on an AVX-512 CPU (`tilewright verify --model all-minilm-l6-v2`, 200
@@ -47,7 +47,7 @@ use tilewright_kernels::gemm::Format;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arithmetic {
-    /// Where kernels run.
+    /// Backend that runs the kernels.
     pub backend: Backend,
     /// Type of the packed weights of linear layers.
     pub dtype: Format,
@@ -66,15 +66,15 @@ pub struct Arithmetic {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationQuantization {
-    /// Nothing: weights alone are less than f32.
+    /// Inputs stay f32.
     Exact,
-    /// They are rounded, as the table of [`Arithmetic`] says. That is faster, with groups 1.5 to twice as fast,
-    /// and costs accuracy.
+    /// Inputs are rounded, as the table of [`Arithmetic`] says. This is faster (with weights in groups 1.5 to 2 times)
+    /// and less accurate.
     Rounded,
 }
 
 impl ActivationQuantization {
-    /// Both.
+    /// Both values.
     pub const ALL: [Self; 2] = [Self::Exact, Self::Rounded];
 
     /// `"exact"` or `"rounded"`.
@@ -91,7 +91,7 @@ impl ActivationQuantization {
     }
 }
 
-/// Bytes that a weight of this type takes, scales of groups included.
+/// Bytes of a weight of this type, scales of groups included.
 pub fn bytes_per_weight(dtype: Format) -> f64 {
     match dtype {
         Format::F32 => 4.0,
@@ -104,12 +104,12 @@ pub fn bytes_per_weight(dtype: Format) -> f64 {
 }
 
 impl Arithmetic {
-    /// Nothing is rounded to less than f32.
+    /// f32 without any rounding to other types.
     pub fn f32(backend: Backend) -> Self {
         Self::new(backend, Format::F32)
     }
 
-    /// Linear layers of this type, with inputs as usual.
+    /// Linear layers of this type, with the type's default activation quantization.
     pub fn new(backend: Backend, dtype: Format) -> Self {
         Self { backend, dtype, inputs: ActivationQuantization::of(dtype) }
     }

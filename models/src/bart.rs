@@ -1,22 +1,21 @@
 //! BART (Lewis et al. 2019, arXiv:1910.13461) and Marian (Junczys-Dowmunt et al. 2018,
-//! arXiv:1804.00344): the encoder and decoder of Vaswani et al. 2017 (arXiv:1706.03762), which normalise
-//! what each block adds up.
+//! arXiv:1804.00344): the post-norm encoder and decoder of Vaswani et al. 2017 (arXiv:1706.03762).
 //!
 //! ```text
-//! x = LN(word[id] * scale + position[i]), scale = 1, or sqrt(D) where the config says so
+//! x = LN(word[id] * scale + position[i]); scale = 1, or sqrt(D) if scale_embedding
 //! encoder      each layer:  x = LN(x + dense(attention(x)))
 //!                           x = LN(x + dense(activation(dense(x))))
-//! decoder      each layer:  x = LN(x + dense(attention(x))), of each token to all up to itself
-//!                           x = LN(x + dense(attention(x, states of the encoder)))
+//! decoder      each layer:  x = LN(x + dense(causal attention(x)))
+//!                           x = LN(x + dense(cross-attention(x, states of the encoder)))
 //!                           x = LN(x + dense(activation(dense(x))))
-//! logits       head(x) + bias, head = word^T where they are tied
+//! logits       head(x) + bias; head = word^T if they are tied
 //! class        dense(tanh(dense(x of the last end token)))
 //! ```
 //!
-//! | [`Family`] | positions | norm of embeddings | a decoder given nothing reads |
+//! | [`Family`] | positions | norm of embeddings | decoder inputs if none are given |
 //! |---|---|---|---|
-//! | BART | a table | yes | the inputs after a start token |
-//! | Marian | sinusoids: first all sines, then all cosines | none | nothing: an error |
+//! | BART | a table | yes | a start token and the encoder's inputs |
+//! | Marian | sinusoids: first all sines, then all cosines | no | none: an error |
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
@@ -35,12 +34,12 @@ mod stack;
 pub use config::{Config, Family};
 use stack::{Stack, Workspace};
 
-/// Which class of transformers a model is, by what it has.
+/// Class of transformers: the outputs of a BART or Marian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BartClass {
-    /// `BartModel`, `MarianModel`: the states of encoder and decoder.
+    /// `BartModel`, `MarianModel`: the states of the encoder and of the decoder.
     Bare,
-    /// `BartForConditionalGeneration`, `MarianMTModel`: logits of words.
+    /// `BartForConditionalGeneration`, `MarianMTModel`: logits of the next token.
     ConditionalGeneration,
     /// `BartForSequenceClassification`: the class of a text.
     SequenceClassification,
@@ -51,10 +50,13 @@ pub enum BartClass {
 pub struct Bart {
     config: Config,
     on: Arithmetic,
+    /// model.encoder.
     encoder: Stack,
+    /// model.decoder.
     decoder: Stack,
-    /// lm_head and final_logits_bias, \[D, vocab_size\].
+    /// lm_head, \[D, vocab_size\], with final_logits_bias, \[1, vocab_size\]; the decoder's word table if tied.
     lm_head: LmHead,
+    /// classification_head.
     classification_head: Option<Classifier>,
     work: Workspace,
 }
@@ -62,9 +64,9 @@ pub struct Bart {
 /// `classification_head`.
 #[derive(Debug)]
 struct Classifier {
-    /// \[D, D\].
+    /// dense, \[D, D\].
     dense: Linear,
-    /// \[D, classes\].
+    /// out_proj, \[D, classes\].
     out_proj: Linear,
 }
 
@@ -75,7 +77,7 @@ impl Parameters for Classifier {
 }
 
 impl Bart {
-    /// Reads what `class` has from `weights`, whose names may lack the prefix `model.`.
+    /// Reads the parts of `class` from `weights`, whose names may lack the prefix `model.`.
     ///
     /// # Errors
     /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -84,7 +86,7 @@ impl Bart {
         let weights = &weights.with_base("model.");
         let (d, words) = (config.d_model, config.decoder_words());
         let (tied, shared) = (config.tie_word_embeddings, config.share_encoder_decoder_embeddings);
-        // Checkpoints have the table of several users under the name of one or of several of them.
+        // A shared table has the name of one user or of several.
         let names = ["model.shared", "model.encoder.embed_tokens", "model.decoder.embed_tokens", "lm_head"];
         let [_, of_encoder, of_decoder, of_head] = names;
         let has = |name: &&str| weights.contains(&format!("{name}.weight"));
@@ -133,7 +135,7 @@ impl Bart {
         })
     }
 
-    /// A model with random weights, the same for a seed on every machine.
+    /// A model with random weights, which depend on `seed` alone.
     ///
     /// # Errors
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -158,12 +160,12 @@ impl Bart {
         Self::open(config, Weights::random(seed), on, class)
     }
 
-    /// The config it was made with.
+    /// Config of the model.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Leaves the states of the encoder, \[tokens, D\], in `x` of the workspace.
+    /// Computes the states of the encoder, \[tokens, D\], in `x` of the workspace.
     fn encoder_states(&mut self, sources: &Batch) -> Result<(), Error> {
         let Self { config, on, encoder, work, .. } = self;
         batch::below("input_ids", &sources.ids, config.vocab_size)?;
@@ -172,12 +174,12 @@ impl Bart {
         encoder.run(config, *on, sources, &sources.positions, Past::None, work)
     }
 
-    /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
+    /// A cache for each of `sources`, without tokens. The states of the sources are in `x` of the workspace.
     fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
         self.decoder.sources(self.config.d_model, sources, capacity, &mut self.work)
     }
 
-    /// States of the decoder's `tokens`, \[tokens, D\], and the head.
+    /// Computes the states of the decoder's `tokens`, \[tokens, D\]; also returns the head.
     fn states(&mut self, tokens: &Batch, past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
         let Self { config, on, decoder, lm_head, work, .. } = self;
         let positions =
@@ -187,8 +189,9 @@ impl Bart {
         Ok((work.x.get(tokens.tokens() * config.d_model), lm_head))
     }
 
-    /// Decoder inputs of a forward pass without any: a start token and all but the last column of the
-    /// padded batch, whose padding the decoder sees as tokens; and the place of each token of `batch` in it.
+    /// Decoder inputs for a forward pass that was given none, and the place of each token of `batch` in them. As in
+    /// transformers, the inputs are a start token and all but the last column of the padded batch; the decoder sees
+    /// padding as tokens.
     fn shifted(&self, batch: &Batch) -> Result<(Batch, Vec<usize>), Error> {
         let (mut decoder, mut places) = (Batch::default(), Vec::new());
         for ends in batch.starts().windows(2) {
@@ -205,8 +208,8 @@ impl Bart {
         Ok((decoder, places))
     }
 
-    /// Runs encoder, decoder and head, which sees the states of the `places` among the tokens of `decoder`;
-    /// of all, if there are none.
+    /// Runs encoder, decoder and head. The head reads the states at `places`, which index the tokens of `decoder`;
+    /// all states if `None`.
     fn outputs(
         &mut self,
         batch: &Batch,
@@ -243,20 +246,21 @@ impl Bart {
         Ok(vec![output, states])
     }
 
-    /// Where the decoder has what stands in the column of each sequence's last end token.
+    /// Index of the decoder token in the column of each sequence's last end token.
     fn ends(&self, batch: &Batch, decoder: &Batch) -> Result<Vec<usize>, Error> {
         let end = self.config.eos_token_id;
         let place = |sequence: usize| {
             let [tokens, mut of_decoder] =
                 [batch, decoder].map(|batch| batch.starts()[sequence]..batch.starts()[sequence + 1]);
             let Some(last) = tokens.rev().find(|&t| batch.ids[t] == end) else {
-                let why =
-                    format!("sequence {sequence} has no end token {end}, at whose place its class is read");
+                let why = format!(
+                    "sequence {sequence}: expected an end token {end}, where the class is read, found none"
+                );
                 return Err(Error::Input { name: "input_ids", why });
             };
             let column = batch.positions[last];
             of_decoder.find(|&t| decoder.positions[t] == column).ok_or_else(|| {
-                let why = format!("sequence {sequence} has nothing in column {column}, where its inputs end");
+                let why = format!("sequence {sequence}: expected a token in column {column}, where the inputs end, found none");
                 Error::Input { name: "decoder_input_ids", why }
             })
         };
@@ -302,10 +306,10 @@ impl CausalLm for Bart {
 impl Model for Bart {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         if !self.config.family.shifts_inputs {
-            let why = "missing; expected what the decoder reads".to_owned();
+            let why = "missing; expected the tokens of the decoder".to_owned();
             return Err(Error::Input { name: "decoder_input_ids", why });
         }
-        // Before anything is made of them.
+        // `shifted` allocates up to the largest position.
         batch::below("position", &batch.positions, self.config.max_position_embeddings)?;
         let (decoder, places) = self.shifted(batch)?;
         self.outputs(batch, &decoder, Some(&places))
@@ -333,8 +337,8 @@ impl Model for Bart {
         ])
     }
 
-    /// A token of the source passes the encoder and what makes keys and values of its states; one of the
-    /// decoder passes the rest.
+    /// A source's token passes the encoder and the cross-attention's keys and values; a decoder's token passes the
+    /// rest.
     fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         let encoder = ModelLinear::of("encoder", self.encoder.linear(), 1);
         let decoder = ModelLinear::of("decoder", self.decoder.linear(), 1);

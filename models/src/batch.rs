@@ -59,8 +59,7 @@ impl Batch {
         &self.ids
     }
 
-    /// Index of each sequence's first token, then the number of tokens: one entry more than
-    /// there are sequences.
+    /// Index of each sequence's first token, then the number of tokens: \[sequences + 1\].
     pub fn starts(&self) -> &[usize] {
         &self.starts
     }
@@ -105,12 +104,12 @@ impl Batch {
         self.starts.truncate(1);
     }
 
-    /// Packs `rows` sequences padded to `columns` tokens: keeps each token whose `attention_mask` is 1.
-    /// Without a mask all tokens are kept; without token types they are 0.
+    /// Packs `rows` sequences padded to `columns` tokens: keeps each token whose `attention_mask` is 1. Without a mask all
+    /// tokens are kept; without token types all types are 0.
     ///
     /// # Errors
-    /// [`Error::Input`], naming the input, if a length does not fit, a value cannot be an id, a
-    /// mask is not 0 or 1, or it hides a whole sequence.
+    /// [`Error::Input`], naming the input, if a length does not fit, a value cannot be an id, a mask is not 0 or 1, or
+    /// the mask hides a whole sequence.
     pub fn from_padded(
         [rows, columns]: [usize; 2],
         input_ids: &[i64],

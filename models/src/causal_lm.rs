@@ -1,13 +1,13 @@
-//! Causal language models: their caches, and the request for the next token's logits.
+//! Causal language models: caches, and logits of the next token.
 //!
 //! ```text
 //! decoder alone       extend(prompt) -> logits, extend(token) -> logits, ..
 //! encoder-decoder     encode(sources), extend(start token) -> logits, extend(token) -> logits, ..
 //! ```
 //!
-//! Every sequence has its own [`Cache`], so sequences of any lengths are extended together without padding,
-//! and join or leave at any step. The states of a token have the same bits in one pass over a whole text,
-//! after cached tokens, alone, and among other sequences.
+//! Every sequence has its own [`Cache`]. So sequences of any lengths are extended together without padding, and join
+//! or leave at any step. The states of a token have the same bits in one pass over a whole text, after cached tokens,
+//! alone, and among other sequences.
 
 use crate::batch::{Batch, below};
 use crate::checkpoint::weights::Weights;
@@ -37,7 +37,8 @@ pub trait CausalLm: std::fmt::Debug + Send {
         false
     }
 
-    /// An empty cache for a sequence of up to `capacity` tokens; without a source for an encoder-decoder.
+    /// An empty cache for a sequence of up to `capacity` tokens. For an encoder-decoder, the cache has no source; see
+    /// [`encode`](Self::encode).
     fn cache(&self, capacity: usize) -> Cache;
 
     /// Encodes sources and returns an empty cache of up to `capacity` tokens for each.
@@ -48,14 +49,14 @@ pub trait CausalLm: std::fmt::Debug + Send {
         let _ = (sources, capacity);
         Err(Error::Input {
             name: "input_ids",
-            why: "given as a source to a model without encoder".to_owned(),
+            why: "given as a source to a model that has no encoder".to_owned(),
         })
     }
 
     /// Appends each sequence of `tokens` to its cache and writes the wanted logits, \[tokens or sequences,
     /// vocab_size\], to `logits`.
     ///
-    /// In case of an error nothing is appended.
+    /// After an error no cache has changed.
     ///
     /// # Errors
     /// [`Error::Input`] if the model has no head, an id lies outside of the table, the numbers of caches and
@@ -69,7 +70,8 @@ pub trait CausalLm: std::fmt::Debug + Send {
     ) -> Result<(), Error>;
 }
 
-/// Checks ids and caches; returns the position of every token.
+/// Checks ids, caches and positions; returns the position of every token. Ids must be below `vocabulary`, positions
+/// below `most`.
 pub(crate) fn check(
     tokens: &Batch,
     past: &Past<'_, '_>,
@@ -113,9 +115,10 @@ pub(crate) fn check(
 /// Refuses caches without a source.
 pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
     match past.caches().iter().position(|cache| cache.source.is_none()) {
-        Some(sequence) => {
-            Err(Error::Input { name: "caches", why: format!("sequence {sequence}: it has no source") })
-        }
+        Some(sequence) => Err(Error::Input {
+            name: "caches",
+            why: format!("sequence {sequence}: expected a source, found none"),
+        }),
         None => Ok(()),
     }
 }
@@ -138,8 +141,8 @@ impl LmHead {
 
     /// Names of the word table and of the head, without `.weight`, and true if both are one tensor.
     ///
-    /// `tied` is the config's wish. As in transformers, a file with one of the two tensors uses it for both. A
-    /// file with both, of different values, keeps them apart.
+    /// `tied` is the config's `tie_word_embeddings`. If it is true and the file has one of the two tensors, that tensor
+    /// is both, as in transformers. If the file has both with different values, they are two tensors.
     ///
     /// # Errors
     /// See [`Weights::get`].
@@ -165,7 +168,7 @@ impl LmHead {
         self.linear.is_some()
     }
 
-    /// Refuses a model without head. Call it before anything is appended to a cache.
+    /// Refuses a model without a head. Callers check before they append to a cache.
     pub fn check(&self) -> Result<(), Error> {
         match self.exists() {
             true => Ok(()),
@@ -196,7 +199,7 @@ impl LmHead {
         linear.forward(wanted, logits)
     }
 
-    /// Output of `rows` tokens: `logits`, or the states if the model has no head.
+    /// Output of `rows` tokens: `logits`, or `last_hidden_state` if the model has no head.
     pub fn output(&self, each: Each, rows: usize, states: &[f32]) -> Result<Output, Error> {
         let Some(linear) = &self.linear else {
             return Ok(Output::new("last_hidden_state", each, rows, states.to_vec()));
@@ -214,7 +217,7 @@ impl LmHead {
 }
 
 impl Parameters for LmHead {
-    /// A tied head lists the word table too.
+    /// A tied head lists the word table.
     fn parameters(&self) -> Vec<Parameter<'_>> {
         self.linear.parameters()
     }

@@ -6,10 +6,10 @@
 //!              x = LN(x + dense(activation(dense(x))))
 //! ```
 //!
-//! Sequences of a batch are packed: one row for each token, no padding. Only attention depends on the bounds
-//! of sequences, so a sequence has the same bits alone and in a batch.
+//! Sequences of a batch are packed: one row for each token, no padding. Only attention depends on the bounds of
+//! sequences, so a sequence has the same bits alone and in a batch.
 //!
-//! A family is a [`EncoderPlan`]: names of tensors, order of layers, width of embeddings, first position.
+//! An [`EncoderPlan`] describes a family: names of tensors, order of layers, width of embeddings, first position.
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
@@ -39,7 +39,7 @@ pub struct EncoderPlan {
     pub order: Vec<usize>,
     /// Names of a layer's tensors.
     pub names: LayerNames,
-    /// Padding id from which positions are counted, if they are: see [`EncoderPlan::positions`].
+    /// Padding id at which positions start, if the family counts them from there: see [`EncoderPlan::positions`].
     pub padding: Option<u32>,
 }
 
@@ -81,14 +81,14 @@ impl EncoderPlan {
         }
     }
 
-    /// The position of each token: its place in the sequence, or, where padding has one,
+    /// Writes the position of each token to `positions`: its place in the sequence or, if `padding` is set,
     ///
     /// ```text
     /// padding                      for padding itself
     /// padding + 1, padding + 2 ..  for the other tokens of the sequence
     /// ```
     ///
-    /// A token that the mask hides counts as padding regardless of its id.
+    /// Tokens that a mask hides are not in the batch, so they do not count, whatever their ids.
     pub fn positions(&self, batch: &Batch, positions: &mut Vec<u32>) {
         positions.clear();
         let Some(padding) = self.padding else { return positions.extend(&batch.positions) };
@@ -109,28 +109,29 @@ pub struct Encoder {
     plan: EncoderPlan,
     on: Arithmetic,
     embeddings: Embeddings,
-    /// \[E, H\].
+    /// embeddings_project or embedding_hidden_mapping_in, \[E, H\].
     projection: Option<Linear>,
+    /// encoder.layer.N, or the layers of ALBERT's groups.
     layers: Vec<Layer>,
 }
 
-/// `bert.embeddings`.
+/// `embeddings`.
 #[derive(Debug)]
 struct Embeddings {
-    /// \[vocab_size, E\].
+    /// word_embeddings, \[vocab_size, E\].
     word_embeddings: EmbeddingTable,
-    /// \[max_position_embeddings, E\].
+    /// position_embeddings, \[max_position_embeddings, E\].
     position_embeddings: EmbeddingTable,
-    /// \[type_vocab_size, E\].
+    /// token_type_embeddings, \[type_vocab_size, E\].
     token_type_embeddings: EmbeddingTable,
-    /// \[E\].
+    /// LayerNorm, \[E\].
     layer_norm: Norm,
 }
 
-/// `bert.encoder.layer.N`.
+/// `encoder.layer.N`; comments have BERT's names, [`LayerNames`] those of the other families.
 #[derive(Debug)]
 struct Layer {
-    /// attention.self.{query, key, value}, as one layer: \[H, 3 H\].
+    /// attention.self.{query, key, value}, fused: \[H, 3 H\].
     query_key_value: Linear,
     /// attention.output.dense, \[H, H\].
     attention_output_dense: Linear,
@@ -163,7 +164,7 @@ impl Parameters for Layer {
     }
 }
 
-/// Working memory of [`Encoder::forward`]: it grows to the largest batch, then nothing is allocated.
+/// Working memory of [`Encoder::forward`]. It grows to the largest batch; then nothing is allocated.
 #[derive(Debug, Default)]
 pub struct Workspace {
     /// \[tokens, H\]: the states.
@@ -172,8 +173,7 @@ pub struct Workspace {
     sum: WorkBuffer,
     /// \[tokens, H\]: output of attention.
     context: WorkBuffer,
-    /// \[tokens, max(3 H, I, E)\]: queries, keys and values, the feed-forward block's inside, or
-    /// embeddings.
+    /// \[tokens, max(3 H, I, E)\]: queries, keys and values; or the inside of the feed-forward block; or embeddings.
     wide: WorkBuffer,
     /// \[tokens\].
     positions: Vec<u32>,
@@ -284,7 +284,7 @@ impl Encoder {
         found
     }
 
-    /// Computes the states of all tokens after the last layer, \[tokens, H\]; they lie in `work`.
+    /// Computes the states of all tokens after the last layer, \[tokens, H\], in `work`.
     ///
     /// # Errors
     /// [`Error::Input`] if an id, token type or position lies outside of its table.

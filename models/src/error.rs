@@ -36,7 +36,7 @@ pub enum Error {
         /// Expected and found value.
         why: String,
     },
-    /// A kernel refused its arguments.
+    /// A kernel refuses its arguments.
     Kernel(tilewright_kernels::Error),
 }
 

@@ -10,19 +10,19 @@ use crate::whole_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::path::Path;
 
-/// A padded batch; only tokens that its mask shows are computed.
+/// A padded batch. Only tokens whose mask is 1 are computed.
 #[derive(Clone, Debug)]
 pub struct Padded {
     /// \[rows, columns\], or \[rows, choices, columns\], where each choice is a sequence.
     pub shape: Vec<usize>,
-    /// Tokens that the mask shows.
+    /// Tokens whose mask is 1.
     pub batch: Batch,
 }
 
 /// Inputs of a model's forward pass.
 #[derive(Clone, Debug)]
 pub struct ModelInputs {
-    /// `input_ids`; of an encoder-decoder, tokens of the encoder.
+    /// `input_ids`; for an encoder-decoder, tokens of the encoder.
     pub tokens: Padded,
     /// `decoder_input_ids`.
     pub decoder: Option<Padded>,
@@ -33,13 +33,13 @@ const TOKENS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 const DECODER: [&str; 2] = ["decoder_input_ids", "decoder_attention_mask"];
 
 impl ModelInputs {
-    /// Reads a safetensors file with `input_ids` and, if it has them, `attention_mask`,
-    /// `token_type_ids`, `decoder_input_ids` and `decoder_attention_mask`, all of int64 and
-    /// \[rows, columns\]; the first three may be \[rows, choices, columns\].
+    /// Reads a safetensors file. It must have `input_ids` and may have `attention_mask`, `token_type_ids`,
+    /// `decoder_input_ids` and `decoder_attention_mask`. All are int64, \[rows, columns\] or
+    /// \[rows, choices, columns\].
     ///
     /// # Errors
-    /// If the file cannot be read, an input has another type or shape, or the name is unknown. A mistyped
-    /// name is refused rather than ignored.
+    /// If the file cannot be read, an input has another type or shape, or a name is unknown: a mistyped name is not
+    /// ignored.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::from_bytes(path, &files::bytes(path)?)
     }
@@ -121,7 +121,7 @@ impl ModelInputs {
         }
     }
 
-    /// Shape of `output` in the padded batch.
+    /// Padded inputs whose rows `output` describes.
     fn padded_of(&self, output: &Output) -> &Padded {
         match (output.each, &self.decoder) {
             (Each::DecoderToken, Some(decoder)) => decoder,

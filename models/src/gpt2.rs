@@ -1,5 +1,5 @@
-//! GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019): a decoder that
-//! normalises what each block reads.
+//! GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019): a pre-norm decoder with
+//! learned positions.
 //!
 //! ```text
 //! x = wte[id] + wpe[position]
@@ -8,7 +8,7 @@
 //! logits       LN(x) wte^T
 //! ```
 //!
-//! Checkpoints store the weights of dense layers as \[in, out\].
+//! Checkpoints store the weights of dense layers as \[in, out\], the transpose of other families.
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
@@ -24,31 +24,31 @@ use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
 
-/// config.json. A missing field has the default of transformers' `GPT2Config`, the size of
-/// model of 124 million parameters.
+/// config.json. A missing field has the default of transformers' `GPT2Config`, the size of the
+/// model with 124 million parameters.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Entries of the word table.
     pub vocab_size: usize,
-    /// Entries of the position table: the longest sequence.
+    /// Entries of the position table: upper bound of the tokens of a sequence.
     pub n_positions: usize,
     /// Width H of a token's state.
     pub n_embd: usize,
     /// Number of layers.
     pub n_layer: usize,
-    /// Heads of each layer's attention, each H / heads wide.
+    /// Attention heads of each layer, each H / heads wide.
     pub n_head: usize,
-    /// Width I between the two dense layers of a feed-forward block; 4 H if not given.
+    /// Width I inside of the feed-forward block; 4 H if absent.
     pub n_inner: Option<usize>,
-    /// Between them.
+    /// Activation inside of the feed-forward block.
     pub activation_function: Activation,
-    /// Added to variances.
+    /// Epsilon of layer norms, added to the variance.
     pub layer_norm_epsilon: f32,
-    /// True if scores are divided by the square root of a head's width.
+    /// True if attention scores are divided by the square root of a head's width.
     pub scale_attn_weights: bool,
-    /// True if scores of layer n are also divided by n + 1.
+    /// True if attention scores of layer n, counted from 0, are also divided by n + 1.
     pub scale_attn_by_inverse_layer_idx: bool,
-    /// True if the head is the word table.
+    /// True if the head is the word table, `wte`.
     pub tie_word_embeddings: bool,
 }
 
@@ -71,7 +71,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// If a field has the wrong type or an unsupported value; the message names the field.
@@ -83,7 +83,7 @@ impl Config {
             scale_attn_weights, scale_attn_by_inverse_layer_idx, tie_word_embeddings;
             activation_function: fields.activation("activation_function", or.activation_function)?,
         };
-        // Other spellings, which transformers would follow.
+        // Other spellings of these fields, which transformers reads too.
         fields.only("hidden_size", config.n_embd)?;
         fields.only("num_hidden_layers", config.n_layer)?;
         fields.only("num_attention_heads", config.n_head)?;
@@ -92,12 +92,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Width between the dense layers of a feed-forward block.
+    /// Width I inside of the feed-forward block.
     pub fn inner(&self) -> usize {
         self.n_inner.unwrap_or(self.n_embd.saturating_mul(4))
     }
 
-    /// Says what no model can be made of.
+    /// Refuses impossible sizes; names the field.
     fn check(&self) -> Result<(), String> {
         config::positive(&named!(self: vocab_size, n_positions, n_embd, n_layer, n_head))?;
         config::positive(&[("n_inner", self.inner())])?;
@@ -107,7 +107,7 @@ impl Config {
     }
 }
 
-/// The decoder and, if the checkpoint is of a language model, its head.
+/// The decoder, and the head of a causal LM.
 #[derive(Debug)]
 pub struct Gpt2 {
     config: Config,
@@ -116,10 +116,11 @@ pub struct Gpt2 {
     wte: EmbeddingTable,
     /// wpe, \[n_positions, H\].
     wpe: EmbeddingTable,
+    /// h.N.
     h: Vec<Layer>,
-    /// \[H\].
+    /// ln_f, \[H\].
     ln_f: Norm,
-    /// lm_head, \[H, vocab_size\]: the word table, where they are tied.
+    /// lm_head, \[H, vocab_size\]; wte if the two are tied.
     lm_head: LmHead,
     work: Workspace,
 }
@@ -127,13 +128,13 @@ pub struct Gpt2 {
 /// `h.N`.
 #[derive(Debug)]
 struct Layer {
-    /// \[H\].
+    /// ln_1, \[H\].
     ln_1: Norm,
-    /// attn.c_attn, queries, keys and values: \[H, 3 H\].
+    /// attn.c_attn, \[H, 3 H\]: queries, keys and values.
     c_attn: Linear,
     /// attn.c_proj, \[H, H\].
     attn_c_proj: Linear,
-    /// \[H\].
+    /// ln_2, \[H\].
     ln_2: Norm,
     /// mlp.c_fc, \[H, I\].
     c_fc: Linear,
@@ -154,12 +155,12 @@ impl Parameters for Layer {
     }
 }
 
-/// Working memory: it grows to the largest batch, then nothing is allocated.
+/// Working memory. It grows to the largest batch; then nothing is allocated.
 #[derive(Debug, Default)]
 struct Workspace {
     /// \[tokens, H\]: the states.
     x: WorkBuffer,
-    /// \[tokens, H\]: input of a block, then the sum that it adds to the states.
+    /// \[tokens, H\]: input of a block, then the block's output, which the states add.
     y: WorkBuffer,
     /// \[tokens, H\]: output of attention.
     context: WorkBuffer,
@@ -168,8 +169,7 @@ struct Workspace {
 }
 
 impl Gpt2 {
-    /// Reads the decoder from `weights`, whose names may lack the prefix `transformer.`, and its head if it is
-    /// `with_head`.
+    /// Reads the decoder from `weights`, whose names may lack the prefix `transformer.`, and the head if `with_head`.
     ///
     /// # Errors
     /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -205,7 +205,7 @@ impl Gpt2 {
         })
     }
 
-    /// A language model with random weights, the same for a seed on every machine.
+    /// A causal LM with random weights, which depend on `seed` alone.
     ///
     /// # Errors
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -226,7 +226,7 @@ impl Gpt2 {
         Self::open(config, Weights::random(seed), on, true)
     }
 
-    /// The config it was made with.
+    /// Config of the model.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -265,7 +265,7 @@ impl Gpt2 {
     }
 }
 
-/// The heads of a layer.
+/// Attention heads of layer `layer`.
 fn heads(config: &Config, on: Arithmetic, layer: usize) -> Heads<'static> {
     let heads = Heads::of_width(on, config.n_head, config.n_embd);
     let scale = if config.scale_attn_weights { heads.scale } else { 1.0 };

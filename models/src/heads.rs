@@ -1,5 +1,4 @@
-//! Heads of encoders: from states of tokens, \[tokens, H\], to the outputs of a class of
-//! transformers.
+//! Heads of encoders: from states of tokens, \[tokens, H\], to the outputs of a class of transformers.
 //!
 //! ```text
 //! first token     activation(dense(x of token 0))
@@ -51,13 +50,13 @@ impl HeadKind {
 #[derive(Debug)]
 pub struct Pooler {
     on: Arithmetic,
-    /// \[H, H\].
+    /// pooler.dense, or the family's name of it, \[H, H\].
     dense: Linear,
     activation: Option<Activation>,
 }
 
 impl Pooler {
-    /// From states \[tokens, H\] to \[sequences, H\].
+    /// Pools states, \[tokens, H\], to \[sequences, H\].
     fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
         let h = states.len() / batch.tokens().max(1);
         let mut first = vec![0.0; batch.len() * h];
@@ -76,22 +75,22 @@ impl Pooler {
     }
 }
 
-/// Masked-LM head: a score of every word for every token.
+/// Masked-LM head: a score of every word for every token. [`PredictionNames`] has the tensor names.
 #[derive(Debug)]
 pub struct Predictions {
-    /// \[H, E\].
+    /// dense, \[H, E\].
     dense: Linear,
     activation: Activation,
-    /// \[E\].
+    /// LayerNorm, \[E\].
     layer_norm: Norm,
-    /// \[E, vocab_size\].
+    /// decoder, \[E, vocab_size\].
     decoder: Linear,
     /// True if the decoder is the word table.
     tied: bool,
 }
 
 impl Predictions {
-    /// From states \[tokens, H\] to \[tokens, vocab_size\].
+    /// Computes logits, \[tokens, vocab_size\], from states, \[tokens, H\].
     fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
         let mut transformed = vec![0.0; batch.tokens() * self.dense.width()];
         self.dense.activated(states, self.activation, &mut transformed)?;
@@ -103,13 +102,13 @@ impl Predictions {
 }
 
 impl Parameters for Predictions {
-    /// A tied decoder lists the word table too.
+    /// A tied decoder lists the word table.
     fn parameters(&self) -> Vec<Parameter<'_>> {
         parameters_of(&[&self.dense, &self.layer_norm, &self.decoder])
     }
 }
 
-/// Head of an encoder. A linear layer without a comment is a classifier, \[H, classes\].
+/// Head of an encoder. The last linear layer of a variant is a classifier, \[H, classes\].
 #[allow(clippy::large_enum_variant, reason = "a model has one head")]
 #[derive(Debug)]
 pub enum Head {
@@ -202,7 +201,7 @@ impl Parameters for Head {
 }
 
 impl Head {
-    /// Linear layers that every token passes; layers of a sequence's first token alone are left out.
+    /// Linear layers that every token passes. Layers that only a sequence's first token passes are left out.
     fn linear_layers(&self) -> Vec<ModelLinear<'_>> {
         match self {
             Self::MaskedLm(words) | Self::PreTraining(words, ..) => {
@@ -221,7 +220,7 @@ impl Head {
     }
 }
 
-/// Reads the parts of heads.
+/// Reads the layers of heads from a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadReader<'a> {
     pub config: &'a Config,
@@ -230,7 +229,7 @@ pub(crate) struct HeadReader<'a> {
     pub on: Arithmetic,
 }
 
-/// Tensor names of a masked-LM head.
+/// Tensor names of a masked-LM head; layers are named without `.weight`.
 #[derive(Clone, Copy)]
 pub(crate) struct PredictionNames {
     /// The linear layer from H to E.
@@ -246,7 +245,7 @@ pub(crate) struct PredictionNames {
 }
 
 impl HeadReader<'_> {
-    /// True if the checkpoint has the tensor.
+    /// True if the checkpoint has the tensor, or weights are random.
     pub fn has(&self, name: &str) -> bool {
         self.weights.contains(name)
     }
@@ -260,7 +259,7 @@ impl HeadReader<'_> {
         Linear::open(self.weights, name, [self.config.hidden_size; 2], self.on)
     }
 
-    /// A linear layer from H to `classes`, always in f32.
+    /// A linear layer from H to `classes`, in f32 for every dtype.
     pub fn classifier(&self, name: &str, classes: usize) -> Result<Linear, Error> {
         Linear::open(self.weights, name, [classes, self.config.hidden_size], self.on.exactly())
     }
@@ -293,7 +292,7 @@ pub struct EncoderModel {
 }
 
 impl EncoderModel {
-    /// Puts `head` on `encoder`.
+    /// A model of `encoder` and `head`.
     pub(crate) fn new(encoder: Encoder, head: Head) -> Self {
         Self { encoder, head, work: Workspace::default() }
     }

@@ -1,6 +1,18 @@
 //! Layers: weights in the form that the kernels of a backend take, and calls of these kernels.
 //!
 //! States of all sequences of a batch are packed, \[tokens, width\]: a row for each token, no padding.
+//!
+//! Comments give the shape of a linear layer as \[in, out\], the shape of W^T.
+//!
+//! | item | content |
+//! |---|---|
+//! | [`Linear`] | y = x W^T + b; tensors with one input fuse into one W^T |
+//! | [`Norm`] | layer norm, RMS norm |
+//! | [`EmbeddingTable`] | rows that ids select |
+//! | [`Heads`], [`Cache`], [`Past`] | attention, and keys and values of earlier tokens |
+//! | [`Parameter`], [`Parameters`] | tensors of the checkpoint that layers hold |
+//! | [`ModelLinear`] | a linear layer in a model's list |
+//! | [`WorkBuffer`] | working memory |
 
 mod attention;
 mod buffer;

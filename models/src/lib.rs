@@ -9,19 +9,19 @@
 //! | [`t5`] | T5: encoder and decoder with relative position biases |
 //! | [`roberta`], [`albert`], [`electra`] | differences from BERT |
 //! | [`heads`] | heads of these encoders |
-//! | [`architectures`] | table from classes of transformers to models of this crate |
+//! | [`architectures`] | table: for each class of transformers, a model of this crate |
 //! | [`model`], [`output`] | the interface of every model; outputs under Hugging Face's names |
 //! | [`causal_lm`] | causal language models and their caches |
 //! | [`generate`] | text generation: sampling, beam search, continuous batching, chat templates |
-//! | [`layers`] | linear, norm, table, attention: weights and calls of kernels |
+//! | [`layers`] | linear, norm, embedding table, attention: weights and calls of kernels |
 //! | [`checkpoint`] | safetensors, GGUF, config.json, tokenizer.json |
 //! | [`sentence`] | sentence embeddings, as sentence-transformers pools them |
 //! | [`encoder`] | encoder of BERT, RoBERTa, ALBERT and ELECTRA |
-//! | [`Arithmetic`] | the backend and the type that a model computes in |
+//! | [`Arithmetic`] | backend and types of a model |
 //! | [`accuracy`] | distance between the outputs of two runs |
-//! | [`ActivationQuantization`] | whether inputs of linear layers are rounded as their weights are |
+//! | [`ActivationQuantization`] | rounding of the inputs of linear layers |
 //! | [`Batch`] | sequences of ids, packed without padding |
-//! | [`exchange`] | inputs and outputs as files, for comparison with other frameworks |
+//! | [`exchange`] | inputs and outputs as safetensors files, for comparison with other frameworks |
 //! | [`whole_file`] | atomic writes of files |
 //! | [`Error`] | errors, each with its file and tensor, field or input |
 #![forbid(unsafe_code)]

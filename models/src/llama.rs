@@ -1,12 +1,12 @@
-//! LLaMA (Touvron et al. 2023, arXiv:2302.13971; grouped heads: arXiv:2307.09288): a decoder that
-//! normalises what each block reads.
+//! LLaMA (Touvron et al. 2023, arXiv:2302.13971; grouped heads: arXiv:2307.09288): a pre-norm
+//! decoder with rotary positions, RMS norm and gated feed-forward blocks.
 //!
 //! ```text
 //! x = embed[id]
-//! each layer:  q, k, v = dense(RMS(x));  q, k turned by their position (rotary embedding)
-//!              x = x + dense(attention(q, k, v)), heads of q in groups share one of k and v
+//! each layer:  q, k, v = dense(RMS(x));  q and k rotated by their positions (RoPE)
+//!              x = x + dense(attention(q, k, v)); a group of query heads shares a key and a value head
 //!              x = x + down(silu(gate(h)) * up(h)), h = RMS(x)
-//! logits       head(RMS(x)), head = embed^T where they are tied
+//! logits       head(RMS(x)); head = embed^T if they are tied
 //! ```
 
 use crate::arithmetic::Arithmetic;
@@ -26,20 +26,22 @@ mod config;
 
 pub use config::{Config, RopeScaling};
 
-/// The decoder and, if the checkpoint is of a language model, its head.
+/// The decoder, and the head of a causal LM.
 #[derive(Debug)]
 pub struct Llama {
     config: Config,
     on: Arithmetic,
     /// model.embed_tokens, \[vocab_size, H\].
     embed_tokens: EmbeddingTable,
+    /// model.layers.N.
     layers: Vec<Layer>,
     /// model.norm, \[H\].
     norm: Norm,
-    /// lm_head, \[H, vocab_size\]: the embedding, where they are tied.
+    /// lm_head, \[H, vocab_size\]; embed_tokens if the two are tied.
     lm_head: LmHead,
+    /// Rotary frequencies in radians a position, \[head_dim / 2\].
     frequencies: Vec<f64>,
-    /// Of the positions met so far.
+    /// Rotations of all positions met so far.
     rope: RopeTable,
     work: Workspace,
 }
@@ -49,13 +51,13 @@ pub struct Llama {
 struct Layer {
     /// input_layernorm, \[H\].
     input_layernorm: Norm,
-    /// self_attn.{q_proj, k_proj, v_proj}, as one layer: \[H, (heads + 2 kv_heads) head_dim\].
+    /// self_attn.{q_proj, k_proj, v_proj}, fused: \[H, (heads + 2 kv_heads) head_dim\].
     qkv_proj: Linear,
     /// self_attn.o_proj, \[heads head_dim, H\].
     o_proj: Linear,
     /// post_attention_layernorm, \[H\].
     post_attention_layernorm: Norm,
-    /// mlp.{gate_proj, up_proj}, as a pair: \[H, I\].
+    /// mlp.{gate_proj, up_proj}, a gated pair: \[H, I\] each.
     gate_up_proj: Linear,
     /// mlp.down_proj, \[I, H\].
     down_proj: Linear,
@@ -80,12 +82,12 @@ impl Parameters for Layer {
     }
 }
 
-/// Working memory: it grows to the largest batch, then nothing is allocated.
+/// Working memory. It grows to the largest batch; then nothing is allocated.
 #[derive(Debug, Default)]
 struct Workspace {
     /// \[tokens, H\]: the states.
     x: WorkBuffer,
-    /// \[tokens, H\]: input of a block, then the sum that it adds to the states.
+    /// \[tokens, H\]: input of a block, then the block's output, which the states add.
     y: WorkBuffer,
     /// \[tokens, heads head_dim\]: output of attention.
     context: WorkBuffer,
@@ -94,8 +96,7 @@ struct Workspace {
 }
 
 impl Llama {
-    /// Reads the decoder from `weights`, whose names may lack the prefix `model.`, and its head if it is
-    /// `with_head`.
+    /// Reads the decoder from `weights`, whose names may lack the prefix `model.`, and the head if `with_head`.
     ///
     /// # Errors
     /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -137,7 +138,7 @@ impl Llama {
         })
     }
 
-    /// A language model with random weights, the same for a seed on every machine.
+    /// A causal LM with random weights, which depend on `seed` alone.
     ///
     /// # Errors
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -145,7 +146,7 @@ impl Llama {
         Self::open(config, Weights::random(seed), on, true)
     }
 
-    /// The config it was made with.
+    /// Config of the model.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -169,9 +170,9 @@ impl Llama {
         for (l, layer) in self.layers.iter().enumerate() {
             let qkv = &mut wide[..n * heads.width()];
             layer.qkv_proj.forward(y, qkv)?;
-            let turned = [n, heads.query_width() + heads.key_width()];
+            let rotated = [n, heads.query_width() + heads.key_width()];
             self.on.backend.run(Rope {
-                rows: Rows::InPlace(ViewMut::with_strides(qkv, turned, [heads.width(), 1])?),
+                rows: Rows::InPlace(ViewMut::with_strides(qkv, rotated, [heads.width(), 1])?),
                 head_dim: heads.dim,
                 positions: &positions,
                 table: &self.rope,

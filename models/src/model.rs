@@ -31,7 +31,7 @@ pub trait Model: std::fmt::Debug + Send {
         None
     }
 
-    /// Upper bound of the tokens of a sequence.
+    /// Upper bound of the tokens of a sequence; `usize::MAX` if there is none.
     fn max_length(&self) -> usize;
 
     /// Parts of the model and the tensors of the checkpoint that each part holds. A tensor with several uses is listed

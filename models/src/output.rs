@@ -9,7 +9,7 @@ pub struct Output {
     pub each: Each,
     /// Length of a row.
     pub width: usize,
-    /// True if a row is a number instead of a vector of one: then `width` is no dimension of the shape.
+    /// True if a row is a scalar, not a vector of length 1. Then `width` is no dimension of the shape.
     pub scalar: bool,
     /// \[tokens or sequences, width\].
     pub values: Vec<f32>,
@@ -34,6 +34,6 @@ pub enum Each {
     Token,
     /// Every sequence of the batch.
     Sequence,
-    /// Every token that the decoder of an encoder-decoder was given.
+    /// Every token given to the decoder of an encoder-decoder.
     DecoderToken,
 }

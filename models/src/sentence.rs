@@ -116,7 +116,7 @@ impl Embedder {
         Self::with_weights(dir, Weights::open(dir)?, on)
     }
 
-    /// As [`open`](Self::open), with weights that are open.
+    /// As [`open`](Self::open), with weights that the caller has opened.
     ///
     /// # Errors
     /// As [`open`](Self::open).

@@ -1,18 +1,18 @@
 //! T5 (Raffel et al. 2019, arXiv:1910.10683), and T5 1.1 and Flan-T5 (Chung et al. 2022,
-//! arXiv:2210.11416): an encoder, and a decoder that reads what the encoder made of a source.
+//! arXiv:2210.11416): a pre-norm encoder and decoder with relative positions.
 //!
 //! ```text
 //! x = shared[id]
-//! each layer:  x = x + o(attention(q, k, v of RMS(x)))        the decoder's sees what is before
-//!              x = x + o(attention(q of RMS(x), k, v of source))                 decoder alone
-//!              x = x + wo(relu(wi(RMS(x))))                                             or, 1.1:
-//!              x = x + wo(gelu(wi_0(h)) * wi_1(h)), h = RMS(x)
-//! logits       lm_head(RMS(x)); 1.0: shared^T RMS(x) / sqrt(D)
+//! each layer:  x = x + o(attention(q, k, v of RMS(x)))            causal in the decoder
+//!              x = x + o(attention(q of RMS(x), k, v of source))  in the decoder only
+//! 1.0          x = x + wo(relu(wi(RMS(x))))
+//! 1.1          x = x + wo(gelu(wi_0(h)) * wi_1(h)), h = RMS(x)
+//! logits       lm_head(RMS(x)); in 1.0: shared^T RMS(x) / sqrt(D)
 //! ```
 //!
-//! Nothing says where a token is but a bias of each head for the distance from query to key, which is
-//! the same in all layers of the encoder, and of the decoder; a source is seen without. Dot products
-//! are not scaled: the initial weights were.
+//! Positions enter only as a bias of the attention scores: each head has one for each bucket of distances from query
+//! to key. All layers of the encoder share one table of biases, and so do all layers of the decoder. Cross-attention
+//! has no bias. Dot products are not scaled: the scale is part of the initial weights.
 
 use crate::arithmetic::Arithmetic;
 use crate::batch::{self, Batch};
@@ -29,7 +29,7 @@ mod stack;
 pub use config::Config;
 use stack::{Stack, Workspace};
 
-/// Class of transformers: which parts of a T5 are computed.
+/// Class of transformers: the outputs of a T5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum T5Class {
     /// `T5EncoderModel`: states of the encoder.
@@ -40,23 +40,25 @@ pub enum T5Class {
     ConditionalGeneration,
 }
 
-/// The encoder and, if the class has them, the decoder and its head.
+/// The encoder, and the decoder and head of classes that have them.
 #[derive(Debug)]
 pub struct T5 {
     config: Config,
     on: Arithmetic,
     /// shared, \[vocab_size, D\].
     shared: EmbeddingTable,
+    /// encoder.
     encoder: Stack,
+    /// decoder.
     decoder: Option<Stack>,
-    /// lm_head, \[D, vocab_size\]: the embedding, where they are tied.
+    /// lm_head, \[D, vocab_size\]; shared if the two are tied.
     lm_head: LmHead,
     work: Workspace,
 }
 
 impl T5 {
-    /// Reads what `class` has from `weights`. The head is `lm_head` where there is one, else, unless the config
-    /// says otherwise, the embedding.
+    /// Reads the parts of `class` from `weights`. The head is `lm_head` if the checkpoint has it. Else it is the word
+    /// table, unless the config forbids ties.
     ///
     /// # Errors
     /// See [`Weights::get`]; [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -65,8 +67,8 @@ impl T5 {
         Self::with_head(config, weights, on, class, tied)
     }
 
-    /// A model with random weights, the same for a seed on every machine. Its head is the embedding if
-    /// outputs are scaled, as in T5 1.0.
+    /// A model with random weights, which depend on `seed` alone. Its head is the word table if
+    /// the config scales outputs, as in T5 1.0.
     ///
     /// # Errors
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
@@ -99,7 +101,7 @@ impl T5 {
         tied: bool,
     ) -> Result<Self, Error> {
         config.check().map_err(|why| Error::Input { name: "config", why })?;
-        // Checkpoints have the one table under one or several of these names.
+        // A checkpoint has the word table under one or several of these names.
         let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
         let has = |name: &&str| weights.contains(&format!("{name}.weight"));
         let shared = names.into_iter().find(has).unwrap_or(names[0]);
@@ -124,12 +126,12 @@ impl T5 {
         })
     }
 
-    /// The config it was made with.
+    /// Config of the model.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The states of the encoder, \[tokens, D\], in the workspace.
+    /// Computes the states of the encoder, \[tokens, D\], in `y` of the workspace.
     fn encoder_states(&mut self, sources: &Batch) -> Result<&[f32], Error> {
         batch::below("input_ids", &sources.ids, self.config.vocab_size)?;
         batch::below("token_type_ids", &sources.types, 1)?;
@@ -141,14 +143,14 @@ impl T5 {
         Ok(work.y.get(n))
     }
 
-    /// An empty cache for each of `sources`, whose states are in the workspace.
+    /// A cache for each of `sources`, without tokens. The states of the sources are in `y` of the workspace.
     fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
         let Self { config, on, decoder, work, .. } = self;
         let Some(decoder) = decoder else { return Err(no_decoder()) };
         decoder.sources(config, *on, sources.starts(), capacity, work)
     }
 
-    /// States of the decoder's `tokens` as the head reads them, \[tokens, D\], and the head.
+    /// Computes the states of the decoder's `tokens`, \[tokens, D\], scaled for the head; also returns the head.
     fn states(&mut self, tokens: &Batch, past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
         causal_lm::check(tokens, &past, self.config.vocab_size, self.max_tokens())?;
         causal_lm::check_sources(&past)?;
@@ -167,7 +169,7 @@ impl T5 {
     }
 }
 
-/// Refuses a mask with holes: the distance of two tokens is the distance of their rows.
+/// Refuses a mask with holes: the distance of two tokens is computed as the distance of their rows.
 fn without_holes(name: &'static str, batch: &Batch) -> Result<(), Error> {
     for (sequence, ends) in batch.starts().windows(2).enumerate() {
         let positions = &batch.positions[ends[0]..ends[1]];
@@ -191,7 +193,7 @@ impl CausalLm for T5 {
         self.config.vocab_size
     }
 
-    /// No limit: distances have none.
+    /// No limit: relative positions have none.
     fn max_tokens(&self) -> usize {
         usize::MAX
     }
@@ -226,10 +228,10 @@ impl CausalLm for T5 {
 }
 
 impl Model for T5 {
-    /// Of the encoder alone.
+    /// Runs a model without a decoder.
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         if self.decoder.is_some() {
-            let why = "missing; expected what the decoder reads".to_owned();
+            let why = "missing; expected the tokens of the decoder".to_owned();
             return Err(Error::Input { name: "decoder_input_ids", why });
         }
         let states = self.encoder_states(batch)?.to_vec();
@@ -250,7 +252,7 @@ impl Model for T5 {
         ])
     }
 
-    /// No limit: distances have none.
+    /// No limit: relative positions have none.
     fn max_length(&self) -> usize {
         usize::MAX
     }

@@ -9,13 +9,13 @@ use tilewright_kernels::Activation;
 /// Differences between BART and Marian that no config names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
-    /// True if positions are sinusoids; else they are a table of the checkpoint.
+    /// True if position embeddings are sinusoids, false if they are a table of the checkpoint.
     pub sinusoids: bool,
-    /// Rows of that table before the one of position 0.
+    /// Rows of that table before the row of position 0.
     pub offset: usize,
     /// True if embeddings are normalised.
     pub layernorm_embedding: bool,
-    /// True if a decoder that is given nothing reads what the encoder reads, moved by one token.
+    /// True if a decoder without inputs reads the encoder's inputs, shifted by one token.
     pub shifts_inputs: bool,
 }
 
@@ -28,45 +28,44 @@ impl Family {
         Self { sinusoids: true, offset: 0, layernorm_embedding: false, shifts_inputs: false };
 }
 
-/// config.json. Fields that are missing have the value of transformers' `BartConfig` or `MarianConfig`.
+/// config.json. A missing field has the default of transformers' `BartConfig` or `MarianConfig`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whose config it is.
+    /// BART or Marian.
     pub family: Family,
-    /// Entries of the word table of the encoder.
+    /// Entries of the encoder's word table.
     pub vocab_size: usize,
     /// Entries of the decoder's word table, if the decoder has a table of its own.
     pub decoder_vocab_size: usize,
-    /// True if encoder and decoder have the same word table.
+    /// True if encoder and decoder share a word table.
     pub share_encoder_decoder_embeddings: bool,
-    /// True if the head is the word table of the decoder. Where encoder and decoder share, and this is
-    /// false, each has a tensor of its own.
+    /// True if the head is the decoder's word table. If false, encoder, decoder and head have a tensor each.
     pub tie_word_embeddings: bool,
-    /// The longest sequence.
+    /// Upper bound of the tokens of a sequence.
     pub max_position_embeddings: usize,
     /// Width D of a token's state.
     pub d_model: usize,
     /// Layers of the encoder.
     pub encoder_layers: usize,
-    /// Heads of its attention, each D / heads wide.
+    /// Attention heads of each encoder layer, each D / heads wide.
     pub encoder_attention_heads: usize,
-    /// Width F between the dense layers of its feed-forward blocks.
+    /// Width F inside of the encoder's feed-forward blocks.
     pub encoder_ffn_dim: usize,
     /// Layers of the decoder.
     pub decoder_layers: usize,
-    /// Heads of its attention, to itself and to the source.
+    /// Attention heads of each decoder layer, for self-attention and for cross-attention.
     pub decoder_attention_heads: usize,
-    /// Width F between the dense layers of its feed-forward blocks.
+    /// Width F inside of the decoder's feed-forward blocks.
     pub decoder_ffn_dim: usize,
-    /// Between them.
+    /// Activation inside of feed-forward blocks.
     pub activation_function: Activation,
     /// True if word embeddings are multiplied by sqrt(D).
     pub scale_embedding: bool,
-    /// The token of padding.
+    /// Padding token.
     pub pad_token_id: u32,
-    /// The token that ends a text, at whose last place its class is read.
+    /// End token. A classifier reads the state at the last end token of a text.
     pub eos_token_id: u32,
-    /// The token with which a decoder starts.
+    /// First token of a decoder.
     pub decoder_start_token_id: u32,
     /// Names of the classes, by number.
     pub id2label: Option<BTreeMap<usize, String>>,
@@ -79,7 +78,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The sizes and tokens of a config.json that says nothing.
+    /// Config of an empty config.json: sizes and tokens of the family's defaults.
     pub fn of(family: Family) -> Self {
         let bart = Self {
             family,
@@ -120,7 +119,7 @@ impl Config {
         self.id2label.as_ref().map_or(3, BTreeMap::len)
     }
 
-    /// Entries of the word table of the decoder, and of the head.
+    /// Entries of the decoder's word table, and of the head.
     pub fn decoder_words(&self) -> usize {
         match self.share_encoder_decoder_embeddings {
             true => self.vocab_size,
@@ -128,7 +127,7 @@ impl Config {
         }
     }
 
-    /// Reads config.json of a family from memory; errors call it `path`.
+    /// Reads a family's config.json from memory; errors name `path`.
     ///
     /// # Errors
     /// If it is damaged or a field has an unsupported value; the message names the field.
@@ -136,12 +135,12 @@ impl Config {
         Self::read(&Fields::from_bytes(path, bytes)?, family)
     }
 
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// As [`from_bytes`](Self::from_bytes).
     pub fn read(fields: &Fields, family: Family) -> Result<Self, Error> {
-        // Other models were once written as these two, and are of other classes today.
+        // Older checkpoints of other architectures have these classes, with other values of these fields.
         fields.only("normalize_before", false)?;
         fields.only("add_final_layer_norm", false)?;
         fields.only("normalize_embedding", family.layernorm_embedding)?;
@@ -167,14 +166,14 @@ impl Config {
             activation_function: fields.activation("activation_function", or.activation_function)?,
             id2label: fields.labels()?.or(or.id2label),
         };
-        // Other spellings, which transformers would follow.
+        // Other spellings of these fields, which transformers reads too.
         fields.only("hidden_size", config.d_model)?;
         fields.only("num_attention_heads", config.encoder_attention_heads)?;
         config.check().map_err(|why| fields.error(why))?;
         Ok(config)
     }
 
-    /// Says what no model can be made of.
+    /// Refuses impossible sizes; names the field.
     pub(super) fn check(&self) -> Result<(), String> {
         config::positive(&named!(
             self: vocab_size, decoder_vocab_size, max_position_embeddings, d_model, encoder_layers,

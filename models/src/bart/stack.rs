@@ -1,4 +1,4 @@
-//! The encoder or the decoder: embeddings and layers.
+//! Encoder or decoder of BART and Marian: embeddings and layers.
 
 use super::config::{Config, Family};
 use crate::arithmetic::Arithmetic;
@@ -11,22 +11,23 @@ use crate::layers::{
 use std::sync::Arc;
 use tilewright_kernels::{Embedding, Lookup, View, ViewMut};
 
-/// Added to variances; no config says otherwise.
+/// Epsilon of layer norms, added to the variance: PyTorch's default, which no config changes.
 const EPS: f32 = 1e-5;
 
 /// `model.encoder` or `model.decoder`.
 #[derive(Debug)]
 pub(super) struct Stack {
-    /// \[vocab_size, D\].
+    /// embed_tokens, \[vocab_size, D\]; encoder and decoder may share it.
     pub embed_tokens: Arc<EmbeddingTable>,
     embed_positions: Positions,
-    /// \[D\].
+    /// layernorm_embedding, \[D\]; Marian has none.
     layernorm_embedding: Option<Norm>,
+    /// layers.N.
     layers: Vec<Layer>,
-    /// Factor of word embeddings: sqrt(D) where the config scales them.
+    /// Factor of word embeddings: sqrt(D) if the config scales them, else 1.
     embed_scale: f32,
     heads: Heads<'static>,
-    /// Width F inside of feed-forward blocks.
+    /// Width F inside of the feed-forward block.
     ffn_dim: usize,
 }
 
@@ -42,19 +43,19 @@ enum Positions {
 /// `layers.N`.
 #[derive(Debug)]
 struct Layer {
-    /// self_attn.{q_proj, k_proj, v_proj}, as one layer: \[D, 3 D\].
+    /// self_attn.{q_proj, k_proj, v_proj}, fused: \[D, 3 D\].
     qkv_proj: Linear,
     /// self_attn.out_proj, \[D, D\].
     out_proj: Linear,
-    /// \[D\].
+    /// self_attn_layer_norm, \[D\].
     self_attn_layer_norm: Norm,
-    /// Of the decoder.
+    /// encoder_attn; only the decoder has it.
     encoder_attn: Option<CrossAttention>,
-    /// \[D, F\].
+    /// fc1, \[D, F\].
     fc1: Linear,
-    /// \[F, D\].
+    /// fc2, \[F, D\].
     fc2: Linear,
-    /// \[D\].
+    /// final_layer_norm, \[D\].
     final_layer_norm: Norm,
 }
 
@@ -63,7 +64,7 @@ struct Layer {
 struct CrossAttention {
     /// q_proj, \[D, D\].
     q_proj: Linear,
-    /// {k_proj, v_proj}, as one layer: \[D, 2 D\].
+    /// {k_proj, v_proj}, fused: \[D, 2 D\].
     kv_proj: Linear,
     /// out_proj, \[D, D\].
     out_proj: Linear,
@@ -71,14 +72,14 @@ struct CrossAttention {
     layer_norm: Norm,
 }
 
-/// Working memory: it grows to the largest batch, then nothing is allocated.
+/// Working memory. It grows to the largest batch; then nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     /// \[tokens, D\]: the states.
     pub x: WorkBuffer,
-    /// \[tokens, D\]: those and what a block adds to them.
+    /// \[tokens, D\]: states plus the output of a block, before the norm.
     sum: WorkBuffer,
-    /// \[tokens, D\]: what attention found.
+    /// \[tokens, D\]: output of attention.
     context: WorkBuffer,
     /// \[tokens, max(3 D, F)\]: inside of a block.
     wide: WorkBuffer,
@@ -146,7 +147,7 @@ impl Stack {
         })
     }
 
-    /// The states of `tokens`, \[tokens, D\], in `x` of the workspace.
+    /// Computes the states of `tokens`, \[tokens, D\], in `x` of the workspace.
     pub fn run(
         &mut self,
         config: &Config,
@@ -192,7 +193,7 @@ impl Stack {
         self.heads.caches(self.layers.len(), capacity)
     }
 
-    /// An empty cache for each of `sources`, whose states are in `x` of the workspace.
+    /// A cache for each of `sources`, without tokens. The states of the sources are in `x` of the workspace.
     pub fn sources(
         &self,
         d: usize,
@@ -206,7 +207,7 @@ impl Stack {
         self.heads.source_caches(sources.starts(), x, cross.map(|cross| &cross.kv_proj), kv, capacity)
     }
 
-    /// x = scale word\[id\] + position\[i\], normalised where the family does.
+    /// x = scale word\[id\] + position\[i\], normalised if the family has the norm.
     fn embed(
         &mut self,
         family: Family,
@@ -242,7 +243,7 @@ impl Stack {
         self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(x))
     }
 
-    /// The linear layers of all layers.
+    /// Linear layers of all layers.
     pub fn linear(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(Layer::linear)
     }
@@ -290,8 +291,8 @@ impl Layer {
     }
 }
 
-/// sin(p w_i) for i < ceil(D / 2), then cos(p w_i) for i < floor(D / 2), with w_i = 10000^(-2 i / D), of each
-/// position p.
+/// Sinusoids, \[positions, D\]. Row p is sin(p w_i) for i < ceil(D / 2), then cos(p w_i) for i < floor(D / 2), with
+/// w_i = 10000^(-2 i / D).
 fn sinusoids(positions: usize, d: usize) -> Vec<f32> {
     let angle = |p: usize, i: usize| p as f64 / 1e4f64.powf((2 * i) as f64 / d as f64);
     let row = |p| {

@@ -16,19 +16,19 @@ pub struct Config {
     pub hidden_size: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of each layer's attention, each H / heads wide.
+    /// Attention heads of each layer, each H / heads wide.
     pub num_attention_heads: usize,
-    /// Width I between the two dense layers of a feed-forward block.
+    /// Width I inside of the feed-forward block.
     pub intermediate_size: usize,
     /// Activation of the feed-forward block and of the masked-LM head.
     pub hidden_act: Activation,
-    /// Entries of the position table: the longest sequence.
+    /// Entries of the position table: upper bound of the tokens of a sequence.
     pub max_position_embeddings: usize,
     /// Entries of the token-type table.
     pub type_vocab_size: usize,
     /// Epsilon of layer norms, added to the variance.
     pub layer_norm_eps: f32,
-    /// True if the decoder of the masked language model is the word table.
+    /// True if the decoder of the masked-LM head is the word table.
     pub tie_word_embeddings: bool,
     /// Names of the classes, by number.
     pub id2label: Option<BTreeMap<usize, String>>,

@@ -1,7 +1,11 @@
-//! Attention of a layer: how heads stand in the output of a linear layer, and what sees what.
+//! Attention (Vaswani et al. 2017, arXiv:1706.03762) on the packed output of a fused linear layer.
 //!
 //! ```text
-//! queries, keys and values of a token      [q heads | k heads | v heads], each head `dim` wide
+//! row of a token       [q heads | k heads | v heads], each head `dim` wide
+//!
+//! bidirectional        a token attends to all tokens of its sequence
+//! causal               a token attends to itself and to the tokens before it, cached ones included
+//! cross                a token of the decoder attends to all tokens of its source
 //! ```
 
 use crate::arithmetic::Arithmetic;
@@ -12,46 +16,46 @@ use tilewright_kernels::{
     Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,
 };
 
-/// Heads of an attention, and the scale and bias of its scores.
+/// Heads of a layer's attention, and the scale and bias of the scores.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
-    /// Backend and types. Where linear layers are bf16 or int8, products of attention are bf16 and
-    /// the softmax is f32; otherwise all of it is f32.
+    /// Backend and types. If linear layers are bf16 or int8, the products of attention are bf16 and the softmax is
+    /// f32; otherwise both are f32.
     pub on: Arithmetic,
-    /// Heads of queries.
+    /// Number of query heads.
     pub queries: usize,
-    /// Heads of keys and of values, each for `queries / keys` consecutive heads of queries.
+    /// Number of key heads and of value heads. Each serves `queries / keys` consecutive query heads.
     pub keys: usize,
     /// Width of a head.
     pub dim: usize,
     /// Factor of the dot products.
     pub scale: f32,
-    /// Added to the scores for the distance from query to key.
+    /// Bias of the scores, by the distance from query to key.
     pub distance: Option<DistanceBias<'a>>,
 }
 
 impl Heads<'_> {
-    /// `heads` heads of queries and of keys that share `width`, a multiple of `heads`; scale
-    /// 1 / sqrt(dim).
+    /// `heads` query heads and as many key heads, each `width / heads` wide, with scale 1 / sqrt(dim). `heads` must
+    /// divide `width`.
     ///
     /// # Panics
-    /// If there are no heads.
+    /// If `heads` is 0.
     pub fn of_width(on: Arithmetic, heads: usize, width: usize) -> Self {
         let dim = width / heads;
         Self { on, queries: heads, keys: heads, dim, scale: 1.0 / (dim as f32).sqrt(), distance: None }
     }
 
-    /// Width of queries and of the output of a token.
+    /// Width of a token's queries, and of its output.
     pub fn query_width(&self) -> usize {
         self.queries * self.dim
     }
 
-    /// Width of the keys of a token, and of its values.
+    /// Width of a token's keys, and of its values.
     pub fn key_width(&self) -> usize {
         self.keys * self.dim
     }
 
-    /// Width of queries, keys and values of a token.
+    /// Width of a token's queries, keys and values together.
     pub fn width(&self) -> usize {
         self.query_width() + 2 * self.key_width()
     }
@@ -64,17 +68,17 @@ impl Heads<'_> {
         }
     }
 
-    /// Room for the keys and values of `capacity` tokens in each of `layers`.
+    /// An empty cache of `layers` layers with room for `capacity` tokens.
     pub fn caches(&self, layers: usize, capacity: usize) -> Cache {
         Cache { layers: (0..layers).map(|_| self.cache(capacity)).collect(), source: None }
     }
 
-    /// Room for `capacity` tokens in one layer.
+    /// An empty cache of one layer with room for `capacity` tokens.
     fn cache(&self, capacity: usize) -> KvCache {
         KvCache::new(self.on.backend, self.precision(), self.keys, [self.dim; 2], capacity)
     }
 
-    /// `heads` heads of each row of `x`, from column `column` on: \[heads, tokens, dim\].
+    /// `heads` heads of each row of `x`, \[tokens, width\], from column `column` on: \[heads, tokens, dim\].
     fn part<'x>(
         &self,
         x: &'x [f32],
@@ -94,16 +98,16 @@ impl Heads<'_> {
         Ok(ViewMut::with_strides(out, shape, [0, self.dim, width, 1])?)
     }
 
-    /// Every token sees all tokens of its sequence: from `qkv`, \[tokens, width\], to `out`,
-    /// \[tokens, query width\].
+    /// Bidirectional attention from `qkv`, \[tokens, width\], to `out`, \[tokens, query width\]. `starts` has the index
+    /// of each sequence's first token, then the number of tokens.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if shapes do not fit; here and below.
+    /// [`Error::Kernel`] if shapes do not fit.
     pub fn bidirectional(&self, starts: &[usize], qkv: &[f32], out: &mut [f32]) -> Result<(), Error> {
         self.packed(starts, qkv, Window::ALL, out)
     }
 
-    /// Attention within each sequence, without a cache.
+    /// Attention within each sequence of `qkv`, without caches.
     fn packed(&self, starts: &[usize], qkv: &[f32], window: Window, out: &mut [f32]) -> Result<(), Error> {
         let (width, q, k) = (self.width(), self.query_width(), self.key_width());
         let part = |column, heads| Ok::<_, Error>(one(self.part(qkv, width, column, heads)?));
@@ -122,11 +126,12 @@ impl Heads<'_> {
         })?)
     }
 
-    /// Every token, \[tokens, width\], sees its sequence up to itself, with what `past` holds of it in layer
-    /// `layer`. Outputs have the same bits for any `past` of the same tokens.
+    /// Causal attention from `qkv`, \[tokens, width\], to `out`, \[tokens, query width\], in layer `layer`. Tokens that
+    /// `past` caches come first; new keys and values are appended to its caches. A token's output has the same bits
+    /// whether the tokens before it are cached or new.
     ///
     /// # Errors
-    /// As [`bidirectional`](Self::bidirectional), and if a cache has no room.
+    /// [`Error::Kernel`] if shapes do not fit or a cache has no room.
     pub fn causal(
         &self,
         starts: &[usize],
@@ -149,12 +154,12 @@ impl Heads<'_> {
         self.cached(starts, queries, &caches, Window::CAUSAL, out)
     }
 
-    /// An empty cache of up to `capacity` tokens for each source, which has what each of the `layers`, from H to
-    /// 2 key width, makes of the states of the sources, \[tokens, H\]. `kv`, \[tokens, 2 key width\], is working
-    /// memory.
+    /// Caches for sequences that read sources: no tokens, room for `capacity` of them, and the keys and values of one
+    /// source each. `layers`, \[H, 2 key width\], compute these keys and values from the sources' `states`,
+    /// \[tokens, H\]. `kv`, \[tokens, 2 key width\], is working memory.
     ///
     /// # Errors
-    /// As [`bidirectional`](Self::bidirectional).
+    /// [`Error::Kernel`] if shapes do not fit.
     pub fn source_caches<'l>(
         &self,
         starts: &[usize],
@@ -177,7 +182,7 @@ impl Heads<'_> {
         Ok(found.into_iter().map(cache).collect())
     }
 
-    /// Keys and values of sources in one layer, \[tokens, 2 key width\], each in a cache of its own.
+    /// Keys and values of one layer: a cache for each source, filled from `kv`, \[tokens, 2 key width\].
     fn sources(&self, starts: &[usize], kv: &[f32]) -> Result<Vec<KvCache>, Error> {
         let (width, k) = (2 * self.key_width(), self.key_width());
         let [keys, values] = [self.part(kv, width, 0, self.keys)?, self.part(kv, width, k, self.keys)?];
@@ -190,10 +195,11 @@ impl Heads<'_> {
         starts.windows(2).map(source).collect()
     }
 
-    /// Lets each token, \[tokens, query width\], see all of its sequence's source in layer `layer`.
+    /// Cross-attention in layer `layer`: from the queries `q`, \[tokens, query width\], to `out` of the same shape.
+    /// Keys and values are those of the sources in `caches`, one cache for each sequence.
     ///
     /// # Errors
-    /// As [`bidirectional`](Self::bidirectional), and if a cache has no source.
+    /// [`Error::Kernel`] if shapes do not fit; [`Error::Input`] if a cache has no source.
     pub fn cross(
         &self,
         starts: &[usize],
@@ -202,13 +208,17 @@ impl Heads<'_> {
         layer: usize,
         out: &mut [f32],
     ) -> Result<(), Error> {
-        let missing = || Error::Input { name: "caches", why: "one has no source".to_owned() };
+        let missing = || Error::Input {
+            name: "caches",
+            why: "expected a source in each, found one without".to_owned(),
+        };
         let sources = caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(missing)?[layer]));
         let sources: Vec<&KvCache> = sources.collect::<Result<_, Error>>()?;
         let queries = one(self.part(q, self.query_width(), 0, self.queries)?);
         self.cached(starts, queries, &sources, Window::ALL, out)
     }
 
+    /// Attention from `q` to the keys and values of `caches`, one cache for each sequence.
     fn cached(
         &self,
         starts: &[usize],

@@ -35,7 +35,7 @@ impl Cache {
         self.layers.iter().map(KvCache::bytes).sum()
     }
 
-    /// Drops all tokens from index `len` on.
+    /// Removes all tokens from index `len` on.
     pub fn truncate(&mut self, len: usize) {
         self.layers.iter_mut().for_each(|layer| layer.truncate(len));
     }
@@ -53,14 +53,14 @@ impl Cache {
     }
 }
 
-/// Past of a decoder's forward pass: the tokens before the new ones, and the fate of new keys and values.
+/// Past of a decoder's forward pass: tokens before the new ones, and the place of new keys and values.
 #[derive(Debug)]
 pub enum Past<'a, 'c> {
-    /// Sequences begin here and nothing is kept: scoring whole texts, and training.
+    /// No earlier tokens; keys and values of new tokens are not kept. For scoring whole texts, and for training.
     None,
-    /// As [`Past::None`], for the decoder of an encoder-decoder: the caches hold the sources alone.
+    /// As [`Past::None`], for the decoder of an encoder-decoder: the caches hold sources only.
     Sources(&'a mut [&'c mut Cache]),
-    /// The caches hold the tokens so far; the new tokens are appended.
+    /// The caches hold the tokens so far. Keys and values of new tokens are appended.
     Cached(&'a mut [&'c mut Cache]),
 }
 

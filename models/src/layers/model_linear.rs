@@ -1,4 +1,4 @@
-//! Linear layers as a model lists them.
+//! Linear layers in a model's list, for counts of parameters and operations.
 
 use super::Linear;
 

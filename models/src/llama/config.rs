@@ -1,4 +1,4 @@
-//! LLaMA's config.json, and the rotary frequencies that it defines.
+//! LLaMA's config.json and its rotary frequencies.
 
 use crate::checkpoint::config::{self, Fields, named};
 use crate::error::Error;
@@ -9,70 +9,70 @@ use tilewright_kernels::Activation;
 /// LLaMA 7B.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Entries of the embedding.
+    /// Entries of the word table.
     pub vocab_size: usize,
     /// Width H of a token's state.
     pub hidden_size: usize,
-    /// Width I between the dense layers of a feed-forward block.
+    /// Width I inside of the feed-forward block.
     pub intermediate_size: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of queries.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Heads of keys and values; as many as of queries if not given.
+    /// Number of key heads and of value heads; the number of query heads if absent.
     pub num_key_value_heads: Option<usize>,
-    /// Width of a head; H / heads if not given.
+    /// Width of a head; H / heads if absent.
     pub head_dim: Option<usize>,
-    /// Of the gate.
+    /// Activation of the gate.
     pub hidden_act: Activation,
-    /// The longest sequence.
+    /// Upper bound of the tokens of a sequence.
     pub max_position_embeddings: usize,
-    /// Added to mean squares.
+    /// Epsilon of RMS norms, added to the mean square.
     pub rms_norm_eps: f32,
-    /// True if the head is the embedding.
+    /// True if the head is the word table.
     pub tie_word_embeddings: bool,
-    /// True if the dense layers of attention add a bias.
+    /// True if the linear layers of attention have a bias.
     pub attention_bias: bool,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// How they are scaled.
+    /// Scaling of the rotary frequencies.
     pub rope_scaling: RopeScaling,
 }
 
-/// The most columns of a head that are believed.
+/// Upper bound of a head's width. A larger one means a damaged file.
 const MOST_HEAD_DIM: usize = 1 << 16;
 
 /// Scaling of rotary frequencies, for contexts longer than the original one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum RopeScaling {
-    /// Nothing.
+    /// No scaling.
     #[default]
     Default,
-    /// They are divided by a factor: Chen et al. 2023, arXiv:2306.15595.
+    /// All frequencies are divided by a factor: Chen et al. 2023, arXiv:2306.15595.
     Linear {
         /// The factor.
         factor: f64,
     },
-    /// Low ones are divided by a factor, high ones stay, those between are mixed: LLaMA 3.1.
+    /// LLaMA 3.1: low frequencies are divided by a factor, high ones stay, and those between are interpolated.
     Llama3 {
         /// The factor.
         factor: f64,
-        /// Turns within the original context up to which a frequency is low.
+        /// Turns within the original context at or below which a frequency is low.
         low_freq_factor: f64,
-        /// Turns from which on it is high.
+        /// Turns within the original context at or above which a frequency is high.
         high_freq_factor: f64,
-        /// The context that the model was made for.
+        /// Original context of the model, in positions.
         original_max_position_embeddings: f64,
     },
 }
 
-/// `rope_parameters` or `rope_scaling` of config.json, with the fields of all kinds of scaling.
+/// `rope_parameters` or `rope_scaling` of config.json: fields of all kinds of scaling.
 #[derive(Default, serde::Deserialize)]
 struct RopeParameters {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     rope_type: Option<String>,
-    /// The older name of `rope_type`; files may have both.
+    /// Older name of `rope_type`; a file may have both.
     #[serde(rename = "type")]
     kind: Option<String>,
     factor: Option<f64>,
@@ -82,7 +82,7 @@ struct RopeParameters {
 }
 
 impl RopeScaling {
-    /// Scaling that `raw` describes, for a model of `positions` positions.
+    /// Scaling that `raw` describes. `positions` is the default of the original context.
     fn new(raw: &RopeParameters, positions: usize) -> Result<Self, String> {
         let need = |name: &str, value: Option<f64>| match value {
             Some(value) if value > 0.0 && value.is_finite() => Ok(value),
@@ -107,7 +107,7 @@ impl RopeScaling {
         }
     }
 
-    /// The frequency that `frequency`, in radians a position, becomes.
+    /// Scaled `frequency`, in radians a position.
     fn apply(self, frequency: f64) -> f64 {
         match self {
             Self::Default => frequency,
@@ -143,8 +143,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Takes the fields of config.json. What concerns the rotary embedding stands in `rope_parameters`, or, as
-    /// transformers 4 writes it, in `rope_theta` and `rope_scaling`.
+    /// Reads the fields of config.json. Fields of the rotary embedding are in `rope_parameters` or, in files of
+    /// transformers 4, in `rope_theta` and `rope_scaling`.
     ///
     /// # Errors
     /// If a field has the wrong type or an unsupported value; the message names the field.
@@ -152,7 +152,8 @@ impl Config {
         fields.only("mlp_bias", false)?;
         fields.only("partial_rotary_factor", 1.0)?;
         let or = Self::default();
-        // The precedences follow transformers.
+        // As in transformers, `rope_scaling` precedes `rope_parameters`, and the outer
+        // `original_max_position_embeddings` the inner one.
         let rope: Option<RopeParameters> = match fields.get("rope_scaling", None)? {
             Some(rope) => Some(rope),
             None => fields.get("rope_parameters", None)?,
@@ -180,7 +181,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Heads of keys and values.
+    /// Number of key heads and of value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
@@ -199,7 +200,7 @@ impl Config {
             .collect()
     }
 
-    /// Says what no model can be made of.
+    /// Refuses impossible sizes; names the field.
     pub(super) fn check(&self) -> Result<(), String> {
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         config::positive(&named!(
@@ -213,7 +214,7 @@ impl Config {
         if self.head_dim.is_none() {
             config::divides(of_queries, width)?;
         }
-        // A file cannot be trusted for sizes: frequencies are made before any tensor is seen.
+        // Frequencies are computed before any tensor confirms the size.
         if self.head_dim() > MOST_HEAD_DIM || heads.checked_mul(self.head_dim()).is_none() {
             return Err(format!("head_dim: {} columns in {heads} heads are too many", self.head_dim()));
         }

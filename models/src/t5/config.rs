@@ -11,34 +11,34 @@ use tilewright_kernels::Activation;
 /// config.json. A missing field has the default of transformers' `T5Config`, the size of T5-small.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Entries of the embedding.
+    /// Entries of the word table.
     pub vocab_size: usize,
     /// Width D of a token's state.
     pub d_model: usize,
-    /// Width of a head; all of them together need not be as wide as the states.
+    /// Width of a head. The heads together need not be as wide as the states.
     pub d_kv: usize,
-    /// Width F between the dense layers of a feed-forward block.
+    /// Width F inside of the feed-forward block.
     pub d_ff: usize,
     /// Layers of the encoder.
     pub num_layers: usize,
-    /// Layers of the decoder; as many as of the encoder where config.json does not say.
+    /// Layers of the decoder; the number of the encoder's layers if absent.
     pub num_decoder_layers: usize,
     /// Heads of each attention.
     pub num_heads: usize,
-    /// Entries of a table of biases for distances.
+    /// Entries of the table of relative position biases.
     pub relative_attention_num_buckets: usize,
-    /// The distance from which on all have the last.
+    /// Distance at and above which all pairs have the last bucket.
     pub relative_attention_max_distance: usize,
-    /// Added to mean squares.
+    /// Epsilon of RMS norms, added to the mean square.
     pub layer_norm_epsilon: f32,
-    /// In feed-forward blocks: what config.json has as `feed_forward_proj`, or `dense_act_fn`.
+    /// Activation inside of feed-forward blocks: `dense_act_fn`, or else the one that `feed_forward_proj` names.
     pub activation: Activation,
-    /// True if the activation is of a gate: `feed_forward_proj` is `gated-..`, or `is_gated_act`.
+    /// True if feed-forward blocks are gated: `is_gated_act`, or else `feed_forward_proj` is `gated-..`.
     pub gated: bool,
-    /// True if the head may be the embedding; it is where a checkpoint has no other.
+    /// True if the head may be the word table. It is, if the checkpoint has no `lm_head`.
     pub tie_word_embeddings: bool,
-    /// True if states are multiplied by 1 / sqrt(D) before the head: T5 1.0, whose head is the embedding. Where
-    /// config.json does not say, it is `tie_word_embeddings`.
+    /// True if states are multiplied by 1 / sqrt(D) before the head, as in T5 1.0, whose head is the word table.
+    /// `tie_word_embeddings` if absent.
     pub scale_decoder_outputs: bool,
 }
 
@@ -64,7 +64,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads config.json from memory; errors call it `path`.
+    /// Reads config.json from memory; errors name `path`.
     ///
     /// # Errors
     /// If it is damaged or a field has an unsupported value; the message names the field.
@@ -72,7 +72,7 @@ impl Config {
         Self::read(&Fields::from_bytes(path, bytes)?)
     }
 
-    /// Takes the fields of config.json.
+    /// Reads the fields of config.json.
     ///
     /// # Errors
     /// As [`from_bytes`](Self::from_bytes).
@@ -81,7 +81,7 @@ impl Config {
         let num_layers = fields.get("num_layers", or.num_layers)?;
         let block: String = fields.get("feed_forward_proj", "relu".to_owned())?;
         let (gated, name) = match block.strip_prefix("gated-") {
-            Some("gelu") => (true, "gelu_new"), // what T5 1.1 was trained with
+            Some("gelu") => (true, "gelu_new"), // the activation that T5 1.1 was trained with
             Some(name) => (true, name),
             None => (false, &*block),
         };
@@ -96,7 +96,7 @@ impl Config {
             gated: fields.get("is_gated_act", gated)?,
             scale_decoder_outputs: fields.get("scale_decoder_outputs", fields.get("tie_word_embeddings", true)?)?,
         };
-        // Other spellings, which transformers would follow.
+        // Other spellings of these fields, which transformers reads too.
         fields.only("hidden_size", config.d_model)?;
         fields.only("num_hidden_layers", config.num_layers)?;
         fields.only("num_attention_heads", config.num_heads)?;
@@ -105,18 +105,18 @@ impl Config {
         Ok(config)
     }
 
-    /// Width I of all heads together.
+    /// Width I of the heads together.
     pub fn inner_width(&self) -> usize {
         self.num_heads * self.d_kv
     }
 
-    /// The heads of an attention to a source; others have a distance as well.
+    /// Heads of cross-attention. Self-attention has relative position biases too.
     pub(super) fn heads(&self, on: Arithmetic) -> Heads<'static> {
         let (heads, dim) = (self.num_heads, self.d_kv);
         Heads { on, queries: heads, keys: heads, dim, scale: 1.0, distance: None }
     }
 
-    /// Says what no model can be made of.
+    /// Refuses impossible sizes; names the field.
     pub(super) fn check(&self) -> Result<(), String> {
         config::positive(&named!(self: vocab_size, d_model, d_kv, d_ff, num_heads))?;
         config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
@@ -147,7 +147,7 @@ mod tests {
         Config::from_bytes("config.json".as_ref(), json.as_bytes())
     }
 
-    /// Each is what `T5Config` of `transformers` 5.23 makes of the same fields.
+    /// Expected values: `T5Config` of `transformers` 5.23 for the same fields.
     #[test]
     fn fields_mean_what_they_mean_to_transformers() {
         let of = |json| read(json).map(|c| (c.activation, c.gated, c.scale_decoder_outputs)).unwrap();

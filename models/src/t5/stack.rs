@@ -1,4 +1,4 @@
-//! The layers of T5's encoder or decoder.
+//! Encoder or decoder of T5: its layers.
 
 use super::Config;
 use crate::arithmetic::Arithmetic;
@@ -12,6 +12,7 @@ use tilewright_kernels::DistanceBias;
 /// `encoder` or `decoder`.
 #[derive(Debug)]
 pub(super) struct Stack {
+    /// block.N.
     layers: Vec<Layer>,
     /// block.0.layer.0.SelfAttention.relative_attention_bias, \[buckets, heads\].
     relative_attention_bias: EmbeddingTable,
@@ -24,41 +25,41 @@ pub(super) struct Stack {
 struct Layer {
     /// layer.0.layer_norm, \[D\].
     attention_layer_norm: Norm,
-    /// layer.0.SelfAttention.{q, k, v}, as one layer: \[D, 3 I\].
+    /// layer.0.SelfAttention.{q, k, v}, fused: \[D, 3 I\].
     qkv: Linear,
     /// layer.0.SelfAttention.o, \[I, D\].
     o: Linear,
-    /// layer.1, of the decoder.
+    /// layer.1; only the decoder has it.
     cross: Option<CrossAttention>,
-    /// layer.1.layer_norm, of the decoder layer.2.layer_norm: \[D\].
+    /// layer.1.layer_norm, in the decoder layer.2.layer_norm, \[D\].
     feed_forward_layer_norm: Norm,
-    /// ..DenseReluDense.wi, or {wi_0, wi_1} as a pair: \[D, F\].
+    /// DenseReluDense.wi, or DenseReluDense.{wi_0, wi_1} as a gated pair, \[D, F\] each.
     wi: Linear,
-    /// ..DenseReluDense.wo, \[F, D\].
+    /// DenseReluDense.wo, \[F, D\].
     wo: Linear,
 }
 
-/// `block.N.layer.1` of the decoder.
+/// `block.N.layer.1` of the decoder: cross-attention and the norm before it.
 #[derive(Debug)]
 struct CrossAttention {
     /// layer_norm, \[D\].
     layer_norm: Norm,
     /// EncDecAttention.q, \[D, I\].
     q: Linear,
-    /// EncDecAttention.{k, v}, as one layer: \[D, 2 I\].
+    /// EncDecAttention.{k, v}, fused: \[D, 2 I\].
     kv: Linear,
     /// EncDecAttention.o, \[I, D\].
     o: Linear,
 }
 
-/// Working memory: it grows to the largest batch, then nothing is allocated.
+/// Working memory. It grows to the largest batch; then nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     /// \[tokens, D\]: the states.
     pub x: WorkBuffer,
-    /// \[tokens, D\]: what a block reads, and what it adds to the states.
+    /// \[tokens, D\]: input of a block, then the block's output, which the states add.
     pub y: WorkBuffer,
-    /// \[tokens, I\]: what attention found.
+    /// \[tokens, I\]: output of attention.
     context: WorkBuffer,
     /// \[tokens, max(3 I, F)\]: inside of a block.
     wide: WorkBuffer,
@@ -70,7 +71,7 @@ impl Stack {
         let stack = if decodes { "decoder" } else { "encoder" };
         let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
         let norm = |name: String| Norm::open_rms(weights, &name, d, config.layer_norm_epsilon, on);
-        // Several layers from D to I, as one, or the one from I to D.
+        // `inward` fuses layers from D to I; `outward` is the layer from I to D.
         let inward = |at: &str, names: &[&str]| {
             let parts: Vec<_> = names.iter().map(|name| (format!("{at}.{name}"), i)).collect();
             Linear::open_fused(weights, &parts, d, false, on)
@@ -118,7 +119,8 @@ impl Stack {
         self.layers.len()
     }
 
-    /// An empty cache of up to `capacity` tokens for each source, whose states are in `y` of the workspace.
+    /// A cache for each source, without tokens and with room for `capacity`. The states of the sources are in `y` of the
+    /// workspace.
     pub fn sources(
         &self,
         config: &Config,
@@ -133,7 +135,7 @@ impl Stack {
         heads.source_caches(starts, y, layers, kv, capacity)
     }
 
-    /// From embeddings in `x` of the workspace to states after the last norm in `y`, both \[tokens, D\].
+    /// Computes the states after the last norm in `y` of the workspace, from embeddings in `x`, both \[tokens, D\].
     pub fn run(
         &self,
         config: &Config,
@@ -183,7 +185,7 @@ impl Stack {
         Ok(())
     }
 
-    /// The linear layers of all layers.
+    /// Linear layers of all layers.
     pub fn linear(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(Layer::linear)
     }
