@@ -3,8 +3,8 @@
 //! ```text
 //! GenerationConfig   options of generation_config.json
 //!    |
-//! Sampler    logits -> next token                    beam_search   the most probable of several continuations
-//!    |                                                  |
+//! Sampler    logits -> next token                    beam_search   the most probable continuations
+//!    |
 //! Engine     sequences come and go, one `extend` a step for all of them
 //!    |       (Speculation: several tokens of a sequence in one step)
 //! TextStream tokens -> text, character by character, until a stop string
@@ -21,8 +21,8 @@
 //! | [`stream`] | streaming detokenization |
 //! | [`chat`] | chat templates |
 //!
-//! A sequence has the same tokens alone and in a batch, with and without speculation: a model
-//! computes the same bits for it (see [`causal_lm`](crate::causal_lm)), and its random numbers depend on its seed alone.
+//! A sequence has the same tokens alone and in a batch, with and without speculation: a model computes the same bits for
+//! it (see [`causal_lm`](crate::causal_lm)), and its random numbers depend on its seed alone.
 
 pub mod beam;
 pub mod chat;

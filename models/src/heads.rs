@@ -75,7 +75,7 @@ impl Pooler {
     }
 }
 
-/// Masked-LM head: a score of every word for every token. [`PredictionNames`] has the tensor names.
+/// Masked-LM head: a score of every word for every token. `PredictionNames` has the tensor names.
 #[derive(Debug)]
 pub struct Predictions {
     /// dense, \[H, E\].

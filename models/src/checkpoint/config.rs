@@ -33,8 +33,8 @@ pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Erro
     if path.exists() { read(path).map(Some) } else { Ok(None) }
 }
 
-/// Returns config.json of the checkpoint at `path`, and the path that errors name. For a GGUF file the content
-/// is built from its metadata.
+/// Returns the path that errors name, and the content of config.json of the checkpoint at `path`. For a GGUF file the
+/// content is built from the metadata.
 ///
 /// # Errors
 /// If neither file exists, or the GGUF file is damaged or of an unsupported model.
@@ -56,7 +56,7 @@ pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 pub struct ModelKind {
-    /// Classes of transformers; the first says which heads the checkpoint has.
+    /// Classes of transformers; the first class determines the head.
     pub architectures: Option<Vec<String>>,
     /// The family: `bert`.
     pub model_type: Option<String>,
@@ -74,7 +74,7 @@ impl ModelKind {
     }
 }
 
-/// A special token: files give text or an object.
+/// A special token: text or an object, as files have both.
 #[derive(Debug, serde::Deserialize)]
 #[serde(untagged)]
 pub(crate) enum SpecialToken {
@@ -99,13 +99,13 @@ macro_rules! take {
 }
 pub(crate) use take;
 
-/// Pairs of a field's name and its value.
+/// Names and values of the fields of a config.
 macro_rules! named {
     ($config:ident: $($name:ident),+) => { [$((stringify!($name), $config.$name)),+] };
 }
 pub(crate) use named;
 
-/// Upper bound of layers. More mean a damaged file, and their names would need memory without limit.
+/// Upper bound of layers. A larger number means a damaged file; the names of its layers would fill the memory.
 pub(crate) const MOST_LAYERS: usize = 1 << 16;
 
 /// Refuses more than `MOST_LAYERS` layers; names the field.
@@ -186,7 +186,7 @@ impl Fields {
         Ok(self.get(name, Named(default))?.0)
     }
 
-    /// Names of classes, by number: `id2label`, or `num_labels` default names.
+    /// Names of classes, by number: `id2label`, or default names for `num_labels` classes.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -219,7 +219,7 @@ impl Fields {
 /// Reads an activation's name, for `#[serde(deserialize_with)]`.
 ///
 /// # Errors
-/// If the name is not supported; the message lists those that are.
+/// If the name is not supported; the message lists the supported names.
 pub fn activation<'de, D: Deserializer<'de>>(from: D) -> Result<Activation, D::Error> {
     let name = String::deserialize(from)?;
     match name.as_str() {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 /// Files of a safetensors checkpoint: all tensors, or the index that says which file holds which tensor.
 pub const SAFETENSORS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 
-/// Finds the GGUF file at `path`: the file itself, or the only one in a directory without safetensors.
+/// Finds the GGUF file of the checkpoint at `path`: `path` itself, or the only GGUF file in a directory without
+/// safetensors.
 pub(crate) fn find_gguf(path: &Path) -> Option<PathBuf> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if path.is_file() || is_gguf(path) && !path.is_dir() {

@@ -41,15 +41,15 @@ pub struct Gguf {
 pub struct GgufTensor {
     /// Type of its numbers.
     pub kind: Type,
-    /// \[rows, numbers of a row\] of a matrix.
+    /// Shape in Hugging Face's order; of a matrix, \[rows, columns\].
     pub shape: Vec<usize>,
-    /// Its bytes in the file.
+    /// Range of bytes in the file.
     pub bytes: Range<usize>,
-    /// Heads whose rows are interleaved, if they are.
+    /// Number of heads, if the file interleaves the rows of each head's two halves.
     pub(crate) heads: Option<usize>,
 }
 
-/// The tensor that is part of the config: factors of rotary frequencies.
+/// Divisors of the rotary frequencies: a tensor that is part of the config.
 pub(crate) const FREQUENCIES: &str = "rope_freqs.weight";
 
 impl Gguf {
@@ -156,8 +156,8 @@ impl Gguf {
         Ok((name.into_string(), kind, dimensions, offset))
     }
 
-    /// Checks that the tensor lies within the file.
-    #[allow(clippy::too_many_arguments, reason = "a row of the table and what bounds it")]
+    /// Checks shape, alignment and bounds of a tensor, and returns its place in the file.
+    #[allow(clippy::too_many_arguments, reason = "a row of the table and its bounds")]
     fn place(
         &self,
         name: &str,
@@ -193,7 +193,7 @@ impl Gguf {
         Ok(GgufTensor { kind, shape, bytes: fits(start)?..fits(end)?, heads })
     }
 
-    /// Heads of the tensor `name`, if their rows are interleaved.
+    /// Number of heads of the tensor `name`, if the file interleaves the rows of each head's two halves.
     fn interleaved_heads(&self, name: &str, rows: usize) -> Result<Option<usize>, String> {
         let Some(key) = names::interleaved(self.architecture(), name) else { return Ok(None) };
         let count = |key: &str| match self.metadata.get(&format!("llama.{key}")) {
@@ -221,7 +221,7 @@ impl Gguf {
         &self.path
     }
 
-    /// `general.architecture`: `llama`, `bert`; empty where the file has none.
+    /// `general.architecture`: `llama`, `bert`; empty if the file has no such key.
     pub fn architecture(&self) -> &str {
         match self.metadata.get("general.architecture") {
             Some(Value::String(name)) => name,
@@ -313,7 +313,7 @@ impl Gguf {
         }
     }
 
-    /// Value of `found`, or an error that names the missing key.
+    /// Unwraps `found`; if it is `None`, an error names the missing `key`.
     fn required<T>(&self, key: &str, found: Result<Option<T>, Error>) -> Result<T, Error> {
         found?.ok_or_else(|| self.error(format!("{key}: missing")))
     }

@@ -25,7 +25,7 @@ pub struct Tokenizer {
     /// Side that truncation removes.
     truncation_side: TruncationDirection,
     chat_template: Option<String>,
-    /// Where it is another one.
+    /// Chat template for conversations with tools, if it differs.
     chat_template_for_tools: Option<String>,
     bos_token: Option<String>,
     eos_token: Option<String>,
@@ -40,7 +40,7 @@ pub struct TokenPlace {
     pub bytes: Range<usize>,
 }
 
-/// Upper bound of the overlap of two windows, in tokens: longer than an answer.
+/// Upper bound of the overlap of two windows, in tokens: longer than most answers, so that a window has the whole answer.
 const MOST_OVERLAP: usize = 128;
 
 /// Fields of tokenizer_config.json.
@@ -96,7 +96,7 @@ impl Tokenizer {
     /// exist.
     ///
     /// # Errors
-    /// If there is none, or a file is damaged.
+    /// If no tokenizer exists, or a file is damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let dir = files::directory(path);
         let (json, file) = (dir.join("tokenizer.json"), files::find_gguf(path));
@@ -143,7 +143,7 @@ impl Tokenizer {
     /// Reads the tokenizer in a GGUF file.
     ///
     /// # Errors
-    /// See [`Gguf::tokenizer_json`]; also if its parts do not fit each other.
+    /// See [`Gguf::tokenizer_json`]; also if the parts of the tokenizer do not fit each other.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, Error> {
         let mut tokenizer = Self::from_bytes(gguf.path().to_owned(), &gguf.tokenizer_json()?)?;
         if let Some(mask) = gguf.special_token("mask")? {
@@ -158,7 +158,7 @@ impl Tokenizer {
     /// Reads a tokenizer.json from memory; errors name `path`.
     ///
     /// # Errors
-    /// If it is damaged.
+    /// If the file is damaged.
     pub fn from_bytes(path: PathBuf, bytes: &[u8]) -> Result<Self, Error> {
         let mut inner = guarded(&path, || tokenizers::Tokenizer::from_bytes(bytes))?;
         let truncation_side = inner.get_truncation().map(|t| t.direction).unwrap_or_default();
@@ -204,7 +204,7 @@ impl Tokenizer {
         self.eos_token.as_deref()
     }
 
-    /// Mask token, as written in a text: `[MASK]`, `<mask>`.
+    /// Mask token as a text spells it: `[MASK]`, `<mask>`.
     pub fn mask(&self) -> &str {
         &self.mask
     }
@@ -279,9 +279,9 @@ impl Tokenizer {
         let alone = guarded(&self.path, || self.inner.encode_fast(first, false))?.len();
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         let room = max_length.saturating_sub(alone + special);
-        // An overlap below half of a window always advances, and keeps answers across a window's end whole.
+        // An overlap below half of a window leaves at least half of it for new tokens.
         if room < 4 {
-            let why = format!("{alone} tokens of {max_length} leave no room for the second");
+            let why = format!("{alone} tokens of {max_length} leave no room for the second text");
             return Err(Error::Input { name: "first text", why });
         }
         let params = TruncationParams {

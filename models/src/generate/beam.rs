@@ -1,8 +1,8 @@
 //! Beam search: extends several beams at once and keeps the most probable ones.
 //!
 //! ```text
-//! each step   scores of (beam, token) = score of the beam + log softmax(logits of the beam)[token]
-//!             the best candidates: with an end token they are finished, without one they are the new beams
+//! each step   score(beam, token) = score(beam) + log softmax(logits of the beam)[token]
+//!             of the best candidates, those with an end token are finished, the others are the new beams
 //! finished    score / length^length_penalty, length in generated tokens; the best num_beams are kept
 //! ```
 //!
@@ -32,9 +32,9 @@ pub struct Hypothesis {
 struct Beam {
     /// Prompt and generated tokens.
     ids: Vec<u32>,
-    /// Its log-probability.
+    /// Log-probability.
     score: f32,
-    /// Index of its cache.
+    /// Index of the cache.
     cache: usize,
 }
 
@@ -73,8 +73,7 @@ pub fn beam_search(
     }
     let kept = n * (1 + settings.eos_token_id.len()).max(2);
     if kept > n * vocabulary {
-        let why =
-            format!("{n} beams need {kept} candidates, a vocabulary of {vocabulary} tokens has not as many");
+        let why = format!("{n} beams need {kept} candidates; a vocabulary of {vocabulary} tokens has fewer");
         return Err(Error::Input { name: "num_beams", why });
     }
     let mut caches = match model.encodes() {
@@ -104,7 +103,7 @@ pub fn beam_search(
     while search.advance(&logits, vocabulary)? {
         search.give_caches(&mut caches)?;
         batch.clear();
-        // Tokens, and so logits, stand in the order of the caches.
+        // Tokens, and hence logits, are in the order of the caches.
         for cache in 0..n {
             for beam in search.beams.iter().filter(|beam| beam.cache == cache) {
                 batch.push_ids(&beam.ids[beam.ids.len() - 1..])?;
@@ -173,7 +172,7 @@ impl Search<'_> {
         self.finished.truncate(n);
 
         let all_end = self.candidates.iter().all(ends);
-        // A finished beam continues only where no other is left, and then never comes first.
+        // A finished candidate becomes a beam only if too few others exist; then it ranks behind them.
         let longest = self.longest;
         for c in &mut self.candidates {
             if length >= longest || self.settings.eos_token_id.contains(&c.token) {
@@ -213,7 +212,7 @@ impl Search<'_> {
                 continue;
             }
             let unused = |to: &usize| self.beams.iter().all(|beam| beam.cache != *to);
-            let Some(to) = (0..caches.len()).find(unused) else { unreachable!("two beams have the same") };
+            let Some(to) = (0..caches.len()).find(unused) else { unreachable!("two beams share a cache") };
             if let Ok([from, to]) = caches.get_disjoint_mut([from, to]) {
                 to.copy_from(from)?;
             }
@@ -231,7 +230,7 @@ fn log_softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|x| *x = (f64::from(*x) - f64::from(most) - log) as f32);
 }
 
-/// Inserts a candidate among the `most` best, after candidates of equal score.
+/// Inserts a candidate into the `most` best, behind candidates of equal score.
 fn insert(candidates: &mut Vec<Candidate>, new: Candidate, most: usize) {
     if candidates.len() == most {
         if candidates.last().is_some_and(|last| last.score >= new.score) {

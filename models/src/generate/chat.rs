@@ -1,16 +1,20 @@
 //! Chat templates: renders messages as the text that a model continues, by the checkpoint's Jinja template.
 //!
-//! The environment follows transformers' `apply_chat_template`. Block tags strip their line
-//! (`trim_blocks`, `lstrip_blocks`), strings have Python's methods, and these names are defined:
+//! The environment follows transformers' `apply_chat_template`. Jinja's options `trim_blocks` and `lstrip_blocks` are
+//! on: a block tag on a line of its own leaves no blank line. Strings, lists and maps have Python's methods. A template
+//! can use these names:
 //!
 //! | name | meaning |
 //! |---|---|
-//! | `messages`, `tools`, `documents` | fields of the [`Chat`]; `none` if absent |
-//! | `add_generation_prompt`, `bos_token`, `eos_token` | as in the [`Chat`] and the tokenizer's files |
-//! | `tojson` | Python's `json.dumps`, with its options |
+//! | `messages` | [`Chat::messages`] without null fields; reasoning also as `thinking` and `reasoning_content` |
+//! | `tools`, `documents` | fields of the [`Chat`]; `none` if absent |
+//! | `add_generation_prompt` | field of the [`Chat`] |
+//! | `bos_token`, `eos_token` | tokens of the tokenizer's files; undefined if absent |
+//! | names in [`Chat::variables`] | values given there; they override the variables above |
+//! | `tojson` | filter: Python's `json.dumps` with `ensure_ascii` (off), `indent`, `separators` and `sort_keys` |
 //! | `strftime_now(format)` | time of the chat, in the system's time zone |
 //! | `raise_exception(message)` | refuses the chat |
-//! | `{% generation %}` .. `{% endgeneration %}` | the text between, in its own scope |
+//! | `{% generation %}` .. `{% endgeneration %}` | scope around the assistant's text; renders its content |
 
 mod json;
 
@@ -31,13 +35,13 @@ pub struct Chat {
     /// The conversation: objects with `role` (`system`, `user`, `assistant`, `tool`), `content`, and further
     /// fields that the template reads (`tool_calls`, `reasoning_content`).
     pub messages: Vec<Json>,
-    /// The functions that the model may call, as a list of JSON schemas.
+    /// Functions that the model may call: a list of JSON schemas.
     pub tools: Option<Json>,
-    /// Texts to answer from, as a list of objects with `title` and `text`.
+    /// Texts to answer from: a list of objects with `title` and `text`.
     pub documents: Option<Json>,
-    /// Further variables of the template, by name: `enable_thinking`.
+    /// Further variables of the template, by name; for example `enable_thinking`.
     pub variables: BTreeMap<String, Json>,
-    /// True if the text ends with the start of the assistant's answer.
+    /// True if the rendered text ends with the start of the assistant's answer.
     pub add_generation_prompt: bool,
     /// Time of the chat.
     pub now: SystemTime,
@@ -57,7 +61,7 @@ impl Chat {
     }
 }
 
-/// JSON value of a template; fields of objects keep their order.
+/// JSON value for a template. Objects keep the order of their fields.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Json(Value);
@@ -69,7 +73,7 @@ impl From<&str> for Json {
 }
 
 impl Json {
-    /// A message of a chat.
+    /// A message: an object with `role` and `content`.
     pub fn message(role: &str, content: &str) -> Self {
         Self(context! { role, content })
     }
@@ -93,8 +97,8 @@ impl Json {
     }
 }
 
-/// Upper bound of a template's steps. A step is an instruction or 64 bytes of output: under a second of loops,
-/// and at most 640 MB. A message takes some hundreds, so ten thousand messages fit.
+/// Upper bound of a template's steps. A step is an instruction or 64 bytes of output: under a second of loops, and at
+/// most 640 MB. A message takes some hundreds of steps, so ten thousand messages fit.
 const FUEL: u64 = 10_000_000;
 
 /// Renders `chat` by the tokenizer's template, or by its template for tools if `chat` has tools. The text contains
@@ -149,7 +153,8 @@ fn render_template(template: &str, tokenizer: &Tokenizer, chat: &Chat) -> Result
     environment.render_str(&with_scopes(template), Value::from_pairs(variables))
 }
 
-/// The message without null fields. Its reasoning appears under every name that templates use for it.
+/// `message` without null fields. Its reasoning is also in the fields `thinking` and `reasoning_content`, the names that
+/// templates read.
 fn as_transformers(message: &Value) -> Value {
     let Ok(keys) = message.try_iter() else { return message.clone() };
     if message.kind() != ValueKind::Map {
@@ -169,8 +174,8 @@ fn as_transformers(message: &Value) -> Value {
     Value::from_pairs(fields)
 }
 
-/// Replaces `{% generation %}`, which marks the assistant's text for training, by Jinja's `{% with %}`: both
-/// open a scope.
+/// Replaces `{% generation %}` and its end by Jinja's `{% with %}`: both open a scope. transformers marks the assistant's
+/// text for training with the former.
 fn with_scopes(template: &str) -> String {
     let mut written = String::with_capacity(template.len());
     let mut rest = template;

@@ -1,5 +1,5 @@
-//! Continuous batching: sequences of any lengths run together; each joins and leaves on its own (Yu et
-//! al. 2022, "Orca: A distributed serving system for transformer-based generative models").
+//! Continuous batching: sequences of any lengths run together; each joins and leaves at any step (Yu et al. 2022, "Orca:
+//! A distributed serving system for transformer-based generative models").
 //!
 //! ```text
 //! step          1           2           3           4
@@ -8,8 +8,8 @@
 //! sequence 2                            prompt      token      admitted in the place of 1
 //! ```
 //!
-//! One `extend` a step takes the prompts of new sequences and the last token of each other one, packed
-//! without padding. A sequence has the same tokens alone and among any others.
+//! One `extend` a step takes the prompts of new sequences and the last token of each running sequence, packed without
+//! padding. A sequence has the same tokens alone and among any others.
 
 use super::sequence::{ActiveSequence, Finished, OnToken, Request};
 use super::speculation::{self, Drafted, Speculation};
@@ -252,7 +252,7 @@ impl<'m> Engine<'m> {
         for s in &mut self.running[first..] {
             let Some(cache) = &mut s.cache else { unreachable!("given when it was admitted") };
             let seen = cache.len();
-            // New and guessed tokens stand together, as the model reads them.
+            // The model reads new and guessed tokens as one sequence.
             s.ids.extend_from_slice(&s.guess);
             let pushed = self.batch.push_ids(&s.ids[seen..]);
             s.ids.truncate(s.ids.len() - s.guess.len());

@@ -16,7 +16,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Sampling and limits. The engine runs no beams: see [`beam_search`](super::beam_search).
     pub settings: Arc<GenerationConfig>,
-    /// Seed of its random numbers.
+    /// Seed of the sequence's random numbers.
     pub seed: u64,
 }
 
@@ -52,7 +52,7 @@ pub struct Finished {
     pub id: usize,
     /// Generated tokens.
     pub tokens: Vec<u32>,
-    /// Reason for its end.
+    /// Reason for the end.
     pub finish: FinishReason,
     /// Time from submission to the first token.
     pub first_token: Duration,
@@ -67,19 +67,21 @@ pub type OnToken<'w> = &'w mut dyn FnMut(usize, u32) -> ControlFlow<()>;
 #[derive(Debug)]
 pub(super) struct ActiveSequence {
     pub(super) id: usize,
-    /// Tokens of the source; empty for a decoder.
+    /// Tokens of the source; empty for a model without an encoder.
     pub(super) source: Vec<u32>,
     /// Tokens of the decoder: the prompt, then generated tokens.
     pub(super) ids: Vec<u32>,
     /// Number of tokens of the prompt.
     pub(super) prompt: usize,
-    /// Upper bound of tokens, and the reason for the end there.
+    /// Upper bound of tokens, and the reason for an end at that bound.
     pub(super) longest: (usize, FinishReason),
     pub(super) settings: Arc<GenerationConfig>,
     pub(super) sampler: Sampler,
-    /// Cache of an admitted sequence, and of the draft model.
+    /// Cache of the model, once the sequence is admitted.
     pub(super) cache: Option<Cache>,
+    /// Cache of the draft model.
     pub(super) draft: Option<Cache>,
+    /// Guessed tokens after `ids`.
     pub(super) guess: Vec<u32>,
     pub(super) submitted: Instant,
     pub(super) first_token: Option<Duration>,
@@ -87,7 +89,7 @@ pub(super) struct ActiveSequence {
 }
 
 impl ActiveSequence {
-    /// The sequence of request number `id` to `model`.
+    /// A sequence for `request`, whose number is `id`.
     pub(super) fn new(id: usize, request: Request, model: &dyn CausalLm) -> Result<Self, Error> {
         let Request { prompt, settings, seed } = request;
         settings.check().map_err(|why| Error::Input { name: "settings", why })?;
@@ -97,7 +99,10 @@ impl ActiveSequence {
         };
         let (prompt, allowed) = (ids.len(), settings.longest(ids.len()));
         if prompt == 0 || model.encodes() && source.is_empty() {
-            return Err(Error::Input { name: "prompt", why: "it has no tokens".to_owned() });
+            return Err(Error::Input {
+                name: "prompt",
+                why: "expected at least one token, found none".to_owned(),
+            });
         }
         let longest = match model.max_tokens() {
             most if most < allowed => (most, FinishReason::Capacity),
@@ -159,7 +164,7 @@ impl ActiveSequence {
         Ok(right)
     }
 
-    /// Generated tokens.
+    /// Result of the sequence.
     pub(super) fn finished(mut self) -> Finished {
         self.ids.drain(..self.prompt);
         Finished {

@@ -37,12 +37,12 @@ pub struct GenerationConfig {
     pub begin_suppress_tokens: Vec<u32>,
     /// Length of n-grams that may not repeat; 0: no restriction.
     pub no_repeat_ngram_size: usize,
-    /// Scores of tokens that occurred are divided by it if positive, multiplied if negative:
-    /// Keskar et al. 2019, arXiv:1909.05858.
+    /// Divisor of positive scores, and factor of negative scores, of tokens that have occurred: Keskar et al. 2019,
+    /// arXiv:1909.05858.
     pub repetition_penalty: f32,
     /// True if tokens are drawn at random; false for greedy choice.
     pub do_sample: bool,
-    /// Scores are divided by it before a token is drawn.
+    /// Divisor of the scores before a token is drawn.
     pub temperature: f32,
     /// Number of the best tokens that can be drawn; 0: all.
     pub top_k: usize,
@@ -159,8 +159,8 @@ const DEFAULT_LENGTH: usize = 20;
 const MOST_BEAMS: usize = 1 << 12;
 
 impl GenerationConfig {
-    /// Reads `generation_config.json` in the directory `path` or beside the GGUF file `path`; where there is
-    /// none, the [config](config::config_json).
+    /// Reads `generation_config.json` in the directory `path` or beside the GGUF file `path`. If the file does not exist,
+    /// reads the [config](config::config_json).
     ///
     /// # Errors
     /// If the file is missing or damaged, or a key has an unsupported value; the message names the key.

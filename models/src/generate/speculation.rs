@@ -27,14 +27,14 @@ pub enum Speculation<'m> {
     None,
     /// Tokens that followed an earlier occurrence of the last few tokens, in the text or its source.
     Lookup {
-        /// The most tokens of a guess.
+        /// Upper bound of the tokens of a guess.
         tokens: usize,
     },
-    /// A smaller decoder of the same vocabulary.
+    /// Greedy tokens of a smaller decoder with the same vocabulary.
     Draft {
         /// The decoder.
         model: &'m mut dyn CausalLm,
-        /// The most tokens of a guess.
+        /// Upper bound of the tokens of a guess.
         tokens: usize,
     },
 }
@@ -45,7 +45,7 @@ impl Speculation<'_> {
         let refuse = |why| Err(Error::Input { name: "draft model", why });
         match self {
             Self::Draft { model, .. } if model.encodes() || encodes => {
-                refuse("expected decoders without encoder, as draft and as model".to_owned())
+                refuse("expected a draft and a model without an encoder, found an encoder-decoder".to_owned())
             }
             Self::Draft { model, .. } if model.vocab_size() != vocabulary => refuse(format!(
                 "expected the vocabulary of the model, {vocabulary} tokens, found {}",

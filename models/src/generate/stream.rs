@@ -8,7 +8,7 @@
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
 
-/// Replacement character: bytes that are no character, or not yet.
+/// Replacement character, which stands for bytes that are no character or an incomplete one.
 const UNFINISHED: char = '\u{fffd}';
 
 /// Decodes tokens one by one, up to a stop string.
@@ -22,7 +22,7 @@ pub struct TextStream<'t> {
     /// First token that is decoded. Tokens from here to `read` serve as context only: a decoder's text
     /// for a token depends on the token before it.
     context: usize,
-    /// Number of tokens whose text was taken over.
+    /// Number of tokens whose text is in `held` or was returned.
     read: usize,
     /// Text that may be the start of a stop string.
     held: String,
@@ -36,7 +36,7 @@ impl<'t> TextStream<'t> {
         Self { tokenizer, stops, ids: Vec::new(), context: 0, read: 0, held: String::new(), stopped: false }
     }
 
-    /// True if a stop string was met: nothing follows.
+    /// True if the text met a stop string: no text follows.
     pub fn stopped(&self) -> bool {
         self.stopped
     }

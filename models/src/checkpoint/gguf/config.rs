@@ -1,8 +1,8 @@
 //! A GGUF file's model, as a config.json.
 //!
-//! llama.cpp stores LLaMA 3's scaling of rotary frequencies as resulting factors, `rope_freqs.weight`, not as
-//! the fields of config.json. All LLaMA 3 models share those fields except the largest factor. Other factors are
-//! refused.
+//! llama.cpp stores LLaMA 3's scaling of rotary frequencies as the resulting divisors, `rope_freqs.weight`, not as fields
+//! of config.json. All LLaMA 3 models share these fields except `factor`, which is the largest divisor. Divisors that do
+//! not follow from these fields are refused.
 
 use super::{FREQUENCIES, Gguf};
 use crate::error::Error;
@@ -13,8 +13,8 @@ impl Gguf {
     /// The bytes of config.json for the class `LlamaForCausalLM` or `BertModel`.
     ///
     /// # Errors
-    /// If `general.architecture` is another, or a key is missing, of another type or has an unsupported value. The
-    /// message names the key.
+    /// If `general.architecture` is neither llama nor bert, or a key is missing, has another type or an unsupported
+    /// value. The message names the key.
     pub fn config_json(&self) -> Result<Vec<u8>, Error> {
         let mut config = match self.architecture() {
             "llama" => self.llama_config()?,
@@ -29,7 +29,7 @@ impl Gguf {
                 config.insert(format!("{name}_token_id"), id.into());
             }
         }
-        // End-of-turn and end-of-text may be different tokens.
+        // End of text and end of turn may be different tokens: both end a text.
         let end = self.unsigned("tokenizer.ggml.eos_token_id")?;
         let turn = self.unsigned("tokenizer.ggml.eot_token_id")?;
         match (end, turn) {
@@ -164,10 +164,11 @@ impl Gguf {
     }
 }
 
-/// Thresholds in turns within the original context: below the first a frequency is divided by the factor; above
-/// the second it stays.
+/// `low_freq_factor` of LLaMA 3: frequencies of fewer turns within the original context are divided by the factor.
 const LOW: f64 = 1.0;
+/// `high_freq_factor` of LLaMA 3: frequencies of more turns within the original context stay.
 const HIGH: f64 = 4.0;
+/// `original_max_position_embeddings` of LLaMA 3.
 const LENGTH: u32 = 8192;
 
 /// Divisors of the rotary frequencies, one for each pair, in LLaMA 3's scaling by `factor`.

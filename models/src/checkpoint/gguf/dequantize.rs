@@ -13,7 +13,7 @@
 //!                                                                          w = d s (q - 32)
 //! ```
 //!
-//! Each product of d, s and q, and each sum, is exact in f32 or rounded as in ggml's reference.
+//! Each product of d, s and q, and each sum, is exact in f32 or rounded like ggml's reference.
 
 use half::{bf16, f16};
 

@@ -4,9 +4,11 @@
 struct FamilyNames {
     /// `general.architecture`.
     architecture: &'static str,
+    /// Tensors outside of layers.
     outside: &'static [(&'static str, &'static str)],
-    /// Name before a layer's number.
+    /// Hugging Face's name before the number of a layer.
     layers: &'static str,
+    /// Tensors of a layer.
     layer: &'static [(&'static str, &'static str)],
 }
 
@@ -64,8 +66,8 @@ pub(super) fn hugging_face(architecture: &str, name: &str) -> Option<String> {
     }
 }
 
-/// Metadata key of the number of heads whose rows llama.cpp interleaves in the tensor `name`. llama.cpp rotates
-/// neighbouring values; Hugging Face rotates values half a head apart.
+/// Metadata key of the number of heads, if llama.cpp interleaves the rows of the tensor `name`. llama.cpp rotates
+/// neighbouring values, Hugging Face values half a head apart.
 pub(super) fn interleaved(architecture: &str, name: &str) -> Option<&'static str> {
     let part = name.strip_prefix("blk.")?.split('.').nth(1)?;
     match (architecture, part) {
@@ -75,7 +77,7 @@ pub(super) fn interleaved(architecture: &str, name: &str) -> Option<&'static str
     }
 }
 
-/// Rows in Hugging Face's order: of each head, first the rows at even indices, then the rows at odd ones.
+/// Rows in Hugging Face's order: for each head, first the rows at even indices, then the rows at odd indices.
 pub(crate) fn in_halves<T: Copy>(stored: &[T], rows: usize, heads: usize) -> Vec<T> {
     let (width, half) = (stored.len() / rows.max(1), rows / heads / 2);
     let row = |r: usize| {

@@ -1,9 +1,9 @@
 //! Tokenizer of a GGUF file, as a tokenizer.json.
 //!
 //! ```text
-//! tokenizer.ggml.model    gpt2    bytes as letters, merged by rank; words by tokenizer.ggml.pre
-//!                         llama   SentencePiece: pieces merged by score, unknown letters as bytes
-//!                         bert    WordPiece: a word's first piece is marked with U+2581, the others not
+//! tokenizer.ggml.model    gpt2    byte-level BPE: merges by rank, in words that tokenizer.ggml.pre splits
+//!                         llama   SentencePiece: merges by score; unknown characters become bytes
+//!                         bert    WordPiece: only the first piece of a word is marked, with U+2581
 //! ```
 
 use super::Gguf;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 
-/// Mark of a word's start.
+/// Mark at the start of a word.
 const WORD: char = '\u{2581}';
 
 /// Pattern of GPT-2's words.
@@ -19,7 +19,7 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// Pattern of LLaMA 3's words.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Values of `tokenizer.ggml.pre` with their patterns, which split a text into words one after the other.
+/// Values of `tokenizer.ggml.pre`, each with the patterns that split a text into words, in order of application.
 const PRE: [(&str, &[&str]); 6] = [
     ("default", &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
     ("gpt-2", &[GPT2]),
@@ -29,7 +29,7 @@ const PRE: [(&str, &[&str]); 6] = [
     ("smollm", &[r"\p{N}", GPT2]),
 ];
 
-/// Kinds of `tokenizer.ggml.token_type`.
+/// Kinds of tokens in `tokenizer.ggml.token_type`.
 const UNKNOWN: f64 = 2.0;
 const CONTROL: f64 = 3.0;
 const USER_DEFINED: f64 = 4.0;
@@ -88,7 +88,7 @@ impl Gguf {
         self.string("tokenizer.chat_template")
     }
 
-    /// Array with a number for each token.
+    /// The array `tokenizer.ggml.{name}`: a number for each token.
     fn for_each_token(&self, name: &str, tokens: usize) -> Result<Option<&[f64]>, Error> {
         let key = format!("tokenizer.ggml.{name}");
         match self.numbers(&key)? {
@@ -100,7 +100,7 @@ impl Gguf {
         }
     }
 
-    /// The id of a special token.
+    /// `tokenizer.ggml.{name}_token_id`, below `tokens`.
     fn id(&self, name: &str, tokens: usize) -> Result<Option<usize>, Error> {
         let key = format!("tokenizer.ggml.{name}_token_id");
         match self.unsigned(&key)?.map(|id| (id, usize::try_from(id))) {
@@ -114,7 +114,7 @@ impl Gguf {
         let (pre, patterns) = self.pre()?;
         let key = "tokenizer.ggml.merges";
         let merges = self.required(key, self.strings(key))?.iter().map(|merge| {
-            // A token may contain a space.
+            // The first token may start with a space.
             let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
             at.map(|at| json!([merge[..at], merge[at + 1..]]))
                 .ok_or_else(|| self.error(format!("{key}: expected two tokens, found {merge:?}")))
@@ -132,7 +132,7 @@ impl Gguf {
         }))
     }
 
-    /// Pre-tokenizer: patterns that split a text into words.
+    /// `tokenizer.ggml.pre` and its patterns.
     fn pre(&self) -> Result<(&str, &'static [&'static str]), Error> {
         let key = "tokenizer.ggml.pre";
         let pre = self.string(key)?.unwrap_or("default");
@@ -176,7 +176,7 @@ impl Gguf {
 
     fn word_pieces(&self, tokens: &[String], vocabulary: Map<String, Json>) -> Result<Json, Error> {
         let unknown = self.id("unknown", tokens.len())?.map_or("[UNK]", |id| &tokens[id]);
-        // The file does not name the case; a vocabulary without capitals means lower case.
+        // The file has no key for the case: a vocabulary without capitals means lower case.
         let capitals =
             |token: &String| !token.starts_with('[') && token.contains(|c: char| c.is_ascii_uppercase());
         Ok(json!({
@@ -231,7 +231,8 @@ impl Gguf {
     }
 }
 
-/// LLaMA 3: a word that is a token needs no merges, and a text starts with `bos`.
+/// True for the pre-tokenizers of LLaMA 3. As in llama.cpp, a word that is a token then stays whole, without merges, and
+/// a text starts with `bos` unless `tokenizer.ggml.add_bos_token` says otherwise.
 fn is_llama3(pre: &str) -> bool {
     PRE.iter().any(|row| row.0 == pre && row.1 == [LLAMA3])
 }

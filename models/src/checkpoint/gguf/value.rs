@@ -2,9 +2,7 @@
 
 use std::io::Read;
 
-/// A value of any width in the file.
-///
-/// A value takes at most eight times its bytes in the file.
+/// A value of the metadata. It takes at most eight times the memory of its bytes in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// u8, u16, u32 or u64.
@@ -26,7 +24,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Type name for errors.
+    /// The value, or the length and type of an array, for errors.
     pub(super) fn what(&self) -> String {
         match self {
             Self::Unsigned(v) => v.to_string(),
@@ -138,7 +136,7 @@ impl<R: Read> Reader<R> {
             0 | 1 | 7 => 1,
             2 | 3 => 2,
             4..=6 => 4,
-            // A string takes at least its length field; an array also its type.
+            // A string has at least its length, 8 bytes; an array has its type, 4 bytes, and its length.
             9 => 12,
             _ => 8,
         };

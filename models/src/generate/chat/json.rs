@@ -1,14 +1,14 @@
-//! `tojson` as transformers defines it for chat templates: Python's `json.dumps`. It escapes no HTML, and
-//! characters beyond ASCII only with `ensure_ascii`.
+//! The filter `tojson` of transformers' chat templates: Python's `json.dumps`. It escapes no HTML; it escapes characters
+//! beyond ASCII only with `ensure_ascii`.
 
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use std::fmt::Write as _;
 
-/// Upper bound of nesting, as for JSON files: templates can nest values without limit.
+/// Upper bound of nesting, as for JSON files; templates themselves can nest values without limit.
 const DEPTH: usize = 128;
 
-/// The JSON of `value`. Options have the names and the order of transformers; `sort_keys` is a keyword only.
+/// JSON of `value`. Options are `ensure_ascii`, `indent` and `separators`, by place or name, and `sort_keys` by name.
 pub fn tojson(state: &State, value: &Value, given: Rest<Value>, options: Kwargs) -> Result<String, Error> {
     if given.len() > 3 {
         return Err(ErrorKind::TooManyArguments.into());
@@ -39,7 +39,7 @@ pub fn tojson(state: &State, value: &Value, given: Rest<Value>, options: Kwargs)
 }
 
 struct Writer<'a> {
-    /// Takes from the template's fuel: a shared value is written once for each of its uses.
+    /// Takes from the template's fuel, which bounds the output: a shared value is written at each of its uses.
     pay: &'a dyn Fn(u64) -> Result<(), Error>,
     indent: Option<String>,
     comma: String,
@@ -47,7 +47,7 @@ struct Writer<'a> {
     ascii: bool,
     sorted: bool,
     out: String,
-    /// Bytes of `out` that were paid for.
+    /// Bytes of `out` that fuel was taken for.
     paid: usize,
 }
 
@@ -143,7 +143,7 @@ impl Writer<'_> {
     }
 }
 
-/// A value without parts. Floats are Python's: `1.0`, `1e-05`, `1e+16`.
+/// Text of a value without parts. Floats are spelled as in Python: `1.0`, `1e-05`, `1e+16`.
 fn scalar(value: &Value) -> String {
     match value.kind() {
         ValueKind::None => "null".to_owned(),
