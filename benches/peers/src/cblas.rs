@@ -28,18 +28,18 @@ impl Integer for i64 {
     }
 }
 
-/// `cblas_sgemm`, and those that take bf16 or f16 and make f32: layout, transpositions of A and B,
-/// m, n, k, alpha, A and its leading dimension, B and its, beta, C and its.
+/// Signature of `cblas_sgemm` and of its variants with bf16 or f16 inputs and f32 outputs: layout, transpositions of A
+/// and B, m, n, k, alpha, A and lda, B and ldb, beta, C and ldc.
 pub(crate) type CblasGemm<I, T> =
     unsafe extern "C" fn(c_uint, c_uint, c_uint, I, I, I, f32, *const T, I, *const T, I, f32, *mut f32, I);
 
 /// y = x Wᵀ by `gemm`, after `set_threads`.
 ///
 /// # Safety
-/// - `gemm` is a function as [`CblasGemm`] says, and may be called.
+/// - `gemm` points to a function with the signature and the parameters of [`CblasGemm`].
 ///
 /// # Panics
-/// If `x` or `weight` has not the length of its matrix.
+/// If the length of `x` or `weight` differs from the size of its matrix.
 pub(crate) unsafe fn linear<'a, I: Integer, T: Sync + 'a>(
     gemm: CblasGemm<I, T>,
     set_threads: impl Fn() + Send + 'a,

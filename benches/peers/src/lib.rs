@@ -1,7 +1,7 @@
 //! Other libraries' kernels behind one interface, so that a benchmark can run them beside its own.
 //!
 //! [`built_in`] lists the crates that were compiled in; [`load`] opens MKL, OpenBLAS or oneDNN from a
-//! shared library that the user names. What they compute, in f32 unless said otherwise:
+//! shared library that the user names. Their operations, in f32 unless the table names other types:
 //!
 //! | library          | products                       | packs before | rows          | threads          |
 //! |------------------|--------------------------------|--------------|---------------|------------------|
@@ -11,12 +11,12 @@
 //! | `openblas`       | f32, in some builds bf16, f16  | no           |               | as it was built  |
 //! | `onednn`         | f32, bf16, f16, int8           | yes          | softmax, layer normalisation, GELU | as it was built |
 //!
-//! A library that does not pack weights beforehand computes alike for both values of `packed` in
-//! [`PeerOperation::Linear`]. `gemm` computes in the rayon pool in which it is run: run it inside a pool of the
-//! number of threads that it was prepared for. `prepare` answers `None` for an operation that the library
+//! A library that does not pack weights beforehand ignores `packed` in [`PeerOperation::Linear`]. `gemm` computes in the rayon pool in which it is run: run it inside a pool of the
+//! number of threads that it was prepared for. `prepare` returns `None` for an operation that the library
 //! or the CPU lacks.
-//! # Where the libraries come from
-//! None is needed to build or to test this crate.
+//!
+//! # Sources of the libraries
+//! Building and testing this crate needs none of the libraries.
 //!
 //! | library    | from                                       | its file                               |
 //! |------------|--------------------------------------------|----------------------------------------|
@@ -26,10 +26,10 @@
 //! | `onednn`   | its sources; Debian: `libdnnl`, if of version 3 | `libdnnl.so.3`                    |
 //! |            | PyPI: `onednn`, `onednn-cpu-gomp`          | `lib/libdnnl.so.3`                     |
 //!
-//! A name without a slash is looked for where the loader looks. What the files need beside them:
+//! The loader searches its own paths for a name without a slash. Dependencies of the files:
 //! - `mkl` finds its kernels and threads in its own directory. Its threads need Intel's OpenMP,
 //!   `libiomp5.so` (PyPI: `intel-openmp`, which `mkl` depends on): [`load`] takes it from the same
-//!   directory or from where the loader looks. Without `libmkl_core` and its like MKL ends the process.
+//!   directory or from the loader's paths. Without `libmkl_core` and similar files MKL ends the process.
 //! - `openblas` of PyPI needs nothing; Debian's needs `libgfortran.so.5`, a dependency of its package.
 //! - `onednn-cpu-gomp` (3.2) needs `libgomp.so.1` alone. The newer `onednn` is built for SYCL on TBB; its
 //!   dependencies are packages of their own, installed to one `lib` directory, which has to be in
@@ -37,12 +37,11 @@
 //!   `OCL_ICD_FILENAMES=lib/libintelocl.so`, with its full path. A product then costs some
 //!   microseconds more than without SYCL. Debian 12 has version 2, whose interface is another.
 //!
-//! # What is measured
-//! Libraries keep their defaults: how long their threads spin, which kernels they choose, whether they
-//! use fewer threads for a small product. They share no OpenMP runtime unless they were built for the
-//! same one. Where a library's number of threads belongs to the process or to a thread, every run sets
-//! it again. Inputs of other types than f32 are converted when an operation is prepared; outputs stay
-//! in the library's type until [`PeerCall::output`].
+//! # Settings
+//! Libraries keep their defaults: the time that threads spin, the choice of kernels, fewer threads for a small
+//! product. They share an OpenMP runtime only if they were built for one. If a library keeps its number of
+//! threads per process or per thread, every run sets it again. `prepare` converts inputs of types other than f32;
+//! outputs stay in the library's type until [`PeerCall::output`].
 
 mod cblas;
 #[cfg(feature = "gemm")]
@@ -68,11 +67,10 @@ pub enum Dtype {
     Bf16,
     /// f16 inputs, f32 sums, f32 or f16 outputs.
     F16,
-    /// s8 (or u8) inputs, i32 sums and outputs. The numbers given are whole, x in 0..=127 and weights
-    /// in -127..=127, so that results are exact.
+    /// s8 (or u8) inputs, i32 sums and outputs. Inputs must be whole numbers, x in 0..=127 and weights in
+    /// -127..=127, so that results are exact.
     Int8,
-    /// Weights in groups of 32 with a scale each, of int8 or int4, under f32 inputs and outputs: none of
-    /// these libraries has them.
+    /// Weights of int8 in groups of 32 with a scale each, f32 inputs and outputs. No peer supports it.
     Q8_0,
     /// As [`Q8_0`](Self::Q8_0), of int4.
     Q4_0,
@@ -93,8 +91,7 @@ pub enum PeerOperation<'a> {
         weight: &'a [f32],
         /// Type of the inputs that the library multiplies.
         dtype: Dtype,
-        /// True if weights are packed into the library's own layout before the first run, where the library
-        /// can.
+        /// True to pack weights into the library's own layout before the first run, if the library can.
         packed: bool,
     },
     /// (x - mean) / sqrt(variance + eps) * weight + bias, row by row.
@@ -142,8 +139,7 @@ pub trait Library: Send + Sync {
         false
     }
 
-    /// Makes this operation ready to be run on `threads` threads: converts, packs and allocates everything
-    /// once. Returns `None` if the library lacks the operation or cannot use `threads` threads.
+    /// Prepares the operation for `threads` threads: converts, packs and allocates everything once. Returns `None` if the library lacks the operation or cannot use `threads` threads.
     ///
     /// # Errors
     /// The error that the library reports.
@@ -154,10 +150,9 @@ pub trait Library: Send + Sync {
     ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error>;
 }
 
-/// An operation made ready. It may be run on another thread than it was made on, but not by two at a
-/// time.
+/// A prepared operation. Any thread may run it, one at a time.
 pub trait PeerCall: Send {
-    /// Computes it once.
+    /// Computes the operation once.
     fn run(&mut self);
 
     /// The result of the last run, as f32.
@@ -195,8 +190,8 @@ const LOADABLE: [(&str, Open); 3] =
 /// Opens the library `name` at `path`. It runs that file's code: name no file that you do not trust.
 ///
 /// # Errors
-/// If there is no such name, if the file cannot be loaded, or if it lacks a function that every
-/// version has. What only some versions have is asked for when an operation is prepared.
+/// If the name is unknown, the file cannot be loaded, or it lacks a function that every version has. `prepare` looks
+/// up the functions that only some versions have.
 pub fn load(name: &str, path: &Path) -> Result<Box<dyn Library>, Error> {
     match LOADABLE.iter().find(|(known, _)| *known == name) {
         Some((_, open)) => open(path),

@@ -55,7 +55,7 @@ impl MklThreads {
                 set_openmp(threads);
             }
             if (self.max)() != threads {
-                // Its default never takes more threads than there are cores.
+                // By default, MKL takes at most one thread for each core.
                 (self.set_dynamic)(0);
             }
             (self.max)() == threads
@@ -102,17 +102,17 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     Ok(Box::new(Mkl { version, threads, single, bf16, f16, int8 }))
 }
 
-/// Asks for 32-bit integers, which a variable of the environment may have changed, and sees to it
-/// that the threads find an OpenMP runtime: MKL loads its threads by itself at the first call, and
-/// where their functions are missing the process ends.
+/// Sets MKL's integers to 32 bits, for an environment variable may have changed them, and loads the OpenMP runtime
+/// that its threads need. MKL loads its threading layer at the first call, and ends the process if functions of OpenMP
+/// are missing.
 fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
-    /// `MKL_INTERFACE_LP64`; bit 1 is GNU's convention for complex results, which is all the same here.
+    /// `MKL_INTERFACE_LP64`; bit 1 is GNU's convention for complex results, which are not used here.
     const LP64: c_int = 0;
     const GNU: c_int = 2;
     // SAFETY: `int MKL_Set_Interface_Layer(int)`.
     let set_interface: unsafe extern "C" fn(c_int) -> c_int =
         unsafe { symbols.required("MKL_Set_Interface_Layer") }?;
-    // SAFETY: it takes the numbers of the layers.
+    // SAFETY: `MKL_Set_Interface_Layer` accepts the constant `MKL_INTERFACE_LP64`.
     let interface = unsafe { set_interface(LP64) };
     if interface & !GNU != LP64 {
         return Err(symbols.error("is in use already, with 64-bit integers"));
@@ -158,7 +158,7 @@ impl Library for Mkl {
     ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
         let Some(layer) = LinearLayer::new(operation)? else { return Ok(None) };
         let Ok(count @ 1..) = c_int::try_from(threads) else { return Ok(None) };
-        // Also before packing, which has to happen on as many threads as its use.
+        // Packing must use the number of threads of the product.
         if !self.threads.set(count) {
             return Ok(None);
         }

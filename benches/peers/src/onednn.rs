@@ -1,8 +1,8 @@
 //! oneDNN, by the third version of its C interface: products in f32, bf16, f16 and int8, softmax,
 //! layer normalisation, GELU.
 //!
-//! Weights that are to be packed are reordered into the format that the product asks for; others stay
-//! \[n, k\], the format `ba` of a k x n matrix.
+//! Packing reorders weights into the format that the product asks for. Unpacked weights stay \[n, k\], the format `ba`
+//! of a k x n matrix.
 
 mod api;
 mod memory;
@@ -38,9 +38,9 @@ unsafe impl Sync for Context {}
 /// Opens the library.
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("onednn", path)?;
-    // SAFETY: this function has been the same since the first version.
+    // SAFETY: `dnnl_version` has this signature in every version of the library.
     let version: unsafe extern "C" fn() -> *const api::Version = unsafe { symbols.required("dnnl_version") }?;
-    // SAFETY: it returns a constant of the library.
+    // SAFETY: `dnnl_version` returns a pointer to a constant of the library, which is never closed.
     let version = unsafe { &*version() };
     let (major, minor, patch) = (version.major, version.minor, version.patch);
     if major != 3 {
@@ -59,7 +59,7 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
         };
         return Err(symbols.error(format_args!("{why}: {}", api::status(status))));
     }
-    // SAFETY: it takes nothing.
+    // SAFETY: `dnnl_get_effective_cpu_isa` takes no arguments.
     let isa = api::isa(unsafe { (api.dnnl_get_effective_cpu_isa)() });
     let version = format!("{major}.{minor}.{patch}, {isa}, {}", runtime.name());
     Ok(Box::new(OneDnn { context: Box::leak(Box::new(Context { api, engine, runtime })), version }))
@@ -107,7 +107,7 @@ impl Library for OneDnn {
 
 /// Reasons why an operation cannot be prepared.
 enum OneDnnFailure {
-    /// A function, and what it returned.
+    /// A function and its status.
     Status(&'static str, Status),
     Other(Error),
 }
@@ -139,7 +139,7 @@ struct Primitive {
     primitive: Owned,
     stream: Owned,
     arguments: Vec<api::Argument>,
-    /// Keeps alive what `arguments` point to.
+    /// Owners of the memory that `arguments` point to.
     _inputs: Vec<Memory>,
     output: Memory,
 }

@@ -1,7 +1,7 @@
-//! OpenBLAS: f32, and bf16 and f16 where it was built with them. It packs weights in every run.
+//! OpenBLAS: f32, and bf16 and f16 if the build has them. It packs weights in every run.
 //!
-//! Builds differ in their symbols (`scipy_cblas_sgemm`, `cblas_sgemm64_`) and in the integers that
-//! those take, which `openblas_get_config` tells.
+//! Builds differ in their symbols (`scipy_cblas_sgemm`, `cblas_sgemm64_`) and in their integers;
+//! `openblas_get_config` reports the integers.
 
 use crate::cblas::{CblasGemm, Integer, linear};
 use crate::operand::{LinearLayer, bf16_bits, f16_bits};
@@ -38,7 +38,7 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
         return Err(symbols
             .error("has no function openblas_get_config, scipy_openblas_get_config or either of 64 bits"));
     };
-    // SAFETY: it takes nothing and returns a string that it keeps.
+    // SAFETY: `openblas_get_config` takes no arguments and returns a NUL-terminated string of the library, which stays open.
     let config = unsafe { CStr::from_ptr(get_config()) }.to_string_lossy().trim().to_owned();
     // SAFETY: the library says itself in which integers it counts.
     unsafe {
@@ -93,10 +93,10 @@ impl<I: Integer> Library for OpenBlas<I> {
         }
         let set_num_threads = self.set_num_threads;
         // The number belongs to the process, or with OpenMP to the calling thread: every run sets it.
-        // SAFETY: it takes any positive number.
+        // SAFETY: `openblas_set_num_threads` accepts any positive number, and `count` is at least 1.
         let set_threads = move || unsafe { set_num_threads(count) };
         set_threads();
-        // SAFETY: it takes nothing.
+        // SAFETY: `openblas_get_num_threads` takes no arguments.
         if unsafe { (self.get_num_threads)() } != count {
             return Ok(None); // more than it was built for
         }

@@ -1,12 +1,12 @@
-//! Operations as libraries take them: checked, converted, on cache lines.
+//! Operations as libraries take them: checked, converted, aligned to cache lines.
 
 use crate::{Dtype, Error, PeerCall, PeerOperation};
 use half::{bf16, f16};
 use std::ops::{Deref, DerefMut};
 
 impl PeerOperation<'_> {
-    /// That all slices have the lengths that the shape says, that no dimension is 0 (libraries differ
-    /// in what they accept there), and that all fit the 32-bit integers that libraries count in.
+    /// Checks that all slices have the lengths of the shape, that no dimension is 0 (libraries treat empty matrices
+    /// differently), and that all sizes fit the 32-bit integers of the libraries.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match *self {
             PeerOperation::Linear { shape: [m, k, n], x, weight, .. } => {
@@ -37,7 +37,7 @@ fn matrix(name: &str, values: &[f32], shape: [usize; 2]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A linear layer whose slices have the lengths that its shape says.
+/// A checked [`PeerOperation::Linear`]: its slices have the lengths of its shape.
 #[derive(Clone, Copy)]
 pub(crate) struct LinearLayer<'a> {
     pub m: usize,
@@ -52,7 +52,7 @@ pub(crate) struct LinearLayer<'a> {
 }
 
 impl<'a> LinearLayer<'a> {
-    /// `None`: it is another operation.
+    /// Checks the operation; `None` if it is not a linear layer.
     pub fn new(operation: PeerOperation<'a>) -> Result<Option<Self>, Error> {
         operation.check()?;
         let PeerOperation::Linear { shape: [m, k, n], x, weight, dtype, packed } = operation else {
@@ -92,8 +92,7 @@ pub(crate) fn f16_bits(x: f32) -> u16 {
     f16::from_f32(x).to_bits()
 }
 
-/// Elements that begin with a cache line: vectors that straddle lines would cost a peer time that is
-/// not its fault.
+/// Elements that begin at a cache line, so that no peer loses time to vectors that straddle lines.
 pub(crate) struct AlignedBuffer<T> {
     data: Vec<T>,
     start: usize,

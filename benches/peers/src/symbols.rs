@@ -42,7 +42,7 @@ impl Symbols {
         unsafe { self.optional(symbol) }.ok_or_else(|| self.error(format_args!("has no function {symbol}")))
     }
 
-    /// The function `symbol` of the library or of one that it depends on, if there is one.
+    /// The function `symbol` of the library or of its dependencies, if it exists.
     ///
     /// # Safety
     /// - `F` is the type of a pointer to the function of this name.
@@ -58,8 +58,8 @@ pub(crate) fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Opens a library for other libraries that name no dependency: MKL's threads are linked with no OpenMP
-/// runtime and take the one that the process has.
+/// Opens a library for other libraries that name no dependency. MKL's threading layer is linked with no OpenMP runtime
+/// and takes the process's.
 pub(crate) fn open_for_others(path: &Path) -> Result<(), libloading::Error> {
     open(path, true).map(|_| ())
 }
@@ -75,7 +75,7 @@ pub(crate) unsafe fn of_process<F: Copy + 'static>(symbol: &str) -> Option<F> {
     unsafe { libloading::os::unix::Library::this().get::<F>(symbol) }.ok().map(|function| *function)
 }
 
-/// Finds none: on this system libraries name their dependencies.
+/// Returns `None`: on this system libraries name their dependencies.
 ///
 /// # Safety
 /// - None.
@@ -87,8 +87,8 @@ pub(crate) unsafe fn of_process<F: Copy + 'static>(_: &str) -> Option<F> {
 #[cfg(unix)]
 fn open(path: &Path, for_others: bool) -> Result<&'static Library, libloading::Error> {
     use libloading::os::unix::{Library as Unix, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
-    /// A library's own dependencies come before what the process has: without it, an OpenBLAS or a
-    /// oneDNN built for GNU's OpenMP would run on Intel's if MKL was loaded before, but not if after.
+    /// Makes a library's own dependencies precede the libraries of the process. Without the flag, an OpenBLAS or a oneDNN
+    /// built for GNU's OpenMP would run on Intel's OpenMP if MKL was loaded before.
     const RTLD_DEEPBIND: i32 = if cfg!(all(target_os = "linux", target_env = "gnu")) { 8 } else { 0 };
     let scope = if for_others { RTLD_GLOBAL } else { RTLD_LOCAL | RTLD_DEEPBIND };
     // SAFETY: loading runs the initialisers of the file; the user who names the file vouches for them.

@@ -57,7 +57,7 @@ impl HalfGemmFunctions {
         }
     }
 
-    /// `None`: packed weights are asked for, and it has no such form.
+    /// Returns `None` if `packed` is set and the library has no packed form.
     pub fn prepare<'a>(
         &self,
         threads: MklThreads,
@@ -69,13 +69,13 @@ impl HalfGemmFunctions {
         };
         let [x, weight] = layer.convert(self.convert);
         if !layer.packed {
-            // SAFETY: `F` is the type that `mkl_cblas.h` declares for this function.
+            // SAFETY: `new` took `self.gemm` from the library under its name in `mkl_cblas.h`, whose signature is `CblasGemm`.
             return Some(unsafe { linear(self.gemm, set_threads, layer, x, weight) });
         }
         let HalfGemmPacking { size, pack, compute } = self.packing?;
         let LinearLayer { m, k, n, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
-        // SAFETY: it takes dimensions and returns bytes.
+        // SAFETY: the function reads its arguments alone, which are dimensions that `PeerOperation::check` accepted.
         let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
         let mut packed = AlignedBuffer::<u16>::zeros(bytes.div_ceil(size_of::<u16>()));
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.

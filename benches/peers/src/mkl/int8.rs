@@ -48,7 +48,7 @@ struct Int8GemmPacking {
 }
 
 impl Int8GemmFunctions {
-    /// Returns `None` if the library lacks them.
+    /// Looks the functions up; `None` if the library lacks the product.
     ///
     /// # Safety
     /// - The library counts in [`Int`] when these are called.
@@ -92,7 +92,7 @@ impl Int8GemmFunctions {
             })));
         }
         let Some(Int8GemmPacking { size, pack, compute }) = self.packing else { return Ok(None) };
-        // SAFETY: it takes dimensions and returns bytes.
+        // SAFETY: the function reads its arguments alone, which are dimensions that `PeerOperation::check` accepted.
         let mut packed = AlignedBuffer::<i8>::zeros(unsafe { size(B_MATRIX, im, in_, ik) });
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
         unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };

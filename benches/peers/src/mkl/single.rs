@@ -52,7 +52,7 @@ impl SgemmFunctions {
         }
     }
 
-    /// Where there is no packing, weights stay unpacked.
+    /// Prepares a product; weights stay unpacked if the library cannot pack them.
     pub fn prepare<'a>(
         &self,
         threads: MklThreads,
@@ -63,12 +63,12 @@ impl SgemmFunctions {
             threads.set(count);
         };
         let (Some(SgemmPacking { size, pack, compute }), true) = (self.packing, layer.packed) else {
-            // SAFETY: `F` is the type that `mkl_cblas.h` declares for this function.
+            // SAFETY: `new` took `self.gemm` from the library under its name in `mkl_cblas.h`, whose signature is `CblasGemm`.
             return unsafe { linear(self.gemm, set_threads, layer, layer.x, layer.weight) };
         };
         let LinearLayer { m, k, n, x, weight, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
-        // SAFETY: it takes dimensions and returns bytes.
+        // SAFETY: the function reads its arguments alone, which are dimensions that `PeerOperation::check` accepted.
         let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
         let mut packed = AlignedBuffer::<f32>::zeros(bytes.div_ceil(size_of::<f32>()));
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.

@@ -75,8 +75,7 @@ impl Descriptor {
     }
 }
 
-/// The numbers of a tensor, in memory that oneDNN allocates: where the runtime is SYCL's, other
-/// memory would have to be made known to it.
+/// The numbers of a tensor, in memory that oneDNN allocates. A SYCL runtime does not know other memory.
 pub(super) struct Memory {
     context: &'static Context,
     memory: Owned,
@@ -96,7 +95,7 @@ impl Memory {
         let memory = Self { context, memory, dtype: descriptor.dtype, bytes };
         // The allocator maps pages on their first write, or maps all of them to one page of zeros.
         memory.map(|data| {
-            // SAFETY: it is `bytes` long.
+            // SAFETY: `map` passes a pointer to `bytes` writable bytes.
             unsafe { data.cast::<u8>().write_bytes(0, bytes) };
         })?;
         Ok(memory)
@@ -106,7 +105,7 @@ impl Memory {
         self.memory.raw()
     }
 
-    /// Calls `f` with a pointer to the numbers, which may be written and are whole.
+    /// Calls `f` with a pointer to all `bytes` bytes of the numbers, readable and writable.
     fn map<R>(&self, f: impl FnOnce(*mut c_void) -> R) -> Result<R, OneDnnFailure> {
         let api = &self.context.api;
         let mut data = null_mut();
@@ -117,7 +116,7 @@ impl Memory {
             return Err(Error("dnnl_memory_map_data returned nothing".to_owned()).into());
         }
         let result = f(data);
-        // SAFETY: this is the pointer that it was mapped to.
+        // SAFETY: `dnnl_memory_map_data` returned `data` for this memory, and nothing uses it after `f`.
         let unmapped = unsafe { (api.dnnl_memory_unmap_data)(self.raw(), data) };
         checked("dnnl_memory_unmap_data", unmapped)?;
         Ok(result)
@@ -126,11 +125,12 @@ impl Memory {
     /// Sets all numbers.
     ///
     /// # Panics
-    /// If these are not as many bytes as the memory has.
+    /// If the size of `values` differs from the size of the memory.
     pub fn write<T: Copy>(&self, values: &[T]) -> Result<(), OneDnnFailure> {
         assert_eq!(size_of_val(values), self.bytes, "values fill the tensor");
         self.map(|data| {
-            // SAFETY: both are `bytes` long, and separate.
+            // SAFETY: `values` has `bytes` bytes (asserted above), and so has the memory of oneDNN (`map`), which
+            // does not overlap it.
             unsafe { values.as_ptr().cast::<u8>().copy_to_nonoverlapping(data.cast(), self.bytes) };
         })
     }

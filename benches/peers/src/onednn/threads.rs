@@ -70,7 +70,7 @@ impl OneDnnThreads {
     /// Sets the number for the calls of this thread that follow.
     pub fn set(self) {
         match self.runtime {
-            // SAFETY: it takes any positive number.
+            // SAFETY: `omp_set_num_threads` accepts any positive number, and `new` checked that `count` is one.
             Runtime::OpenMp(set_num_threads) => unsafe { set_num_threads(self.count) },
             Runtime::Tbb(tbb) | Runtime::Sycl(tbb) => tbb.limit(self.count as usize),
             Runtime::Sequential | Runtime::Pool => (),
@@ -116,11 +116,11 @@ impl Tbb {
             return;
         }
         if let Some((_, mut old)) = limit.take() {
-            // SAFETY: it was created and is destroyed once.
+            // SAFETY: `create` made `old`, and `take` leaves no second owner to destroy it.
             unsafe { (self.destroy)(&mut *old) };
         }
         let mut new = Box::new(GlobalControl { value: threads, reserved: 0, parameter: 0 });
-        // SAFETY: it stays where it is until it is destroyed.
+        // SAFETY: the box keeps the control at one address until `destroy`, as `LIMIT` holds it.
         unsafe { (self.create)(&mut *new) };
         *limit = Some((threads, new));
     }
