@@ -231,8 +231,8 @@ impl Samples {
         }
     }
 
-    /// True if the machine was unstable: the middle half of the probes spread over more than [`DRIFT`], their median fell
-    /// short of the run's best by more than [`DRIFT`], or other processes took more than [`INTRUSION`].
+    /// True if the machine was unstable: the middle half of the probes spread over more than [`DRIFT`], their median
+    /// fell short of the run's best by more than [`DRIFT`], or other processes took more than [`INTRUSION`].
     pub fn unstable(&self, best_peak: f64) -> bool {
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&self.peaks, share));
         let drifted = high - low > DRIFT * middle || middle < (1.0 - DRIFT) * best_peak;

@@ -11,9 +11,9 @@
 //! | `openblas`       | f32, in some builds bf16, f16  | no           |               | as it was built  |
 //! | `onednn`         | f32, bf16, f16, int8           | yes          | softmax, layer normalisation, GELU | as it was built |
 //!
-//! A library that does not pack weights beforehand ignores `packed` in [`PeerOperation::Linear`]. `gemm` computes in the rayon pool in which it is run: run it inside a pool of the
-//! number of threads that it was prepared for. `prepare` returns `None` for an operation that the library
-//! or the CPU lacks.
+//! A library that does not pack weights beforehand ignores `packed` in [`PeerOperation::Linear`]. `gemm` computes in
+//! the rayon pool in which it is run: run it inside a pool of the number of threads that it was prepared for.
+//! `prepare` returns `None` for an operation that the library or the CPU lacks.
 //!
 //! # Sources of the libraries
 //! Building and testing this crate needs none of the libraries.
@@ -139,7 +139,8 @@ pub trait Library: Send + Sync {
         false
     }
 
-    /// Prepares the operation for `threads` threads: converts, packs and allocates everything once. Returns `None` if the library lacks the operation or cannot use `threads` threads.
+    /// Prepares the operation for `threads` threads: converts, packs and allocates everything once. Returns `None` if
+    /// the library lacks the operation or cannot use `threads` threads.
     ///
     /// # Errors
     /// The error that the library reports.

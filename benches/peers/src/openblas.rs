@@ -38,7 +38,8 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
         return Err(symbols
             .error("has no function openblas_get_config, scipy_openblas_get_config or either of 64 bits"));
     };
-    // SAFETY: `openblas_get_config` takes no arguments and returns a NUL-terminated string of the library, which stays open.
+    // SAFETY: `openblas_get_config` takes no arguments and returns a NUL-terminated string of the library, which
+    // stays open.
     let config = unsafe { CStr::from_ptr(get_config()) }.to_string_lossy().trim().to_owned();
     // SAFETY: the library says itself in which integers it counts.
     unsafe {

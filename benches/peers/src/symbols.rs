@@ -87,8 +87,8 @@ pub(crate) unsafe fn of_process<F: Copy + 'static>(_: &str) -> Option<F> {
 #[cfg(unix)]
 fn open(path: &Path, for_others: bool) -> Result<&'static Library, libloading::Error> {
     use libloading::os::unix::{Library as Unix, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
-    /// Makes a library's own dependencies precede the libraries of the process. Without the flag, an OpenBLAS or a oneDNN
-    /// built for GNU's OpenMP would run on Intel's OpenMP if MKL was loaded before.
+    /// Makes a library's own dependencies precede the libraries of the process. Without the flag, an OpenBLAS or a
+    /// oneDNN built for GNU's OpenMP would run on Intel's OpenMP if MKL was loaded before.
     const RTLD_DEEPBIND: i32 = if cfg!(all(target_os = "linux", target_env = "gnu")) { 8 } else { 0 };
     let scope = if for_others { RTLD_GLOBAL } else { RTLD_LOCAL | RTLD_DEEPBIND };
     // SAFETY: loading runs the initialisers of the file; the user who names the file vouches for them.

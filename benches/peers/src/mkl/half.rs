@@ -69,7 +69,8 @@ impl HalfGemmFunctions {
         };
         let [x, weight] = layer.convert(self.convert);
         if !layer.packed {
-            // SAFETY: `new` took `self.gemm` from the library under its name in `mkl_cblas.h`, whose signature is `CblasGemm`.
+            // SAFETY: `new` took `self.gemm` from the library under its name in `mkl_cblas.h`, whose signature is
+            // `CblasGemm`.
             return Some(unsafe { linear(self.gemm, set_threads, layer, x, weight) });
         }
         let HalfGemmPacking { size, pack, compute } = self.packing?;

@@ -63,7 +63,8 @@ impl SgemmFunctions {
             threads.set(count);
         };
         let (Some(SgemmPacking { size, pack, compute }), true) = (self.packing, layer.packed) else {
-            // SAFETY: `new` took `self.gemm` from the library under its name in `mkl_cblas.h`, whose signature is `CblasGemm`.
+            // SAFETY: `new` took `self.gemm` from the library under its name in `mkl_cblas.h`, whose signature is
+            // `CblasGemm`.
             return unsafe { linear(self.gemm, set_threads, layer, layer.x, layer.weight) };
         };
         let LinearLayer { m, k, n, x, weight, .. } = layer;

@@ -18,9 +18,9 @@ use tilewright_kernels::gemm::Format;
 /// Option `--model`, which a subcommand flattens into its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Checkpoint {
-    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file. If no such file exists and this
-    /// build has the feature `hub`: a repository of the Hugging Face Hub, ORG/NAME or ORG/NAME@REVISION, downloaded to
-    /// the Hub's cache; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are respected
+    /// Directory with config.json, tokenizer.json and model.safetensors, or a GGUF file. If no such file exists and
+    /// this build has the feature `hub`: a repository of the Hugging Face Hub, ORG/NAME or ORG/NAME@REVISION,
+    /// downloaded to the Hub's cache; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are respected
     #[arg(long, value_name = "DIR|FILE|ORG/NAME")]
     model: PathBuf,
 }

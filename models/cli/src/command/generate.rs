@@ -99,8 +99,8 @@ pub struct Generate {
     #[command(flatten)]
     chatting: Chatting,
 
-    /// Guess tokens and check them in one step: saves time if guesses are right, and changes no token. `lookup` guesses 8
-    /// tokens from an earlier repetition in the text; a checkpoint with the same vocabulary guesses 4
+    /// Guess tokens and check them in one step: saves time if guesses are right, and changes no token. `lookup`
+    /// guesses 8 tokens from an earlier repetition in the text; a checkpoint with the same vocabulary guesses 4
     #[arg(long, value_name = "lookup|DIR|FILE|ORG/NAME")]
     speculate: Option<PathBuf>,
 

@@ -121,7 +121,8 @@ pub fn all() -> Vec<Backend> {
     Backend::available().iter().copied().filter(|&b| b != Backend::REFERENCE).collect()
 }
 
-/// Runs the checks of `kernel` (of all kernels if `None`) behind a progress bar; one result for each kernel and backend.
+/// Runs the checks of `kernel` (of all kernels if `None`) behind a progress bar; one result for each kernel and
+/// backend.
 pub fn check(kernel: Option<&str>, backends: &[Backend], seed: u64, cases: u64) -> Vec<KernelResult> {
     let checks: Vec<_> = tilewright_verify::checks(kernel).collect();
     let bar = ProgressBar::new(cases * (checks.len() * backends.len()) as u64).with_style(style::progress());

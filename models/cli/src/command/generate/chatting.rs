@@ -25,8 +25,8 @@ pub struct Chatting {
     #[arg(long, value_name = "FILE", requires = "chat")]
     documents: Option<PathBuf>,
 
-    /// Another variable of the chat template, as JSON or else as a string, for instance enable_thinking=false; repeat the
-    /// option for several variables
+    /// Another variable of the chat template, as JSON or else as a string, for instance enable_thinking=false; repeat
+    /// the option for several variables
     #[arg(long, value_name = "NAME=VALUE", requires = "chat", value_parser = variable)]
     chat_variable: Vec<(String, Json)>,
 }
