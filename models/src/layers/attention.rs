@@ -60,7 +60,7 @@ impl Heads<'_> {
         self.query_width() + 2 * self.key_width()
     }
 
-    /// Precision of the products.
+    /// Precision of the products of queries and keys, and of weights and values.
     fn precision(&self) -> Precision {
         match self.on.dtype {
             Format::Bf16 | Format::Int8 => Precision::Bf16,

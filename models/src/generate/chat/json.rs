@@ -59,7 +59,7 @@ impl Writer<'_> {
         }
         let written = self.out.len() - self.paid;
         self.paid = self.out.len();
-        // Fuel that minijinja takes for each byte of a value that it writes itself.
+        // A step for four bytes, as minijinja takes when it writes JSON itself.
         (self.pay)(1 + written as u64 / 4)?;
         match value.kind() {
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
