@@ -99,10 +99,7 @@ impl ActiveSequence {
         };
         let (prompt, allowed) = (ids.len(), settings.longest(ids.len()));
         if prompt == 0 || model.encodes() && source.is_empty() {
-            return Err(Error::Input {
-                name: "prompt",
-                why: "expected at least one token, found none".to_owned(),
-            });
+            return Err(Error::Input { name: "prompt", why: "has no tokens".to_owned() });
         }
         let longest = match model.max_tokens() {
             most if most < allowed => (most, FinishReason::Capacity),
