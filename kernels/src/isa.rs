@@ -1,15 +1,15 @@
 //! Instruction sets: the ground floor, which imports nothing else of this crate.
 //!
-//! [`Isa`] is a token. A value exists only where the CPU may execute the instructions, so holding one is the
-//! proof. [`Vector`] is one register of `f32` lanes. Algorithms are written once, generic over both. A file
-//! in `isa/` implements both for one instruction set, and the microkernels that are written by hand for it.
+//! [`Isa`] is a token: a value exists only where the CPU supports the instructions, and proves that they may be
+//! used. [`Vector`] is one register of `f32` lanes. Algorithms are written once, generic over both. Each file
+//! in `isa/` implements both for one instruction set, with its hand-written microkernels.
 //!
-//! Two rules make generic code compile to the instructions that it names:
+//! Two rules make generic code compile to the instructions of its `Isa`:
 //!
-//! 1. It runs inside [`Isa::run`], the one function with `#[target_feature]`. Split threads outside of
+//! 1. Call it inside [`Isa::run`], the one function with `#[target_feature]`. Split threads outside of
 //!    `run` and enter `run` in every task: a closure that another thread runs does not inherit the
 //!    features, and its intrinsics become calls.
-//! 2. Every function and closure below `run` is `#[inline(always)]`.
+//! 2. Mark every function and closure below `run` `#[inline(always)]`.
 
 pub use lane::{Bf16Pair, I16Pair, Int8Quad, Lane};
 pub use microkernel::{Dot, F32, I16, K_GROUPS, Microkernel, OuterProduct, Unavailable};
@@ -36,53 +36,54 @@ pub(crate) mod tile;
 mod vector;
 
 pub(crate) mod sealed {
-    /// Implemented only in this crate: an [`Isa`](super::Isa) is a promise about the CPU.
-    pub trait Sealed {}
+    /// Supertrait of [`Isa`](super::Isa) that other crates cannot implement: a token is a promise about the CPU.
+    pub trait SealedIsa {}
 }
 
-/// An instruction set whose presence has been detected: a zero-sized proof.
+/// An instruction set that this CPU has been found to support: a token that proves it.
 ///
-/// Only this crate implements it; a `Backend` of this crate hands them out.
-pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
+/// Only this crate implements `Isa`. A [`Backend`](crate::Backend) passes its token to [`Kernel::eval`](crate::Kernel::eval).
+pub trait Isa: sealed::SealedIsa + Copy + Send + Sync + Debug + 'static {
     /// One vector register.
     type V: Vector<Self>;
 
     /// Name, as in `TILEWRIGHT_ISA`.
     const NAME: &'static str;
 
-    /// Most rows of C that one register tile holds.
+    /// Maximum rows of a register tile of C in f32.
     const MR: usize;
 
-    /// Columns of C in one register tile, an even number of vectors; the width of a packed panel.
+    /// Columns of a register tile of C, an even number of vectors; the width of a packed panel.
     const NR: usize;
 
-    /// The token, if this CPU and its operating system support everything that the backend uses.
+    /// Returns the token if this CPU and its operating system support every instruction of the backend.
     fn detect() -> Option<Self>;
 
-    /// Calls `f` with this instruction set enabled. `f`, and all that it calls and that should use
-    /// the instruction set, must be `#[inline(always)]`.
+    /// Calls `f` with this instruction set enabled.
+    ///
+    /// Mark `f` `#[inline(always)]`, and every function below it that uses the instruction set.
     fn run<R>(self, f: impl FnOnce() -> R) -> R;
 
-    /// Words that are pairs of bf16.
+    /// Microkernel over k-groups of two bf16.
     type Bf16: Microkernel<Self>;
 
-    /// Words that are quads of int8.
+    /// Microkernel over k-groups of four int8.
     type Int8: Microkernel<Self>;
 
-    /// Words that are quads of int8, by an instruction on vectors.
+    /// Dot instruction on vectors of k-groups of four int8.
     type DotInt8: Dot<Self>;
 
-    /// The instruction on vectors that multiplies quads of int8: the first of its factors unsigned, unless
-    /// [`Dot::SIGNED`], the second signed.
+    /// Returns the int8 dot instruction, if this CPU has one. Its first factor is unsigned unless
+    /// [`Dot::SIGNED`]; its second is signed.
     fn dot_int8(self) -> Option<Self::DotInt8>;
 
-    /// The fastest way of this CPU to multiply pairs of bf16, where that beats widening them to f32.
+    /// Returns the fastest bf16 microkernel of this CPU, if it beats widening bf16 to f32.
     fn bf16(self) -> Option<Self::Bf16>;
 
-    /// The fastest way of this CPU to multiply quads of int8.
+    /// Returns the fastest int8 microkernel of this CPU, if it has one.
     fn int8(self) -> Option<Self::Int8>;
 
-    /// The register tile: multiplies `rows` rows of A with one panel of B.
+    /// The f32 microkernel: multiplies `rows` rows of A by one panel of B.
     ///
     /// # Safety
     /// The bullets under [`Tile`] hold.
@@ -101,32 +102,34 @@ pub trait Isa: sealed::Sealed + Copy + Send + Sync + Debug + 'static {
     /// Writes the transpose of the `LANES` x `LANES` block at `src` to `dst`.
     ///
     /// # Safety
-    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows, `src_stride` apart. `dst` is valid
-    /// for writes of as many, `dst_stride` apart. The blocks do not overlap.
+    /// - `src` is valid for reads of `LANES` rows of `LANES` floats, `src_stride` apart.
+    /// - `dst` is valid for writes of `LANES` rows of `LANES` floats, `dst_stride` apart.
+    /// - The blocks do not overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 
-    /// Calls `f(i, column i)` for each column of the `LANES` x `LANES` block at `src`, from the first on:
-    /// its transpose, in registers where these suffice.
+    /// Calls `f(i, column i)` for each column of the `LANES` x `LANES` block at `src`, in ascending order. An
+    /// instruction set with enough registers transposes the block in them.
     ///
     /// # Safety
-    /// `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart.
+    /// `src` is valid for reads of `LANES` rows of `LANES` floats, `src_stride` apart.
     #[inline(always)]
     unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, Self::V)) {
         let mut block = [0.0; MAX_LANES * MAX_LANES];
         let lanes = Self::V::LANES;
-        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart
-        // (precondition of `columns`). The block has room.
+        // SAFETY: `src` is valid for reads of `LANES` rows of `LANES` floats, `src_stride` apart (precondition of
+        // `columns`). `block` holds MAX_LANES^2 floats, at least `LANES` rows of `LANES`; it is a local, so it does
+        // not overlap `src`.
         unsafe { self.transpose(src, src_stride, block.as_mut_ptr(), lanes) };
         for (i, column) in block.chunks_exact(lanes).take(lanes).enumerate() {
             f(i, Self::V::load(self, column));
         }
     }
 
-    /// Asks for the cache line at `p` to be brought into L2; any address is allowed.
+    /// Prefetches the cache line at `p` into L2; any address is allowed.
     fn prefetch(self, p: *const f32);
 
-    /// Reads `data` from end to end, `passes` times, as fast as this instruction set can, and returns
-    /// how many bytes that were.
+    /// Reads `data` from end to end, `passes` times, by the widest loads of this instruction set; returns the
+    /// bytes read.
     #[inline(always)]
     fn read(self, data: &[f32], passes: usize) -> u64 {
         probe::read_sums(self, data, passes)
@@ -139,10 +142,10 @@ pub const LINE: usize = 64;
 /// Floats of a cache line.
 pub const LINE_FLOATS: usize = LINE / size_of::<f32>();
 
-/// Most lanes of a vector of any instruction set.
+/// Maximum number of lanes of a vector, over all instruction sets.
 pub(crate) const MAX_LANES: usize = 16;
 
-/// Longest block of k-steps that a microkernel multiplies at once, KC of the BLIS papers.
+/// Maximum number of k-steps of one microkernel call: KC of the BLIS papers.
 ///
 /// A microkernel's prologue and epilogue cost about 100 cycles, 3% of 256 k-steps. `KC * NR` floats of B
 /// (48 KiB for the widest tile) need not stay in L1: the microkernel reads them in order, at a fifth of
@@ -151,13 +154,19 @@ pub const KC: usize = 384;
 
 /// Floats from one row of A to the next in a [`Tile`].
 ///
-/// A compile-time constant: a microkernel addresses all rows from one pointer. [`KC`] plus one cache line
-/// spreads the rows over the sets of L1; a power of two would map all rows to one set.
+/// A compile-time constant, so that a microkernel addresses all rows from one pointer. [`KC`] plus one cache line
+/// is 25 cache lines, an odd number: the rows spread over the sets of L1. A power of two would map all rows to
+/// one set.
 pub const A_STRIDE: usize = KC + LINE_FLOATS;
 
-/// Arguments of [`Isa::gemm_tile`]: C\[i, j\] = (accumulate ? C\[i, j\] : 0) + sum over p of
-/// A\[i, p\] B\[p, j\], for i < rows, j < NR, p < k, each sum one chain of fused multiply-adds with p
-/// ascending, so that no choice of tile, block or path changes a bit of it.
+/// Arguments of a microkernel such as [`Isa::gemm_tile`].
+///
+/// ```text
+/// C[i, j] = (accumulate ? C[i, j] : 0) + sum over p of A[i, p] B[p, j]     i < rows, j < NR, p < k
+/// ```
+///
+/// In f32, each sum is one chain of [`Vector::mul_add`] with p ascending: no choice of tile, block or path
+/// changes a bit of it.
 ///
 /// # Safety
 /// - `1 <= rows <= MR`;
@@ -188,7 +197,7 @@ pub struct Tile<Operand = f32, Sum = f32> {
 }
 
 impl Tile {
-    /// The arguments of a microkernel for other lanes, in the same memory.
+    /// Casts the pointers to the lane types of a microkernel.
     #[inline(always)]
     pub fn typed<Operand: Lane, Sum: Lane>(self) -> Tile<Operand, Sum> {
         let Self { rows, k, a, b, b_stride, c, c_stride, accumulate, prefetch } = self;
@@ -196,30 +205,33 @@ impl Tile {
     }
 }
 
-/// Memory that is prefetched while a [`Tile`] is computed, in several streams, because the hardware's
-/// own prefetchers do not cross pages and so run ahead in several (12 GB/s from memory, not 10).
+/// Memory to prefetch while a microkernel computes a [`Tile`].
+///
+/// Several streams are prefetched at once: hardware prefetchers do not cross pages, but they follow several
+/// streams (12 GB/s from memory, against 10 GB/s in one stream).
 #[derive(Clone, Copy, Debug)]
 pub struct Prefetch {
-    /// The first line of the first stream; any address is allowed.
+    /// First cache line of the first stream; any address is allowed.
     pub from: *const f32,
-    /// Floats from stream to stream.
+    /// Floats from one stream to the next.
     pub stride: usize,
-    /// Floats that every stream advances in four k-steps.
+    /// Floats that each stream advances in four k-steps.
     pub step: usize,
 }
 
 impl Prefetch {
-    /// Streams of a tile of `rows` rows; four k-steps prefetch one line of each stream.
+    /// Number of streams for a tile of `rows` rows. Four k-steps prefetch one line of each stream.
     ///
-    /// A tile of few rows has issue slots to spare: it prefetches as much as it reads of B. A taller tile
-    /// prefetches half as much, which covers a panel if at least three tiles pass it.
+    /// A short tile has issue slots to spare: it prefetches as many lines as it reads of B. A taller tile
+    /// prefetches half as many lines, which covers the next panel if at least three tiles read this one.
     #[inline(always)]
     pub const fn streams<I: Isa>(rows: usize) -> usize {
         let lines = 4 * I::NR / LINE_FLOATS;
         if rows <= I::MR * 4 / 7 { lines } else { lines.div_ceil(2) }
     }
 
-    /// The share of one of `tiles` tiles of `rows` rows and `k` k-steps in these floats.
+    /// Cuts the `floats` floats at `from` among `tiles` tiles of `rows` rows and `k` k-steps; returns the part of
+    /// tile number `tile`.
     #[inline(always)]
     pub fn share<I: Isa>(
         (from, floats): (*const f32, usize),
@@ -232,13 +244,13 @@ impl Prefetch {
         Self { from: from.wrapping_add(tile * (k / 4) * step), stride, step }
     }
 
-    /// Nothing but a line that is in use anyway.
+    /// Prefetches only `line`, which the caller uses anyway.
     pub fn none(line: *const f32) -> Self {
         Self { from: line, stride: 0, step: 0 }
     }
 
-    /// Prefetches the next line of each stream, for a tile of `R` rows: without a branch, which would
-    /// cost as much as the prefetches.
+    /// Prefetches the next line of each stream, for a tile of `R` rows. It does not branch: a branch would cost as
+    /// much as the prefetches.
     #[inline(always)]
     pub fn advance<I: Isa, const R: usize>(&mut self, isa: I) {
         for stream in 0..Self::streams::<I>(R) {

@@ -1,34 +1,41 @@
 //! AVX2 with FMA and F16C.
 //!
 //! ```text
-//! f32 tile 6x16: 12 accumulators + 2 of B + 2 broadcasts of A = 16 registers of 8 lanes
-//! per k-step: 12 vfmadd231ps (2/cycle), 2 loads, 6 vbroadcastss: 6 cycles, 8 of 12 load slots
+//! data  instruction        k-group    CPUID                         tile   ymm registers
+//! f32   vfmadd231ps        1 k-step   FMA       leaf 1 ECX[12]      6x16   12 sums + 2 of B + 2 of A = 16
+//! int8  {vex} vpdpbusd     4 k-steps  AVX-VNNI  leaf 7.1 EAX[4]     6x16   12 sums + 2 of B + 2 of A = 16
+//! i16   vpmaddwd, vpaddd   2 k-steps  AVX2      leaf 7.0 EBX[5]     4x16   8 sums + 2 of B + 2 of A + 4 products = 16
+//!
+//! f32 per k-step: 12 vfmadd231ps (2/cycle), 2 loads, 6 vbroadcastss: 6 cycles, 8 of 12 load slots
 //! ```
+//!
+//! 6 rows are the most that fit: 7 would need 14 + 2 + 1 = 17 registers. 12 sums hide the latency of the
+//! multiply-adds: 4 to 5 cycles at 2 per cycle take 8 to 10 chains.
 
 use super::intrinsics::{intrinsics, operators};
 use super::tile::for_rows;
-use super::{Dot, Int8Quad, Isa, OuterProduct, Tile, Unavailable, Vector, probe, sealed::Sealed};
+use super::{Dot, Int8Quad, Isa, OuterProduct, Tile, Unavailable, Vector, probe, sealed::SealedIsa};
 use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Neg;
 
-/// Proof that AVX2, FMA and F16C may be used, by the CPU and by the operating system; and whether
-/// AVX-VNNI may.
+/// Proof that the CPU and the operating system support AVX2, FMA and F16C; and a record whether they support
+/// AVX-VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx2 {
-    /// `vpdpbusd` without AVX-512.
+    /// AVX-VNNI: `vpdpbusd` without AVX-512.
     vnni: bool,
 }
 
 impl Avx2 {
-    /// The token without extensions, if there are any to leave out.
+    /// Returns the token without extensions, if this CPU has any to leave out.
     pub(crate) fn plain() -> Option<Self> {
         let plain = Self { vnni: false };
         Self::detect().filter(|&all| all != plain).map(|_| plain)
     }
 }
 
-/// Quads of int8 by `vpdpbusd`: exact.
+/// `vpdpbusd` on k-groups of four int8: exact.
 #[derive(Clone, Copy, Debug)]
 pub struct DotInt8(());
 
@@ -39,20 +46,23 @@ impl Dot<Avx2> for DotInt8 {
 
     #[inline(always)]
     fn dot(self, a: F32x8, b: F32x8, sum: F32x8) -> F32x8 {
-        // SAFETY: a value of this type proves the instruction.
+        // SAFETY: a value of this type proves AVX-VNNI; a value of `F32x8` proves AVX2.
         F32x8(unsafe { vpdpbusd(a.0, b.0, sum.0) })
     }
 }
 
-/// `sum = f(a, b, sum)`. The intrinsic needs a target feature that [`Isa::run`] does not enable, and would
-/// become a call; without the prefix an assembler is free to choose the encoding of AVX-512.
+/// Returns `sum` plus the dot products of `a` and `b`.
+///
+/// The intrinsic needs a target feature that [`Isa::run`] does not enable: it would become a call. Without the
+/// prefix `{vex}`, an assembler may choose the encoding of AVX-512.
 ///
 /// # Safety
-/// This CPU has AVX2 and AVX-VNNI.
+/// This CPU supports AVX2 and AVX-VNNI.
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn vpdpbusd(a: __m256, b: __m256, mut sum: __m256) -> __m256 {
-    // SAFETY: This CPU has AVX2 and AVX-VNNI (precondition of `vpdpbusd`).
+    // SAFETY: this CPU supports AVX2 and AVX-VNNI (precondition of `vpdpbusd`). The instruction accesses its operand
+    // registers only.
     unsafe {
         asm!(
             "{{vex}} vpdpbusd {sum}, {a}, {b}",
@@ -68,7 +78,7 @@ unsafe fn vpdpbusd(a: __m256, b: __m256, mut sum: __m256) -> __m256 {
 #[repr(transparent)]
 pub struct F32x8(__m256);
 
-impl Sealed for Avx2 {}
+impl SealedIsa for Avx2 {}
 
 impl Isa for Avx2 {
     type V = F32x8;
@@ -107,7 +117,7 @@ impl Isa for Avx2 {
         fn enabled<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
-        // SAFETY: the token proves the features.
+        // SAFETY: the token proves the features that `enabled` requires.
         unsafe { enabled(f) }
     }
 
@@ -118,19 +128,18 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
-        // `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are valid
-        // for 8 rows of 8.
+        // SAFETY: `src` is valid for reads of 8 rows of 8 floats, `src_stride` apart, and `dst` for writes of 8 rows
+        // of 8 floats, `dst_stride` apart (preconditions of `transpose`).
         unsafe { self.columns(src, src_stride, |i, v| v.store_ptr(dst.add(i * dst_stride))) }
     }
 
     #[inline(always)]
     unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, F32x8)) {
-        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart
-        // (precondition of `columns`). Pointer is valid for 8 rows of 8; the token proves the features.
+        // SAFETY: `src` is valid for reads of 8 rows of 8 floats, `src_stride` apart (precondition of `columns`).
+        // The token proves AVX2.
         unsafe {
-            // Four rows of the result at a time. Its halves are put into place by inserts from memory,
-            // which need no shuffle; a 4 x 4 transposition within the halves remains.
+            // Make four columns at a time. Inserts from memory place the 128-bit halves without a shuffle; a 4 x 4
+            // transposition within the halves remains.
             let half = |row: usize, column: usize| _mm_loadu_ps(src.add(row * src_stride + column));
             let row = |i: usize, column: usize| {
                 _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(half(i, column)), half(4 + i, column))
@@ -149,13 +158,13 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
-        // SAFETY: a prefetch of any address is harmless.
+        // SAFETY: a prefetch accesses no memory that the program observes: any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
     fn read(self, data: &[f32], passes: usize) -> u64 {
-        // SAFETY: the token proves the instructions.
+        // SAFETY: the token proves AVX2, which `read_ymm` requires.
         unsafe { probe::read_by(probe::read_ymm, data, passes) }
     }
 }
@@ -179,15 +188,16 @@ fn int(v: F32x8) -> __m256i {
 
 #[inline(always)]
 fn float(v: __m256i) -> F32x8 {
-    // SAFETY: callers hold a value of `F32x8`.
+    // SAFETY: every caller holds a value of `F32x8` or a token, which prove AVX2.
     F32x8(unsafe { _mm256_castsi256_ps(v) })
 }
 
-/// The mask of the first `n` lanes, read from a sliding window over ones and zeros.
+/// Returns the mask of the first `n` lanes, read from a sliding window over ones and zeros.
 #[inline(always)]
 fn first(n: usize) -> __m256i {
     const WINDOW: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-    // SAFETY: 8 - min(n, 8) is in 0..=8, so eight entries follow it; callers hold a token.
+    // SAFETY: the offset 8 - min(n, 8) is in 0..=8, so 8 of the 16 entries follow it. Every caller holds a token or a
+    // value of `F32x8`, which prove AVX2.
     unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n.min(8)).cast()) }
 }
 
@@ -210,7 +220,7 @@ impl Vector<Avx2> for F32x8 {
     #[inline(always)]
     fn load_partial(_: Avx2, src: &[f32], fill: f32) -> Self {
         let mask = first(src.len());
-        // SAFETY: masked-out lanes are not read; the others lie in `src`.
+        // SAFETY: the load reads the lanes of the mask only, which lie in `src`. The token proves AVX2.
         unsafe {
             let read = _mm256_maskload_ps(src.as_ptr(), mask);
             Self(_mm256_blendv_ps(_mm256_set1_ps(fill), read, _mm256_castsi256_ps(mask)))
@@ -219,7 +229,7 @@ impl Vector<Avx2> for F32x8 {
 
     #[inline(always)]
     fn store_partial(self, dst: &mut [f32]) {
-        // SAFETY: masked-out lanes are not written; the others lie in `dst`.
+        // SAFETY: the store writes the lanes of the mask only, which lie in `dst`. A value of this type proves AVX2.
         unsafe { _mm256_maskstore_ps(dst.as_mut_ptr(), first(dst.len()), self.0) }
     }
 
@@ -245,7 +255,7 @@ impl Vector<Avx2> for F32x8 {
     unsafe fn store_u16(self, p: *mut u16) {
         // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_u16`).
         unsafe {
-            // Eight numbers of 16 bits, saturated from what has no upper half.
+            // The pack saturates, so clear the upper half of each lane first.
             let low = _mm256_and_si256(int(self), _mm256_set1_epi32(0xffff));
             let halves = (_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
             _mm_storeu_si128(p.cast(), _mm_packus_epi32(halves.0, halves.1));
@@ -263,8 +273,8 @@ impl Vector<Avx2> for F32x8 {
         // SAFETY: `p` is valid for writes of `LANES` bytes (precondition of `store_u8`).
         unsafe {
             let low = _mm256_and_si256(int(self), _mm256_set1_epi32(0xff));
-            let words = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
-            _mm_storel_epi64(p.cast(), _mm_packus_epi16(words, words));
+            let halves = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
+            _mm_storel_epi64(p.cast(), _mm_packus_epi16(halves, halves));
         }
     }
 
@@ -283,7 +293,7 @@ impl Vector<Avx2> for F32x8 {
     #[inline(always)]
     fn lookup(self, _: Avx2, table: &[f32]) -> Self {
         assert!(table.len() >= Self::TABLE);
-        // SAFETY: the length was checked; a value of this type proves AVX2.
+        // SAFETY: `table` holds the 8 floats of the load (checked above). A value of this type proves AVX2.
         unsafe { Self(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), int(self))) }
     }
 

@@ -1,6 +1,6 @@
-//! Macros for vector methods that are one intrinsic or one expression.
+//! Macros that define vector methods of one intrinsic or one expression each.
 
-/// Operators by one intrinsic each.
+/// Implements operators, each by one intrinsic.
 macro_rules! operators {
     ($vector:ident: $($trait:ident::$method:ident by $intrinsic:ident),*) => {$(
         impl core::ops::$trait for $vector {
@@ -8,7 +8,7 @@ macro_rules! operators {
 
             #[inline(always)]
             fn $method(self, b: Self) -> Self {
-                // SAFETY: a value of this type proves its instruction set.
+                // SAFETY: `self` is a value of this type, which proves the instruction set of the intrinsic.
                 Self(unsafe { $intrinsic(self.0, b.0) })
             }
         }
@@ -16,12 +16,12 @@ macro_rules! operators {
 }
 pub(super) use operators;
 
-/// Methods that are one expression over intrinsics; a value or a token of the instruction set is at hand.
+/// Defines methods of one expression over intrinsics. Each method takes a token or a value of its instruction set.
 macro_rules! intrinsics {
     ($(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty { $body:expr })*) => {$(
         #[inline(always)]
         fn $name($($arg: $ty),*) -> $ret {
-            // SAFETY: a token or a value of this type proves the instruction set.
+            // SAFETY: an argument is a token or a value of this type, which proves the instruction set.
             unsafe { $body }
         }
     )*};

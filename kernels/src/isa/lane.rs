@@ -1,30 +1,31 @@
-//! Types of 32-bit lanes: operands and sums of the microkernels.
+//! Types of 32-bit lanes: operands (k-groups) and sums of the microkernels.
 //!
 //! ```text
-//! operand     one k-group of one row or column     sum of products
+//! operand     k-group w of one row or column       sum of products
 //! f32         k-step w                             f32 += a b
 //! Bf16Pair    k-steps 2w, 2w+1                     f32 += a0 b0 + a1 b1
 //! I16Pair     k-steps 2w, 2w+1                     i32 += a0 b0 + a1 b1
 //! Int8Quad    k-steps 4w .. 4w+3                   i32 += a0 b0 + a1 b1 + a2 b2 + a3 b3
 //! ```
 //!
-//! Packed memory is `[f32]` for every type, and so are the lanes of a [`Vector`]: a vector register holds
-//! bits. A pointer gets its lane type once, where a [`Tile`](super::Tile) is made.
+//! Packed memory is `[f32]` for every lane type, and a [`Vector`] holds the bits of any of them. A pointer gets
+//! its lane type once, where a [`Tile`](super::Tile) is made.
 
 use super::{Isa, Vector};
 use core::fmt::Debug;
 
 mod sealed {
-    pub trait Sealed {}
+    /// Supertrait of [`Lane`](super::Lane) that other crates cannot implement.
+    pub trait SealedLane {}
 }
 
-/// A type of 32 bits, of which a vector register holds `LANES`. Every bit pattern is a value.
-pub trait Lane: sealed::Sealed + Copy + Debug + Send + Sync + 'static {}
+/// Type of a 32-bit lane of a vector register. Every bit pattern is a value.
+pub trait Lane: sealed::SealedLane + Copy + Debug + Send + Sync + 'static {}
 
 macro_rules! lanes {
     ($($lane:ty),*) => {$(
         const _: () = assert!(size_of::<$lane>() == 4 && align_of::<$lane>() == 4);
-        impl sealed::Sealed for $lane {}
+        impl sealed::SealedLane for $lane {}
         impl Lane for $lane {}
     )*};
 }

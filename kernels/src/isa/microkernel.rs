@@ -1,64 +1,71 @@
-//! How words of 32 bits are multiplied: what stands between the loops of a product and an instruction.
+//! Microkernels: the interface between the loops of a product and the instruction that multiplies.
+//!
+//! A k-group is the 32 bits of one row of A or one column of B that an instruction consumes at once.
 //!
 //! ```text
-//! words of            A and B                         a lane of the sums
-//! f32                 one f32                         f32 += a b
-//! pairs of bf16       k-steps 2w, 2w+1                f32 += a0 b0 + a1 b1
-//! pairs of i16        k-steps 2w, 2w+1                i32 += a0 b0 + a1 b1
-//! quads of int8       k-steps 4w .. 4w+3              i32 += a0 b0 + a1 b1 + a2 b2 + a3 b3
+//! data   k-group     sum                        x86-64               requires          AArch64              requires
+//! f32    1 k-step    f32 += a b                 vfmadd231ps          FMA, AVX512F      fmla                 NEON
+//! bf16   2 k-steps   f32 += a0 b0 + a1 b1       tdpbf16ps            AMX-BF16          bfmmla               BF16
+//!                                               vdpbf16ps            AVX512-BF16
+//! i16    2 k-steps   i32 += a0 b0 + a1 b1       vpmaddwd, vpaddd     AVX2, AVX512BW    smull[2], addp, add  NEON
+//! int8   4 k-steps   i32 += a0 b0 + .. + a3 b3  tdpbusd              AMX-INT8          smmla                I8MM
+//!                                               vpdpbusd             AVX512-VNNI,      sdot                 DotProd
+//!                                                                    AVX-VNNI
 //! ```
 //!
-//! A tile takes words of A that it broadcasts and words of B, a vector at a time, whatever they hold;
-//! so the loops, the packed A and the sums are the same for all of them.
+//! The portable backend has no bf16 and no int8 instruction. Where a data type has none, bf16 is widened to f32
+//! and int8 to i16. Every k-group has 32 bits; so the loops, the layout of packed A and the layout of the sums
+//! do not depend on the data type. The file of each instruction set opens with its register budgets.
 
 use super::tile::gemv_panels;
 use super::{I16Pair, Int8Quad, Isa, Lane, Tile, Vector};
 use core::fmt::Debug;
 
-/// A way to multiply words: a value of it proves that its instructions may be used.
+/// A microkernel: computes a tile of C from k-groups. A value proves that its instructions may be used.
 pub trait Microkernel<I: Isa>: Copy + Debug + Send + Sync + 'static {
-    /// The instruction that multiplies, in lower case, or else what words are: `"vpdpbusd"`, `"i16"`.
+    /// Instruction that multiplies, in lower case, such as `"vpdpbusd"`; for several instructions, the data type,
+    /// such as `"i16"`.
     fn instruction(self) -> &'static str;
 
-    /// Most rows of a tile.
+    /// Maximum number of rows of a tile.
     fn rows(self) -> usize {
         I::MR
     }
 
-    /// Consecutive k-groups of one column in a panel, before the next column.
+    /// Number of consecutive k-groups of one column in a panel, before the next column.
     fn depth(self) -> usize {
         1
     }
 
-    /// A k-group of A or B.
+    /// Type of a k-group of A or B.
     type Operand: Lane;
 
-    /// A sum of products.
+    /// Type of a sum.
     type Sum: Lane;
 
-    /// True if bytes of A are signed, as bytes of B always are; false if unsigned.
+    /// True if int8 or i16 of A are signed, as those of B always are; false if unsigned.
     const SIGNED: bool = false;
 
-    /// The tile. Sums are f32, or i32 of the same bits' size.
+    /// Computes a tile.
     ///
     /// # Safety
-    /// The bullets under [`Tile`] hold, with words for floats and [`rows`](Self::rows) for MR; k is a
-    /// multiple of [`K_GROUPS`], or any number for [`OuterProduct`].
+    /// The bullets under [`Tile`] hold, with k-groups in place of floats and [`rows`](Self::rows) in place of MR.
+    /// `tile.k` counts k-groups. It is a multiple of [`K_GROUPS`]; [`OuterProduct`] takes any k.
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>);
 
-    /// One row of A by several panels, four, side by side.
+    /// Multiplies one row of A by [`STREAMS`](super::tile::STREAMS) panels, side by side.
     ///
     /// # Safety
-    /// As [`run`](Self::run) with one row, for each of the panels `b + q * panel_stride` and the sums
-    /// `c + q * c_stride`.
+    /// The preconditions of [`run`](Self::run) hold with `rows == 1`, for each panel `b + q * panel_stride` and
+    /// its sums `c + q * c_stride`, q < `STREAMS`.
     unsafe fn gemv(self, isa: I, tile: Tile<Self::Operand, Self::Sum>, panel_stride: usize);
 }
 
-/// Words that a tile's sums are made of whole multiples of: a row of an AMX tile, one cache line.
-/// Panels are filled up with zeros, and so are the rows of A.
+/// Granularity of k in k-groups: one row of an AMX tile, a cache line. Packing pads panels and rows of A with zeros
+/// to a multiple.
 pub const K_GROUPS: usize = 16;
 
-/// Multiplies lane by lane: by an instruction that takes three vectors.
+/// A dot instruction on vectors: adds the dot products of k-groups to the lanes of a third vector.
 pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// [`Microkernel::Operand`].
     type Operand: Lane;
@@ -72,24 +79,24 @@ pub trait Dot<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// [`Microkernel::instruction`].
     const INSTRUCTION: &'static str;
 
-    /// Rows that a tile has less than MR: intermediate results of the instruction take their registers.
+    /// Rows of MR that a tile leaves out: their registers hold intermediate results of the instruction.
     const FEWER_ROWS: usize = 0;
 
-    /// `sum`, and the products of the word `a` and the word `b` of every lane.
+    /// `sum` plus the dot product of the k-groups `a` and `b`, lane by lane.
     fn dot(self, a: I::V, b: I::V, sum: I::V) -> I::V;
 
-    /// The tile.
+    /// Computes a tile.
     ///
     /// # Safety
-    /// As [`Isa::dot_tile`].
+    /// The preconditions of [`Isa::dot_tile`] hold.
     #[inline(always)]
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
-        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
+        // SAFETY: the preconditions of `Isa::dot_tile` hold (precondition of `run`).
         unsafe { isa.dot_tile(self, tile) }
     }
 }
 
-/// Words that are floats.
+/// Fused multiply-add of f32, a k-group of one k-step.
 #[derive(Clone, Copy, Debug)]
 pub struct F32;
 
@@ -105,12 +112,12 @@ impl<I: Isa> Dot<I> for F32 {
 
     #[inline(always)]
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
-        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold (precondition of `run`).
         unsafe { isa.gemm_tile(tile) }
     }
 }
 
-/// Words that are pairs of i16.
+/// Dot product of k-groups of two i16, by [`Vector::dot_i16`].
 #[derive(Clone, Copy, Debug)]
 pub struct I16;
 
@@ -127,7 +134,7 @@ impl<I: Isa> Dot<I> for I16 {
     }
 }
 
-/// Tiles of broadcast words.
+/// Outer-product microkernel of a dot instruction: broadcasts k-groups of A and loads vectors of B.
 #[derive(Clone, Copy, Debug)]
 pub struct OuterProduct<D>(pub D);
 
@@ -148,18 +155,18 @@ impl<I: Isa, D: Dot<I>> Microkernel<I> for OuterProduct<D> {
 
     #[inline(always)]
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>) {
-        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold, for k-groups (precondition of `run`).
         unsafe { self.0.run(isa, tile) }
     }
 
     #[inline(always)]
     unsafe fn gemv(self, isa: I, tile: Tile<D::Operand, D::Sum>, panel_stride: usize) {
-        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold for one row and each panel (precondition of `gemv`).
         unsafe { gemv_panels(isa, self.0, tile, panel_stride) }
     }
 }
 
-/// Type without values, for an instruction set without such an instruction.
+/// Type without values: the microkernel of an instruction set that has no instruction for the data type.
 #[derive(Clone, Copy, Debug)]
 pub enum Unavailable {}
 

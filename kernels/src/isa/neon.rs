@@ -10,7 +10,7 @@ pub use microkernel::{Bf16, Int8, Sdot};
 pub use vector::F32x4;
 
 use super::tile::for_rows;
-use super::{Dot, F32, Isa, Tile, probe, sealed::Sealed};
+use super::{Dot, F32, Isa, Tile, probe, sealed::SealedIsa};
 use core::arch::aarch64::*;
 use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
@@ -40,7 +40,7 @@ impl Neon {
     }
 }
 
-impl Sealed for Neon {}
+impl SealedIsa for Neon {}
 
 impl Isa for Neon {
     type V = F32x4;

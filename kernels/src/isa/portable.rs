@@ -1,16 +1,20 @@
-//! Any CPU, through the vectors of `wide`: what runs where no other backend does.
+//! The portable backend: vectors of the crate `wide`, for CPUs without another backend.
 //!
 //! ```text
-//! f32 tile 6x8: 12 accumulators + 2 of B + 1 broadcast of A = 15 of SSE2's 16 registers of 4 lanes
+//! data  operations on vectors of 4 lanes   k-group    tile  registers of SSE2
+//! f32   mul_add: mulps, addps              1 k-step   6x8   12 sums + 2 of B + 1 of A + 1 product = 16
+//! i16   four shifts, two i32 products      2 k-steps  4x8   8 sums + 2 of B + 1 of A + 5 for products = 16
 //! ```
+//!
+//! 6 rows are the most that fit the 16 registers of SSE2, which has no fused multiply-add: 7 would need 18.
 
 use super::tile::for_rows;
-use super::{Dot, Isa, Tile, Unavailable, Vector, sealed::Sealed};
+use super::{Dot, Isa, Tile, Unavailable, Vector, sealed::SealedIsa};
 use core::ops::{Add, Div, Mul, Neg, Sub};
 use half::f16;
 use wide::{f32x4, i32x4, u32x4};
 
-/// Needs no proof: every CPU that the program was compiled for runs it.
+/// Token of the portable backend. It proves nothing: every CPU that the program is compiled for runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Portable;
 
@@ -19,7 +23,7 @@ pub struct Portable;
 #[repr(transparent)]
 pub struct F32x4(f32x4);
 
-impl Sealed for Portable {}
+impl SealedIsa for Portable {}
 
 impl Isa for Portable {
     type V = F32x4;
@@ -63,13 +67,13 @@ impl Isa for Portable {
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
         let mut rows = [f32x4::ZERO; 4];
         for (i, row) in rows.iter_mut().enumerate() {
-            // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart,
-            // and `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are
-            // valid for 4 rows of 4.
+            // SAFETY: `src` is valid for reads of 4 rows of 4 floats, `src_stride` apart (precondition of
+            // `transpose`).
             *row = unsafe { F32x4::load_ptr(self, src.add(i * src_stride)) }.0;
         }
         for (i, row) in f32x4::transpose(rows).into_iter().enumerate() {
-            // SAFETY: `dst` is valid for writes of 4 rows of 4 (precondition of `transpose`).
+            // SAFETY: `dst` is valid for writes of 4 rows of 4 floats, `dst_stride` apart (precondition of
+            // `transpose`).
             unsafe { F32x4(row).store_ptr(dst.add(i * dst_stride)) }
         }
     }
@@ -78,7 +82,7 @@ impl Isa for Portable {
     fn prefetch(self, _: *const f32) {}
 }
 
-/// One operator of `wide`.
+/// Implements an operator by that of `wide`.
 macro_rules! operator {
     ($trait:ident, $method:ident) => {
         impl $trait for F32x4 {
@@ -125,8 +129,8 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     unsafe fn load_ptr(_: Portable, p: *const f32) -> Self {
-        // SAFETY: `p` is valid for reads of `LANES` floats (precondition of `load_ptr`). An array of floats
-        // has their alignment.
+        // SAFETY: `p` is valid for reads of `LANES` floats (precondition of `load_ptr`); `[f32; 4]` has the alignment
+        // of `f32`.
         Self(f32x4::new(unsafe { p.cast::<[f32; 4]>().read() }))
     }
 
@@ -177,7 +181,7 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     fn round(self) -> Self {
-        // Through integers on SSE2, which have no -0: the sign is put back.
+        // On SSE2, `wide` rounds through integers, which have no -0: restore the sign.
         Self(self.0.round_ties_even() | (self.0 & f32x4::splat(-0.0)))
     }
 
@@ -289,7 +293,7 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     fn dot_i16(self, b: Self, sum: Self) -> Self {
-        // Halves in an i32 each: the high one shifted down, the low one up first.
+        // Shifts sign-extend each half to i32: the high half down, the low half up and down.
         let ((a, b), sum) = ((int(self), int(b)), int(sum));
         let low = ((a << 16) >> 16) * ((b << 16) >> 16);
         float(sum + low + (a >> 16) * (b >> 16))

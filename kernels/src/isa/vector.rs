@@ -1,12 +1,12 @@
-//! The contract of one register of floats: what an instruction set does with its lanes.
+//! The contract of one vector register: operations that every instruction set implements on its lanes.
 
 use core::fmt::Debug;
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
 /// A register of `LANES` floats.
 ///
-/// Methods that make a vector from nothing take the token `I`; the others need none, for a vector
-/// that exists proves that its instructions do. Operations on "bits" treat lanes as `u32`/`i32`.
+/// Methods without a vector argument take the token `I`. A vector is itself a proof: only a holder of the token can
+/// make one. Methods on "bits" treat lanes as `u32` or `i32`.
 pub trait Vector<I: Copy>:
     Copy
     + Debug
@@ -21,13 +21,13 @@ pub trait Vector<I: Copy>:
     /// Number of lanes.
     const LANES: usize;
 
-    /// The result of a lane-wise comparison.
+    /// Result of a lane-wise comparison.
     type Mask: Copy;
 
-    /// All lanes `x`.
+    /// Returns a vector with `x` in all lanes.
     fn splat(isa: I, x: f32) -> Self;
 
-    /// All lanes the float with these bits.
+    /// Returns a vector with the float of these bits in all lanes.
     #[inline(always)]
     fn splat_bits(isa: I, bits: u32) -> Self {
         Self::splat(isa, f32::from_bits(bits))
@@ -45,29 +45,29 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `LANES` floats.
     unsafe fn store_ptr(self, p: *mut f32);
 
-    /// The first `LANES` elements of `src`.
+    /// Loads the first `LANES` elements of `src`.
     ///
     /// # Panics
-    /// If `src` is shorter. (Behind `chunks_exact(LANES)` the check is compiled away.)
+    /// If `src` is shorter than `LANES`. (The compiler removes the check after `chunks_exact(LANES)`.)
     #[inline(always)]
     fn load(isa: I, src: &[f32]) -> Self {
         assert!(src.len() >= Self::LANES);
-        // SAFETY: the length was checked.
+        // SAFETY: `src` holds `LANES` floats (checked above).
         unsafe { Self::load_ptr(isa, src.as_ptr()) }
     }
 
-    /// Stores all lanes to the front of `dst`.
+    /// Stores all lanes to the first `LANES` elements of `dst`.
     ///
     /// # Panics
     /// If `dst` is shorter than `LANES`.
     #[inline(always)]
     fn store(self, dst: &mut [f32]) {
         assert!(dst.len() >= Self::LANES);
-        // SAFETY: the length was checked.
+        // SAFETY: `dst` holds `LANES` floats (checked above).
         unsafe { self.store_ptr(dst.as_mut_ptr()) }
     }
 
-    /// The first `min(src.len(), LANES)` elements of `src`; the other lanes are `fill`.
+    /// Loads the first `min(src.len(), LANES)` elements of `src`; the other lanes are `fill`.
     fn load_partial(isa: I, src: &[f32], fill: f32) -> Self;
 
     /// Stores the first `min(dst.len(), LANES)` lanes to `dst`.
@@ -92,7 +92,7 @@ pub trait Vector<I: Copy>:
     /// Square root, correctly rounded.
     fn sqrt(self) -> Self;
 
-    /// The nearest integral value of the same sign, ties to even.
+    /// Rounds to the nearest integral value, ties to even; keeps the sign, also of zero.
     fn round(self) -> Self;
 
     /// `self < b`; false if either is NaN.
@@ -113,7 +113,7 @@ pub trait Vector<I: Copy>:
     /// True if any lane of the mask is set.
     fn any(mask: Self::Mask) -> bool;
 
-    /// Lanes as i32: wrapping product.
+    /// Wrapping product of i32 lanes.
     fn mul_bits(self, b: Self) -> Self;
 
     /// Bitwise and.
@@ -125,44 +125,44 @@ pub trait Vector<I: Copy>:
     /// Bitwise exclusive or.
     fn xor_bits(self, b: Self) -> Self;
 
-    /// Lanes as i32: wrapping sum.
+    /// Wrapping sum of i32 lanes.
     fn add_bits(self, b: Self) -> Self;
 
-    /// Lanes as i32: wrapping difference.
+    /// Wrapping difference of i32 lanes.
     fn sub_bits(self, b: Self) -> Self;
 
-    /// Lanes as u32: shifted left by `N`.
+    /// Shifts u32 lanes left by `N`.
     fn shl_bits<const N: u32>(self) -> Self;
 
-    /// Lanes as u32: shifted right by `N`, zeros in.
+    /// Shifts u32 lanes right by `N`, with zeros shifted in.
     fn shr_bits<const N: u32>(self) -> Self;
 
-    /// The value of each i32 lane as a float, rounded to nearest even.
+    /// Converts i32 lanes to floats, rounded to nearest, ties to even.
     fn int_to_float(self) -> Self;
 
-    /// The low four bits of every lane, less `bias`, as a float.
+    /// Converts the low four bits of each lane to a float and subtracts `bias`.
     #[inline(always)]
     fn low_four_bits(self, isa: I, bias: f32) -> Self {
         self.and_bits(Self::splat_bits(isa, 15)).int_to_float() - Self::splat(isa, bias)
     }
 
-    /// The nearest i32 of each lane, ties to even, as bits; unspecified out of range.
+    /// Rounds each lane to the nearest i32, ties to even; unspecified out of range.
     fn float_to_int(self) -> Self;
 
     /// `self * 2^n` for integral `n` in [-252, 252] and `self` in [1/4, 4], rounded once, denormal
     /// results included.
     #[inline(always)]
     fn scale_by_pow2(self, isa: I, n: Self) -> Self {
-        // Two factors of half the exponent each: both are normal numbers, and only the second product
-        // can round. Adding 1.5 * 2^23 leaves an integer, rounded, in the low bits of the sum: with
-        // the bias of the exponent there, a shift makes it a power of two.
+        // Multiply by two factors of half the exponent each: both are normal numbers, and only the second product
+        // can round. Adding 1.5 * 2^23 leaves a rounded integer in the low bits of the sum. The integer includes the
+        // exponent's bias, so a shift makes it a power of two.
         let integer = 12_582_912.0;
         let half = n.mul_add(Self::splat(isa, 0.5), Self::splat(isa, integer + 127.0));
         let whole = n + Self::splat(isa, integer + 254.0);
         self * half.shl_bits::<23>() * whole.sub_bits(half).shl_bits::<23>()
     }
 
-    /// As above, for n in \[-190, 0\]: results may be denormal.
+    /// [`scale_by_pow2`](Self::scale_by_pow2) for `n` in \[-190, 0\]; results may be denormal.
     #[inline(always)]
     fn scale_down_by_pow2(self, isa: I, n: Self) -> Self {
         // Multiply by 2^(n + 64), then by 2^-64: only the second product can round.
@@ -170,22 +170,23 @@ pub trait Vector<I: Copy>:
         self * biased.shl_bits::<23>() * Self::splat(isa, 1.0 / (1u128 << 64) as f32)
     }
 
-    /// Difference of `self` to the nearest multiple of 2^-`BITS`, ties to even; exact. For `BITS` of 0 and 2 and
-    /// magnitudes below 2^20.
+    /// Difference of `self` and the nearest multiple of 2^-`BITS`, ties to even; exact.
+    ///
+    /// `BITS` is 0 or 2, and magnitudes are below 2^20.
     #[inline(always)]
     fn residue<const BITS: u32>(self, isa: I) -> Self {
-        // One ULP of this number is the multiple to round to.
+        // One ULP of this constant is 2^-BITS, so the sum rounds to a multiple of it.
         let multiples = Self::splat(isa, 12_582_912.0 / (1 << BITS) as f32);
         self - ((self + multiples) - multiples)
     }
 
-    /// The smaller of `most` and the magnitude; `most` of NaN.
+    /// Minimum of the magnitude and `most`; `most` where `self` is NaN.
     #[inline(always)]
     fn abs_up_to(self, most: Self) -> Self {
         self.abs().min(most)
     }
 
-    /// The `LANES` numbers at `p`, each in the low half of its lane, zeros above.
+    /// Loads `LANES` u16 from `p`, each to the low half of its lane; the high halves are 0.
     ///
     /// # Safety
     /// `p` is valid for reads of `LANES` numbers of 16 bits.
@@ -197,7 +198,7 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for writes of `LANES` numbers of 16 bits.
     unsafe fn store_u16(self, p: *mut u16);
 
-    /// The `LANES` whole numbers at `p`, each as the i32 of its lane.
+    /// Loads `LANES` i8 from `p` and sign-extends them to i32 lanes.
     ///
     /// # Safety
     /// `p` is valid for reads of `LANES` bytes.
@@ -215,7 +216,7 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for reads of `LANES` numbers of 16 bits.
     unsafe fn load_f16(isa: I, p: *const u16) -> Self;
 
-    /// Stores the nearest f16 of each lane at `p`, ties to even; denormals are kept, NaN stay NaN.
+    /// Rounds each lane to the nearest f16, ties to even, and stores it at `p`. Keeps denormals and NaN.
     ///
     /// # Safety
     /// `p` is valid for writes of `LANES` numbers of 16 bits.
@@ -227,12 +228,12 @@ pub trait Vector<I: Copy>:
     /// `p` is valid for reads of `LANES` numbers of 16 bits.
     #[inline(always)]
     unsafe fn load_bf16(isa: I, p: *const u16) -> Self {
-        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_bf16`). A bf16
-        // is the upper half of an f32.
+        // A bf16 is the upper half of an f32.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_bf16`).
         unsafe { Self::load_u16(isa, p).shl_bits::<16>() }
     }
 
-    /// Stores the nearest bf16 of each lane at `p`, ties to even; denormals are kept, NaN stay NaN.
+    /// Rounds each lane to the nearest bf16, ties to even, and stores it at `p`. Keeps denormals and NaN.
     ///
     /// # Safety
     /// `p` is valid for writes of `LANES` numbers of 16 bits.
@@ -242,8 +243,8 @@ pub trait Vector<I: Copy>:
         unsafe { bf16_bits(isa, self).store_u16(p) }
     }
 
-    /// Loads `2 LANES` bf16 from `p`, exactly, in the cheapest order of this instruction set.
-    /// [`store_bf16_pair`](Self::store_bf16_pair) restores the order: use both for elementwise functions.
+    /// Loads `2 LANES` bf16 from `p`, exactly, in the order that is cheapest for this instruction set.
+    /// [`store_bf16_pair`](Self::store_bf16_pair) reverses the order: use both for elementwise functions.
     ///
     /// # Safety
     /// `p` is valid for reads of `2 LANES` numbers of 16 bits.
@@ -253,9 +254,11 @@ pub trait Vector<I: Copy>:
         unsafe { [Self::load_bf16(isa, p), Self::load_bf16(isa, p.add(Self::LANES))] }
     }
 
-    /// Stores the nearest bf16 of each lane at `p`, as [`store_bf16`](Self::store_bf16) does, in the order
-    /// of [`load_bf16_pair`](Self::load_bf16_pair). The lower halves of NaN must be zeros, as they are in
-    /// all that arithmetic makes of bf16.
+    /// Rounds and stores at `p`, as [`store_bf16`](Self::store_bf16), two vectors in the order of
+    /// [`load_bf16_pair`](Self::load_bf16_pair).
+    ///
+    /// The lower half of a NaN must be zero, or the NaN may become a number. Arithmetic on bf16 makes only
+    /// NaN whose lower half is zero.
     ///
     /// # Safety
     /// `p` is valid for writes of `2 LANES` numbers of 16 bits.
@@ -269,13 +272,13 @@ pub trait Vector<I: Copy>:
         }
     }
 
-    /// Lanes as pairs of i16: `sum`, as i32, plus the two products of `self` and `b`, wrapping.
+    /// Dot product of i16 pairs: the i32 lane of `sum` plus the two products of `self` and `b`, wrapping.
     fn dot_i16(self, b: Self, sum: Self) -> Self;
 
-    /// Entries of a table for [`lookup`](Self::lookup): 8 or 32.
+    /// Number of entries of a table for [`lookup`](Self::lookup): 8 or 32.
     const TABLE: usize = 8;
 
-    /// `table[i % TABLE]`, for the bits i of each lane.
+    /// Returns `table[i % TABLE]` for each lane, where i is the lane's bits.
     ///
     /// # Panics
     /// If the table is shorter than `TABLE`.
@@ -286,21 +289,21 @@ pub trait Vector<I: Copy>:
         Self::load(isa, &lanes.map(|i| table[i.to_bits() as usize % 8]))
     }
 
-    /// Lanes 2i and 2i+1 exchanged.
+    /// Swaps lanes 2i and 2i+1.
     fn swap_pairs(self) -> Self;
 
     /// Sum of the lanes, in a fixed order.
     fn sum(self) -> f32;
 
-    /// Largest lane by [`max`](Self::max) in a fixed order.
+    /// Largest lane, by [`max`](Self::max), in a fixed order.
     fn maximum(self) -> f32;
 }
 
-/// Rounds each lane to the nearest bf16, ties to even; its bits are the lower half of the lane.
+/// Rounds each lane to the nearest bf16, ties to even. The lower half of a lane holds the bits.
 #[inline(always)]
 pub(crate) fn bf16_bits<I: Copy, V: Vector<I>>(isa: I, v: V) -> V {
-    // Add half of the last bit that stays, less one where that bit is even. A carry into the exponent is
-    // right, up to infinity. A NaN could become infinity or zero: truncate it and make it quiet.
+    // Add half of the last kept bit, minus one if that bit is even. A carry into the exponent is right, up to
+    // infinity. A NaN could become infinity or zero: truncate it and make it quiet.
     let even = v.shr_bits::<16>().and_bits(V::splat_bits(isa, 1));
     let rounded = v.add_bits(V::splat_bits(isa, 0x7fff)).add_bits(even);
     let quiet = v.or_bits(V::splat_bits(isa, 0x0040_0000));

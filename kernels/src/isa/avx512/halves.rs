@@ -1,9 +1,9 @@
-//! Halves of lanes brought into place, by instructions that the compiler would take apart.
+//! Permutations of 16-bit halves of lanes, as single instructions that the compiler would split.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-/// Sixteen numbers, each twice.
+/// `vpermw` indices that repeat each of sixteen numbers: 0, 0, 1, 1, ...
 static PLACES: [u16; 32] = {
     let mut places = [0; 32];
     let mut i = 0;
@@ -14,7 +14,7 @@ static PLACES: [u16; 32] = {
     places
 };
 
-/// Both halves of sixteen lanes, exchanged.
+/// `vpermw` indices that swap the halves of sixteen lanes: 1, 0, 3, 2, ...
 static SWAPPED: [u16; 32] = {
     let mut halves = [0; 32];
     let mut i = 0;
@@ -25,14 +25,15 @@ static SWAPPED: [u16; 32] = {
     halves
 };
 
-/// Number i in the upper half of lane i, zeros below.
+/// Places number i in the upper half of lane i, above zeros.
 ///
-/// One instruction; of the intrinsic for it the compiler makes two.
+/// One instruction; the compiler makes two of its intrinsic.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn upper(numbers: __m256i) -> __m512i {
     let upper: __m512i;
-    // SAFETY: registers alone are read, and written.
+    // SAFETY: the assembly accesses its operand registers only; AVX-512 F and BW are enabled. The loads read the 64 bytes
+    // of a table.
     unsafe {
         asm!(
             "vpermw {upper}{{{odd}}}{{z}}, {places}, {numbers}",
@@ -47,12 +48,15 @@ pub(super) fn upper(numbers: __m256i) -> __m512i {
 }
 
 /// Gathers the upper halves of all lanes in one vector and the lower halves in another. Halves of `even` go to
-/// the lower half of each lane, halves of `odd` to the upper. Two instructions; the compiler makes three or four.
+/// the lower half of each lane, halves of `odd` to the upper half.
+///
+/// Two instructions; the compiler makes three or four of their intrinsics.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn apart(even: __m512i, odd: __m512i) -> (__m512i, __m512i) {
     let (mut upper, mut lower) = (odd, even);
-    // SAFETY: registers alone are read, and written.
+    // SAFETY: the assembly accesses its operand registers only; AVX-512 F and BW are enabled. The loads read the 64 bytes
+    // of a table.
     unsafe {
         asm!(
             "vpermw {upper}{{{low}}}, {swapped}, {even}",

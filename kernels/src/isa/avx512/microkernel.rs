@@ -1,4 +1,17 @@
-//! How AVX-512 multiplies words: by its extensions, or by the tiles of AMX.
+//! Microkernels of AVX-512 for bf16 and int8: its extensions, and AMX.
+//!
+//! ```text
+//! data  instruction        k-group    CPUID                                 tile    zmm registers
+//! f32   vfmadd231ps        1 k-step   AVX512F      leaf 7.0 EBX[16]         14x32   28 sums + 2 of B + 2 of A = 32
+//! bf16  vdpbf16ps          2 k-steps  AVX512_BF16  leaf 7.1 EAX[5]; AMD     14x32   28 sums + 2 of B + 2 of A = 32
+//!       tdpbf16ps          2 k-steps  AMX-BF16     leaf 7.0 EDX[22, 24]     32x32   `amx/tiles.rs`
+//! int8  vpdpbusd           4 k-steps  AVX512_VNNI  leaf 7.0 ECX[11]         14x32   28 sums + 2 of B + 2 of A = 32
+//!       tdpbusd            4 k-steps  AMX-INT8     leaf 7.0 EDX[24, 25]     32x32   `amx/tiles.rs`
+//! i16   vpmaddwd, vpaddd   2 k-steps  AVX512BW     leaf 7.0 EBX[30]         12x32   24 sums + 2 of B + 2 of A
+//!                                                                                   + 4 products = 32
+//! ```
+//!
+//! `avx512.rs` explains the size of the tile. i16 leaves out two rows: `vpmaddwd` needs a register for its product.
 
 use super::{Avx512, F32x16};
 use crate::isa::amx::{Amx, KGroup};
@@ -6,7 +19,7 @@ use crate::isa::{Bf16Pair, Dot, Int8Quad, Isa, Microkernel, OuterProduct, Tile};
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-/// How pairs of bf16 are multiplied. The two round differently.
+/// Microkernel of bf16. Its variants round differently.
 #[derive(Clone, Copy, Debug)]
 pub enum Bf16 {
     /// `tdpbf16ps`.
@@ -16,7 +29,7 @@ pub enum Bf16 {
 }
 
 impl Bf16 {
-    /// The way that `isa` has, if any.
+    /// Returns the faster variant that `isa` supports, if any.
     #[inline(always)]
     pub(super) fn of(isa: Avx512) -> Option<Self> {
         isa.amx.map(Self::Amx).or(isa.bf16.then_some(Self::Dot(DotBf16(()))))
@@ -45,7 +58,7 @@ impl Microkernel<Avx512> for Bf16 {
 
     #[inline(always)]
     unsafe fn run(self, isa: Avx512, tile: Tile<Bf16Pair, f32>) {
-        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold, for k-groups (precondition of `run`).
         unsafe {
             match self {
                 Self::Amx(amx) => amx.run(KGroup::Bf16, tile),
@@ -56,7 +69,7 @@ impl Microkernel<Avx512> for Bf16 {
 
     #[inline(always)]
     unsafe fn gemv(self, isa: Avx512, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
-        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold for one row and each panel (precondition of `gemv`).
         unsafe {
             match self {
                 Self::Amx(amx) => amx.bf16_gemv(tile, panel_stride),
@@ -66,17 +79,17 @@ impl Microkernel<Avx512> for Bf16 {
     }
 }
 
-/// How quads of int8 are multiplied. Both are exact, so that either may take any row.
+/// Microkernel of int8. Its variants are exact, so the variant of a row does not change its result.
 #[derive(Clone, Copy, Debug)]
 pub enum Int8 {
-    /// `tdpbusd`; one row alone, which would fill a sixteenth of its tile, as below.
+    /// `tdpbusd`; for a single row `vpdpbusd`, because one row would fill a sixteenth of an AMX tile.
     Amx(Amx, DotInt8),
     /// `vpdpbusd`.
     Dot(DotInt8),
 }
 
 impl Int8 {
-    /// The way that `isa` has, if any.
+    /// Returns the faster variant that `isa` supports, if any.
     #[inline(always)]
     pub(super) fn of(isa: Avx512) -> Option<Self> {
         let dot = DotInt8::of(isa)?;
@@ -106,7 +119,7 @@ impl Microkernel<Avx512> for Int8 {
 
     #[inline(always)]
     unsafe fn run(self, isa: Avx512, tile: Tile<Int8Quad, i32>) {
-        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold, for k-groups (precondition of `run`).
         unsafe {
             match self {
                 Self::Amx(amx, _) => amx.run(KGroup::Int8, tile),
@@ -118,13 +131,13 @@ impl Microkernel<Avx512> for Int8 {
     #[inline(always)]
     unsafe fn gemv(self, isa: Avx512, tile: Tile<Int8Quad, i32>, panel_stride: usize) {
         let (Self::Amx(_, dot) | Self::Dot(dot)) = self;
-        // SAFETY: the caller of `gemv` guarantees its preconditions, which are those of this call.
+        // SAFETY: the bullets under `Tile` hold for one row and each panel (precondition of `gemv`).
         unsafe { OuterProduct(dot).gemv(isa, tile, panel_stride) }
     }
 }
 
-/// Pairs of bf16 by `vdpbf16ps`: sums of two products, each rounded to nearest even as if by a fused
-/// multiply-add, odd k-steps first; denormals are taken, and returned, as zeros.
+/// `vdpbf16ps` on k-groups of two bf16: a fused multiply-add of the odd k-step, then one of the even k-step. Both
+/// round to nearest even, and flush denormal operands and results to zero.
 #[derive(Clone, Copy, Debug)]
 pub struct DotBf16(());
 
@@ -135,17 +148,17 @@ impl Dot<Avx512> for DotBf16 {
 
     #[inline(always)]
     fn dot(self, a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
-        // SAFETY: a value of this type proves the instruction.
+        // SAFETY: a value of this type proves the instruction; a value of `F32x16` proves AVX-512.
         F32x16(unsafe { vdpbf16ps(a.0, b.0, sum.0) })
     }
 }
 
-/// Quads of int8 by `vpdpbusd`: exact.
+/// `vpdpbusd` on k-groups of four int8: exact.
 #[derive(Clone, Copy, Debug)]
 pub struct DotInt8(());
 
 impl DotInt8 {
-    /// The instruction, if `isa` has it.
+    /// Returns the instruction, if `isa` supports it.
     #[inline(always)]
     pub(super) fn of(isa: Avx512) -> Option<Self> {
         isa.vnni.then_some(Self(()))
@@ -159,21 +172,24 @@ impl Dot<Avx512> for DotInt8 {
 
     #[inline(always)]
     fn dot(self, a: F32x16, b: F32x16, sum: F32x16) -> F32x16 {
-        // SAFETY: a value of this type proves the instruction.
+        // SAFETY: a value of this type proves the instruction; a value of `F32x16` proves AVX-512.
         F32x16(unsafe { vpdpbusd(a.0, b.0, sum.0) })
     }
 }
 
-/// An instruction `sum = f(a, b, sum)` of an extension. Its intrinsic needs a target feature that
-/// [`Isa::run`] does not enable, for not every CPU that has AVX-512 has it, and would become a call.
+/// Defines instructions `sum = f(a, b, sum)` of extensions, in assembly.
+///
+/// [`Isa::run`] does not enable the target features of extensions, because some CPUs with AVX-512 lack them. The
+/// intrinsics would become calls.
 macro_rules! extension {
     ($($name:ident)*) => {$(
         /// # Safety
-        /// This CPU has AVX-512 and the instruction.
+        /// This CPU supports AVX-512 and the instruction.
         #[target_feature(enable = "avx512f")]
         #[inline]
         unsafe fn $name(a: __m512, b: __m512, mut sum: __m512) -> __m512 {
-            // SAFETY: this CPU has the instruction (precondition of the function).
+            // SAFETY: this CPU supports the instruction (precondition of the function), which accesses its operand
+            // registers only.
             unsafe {
                 asm!(
                     concat!(stringify!($name), " {sum}, {a}, {b}"),
@@ -187,11 +203,12 @@ macro_rules! extension {
 }
 extension!(vdpbf16ps vpdpbusd);
 
-/// True if `vdpbf16ps` beats two fused multiply-adds. On AMD it does: Zen 4 runs it at the rate of one. On Intel
-/// it does not: Sapphire Rapids runs it at a quarter of that rate.
+/// True if this CPU supports `vdpbf16ps` and runs it faster than two fused multiply-adds.
+///
+/// Zen 4 runs it at the rate of one fused multiply-add, Sapphire Rapids at a quarter of that rate: true on AMD only.
 pub(super) fn dot_bf16_is_fast() -> bool {
     #[allow(unused_unsafe, reason = "the intrinsic has become safe")]
-    // SAFETY: every x86-64 has the instruction.
+    // SAFETY: every x86-64 CPU supports `cpuid`.
     let vendor = unsafe { __cpuid(0) };
     is_x86_feature_detected!("avx512bf16")
         && [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
