@@ -89,7 +89,7 @@ pub trait Isa: sealed::SealedIsa + Copy + Send + Sync + Debug + 'static {
     /// The bullets under [`Tile`] hold.
     #[inline(always)]
     unsafe fn gemm_tile(self, tile: Tile) {
-        // SAFETY: The bullets under [`Tile`] hold (precondition of `gemm_tile`).
+        // SAFETY: the bullets under `Tile` hold (precondition of `gemm_tile`).
         unsafe { self.dot_tile(F32, tile) }
     }
 

@@ -1,4 +1,6 @@
-//! NEON (AArch64 Advanced SIMD).
+//! NEON (AArch64 Advanced SIMD) and its extensions BF16, I8MM and DotProd.
+//!
+//! `neon/tiles.rs` explains the size of the tile.
 
 #[macro_use]
 mod pairs;
@@ -15,25 +17,25 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 
-/// Proof that NEON may be used; and which of its extensions may.
+/// Proof that the CPU and the operating system support NEON; and a record of the extensions that they support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neon {
-    /// `bfmmla`.
+    /// BF16: `bfmmla`.
     bf16: bool,
-    /// `smmla`.
+    /// I8MM: `smmla`.
     i8mm: bool,
-    /// `sdot`.
+    /// DotProd: `sdot`.
     dotprod: bool,
 }
 
 impl Neon {
-    /// The token without extensions, if there are any to leave out.
+    /// Returns the token without extensions, if this CPU has any to leave out.
     pub(crate) fn plain() -> Option<Self> {
         let plain = Self { bf16: false, i8mm: false, dotprod: false };
         Self::detect().filter(|&all| all != plain).map(|_| plain)
     }
 
-    /// Token without `smmla`: tests run the microkernel that `smmla` hides.
+    /// Returns the token without `smmla`, for tests of the `sdot` microkernel on CPUs with both.
     #[cfg(test)]
     pub(crate) fn without_i8mm(self) -> Self {
         Self { i8mm: false, ..self }
@@ -80,13 +82,13 @@ impl Isa for Neon {
         fn enabled<R>(f: impl FnOnce() -> R) -> R {
             f()
         }
-        // SAFETY: the token proves the feature.
+        // SAFETY: the token proves NEON, the feature that `enabled` requires.
         unsafe { enabled(f) }
     }
 
     #[inline(always)]
     unsafe fn gemm_tile(self, tile: Tile) {
-        // SAFETY: The bullets under [`Tile`] hold (precondition of `gemm_tile`).
+        // SAFETY: the bullets under `Tile` hold (precondition of `gemm_tile`).
         unsafe { tiles::by_lane(self, F32, tile) }
     }
 
@@ -97,12 +99,11 @@ impl Isa for Neon {
 
     #[inline(always)]
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {
-        // SAFETY: `src` is valid for reads of `LANES` floats at each of `LANES` rows `src_stride` apart, and
-        // `dst` for writes likewise; they do not overlap (precondition of `transpose`). Pointers are valid
-        // for 4 rows of 4; the token proves the feature.
+        // SAFETY: `src` is valid for reads of 4 rows of 4 floats, `src_stride` apart, and `dst` for writes of 4 rows
+        // of 4 floats, `dst_stride` apart (preconditions of `transpose`). The token proves NEON.
         unsafe {
             let r: [_; 4] = core::array::from_fn(|i| vld1q_f32(src.add(i * src_stride)));
-            // Pairs of floats, then pairs of doubles.
+            // Transpose 2 x 2 blocks of floats, then the 2 x 2 block of float pairs.
             let pairs = |v: float32x4_t| vreinterpretq_f64_f32(v);
             let (even, odd) = (pairs(vtrn1q_f32(r[0], r[1])), pairs(vtrn2q_f32(r[0], r[1])));
             let (even2, odd2) = (pairs(vtrn1q_f32(r[2], r[3])), pairs(vtrn2q_f32(r[2], r[3])));
@@ -120,13 +121,13 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
-        // SAFETY: a prefetch of any address is harmless.
+        // SAFETY: a prefetch accesses no memory that the program observes: any address is allowed.
         unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) }
     }
 
     #[inline(always)]
     fn read(self, data: &[f32], passes: usize) -> u64 {
-        // SAFETY: the token proves the instructions.
+        // SAFETY: the token proves NEON, which `read_q` requires.
         unsafe { probe::read_by(probe::read_q, data, passes) }
     }
 }

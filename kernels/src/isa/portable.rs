@@ -3,7 +3,7 @@
 //! ```text
 //! data  operations on vectors of 4 lanes   k-group    tile  registers of SSE2
 //! f32   mul_add: mulps, addps              1 k-step   6x8   12 sums + 2 of B + 1 of A + 1 product = 16
-//! i16   four shifts, two i32 products      2 k-steps  4x8   8 sums + 2 of B + 1 of A + 5 for products = 16
+//! i16   six shifts, two i32 products       2 k-steps  4x8   8 sums + 2 of B + 1 of A + 5 for products = 16
 //! ```
 //!
 //! 6 rows are the most that fit the 16 registers of SSE2, which has no fused multiply-add: 7 would need 18.

@@ -1,4 +1,4 @@
-//! Registers of AVX-512.
+//! Vector registers of AVX-512.
 
 use super::{Avx512, halves};
 use crate::isa::Vector;

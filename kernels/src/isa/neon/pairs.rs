@@ -1,7 +1,13 @@
-//! Four words of a tile by pairs, in one block of assembly: left to the compiler, 24 sums that each wait for
-//! the one before them in a register of their own were moved about, 44 times in these 48 multiplies.
+//! Four k-groups of a tile by pairs (`bfmmla`, `smmla`), in one block of assembly.
+//!
+//! ```text
+//! registers   24 sums (s00 to s27) + 6 of A (f0 to f2, g0 to g2) + 2 of B (x, y) = 32
+//! ```
+//!
+//! Loads of A pass through x and y before those of B. The block is assembly because the compiler moved sums between
+//! registers, 44 times in these 48 instructions.
 
-/// The multiplies of a pair of columns, whose words are in register `$b`, with as many pairs of rows.
+/// Multiplies of one pair of columns, whose k-groups are in register `$b`, by 1 to 3 pairs of rows.
 macro_rules! column {
     (1 $text:literal $of:literal $half:literal $b:literal $j:literal) => {
         concat!($text, " {s0", $j, ":v}.4s, {", $half, "0:v}", $of, ", {", $b, ":v}", $of, "\n")
@@ -20,8 +26,9 @@ macro_rules! column {
     };
 }
 
-/// The multiplies of two words: pairs of columns, and how many bytes from `b` their words are. By `ldr`, for
-/// llvm-mca counts three operations to an `ldp`, with which dispatch would bound the loop (15.5 cycles).
+/// Multiplies of two k-groups of all columns. Each pair of columns has a number and an offset from `b` in bytes.
+///
+/// The loads are `ldr`: llvm-mca counts three operations to an `ldp`, and dispatch would bound the loop (15.5 cycles).
 macro_rules! two_k_groups {
     ($pairs:tt $text:literal $of:literal $half:literal [$($even:literal $at:literal, $odd:literal $next:literal);*]) => {
         concat!($(
@@ -33,7 +40,7 @@ macro_rules! two_k_groups {
     };
 }
 
-/// The words of pair `$i` of the rows: the first two of both in f, the second two in g.
+/// Loads of row pair `$i`: the first two k-groups of both rows to `f$i`, the second two to `g$i`.
 macro_rules! rows {
     ($i:literal) => {
         concat!(
@@ -53,7 +60,7 @@ macro_rules! rows {
     };
 }
 
-/// Assembly block of a number of row pairs; the last pair may have one row.
+/// Assembly block of `$pairs` row pairs; the last pair may have one row.
 macro_rules! block {
     (
         $extension:literal $text:literal $of:literal $R:ident $a:ident $b:ident $sums:ident
@@ -79,7 +86,8 @@ macro_rules! block {
     };
 }
 
-/// `ByPairs::four_k_groups` by an instruction of an extension, whose operands are arranged as `$of`.
+/// Defines `ByPairs::four_k_groups` by the instruction `$text` of an extension, whose operands have the arrangement
+/// `$of`.
 macro_rules! four_k_groups {
     ($extension:literal $text:literal $of:literal) => {
         #[inline(always)]
@@ -89,8 +97,9 @@ macro_rules! four_k_groups {
             a: *const Self::Operand,
             b: *const Self::Operand,
         ) {
-            // SAFETY: Four words of `R` rows at `a`, `A_STRIDE` apart, and of NR columns at `b` are valid for
-            // reads (precondition of `four_k_groups`). Pointers; a value of this type proves the instruction.
+            // SAFETY: four k-groups of `R` rows at `a`, `A_STRIDE` apart, and of NR columns at `b` are valid for
+            // reads (precondition of `four_k_groups`). The block reads no other memory: `partner` is below `R`. A
+            // value of this type proves the instruction.
             unsafe {
                 match R.div_ceil(2) {
                     1 => block!(

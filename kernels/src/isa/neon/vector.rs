@@ -1,4 +1,4 @@
-//! Registers of NEON.
+//! Vector registers of NEON.
 
 use super::Neon;
 use crate::isa::Vector;
@@ -37,13 +37,13 @@ fn uint(v: F32x4) -> uint32x4_t {
 
 #[inline(always)]
 fn float(v: int32x4_t) -> F32x4 {
-    // SAFETY: callers hold a value of `F32x4`.
+    // SAFETY: every caller holds a value of `F32x4` or a token, which prove NEON.
     F32x4(unsafe { vreinterpretq_f32_s32(v) })
 }
 
 #[inline(always)]
 fn ufloat(v: uint32x4_t) -> F32x4 {
-    // SAFETY: callers hold a value of `F32x4`.
+    // SAFETY: every caller holds a value of `F32x4` or a token, which prove NEON.
     F32x4(unsafe { vreinterpretq_f32_u32(v) })
 }
 
@@ -122,8 +122,8 @@ impl Vector<Neon> for F32x4 {
     unsafe fn store_u8(self, p: *mut u8) {
         // SAFETY: `p` is valid for writes of `LANES` bytes (precondition of `store_u8`).
         unsafe {
-            let words = vmovn_u32(uint(self));
-            let bytes = vmovn_u16(vcombine_u16(words, words));
+            let halves = vmovn_u32(uint(self));
+            let bytes = vmovn_u16(vcombine_u16(halves, halves));
             p.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)));
         }
     }
@@ -131,8 +131,9 @@ impl Vector<Neon> for F32x4 {
     #[inline(always)]
     unsafe fn load_f16(_: Neon, p: *const u16) -> Self {
         let wide: float32x4_t;
-        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_f16`). The
-        // intrinsic is younger than `rust-version`.
+        // Assembly, because the intrinsic is newer than `rust-version`.
+        // SAFETY: `p` is valid for reads of `LANES` numbers of 16 bits (precondition of `load_f16`). The token proves
+        // NEON, and the instruction accesses its operand registers only.
         unsafe {
             asm!(
                 "fcvtl {wide:v}.4s, {half:v}.4h",
@@ -147,8 +148,9 @@ impl Vector<Neon> for F32x4 {
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16) {
         let half: uint16x4_t;
-        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_f16`). As
-        // above.
+        // Assembly, because the intrinsic is newer than `rust-version`.
+        // SAFETY: `p` is valid for writes of `LANES` numbers of 16 bits (precondition of `store_f16`). A value of this
+        // type proves NEON, and the instruction accesses its operand registers only.
         unsafe {
             asm!(
                 "fcvtn {half:v}.4h, {wide:v}.4s",
@@ -171,7 +173,7 @@ impl Vector<Neon> for F32x4 {
         }
     }
 
-    // FMIN and FMAX return NaN where one operand is; the contract is a comparison and a choice.
+    // A comparison and a choice: FMIN and FMAX return NaN if one operand is NaN, against the contract.
     #[inline(always)]
     fn min(self, b: Self) -> Self {
         self.select(self.lt(b), b)
@@ -194,7 +196,7 @@ impl Vector<Neon> for F32x4 {
     #[inline(always)]
     fn lookup(self, _: Neon, table: &[f32]) -> Self {
         assert!(table.len() >= Self::TABLE);
-        // SAFETY: the length was checked; a value of this type proves NEON.
+        // SAFETY: `table` holds the 8 floats of the loads (checked above). A value of this type proves NEON.
         unsafe {
             let bytes = uint8x16x2_t(
                 vreinterpretq_u8_f32(vld1q_f32(table.as_ptr())),
