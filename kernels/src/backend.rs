@@ -190,7 +190,7 @@ impl Backend {
     pub fn is_refused(name: &str) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            name == "amx" && amx::found() == amx::Found::Refused
+            name == "amx" && amx::support() == amx::AmxSupport::Refused
         }
         #[cfg(not(target_arch = "x86_64"))]
         {

@@ -1,7 +1,7 @@
-//! AMX: its detection, the permission to use it, and (in `tiles`) the matrix product's tiles.
+//! AMX: its detection, the permission to use it, and its microkernels (`tiles`).
 //!
-//! The compiler knows nothing of its eight registers: they are in use only inside one `asm!` block,
-//! from `ldtilecfg` to `tilerelease`.
+//! The compiler does not allocate the eight tile registers. Each `asm!` block configures them by `ldtilecfg` and
+//! releases them by `tilerelease`.
 
 mod tiles;
 
@@ -11,22 +11,22 @@ use core::arch::asm;
 use core::mem::offset_of;
 use std::sync::OnceLock;
 
-/// Rows of a tile.
+/// Maximum number of rows of a tile register.
 pub const TILE_ROWS: usize = 16;
 
-/// Bytes of a row of a tile.
+/// Maximum number of bytes of a row of a tile register.
 pub const TILE_ROW_BYTES: usize = 64;
 
-/// The operand of `ldtilecfg`.
+/// Operand of `ldtilecfg`; reserved fields are 0.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct TileConfig {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
-    /// Bytes of a row of each tile; there are eight tiles, and the other fields have to be 0.
+    /// Bytes of a row of each tile; entries past the eight tiles are reserved.
     row_bytes: [u16; 16],
-    /// Rows of each tile; 0 for an unused tile.
+    /// Rows of each tile, 0 for an unused tile; entries past the eight tiles are reserved.
     rows: [u8; 16],
 }
 
@@ -37,7 +37,7 @@ const _: () = assert!(
 );
 
 impl TileConfig {
-    /// Configures tiles of full width with `tile_rows` rows each; a tile of 0 rows is unused.
+    /// Configures tiles of full width, tile t with `tile_rows[t]` rows; a tile of 0 rows is unused.
     pub const fn of(tile_rows: [u8; 8]) -> Self {
         let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
         let mut tile = 0;
@@ -50,32 +50,32 @@ impl TileConfig {
     }
 }
 
-/// Proof that AMX's tiles may be used, and be multiplied as bf16 and as int8.
+/// Proof that this process may use AMX-TILE, AMX-BF16 and AMX-INT8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amx(());
 
 impl Amx {
-    /// The proof, if it can be had. Asks for the permission.
+    /// Returns the proof if the CPU supports AMX and the operating system permits it. Requests the permission.
     pub fn detect() -> Option<Self> {
-        (found() == Found::Granted).then_some(Self(()))
+        (support() == AmxSupport::Granted).then_some(Self(()))
     }
 }
 
 /// Result of detecting AMX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// The CPU has no AMX, or not all of it.
+pub enum AmxSupport {
+    /// The CPU lacks one of the features.
     Absent,
-    /// The CPU has it, but the operating system does not let this process use it.
+    /// The CPU supports the features, but the operating system does not permit this process to use them.
     Refused,
-    /// It may be used.
+    /// This process may use the features.
     Granted,
 }
 
 /// Detects everything that [`Amx`] proves, once per process.
-pub fn found() -> Found {
-    static FOUND: OnceLock<Found> = OnceLock::new();
-    *FOUND.get_or_init(|| detect(BF16 | INT8))
+pub fn support() -> AmxSupport {
+    static SUPPORT: OnceLock<AmxSupport> = OnceLock::new();
+    *SUPPORT.get_or_init(|| detect(BF16 | INT8))
 }
 
 /// Bits of EDX of CPUID leaf 7: AMX-TILE, AMX-BF16, AMX-INT8.
@@ -83,26 +83,28 @@ const TILE: u32 = 1 << 24;
 pub const BF16: u32 = 1 << 22;
 pub const INT8: u32 = 1 << 25;
 
-/// The component of the extended state that tiles are; their configuration is the one before it.
+/// Number of the XSAVE state component of tile data; that of the tile configuration precedes it.
 const TILE_DATA: u64 = 18;
 
-/// Detects `features` of the CPU, the state that the operating system saves, and the permission of this
-/// process. Linux grants the permission to a process that asks, unless configured not to.
-pub fn detect(features: u32) -> Found {
-    // AVX2 is detected only where leaf 7 exists and XGETBV may be executed.
+/// Checks that the CPU supports AMX-TILE and `features` (bits of EDX of CPUID leaf 7), that the operating system saves
+/// the state of tiles, and that it permits this process to use them.
+///
+/// Linux grants the permission to a process that requests it, unless configured not to.
+pub fn detect(features: u32) -> AmxSupport {
+    // std detects AVX2 only where leaf 7 exists and the operating system enables XGETBV.
     if !is_x86_feature_detected!("avx2") || leaf_7_edx() & (TILE | features) != TILE | features {
-        Found::Absent
+        AmxSupport::Absent
     } else if xcr0() >> (TILE_DATA - 1) & 0b11 == 0b11 && permitted() {
-        Found::Granted
+        AmxSupport::Granted
     } else {
-        Found::Refused
+        AmxSupport::Refused
     }
 }
 
 fn leaf_7_edx() -> u32 {
     let edx: u32;
-    // SAFETY: every x86-64 has the instruction, and it touches registers alone. RBX, which
-    // compilers keep for themselves, is restored.
+    // SAFETY: every x86-64 CPU supports `cpuid`, which accesses registers only. The block restores RBX, which the
+    // compiler reserves.
     unsafe {
         asm!(
             "mov {rbx}, rbx",
@@ -120,7 +122,8 @@ fn leaf_7_edx() -> u32 {
 
 fn xcr0() -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: the caller has found that the operating system enables it.
+    // SAFETY: `detect`, the only caller, has checked that the operating system enables XGETBV. The instruction reads
+    // registers only.
     unsafe {
         asm!(
             "xgetbv",
@@ -133,14 +136,14 @@ fn xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Asks for the permission, which all threads of the process then have.
+/// Requests the permission, which holds for all threads of the process; true if it is granted.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_PRCTL: i64 = 158;
     const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
     let status: i64;
-    // SAFETY: this call reads and writes no memory of the process; the kernel keeps all
-    // registers but those declared.
+    // SAFETY: this system call accesses no memory of the process. The kernel preserves all registers but the declared
+    // ones.
     unsafe {
         asm!(
             "syscall",
@@ -155,7 +158,7 @@ fn permitted() -> bool {
     status == 0
 }
 
-/// How others grant it is unknown here.
+/// Returns false: how other operating systems grant the permission is unknown here.
 #[cfg(not(target_os = "linux"))]
 fn permitted() -> bool {
     false

@@ -1,7 +1,7 @@
-//! The contract of [`Microkernel`]: tiles of words against scalar arithmetic, bit by bit.
+//! The contract of [`Microkernel`]: tiles against scalar arithmetic, bit by bit.
 //!
-//! An instruction that rounds is compared with its emulation; the emulation is compared with f64 and the error
-//! bound of the instruction's documentation.
+//! An instruction that rounds is compared with its emulation. The emulation is compared with f64, within the error
+//! bound that the microkernel documents.
 
 use super::emulated::{add, bfdot, fma, halves};
 use crate::isa::tile::STREAMS;
@@ -10,8 +10,8 @@ use crate::{Backend, Kernel};
 use half::bf16;
 use std::io::Write;
 
-/// A way to multiply words, behind which may stand an instruction or a model of one.
-pub(crate) struct Subject<'a> {
+/// A microkernel to test: an instruction, or a model of one.
+pub(crate) struct TestedMicrokernel<'a> {
     pub backend: &'a str,
     pub instruction: &'a str,
     pub signed: bool,
@@ -19,7 +19,9 @@ pub(crate) struct Subject<'a> {
     pub depth: usize,
     /// Columns of a panel.
     pub nr: usize,
+    /// [`Microkernel::run`].
     pub tile: &'a dyn Fn(Tile),
+    /// [`Microkernel::gemv`] of a tile and a `panel_stride`.
     pub row: &'a dyn Fn(Tile, usize),
 }
 
@@ -28,12 +30,12 @@ pub(crate) struct Subject<'a> {
 enum Numbers {
     /// In \[-1, 1), or all integers.
     Plain,
-    /// Zeros, denormals, and products that are denormal, lose all others or overflow; the ends of the integers'
-    /// range.
+    /// Floats: zeros, denormals, and numbers whose products are denormal, absorb all others, or overflow. Integers: the
+    /// ends of the range.
     Edges,
 }
 
-/// Words that must not be used: NaN as floats and as pairs of bf16, and no zero as integers.
+/// Bits that a microkernel must not use: NaN as f32 and as two bf16, and nonzero as integers.
 const POISON: u32 = 0x7fc1_7fc1;
 
 /// The `i`-th of a fixed sequence without pattern.
@@ -48,7 +50,7 @@ impl Numbers {
         let h = hash(i);
         match self {
             Self::Plain => bf16::from_f32((h >> 8) as f32 / (1 << 23) as f32 - 1.0).to_bits(),
-            // About 2^-63 in most: products on both sides of the smallest normal number.
+            // Most are about 2^-63: their products lie on both sides of the smallest normal number.
             Self::Edges => match h % 8 {
                 0 => (h >> 16) as u16 & 0x807f,
                 1 => (h >> 16) as u16 & 0x8000 | 0x3f80,
@@ -63,7 +65,7 @@ impl Numbers {
         let zero = if signed { 0 } else { 0x80 };
         match self {
             Self::Plain => hash(i) as u8,
-            // Long stretches of the same end.
+            // Each end fills 512 consecutive bytes, so that sums grow large.
             Self::Edges => [0x80, 0x7f, 0x80, 0x81][hash(i / 512) as usize % 4] ^ zero,
         }
     }
@@ -75,9 +77,9 @@ impl Numbers {
         }
     }
 
-    /// The word at `i`.
-    fn word(self, subject: &Subject<'_>, i: usize, signed: bool) -> u32 {
-        match subject.instruction {
+    /// The `i`-th k-group.
+    fn k_group(self, tested: &TestedMicrokernel<'_>, i: usize, signed: bool) -> u32 {
+        match tested.instruction {
             float if rounds(float) => pair(|half| self.bf16(2 * i + half)),
             "i16" => pair(|half| self.i16(2 * i + half).cast_unsigned()),
             _ => u32::from_le_bytes(core::array::from_fn(|byte| self.byte(4 * i + byte, signed))),
@@ -85,30 +87,31 @@ impl Numbers {
     }
 
     /// A sum to start from.
-    fn start(self, subject: &Subject<'_>, i: usize) -> u32 {
+    fn start(self, tested: &TestedMicrokernel<'_>, i: usize) -> u32 {
         let tiny = if self == Self::Edges { 1e-36 } else { 1.0 };
-        match subject.instruction {
+        match tested.instruction {
             float if rounds(float) => (super::noise(i) * tiny).to_bits(),
             _ => hash(i) >> 8,
         }
     }
 }
 
-/// True if words are pairs of bf16, and sums f32.
+/// True if the instruction multiplies bf16 and rounds its f32 sums.
 fn rounds(instruction: &str) -> bool {
     matches!(instruction, "vdpbf16ps" | "tdpbf16ps" | "bfmmla")
 }
 
+/// Returns a k-group of two halves, the even k-step in the low half.
 fn pair(half: impl Fn(usize) -> u16) -> u32 {
     u32::from(half(0)) | u32::from(half(1)) << 16
 }
 
-/// The sum that starts from `start`, of a row of A and a column of B.
-fn expected(subject: &Subject<'_>, a: &[u32], b: &[u32], start: u32) -> u32 {
+/// Expected bits of a sum that starts from `start`, over a row of A and a column of B.
+fn expected(tested: &TestedMicrokernel<'_>, a: &[u32], b: &[u32], start: u32) -> u32 {
     let float = f32::from_bits(start);
-    let words = a.iter().zip(b).map(|(&a, &b)| (a, b));
-    match subject.instruction {
-        "vdpbf16ps" => words
+    let k_groups = a.iter().zip(b).map(|(&a, &b)| (a, b));
+    match tested.instruction {
+        "vdpbf16ps" => k_groups
             .fold(float, |sum, (a, b)| {
                 let (a, b) = (halves(a), halves(b));
                 fma(a[0], b[0], fma(a[1], b[1], sum))
@@ -124,13 +127,13 @@ fn expected(subject: &Subject<'_>, a: &[u32], b: &[u32], start: u32) -> u32 {
                 add(sum, add(chain(0), chain(1)))
             })
             .to_bits(),
-        "bfmmla" => words.fold(float, |sum, (a, b)| bfdot(a, b, sum)).to_bits(),
-        "i16" => words.fold(start, |sum, (a, b)| {
+        "bfmmla" => k_groups.fold(float, |sum, (a, b)| bfdot(a, b, sum)).to_bits(),
+        "i16" => k_groups.fold(start, |sum, (a, b)| {
             let product = |at: u32| i32::from((a >> at) as i16) * i32::from((b >> at) as i16);
             sum.wrapping_add(product(0).wrapping_add(product(16)).cast_unsigned())
         }),
-        _ => words.fold(start, |sum, (a, b)| {
-            let number = |a: u8| if subject.signed { i32::from(a.cast_signed()) } else { i32::from(a) };
+        _ => k_groups.fold(start, |sum, (a, b)| {
+            let number = |a: u8| if tested.signed { i32::from(a.cast_signed()) } else { i32::from(a) };
             let bytes = a.to_le_bytes().into_iter().zip(b.to_le_bytes());
             let products = bytes.map(|(a, b)| number(a) * i32::from(b.cast_signed()));
             sum.wrapping_add(products.sum::<i32>().cast_unsigned())
@@ -138,9 +141,9 @@ fn expected(subject: &Subject<'_>, a: &[u32], b: &[u32], start: u32) -> u32 {
     }
 }
 
-/// The documented bound on the error of a sum of k k-steps, in units of u sum|a b| (C among them).
-fn roundings(subject: &Subject<'_>, k: usize) -> Option<usize> {
-    match subject.instruction {
+/// Documented error bound of a sum of `k` k-steps, in units of u sum|a b|, where the sum includes |C|.
+fn roundings(tested: &TestedMicrokernel<'_>, k: usize) -> Option<usize> {
+    match tested.instruction {
         "vdpbf16ps" => Some(k),
         "tdpbf16ps" => Some(k / 32 + 17),
         "bfmmla" => Some(k + 2),
@@ -148,8 +151,8 @@ fn roundings(subject: &Subject<'_>, k: usize) -> Option<usize> {
     }
 }
 
-/// A product: all rows of A, `STREAMS` panels of B, and sums to start from, every one row by row.
-struct Product {
+/// Operands and expected sums of a test: all rows of A, the columns of [`STREAMS`] panels of B, and the initial C.
+struct TestProduct {
     k: usize,
     a: Vec<Vec<u32>>,
     columns: Vec<Vec<u32>>,
@@ -157,44 +160,44 @@ struct Product {
     expected: Vec<Vec<u32>>,
 }
 
-impl Product {
-    fn new(subject: &Subject<'_>, numbers: Numbers, k: usize, accumulate: bool) -> Self {
-        let columns = STREAMS * subject.nr;
-        let word = |i: usize, signed: bool| numbers.word(subject, i, signed);
+impl TestProduct {
+    fn new(tested: &TestedMicrokernel<'_>, numbers: Numbers, k: usize, accumulate: bool) -> Self {
+        let columns = STREAMS * tested.nr;
+        let k_group = |i: usize, signed: bool| numbers.k_group(tested, i, signed);
         let a: Vec<Vec<u32>> =
-            (0..subject.rows).map(|i| (0..k).map(|w| word(i * k + w, subject.signed)).collect()).collect();
+            (0..tested.rows).map(|i| (0..k).map(|w| k_group(i * k + w, tested.signed)).collect()).collect();
         let columns: Vec<Vec<u32>> =
-            (0..columns).map(|j| (0..k).map(|w| word(1_000_003 + j * k + w, true)).collect()).collect();
-        let start = |i: usize, j: usize| numbers.start(subject, 7 + i * columns.len() + j);
-        let starts: Vec<Vec<u32>> = (0..subject.rows)
+            (0..columns).map(|j| (0..k).map(|w| k_group(1_000_003 + j * k + w, true)).collect()).collect();
+        let start = |i: usize, j: usize| numbers.start(tested, 7 + i * columns.len() + j);
+        let starts: Vec<Vec<u32>> = (0..tested.rows)
             .map(|i| (0..columns.len()).map(|j| if accumulate { start(i, j) } else { 0 }).collect())
             .collect();
-        // Rows but the first and the last need one panel only.
+        // `check_row` multiplies the first and the last row by all panels, `check_tile` every row by one panel.
         let of_row = |i: usize| {
-            let needed = if i == 0 || i + 1 == subject.rows { columns.len() } else { subject.nr };
+            let needed = if i == 0 || i + 1 == tested.rows { columns.len() } else { tested.nr };
             let sums = columns[..needed].iter().zip(&starts[i]);
-            sums.map(|(b, &start)| expected(subject, &a[i], b, start)).collect()
+            sums.map(|(b, &start)| expected(tested, &a[i], b, start)).collect()
         };
-        let expected = (0..subject.rows).map(of_row).collect();
+        let expected = (0..tested.rows).map(of_row).collect();
         Self { k, expected, a, columns, start: accumulate.then_some(starts) }
     }
 
-    /// The packed panels, with words that must not be used between them.
-    fn panels(&self, subject: &Subject<'_>, panels: usize, panel_stride: usize) -> Vec<u32> {
-        let mut b = vec![POISON; (panels - 1) * panel_stride + self.k * subject.nr];
-        let depth = subject.depth;
-        for (j, column) in self.columns[..panels * subject.nr].iter().enumerate() {
-            for (w, &word) in column.iter().enumerate() {
-                let in_panel = (w / depth * subject.nr + j % subject.nr) * depth + w % depth;
-                b[j / subject.nr * panel_stride + in_panel] = word;
+    /// Packs the panels, with [`POISON`] between them.
+    fn panels(&self, tested: &TestedMicrokernel<'_>, panels: usize, panel_stride: usize) -> Vec<u32> {
+        let mut b = vec![POISON; (panels - 1) * panel_stride + self.k * tested.nr];
+        let depth = tested.depth;
+        for (j, column) in self.columns[..panels * tested.nr].iter().enumerate() {
+            for (w, &k_group) in column.iter().enumerate() {
+                let in_panel = (w / depth * tested.nr + j % tested.nr) * depth + w % depth;
+                b[j / tested.nr * panel_stride + in_panel] = k_group;
             }
         }
         b
     }
 
-    /// Compares with f64 and the error bound.
-    fn check_bound(&self, subject: &Subject<'_>) {
-        let Some(roundings) = roundings(subject, 2 * self.k) else { return };
+    /// Asserts that the expected sums are within the documented bound of sums in f64.
+    fn check_bound(&self, tested: &TestedMicrokernel<'_>) {
+        let Some(roundings) = roundings(tested, 2 * self.k) else { return };
         let u = f64::from(f32::EPSILON) / 2.0;
         for (i, sums) in self.expected.iter().enumerate() {
             for (j, &sum) in sums.iter().enumerate() {
@@ -209,48 +212,48 @@ impl Product {
                 }
                 let error = (f64::from(f32::from_bits(sum)) - exact).abs();
                 let bound = 1.001 * roundings as f64 * u * magnitude + 4.0 * self.k as f64 * 2f64.powi(-126);
-                let case = subject.instruction;
+                let case = tested.instruction;
                 assert!(error <= bound, "{case} k {} [{i}, {j}]: error {error:e} > {bound:e}", self.k);
             }
         }
     }
 }
 
-/// Checks every clause of the contract.
-pub(crate) fn check(subject: &Subject<'_>) {
+/// Checks every clause of the contract of [`Microkernel`].
+pub(crate) fn check(tested: &TestedMicrokernel<'_>) {
     for numbers in [Numbers::Plain, Numbers::Edges] {
         for k in [16, 32, 48, 384] {
             for accumulate in [false, true] {
-                let product = Product::new(subject, numbers, k, accumulate);
+                let product = TestProduct::new(tested, numbers, k, accumulate);
                 if numbers == Numbers::Plain {
-                    product.check_bound(subject);
+                    product.check_bound(tested);
                 }
                 let case = format!(
-                    "{} {}, {numbers:?} numbers, {k} words, accumulate {accumulate}",
-                    subject.backend, subject.instruction
+                    "{} {}, {numbers:?} numbers, {k} k-groups, accumulate {accumulate}",
+                    tested.backend, tested.instruction
                 );
-                for rows in 1..=subject.rows {
-                    check_tile(subject, &product, rows, &case);
+                for rows in 1..=tested.rows {
+                    check_tile(tested, &product, rows, &case);
                 }
-                check_row(subject, &product, 0, &case);
-                check_row(subject, &product, subject.rows - 1, &case);
+                check_row(tested, &product, 0, &case);
+                check_row(tested, &product, tested.rows - 1, &case);
             }
         }
     }
 }
 
-fn check_tile(subject: &Subject<'_>, product: &Product, rows: usize, case: &str) {
-    let (k, nr, c_stride) = (product.k, subject.nr, subject.nr + 5);
+fn check_tile(tested: &TestedMicrokernel<'_>, product: &TestProduct, rows: usize, case: &str) {
+    let (k, nr, c_stride) = (product.k, tested.nr, tested.nr + 5);
     let mut a = vec![POISON; (rows - 1) * A_STRIDE + k];
     for (i, row) in product.a[..rows].iter().enumerate() {
         a[i * A_STRIDE..][..k].copy_from_slice(row);
     }
-    let b = product.panels(subject, 1, k * nr);
+    let b = product.panels(tested, 1, k * nr);
     let mut c = vec![POISON; rows * c_stride];
     if let Some(start) = &product.start {
         c.chunks_mut(c_stride).zip(start).for_each(|(c, start)| c[..nr].copy_from_slice(&start[..nr]));
     }
-    (subject.tile)(Tile {
+    (tested.tile)(Tile {
         rows,
         k,
         a: a.as_ptr().cast(),
@@ -263,7 +266,7 @@ fn check_tile(subject: &Subject<'_>, product: &Product, rows: usize, case: &str)
     });
     for (i, c) in c.chunks(c_stride).enumerate() {
         compare(
-            subject.instruction,
+            tested.instruction,
             &c[..nr],
             &product.expected[i][..nr],
             &format!("{case}: row {i} of {rows}"),
@@ -272,12 +275,11 @@ fn check_tile(subject: &Subject<'_>, product: &Product, rows: usize, case: &str)
     }
 }
 
-/// Row `i` alone.
-fn check_row(subject: &Subject<'_>, product: &Product, i: usize, case: &str) {
-    let (k, nr, c_stride, panel_stride) =
-        (product.k, subject.nr, subject.nr + 3, product.k * subject.nr + 64);
+/// Checks [`Microkernel::gemv`] of row `i`.
+fn check_row(tested: &TestedMicrokernel<'_>, product: &TestProduct, i: usize, case: &str) {
+    let (k, nr, c_stride, panel_stride) = (product.k, tested.nr, tested.nr + 3, product.k * tested.nr + 64);
     let a = product.a[i].clone();
-    let b = product.panels(subject, STREAMS, panel_stride);
+    let b = product.panels(tested, STREAMS, panel_stride);
     let mut c = vec![POISON; STREAMS * c_stride];
     if let Some(start) = &product.start {
         c.chunks_mut(c_stride).zip(start[i].chunks(nr)).for_each(|(c, start)| c[..nr].copy_from_slice(start));
@@ -293,9 +295,9 @@ fn check_row(subject: &Subject<'_>, product: &Product, i: usize, case: &str) {
         accumulate: product.start.is_some(),
         prefetch: Prefetch::none(core::ptr::null()),
     };
-    (subject.row)(tile, panel_stride);
+    (tested.row)(tile, panel_stride);
     for (q, (c, expected)) in c.chunks(c_stride).zip(product.expected[i].chunks(nr)).enumerate() {
-        compare(subject.instruction, &c[..nr], expected, &format!("{case}: row {i} alone, panel {q}"));
+        compare(tested.instruction, &c[..nr], expected, &format!("{case}: row {i} alone, panel {q}"));
         assert_eq!(c[nr..], [POISON; 3], "{case}: row {i} alone, wrote past panel {q}");
     }
 }
@@ -304,7 +306,7 @@ fn check_row(subject: &Subject<'_>, product: &Product, i: usize, case: &str) {
 fn compare(instruction: &str, found: &[u32], expected: &[u32], case: &str) {
     for (j, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let floats = [found, expected].map(f32::from_bits);
-        // Overflow is among the edges; which NaN it ends in is the instruction's.
+        // Edges may overflow to NaN, whose payload is the instruction's choice.
         let nan = rounds(instruction) && found != POISON && floats.iter().all(|x| x.is_nan());
         assert!(
             found == expected || nan,
@@ -313,22 +315,23 @@ fn compare(instruction: &str, found: &[u32], expected: &[u32], case: &str) {
     }
 }
 
-/// Checks a way of `isa`'s.
+/// Checks a microkernel of `isa`.
 #[inline(always)]
-fn check_on<I: Isa, M: Microkernel<I>>(isa: I, way: M) {
-    check(&Subject {
+fn check_on<I: Isa, M: Microkernel<I>>(isa: I, microkernel: M) {
+    check(&TestedMicrokernel {
         backend: I::NAME,
-        instruction: way.instruction(),
+        instruction: microkernel.instruction(),
         signed: M::SIGNED,
-        rows: way.rows(),
-        depth: way.depth(),
+        rows: microkernel.rows(),
+        depth: microkernel.depth(),
         nr: I::NR,
         tile: &|tile| {
             isa.run(
                 #[inline(always)]
                 || {
-                    // SAFETY: `check` keeps the contract of `Microkernel`.
-                    unsafe { way.run(isa, tile.typed()) }
+                    // SAFETY: `check_tile` passes rows of A, a panel and C of the sizes and strides of `tile`, with 1 to
+                    // `rows` rows and k a multiple of K_GROUPS.
+                    unsafe { microkernel.run(isa, tile.typed()) }
                 },
             )
         },
@@ -336,8 +339,9 @@ fn check_on<I: Isa, M: Microkernel<I>>(isa: I, way: M) {
             isa.run(
                 #[inline(always)]
                 || {
-                    // SAFETY: as above.
-                    unsafe { way.gemv(isa, tile.typed(), stride) }
+                    // SAFETY: `check_row` passes one row of A, STREAMS panels `stride` apart and their sums, with k a
+                    // multiple of K_GROUPS.
+                    unsafe { microkernel.gemv(isa, tile.typed(), stride) }
                 },
             )
         },
@@ -346,11 +350,11 @@ fn check_on<I: Isa, M: Microkernel<I>>(isa: I, way: M) {
 
 on_every_backend! {
     fn pairs_of_bf16<I>(isa) {
-        isa.bf16().inspect(|&way| check_on(isa, way));
+        isa.bf16().inspect(|&microkernel| check_on(isa, microkernel));
     }
 
     fn quads_of_int8<I>(isa) {
-        isa.int8().inspect(|&way| check_on(isa, way));
+        isa.int8().inspect(|&microkernel| check_on(isa, microkernel));
     }
 
     fn pairs_of_i16<I>(isa) {
@@ -358,13 +362,13 @@ on_every_backend! {
     }
 }
 
-/// `sdot`, where there is `smmla` too.
+/// Tests `sdot` also on CPUs with `smmla`, which [`Isa::int8`] prefers.
 #[cfg(target_arch = "aarch64")]
 #[test]
 fn quads_of_int8_by_sdot() {
     let isa = crate::isa::neon::Neon::detect().expect("AArch64 has it").without_i8mm();
     match isa.int8() {
-        Some(way) => check_on(isa, way),
+        Some(microkernel) => check_on(isa, microkernel),
         None => drop(writeln!(std::io::stderr(), "SKIPPED neon sdot: not on this CPU")),
     }
 }
@@ -385,9 +389,9 @@ fn what_this_cpu_lacks_is_named() {
         &[]
     };
     for &(backend, instruction) in all {
-        let ways = |b: Backend| [b.bf16_instruction(), b.int8_instruction()];
-        if !Backend::named(backend).is_ok_and(|b| ways(b).contains(&Some(instruction))) {
-            // Not `eprintln`, which the test harness keeps to itself while tests pass.
+        let instructions = |b: Backend| [b.bf16_instruction(), b.int8_instruction()];
+        if !Backend::named(backend).is_ok_and(|b| instructions(b).contains(&Some(instruction))) {
+            // Not `eprintln`: the test harness hides its output while tests pass.
             let _ = writeln!(std::io::stderr(), "SKIPPED {backend} {instruction}: not on this CPU");
         }
     }

@@ -1,19 +1,27 @@
-//! The matrix product's tiles in the registers of AMX.
+//! Microkernels of AMX, 32x32 sums of f32 or i32.
 //!
 //! ```text
-//!                     b0: tmm6        b1: tmm7      32x32 sums of f32 or i32: four registers. A turn
-//!                  16 words x 16   16 words x 16    takes 16 words of k: four loads, four products.
-//! a0: tmm4
-//! 16 rows x 16     c0: tmm0        c1: tmm1         cycles of a turn on Sapphire Rapids
-//! a1: tmm5                                            4 products of 16      64
-//! 16 rows x 16     c2: tmm2        c3: tmm3           4 loads of 16 lines   32, of another port
+//! data  instruction  k-group    CPUID leaf 7.0                 tmm registers, 16 rows x 16 lanes each
+//! bf16  tdpbf16ps    2 k-steps  AMX-TILE EDX[24], -BF16 [22]   4 sums + 2 of A + 2 of B = 8
+//! int8  tdpbusd      4 k-steps  AMX-TILE EDX[24], -INT8 [25]   4 sums + 2 of A + 2 of B = 8
+//!
+//!                      b0: tmm6           b1: tmm7
+//!                   16 k-groups x 16   16 k-groups x 16     a turn takes 16 k-groups of k:
+//! a0: tmm4                                                  4 loads, 4 products
+//! 16 rows x 16        c0: tmm0           c1: tmm1
+//! a1: tmm5                                                  cycles of a turn on Sapphire Rapids
+//! 16 rows x 16        c2: tmm2           c3: tmm3             4 products of 16      64
+//!                                                             4 loads of 16 lines   32, on another port
 //! ```
 //!
-//! Up to 16 rows need the upper half alone. A single row takes two panels at a time, b0 and b1 of the one,
-//! b2 and b3 of the other, and no a1.
+//! 2x2 tiles of sums share each load between two products; a third row or column of sums does not fit eight
+//! registers. NR of AVX-512, 32, is two tiles wide.
 //!
-//! A program is written once, as a list of operations. `assembly` turns the list into instructions; the tests
-//! run the list on a software model of AMX, on every CPU.
+//! Up to 16 rows use the upper half, c0 and c1, alone. A single row multiplies two panels at a time, without a1: b0 and
+//! b1 belong to one panel, b2 and b3 to the other.
+//!
+//! A microkernel is written once, as a list of operations. `assembly` turns the list into instructions. Tests run the
+//! list on a software model of AMX, on every CPU.
 
 use super::{Amx, TILE_ROW_BYTES, TILE_ROWS, TileConfig};
 use crate::isa::avx512::Avx512;
@@ -22,20 +30,22 @@ use crate::isa::{A_STRIDE, Bf16Pair, Isa, K_GROUPS, Lane, Prefetch, Tile};
 use core::arch::asm;
 use core::mem::offset_of;
 
-/// Element types of a k-group.
+/// Data type of a k-group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KGroup {
-    /// Pairs of bf16. A turn adds up the even and the odd k-steps of its 16 words by themselves, each as if
-    /// by fused multiply-adds, then the two, then that to the sum; every step rounds to nearest even and takes
-    /// and returns denormals as zeros. So a sum of k k-steps is within (k / 32 + 17) u sum|a b| of exact, to
-    /// first order, plus 2^-126 for each of its operations.
+    /// Two bf16.
+    ///
+    /// A turn sums the even k-steps of its 16 k-groups, and the odd k-steps, each as a chain of fused multiply-adds. It
+    /// adds the two, and adds the result to the sum. Each operation rounds to nearest even, and flushes denormal
+    /// operands and results to zero. A sum of k k-steps is within (k / 32 + 17) u sum|a b| of exact, to first order,
+    /// plus 2^-126 for each of its operations.
     Bf16,
-    /// Quads of int8, unsigned in A: exact.
+    /// Four int8, unsigned in A: exact.
     Int8,
 }
 
 impl KGroup {
-    /// The instruction that multiplies them.
+    /// Instruction that multiplies k-groups of this type.
     pub const fn instruction(self) -> &'static str {
         match self {
             Self::Bf16 => "tdpbf16ps",
@@ -44,46 +54,48 @@ impl KGroup {
     }
 }
 
-/// Bytes of a word.
+/// Bytes of a k-group and of a sum.
 const LANE: usize = size_of::<f32>();
 
-/// Bytes between rows of A, which are so far apart at compile time.
+/// Bytes from one row of A to the next, a compile-time constant.
 const A_ROW: usize = A_STRIDE * LANE;
 
-/// Bytes between words of k in a panel.
+/// Bytes from one k-group to the next in a panel.
 const B_ROW: usize = Avx512::NR * LANE;
 
-// The programs' displacements have been written for this.
+// Displacements and counts in the lists and the assembly assume these values.
 const _: () = assert!(
     TILE_ROWS == 16 && K_GROUPS * LANE == TILE_ROW_BYTES && B_ROW == 2 * TILE_ROW_BYTES && STREAMS == 4
 );
 
-/// All that a program reads.
+/// Arguments of an assembly block.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct Plan {
     pub config: TileConfig,
     /// Row 0 of A.
     pub a: *const u8,
-    /// The panel, or two.
+    /// Panels: one panel twice for a tile, two panels for a single row.
     pub b: [*const u8; 2],
-    /// Sums of rows 0 and 16 of the panel, or of row 0 and both panels.
+    /// Sums: of rows 0 and 16 for a tile, of both panels for a single row.
     pub c: [*mut u8; 2],
-    /// Bytes between rows of C.
+    /// Bytes from one row of C to the next.
     pub c_stride: usize,
-    /// 16 words of k each.
+    /// Number of turns, of 16 k-groups each.
     pub turns: usize,
     /// 1 if the sums start from C, 0 if from zero.
     pub accumulate: usize,
-    /// The first line to be prefetched. In every turn it is four of each of `streams` streams: lines `step`
-    /// bytes apart, and from the third of them `jump` bytes to the next stream.
+    /// First cache line to prefetch. A turn prefetches four lines of each stream.
     pub prefetch: *const f32,
+    /// Bytes from one prefetched line of a stream to the next.
     pub step: usize,
+    /// Bytes from the third line of a stream in a turn to the first line of the next stream.
     pub jump: usize,
+    /// Number of streams.
     pub streams: usize,
 }
 
-/// Sums of over 16 rows.
+/// Operations for 17 to 32 rows.
 macro_rules! tall {
     ($make:ident $($to:tt)*) => {
         $make! { $($to)* sums [0 c0, 1 c1, 2 c2, 3 c3] turn [
@@ -93,7 +105,7 @@ macro_rules! tall {
     };
 }
 
-/// Sums of up to 16 rows.
+/// Operations for 1 to 16 rows.
 macro_rules! flat {
     ($make:ident $($to:tt)*) => {
         $make! { $($to)* sums [0 c0, 1 c1] turn [
@@ -102,7 +114,7 @@ macro_rules! flat {
     };
 }
 
-/// Sums of a row and two panels.
+/// Operations for one row and two panels.
 macro_rules! two {
     ($make:ident $($to:tt)*) => {
         $make! { $($to)* sums [0 c0, 1 c1, 2 c2, 3 c3] turn [
@@ -112,7 +124,7 @@ macro_rules! two {
     };
 }
 
-/// Where a tile stands in memory.
+/// Memory operand of a tile of A, B or C.
 macro_rules! place {
     (a0) => {
         "[{a} + {a_row}*1]"
@@ -146,7 +158,7 @@ macro_rules! place {
     };
 }
 
-/// The text of an operation.
+/// Assembly text of an operation.
 macro_rules! text {
     ($multiply:literal load($tile:literal $place:ident)) => {
         concat!("tileloadd tmm", $tile, ", ", place!($place))
@@ -155,9 +167,9 @@ macro_rules! text {
         concat!($multiply, " tmm", $sum, ", tmm", $a, ", tmm", $b)
     };
     ($multiply:literal prefetch()) => {
-        // For each stream, four lines.
+        // Prefetch four lines of each stream.
         "mov {y}, [{plan} + {prefetch} + 24]\n\
-         mov {x}, {ahead}\n\
+         mov {x}, {next}\n\
          6:\n\
          prefetcht1 [{x}]\n\
          prefetcht1 [{x} + {step}]\n\
@@ -167,23 +179,24 @@ macro_rules! text {
          add {x}, {z}\n\
          dec {y}\n\
          jnz 6b\n\
-         lea {ahead}, [{ahead} + 4*{step}]"
+         lea {next}, [{next} + 4*{step}]"
     };
 }
 
-/// A function that carries out a plan.
+/// Defines a function that executes a list of operations as assembly.
 macro_rules! assembly {
     (
         $name:ident $multiply:literal
         sums [$($sum:literal $c:ident),*] turn [$($op:ident $arguments:tt)*]
     ) => {
         /// # Safety
-        /// AMX may be used; the memory of the plan is valid for what its operations read and write.
-        // Not inlined: many calls share the one assembly block.
+        /// - AMX may be used.
+        /// - The rows of A, panels and C that `plan` names are valid for the reads and writes of the operations.
+        // Not inlined, so that all calls share one assembly block.
         #[inline(never)]
         unsafe fn $name(plan: &Plan) {
-            // SAFETY: AMX may be used and the plan's memory is valid (preconditions of the function). The block
-            // releases the tiles, and no code outside of such a block uses tiles.
+            // SAFETY: AMX may be used, and the memory that `plan` names is valid (preconditions of the function). The
+            // block releases the tiles, and no code outside of such a block uses tiles.
             unsafe {
                 asm!(
                     "ldtilecfg [{plan}]",
@@ -201,7 +214,7 @@ macro_rules! assembly {
                     "mov {b0}, [{plan} + {b_at}]",
                     "mov {b1}, [{plan} + {b_at} + 8]",
                     "mov {turns}, [{plan} + {turns_at}]",
-                    "mov {ahead}, [{plan} + {prefetch}]",
+                    "mov {next}, [{plan} + {prefetch}]",
                     "mov {step}, [{plan} + {prefetch} + 8]",
                     "mov {z}, [{plan} + {prefetch} + 16]",
                     "mov {a_row}, {A_ROW}",
@@ -225,8 +238,9 @@ macro_rules! assembly {
                     plan = in(reg) plan,
                     a = out(reg) _, a_row = out(reg) _,
                     b0 = out(reg) _, b1 = out(reg) _, b_row = out(reg) _,
-                    turns = out(reg) _, ahead = out(reg) _, step = out(reg) _,
-                    // C and its stride; in the loop, a stream, how many remain, and the jump to the next.
+                    turns = out(reg) _, next = out(reg) _, step = out(reg) _,
+                    // Outside of the loop: both pointers to C and its stride. In the loop: the line to prefetch, the
+                    // number of streams left, and `jump`.
                     x = out(reg) _, y = out(reg) _, z = out(reg) _,
                     A_ROW = const A_ROW,
                     B_ROW = const B_ROW,
@@ -252,7 +266,7 @@ flat!(assembly bf16_flat "tdpbf16ps");
 flat!(assembly int8_flat "tdpbusd");
 two!(assembly bf16_two "tdpbf16ps");
 
-// Constants that the assembly block is written for.
+// Offsets that the assembly block assumes.
 const _: () = assert!(
     offset_of!(Plan, config) == 0
         && offset_of!(Plan, step) == offset_of!(Plan, prefetch) + 8
@@ -261,7 +275,7 @@ const _: () = assert!(
 );
 
 impl Plan {
-    /// A tile's, and whether it is a tall one.
+    /// Returns the plan of a tile, and true if the tile has more than 16 rows.
     #[inline(always)]
     pub(super) fn tile<Operand: Lane, Sum: Lane>(t: Tile<Operand, Sum>) -> (Self, bool) {
         debug_assert!(t.b_stride == Avx512::NR && t.k.is_multiple_of(K_GROUPS));
@@ -285,7 +299,7 @@ impl Plan {
         (plan, lower > 0)
     }
 
-    /// Plan of one row and the panels `first` and `first + 1`.
+    /// Returns the plan of one row and the panels `first` and `first + 1`.
     #[inline(always)]
     pub(super) fn row<Operand: Lane, Sum: Lane>(
         t: Tile<Operand, Sum>,
@@ -303,18 +317,18 @@ impl Plan {
 }
 
 impl Amx {
-    /// Most rows of a tile.
+    /// Maximum number of rows of a tile of C.
     pub const ROWS: usize = 2 * TILE_ROWS;
 
-    /// [`Microkernel::run`](crate::isa::Microkernel::run).
+    /// Computes a tile, as [`Microkernel::run`](crate::isa::Microkernel::run).
     ///
     /// # Safety
-    /// As there.
+    /// The preconditions of [`Microkernel::run`](crate::isa::Microkernel::run) hold with [`ROWS`](Self::ROWS) as MR.
     #[inline(always)]
     pub unsafe fn run<Operand: Lane, Sum: Lane>(self, k_group: KGroup, tile: Tile<Operand, Sum>) {
         let (plan, tall) = Plan::tile(tile);
-        // SAFETY: the caller of `run` guarantees its preconditions, which are those of this call. The plan
-        // needs what a tile does.
+        // SAFETY: `self` proves AMX. The bullets under `Tile` hold and k is a multiple of K_GROUPS (preconditions of
+        // `run`), so the rows of A, the panel and C that the plan names are valid.
         unsafe {
             match (k_group, tall) {
                 (KGroup::Bf16, true) => bf16_tall(&plan),
@@ -325,15 +339,15 @@ impl Amx {
         }
     }
 
-    /// [`Microkernel::gemv`](crate::isa::Microkernel::gemv) of pairs of bf16.
+    /// Multiplies one row of bf16 by several panels, as [`Microkernel::gemv`](crate::isa::Microkernel::gemv).
     ///
     /// # Safety
-    /// As there.
+    /// The preconditions of [`Microkernel::gemv`](crate::isa::Microkernel::gemv) hold.
     #[inline(always)]
     pub unsafe fn bf16_gemv(self, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
         for first in (0..STREAMS).step_by(2) {
-            // SAFETY: the caller of `bf16_gemv` guarantees its preconditions, which are those of this call.
-            // The plan needs what two of the panels do.
+            // SAFETY: `self` proves AMX. The bullets under `Tile` hold for one row and each panel, and k is a multiple
+            // of K_GROUPS (preconditions of `bf16_gemv`), so the row, the panels and C that the plan names are valid.
             unsafe { bf16_two(&Plan::row(tile, panel_stride, first)) }
         }
     }

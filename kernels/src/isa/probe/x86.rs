@@ -121,7 +121,7 @@ macro_rules! tiles {
         MultiplyAdds {
             name: $name,
             each_step: 4 * $each,
-            detect: || amx::detect($feature) == amx::Found::Granted,
+            detect: || amx::detect($feature) == amx::AmxSupport::Granted,
             run,
         }
     }};

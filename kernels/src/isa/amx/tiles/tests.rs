@@ -1,12 +1,13 @@
-//! The programs on a model of AMX in software (Intel SDM, volume 2), which is all that a CPU without AMX can
-//! test of them: which tiles they load, from where, and what they do with them. The instructions themselves
-//! are made of the same lists, and run by the tests of `Microkernel` where there is AMX.
+//! The lists of operations on a software model of AMX (Intel SDM, volume 2), on every CPU.
+//!
+//! They check which tiles a list loads, their addresses, and the products of tiles. On CPUs with AMX, the tests of
+//! `Microkernel` run the instructions, which are made of the same lists.
 
 use super::{A_ROW, Amx, B_ROW, KGroup, LANE, Plan, STREAMS, TILE_ROW_BYTES, TILE_ROWS};
 use crate::isa::avx512::Avx512;
 use crate::isa::{A_STRIDE, Isa, K_GROUPS, Prefetch, Tile};
 use crate::isa_tests::emulated::{add, fma, halves};
-use crate::isa_tests::microkernel::{Subject, check};
+use crate::isa_tests::microkernel::{TestedMicrokernel, check};
 use core::ops::Range;
 use std::collections::BTreeSet;
 
@@ -18,10 +19,10 @@ enum Op {
     Prefetch,
 }
 
-/// Where a tile stands in memory: `place!` as an address and a stride, in bytes.
+/// Memory operand of a tile: `place!` as an address and a stride, in bytes.
 type Place = fn(&Registers) -> (usize, usize);
 
-/// A list that the instructions are made of.
+/// A list of operations, from which `assembly` makes instructions.
 struct Program {
     sums: &'static [(usize, Place)],
     turn: &'static [Op],
@@ -82,29 +83,30 @@ const TALL: Program = tall!(list);
 const FLAT: Program = flat!(list);
 const TWO: Program = two!(list);
 
-/// The general registers.
+/// General registers of an assembly block.
 struct Registers {
     a: usize,
     b: [usize; 2],
     c: [usize; 2],
     c_stride: usize,
-    ahead: usize,
+    next: usize,
 }
 
-type Row = [u32; TILE_ROW_BYTES / LANE];
+/// Row of a tile register.
+type TileRow = [u32; TILE_ROW_BYTES / LANE];
 
-/// The tiles, and what they may touch in memory.
-struct Machine {
+/// Software model of AMX: tile registers, and the memory that operations may access.
+struct AmxModel {
     k_group: KGroup,
     rows: [usize; 8],
-    tiles: [[Row; TILE_ROWS]; 8],
+    tiles: [[TileRow; TILE_ROWS]; 8],
     readable: Vec<Range<usize>>,
     writable: Vec<Range<usize>>,
     prefetched: Vec<usize>,
 }
 
-impl Machine {
-    /// Carries out a plan as the `assembly` does.
+impl AmxModel {
+    /// Executes a list of operations as its assembly does.
     fn run(&mut self, program: &Program, plan: &Plan) {
         self.tiles = Default::default();
         for (tile, rows) in self.rows.iter_mut().enumerate() {
@@ -117,7 +119,7 @@ impl Machine {
             b: plan.b.map(<*const u8>::addr),
             c: plan.c.map(<*mut u8>::addr),
             c_stride: plan.c_stride,
-            ahead: plan.prefetch.addr(),
+            next: plan.prefetch.addr(),
         };
         if plan.accumulate != 0 {
             for &(tile, place) in program.sums {
@@ -129,7 +131,7 @@ impl Machine {
                 match op {
                     Op::Load(tile, place) => self.load(tile, place(&r)),
                     Op::Multiply(sum, a, b) => self.multiply(sum, a, b),
-                    Op::Prefetch => self.prefetch(plan, &mut r.ahead),
+                    Op::Prefetch => self.prefetch(plan, &mut r.next),
                 }
             }
             r.a += 64;
@@ -140,7 +142,7 @@ impl Machine {
         }
     }
 
-    /// `tileloadd`: rows that the configuration does not give a tile become zeros.
+    /// `tileloadd`: rows past the configured number become zeros.
     fn load(&mut self, tile: usize, (base, stride): (usize, usize)) {
         assert!(self.rows[tile] > 0, "tmm{tile} is not configured");
         self.tiles[tile] = Default::default();
@@ -148,9 +150,10 @@ impl Machine {
             let at = base + i * stride;
             let all = at..at + TILE_ROW_BYTES;
             let valid = self.readable.iter().any(|r| r.start <= all.start && all.end <= r.end);
-            assert!(valid, "row {i} of tmm{tile} is no operand's");
-            // SAFETY: it lies in memory that the caller of the program let it read.
-            *row = unsafe { core::ptr::with_exposed_provenance::<Row>(at).read_unaligned() };
+            assert!(valid, "row {i} of tmm{tile} is not in an operand");
+            // SAFETY: the row lies in memory that the test lets the list read (checked above); `model` exposed its
+            // provenance.
+            *row = unsafe { core::ptr::with_exposed_provenance::<TileRow>(at).read_unaligned() };
         }
     }
 
@@ -160,18 +163,19 @@ impl Machine {
             let at = base + i * stride;
             let all = at..at + TILE_ROW_BYTES;
             let valid = self.writable.iter().any(|r| r.start <= all.start && all.end <= r.end);
-            assert!(valid, "row {i} of tmm{tile} is not C's");
-            // SAFETY: it lies in memory that the caller of the program let it write.
-            unsafe { core::ptr::with_exposed_provenance_mut::<Row>(at).write_unaligned(*row) };
+            assert!(valid, "row {i} of tmm{tile} is not in C");
+            // SAFETY: the row lies in memory that the test lets the list write (checked above); `model` exposed its
+            // provenance.
+            unsafe { core::ptr::with_exposed_provenance_mut::<TileRow>(at).write_unaligned(*row) };
         }
     }
 
     /// `tdpbf16ps` or `tdpbusd`.
     fn multiply(&mut self, sum: usize, a: usize, b: usize) {
-        // It faults otherwise.
+        // The instruction faults otherwise.
         assert!(sum != a && sum != b && a != b);
         assert!(self.rows[sum] > 0 && self.rows[sum] == self.rows[a]);
-        assert_eq!(self.rows[b], TILE_ROW_BYTES / LANE, "rows of B are words of a row of A");
+        assert_eq!(self.rows[b], TILE_ROW_BYTES / LANE, "B has a row for each k-group of a row of A");
         for m in 0..self.rows[sum] {
             let mut chains = [[0f32; 2]; TILE_ROW_BYTES / LANE];
             for k in 0..self.rows[b] {
@@ -201,29 +205,29 @@ impl Machine {
     }
 
     /// The loop of `prefetcht1`.
-    fn prefetch(&mut self, plan: &Plan, ahead: &mut usize) {
-        let mut stream = *ahead;
+    fn prefetch(&mut self, plan: &Plan, next: &mut usize) {
+        let mut stream = *next;
         for _ in 0..plan.streams {
             self.prefetched.extend([stream, stream.wrapping_add(plan.step)]);
             stream = stream.wrapping_add(2 * plan.step);
             self.prefetched.extend([stream, stream.wrapping_add(plan.step)]);
             stream = stream.wrapping_add(plan.jump);
         }
-        *ahead = ahead.wrapping_add(4 * plan.step);
+        *next = next.wrapping_add(4 * plan.step);
     }
 }
 
-/// A machine that may use `t`, and `panels` panels of it.
-fn machine(k_group: KGroup, t: Tile, panels: usize, panel_stride: usize) -> Machine {
-    let range = |at: usize, words: usize| at..at + words * LANE;
+/// Returns a model whose operations may access the operands and C of `t`, for `panels` panels.
+fn model(k_group: KGroup, t: Tile, panels: usize, panel_stride: usize) -> AmxModel {
+    let range = |at: usize, lanes: usize| at..at + lanes * LANE;
     let nr = Avx512::NR;
     let a = (0..t.rows).map(|i| range(t.a.expose_provenance() + i * A_ROW, t.k));
     let b = (0..panels).map(|q| range(t.b.expose_provenance() + q * panel_stride * LANE, t.k * nr));
     let c = (0..t.rows.max(panels)).map(|i| range(t.c.expose_provenance() + i * t.c_stride * LANE, nr));
     let writable: Vec<_> = c.collect();
-    // C may be uninitialised where the sums do not start from it.
+    // Sums that start from zero must not read C.
     let from_c = if t.accumulate { writable.clone() } else { Vec::new() };
-    Machine {
+    AmxModel {
         k_group,
         rows: [0; 8],
         tiles: Default::default(),
@@ -233,23 +237,23 @@ fn machine(k_group: KGroup, t: Tile, panels: usize, panel_stride: usize) -> Mach
     }
 }
 
-fn tile(k_group: KGroup, t: Tile) -> Machine {
-    let mut machine = machine(k_group, t, 1, 0);
+fn tile(k_group: KGroup, t: Tile) -> AmxModel {
+    let mut model = model(k_group, t, 1, 0);
     let (plan, tall) = Plan::tile(t);
-    machine.run(if tall { &TALL } else { &FLAT }, &plan);
-    machine
+    model.run(if tall { &TALL } else { &FLAT }, &plan);
+    model
 }
 
 fn row(k_group: KGroup, t: Tile, panel_stride: usize) {
     for first in (0..STREAMS).step_by(2) {
-        machine(k_group, t, STREAMS, panel_stride).run(&TWO, &Plan::row(t, panel_stride, first));
+        model(k_group, t, STREAMS, panel_stride).run(&TWO, &Plan::row(t, panel_stride, first));
     }
 }
 
 #[test]
 fn programs_on_the_model() {
     for k_group in [KGroup::Bf16, KGroup::Int8] {
-        check(&Subject {
+        check(&TestedMicrokernel {
             backend: "model of amx",
             instruction: k_group.instruction(),
             signed: false,
