@@ -53,11 +53,11 @@ pub trait Microkernel<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// `tile.k` counts k-groups. It is a multiple of [`K_GROUPS`]; [`OuterProduct`] takes any k.
     unsafe fn run(self, isa: I, tile: Tile<Self::Operand, Self::Sum>);
 
-    /// Multiplies one row of A by [`STREAMS`](super::tile::STREAMS) panels, side by side.
+    /// Multiplies one row of A by four panels, side by side.
     ///
     /// # Safety
     /// The preconditions of [`run`](Self::run) hold with `rows == 1`, for each panel `b + q * panel_stride` and
-    /// its sums `c + q * c_stride`, q < `STREAMS`.
+    /// its sums `c + q * c_stride`, q < 4.
     unsafe fn gemv(self, isa: I, tile: Tile<Self::Operand, Self::Sum>, panel_stride: usize);
 }
 
