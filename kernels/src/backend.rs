@@ -9,7 +9,7 @@ use crate::isa::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{amx, avx2::Avx2, avx512::Avx512};
 
-/// An operation: a struct of named arguments with its definition and its fast form.
+/// An operation: a struct of named arguments, with its definition and its vectorised form.
 ///
 /// Run it with [`Backend::run`].
 pub trait Kernel: Sized {
@@ -60,7 +60,7 @@ macro_rules! compile_here {
 }
 pub(crate) use compile_here;
 
-/// Makes the enum of backends, their names and the dispatch from the rows of the table, best first.
+/// Defines the enum of backends, their names and the dispatch from the rows of the table, best first.
 macro_rules! backends {
     ($($(#[$attr:meta])* $name:literal $variant:ident($isa:ty) = $detect:expr),* $(,)?) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ macro_rules! backends {
                 }
             }
 
-            /// Instruction that multiplies pairs of bf16; `None` where bf16 is widened to f32.
+            /// Instruction of the bf16 microkernel; `None` if bf16 is widened to f32.
             pub fn bf16_instruction(self) -> Option<&'static str> {
                 match self.0 {
                     Token::Reference => None,
@@ -102,7 +102,7 @@ macro_rules! backends {
                 }
             }
 
-            /// Instruction that multiplies quads of int8; `None` where int8 is widened to i16.
+            /// Instruction of the int8 microkernel; `None` if int8 is widened to i16.
             pub fn int8_instruction(self) -> Option<&'static str> {
                 match self.0 {
                     Token::Reference => None,
@@ -110,7 +110,7 @@ macro_rules! backends {
                 }
             }
 
-            /// Picks the instruction set: the only `match` between a call and its loops.
+            /// Selects the instruction set: the only `match` between a call and its loops.
             #[inline(always)]
             pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
                 match self.0 {
@@ -166,13 +166,13 @@ impl Backend {
         kernel.run_on(self)
     }
 
-    /// The definitions of all kernels: slow, and the oracle of every test.
+    /// Definitions of all kernels: slow, and the oracle of every test.
     pub const REFERENCE: Self = Self(Token::Reference);
 
-    /// Vectors of the crate `wide`: runs on every CPU.
+    /// Backend on vectors of the crate `wide`, which runs on every CPU.
     pub const PORTABLE: Self = Self(Token::Portable(Portable));
 
-    /// All backends that this CPU can run, best first; detected once per process.
+    /// Returns the backends that this CPU can run, best first; detected once per process.
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Backend>> = OnceLock::new();
         FOUND.get_or_init(detect)
@@ -199,12 +199,12 @@ impl Backend {
         }
     }
 
-    /// The fastest available backend.
+    /// Returns the fastest available backend.
     pub fn best() -> Self {
         Self::available()[0]
     }
 
-    /// The backend `name`, if it is available.
+    /// Returns the backend `name`, if it is available.
     ///
     /// # Errors
     /// [`Error::Backend`] lists the available backends.
@@ -216,7 +216,7 @@ impl Backend {
         })
     }
 
-    /// The backend that the environment variable `TILEWRIGHT_ISA` names, or the best if it is not set.
+    /// Returns the backend that the environment variable `TILEWRIGHT_ISA` names, or the best if it is not set.
     ///
     /// # Errors
     /// [`Error::Backend`] if the variable names a backend that is not available.

@@ -1,6 +1,6 @@
-//! The kernels over an element type, compiled in this crate for each type.
+//! Kernels over an element type, compiled in this crate for each type.
 //!
-//! [`Kernel::run_on`](crate::Kernel::run_on) says why.
+//! [`Kernel::run_on`](crate::Kernel::run_on) explains the reason.
 
 use crate::backend::Backend;
 use crate::error::Error;

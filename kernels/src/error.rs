@@ -2,47 +2,47 @@
 
 use core::fmt;
 
-/// Why a view could not be made or a kernel not be run; nothing was written.
+/// Reason why a view was not made or a kernel did not run. Nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument's shape does not fit the others.
     Shape {
-        /// The argument, as `Kernel.field`.
+        /// Name of the argument, as `Kernel.field`.
         what: &'static str,
-        /// The shape that the other arguments ask for.
+        /// Shape that the other arguments require.
         expected: Vec<usize>,
-        /// The shape it has.
+        /// Shape of the argument.
         found: Vec<usize>,
     },
     /// A view reaches past the end of its slice.
     OutOfBounds {
-        /// The view's shape.
+        /// Shape of the view.
         shape: Vec<usize>,
-        /// The view's strides, in elements.
+        /// Strides of the view, in elements.
         strides: Vec<usize>,
         /// Elements in the slice.
         len: usize,
     },
     /// Two indices of a mutable view may name the same element.
     Overlap {
-        /// The view's shape.
+        /// Shape of the view.
         shape: Vec<usize>,
-        /// The view's strides, in elements.
+        /// Strides of the view, in elements.
         strides: Vec<usize>,
     },
-    /// An argument has a value that the kernel does not take.
+    /// An argument has a value that the kernel does not accept.
     Invalid {
-        /// The argument, as `Kernel.field`.
+        /// Name of the argument, as `Kernel.field`.
         what: &'static str,
         /// Expected and found value.
         why: String,
     },
     /// The named backend does not exist or cannot run here.
     Backend {
-        /// The name asked for.
+        /// Requested name.
         asked: String,
-        /// The names that can be had.
+        /// Names of the available backends.
         available: Vec<&'static str>,
     },
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// Refuses with [`Error::Shape`] unless `found == expected`.
+/// Returns [`Error::Shape`] unless `found == expected`.
 #[inline(always)]
 pub(crate) fn expect_shape(what: &'static str, found: &[usize], expected: &[usize]) -> Result<(), Error> {
     if found == expected {

@@ -1,13 +1,13 @@
-//! Loops over rows a register at a time: the one place where row kernels meet pointers.
+//! Loops over rows, one vector at a time: the only module of row kernels that uses pointers.
 //!
 //! ```text
 //! row      |<---- 4 vectors ---->|<---- 4 vectors ---->|<- V ->|<- V ->|<rest>|
 //! group       0    1    2    3      0    1    2    3       0       0      3
 //! ```
 //!
-//! A reduction keeps one accumulator per group, so that four chains of additions run side by side
-//! (latency 4 at up to two per cycle), and adds them up at the end in a fixed order. Which element
-//! enters which chain depends only on the row's length: not on threads, rows or alignment.
+//! A reduction keeps one accumulator per group: four chains of additions run side by side (latency 4 at up to two per
+//! cycle). It adds the accumulators at the end in a fixed order. The chain of an element depends on its index and the
+//! row's length only, not on threads, other rows or alignment.
 
 mod convert;
 
@@ -16,11 +16,11 @@ use crate::isa::{Isa, Vector};
 pub use crate::row_slices::RowSlices;
 pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
 
-/// Chains that a reduction keeps apart.
+/// Number of separate chains of a reduction.
 pub(crate) const GROUPS: usize = 4;
 
-/// Calls `visit(group, i, true)` for each vector at `i` of `n` floats, and `visit(group, i, false)`
-/// for the rest that does not fill one.
+/// Calls `visit(group, i, true)` for the start `i` of each whole vector of `n` floats, then `visit(group, i, false)` for
+/// the rest, if any.
 #[inline(always)]
 fn walk<I: Isa>(n: usize, mut visit: impl FnMut(usize, usize, bool)) {
     let lanes = I::V::LANES;
@@ -41,11 +41,11 @@ fn walk<I: Isa>(n: usize, mut visit: impl FnMut(usize, usize, bool)) {
     }
 }
 
-/// The values at `i` of all inputs: a vector of each if `whole`, else what there is, and `fill` in the
-/// other lanes. (A loop, for `array::map` is not always inlined.)
+/// Loads a vector at `i` from each input: `LANES` elements if `whole`, else the elements left, with `fill` in the other
+/// lanes.
 ///
 /// # Safety
-/// Every input has `LANES` elements from `i` on if `whole`.
+/// If `whole`, every input has `LANES` elements from `i` on.
 #[inline(always)]
 unsafe fn load<I: Isa, T: Element, const P: usize>(
     isa: I,
@@ -54,10 +54,11 @@ unsafe fn load<I: Isa, T: Element, const P: usize>(
     whole: bool,
     fill: f32,
 ) -> [I::V; P] {
+    // A loop, because `array::map` is not always inlined.
     let mut vectors = [I::V::splat(isa, fill); P];
     for (v, x) in vectors.iter_mut().zip(inputs) {
         *v = if whole {
-            // SAFETY: every input has `LANES` elements from `i` on if `whole` (precondition of `load`).
+            // SAFETY: if `whole`, every input has `LANES` elements from `i` on (precondition of `load`).
             unsafe { T::load(isa, x.as_ptr().add(i)) }
         } else {
             T::load_partial(isa, &x[i..], fill)
@@ -83,17 +84,17 @@ pub(crate) fn read<I: Isa, T: Element, const P: usize>(
         n,
         #[inline(always)]
         |group, i, whole| {
-            // SAFETY: `walk` says `whole` where i + LANES <= n, the length of every input.
+            // SAFETY: `walk` passes `whole` only if i + LANES <= n, the length of every input (checked above).
             f(group, unsafe { load(isa, &inputs, i, whole, fill) });
         },
     );
 }
 
-/// Inputs of [`map`] where it has none beside its rows.
+/// No inputs, for a [`map`] of rows alone.
 pub(crate) const NONE: [&[f32]; 0] = [];
 
-/// Writes `f(group, [rows[0][i..], ..], [inputs[0][i..], ..])` to the rows, for all vectors; lanes past
-/// the end are `fill` in what `f` sees, and are not written.
+/// Writes `f(group, [rows[0][i..], ..], [inputs[0][i..], ..])` to the rows, for all vectors. Lanes past the end are
+/// `fill` in the arguments of `f`, and are not written.
 ///
 /// # Panics
 /// If the rows and inputs differ in length.
@@ -149,14 +150,14 @@ pub(crate) fn map_with<
         n,
         #[inline(always)]
         |group, i, whole| {
-            // SAFETY: `walk` says `whole` where i + LANES <= n, the length of every input.
+            // SAFETY: `walk` passes `whole` only if i + LANES <= n, the length of every input (checked above).
             let inputs = unsafe { load(isa, &inputs, i, whole, fill) };
-            // SAFETY: as above.
+            // SAFETY: `walk` passes `whole` only if i + LANES <= n, the length of every one of `others` (checked above).
             let others = unsafe { load(isa, &others, i, whole, fill) };
             let mut vectors = [I::V::splat(isa, fill); R];
             for (v, &(src, _)) in vectors.iter_mut().zip(&pointers) {
-                // SAFETY: valid for n elements, i + LANES <= n if `whole`, i < n always; no reference
-                // lives beyond its expression.
+                // SAFETY: `src` is valid for reads of n elements (`Row::pointers`; the length was checked). `walk`
+                // guarantees i < n, and i + LANES <= n if `whole`. The slice does not outlive its expression.
                 *v = unsafe {
                     if whole {
                         T::load(isa, src.add(i))
@@ -166,7 +167,8 @@ pub(crate) fn map_with<
                 };
             }
             for (v, &(_, dst)) in f(group, vectors, inputs, others).into_iter().zip(&pointers) {
-                // SAFETY: as above.
+                // SAFETY: `dst` is valid for writes of n elements (`Row::pointers`; the length was checked). `walk`
+                // guarantees i < n, and i + LANES <= n if `whole`. The slice does not outlive its expression.
                 unsafe {
                     if whole {
                         T::store(isa, v, dst.add(i));
@@ -179,8 +181,10 @@ pub(crate) fn map_with<
     );
 }
 
-/// Writes `f(row[i..], [inputs[0][i..], ..])` to the row, for all vectors, where `f` is a function of each
-/// lane by itself, and arithmetic: two vectors of a type may come and go in an order that is cheaper.
+/// Writes `f(row[i..], [inputs[0][i..], ..])` to the row, for all vectors.
+///
+/// `f` must compute each lane by itself, and by arithmetic: two vectors of bf16 are loaded and stored in an order that is
+/// cheaper than that of memory ([`Element::load_pair`]).
 ///
 /// # Panics
 /// If the row and the inputs differ in length.
@@ -199,10 +203,10 @@ pub(crate) fn each<I: Isa, T: Element, const P: usize>(
     for i in (0..paired).step_by(pair) {
         let mut others = [[I::V::splat(isa, 0.0); P]; 2];
         for (p, x) in inputs.iter().enumerate() {
-            // SAFETY: i + 2 LANES <= n, the length of every input.
+            // SAFETY: i + 2 LANES <= paired <= n, the length of every input (checked above).
             [others[0][p], others[1][p]] = unsafe { T::load_pair(isa, x.as_ptr().add(i)) };
         }
-        // SAFETY: as above, and the row's pointers are valid for n elements.
+        // SAFETY: i + 2 LANES <= paired <= n, and `src` and `dst` are valid for n elements (`Row::pointers`).
         unsafe {
             let [a, b] = T::load_pair(isa, src.add(i));
             T::store_pair(isa, [f(a, others[0]), f(b, others[1])], dst.add(i));
@@ -222,19 +226,19 @@ pub(crate) fn each<I: Isa, T: Element, const P: usize>(
     );
 }
 
-/// The accumulators of a reduction, one for each group, all lanes `x`.
+/// Returns the accumulators of a reduction, one for each group, with `x` in all lanes.
 #[inline(always)]
 pub(crate) fn accumulators<I: Isa>(isa: I, x: f32) -> [I::V; GROUPS] {
     [I::V::splat(isa, x); GROUPS]
 }
 
-/// The sum over all groups and lanes, in a fixed order.
+/// Returns the sum over all groups and lanes, in a fixed order.
 #[inline(always)]
 pub(crate) fn total<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
     ((a + b) + (c + d)).sum()
 }
 
-/// The sum of `f` of each vector of `x`; lanes past the end are `fill`, of which `f` must be 0.
+/// Returns the sum of `f` over the elements of `x`. Lanes past the end are `fill`: `f(fill)` must be 0.
 #[inline(always)]
 pub(crate) fn sum<I: Isa, T: Element>(isa: I, x: &[T], fill: f32, f: impl Fn(I::V) -> I::V) -> f32 {
     let mut acc = accumulators(isa, 0.0);
@@ -248,13 +252,13 @@ pub(crate) fn sum<I: Isa, T: Element>(isa: I, x: &[T], fill: f32, f: impl Fn(I::
     total::<I>(acc)
 }
 
-/// The largest over all groups and lanes, in a fixed order.
+/// Returns the maximum over all groups and lanes, in a fixed order.
 #[inline(always)]
 pub(crate) fn largest<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
     a.max(b).max(c.max(d)).maximum()
 }
 
-/// The largest element of `x`, -inf if it is empty; elements that are NaN may or may not be skipped.
+/// Returns the largest element of `x`, or -inf if `x` is empty. NaN may or may not be skipped.
 #[inline(always)]
 pub(crate) fn maximum<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
     let mut acc = accumulators(isa, f32::NEG_INFINITY);

@@ -1,16 +1,16 @@
 //! Threads: the caller's rayon pool, or none.
 //!
-//! No result may depend on the order of tasks or on their number: each writes to a place of its own.
+//! Each task writes to memory of its own, so that no result depends on the order or the number of tasks.
 
 #[cfg(feature = "rayon")]
 mod awake;
 
 use crate::view::ViewMut;
 #[cfg(feature = "rayon")]
-use awake::Busy;
+use awake::BusyGuard;
 use core::ops::Range;
 
-/// Threads that a kernel may use: those of the pool it is called in.
+/// Returns the number of threads that a kernel may use: the threads of the caller's pool.
 #[inline]
 pub(crate) fn threads() -> usize {
     #[cfg(feature = "rayon")]
@@ -19,7 +19,7 @@ pub(crate) fn threads() -> usize {
     1
 }
 
-/// Part `i` of `0..n` cut into `parts` ranges whose lengths differ by at most one.
+/// Cuts `0..n` into `parts` ranges whose lengths differ by at most one; returns range `i`.
 #[inline(always)]
 pub(crate) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
     i * n / parts..(i + 1) * n / parts
@@ -32,8 +32,8 @@ pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
     if tasks > 1 && threads() > 1 {
         use rayon::prelude::*;
         awake::keep(threads());
-        let _busy = Busy::new();
-        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| Busy::with(|| f(task)));
+        let _busy = BusyGuard::new();
+        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| BusyGuard::with(|| f(task)));
         return;
     }
     (0..tasks).for_each(f);
@@ -49,7 +49,7 @@ pub(crate) fn for_each_block<const D: usize, T: Send>(
     split(0, view, grain.max(1), f);
 }
 
-/// Halves the blocks until one is left.
+/// Halves the range of blocks until one is left.
 fn split<const D: usize, T: Send>(
     start: usize,
     view: ViewMut<'_, D, T>,
@@ -68,15 +68,14 @@ fn split<const D: usize, T: Send>(
     join(|| split(start, low, grain, f), || split(start + mid, high, grain, f));
 }
 
-/// Calls both, at the same time if a thread of the pool is idle.
+/// Calls `a` and `b`, in parallel if a thread of the pool is idle.
 #[inline]
 pub(crate) fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
     #[cfg(feature = "rayon")]
     if threads() > 1 {
         awake::keep(threads());
-        let _busy = Busy::new();
-        // Wherever they run.
-        rayon::join(|| Busy::with(a), || Busy::with(b));
+        let _busy = BusyGuard::new();
+        rayon::join(|| BusyGuard::with(a), || BusyGuard::with(b));
         return;
     }
     a();

@@ -1,7 +1,7 @@
-//! Peaks of a core: multiply-adds and read bandwidths, the limits that measurements are shares of.
+//! Peaks of a core: rates of multiply-adds and read bandwidths, the limits of measurements.
 //!
-//! [`Peak`] multiplies and adds in registers, [`Read`] loads; both in assembly where the instruction
-//! set is known, so that no compiler has a part in them.
+//! [`Peak`] multiplies and adds in registers; [`Read`] loads. Both are assembly, so that no compiler changes them, except
+//! on the portable backend.
 //!
 //! | name | instruction | needs |
 //! |---|---|---|
@@ -18,9 +18,9 @@
 //! | `bf16 bfmmla`, `bf16 bfdot` | as named | BF16 |
 //! | `int8 i8mm` | `smmla` | I8MM |
 //! | `int8 dotprod` | `sdot` | DotProd |
-//! | `f32 portable` | what the compiler chooses | nothing |
+//! | `f32 portable` | chosen by the compiler | nothing |
 //!
-//! bf16 is summed in f32 and int8 in i32; f16 in f16, for the instruction does nothing else.
+//! Sums of bf16 are f32, of int8 i32, and of f16 f16, the only sum of its instruction.
 
 use crate::backend::{Backend, Kernel};
 use crate::isa::Isa;
@@ -28,10 +28,9 @@ use crate::isa::probe::{Detected, NAMES};
 use core::hint::black_box;
 use std::sync::OnceLock;
 
-/// Multiplies and adds in registers, in chains that do not wait for each other: the peak of a dtype on
-/// an instruction set.
+/// Peak rate of a data type on an instruction set: multiplies and adds in registers, in independent chains.
 ///
-/// A value of it exists only where the CPU, and its operating system, let a program execute them.
+/// A value exists only if the CPU and the operating system support the instructions.
 ///
 /// ```
 /// use tilewright_kernels::probe::Peak;
@@ -46,18 +45,19 @@ use std::sync::OnceLock;
 pub struct Peak(Detected);
 
 impl Peak {
-    /// The names of all probes of this architecture, available or not; within a dtype the one that is
-    /// likely to be fastest comes first.
+    /// Names of all probes of this architecture, available or not. Within a data type, the one that is likely to be
+    /// fastest comes first.
     pub const NAMES: &[&str] = NAMES;
 
-    /// All that this CPU can run, in the order of [`NAMES`](Self::NAMES); detected once, when Linux is
-    /// asked for the permission to use AMX, which this process then has.
+    /// Returns the probes that this CPU can run, in the order of [`NAMES`](Self::NAMES).
+    ///
+    /// They are detected once per process. Detection requests Linux's permission to use AMX for this process.
     pub fn available() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Peak>> = OnceLock::new();
         FOUND.get_or_init(|| Detected::all().map(Peak).collect())
     }
 
-    /// The available probe of this name.
+    /// Returns the available probe of this name.
     ///
     /// ```
     /// use tilewright_kernels::probe::Peak;
@@ -68,25 +68,25 @@ impl Peak {
         Self::available().iter().copied().find(|probe| probe.name() == name)
     }
 
-    /// `"f32 avx512"`: the dtype and the instruction set, as above.
+    /// Data type and instruction set, such as `"f32 avx512"`.
     pub fn name(self) -> &'static str {
         self.0.name()
     }
 
-    /// `"f32"`, `"f16"`, `"bf16"` or `"int8"`.
+    /// Data type: `"f32"`, `"f16"`, `"bf16"` or `"int8"`.
     pub fn dtype(self) -> &'static str {
         self.name().split_once(' ').map_or(self.name(), |(dtype, _)| dtype)
     }
 
-    /// Takes `steps` steps of every chain, and returns the number of operations done, two to a
-    /// multiply-add. A step is 6 to 24 cycles, of AMX 64.
+    /// Runs `steps` steps of every chain; returns the number of operations, two for each multiply-add. A step takes 6 to
+    /// 24 cycles, with AMX 64.
     pub fn run(self, steps: usize) -> u64 {
         self.0.run(steps)
     }
 }
 
-/// The f32 peak of the instruction set that a backend computes f32 with: AVX-512's for `amx`, which has no
-/// other, and that of the portable backend for the reference too, which is compiled for the same.
+/// Peak of f32 on the instruction set with which a backend computes f32: AVX-512 for `amx`, and the portable backend's
+/// for the reference, which is compiled for the same CPUs.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, probe::Peak};
@@ -103,12 +103,11 @@ impl From<Backend> for Peak {
     }
 }
 
-/// Reads a slice from end to end, `passes` times: the bandwidth of the cache or memory it fits in.
+/// Reads a slice from end to end, `passes` times: measures the bandwidth of the cache or memory that holds it.
 ///
-/// Its output is the number of bytes read. Where that is in assembly, by the widest loads of the
-/// backend, these are whole KiB that begin at a cache line; what the slice has before and behind them
-/// is neither read nor counted. They are read in four streams at once, from a quarter of the slice
-/// each.
+/// The output is the number of bytes read. Backends with an assembly loop read by their widest loads, in four streams at
+/// once, one from each quarter of the slice. They read whole KiB from the first cache line on; the rest of the slice is
+/// neither read nor counted.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, probe::Read};
@@ -119,7 +118,7 @@ impl From<Backend> for Peak {
 pub struct Read<'a> {
     /// Data to read.
     pub data: &'a [f32],
-    /// How many times.
+    /// Number of times to read it.
     pub passes: usize,
 }
 
@@ -149,7 +148,7 @@ mod tests {
     fn peaks_count_their_operations() {
         let has = |name: &str| Peak::named(name).is_some();
         for name in Peak::NAMES.iter().filter(|name| !has(name)) {
-            // Not `eprintln`, which the test harness keeps to itself while tests pass.
+            // Not `eprintln`: the test harness hides its output while tests pass.
             let _ = writeln!(std::io::stderr(), "SKIPPED peak {name}: not on this CPU");
         }
         let required = std::env::var("TILEWRIGHT_REQUIRE_PEAKS").unwrap_or_default();
@@ -194,7 +193,7 @@ mod tests {
             for (start, len) in [(0, 0), (1, 1), (3, 255), (0, 272), (0, 5000), (5, 1040), (9, 4991)] {
                 let data = &data[start..start + len];
                 let bytes = backend.run(Read { data, passes: 1 });
-                // All of it, or all but the rest of a line at the front and of a KiB at the end.
+                // At most the rest of a cache line at the front and of a KiB at the end is left out.
                 let most = size_of_val(data) as u64;
                 assert!(bytes <= most && bytes + 1024 + 60 > most, "{backend:?} {start} {len}: {bytes}");
                 assert_eq!(backend.run(Read { data, passes: 3 }), 3 * bytes);

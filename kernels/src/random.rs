@@ -1,17 +1,16 @@
-//! Random numbers that are the same on every machine and for ever: for weights before training,
-//! and for the arguments of checks.
+//! Random numbers that are the same on every machine and in every version: initial weights, and arguments of tests.
 
 /// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of this seed.
+    /// Starts the sequence of `seed`.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,19 +18,19 @@ impl Random {
         x ^ (x >> 31)
     }
 
-    /// Uniform in [-1, 1).
+    /// Returns a number uniform in [-1, 1).
     pub fn unit(&mut self) -> f32 {
-        // 24 bits: all that a float of this range tells apart.
+        // 24 bits: multiples of 2^-23 in [-1, 1), all of which f32 represents.
         (self.bits() >> 40) as f32 * 2f32.powi(-23) - 1.0
     }
 
-    /// One of `0..n`, which is not empty; the bias of at most n / 2^64 does not matter here.
+    /// Returns a number of `0..n`, for n > 0; the bias is at most n / 2^64.
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
-    /// Nearly normal, mean 0, deviation 1: the sum of four uniform numbers, which no platform's
-    /// logarithm or cosine can change.
+    /// Returns a nearly normal number of mean 0 and deviation 1: a sum of four uniform numbers. It needs no logarithm or
+    /// cosine, whose results depend on the platform.
     pub fn normal(&mut self) -> f32 {
         let bits = self.bits();
         let sum: f32 = (0..4).map(|i| ((bits >> (16 * i)) & 0xffff) as f32).sum();

@@ -4,13 +4,14 @@ use crate::isa::LINE;
 use std::cell::RefCell;
 
 thread_local! {
-    /// Buffers not in use by this thread; kernels nest at most a few deep.
+    /// Buffers of this thread that are not in use: one for each level at which kernels nest.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `len` floats of unspecified content, aligned to a cache line: full vectors never straddle lines.
+/// Calls `f` with `len` floats of unspecified content. They are aligned to a cache line, so that a full vector never
+/// straddles two lines.
 ///
-/// The memory grows to the largest `len` asked for on this thread and stays until the thread ends.
+/// The memory grows to the largest `len` requested on this thread. It is freed when the thread ends.
 pub(crate) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
     let padded = len + LINE / size_of::<f32>();

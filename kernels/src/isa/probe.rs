@@ -2,18 +2,22 @@
 //! that no compiler changes the measured instructions.
 //!
 //! ```text
-//! chain 0   acc += a b      acc += a b      ..      each waits for the one above it in its own
-//! chain 1     acc += a b      acc += a b    ..      chain alone: `chains` at a time hide the latency
-//! ..                                                of all but the first
+//! chain 0   acc += a b      acc += a b      ..      a multiply-add waits only for the previous one of
+//! chain 1     acc += a b      acc += a b    ..      its chain; parallel chains hide the latency
+//! ..
 //! ```
 //!
-//! Latency times ports is how many chains it takes: 4 to 5 cycles x 2 ports for the multiply-adds of
-//! x86, of which 12 fit the 16 registers of AVX2 and 24 the 32 of AVX-512; up to 5 cycles x 4 ports on
-//! aarch64, of which 24 fit; 52 cycles of latency over 16 of work for the tiles of AMX, of which 4 fit
-//! with two of A and two of B.
+//! A unit is busy if the chains number at least latency x instructions per cycle:
 //!
-//! Every a and b is 1/2 (integers: 1), and all sums start there. They grow by 1/4 until that is less
-//! than half of their last place, and stay: no infinity, no denormal. Integers wrap.
+//! ```text
+//!                  needed               chains
+//! AVX2, AVX-512    4 to 5 x 2 = 10      12 in 16 registers, 24 in 32
+//! AArch64          up to 5 x 4 = 20     24 in 32 registers
+//! AMX              52 / 16 = 4          4, with 2 tiles of A and 2 of B
+//! ```
+//!
+//! Every a and b is 1/2 (integers: 1), and so is every initial sum. Float sums grow by 1/4 until 1/4 is less than half
+//! of their last place, then stay: no infinity, no denormal. Integers wrap.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -36,25 +40,25 @@ use super::LINE;
 use super::{Isa, Vector, portable::Portable};
 use core::hint::black_box;
 
-/// A loop of multiply-adds: a row of the table.
+/// A loop of multiply-adds: one row of the table of loops.
 #[derive(Debug)]
 pub(crate) struct MultiplyAdds {
-    /// `f32 avx512`: the dtype, and what std calls the feature (or the instruction, where it has two).
+    /// Data type and feature, as std names it: `f32 avx512`. A feature with two instructions gives the instruction's name.
     pub name: &'static str,
-    /// Multiply-adds of one step, which is one instruction of every chain.
+    /// Multiply-adds of one step, which is one instruction of each chain.
     each_step: u64,
     /// True if this CPU and its operating system can run the loop.
     detect: fn() -> bool,
-    /// Runs a number of steps. Call it only where `detect` returns true.
+    /// Runs a number of steps. It may be called only where `detect` returns true.
     run: unsafe fn(usize),
 }
 
-/// A row whose instructions have been detected: the proof that it may be run.
+/// Proof that this CPU can run a loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Detected(&'static MultiplyAdds);
 
 impl Detected {
-    /// All rows that this CPU can run.
+    /// All loops that this CPU can run.
     pub fn all() -> impl Iterator<Item = Self> {
         BY_HAND.iter().chain(PORTABLE).filter(|row| (row.detect)()).map(Self)
     }
@@ -72,7 +76,7 @@ impl Detected {
     }
 }
 
-/// The names of all rows, those that this CPU can run or not.
+/// Names of all loops of this architecture, whether this CPU can run them or not.
 pub(crate) const NAMES: &[&str] = &{
     let mut names = [""; BY_HAND.len() + PORTABLE.len()];
     let mut i = 0;
@@ -83,7 +87,7 @@ pub(crate) const NAMES: &[&str] = &{
     names
 };
 
-/// Chains of the portable loop, which with a and b leave two of SSE2's 16 registers.
+/// Number of chains of the portable loop: with a and b they leave two of SSE2's 16 registers.
 const PORTABLE_CHAINS: usize = 12;
 
 /// Multiply-adds of the portable backend, as the compiler vectorises them.
@@ -93,7 +97,7 @@ const PORTABLE: &[MultiplyAdds] = &[MultiplyAdds {
     detect: || true,
     run: |steps| {
         let splat = |x| <Portable as Isa>::V::splat(Portable, x);
-        // Unknown to the compiler.
+        // The compiler must not know the values.
         let (a, b, mut sums) = black_box((splat(0.5), splat(0.5), [splat(0.5); PORTABLE_CHAINS]));
         for _ in 0..steps {
             for sum in &mut sums {
@@ -104,28 +108,30 @@ const PORTABLE: &[MultiplyAdds] = &[MultiplyAdds {
     },
 }];
 
-/// Streams that a slice is read in: as a processor's prefetchers do not cross pages, more run ahead
-/// where there are more pages to be in. From the memory of a Zen 4 it is 22 to 24 GB/s rather than 15 to
-/// 19 in one stream, and no more in eight; caches do not care. Prefetch instructions made every level
-/// slower (memory 15 to 18), for they take slots of loads.
+/// Number of streams that a slice is read in. Hardware prefetchers do not cross pages, so streams in several pages
+/// keep more of them at work.
+///
+/// From memory, a Zen 4 core reads 22 to 24 GB/s in four streams, 15 to 19 GB/s in one, and no more in eight. From
+/// caches, streams make no difference. Prefetch instructions slowed every level (memory: 15 to 18 GB/s), because they
+/// take slots of loads.
 const STREAMS: usize = 4;
 
-/// Lines of each stream that one turn of a loop reads.
+/// Cache lines of each stream that one turn of a loop reads.
 const LINES: usize = 2;
 
-/// Four consecutive parts of a slice, all of them read at once by the loops below.
+/// Four consecutive parts of a slice, which a loop reads side by side.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streams {
-    /// Where the first begins: at a cache line, for loads that straddle two take twice as long.
+    /// Start of the first stream. It is aligned to a cache line: a load that straddles two lines takes twice as long.
     first: *const f32,
     /// Bytes from stream to stream, a multiple of the bytes of a turn.
     stride: usize,
-    /// Turns that read them all.
+    /// Number of turns that read all streams.
     turns: usize,
 }
 
 impl Streams {
-    /// Whole turns of `data`, from its first cache line on.
+    /// Cuts the whole turns of `data` into streams, from its first cache line on.
     fn of(data: &[f32]) -> Self {
         let skip = data.as_ptr().align_offset(LINE).min(data.len());
         let data = &data[skip..];
@@ -141,8 +147,8 @@ impl Streams {
 /// Reads the whole turns of `data`, `passes` times, by `read`; returns the bytes read.
 ///
 /// # Safety
-/// `read` may be called: it reads `turns` turns of [`Streams`], if there are any, and needs nothing
-/// else but instructions that this CPU has.
+/// - This CPU supports the instructions of `read`.
+/// - `read` has no other precondition than that its [`Streams`] are valid for reads and have at least one turn.
 #[inline(always)]
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 pub(super) unsafe fn read_by(read: unsafe fn(Streams), data: &[f32], passes: usize) -> u64 {
@@ -151,20 +157,21 @@ pub(super) unsafe fn read_by(read: unsafe fn(Streams), data: &[f32], passes: usi
         return 0;
     }
     for _ in 0..passes {
-        // SAFETY: the streams lie in `data`; `read` may be called (precondition of this function).
+        // SAFETY: the streams lie in `data` and have at least one turn (checked above). This CPU supports the
+        // instructions of `read`, which has no other precondition (preconditions of `read_by`).
         unsafe { read(streams) };
     }
     passes as u64 * streams.bytes()
 }
 
-/// Reads all of `data`, `passes` times, by the vectors of any instruction set. It sums the values: the compiler
-/// would remove a load without a use.
+/// Reads all of `data`, `passes` times, by the vectors of any instruction set; returns the bytes read. It sums the
+/// values, because the compiler would remove unused loads.
 #[inline(always)]
 pub(super) fn read_sums<I: Isa>(isa: I, data: &[f32], passes: usize) -> u64 {
     isa.run(
         #[inline(always)]
         || {
-            // Eight of them: two loads a cycle into additions of four cycles.
+            // Eight chains: two loads a cycle, each added with a latency of four cycles.
             let mut sums = [I::V::splat(isa, 0.0); 8];
             for _ in 0..passes {
                 for block in black_box(data).chunks(8 * I::V::LANES) {

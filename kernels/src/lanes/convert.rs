@@ -1,10 +1,10 @@
-//! Rows of other types than f32 become f32, and back.
+//! Conversion of rows between their element type and f32.
 
 use super::{RowSlices, map};
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 
-/// The values of `x`, exactly.
+/// Converts `x` to f32, exactly.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -23,7 +23,7 @@ pub(crate) fn widen<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32]) {
     }
 }
 
-/// The nearest to each of `wide`.
+/// Rounds `wide` to the nearest elements of `out`.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -39,7 +39,7 @@ pub(crate) fn narrow<I: Isa, T: Element>(isa: I, wide: &[f32], out: &mut [T]) {
     );
 }
 
-/// The values of `x`, exactly, in the order of [`Element::load_pair`] as far as there are pairs.
+/// Converts `x` to f32, exactly. Whole pairs of vectors have the order of [`Element::load_pair`].
 ///
 /// # Panics
 /// If the lengths differ.
@@ -49,7 +49,7 @@ pub(crate) fn widen_pairs<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32])
     let (lanes, pair) = (I::V::LANES, 2 * I::V::LANES);
     let paired = x.len() - x.len() % pair;
     for i in (0..paired).step_by(pair) {
-        // SAFETY: i + 2 LANES is at most the length of both.
+        // SAFETY: i + 2 LANES <= paired, at most the length of `x` and of `wide` (checked above).
         unsafe {
             let [a, b] = T::load_pair(isa, x.as_ptr().add(i));
             a.store_ptr(wide.as_mut_ptr().add(i));
@@ -59,8 +59,8 @@ pub(crate) fn widen_pairs<I: Isa, T: Element>(isa: I, x: &[T], wide: &mut [f32])
     widen(isa, &x[paired..], &mut wide[paired..]);
 }
 
-/// The nearest to `f` of each of `wide`, which has the order of [`widen_pairs`]. NaN must be from arithmetic
-/// on elements.
+/// Rounds `f(wide)` to the nearest elements of `out`. `wide` has the order of [`widen_pairs`]. NaN must result from
+/// arithmetic on elements.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -75,7 +75,7 @@ pub(crate) fn narrow_pairs<I: Isa, T: Element>(
     let (lanes, pair) = (I::V::LANES, 2 * I::V::LANES);
     let paired = wide.len() - wide.len() % pair;
     for i in (0..paired).step_by(pair) {
-        // SAFETY: i + 2 LANES is at most the length of both.
+        // SAFETY: i + 2 LANES <= paired, at most the length of `wide` and of `out` (checked above).
         unsafe {
             let at = wide.as_ptr().add(i);
             let (a, b) = (I::V::load_ptr(isa, at), I::V::load_ptr(isa, at.add(lanes)));
@@ -92,11 +92,13 @@ pub(crate) fn narrow_pairs<I: Isa, T: Element>(
     );
 }
 
-/// Makes `out` what `f` makes of a row of f32 of the same length and unspecified values: the row itself,
-/// or, of other types, `memory`, of which each number is then rounded.
+/// Fills `out` by `f`, which writes a row of f32 of its length.
+///
+/// `f` gets `out` itself if its type is f32. Otherwise `f` gets `memory`, which is then rounded to `out`. The initial
+/// values of the row are unspecified.
 ///
 /// # Panics
-/// If `memory` is shorter than the row, and not f32.
+/// If the type of `out` is not f32 and `memory` is shorter than `out`.
 #[inline(always)]
 pub(crate) fn write_f32<I: Isa, T: Element>(
     isa: I,
@@ -105,7 +107,7 @@ pub(crate) fn write_f32<I: Isa, T: Element>(
     f: impl FnOnce(&mut [f32]),
 ) {
     let n = out.len();
-    // One call of `f`, for it is inlined.
+    // One call of `f`, because `f` is inlined.
     let wide = match T::f32s_mut(out) {
         Some(out) => out,
         None => &mut memory[..n],

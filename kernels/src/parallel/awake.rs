@@ -1,10 +1,9 @@
 //! Keeps the threads of a pool awake between kernels that follow each other closely.
 //!
-//! A model that continues a text runs hundreds of products a token, each for some ten microseconds. Threads
-//! of rayon fall asleep in between, and waking one takes longer than such a product does. So a call that
-//! uses threads asks the others to look for work, on and on, for [`AWAKE`] after it: two threads decode up
-//! to half as fast again. Whatever work the pool has meanwhile, ours or not, they do. To ask, which happens
-//! about once in [`STRETCH`], is what kernels on several threads allocate for.
+//! A decoder runs hundreds of products a token, each for some ten microseconds. Threads of rayon fall asleep between
+//! them, and waking a thread takes longer than a product. So a call on several threads asks the other threads to poll for
+//! work until [`AWAKE`] after the call: two threads decode up to 1.5 times as fast. A polling thread runs any work of the
+//! pool. Kernels on several threads allocate only for this request, about once in [`STRETCH`].
 
 use core::cell::{Cell, RefCell};
 use core::hint::spin_loop;
@@ -12,45 +11,45 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// How long threads look for work after a call: a few times what models do between two products that are
-/// shared out.
+/// Time that threads poll for work after a call: a few times the time that models take between two parallel products.
 const AWAKE: Duration = Duration::from_micros(100);
 
-/// How long at a stretch, however many calls follow: below a look there may be work of the thread's own, such
-/// as what comes after a wait that is over.
+/// Maximum time of one polling loop, however many calls follow. The loop may run on the stack
+/// above the thread's own work, such as a `join` whose wait is over: it must not delay that work for longer.
 const STRETCH: Duration = Duration::from_millis(1);
 
-/// Pauses between two looks, for those who look at the same queues.
+/// Spin-loop hints between two polls: they leave the queues to the threads that poll them too.
 const PAUSES: usize = 8;
 
-/// State that a calling thread shares with the threads that it keeps awake.
+/// State that a calling thread shares with the threads it keeps awake.
 #[derive(Default)]
 struct Watch {
-    /// When they may sleep, in nanoseconds of [`now`].
+    /// Time until which the threads poll, in nanoseconds of [`now`].
     until: AtomicU64,
-    /// How many are awake for it.
+    /// Number of threads that poll for the calling thread.
     awake: AtomicUsize,
 }
 
 thread_local! {
-    /// This thread's, and when the last that it asked may sleep if it asks no more.
+    /// This thread's state, and the time until which the last request lets threads poll if no call follows.
     static MINE: RefCell<(Arc<Watch>, u64)> = RefCell::default();
-    /// True if this thread calls, computes, or is awake for another.
+    /// True if this thread calls, computes, or polls for another thread.
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Nanoseconds since some instant.
+/// Nanoseconds since the first call.
 fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_nanos() as u64
 }
 
-/// While there is one, its thread is busy.
-pub(super) struct Busy {
+/// Marks its thread as busy while it lives.
+pub(super) struct BusyGuard {
+    /// State to restore.
     before: bool,
 }
 
-impl Busy {
+impl BusyGuard {
     pub fn new() -> Self {
         Self { before: BUSY.replace(true) }
     }
@@ -62,14 +61,14 @@ impl Busy {
     }
 }
 
-impl Drop for Busy {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         BUSY.set(self.before);
     }
 }
 
-/// Keeps the other threads of the pool awake for a while, unless this one is busy: then it is a part of
-/// some call, whose threads are awake.
+/// Keeps the other threads of the pool awake for [`AWAKE`]. A busy thread does nothing: it is part of a call that keeps
+/// its threads awake.
 pub(super) fn keep(threads: usize) {
     if BUSY.get() {
         return;
@@ -85,24 +84,24 @@ pub(super) fn keep(threads: usize) {
         let watch = Arc::clone(watch);
         rayon::spawn_broadcast(move |_| {
             if !BUSY.get() {
-                Busy::with(|| watch.look());
+                BusyGuard::with(|| watch.poll());
             }
         });
     });
 }
 
 impl Watch {
-    /// Does what there is to do until it may sleep.
-    fn look(&self) {
+    /// Runs work of the pool until the thread may sleep.
+    fn poll(&self) {
         let end = now() + STRETCH.as_nanos() as u64;
-        let looks = || now() < end.min(self.until.load(SeqCst));
-        while looks() {
+        let continues = || now() < end.min(self.until.load(SeqCst));
+        while continues() {
             self.awake.fetch_add(1, SeqCst);
-            while looks() {
+            while continues() {
                 rayon::yield_now();
                 (0..PAUSES).for_each(|_| spin_loop());
             }
-            // Its caller may count on this thread until here: so it looks once more.
+            // The caller may have counted on this thread until now: check `until` once more.
             self.awake.fetch_sub(1, SeqCst);
         }
     }
@@ -115,7 +114,7 @@ mod tests {
     use std::sync::atomic::Ordering::SeqCst;
     use std::time::{Duration, Instant};
 
-    /// The other thread of a pool wakes up, and sleeps again once nobody asks any more.
+    /// The other thread of a pool wakes up on request, and sleeps again after the last request.
     #[test]
     fn others_stay_awake_for_a_while() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");

@@ -11,9 +11,10 @@ use crate::isa::LINE;
 use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 
-/// A row of chains in vector registers: `instruction acc, a, b` for each accumulator of the list, with
-/// a and b in registers 30 and 31, and the arrangements `to` of acc and `from` of a and b. `each` is
-/// the multiply-adds of one instruction.
+/// Makes a loop of chains in vector registers: `instruction acc, a, b` for each accumulator of the list.
+///
+/// Registers 30 and 31 hold a and b. `to` is the arrangement of acc, `from` that of a and b. `each` is the number of
+/// multiply-adds of one instruction.
 macro_rules! chains {
     (
         $name:literal, [$($feature:tt)+], $value:literal, each $each:literal,
@@ -24,7 +25,7 @@ macro_rules! chains {
             if steps == 0 {
                 return;
             }
-            // SAFETY: it touches nothing but registers that it declares; the features are enabled.
+            // SAFETY: the block accesses registers only, and declares them. The features are enabled.
             unsafe {
                 asm!(
                     $(concat!("dup v", $acc, ".4s, {value:w}"),)+
@@ -58,7 +59,7 @@ macro_rules! neon {
     };
 }
 
-/// All loops of aarch64; the values are 1/2 in each dtype, in int8 1.
+/// All loops of AArch64. The values are 1/2 in each data type, 1 in int8.
 pub(super) const LOOPS: &[MultiplyAdds] = &[
     neon!("f32 neon", ["neon"], 0x3f00_0000u32, each 4, "fmla" ".4s" ".4s"),
     neon!("f16 fp16", ["neon" "fp16"], 0x3800_3800u32, each 8, "fmla" ".8h" ".8h"),
@@ -68,13 +69,13 @@ pub(super) const LOOPS: &[MultiplyAdds] = &[
     neon!("int8 dotprod", ["neon" "dotprod"], 0x0101_0101u32, each 16, "sdot" ".4s" ".16b"),
 ];
 
-/// Reads every turn of `streams`: half a line by each `ldp`.
+/// Reads every turn of `streams`, half a cache line by each `ldp`.
 ///
 /// # Safety
-/// There is at least one turn, and all are valid for reads.
+/// `streams` has at least one turn, and all turns are valid for reads.
 pub(in crate::isa) unsafe fn read_q(streams: Streams) {
     let stream = |i: usize| streams.first.wrapping_byte_add(i * streams.stride);
-    // SAFETY: There is at least one turn, and all are valid for reads (precondition of `read_q`).
+    // SAFETY: `streams` has at least one turn, and all turns are valid for reads (precondition of `read_q`).
     unsafe {
         asm!(
             ".p2align 5",
@@ -115,5 +116,5 @@ pub(in crate::isa) unsafe fn read_q(streams: Streams) {
     }
 }
 
-// Constants that the addresses above are written for.
+// The addresses of `read_q` assume these values.
 const _: () = assert!(STREAMS == 4 && LINES * LINE == 128);

@@ -15,14 +15,15 @@ use crate::isa::LINE;
 use crate::isa::amx::{self, TILE_ROW_BYTES, TileConfig};
 use core::arch::asm;
 
-/// Four bytes of each dtype's 1/2, of int8's 1.
+// Four bytes that repeat 1/2 in each data type, 1 in int8.
 const F32_HALF: u32 = 0x3f00_0000;
 const F16_HALF: u32 = 0x3800_3800;
 const BF16_HALF: u32 = 0x3f00_3f00;
 const INT8_ONE: u32 = 0x0101_0101;
 
-/// A row of chains in vector registers: `instruction acc, a, b` for each accumulator of the list, with
-/// a and b in registers 14 and 15. `each` is the multiply-adds of one instruction.
+/// Makes a loop of chains in vector registers: `instruction acc, a, b` for each accumulator of the list.
+///
+/// Registers 14 and 15 hold a and b. `each` is the number of multiply-adds of one instruction.
 macro_rules! chains {
     (
         $name:literal, [$($feature:tt)+], $value:expr, each $each:literal,
@@ -33,7 +34,7 @@ macro_rules! chains {
             if steps == 0 {
                 return;
             }
-            // SAFETY: it touches nothing but registers that it declares; the features are enabled.
+            // SAFETY: the block accesses registers only, and declares them. The features are enabled.
             unsafe {
                 asm!(
                     "vmovd xmm15, {value:e}",
@@ -64,31 +65,31 @@ macro_rules! chains {
     }};
 }
 
-/// [`chains`] in the registers that every AVX instruction reaches.
+/// [`chains`] in the 16 registers of AVX2.
 macro_rules! ymm {
     ($($row:tt)+) => { chains!($($row)+ "ymm" [0 1 2 3 4 5 6 7 8 9 10 11]) };
 }
 
-/// [`chains`] in AVX-512 registers.
+/// [`chains`] in the 32 registers of AVX-512.
 macro_rules! zmm {
     ($($row:tt)+) => {
         chains!($($row)+ "zmm" [0 1 2 3 4 5 6 7 8 9 10 11 16 17 18 19 20 21 22 23 24 25 26 27])
     };
 }
 
-/// A row of four sums of products of AMX tiles.
+/// Makes a loop of four chains in AMX tiles.
 macro_rules! tiles {
     ($name:literal, $feature:expr, $value:expr, each $each:expr, $instruction:literal) => {{
         /// # Safety
-        /// [`amx::detect`] has found the feature.
+        /// [`amx::detect`] returned `Granted` for the feature.
         unsafe fn run(steps: usize) {
             if steps == 0 {
                 return;
             }
             let row = [$value; TILE_ROW_BYTES / size_of::<u32>()];
-            // SAFETY: `detect` found AMX and the permission of this process. The block reads the configuration
-            // and, with a stride of 0, one row repeatedly. It releases the tiles, and no code outside of such a
-            // block uses tiles.
+            // SAFETY: this process may use AMX and the feature (precondition of `run`). The block reads `CONFIG` and,
+            // with a stride of 0, `row` repeatedly. It releases the tiles, and no code outside of such a block uses
+            // tiles.
             unsafe {
                 asm!(
                     "ldtilecfg [{config}]",
@@ -127,7 +128,7 @@ macro_rules! tiles {
     }};
 }
 
-/// Eight tiles of full size.
+/// Configuration of eight tiles of full size.
 static CONFIG: TileConfig = TileConfig::of([amx::TILE_ROWS as u8; 8]);
 
 /// All loops of x86-64.
@@ -139,22 +140,23 @@ pub(super) const LOOPS: &[MultiplyAdds] = &[
     zmm!("bf16 avx512bf16", ["avx512f" "avx512bf16"], BF16_HALF, each 32, "vdpbf16ps"),
     tiles!("int8 amx", amx::INT8, INT8_ONE, each 16 * 16 * 64, "tdpbssd"),
     zmm!("int8 avx512vnni", ["avx512f" "avx512vnni"], INT8_ONE, each 64, "vpdpbusd"),
-    // Without the prefix an assembler is free to choose the encoding of AVX-512.
+    // Without the prefix, an assembler may choose the encoding of AVX-512.
     ymm!("int8 avxvnni", ["avx2" "avxvnni"], INT8_ONE, each 32, "{{vex}} vpdpbusd"),
 ];
 
-/// Reads every turn of `streams` through registers of AVX: half a line each, eight of them in turn.
+/// Reads every turn of `streams`, half a cache line by each AVX load.
 ///
 /// # Safety
-/// There is at least one turn, and all are valid for reads; AVX may be used.
+/// - `streams` has at least one turn, and all turns are valid for reads.
+/// - AVX may be used.
 pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
-    /// Loads the halves of the line at the given place.
+    /// Loads both halves of the cache line at the address `$place`.
     macro_rules! line {
         ($low:literal $high:literal $place:literal) => {
             concat!("vmovaps ymm", $low, ", [", $place, "]\nvmovaps ymm", $high, ", [", $place, " + 32]")
         };
     }
-    // SAFETY: There is at least one turn, and all are valid for reads; AVX may be used (precondition of
+    // SAFETY: `streams` has at least one turn, all turns are valid for reads, and AVX may be used (preconditions of
     // `read_ymm`).
     unsafe {
         asm!(
@@ -179,7 +181,7 @@ pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
             turns = inout(reg) streams.turns => _,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
             out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
-            // `vzeroupper` clears these too.
+            // `vzeroupper` clears the upper halves of these registers too.
             out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
             out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
             options(readonly, nostack),
@@ -187,12 +189,14 @@ pub(in crate::isa) unsafe fn read_ymm(streams: Streams) {
     }
 }
 
-/// [`read_ymm`] with AVX-512 registers: one cache line each.
+/// Reads every turn of `streams`, a cache line by each AVX-512 load.
 ///
 /// # Safety
-/// As [`read_ymm`]; AVX-512 may be used.
+/// - `streams` has at least one turn, and all turns are valid for reads.
+/// - AVX-512 may be used.
 pub(in crate::isa) unsafe fn read_zmm(streams: Streams) {
-    // SAFETY: the caller of `read_zmm` guarantees its preconditions, which are those of this call.
+    // SAFETY: `streams` has at least one turn, all turns are valid for reads, and AVX-512 may be used (preconditions of
+    // `read_zmm`).
     unsafe {
         asm!(
             ".p2align 5",
@@ -216,7 +220,7 @@ pub(in crate::isa) unsafe fn read_zmm(streams: Streams) {
             turns = inout(reg) streams.turns => _,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
             out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
-            // `vzeroupper` clears these too.
+            // `vzeroupper` clears the upper halves of these registers too.
             out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
             out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
             options(readonly, nostack),
@@ -224,5 +228,5 @@ pub(in crate::isa) unsafe fn read_zmm(streams: Streams) {
     }
 }
 
-// Constants that the addresses above are written for.
+// The addresses of `read_ymm` and `read_zmm` assume these values.
 const _: () = assert!(STREAMS == 4 && LINES * LINE == 128);
