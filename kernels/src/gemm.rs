@@ -144,8 +144,10 @@ impl Gemm<'_> {
             }
             Rhs::Packed(b) => {
                 // The weight is fixed: where its n differs, C has the wrong shape.
-                expect_shape("Gemm.b", &[b.k(), b.n()], &[k, b.n()])?;
-                expect_shape("Gemm.c", &[batch, m, n], &[batch, m, b.n()])?;
+                if b.n() != n {
+                    expect_shape("Gemm.c", &[batch, m, n], &[batch, m, b.n()])?;
+                }
+                expect_shape("Gemm.b", &[b.k(), b.n()], &[k, n])?;
             }
         }
         if self.b.is_gated() && self.beta != 0.0 {

@@ -137,30 +137,23 @@ impl Product<'_> {
             let (a, memory) = memory.split_at_mut(floats[0]);
             let (of_rows, memory) = memory.split_at_mut(floats[1]);
             let (dequantized, sums) = memory.split_at_mut(floats[2]);
-            // SAFETY: the memory has room for the task.
-            unsafe {
-                let a = self.pack_groups(isa, variant, task, a, of_rows);
-                let row =
-                    GroupedGemv::<W, N, 1> { variant, b, a, of_rows, panel: b.panels().as_ptr().cast() };
-                if m == 1 {
-                    let [whole, rest] = task.split_panels(STREAMS, usize::MAX);
-                    isa.run(
-                        #[inline(always)]
-                        || {
-                            walk(isa, self, &whole, blocking(STREAMS), sums, row.streams::<STREAMS>());
-                            walk(isa, self, &rest, blocking(1), sums, row);
-                        },
-                    );
-                } else {
-                    isa.run(
-                        #[inline(always)]
-                        || {
-                            let path = GroupedStrips::<W, N> { row, groups: Groups::none(), dequantized };
-                            walk(isa, self, task, blocking(1), sums, path);
-                        },
-                    );
-                }
-            }
+            isa.run(
+                #[inline(always)]
+                // SAFETY: the memory has room for the task.
+                || unsafe {
+                    let a = self.pack_groups(isa, variant, task, a, of_rows);
+                    let panel = b.panels().as_ptr().cast();
+                    let row = GroupedGemv::<W, N, 1> { variant, b, a, of_rows, panel };
+                    if m == 1 {
+                        let [whole, rest] = task.split_panels(STREAMS, usize::MAX);
+                        walk(isa, self, &whole, blocking(STREAMS), sums, row.streams::<STREAMS>());
+                        walk(isa, self, &rest, blocking(1), sums, row);
+                    } else {
+                        let path = GroupedStrips::<W, N> { row, groups: Groups::none(), dequantized };
+                        walk(isa, self, task, blocking(1), sums, path);
+                    }
+                },
+            );
         });
     }
 
@@ -168,6 +161,7 @@ impl Product<'_> {
     ///
     /// # Safety
     /// `to` has room for [`packed_a_len`] floats, `of_rows` for two of each group of each row.
+    #[inline(always)]
     unsafe fn pack_groups<I: Isa, W: GroupVariant<I>>(
         &self,
         isa: I,
@@ -177,21 +171,14 @@ impl Product<'_> {
         of_rows: &mut [f32],
     ) -> PackedRows {
         let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        let (rows, floats) = (task.rows.len(), 2 * self.k.div_ceil(GROUP));
-        isa.run(
-            #[inline(always)]
-            || {
-                for i in 0..rows {
-                    let to = (to.as_mut_ptr().wrapping_add(i * A_STRIDE), rows * A_STRIDE);
-                    let of_row = &mut of_rows[i * floats..(i + 1) * floats];
-                    // SAFETY: row i of every slab (precondition of `pack_groups`).
-                    unsafe {
-                        with_rows!(a, v => pack_row::<I, W, _>(isa, variant, v.at(i), rows == 1, to, of_row));
-                    }
-                }
-            },
-        );
-        PackedRows { first: to.as_ptr(), rows }
+        let (rows, floats, to) = (task.rows.len(), 2 * self.k.div_ceil(GROUP), to.as_mut_ptr());
+        with_rows!(a, a => for i in 0..rows {
+            let to = (to.wrapping_add(i * A_STRIDE), rows * A_STRIDE);
+            let of_row = &mut of_rows[i * floats..(i + 1) * floats];
+            // SAFETY: row i of every slab (precondition of `pack_groups`).
+            unsafe { pack_row::<I, W, _>(isa, variant, a.at(i), rows == 1, to, of_row) };
+        });
+        PackedRows { first: to, rows }
     }
 }
 
@@ -283,13 +270,11 @@ impl<I: Isa, W: GroupVariant<I>, const N: usize> GemmPath<I> for GroupedStrips<'
             groups: &self.row.of_rows[rows.start * floats..rows.end * floats],
             stride: floats,
             first: strip.k.start,
+            accumulate: strip.accumulates(),
         };
         // SAFETY: the strip's sums, NR to a row (precondition of `multiply`), and k-groups of these groups.
         unsafe {
             let sums = core::slice::from_raw_parts_mut(strip.c, rows.len() * I::NR);
-            if !strip.accumulates() {
-                sums.fill(0.0);
-            }
             multiply::<I, W, N>(isa, self.row.variant, self.row.b.format(), a, self.groups, sums);
         }
     }

@@ -116,24 +116,21 @@ impl Product<'_> {
             let (a, memory) = memory.split_at_mut(floats[0]);
             let (dequantized, memory) = memory.split_at_mut(floats[1]);
             let (scales, sums) = memory.split_at_mut(floats[2]);
-            // SAFETY: the memory has room for the task.
-            unsafe {
-                let a = self.pack_reduced(isa, operands, task, rows, a, scales);
-                let path = ReducedStrips::new(variant, b, a, scales, (first, dequantized.as_mut_ptr()));
-                if !gemv.panels.is_empty() {
-                    let blocking = Blocking { streams: STREAMS, ..blocking };
-                    isa.run(
-                        #[inline(always)]
-                        || walk(isa, self, &gemv, blocking, sums, ReducedGemv(path)),
-                    );
-                }
-                if !rest.panels.is_empty() {
-                    isa.run(
-                        #[inline(always)]
-                        || walk(isa, self, &rest, blocking, sums, path),
-                    );
-                }
-            }
+            isa.run(
+                #[inline(always)]
+                // SAFETY: the memory has room for the task.
+                || unsafe {
+                    let a = self.pack_reduced(isa, operands, task, rows, a, scales);
+                    let path = ReducedStrips::new(variant, b, a, scales, (first, dequantized.as_mut_ptr()));
+                    if !gemv.panels.is_empty() {
+                        let blocking = Blocking { streams: STREAMS, ..blocking };
+                        walk(isa, self, &gemv, blocking, sums, ReducedGemv(path));
+                    }
+                    if !rest.panels.is_empty() {
+                        walk(isa, self, &rest, blocking, sums, path);
+                    }
+                },
+            );
         });
     }
 
@@ -161,26 +158,24 @@ impl Product<'_> {
             if rows > m {
                 a.fill(0.0);
             }
-            // SAFETY: the memory has room for a power of two of rows, and for sums of STREAMS panels.
-            unsafe {
-                let a = self.pack_reduced(isa, operands, task, rows, a, scales);
-                isa.run(
-                    #[inline(always)]
-                    || {
-                        for (task, streams) in [(&whole, streams), (&rest, 1)] {
-                            let blocking = Blocking {
-                                k,
-                                kc: KC,
-                                strips: Strips::of(m, m),
-                                streams,
-                                sum_rows: rows,
-                                bare_sums: false,
-                            };
-                            walk(isa, self, task, blocking, sums, SmallMPanels::new(variant, b, a, streams));
-                        }
-                    },
-                );
-            }
+            isa.run(
+                #[inline(always)]
+                // SAFETY: the memory has room for a power of two of rows, and for sums of STREAMS panels.
+                || unsafe {
+                    let a = self.pack_reduced(isa, operands, task, rows, a, scales);
+                    for (task, streams) in [(&whole, streams), (&rest, 1)] {
+                        let blocking = Blocking {
+                            k,
+                            kc: KC,
+                            strips: Strips::of(m, m),
+                            streams,
+                            sum_rows: rows,
+                            bare_sums: false,
+                        };
+                        walk(isa, self, task, blocking, sums, SmallMPanels::new(variant, b, a, streams));
+                    }
+                },
+            );
         });
     }
 
@@ -188,6 +183,7 @@ impl Product<'_> {
     ///
     /// # Safety
     /// `to` has room for the slabs, and `scales` for two floats for each row of integers.
+    #[inline(always)]
     unsafe fn pack_reduced<I: Isa, M: GemmVariant<I>>(
         &self,
         isa: I,
@@ -197,30 +193,24 @@ impl Product<'_> {
         to: &mut [f32],
         scales: &mut [f32],
     ) -> PackedRows {
-        let (k, k_groups) = (self.k, M::k_groups(self.k));
+        let (k, k_groups, to) = (self.k, M::k_groups(self.k), to.as_mut_ptr());
         let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        isa.run(
-            #[inline(always)]
-            || {
-                for i in 0..task.rows.len() {
-                    let to =
-                        Slabs { row: to.as_mut_ptr().wrapping_add(i * A_STRIDE), stride: rows * A_STRIDE };
-                    // SAFETY: row i of every slab (precondition of `pack_reduced`).
-                    unsafe {
-                        if k_groups > k / M::STEPS {
-                            for w in (k / M::STEPS / K_GROUPS * K_GROUPS..k_groups).step_by(I::V::LANES) {
-                                I::V::splat(isa, 0.0).store_ptr(to.k_group(w));
-                            }
-                        }
-                        let row_scale = with_rows!(a, v => variant.pack_row(isa, v.at(i), quantization, to));
-                        if M::INTEGERS {
-                            scales[2 * i] = row_scale.scale;
-                            scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
-                        }
+        with_rows!(a, a => for i in 0..task.rows.len() {
+            let to = Slabs { row: to.wrapping_add(i * A_STRIDE), stride: rows * A_STRIDE };
+            // SAFETY: row i of every slab (precondition of `pack_reduced`).
+            unsafe {
+                if k_groups > k / M::STEPS {
+                    for w in (k / M::STEPS / K_GROUPS * K_GROUPS..k_groups).step_by(I::V::LANES) {
+                        I::V::splat(isa, 0.0).store_ptr(to.k_group(w));
                     }
                 }
-            },
-        );
-        PackedRows { first: to.as_ptr(), rows }
+                let row_scale = variant.pack_row(isa, a.at(i), quantization, to);
+                if M::INTEGERS {
+                    scales[2 * i] = row_scale.scale;
+                    scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
+                }
+            }
+        });
+        PackedRows { first: to, rows }
     }
 }

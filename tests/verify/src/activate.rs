@@ -128,10 +128,9 @@ impl Check for Gated {
         let apply = |stored, backend| of_type!(stored, apply(p, &gate, &up, backend));
         let (gates, ups) = (&gate.elements(), &up.elements());
         let product = &|i: usize, expected: &[f32], error: f64| {
-            // The kernel's gate is within `error` of the definition's, rounded to f32: u of it, or a denormal.
-            // Then the kernel rounds the product, and so does the definition, which computes in f64.
-            let bound =
-                (error + ETA) * f64::from(ups[i].abs()) + 3.0 * U * f64::from(expected[i].abs()) + ETA;
+            // The kernel's f(gate) is within `error` of the exact one; then the kernel rounds the product, to U of
+            // it or to a denormal. `compare` adds the rounding of the definition.
+            let bound = error * f64::from(ups[i].abs()) + U * f64::from(expected[i].abs()) + ETA;
             if bound.is_finite() { bound } else { 0.0 }
         };
         conforms_coarsely(

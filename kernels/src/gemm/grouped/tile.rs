@@ -92,9 +92,11 @@ pub(super) struct QuantizedStrip<'a> {
     pub stride: usize,
     /// Index of the first group.
     pub first: usize,
+    /// True if `sums` hold the sums of the groups before; false if they are not written yet.
+    pub accumulate: bool,
 }
 
-/// Adds the products of a strip and a k-block of groups to `sums`, NR for each row.
+/// Adds the products of a strip and a k-block of groups to `sums`, NR for each row, or sets them.
 ///
 /// # Safety
 /// The rows have the groups of `b`, and a panel has `N` vectors.
@@ -143,9 +145,11 @@ unsafe fn tile<I: Isa, W: GroupVariant<I>, const N: usize, const R: usize, const
     assert!(a.groups.len() >= (R - 1) * a.stride + 2 * (a.first + b.len));
     let of_rows = a.groups.as_ptr().wrapping_add(2 * a.first);
     let mut acc = [[zero; N]; R];
-    for (row, sums) in acc.iter_mut().zip(sums.chunks_exact(I::NR)) {
-        for (v, sum) in row.iter_mut().zip(sums.chunks_exact(lanes)) {
-            *v = I::V::load(isa, sum);
+    if a.accumulate {
+        for (row, sums) in acc.iter_mut().zip(sums.chunks_exact(I::NR)) {
+            for (v, sum) in row.iter_mut().zip(sums.chunks_exact(lanes)) {
+                *v = I::V::load(isa, sum);
+            }
         }
     }
     for g in 0..b.len {
