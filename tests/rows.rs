@@ -1,9 +1,10 @@
 //! The row kernels: norms, softmax, activations, RoPE, embeddings, pooling.
 
+use tilewright_kernels::half::{bf16, f16};
 use tilewright_kernels::{Activate, Activation};
 use tilewright_kernels::{
-    Backend, ColumnMask, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Pool, Pooling, RmsNorm,
-    Rope, RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
+    Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Pool, Pooling,
+    RmsNorm, Rope, RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 
 /// One test per kernel, so that each is named and they run side by side.
@@ -131,6 +132,98 @@ fn extreme_magnitudes_are_normalised() {
             assert_eq!((layer, rms, l2), (1.0, 1.0, 0.1), "{} at {magnitude:e}", backend.name());
         }
     }
+}
+
+/// Columns of [`extreme_rows`].
+const COLUMNS: usize = 100;
+
+/// Rows that leave the range of the fast formulas, between two ordinary rows. Halves of the numbers are exact.
+fn extreme_rows<T: Element>() -> Vec<T> {
+    let (huge, tiny, ulp) = match T::NAME {
+        "f16" => (6e4, 2f32.powi(-22), 2f32.powi(-10)),
+        "bf16" => (2f32.powi(127), 2f32.powi(-130), 2f32.powi(-7)),
+        _ => (3e38, 2f32.powi(-146), 2f32.powi(-23)),
+    };
+    let row = |f: &dyn Fn(usize) -> f32| (0..COLUMNS).map(|i| T::from_f32(f(i))).collect::<Vec<_>>();
+    [
+        row(&|i| ((i as f32).sin() * 64.0).round() / 64.0),
+        row(&|i| [huge, -tiny, 5.0][i % 3]),
+        row(&|i| 1.0 + (i % 3) as f32 * ulp),
+        row(&|i| if i % 2 == 0 { huge } else { -huge }),
+        row(&|i| if i % 4 == 0 { tiny } else { -tiny }),
+        row(&|i| ((i as f32).cos() * 64.0).round() / 64.0),
+    ]
+    .concat()
+}
+
+/// Extreme rows agree with the definition, with a residual and without, and change nothing in the rows beside them.
+fn extreme_rows_conform<T: Element>(
+    unit: f32,
+    norm: fn(Backend, Rows<'_, T>, Option<ViewMut<'_, 2, T>>) -> Result<(), Error>,
+) {
+    let x = extreme_rows::<T>();
+    let shape = [x.len() / COLUMNS, COLUMNS];
+    let bits = |y: &[T]| y.iter().map(|y| y.to_f32().to_bits()).collect::<Vec<_>>();
+    let run = |backend: Backend, x: &[T]| {
+        let mut y = x.to_vec();
+        let rows = Rows::InPlace(ViewMut::new(&mut y, [x.len() / COLUMNS, COLUMNS]).unwrap());
+        norm(backend, rows, None).unwrap();
+        y
+    };
+    let expected = run(Backend::REFERENCE, &x);
+    for &backend in Backend::available() {
+        let found = run(backend, &x);
+        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let (found, expected) = (found.to_f32(), expected.to_f32());
+            // Sums of n squares err by (n + 8) u of themselves, and so do scale and shift of the row; then both
+            // results are rounded to the type.
+            let n = COLUMNS as f32;
+            let bound = (n + 8.0) * f32::EPSILON * (1.0 + expected.abs()) + unit * expected.abs();
+            assert!(
+                (found - expected).abs() <= bound,
+                "{}: element {i}: {found} != {expected}",
+                backend.name()
+            );
+        }
+        for (row, alone) in x.chunks_exact(COLUMNS).map(|row| run(backend, row)).enumerate() {
+            assert_eq!(
+                bits(&found[row * COLUMNS..][..COLUMNS]),
+                bits(&alone),
+                "{}: row {row}",
+                backend.name()
+            );
+        }
+        let half: Vec<T> = x.iter().map(|x| T::from_f32(x.to_f32() / 2.0)).collect();
+        let (mut y, mut residual) = (half.clone(), half);
+        let rows = Rows::InPlace(ViewMut::new(&mut y, shape).unwrap());
+        norm(backend, rows, Some(ViewMut::new(&mut residual, shape).unwrap())).unwrap();
+        assert_eq!(bits(&residual), bits(&x), "{}: the residual is the sum", backend.name());
+        assert_eq!(bits(&y), bits(&found), "{}: with a residual", backend.name());
+    }
+}
+
+#[test]
+fn extreme_rows_beside_ordinary_ones_are_normalised() {
+    fn layer<T: Element>(
+        backend: Backend,
+        rows: Rows<'_, T>,
+        residual: Option<ViewMut<'_, 2, T>>,
+    ) -> Result<(), Error> {
+        backend.run(LayerNorm { rows, residual, weight: None, bias: None, eps: 0.0 })
+    }
+    fn rms<T: Element>(
+        backend: Backend,
+        rows: Rows<'_, T>,
+        residual: Option<ViewMut<'_, 2, T>>,
+    ) -> Result<(), Error> {
+        backend.run(RmsNorm { rows, residual, weight: None, eps: 0.0 })
+    }
+    extreme_rows_conform::<f32>(f32::EPSILON, layer);
+    extreme_rows_conform::<f32>(f32::EPSILON, rms);
+    extreme_rows_conform::<bf16>(2f32.powi(-7), layer);
+    extreme_rows_conform::<bf16>(2f32.powi(-7), rms);
+    extreme_rows_conform::<f16>(2f32.powi(-10), layer);
+    extreme_rows_conform::<f16>(2f32.powi(-10), rms);
 }
 
 /// A NaN or an infinity in any column gives the special values of the definition in every element.
