@@ -5,7 +5,7 @@
 //! k-groups   [k / 2][NR] pairs of bf16,                 read by the microkernel as they are
 //!            [k / 4][NR] quads of int8
 //! groups     of 32 k-steps: [NR] f16 scales ([NR] f16 minima), then int8 as [8][NR] quads, or int4 as
-//!            [4][NR] words of eight k-steps: four in the low halves of the bytes, four in the high
+//!            [4][NR] quads of bytes for eight k-steps: four in the low halves of the bytes, four in the high
 //! ```
 //!
 //! A backend without a dot instruction for pairs or quads uses k-steps instead, except for bf16. Where an
@@ -116,8 +116,8 @@ impl PanelLayout {
             }
             _ => {
                 let halves = if self.format == Format::Q4_1 { 2 } else { 1 };
-                let word = group + 2 * halves * self.nr + 4 * (p / 8 * self.nr + column);
-                (group + 2 * column, word + p % 4, p % 8 / 4 * 4)
+                let quad = group + 2 * halves * self.nr + 4 * (p / 8 * self.nr + column);
+                (group + 2 * column, quad + p % 4, p % 8 / 4 * 4)
             }
         }
     }

@@ -49,7 +49,7 @@ pub(crate) fn pack_pairs<I: Isa, T: Element>(isa: I, row: &[T], k_groups: &mut [
 /// If `rows` is 0 or more than the microkernel's rows, or if a slice is too short.
 #[inline(never)]
 pub(crate) fn multiply_panel<I: Isa, M: Microkernel<I>>(
-    (isa, multiply): (I, M),
+    (isa, microkernel): (I, M),
     [rows, k]: [usize; 2],
     a: &[f32],
     b: &[f32],
@@ -57,7 +57,7 @@ pub(crate) fn multiply_panel<I: Isa, M: Microkernel<I>>(
     accumulate: bool,
     prefetch: Prefetch,
 ) {
-    assert!((1..=multiply.rows()).contains(&rows));
+    assert!((1..=microkernel.rows()).contains(&rows));
     assert!(k == 0 || a.len() >= (rows - 1) * A_STRIDE + k);
     assert!(b.len() >= k * I::NR);
     assert!(c.len() >= (rows - 1) * c_stride + I::NR);
@@ -76,6 +76,6 @@ pub(crate) fn multiply_panel<I: Isa, M: Microkernel<I>>(
     // neither A nor B.
     isa.run(
         #[inline(always)]
-        || unsafe { multiply.run(isa, tile) },
+        || unsafe { microkernel.run(isa, tile) },
     );
 }

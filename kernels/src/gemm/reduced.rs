@@ -105,7 +105,7 @@ impl Product<'_> {
         let blocking = Blocking {
             k,
             kc: KC,
-            strips: Strips::after(first, rows, variant.multiply().rows()),
+            strips: Strips::after(first, rows, variant.microkernel().rows()),
             streams: 1,
             sum_rows: rows,
             bare_sums: b.format() != Format::Int8,
@@ -116,11 +116,12 @@ impl Product<'_> {
             let (a, memory) = memory.split_at_mut(floats[0]);
             let (dequantized, memory) = memory.split_at_mut(floats[1]);
             let (scales, sums) = memory.split_at_mut(floats[2]);
+            // SAFETY: the memory has room for the task's rows.
+            let a = unsafe { self.pack_reduced(isa, operands, task, rows, a, scales) };
             isa.run(
                 #[inline(always)]
                 // SAFETY: the memory has room for the task.
                 || unsafe {
-                    let a = self.pack_reduced(isa, operands, task, rows, a, scales);
                     let path = ReducedStrips::new(variant, b, a, scales, (first, dequantized.as_mut_ptr()));
                     if !gemv.panels.is_empty() {
                         let blocking = Blocking { streams: STREAMS, ..blocking };
@@ -158,11 +159,12 @@ impl Product<'_> {
             if rows > m {
                 a.fill(0.0);
             }
+            // SAFETY: the memory has room for a power of two of rows.
+            let a = unsafe { self.pack_reduced(isa, operands, task, rows, a, scales) };
             isa.run(
                 #[inline(always)]
                 // SAFETY: the memory has room for a power of two of rows, and for sums of STREAMS panels.
                 || unsafe {
-                    let a = self.pack_reduced(isa, operands, task, rows, a, scales);
                     for (task, streams) in [(&whole, streams), (&rest, 1)] {
                         let blocking = Blocking {
                             k,
@@ -181,9 +183,11 @@ impl Product<'_> {
 
     /// Packs the task's rows of A to slabs of `rows` rows, and fills them up with zeros to whole k-groups.
     ///
+    /// A function of its own, whose loop owns the registers. It takes its values by `move`: the compiler reloads
+    /// values behind references in each row.
+    ///
     /// # Safety
     /// `to` has room for the slabs, and `scales` for two floats for each row of integers.
-    #[inline(always)]
     unsafe fn pack_reduced<I: Isa, M: GemmVariant<I>>(
         &self,
         isa: I,
@@ -195,22 +199,28 @@ impl Product<'_> {
     ) -> PackedRows {
         let (k, k_groups, to) = (self.k, M::k_groups(self.k), to.as_mut_ptr());
         let a = self.a.of_batch(task.batch).slice(0, task.rows.clone());
-        with_rows!(a, a => for i in 0..task.rows.len() {
-            let to = Slabs { row: to.wrapping_add(i * A_STRIDE), stride: rows * A_STRIDE };
-            // SAFETY: row i of every slab (precondition of `pack_reduced`).
-            unsafe {
-                if k_groups > k / M::STEPS {
-                    for w in (k / M::STEPS / K_GROUPS * K_GROUPS..k_groups).step_by(I::V::LANES) {
-                        I::V::splat(isa, 0.0).store_ptr(to.k_group(w));
+        let live = task.rows.len();
+        isa.run(
+            #[inline(always)]
+            move || {
+                with_rows!(a, a => for i in 0..live {
+                    let to = Slabs { row: to.wrapping_add(i * A_STRIDE), stride: rows * A_STRIDE };
+                    // SAFETY: row i of every slab (precondition of `pack_reduced`).
+                    unsafe {
+                        if k_groups > k / M::STEPS {
+                            for w in (k / M::STEPS / K_GROUPS * K_GROUPS..k_groups).step_by(I::V::LANES) {
+                                I::V::splat(isa, 0.0).store_ptr(to.k_group(w));
+                            }
+                        }
+                        let row_scale = variant.pack_row(isa, a.at(i), quantization, to);
+                        if M::INTEGERS {
+                            scales[2 * i] = row_scale.scale;
+                            scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
+                        }
                     }
-                }
-                let row_scale = variant.pack_row(isa, a.at(i), quantization, to);
-                if M::INTEGERS {
-                    scales[2 * i] = row_scale.scale;
-                    scales[2 * i + 1] = f32::from_bits(row_scale.zero.cast_unsigned());
-                }
-            }
-        });
+                });
+            },
+        );
         PackedRows { first: to, rows }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct ReducedStrips<'a, M> {
     /// The panel that is open, and its k-groups of the open block.
     panel: *const f32,
     block: *const f32,
+    /// These k-groups of the next panel, and their length in floats.
+    next: (*const f32, usize),
 }
 
 impl<'a, M> ReducedStrips<'a, M> {
@@ -33,7 +35,7 @@ impl<'a, M> ReducedStrips<'a, M> {
         (small_m, dequantized): (usize, *mut f32),
     ) -> Self {
         let panel = b.panels().as_ptr();
-        Self { variant, b, a, scales, small_m, dequantized, panel, block: panel }
+        Self { variant, b, a, scales, small_m, dequantized, panel, block: panel, next: (panel, 0) }
     }
 
     /// The microkernel's arguments. Strips that dequantize nothing prefetch the next panel's k-groups.
@@ -42,12 +44,8 @@ impl<'a, M> ReducedStrips<'a, M> {
     where
         M: GemmVariant<I>,
     {
-        let [from, to] =
-            [strip.k.start, strip.k.end].map(|k_group| self.b.layout().panel_bytes(k_group * M::STEPS));
-        let next = self.panel.wrapping_add(self.b.panel_stride()).wrapping_byte_add(from);
         let (rows, k, [share, shares]) = (strip.rows.len(), strip.k.len(), strip.share);
-        let prefetch =
-            Prefetch::share::<I>((next, (to - from) / size_of::<f32>()), [rows.min(I::MR), k], share, shares);
+        let prefetch = Prefetch::share::<I>(self.next, [rows.min(I::MR), k], share, shares);
         Tile { prefetch, ..strip.tile::<I>(self.a, self.block, self.block) }
     }
 }
@@ -60,6 +58,9 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedStrips<'_, M> {
 
     #[inline(always)]
     unsafe fn open_block(&mut self, isa: I, k: Range<usize>) {
+        let [from, to] = [k.start, k.end].map(|k_group| self.b.layout().panel_bytes(k_group * M::STEPS));
+        let next = self.panel.wrapping_add(self.b.panel_stride()).wrapping_byte_add(from);
+        self.next = (next, (to - from) / size_of::<f32>());
         if M::DEQUANTIZED {
             // SAFETY: the k-groups are the panel's, and `dequantized` has room for them.
             unsafe { self.variant.dequantize(isa, self.panel, k, self.dequantized) };
@@ -86,7 +87,7 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedStrips<'_, M> {
                 };
                 self.variant.small_m(isa, self.b.layout(), strip.k, with);
             } else {
-                self.variant.multiply().run(isa, self.tile::<I>(&strip).typed());
+                self.variant.microkernel().run(isa, self.tile::<I>(&strip).typed());
             }
         }
     }
@@ -120,7 +121,7 @@ impl<I: Isa, M: GemmVariant<I>> GemmPath<I> for ReducedGemv<'_, M> {
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
         let tile = Tile { c_stride: I::NR, ..self.0.tile::<I>(&strip) };
         // SAFETY: the row, k-groups of STREAMS panels, and their sums (preconditions of `multiply`).
-        unsafe { self.0.variant.multiply().gemv(isa, tile.typed(), self.0.b.panel_stride()) };
+        unsafe { self.0.variant.microkernel().gemv(isa, tile.typed(), self.0.b.panel_stride()) };
     }
 
     #[inline(always)]

@@ -41,7 +41,7 @@ pub(super) trait GemmVariant<I: Isa>: Copy + Send + Sync {
     /// True if sums are i32.
     const INTEGERS: bool;
 
-    fn multiply(self) -> Self::Microkernel;
+    fn microkernel(self) -> Self::Microkernel;
 
     /// k-groups of `k` k-steps, padded for the microkernel.
     fn k_groups(k: usize) -> usize {
@@ -141,7 +141,7 @@ impl<I: Isa> GemmVariant<I> for Widened {
     const SMALL_M: bool = true;
 
     #[inline(always)]
-    fn multiply(self) -> OuterProduct<F32> {
+    fn microkernel(self) -> OuterProduct<F32> {
         OuterProduct(F32)
     }
 
@@ -205,7 +205,7 @@ impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Bf16Pairs<M> {
     const INTEGERS: bool = false;
 
     #[inline(always)]
-    fn multiply(self) -> M {
+    fn microkernel(self) -> M {
         self.0
     }
 
@@ -328,7 +328,7 @@ impl<I: Isa, M: Microkernel<I>> GemmVariant<I> for Int8Quads<M> {
     const INTEGERS: bool = true;
 
     #[inline(always)]
-    fn multiply(self) -> M {
+    fn microkernel(self) -> M {
         self.0
     }
 
@@ -367,7 +367,7 @@ impl<I: Isa> GemmVariant<I> for I16Pairs {
     const INTEGERS: bool = true;
 
     #[inline(always)]
-    fn multiply(self) -> OuterProduct<I16> {
+    fn microkernel(self) -> OuterProduct<I16> {
         OuterProduct(I16)
     }
 
