@@ -156,11 +156,11 @@ fn extreme_rows<T: Element>() -> Vec<T> {
     .concat()
 }
 
+/// A norm of rows, with a residual or without.
+type Norm<T> = fn(Backend, Rows<'_, T>, Option<ViewMut<'_, 2, T>>) -> Result<(), Error>;
+
 /// Extreme rows agree with the definition, with a residual and without, and change nothing in the rows beside them.
-fn extreme_rows_conform<T: Element>(
-    unit: f32,
-    norm: fn(Backend, Rows<'_, T>, Option<ViewMut<'_, 2, T>>) -> Result<(), Error>,
-) {
+fn extreme_rows_conform<T: Element>(unit: f32, norm: Norm<T>) {
     let x = extreme_rows::<T>();
     let shape = [x.len() / COLUMNS, COLUMNS];
     let bits = |y: &[T]| y.iter().map(|y| y.to_f32().to_bits()).collect::<Vec<_>>();
