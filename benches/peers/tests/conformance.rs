@@ -52,10 +52,10 @@ fn libraries() -> &'static [Box<dyn Library>] {
     })
 }
 
-/// Numbers in [-1, 1), the same on every run.
-struct Random(u64);
+/// Linear congruential sequence: numbers in [-1, 1), equal on every run.
+struct Congruential(u64);
 
-impl Random {
+impl Congruential {
     fn unit(&mut self) -> f32 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
@@ -140,7 +140,7 @@ fn linear(
         let mut computed = Vec::new();
         for shape in LINEAR {
             let [m, k, n] = shape;
-            let mut random = Random(1);
+            let mut random = Congruential(1);
             let (x, weight) = (random.vec(m * k, |x| x), random.vec(n * k, |x| x));
             let exact = products(shape, &x, &weight, &round);
             let expected = |library: &dyn Library| {
@@ -184,7 +184,7 @@ fn linear_int8() {
         let name = if packed { "int8 packed" } else { "int8" };
         for shape in LINEAR {
             let [m, k, n] = shape;
-            let mut random = Random(1);
+            let mut random = Congruential(1);
             let mut x = random.vec(m * k, |x| (x.abs() * 128.0).floor());
             let mut weight = random.vec(n * k, |w| (w * 127.5).trunc());
             // The largest sums, on which 16-bit sums of more than two products would saturate.
@@ -220,7 +220,7 @@ fn softmax() {
     let mut computed = Vec::new();
     for shape in ROWS {
         let columns = shape[1];
-        let x = Random(1).vec(shape[0] * columns, |x| x * 10.0);
+        let x = Congruential(1).vec(shape[0] * columns, |x| x * 10.0);
         let mut expected = Vec::new();
         for row in x.chunks(columns) {
             let (max, min) = row.iter().fold((f32::MIN, f32::MAX), |(a, b), &x| (a.max(x), b.min(x)));
@@ -244,7 +244,7 @@ fn layer_norm() {
     let mut computed = Vec::new();
     for shape in ROWS {
         let columns = shape[1];
-        let mut random = Random(1);
+        let mut random = Congruential(1);
         let x = random.vec(shape[0] * columns, |x| 3.0 * x + 1.0);
         let [weight, bias] = [0; 2].map(|_| random.vec(columns, |x| x));
         let eps = 1e-5;
@@ -276,7 +276,7 @@ fn gelu() {
     for tanh in [false, true] {
         let mut computed = Vec::new();
         for shape in ROWS {
-            let x = Random(1).vec(shape[0] * shape[1], |x| x * 6.0);
+            let x = Congruential(1).vec(shape[0] * shape[1], |x| x * 6.0);
             let exact = |x: f64| match tanh {
                 true => {
                     0.5 * x

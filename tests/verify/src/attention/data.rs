@@ -31,8 +31,8 @@ pub(super) struct SequenceSpan {
     pub(super) keys: Range<usize>,
 }
 
-/// The part of an attention that one call computes.
-struct Part<'a> {
+/// Part of an attention that one call computes.
+struct CallPart<'a> {
     sequences: Sequences<'a>,
     start: Start,
     bias: Option<View<'a, 4>>,
@@ -149,7 +149,7 @@ impl AttentionData {
         let shape = if p.rows_first[2] { [batch, queries, heads, dv] } else { [batch, heads, queries, dv] };
         let out = (Tensor::new(shape, &p.layouts[3], |_| f32::NAN), out);
         let bias = self.bias.as_ref().map(Tensor::view);
-        let all = Part { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
+        let all = CallPart { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
         let whole = |v: View<'_, 4>| v.shape().map(|n| 0..n);
         let (q, k) =
             (heads_first(self.q.view(), p.rows_first[0]), heads_first(self.k.view(), p.rows_first[1]));
@@ -181,7 +181,7 @@ impl AttentionData {
             [of_batch.clone(), 0..heads, part, 0..dk],
             [of_batch, 0..kv_heads, sequence.keys.clone(), 0..dk],
         );
-        let alone = Part { sequences: Sequences::Rows, start, bias, rows_first: false };
+        let alone = CallPart { sequences: Sequences::Rows, start, bias, rows_first: false };
         self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
     }
 
@@ -193,7 +193,7 @@ impl AttentionData {
         backend: Backend,
         v: &Tensor<4>,
         ranges: ([Range<usize>; 4], [Range<usize>; 4]),
-        part: Part<'_>,
+        part: CallPart<'_>,
         out: (Tensor<4>, Stored),
     ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         /// As [`run`](Self::run), for tensors of `T`.
@@ -228,7 +228,7 @@ impl AttentionData {
         p: &Params,
         backend: Backend,
         inputs: [View<'_, 4, T>; 3],
-        part: Part<'_>,
+        part: CallPart<'_>,
         (mut out, stored): (Tensor<4>, Stored),
     ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
         let rows_first = part.rows_first;
@@ -259,7 +259,7 @@ impl AttentionData {
         p: &Params,
         backend: Backend,
         [q, k, v]: [View<'_, 4, T>; 3],
-        part: Part<'_>,
+        part: CallPart<'_>,
         out: ViewMut<'_, 4, O>,
     ) -> Result<Vec<f32>, Failure> {
         let [batch, heads, queries, _] = q.shape();
