@@ -149,7 +149,8 @@ impl AttentionData {
         let shape = if p.rows_first[2] { [batch, queries, heads, dv] } else { [batch, heads, queries, dv] };
         let out = (Tensor::new(shape, &p.layouts[3], |_| f32::NAN), out);
         let bias = self.bias.as_ref().map(Tensor::view);
-        let all = CallPart { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
+        let all =
+            CallPart { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
         let whole = |v: View<'_, 4>| v.shape().map(|n| 0..n);
         let (q, k) =
             (heads_first(self.q.view(), p.rows_first[0]), heads_first(self.k.view(), p.rows_first[1]));
