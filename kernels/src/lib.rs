@@ -47,7 +47,9 @@
 //! and all kernels without the feature, run on the calling thread.
 //!
 //! A call from a thread outside of any pool makes rayon hand the work to its global pool: each call wakes threads, and
-//! the caller sleeps until they are done. To avoid this, put `pool.install(..)` around a whole forward pass, not around
+//! the caller sleeps until they are done. That costs about 30 us a call: on two Zen 4 cores, 2026-11-29, a product of
+//! f32 with m, k, n = 128 takes 58 us instead of 29, one of 1 x 768 x 3072 114 us instead of 82, and one of 64 x 64 x
+//! 64, which stays on the calling thread, 6 us in both cases. To avoid this, put `pool.install(..)` around a whole forward pass, not around
 //! single kernels. Or build the pool with `ThreadPoolBuilder::use_current_thread`, which makes the calling thread one
 //! of its threads.
 //!
