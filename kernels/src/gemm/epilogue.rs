@@ -212,7 +212,8 @@ impl PanelEpilogue<'_> {
             // SAFETY: `columns` elements of C, which nothing else touches (precondition of `store`).
             unsafe {
                 match self.c_at(first + r, 0) {
-                    // A constant length: the compiler calls memmove for a variable one, 8% of a product with k = 64.
+                    // A constant length: the compiler calls memmove for a variable one, 8% of the samples of q8_0
+                    // 4096x64x64 on Zen 4.
                     CPointer::F32(c) if stride == 1 && row.len() == I::NR => {
                         copy_row(isa, row.as_ptr(), c, I::NR);
                     }
