@@ -2,16 +2,16 @@
 //! the error bounds of clause 1 and the special values of clause 4.
 
 mod attention;
+mod gemm;
 
 use half::{bf16, f16};
-use tilewright_kernels::gemm::{Format, PackedB, Rhs};
+use tilewright_kernels::gemm::{Format, PackedB};
 use tilewright_kernels::{
     Activate, Activation, Backend, ColumnMask, Element, Error, Gated, L2Normalize, LayerNorm, RmsNorm, Rope,
     RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
 use tilewright_verify::bound::{U, compare, identical};
-use tilewright_verify::gemm::product;
 use tilewright_verify::tensor::Random;
 
 /// `n` numbers in [-1, 1).
@@ -30,173 +30,6 @@ fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
     for threads in 2..=4 {
         if let Err(difference) = identical(&in_pool(threads), &one) {
             panic!("{what} on {threads} threads instead of one: {difference}");
-        }
-    }
-}
-
-/// Shapes (m, k, n) that are cut in every way: by rows, by panels, by neither.
-const GEMMS: [(usize, usize, usize); 6] =
-    [(1, 1024, 777), (1, 528, 200), (5, 300, 2000), (130, 513, 515), (700, 768, 100), (31, 100, 33)];
-
-#[test]
-fn gemm_does_not_depend_on_threads() {
-    for backend in backends() {
-        for (m, k, n) in GEMMS {
-            let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
-            let a = View::new(&a, [m, k]).unwrap();
-            let b = View::new(&b, [n, k]).unwrap().transpose();
-            let packed = PackedB::new(backend, b);
-            let what = format!("{}: gemm {m}x{k}x{n}", backend.name());
-            same_on_any_threads(&what, || product(backend, a, Rhs::Packed(&packed), n).unwrap());
-            same_on_any_threads(&what, || product(backend, a, Rhs::Matrix(b.into()), n).unwrap());
-        }
-    }
-}
-
-#[test]
-fn gemm_packs_alike_on_any_threads_and_either_way() {
-    for backend in backends() {
-        for (m, k, n) in GEMMS {
-            let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
-            let a = View::new(&a, [m, k]).unwrap();
-            let b = View::new(&b, [n, k]).unwrap().transpose();
-            let unpacked = product(backend, a, Rhs::Matrix(b.into()), n).unwrap();
-            let what = format!("{}: packing {k}x{n}", backend.name());
-            same_on_any_threads(&what, || {
-                let packed = PackedB::new(backend, b);
-                let result = product(backend, a, Rhs::Packed(&packed), n).unwrap();
-                identical(&result, &unpacked).unwrap_or_else(|e| panic!("{what} beforehand: {e}"));
-                result
-            });
-        }
-    }
-}
-
-/// A row has the same bits alone and at any place among any number of rows, also if a product of few rows is small
-/// enough to go without packing.
-#[test]
-fn gemm_rows_do_not_depend_on_their_neighbours() {
-    for (k, n) in [(600, 130), (20, 13)] {
-        let b = numbers(k * n, 3);
-        let b = View::new(&b, [k, n]).unwrap();
-        let most = 70;
-        let a = numbers(most * k, 4);
-        for backend in backends() {
-            let packed = PackedB::new(backend, b);
-            let row = |i: usize| {
-                let a = View::new(&a[i * k..], [1, k]).unwrap();
-                product(backend, a, Rhs::Packed(&packed), n).unwrap()
-            };
-            let alone: Vec<f32> = (0..most).flat_map(row).collect();
-            for m in (1..=34).chain([47, most]) {
-                let a = View::new(&a, [m, k]).unwrap();
-                for rhs in [Rhs::Packed(&packed), Rhs::Matrix(b.into())] {
-                    let together = product(backend, a, rhs, n).unwrap();
-                    identical(&together, &alone[..m * n])
-                        .unwrap_or_else(|e| panic!("{}: {m} rows instead of one: {e}", backend.name()));
-                }
-            }
-        }
-    }
-}
-
-/// A product of one row by an unpacked weight, or by a gated pair, has the sums of the packed product.
-#[test]
-fn gemm_with_one_row_does_not_depend_on_packing() {
-    use tilewright_kernels::gemm::{Epilogue, Gemm};
-    let near = |edges: &[usize]| edges.iter().flat_map(|e| e - 1..e + 2).collect::<Vec<_>>();
-    for (n, k) in near(&[4, 8, 16, 32, 48, 64])
-        .into_iter()
-        .flat_map(|n| near(&[4, 8, 16, 20, 32, 64, 384, 1152]).into_iter().map(move |k| (n, k)))
-    {
-        // Misaligned rows with gaps, in which NaN would show.
-        let stride = k + 3;
-        let mut stored = numbers(2 * n * stride + 1, 9);
-        for row in stored[1..].chunks_mut(stride) {
-            row[k..].fill(f32::NAN);
-        }
-        let [gate, up] = [1, 1 + n * stride].map(|from| {
-            let weight = View::with_strides(&stored[from..], [n, k], [stride, 1]).unwrap();
-            weight.transpose()
-        });
-        let x = numbers(k, 10);
-        let a = View::new(&x, [1, 1, k]).unwrap();
-        let mut spaced = vec![f32::NAN; 2 * k];
-        spaced.iter_mut().step_by(2).zip(&x).for_each(|(to, x)| *to = *x);
-        let spaced = View::with_strides(&spaced, [1, 1, k], [2 * k, 2 * k, 2]).unwrap();
-        for backend in backends() {
-            let run = |a: View<'_, 3>, b: Rhs<'_>| {
-                let mut c = vec![f32::NAN; n];
-                let (epilogue, to) = (Epilogue::default(), ViewMut::new(&mut c, [1, n]).unwrap().into());
-                let a = a.into();
-                backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c: to, epilogue }).unwrap();
-                c
-            };
-            let what = format!("{}: {k} x {n}", backend.name());
-            let packed = PackedB::new(backend, gate);
-            identical(&run(a, Rhs::Matrix(gate.into())), &run(a, Rhs::Packed(&packed)))
-                .unwrap_or_else(|e| panic!("{what}: {e}"));
-            identical(&run(spaced, Rhs::Matrix(gate.into())), &run(a, Rhs::Packed(&packed)))
-                .unwrap_or_else(|e| panic!("{what}, of spaced elements: {e}"));
-            let packed = PackedB::gated(backend, gate, up).unwrap();
-            identical(
-                &run(a, Rhs::Gated { gate: gate.into(), up: up.into() }),
-                &run(a, Rhs::Packed(&packed)),
-            )
-            .unwrap_or_else(|e| panic!("{what}, gated: {e}"));
-        }
-    }
-}
-
-/// Blocks of k do not change a sum: zeros appended beyond a block boundary change no bit.
-#[test]
-fn gemm_blocks_of_k_do_not_show() {
-    let (m, n) = (20, 40);
-    for backend in backends() {
-        for k in [383, 384, 385, 767, 768, 769] {
-            let (a, b) = (numbers(m * k, 5), numbers(k * n, 6));
-            let padded = k + 300;
-            let mut wide = vec![0.0; m * padded];
-            for (row, from) in wide.chunks_mut(padded).zip(a.chunks(k)) {
-                row[..k].copy_from_slice(from);
-            }
-            let mut tall = b.clone();
-            tall.resize(padded * n, 1.0);
-            let run = |a: &[f32], b: &[f32], k: usize| {
-                let (a, b) = (View::new(a, [m, k]).unwrap(), View::new(b, [k, n]).unwrap());
-                product(backend, a, Rhs::Matrix(b.into()), n).unwrap()
-            };
-            identical(&run(&wide, &tall, padded), &run(&a, &b, k))
-                .unwrap_or_else(|e| panic!("{}: k = {k}, then zeros: {e}", backend.name()));
-        }
-    }
-}
-
-/// Every product of a batch is the product alone, whichever operands are shared.
-#[test]
-fn gemm_batches_are_single_products() {
-    use tilewright_kernels::gemm::{Epilogue, Gemm};
-    let (batch, m, k, n) = (3, 17, 130, 50);
-    let (a, b) = (numbers(batch * m * k, 7), numbers(batch * k * n, 8));
-    for backend in backends() {
-        for (a_batch, b_batch) in [(batch, batch), (1, batch), (batch, 1)] {
-            let mut c = vec![f32::NAN; batch * m * n];
-            backend
-                .run(Gemm {
-                    alpha: 1.0,
-                    a: View::<3>::new(&a, [a_batch, m, k]).unwrap().into(),
-                    b: Rhs::Matrix(View::new(&b, [b_batch, k, n]).unwrap()),
-                    beta: 0.0,
-                    c: ViewMut::<3>::new(&mut c, [batch, m, n]).unwrap().into(),
-                    epilogue: Epilogue::default(),
-                })
-                .unwrap();
-            for (i, c) in c.chunks(m * n).enumerate() {
-                let a = View::new(&a[i % a_batch * m * k..], [m, k]).unwrap();
-                let b = View::new(&b[i % b_batch * k * n..], [k, n]).unwrap();
-                let alone = product(backend, a, Rhs::Matrix(b.into()), n).unwrap();
-                identical(c, &alone).unwrap_or_else(|e| panic!("{}: product {i}: {e}", backend.name()));
-            }
         }
     }
 }
