@@ -27,7 +27,7 @@
 //! # Ok::<(), tilewright_kernels::Error>(())
 //! ```
 //!
-//! Matrix products are in [`gemm`], elementary functions in [`math`], peaks of the CPU in [`probe`], and the traits of
+//! Matrix products are in [`gemm`], definitions in f64 in [`definition`], elementary functions in [`math`], peaks of the CPU in [`probe`], and the traits of
 //! an instruction set in [`isa`]. All other kernels are in this module.
 //!
 //! Arguments that do not fit are an [`Error`], and nothing is written. An index outside a view panics, as for a slice.
@@ -74,6 +74,7 @@ mod activation;
 mod attention;
 mod backend;
 mod compiled;
+pub mod definition;
 mod element;
 mod embedding;
 mod error;

@@ -12,6 +12,7 @@ pub mod activate;
 pub mod attention;
 pub mod bound;
 pub mod embedding;
+pub mod finite_difference;
 pub mod gemm;
 pub mod kv_cache;
 pub mod math;

@@ -1,0 +1,2 @@
+//! Definitions of gradients against finite differences of the forward definitions, in f64.
+#![forbid(unsafe_code)]
