@@ -1,6 +1,6 @@
-//! The cases of `tilewright bench` under criterion: all cases in f32, products in other types, attention and row
-//! kernels in bf16. They run on every backend, on one thread and on all cores, beside the crates `gemm` and
-//! `matrixmultiply`.
+//! The cases of `tilewright bench` under criterion: all cases in f32, products in all other types, attention and
+//! row kernels in bf16. Each case runs on every backend, on one thread and on all cores, beside the crates `gemm`
+//! and `matrixmultiply`.
 //!
 //! ```text
 //! cargo bench --bench kernels -- 'linear/f32/128x768x3072'         one shape, every contestant
@@ -8,9 +8,9 @@
 //! cargo bench --bench kernels -- 'avx512, 1 thread$' --quick       one backend, on one thread
 //! cargo bench --bench kernels -- attention --save-baseline main    for critcmp
 //! ```
-//! Names are `kernel/type/shape/who, threads`: contestants of a shape run side by side, for the clock drifts.
-//! Throughput is in floating-point operations (criterion's "elem/s"), in bytes for kernels over rows, in
-//! tokens for models. `tilewright bench` shows shares of the machine's limit.
+//! Names are `kernel/type/shape/who, threads`. The contestants of a shape run one after the other, because the clock
+//! drifts over time. Throughput is in floating-point operations (criterion's "elem/s"), in bytes for row kernels, in
+//! tokens for models. `tilewright bench` shows shares of the machine's limit instead.
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
@@ -29,7 +29,7 @@ fn main() {
         .without_plots()
         .configure_from_args();
     let (libraries, models) = (tilewright_peers::built_in(), Models::default());
-    // Packed and unpacked weights belong into one group.
+    // Packed and unpacked weights belong to one group.
     for cases in cases().chunk_by(|a, b| group(a) == group(b)) {
         let mut group = criterion.benchmark_group(group(&cases[0]));
         let work = cases[0].work();
@@ -74,7 +74,7 @@ fn thread_counts() -> Vec<usize> {
     counts
 }
 
-/// Benches every contestant of a case on `threads` threads. Prepares no case that the filter leaves out.
+/// Benches every contestant of a case on `threads` threads. Prepares only cases that the filter selects.
 fn run(
     group: &mut BenchmarkGroup<'_, WallTime>,
     case: &Case,
@@ -101,7 +101,7 @@ fn run(
             bencher.iter_custom(|runs| pool.install(|| timed(runs, || prepared.run().expect("shapes fit"))));
         });
     }
-    // Neither crate packs weights beforehand.
+    // Neither `gemm` nor `matrixmultiply` packs weights beforehand.
     for library in libraries.iter().filter(|_| case.packed() != Some(true)) {
         let inputs = case.inputs();
         let Some(operation) = case.for_peers(&inputs) else { continue };

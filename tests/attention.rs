@@ -11,11 +11,10 @@ fn conforms() {
     tilewright_suite::conforms("attention");
 }
 
-/// Arguments that do not fit each other are refused by the definition and by every backend, and
-/// nothing is written.
+/// The definition and every backend refuse arguments that do not fit each other, and write nothing.
 #[test]
 fn misfits_are_refused() {
-    /// Two batch rows of four heads, two of them kv heads, of three queries, five keys, width 8.
+    /// Two batch rows of four query heads and two kv heads, three queries, five keys, width 8.
     fn refused(what: &str, change: impl Fn(&mut Attention<'_>)) {
         let x = [0.5; 2 * 4 * 5 * 8];
         let [q, k] = [[2, 4, 3, 8], [2, 2, 5, 8]].map(|shape| View::new(&x, shape).unwrap());
@@ -67,7 +66,7 @@ fn misfits_are_refused() {
     refused("Attention.sequences.k", packed(&[0, 2, 3], &[0, 6, 5]));
 }
 
-/// Argument that an error names.
+/// The argument that an error names.
 fn named(result: Result<(), Error>) -> &'static str {
     match result {
         Err(Error::Shape { what, .. } | Error::Invalid { what, .. }) => what,
@@ -75,7 +74,7 @@ fn named(result: Result<(), Error>) -> &'static str {
     }
 }
 
-/// Tokens that do not fit a cache are refused, and it stays as it is.
+/// A cache refuses tokens that do not fit, and stays unchanged.
 #[test]
 fn misfits_of_caches_are_refused() {
     let x = [0.5; 2 * 4 * 8];
@@ -110,7 +109,7 @@ fn misfits_of_caches_are_refused() {
     }
 }
 
-/// A score of -inf weighs 0, and 0 times an infinite value is NaN, also across blocks of keys.
+/// A score of -inf has weight 0, and 0 times an infinite value is NaN, in one block of keys and across blocks.
 #[test]
 fn infinite_values_under_scores_of_minus_infinity_are_nan() {
     const KEYS: usize = 300;
@@ -138,7 +137,7 @@ fn infinite_values_under_scores_of_minus_infinity_are_nan() {
     }
 }
 
-/// Numbers in [-1, 1) that are bf16.
+/// Numbers in [-1, 1) that bf16 represents exactly.
 fn numbers(n: usize, mut state: u32) -> Vec<f32> {
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -153,8 +152,8 @@ fn rms(found: &[f32], exact: &[f64]) -> f64 {
     (squares.sum::<f64>() / exact.len() as f64).sqrt()
 }
 
-/// An output in bf16 errs no more than an exact computation that only rounds the softmax weights to bf16, as the
-/// product with v needs.
+/// bf16 attention errs no more than an exact computation whose only rounding is that of the softmax weights to bf16,
+/// which the product with v requires.
 #[test]
 fn bf16_errs_no_more_than_rounded_weights() {
     let [rows, keys, dim] = [64, 600, 64];
@@ -188,8 +187,7 @@ fn bf16_errs_no_more_than_rounded_weights() {
     }
 }
 
-/// A hidden key never reaches a row, though weights and values are packed in pairs; a visible key
-/// does.
+/// A visible key reaches a row and a hidden key never does, although weights and values are packed in pairs.
 #[test]
 fn bf16_pairs_keep_what_is_hidden_apart() {
     let [keys, dim] = [70, 8];

@@ -1,7 +1,7 @@
-//! Checkpoints of every family: every tensor is needed, other spellings give the same model, and damage is an error
-//! that names the file and the fault.
+//! Checkpoints of every family: every tensor is needed, other spellings give the same model, and errors about damage
+//! name the file and the fault.
 //!
-//! Every golden checkpoint is damaged in every way: the directories of `tests/golden` are the table of cases.
+//! The directories of `tests/golden` are the table of cases: the tests damage every golden checkpoint in every way.
 #![forbid(unsafe_code)]
 
 use safetensors::{Dtype, SafeTensors};
@@ -23,7 +23,7 @@ use tilewright_suite::golden::{Stored, golden, inputs, load, open, rewrite};
 const ON: Arithmetic =
     Arithmetic { backend: Backend::PORTABLE, dtype: Format::F32, inputs: ActivationQuantization::Rounded };
 
-/// The names of all golden checkpoints; every family has at least one.
+/// The names of all golden checkpoints. Every family has at least one.
 fn checkpoints() -> Vec<String> {
     let mut names = Vec::new();
     let mut families = BTreeSet::new();
@@ -39,14 +39,14 @@ fn checkpoints() -> Vec<String> {
     names
 }
 
-/// The first of each family.
+/// The first golden checkpoint of each family.
 fn families() -> Vec<String> {
     let mut seen = BTreeSet::new();
     let family = |name: &String| ModelKind::read(&golden(name)).unwrap().1.model_type;
     checkpoints().into_iter().filter(|name| seen.insert(family(name))).collect()
 }
 
-/// Outputs of a golden checkpoint with these bytes as its weights.
+/// Outputs of a golden checkpoint whose weights file has these bytes.
 fn run(dir: &Path, bytes: Vec<u8>) -> Result<Vec<Output>, Error> {
     let mut model = open(dir, bytes, ON)?;
     Ok(inputs(dir).run(&mut *model).unwrap())
@@ -57,7 +57,7 @@ fn with(dir: &Path, tensor: &str, change: impl FnOnce(&mut Stored)) -> Vec<u8> {
     rewrite(dir, |all| change(all.iter_mut().find(|t| t.name == tensor).unwrap()))
 }
 
-/// Fails unless loading these bytes is an error that says all of `parts`, and names the file.
+/// Asserts that loading these bytes fails with an error that names the file and contains all of `parts`.
 fn refused(what: &str, dir: &Path, bytes: Vec<u8>, parts: &[&str]) {
     let error = open(dir, bytes, ON).map(drop).expect_err(what).to_string();
     for part in ["changed.safetensors: "].iter().chain(parts) {
@@ -65,24 +65,24 @@ fn refused(what: &str, dir: &Path, bytes: Vec<u8>, parts: &[&str]) {
     }
 }
 
-/// Tensors that have no part in the outputs of the checkpoint's class.
+/// Tensors that no output of the checkpoint's class depends on.
 fn unread(name: &str) -> &[&str] {
     match name {
-        // An untied decoder has a bias of its own.
+        // An untied decoder has a separate bias.
         "albert-pre-training" => &["predictions.bias"],
         _ => &[],
     }
 }
 
-/// True if a tensor changes outputs by roundings alone: a bias of the keys adds one number to all scores of a query,
-/// and softmax cancels it.
+/// True if a tensor changes outputs only by roundings: a bias of the keys adds one number to all scores of a query,
+/// which softmax cancels.
 fn cancels(tensor: &str) -> bool {
     tensor.ends_with("key.bias") || tensor.ends_with("k_proj.bias")
 }
 
-/// True if a checkpoint without the tensor is one as well: bare encoders may have no pooler, an untied
-/// decoder the bias that a tied one has, BART no bias of logits, and T5 no head but the embedding if its config
-/// does not exclude that.
+/// True if a checkpoint is valid without the tensor. Bare encoders may lack the pooler, and BART the bias of logits. An
+/// untied decoder may have the tied decoder's bias instead of its own. T5 may use the embedding as its head, unless its
+/// config excludes that.
 fn may_lack(name: &str, tensor: &str) -> bool {
     let tied = || Fields::open(&golden(name)).unwrap().get("tie_word_embeddings", true).unwrap();
     name.ends_with("model") && tensor.starts_with("pooler")
@@ -104,7 +104,7 @@ fn every_tensor_is_needed_by_its_name_and_shape() {
             let other = |t: &mut Stored| t.store(Dtype::F32, |v| (v * 1.5 + 0.25).to_le_bytes().to_vec());
             let changed = run(&dir, with(&dir, tensor, other)).unwrap();
             if unread(&name).contains(&tensor) {
-                assert!(changed == expected, "{what} has a part in the outputs");
+                assert!(changed == expected, "{what} changes the outputs");
                 continue;
             }
             assert!(changed != expected || cancels(tensor), "{what} is ignored");
@@ -124,7 +124,7 @@ fn tensors_that_the_config_does_not_speak_of_are_named() {
     for name in checkpoints() {
         let dir = golden(&name);
         let expected = run(&dir, rewrite(&dir, |_| {})).unwrap();
-        // One layer more than the model has.
+        // A layer beyond the last layer of the model.
         let layer = |t: &Stored| {
             let number = t.name.split('.').find(|part| part.parse::<usize>().is_ok())?.to_owned();
             Some(Stored { name: t.name.replacen(&format!(".{number}."), ".99.", 1), ..t.clone() })
@@ -139,7 +139,7 @@ fn tensors_that_the_config_does_not_speak_of_are_named() {
         let weights = Weights::from_bytes("changed.safetensors".into(), bytes).unwrap();
         let mut model = Architecture::of(&dir).unwrap().open(&dir, weights.clone(), ON).unwrap();
         assert!(inputs(&dir).run(&mut *model).unwrap() == expected, "{name}");
-        // Integers are a buffer of transformers', and no weight.
+        // Integers are a buffer of transformers, not a weight.
         let mut names: Vec<&str> = unread(&name).iter().copied().chain([&*extra]).collect();
         names.sort_unstable();
         assert_eq!(weights.unread().collect::<Vec<_>>(), names, "{name}");
@@ -182,7 +182,7 @@ fn damaged_files_are_errors_that_name_them() {
         ] {
             no_safetensors(what, of_header(&format!("{{\"x\":{{{tensor}}}}}"), 4));
         }
-        // Sound, but of another model.
+        // A valid file of another model.
         refused(&name, &dir, of_header("{}", 0), &["missing; expected shape"]);
 
         let weights = Weights::open(&dir).unwrap();
@@ -194,7 +194,7 @@ fn damaged_files_are_errors_that_name_them() {
     }
 }
 
-/// Whatever stands in a field of config.json, the model is refused or runs.
+/// For every value in a field of config.json, the model is refused or runs.
 #[test]
 fn damaged_configs_are_errors_that_name_a_file() {
     let values = [
@@ -235,7 +235,7 @@ fn damaged_configs_are_errors_that_name_a_file() {
                 std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
                 let what = format!("{name}: {field} of {value}");
                 let run = || {
-                    // An id may be outside of a table that is smaller now.
+                    // An id may be outside a table that is now smaller.
                     open(folder.path(), bytes.clone(), ON).map(|mut model| inputs.run(&mut *model).map(drop))
                 };
                 let found = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panic!("{what}"));
@@ -268,7 +268,7 @@ fn other_spellings_of_the_same_checkpoint_are_the_same_model() {
             assert!(of_all(&bare) == expected, "{name} without {prefix}");
         }
 
-        // Stored in half the bytes, the model is that of the rounded values.
+        // A file in bf16 gives the model of the rounded values.
         let bf16 = |v: f32| half::bf16::from_f32(v);
         let f16 = |v: f32| half::f16::from_f32(v);
         let as_f32 = |round: &dyn Fn(f32) -> f32| {
@@ -332,7 +332,8 @@ fn shards_are_one_checkpoint() {
     }
 }
 
-/// Fused, gated, transposed and tied tensors have the name, shape and bits of the file; a tied tensor is listed once.
+/// Parameters have the names, shapes and bits of the file, also if layers fuse, gate, transpose or tie tensors. A tied
+/// tensor is listed once.
 #[test]
 fn parameters_are_those_of_the_file() {
     let backends: Vec<_> = all_backends().into_iter().chain([Backend::REFERENCE]).collect();
@@ -361,7 +362,7 @@ fn parameters_are_those_of_the_file() {
     }
 }
 
-/// In a reduced format, values are those that the layer computes with: rounded to bf16, for example.
+/// In a reduced format, parameters have the values that the layer computes with, for example rounded to bf16.
 #[test]
 fn parameters_of_reduced_formats_are_dequantized() {
     for name in families() {
@@ -380,7 +381,7 @@ fn parameters_of_reduced_formats_are_dequantized() {
     }
 }
 
-/// Columns of a fused W^T: every output of a weight belongs to one tensor, and so does every output of a bias.
+/// Every output of a fused weight belongs to one tensor, and every output of a fused bias to one tensor.
 #[test]
 fn tensors_of_a_linear_layer_cover_its_outputs() {
     for name in checkpoints() {

@@ -15,8 +15,8 @@ use tilewright_kernels::Backend;
 use tilewright_suite::arithmetics;
 use tilewright_suite::golden::{Stored, assert_outputs, golden, inputs, load, open, rewrite};
 
-/// Largest error as a share of an output's largest magnitude, as for encoders. transformers computes the norms of
-/// LLaMA and T5 and rotary angles in f32 as well.
+/// Largest error as a share of an output's largest magnitude, as for encoders. transformers too computes the norms of
+/// LLaMA and T5 and the rotary angles in f32.
 const TOLERANCE: f32 = 1e-5;
 
 /// Checkpoints with a head for generation.
@@ -59,7 +59,7 @@ fn batch(sequences: &[&[u32]]) -> Batch {
     batch
 }
 
-/// Ids that depend on nothing but their number and place.
+/// Ids of a text, determined by its number.
 fn text(number: u32, len: u32) -> Vec<u32> {
     (0..len).map(|i| 3 + (i * 7 + number * 11 + i * i) % 39).collect()
 }
@@ -70,7 +70,7 @@ fn sources(sequences: usize) -> Batch {
     batch(&sources.iter().map(|s| &s[..]).collect::<Vec<_>>())
 }
 
-/// Empty caches: of a source each, if the model reads one.
+/// Empty caches, each with an encoded source if the model has an encoder.
 fn caches(model: &mut dyn CausalLm, sequences: usize, capacity: usize) -> Vec<Cache> {
     if !model.encodes() {
         return (0..sequences).map(|_| model.cache(capacity)).collect();
@@ -105,7 +105,7 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
                 .collect();
             let row = |s: usize, token: usize| &whole[s][token * words..(token + 1) * words];
 
-            // All at once; then again, after they were forgotten.
+            // All tokens at once; then again after a truncation.
             for _ in 0..2 {
                 all.iter_mut().for_each(|cache| cache.truncate(0));
                 let sequences: Vec<&[u32]> = texts.iter().map(|text| &text[..]).collect();
@@ -114,7 +114,7 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
                 assert_eq!(together, whole.concat(), "{name} {on:?}: together");
             }
 
-            // Token by token, beside other sequences that come and go in pieces of other sizes.
+            // Token by token, beside other sequences in pieces of other sizes.
             all.iter_mut().for_each(|cache| cache.truncate(0));
             let mut done = [0; 4];
             for step in 0.. {
@@ -152,7 +152,7 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
                 }
             }
 
-            // From a copy that goes back a few tokens.
+            // From a copy, truncated by a few tokens.
             let mut copy = all[2].clone();
             copy.copy_from(&all[0]).unwrap();
             copy.truncate(11);
@@ -162,7 +162,7 @@ fn a_token_has_the_same_bits_in_pieces_alone_and_among_others() {
     }
 }
 
-/// The forward pass of whole texts keeps no cache: its logits have the bits of the cached pass.
+/// The forward pass of whole texts without caches has the bits of the cached pass.
 #[test]
 fn a_forward_without_caches_has_the_bits_of_one_with_caches() {
     for name in GENERATORS {
@@ -230,7 +230,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     }
 }
 
-/// Bare models have caches, and may be asked to extend them.
+/// Bare models have caches, and refuse to compute logits before they change a cache.
 #[test]
 fn a_model_without_head_is_refused_before_anything_is_appended() {
     use tilewright::{bart, gpt2, llama, t5};
@@ -263,8 +263,8 @@ fn a_model_without_head_is_refused_before_anything_is_appended() {
     }
 }
 
-/// A head that differs from the word table is the head, whatever the config says; if a file has only one of the two,
-/// it serves as both. transformers does so too.
+/// A head in the file that differs from the word table is used, for any config. If the file has only one of the two
+/// tensors, it serves as both, as in transformers.
 #[test]
 fn heads_are_tied_as_the_file_has_them() {
     for (name, table) in [("gpt2", "transformer.wte.weight"), ("llama", "model.embed_tokens.weight")] {

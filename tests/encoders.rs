@@ -16,8 +16,8 @@ use tilewright_kernels::Backend;
 use tilewright_suite::golden::{self, assert_close, assert_outputs, golden, inputs, rewrite, tensor};
 use tilewright_suite::{arithmetics, skipped};
 
-/// Largest error as a share of an output's largest magnitude. f32 leaves about 2^-24 = 6e-8 in each
-/// of some dozen operations in a row; the worst measured of all backends and outputs is 3.2e-6.
+/// Largest error as a share of an output's largest magnitude. Each of some dozen successive f32 operations adds about
+/// 2^-24 = 6e-8. The largest measured error of all backends and outputs is 3.2e-6.
 const TOLERANCE: f32 = 1e-5;
 
 /// The families, their encoders' prefixes, and the checkpoints of their classes.
@@ -106,7 +106,7 @@ fn of_sequence<'a>(output: &'a Output, batch: &Batch, sequence: usize) -> &'a [f
 
 #[test]
 fn a_sequence_has_the_same_bits_alone_in_a_batch_and_padded() {
-    // Few tokens of few ids each, so that the batch needs other blocks than a sequence alone.
+    // The batch has more tokens than a block, and each sequence alone has fewer.
     let texts: Vec<Vec<u32>> =
         (0..20).map(|n| (0..1 + n * 3 / 2).map(|i| 5 + (i * 7 + n) % 45).collect()).collect();
     let columns = texts.iter().map(Vec::len).max().unwrap();
@@ -168,7 +168,7 @@ fn sentence_embeddings_follow_the_sentence_transformers_files() {
     }
 }
 
-/// A copy of `bert-model` as its files are changed.
+/// A copy of `bert-model` with `change` applied to each of its files.
 fn changed(change: impl Fn(&str, &mut serde_json::Value)) -> tempfile::TempDir {
     let (from, to) = (golden("bert-model"), tempfile::tempdir().unwrap());
     std::fs::copy(from.join("model.safetensors"), to.path().join("model.safetensors")).unwrap();
@@ -232,7 +232,7 @@ fn texts_are_cut_on_the_side_that_files_say() {
     assert!(refused.contains("tokenizer_config.json") && refused.contains("middle"), "{refused}");
 }
 
-/// Without the checkpoint (TILEWRIGHT_MODELS unset) only the fixture itself is checked.
+/// Without the checkpoint (TILEWRIGHT_MODELS unset), the test checks only the fixture.
 #[test]
 fn all_minilm_l6_v2_embeds_as_in_transformers() {
     let dir = golden("all-minilm-l6-v2");
@@ -305,7 +305,7 @@ fn configs_that_are_not_supported_are_errors_that_name_the_field() {
     let not_utf8 = Config::from_bytes(Path::new("config.json"), b"{\"hidden_act\": \"\xff\"}").unwrap_err();
     assert!(not_utf8.to_string().starts_with("config.json: "), "{not_utf8}");
 
-    // Fields that other families add, and settings that no family computes.
+    // Fields that other families add, and settings that no family supports.
     let cases = [
         ("roberta", r#"{"pad_token_id": 600}"#, "pad_token_id 600"),
         ("roberta", r#"{"pad_token_id": -1}"#, "pad_token_id: "),

@@ -13,7 +13,7 @@ fn conforms_to_its_definition() {
     conforms("gemm");
 }
 
-/// At sizes for which the definition is too slow: against the `gemm` crate in f64.
+/// Compares products of sizes for which the definition is too slow with the `gemm` crate in f64.
 #[test]
 fn agrees_with_another_library_at_large_sizes() {
     for (m, k, n) in [(512, 768, 1000), (1, 4096, 4096), (1000, 1000, 257), (37, 5000, 300)] {
@@ -29,7 +29,7 @@ fn agrees_with_another_library_at_large_sizes() {
             for rhs in [Rhs::Packed(&packed), Rhs::Matrix(b.into())] {
                 let c = product(backend, a, rhs, n).unwrap();
                 for (i, &c) in c.iter().enumerate() {
-                    // f64's own error is 2^-29 of the first term.
+                    // The error of the f64 product is 2^-29 of the first term.
                     let bound = gamma(k + 1) * magnitude[i] + U * exact[i].abs();
                     let error = (f64::from(c) - exact[i]).abs();
                     assert!(
@@ -44,7 +44,7 @@ fn agrees_with_another_library_at_large_sizes() {
     }
 }
 
-/// Operands that do not fit are refused by every backend, and the definition, with the same error.
+/// The definition and every backend refuse operands that do not fit, with the same error.
 #[test]
 fn refuses_what_does_not_fit() {
     let data = vec![1.0; 1000];
@@ -72,9 +72,9 @@ fn refuses_what_does_not_fit() {
             let (a, view) = (a.into(), view.into());
             let error = backend.run(Gemm { alpha: 1.0, a, b, beta, c: view, epilogue }).unwrap_err();
             assert!(error.to_string().starts_with(&format!("{what}: expected")), "{what}: {error}");
-            assert_eq!(c, [7.0; 8], "{what}: refused, and yet written");
+            assert_eq!(c, [7.0; 8], "{what}: refused, but C was written");
         }
-        // The weight is packed, so a C of another width is at fault.
+        // The weight is packed, so the error blames a C of another width.
         let packed = PackedB::new(backend, b.at(0));
         let mut c = [7.0; 10];
         let wide = ViewMut::new(&mut c, [1, 2, 5]).unwrap().into();
@@ -108,7 +108,7 @@ fn refuses_weights_packed_for_another_tile() {
     }
 }
 
-/// Outputs that name an element twice cannot be made.
+/// A view that names an element twice cannot be an output.
 #[test]
 fn refuses_overlapping_outputs() {
     let mut data = [0.0; 100];

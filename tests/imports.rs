@@ -1,7 +1,7 @@
-//! Imports go one way: `isa` imports nothing from above, and no modules of a crate import each other in a circle.
+//! Imports go one way: `isa` imports nothing from above, and the modules of a crate import each other in no circle.
 //!
-//! A module is a file. A parent and its children count as one: an edge between a module and an ancestor is no
-//! import. Test modules may import anything.
+//! A module is a file. An edge between a module and an ancestor does not count as an import. Test modules may import
+//! anything.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,7 +120,7 @@ fn paths(code: &str, module: &Module, modules: &BTreeMap<Module, String>) -> Vec
         while let Some(at) = expanded[from..].find(prefix).map(|at| from + at) {
             let path = expanded[at..].split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).next();
             let path = path.unwrap_or_default();
-            // Inside of a longer path: found from its beginning.
+            // A match inside a longer path is found from the beginning of that path.
             if !expanded[..at].ends_with("::") {
                 found.push(path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect());
             }
@@ -156,7 +156,7 @@ fn expand(found: &mut Vec<Module>, prefix: &[String], tree: &str) {
     }
 }
 
-/// The path from the crate's root, or nothing for a path of another crate.
+/// The path from the crate's root; `None` for a path of another crate.
 fn absolute(path: Module, module: &Module, modules: &BTreeMap<Module, String>) -> Option<Module> {
     let supers = path.iter().take_while(|part| *part == "super").count();
     let base = match path.first()?.as_str() {

@@ -1,4 +1,4 @@
-//! Promises of caches of keys and values beyond the bits of a call.
+//! Promises of KV caches beyond the bits of one call.
 
 use allocation_counter::measure;
 use tilewright_kernels::{
@@ -11,7 +11,7 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_769) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-/// A cache of 3 tokens of 2 heads, with room for 5.
+/// A cache of 2 heads with 3 tokens and room for 5.
 fn cache(backend: Backend, precision: Precision) -> KvCache {
     let mut cache = KvCache::new(backend, precision, 2, [8, 4], 5);
     let x = numbers(2 * 3 * 8);
@@ -19,7 +19,7 @@ fn cache(backend: Backend, precision: Precision) -> KvCache {
     cache
 }
 
-/// A cache of another layout is refused, except by the definition, which reads all of them.
+/// Every backend refuses a cache of another layout; the definition reads all layouts.
 #[test]
 fn layouts_of_other_backends_are_refused() {
     let x = numbers(2 * 8);
@@ -47,8 +47,8 @@ fn layouts_of_other_backends_are_refused() {
     }
 }
 
-/// One query each of several sequences, on one thread and on four: blocks of keys that are shared out have
-/// the bits of attention to views, and so has a task of several sequences.
+/// One query for each of several sequences has the bits of attention to views, on one thread and on four: threads
+/// split the blocks of keys, or share the sequences.
 #[test]
 fn threads_change_no_bit() {
     let (kv_heads, heads, dim) = (3, 9, 64);
@@ -127,8 +127,8 @@ fn decoding_allocates_nothing() {
     }
 }
 
-/// Query heads that share keys and values fill tiles of rows that see the same keys, but fewer keys than the rows of
-/// other tiles. NaN in the values of the further keys stays out of these rows, also if a k-group holds two keys.
+/// Query heads that share keys and values fill tiles of rows that see equal keys, but fewer keys than the rows of other
+/// tiles. NaN in the values of later keys does not reach these rows, also if a k-group holds two keys.
 #[test]
 fn rows_that_see_the_same_keep_the_rest_apart() {
     let (heads, tokens, dim) = (16, 40, 8);
@@ -171,7 +171,7 @@ fn rows_that_see_the_same_keep_the_rest_apart() {
     }
 }
 
-/// A cache without heads, or of empty keys and values, needs no memory: its capacity may be any number.
+/// A cache without heads, or of empty keys and values, accepts any capacity, because it needs no memory.
 #[test]
 fn empty_tokens_fit_any_capacity() {
     for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {

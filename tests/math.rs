@@ -9,7 +9,7 @@ fn conforms_to_its_definition() {
     conforms("math");
 }
 
-/// Every 4099th float, and the floats near powers of two; `tilewright verify --exhaustive` takes all floats.
+/// Tests every 4099th float and the floats near powers of two; `tilewright verify --exhaustive` tests all floats.
 #[test]
 fn claims_hold_over_the_whole_range() {
     let backends = backends();

@@ -1,5 +1,5 @@
-//! The performance contract on memory: kernels allocate nothing in a steady state, and the memory of attention grows
-//! linearly with the length.
+//! The contract on memory: kernels allocate nothing in a steady state, and the memory of attention grows linearly with
+//! the length.
 
 use allocation_counter::{AllocationInfo, measure};
 use half::{bf16, f16};
@@ -10,7 +10,7 @@ use tilewright_kernels::{
 };
 use tilewright_suite::backends;
 
-/// Allocations of `f` on this thread, which does all the work.
+/// Allocations of `f`, which runs on one thread.
 fn allocations(f: impl FnOnce() + Send) -> AllocationInfo {
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
     let mut found = AllocationInfo::default();
@@ -18,7 +18,7 @@ fn allocations(f: impl FnOnce() + Send) -> AllocationInfo {
     found
 }
 
-/// The third of three runs.
+/// Asserts that the third of three runs allocates nothing.
 fn steady(backend: Backend, kernel: &str, mut run: impl FnMut(Backend) + Send) {
     let found = allocations(|| {
         run(backend);
@@ -29,7 +29,7 @@ fn steady(backend: Backend, kernel: &str, mut run: impl FnMut(Backend) + Send) {
     assert!(found.count_total > 0, "{kernel} on {}: the counter counts nothing", backend.name());
 }
 
-/// Runs one of the kernels on rows.
+/// Runs a row kernel.
 type RowCall<T> = fn(Backend, Rows<'_, T>);
 
 fn row_kernels<T: Element>() -> [(&'static str, RowCall<T>); 4] {
@@ -100,7 +100,7 @@ fn a_steady_state_allocates_nothing() {
     }
 }
 
-/// Peak of bytes that attention over `length` tokens allocates on a new thread.
+/// Peak of the bytes that attention over `length` tokens allocates on a new thread.
 fn attention_peak(backend: Backend, length: usize) -> u64 {
     let shape = [1, 1, length, 16];
     let (x, mut y) = (vec![0.5; length * 16], vec![0.0; length * 16]);

@@ -1,5 +1,4 @@
-//! Products in types other than f32: the promises of the contract on every backend, and the exact results of int8 and
-//! groups.
+//! Products in types other than f32: the contract on every backend, and the exact results of int8 and of groups.
 
 use half::f16;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Quantized, Rhs};
@@ -22,13 +21,13 @@ fn product(backend: Backend, a: Lhs<'_>, b: &PackedB) -> Result<Vec<f32>, Failur
     Ok(c)
 }
 
-/// A as f32, and rounded to the type of the weights.
+/// A in f32, and A rounded to the type of the weights.
 fn kinds<'a>(a: &'a [f32], [m, k]: [usize; 2]) -> [Lhs<'a>; 2] {
     let view = View::new(a, [1, m, k]).unwrap();
     [view.into(), Lhs::Rounded(view)]
 }
 
-/// A row alone, and in products of any number of rows, on any number of threads.
+/// A row has the same bits alone and in products of any number of rows, on any number of threads.
 #[test]
 fn rows_do_not_depend_on_their_neighbours_or_on_threads() {
     for (k, n) in [(600, 130), (1700, 70), (20, 13)] {
@@ -58,12 +57,12 @@ fn rows_do_not_depend_on_their_neighbours_or_on_threads() {
     }
 }
 
-/// Products of int8 are sums of integers, scaled in f32: all backends give equal bits.
+/// int8 products are sums of integers, scaled in f32, so all backends give equal bits.
 #[test]
 fn int8_is_exact() {
     let shapes = [(3, 1, 5), (17, 63, 40), (5, 65, 33), (30, 777, 50), (2, 5000, 20)];
     for (m, k, n) in shapes {
-        // The ends of the range, of one sign and of both: sums of pairs beyond 16 bits.
+        // The ends of the range, of one sign and of both signs: the sums of pairs exceed 16 bits.
         let ends = |sign: f32| move |i: usize| if i % 7 == 3 { -sign } else { sign };
         let edges: Vec<f32> = (0..m * k).map(ends(1.0)).collect();
         let of_edges: Vec<f32> = (0..n * k).map(ends(-1.0)).collect();
@@ -153,13 +152,13 @@ fn groups_are_read_as_they_are_stored() {
     assert!(PackedB::from_groups(Backend::best(), Format::Int8, &[], [0, 0]).is_err());
 }
 
-/// Weights survive a format that holds them, and are within its step otherwise.
+/// A format keeps weights that it represents, and rounds others by at most its step.
 #[test]
 fn formats_round_to_the_nearest() {
     let (n, k) = (40, 100);
     let w = numbers(n * k, 6);
     let weight = View::new(&w, [n, k]).unwrap().transpose();
-    // Of numbers below 1, and of groups whose scale and minimum are rounded themselves.
+    // Steps for numbers below 1, with tolerance for the rounding of scales and minima.
     let steps = [0.0, 2f64.powi(-9), 2f64.powi(-12), 0.5 / 127.0 + 1e-6, 0.6 / 127.0, 1.1 / 8.0, 1.1 / 15.0];
     for backend in Backend::available() {
         for (format, step) in Format::ALL.into_iter().zip(steps) {
@@ -184,11 +183,11 @@ fn formats_round_to_the_nearest() {
 
 #[test]
 fn refuses_what_it_cannot_sum() {
-    // 66311 is the largest k whose sums cannot overflow; the ends of the range reach it.
+    // 66311 is the largest k whose sums cannot overflow, also for numbers at the ends of the range.
     let most = 66_311;
     let (a, w) = (vec![1.0; most], vec![-1.0; most]);
     let mut low = a.clone();
-    low[0] = -1e-30; // a zero point next to the least number: what follows is 255 from it
+    low[0] = -1e-30; // a negative number: all others are then 255 from the zero point
     for backend in all_backends() {
         let b = View::new(&w, [1, most]).unwrap().transpose();
         let packed = PackedB::in_format(backend, Format::Int8, b).unwrap();

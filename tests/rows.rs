@@ -7,7 +7,7 @@ use tilewright_kernels::{
     RmsNorm, Rope, RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 
-/// One test per kernel, so that each is named and they run side by side.
+/// Declares one test per kernel, so that each test has a name and tests run in parallel.
 macro_rules! conforms {
     ($($kernel:ident)*) => {$(
         #[test]
@@ -18,14 +18,14 @@ macro_rules! conforms {
 }
 conforms!(layer_norm rms_norm l2_normalize softmax activate gated rope embedding pool);
 
-/// Asks every backend, and the definition, for an error that starts like this, and for an output that
-/// was not touched.
+/// Asserts that every backend and the definition return an error that starts with `expected`, and leave the output
+/// untouched.
 fn refused(expected: &str, run: impl Fn(Backend, ViewMut<'_, 2>) -> Result<(), Error>) {
     for &backend in Backend::available() {
         let mut out = [7.0; 8];
         let error = run(backend, ViewMut::new(&mut out, [2, 4]).unwrap()).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{}: {error}, not {expected}", backend.name());
-        assert_eq!(out, [7.0; 8], "{expected}: refused, and yet written");
+        assert_eq!(out, [7.0; 8], "{expected}: refused, but the output was written");
     }
 }
 
@@ -80,7 +80,7 @@ fn arguments_that_do_not_fit_are_refused() {
     refused("Rope.rows: 4 columns are not whole heads of 5", |backend, out| rope(5, &[0, 0], backend, out));
 }
 
-/// The error names the id and the table's size, and nothing was written, not even the rows before.
+/// The error names the id and the table's size, and the kernel writes no row, not even the rows before the id.
 #[test]
 fn ids_outside_their_table_are_refused() {
     let data = [1.0; 64];
@@ -112,7 +112,7 @@ fn offsets_that_do_not_cut_the_tokens_are_refused() {
     });
 }
 
-/// Squares of these leave f32, the result does not.
+/// Norms of numbers whose squares overflow or underflow f32 are in range.
 #[test]
 fn extreme_magnitudes_are_normalised() {
     for &backend in Backend::available() {
@@ -137,7 +137,7 @@ fn extreme_magnitudes_are_normalised() {
 /// Columns of [`extreme_rows`].
 const COLUMNS: usize = 100;
 
-/// Rows that leave the range of the fast formulas, between two ordinary rows. Halves of the numbers are exact.
+/// Rows beyond the range of the fast formulas, between two ordinary rows. Half of each number is exact.
 fn extreme_rows<T: Element>() -> Vec<T> {
     let (huge, tiny, ulp) = match T::NAME {
         "f16" => (6e4, 2f32.powi(-22), 2f32.powi(-10)),
@@ -159,7 +159,8 @@ fn extreme_rows<T: Element>() -> Vec<T> {
 /// A norm of rows, with a residual or without.
 type Norm<T> = fn(Backend, Rows<'_, T>, Option<ViewMut<'_, 2, T>>) -> Result<(), Error>;
 
-/// Extreme rows agree with the definition, with a residual and without, and change nothing in the rows beside them.
+/// Asserts that extreme rows agree with the definition, with a residual and without, and do not change the rows beside
+/// them.
 fn extreme_rows_conform<T: Element>(unit: f32, norm: Norm<T>) {
     let x = extreme_rows::<T>();
     let shape = [x.len() / COLUMNS, COLUMNS];
@@ -175,8 +176,8 @@ fn extreme_rows_conform<T: Element>(unit: f32, norm: Norm<T>) {
         let found = run(backend, &x);
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let (found, expected) = (found.to_f32(), expected.to_f32());
-            // Sums of n squares err by (n + 8) u of themselves, and so do scale and shift of the row; then both
-            // results are rounded to the type.
+            // The relative error of a sum of n squares is (n + 8) u, and so is that of the row's scale and shift. Both
+            // results are then rounded to the type.
             let n = COLUMNS as f32;
             let bound = (n + 8.0) * f32::EPSILON * (1.0 + expected.abs()) + unit * expected.abs();
             assert!(
@@ -226,7 +227,7 @@ fn extreme_rows_beside_ordinary_ones_are_normalised() {
     extreme_rows_conform::<f16>(2f32.powi(-10), rms);
 }
 
-/// A NaN or an infinity in any column gives the special values of the definition in every element.
+/// A NaN or an infinity in any column gives the definition's special values in every element.
 #[test]
 fn special_values_propagate_from_any_column() {
     const N: usize = 150;

@@ -1,4 +1,4 @@
-//! Fused attention against its definition: masks, biases, heads, sequences, strides.
+//! Fused attention against its definition, with any masks, biases, heads, sequences and strides.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

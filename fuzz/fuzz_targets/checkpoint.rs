@@ -1,5 +1,5 @@
-//! The readers of config.json and of safetensors, on arbitrary bytes and on a checkpoint of any family with a
-//! few bytes changed: they load it or refuse it, and what was loaded runs.
+//! The readers of config.json and of safetensors, on arbitrary bytes and on valid checkpoints with a few bytes changed:
+//! every checkpoint is refused, or loads and runs.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

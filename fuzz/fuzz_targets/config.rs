@@ -1,6 +1,7 @@
-//! Models of every architecture, built from random config.json files and random weights: refused, or run.
+//! Models of every architecture, built from random config.json files and random weights: every model is refused or
+//! runs.
 //!
-//! Sizes are small. Each field has a value: the weights are built to fit it.
+//! Sizes are small, and the weights have the shapes that the sizes require.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -13,7 +14,10 @@ use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
 /// Fields that hold sizes, each with the modulus that maps a byte to a size.
-const SIZES: [(&[&str], &[(&str, u8)]); 5] = [
+type Sizes = &'static [(&'static str, u8)];
+
+/// The size fields of each family, which is a list of model types.
+const SIZES: [(&[&str], Sizes); 5] = [
     (
         &["bert", "roberta", "albert", "electra"],
         &[
@@ -83,7 +87,7 @@ const SIZES: [(&[&str], &[(&str, u8)]); 5] = [
     ),
 ];
 
-/// Other fields, with values of theirs.
+/// Other fields, each with possible values.
 const OTHERS: [(&str, &[&str]); 31] = [
     ("head_dim", &["null", "0", "1", "2", "6", "10"]),
     ("num_labels", &["0", "1", "3"]),

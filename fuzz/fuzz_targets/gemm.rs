@@ -1,9 +1,8 @@
 //! The matrix product of operands that may not fit: views of any shape, strides and length.
 //!
-//! Every element is a small integer, so that all sums of floats are exact and every backend must agree with
-//! the definition bit for bit, on the result as on the refusal; where numbers are quantised, to a hundredth,
-//! which is far more than the rounding of scales. Panics and, by the sanitizer, accesses
-//! outside the slices are failures too.
+//! Every element is a small integer, so all sums of floats are exact. Every backend must agree with the definition bit
+//! for bit, in the result and in the refusal. Quantized results must agree to a hundredth, which is far more than the
+//! rounding of scales. Panics are failures too, and so are accesses outside the slices, which the sanitizer detects.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -11,14 +10,14 @@ use libfuzzer_sys::fuzz_target;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Error, View, ViewMut};
 
-/// The largest batch, m, n and k: past a block of k and a tile, within a few milliseconds.
+/// The largest batch, m, n and k: larger than a k-block and a tile, small enough for a few milliseconds.
 const MOST: [u16; 4] = [2, 20, 40, 300];
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Operand {
-    /// Where an extent differs from what the others ask for, and by how much.
+    /// Dimension whose extent does not fit the other operands, and the difference.
     wrong: Option<(u8, i8)>,
-    /// Strides, or row-major.
+    /// Strides; `None` for row-major.
     strides: Option<[u16; 3]>,
     /// Elements missing from the slice.
     missing: u8,
@@ -32,7 +31,7 @@ enum Kind {
     PackedGated,
 }
 
-/// How A is passed.
+/// Form of A.
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
     Exact,
@@ -64,14 +63,14 @@ impl Case {
         Format::ALL[usize::from(self.format) % Format::ALL.len()]
     }
 
-    /// True if nothing of the product is rounded.
+    /// True if the product rounds no operand.
     fn is_exact(&self) -> bool {
         matches!(self.kind, Kind::Matrix | Kind::Gated)
             || matches!(self.format(), Format::F32 | Format::Bf16 | Format::F16)
     }
 }
 
-/// Shape, strides and length of a slice: whether they fit is for the view to say.
+/// Shape, strides and length of a slice. The view decides whether they fit each other.
 struct Place {
     shape: [usize; 3],
     strides: [usize; 3],
@@ -87,13 +86,13 @@ impl Operand {
         let row_major = [shape[1] * shape[2], shape[2], 1];
         let strides = self.strides.map_or(row_major, |s| s.map(usize::from));
         let reach: usize = shape.iter().zip(strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
-        // A megabyte holds all that fits together.
+        // Operands that fit each other take at most a megabyte.
         let len = (reach + 1).min(1 << 18).saturating_sub(self.missing.into());
         Place { shape, strides, len }
     }
 }
 
-/// Integers in -2..=2 without pattern.
+/// Integers in -2..=2 without a pattern.
 fn integers(len: usize) -> Vec<f32> {
     (0..len as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) % 5).map(|x| x as f32 - 2.0).collect()
 }
@@ -158,7 +157,7 @@ fuzz_target!(|case: Case| {
     for &backend in Backend::available() {
         let found = run(&case, backend);
         if case.is_exact() {
-            // Zeros of either sign are equal: a sum of nothing has none of its own.
+            // Zeros of either sign compare equal, because the sign of an empty sum is unspecified.
             assert_eq!(found, expected, "{} of {case:?}", backend.name());
             continue;
         }

@@ -1,5 +1,5 @@
-//! The reader of GGUF files, on arbitrary bytes and on sound files with a few bytes changed: it reads them
-//! or refuses them, and whatever it read gives its tensors, config and tokenizer or an error.
+//! The reader of GGUF files, on arbitrary bytes and on valid files with a few bytes changed: every file is refused, or
+//! its tensors, config and tokenizer are read or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

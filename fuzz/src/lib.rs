@@ -1,4 +1,4 @@
-//! Helpers of the fuzz targets: files from bytes, and every call of a model.
+//! Helpers of the fuzz targets: files made of bytes, and calls of every method of a model.
 #![forbid(unsafe_code)]
 
 use arbitrary::Arbitrary;
@@ -8,10 +8,10 @@ use tilewright::Batch;
 use tilewright::causal_lm::Want;
 use tilewright::layers::Cache;
 use tilewright::model::Model;
-use tilewright_verify::Entry;
 use tilewright_kernels::Backend;
+use tilewright_verify::Entry;
 
-/// Runs the case of `check` that `bytes` choose on every backend.
+/// Runs the case of `check` that `bytes` select, on every backend.
 ///
 /// # Panics
 /// If the case fails on a backend.
@@ -48,7 +48,7 @@ impl File<'_> {
     }
 }
 
-/// A directory of this process, in memory if the system has `/dev/shm`.
+/// A temporary directory of this process, in memory if the system has `/dev/shm`.
 ///
 /// # Panics
 /// If it cannot be created.
@@ -63,7 +63,7 @@ pub fn directory() -> &'static Path {
     &DIR
 }
 
-/// Calls everything that a model offers. Errors are allowed: an id may be outside of its table.
+/// Calls every method of a model. Errors are allowed, because an id may be outside its table.
 pub fn use_model(model: &mut dyn Model, ids: &[u32]) {
     let mut batch = Batch::default();
     if batch.push_ids(ids).is_err() {

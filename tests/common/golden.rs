@@ -23,18 +23,18 @@ pub fn inputs(dir: &Path) -> ModelInputs {
     ModelInputs::open(&dir.join("inputs.safetensors")).unwrap()
 }
 
-/// The model of the class that the checkpoint names.
+/// Loads the model of the class that the checkpoint names.
 ///
 /// # Panics
-/// If it cannot be loaded.
+/// If the model cannot be loaded.
 pub fn load(dir: &Path, on: Arithmetic) -> Box<dyn Model> {
     Architecture::of(dir).unwrap().load(dir, on).unwrap()
 }
 
-/// Shape and values of a tensor of f32.
+/// Shape and values of an f32 tensor.
 ///
 /// # Panics
-/// If the file does not have it.
+/// If the file does not have the tensor.
 pub fn tensor(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -43,15 +43,15 @@ pub fn tensor(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     (tensor.shape().to_vec(), values)
 }
 
-/// Fails unless `found` is `expected` up to a share of its largest magnitude.
+/// Asserts that `found` equals `expected` within `tolerance` times the largest magnitude of `expected`.
 ///
 /// # Panics
-/// If it is not.
+/// If an element is beyond the tolerance.
 pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        // Written so that NaN fails.
+        // The comparison fails for NaN.
         assert!(
             (f - e).abs() <= tolerance * scale,
             "{what}: element {i} is {f}, expected {e} (scale {scale})"
@@ -59,7 +59,7 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
     }
 }
 
-/// Asserts that `outputs` are the tensors of the file `expected`, all of them, within the tolerance.
+/// Asserts that `outputs` are exactly the tensors of the file `expected`, within the tolerance.
 ///
 /// # Panics
 /// If an output is missing, unexpected, or beyond the tolerance.
@@ -75,27 +75,27 @@ pub fn assert_outputs(what: &str, inputs: &ModelInputs, outputs: &[Output], expe
     }
 }
 
-/// A tensor as a file holds it.
+/// A tensor of a file.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// One without a name is left out.
+    /// Name of the tensor. A tensor without a name is not written.
     pub name: String,
     /// Type of its numbers.
     pub dtype: Dtype,
-    /// Of a matrix: \[rows, columns\].
+    /// Shape, for a matrix \[rows, columns\].
     pub shape: Vec<usize>,
-    /// Row-major.
+    /// Bytes of the numbers, row-major.
     pub data: Vec<u8>,
 }
 
 impl Stored {
-    /// A tensor of f32.
+    /// Makes an f32 tensor.
     pub fn floats(name: &str, shape: &[usize], values: &[f32]) -> Self {
         let data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Self { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec(), data }
     }
 
-    /// Stores an f32 tensor as `dtype`, each number converted by `bytes`.
+    /// Converts an f32 tensor to `dtype`; `bytes` converts each number.
     pub fn store(&mut self, dtype: Dtype, bytes: impl Fn(f32) -> Vec<u8>) {
         let values = self.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
         self.data = values.flat_map(bytes).collect();
@@ -103,10 +103,10 @@ impl Stored {
     }
 }
 
-/// The bytes of a golden checkpoint with its list of tensors changed.
+/// The bytes of a golden checkpoint's weights file after `change` of its list of tensors.
 ///
 /// # Panics
-/// If no file can be made of that.
+/// If the changed tensors do not make a file.
 pub fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Stored>)) -> Vec<u8> {
     let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -123,11 +123,10 @@ pub fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Stored>)) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-/// The model of the golden checkpoint `dir` with these bytes, which errors call `changed.safetensors`, as its
-/// weights.
+/// Loads the golden checkpoint `dir` with these bytes as its weights file. Errors call this file `changed.safetensors`.
 ///
 /// # Errors
-/// Errors of loading it.
+/// Errors of loading the model.
 pub fn open(dir: &Path, bytes: Vec<u8>, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
     let weights = Weights::from_bytes("changed.safetensors".into(), bytes)?;
     Architecture::of(dir)?.open(dir, weights, on)

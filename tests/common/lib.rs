@@ -1,5 +1,5 @@
-//! Helpers of tests and benches: a kernel's checks on every backend; backends that the CPU lacks are named on
-//! standard error.
+//! Helpers of tests and benches: the checks of a kernel on every backend, and notes on standard error about backends
+//! that the CPU lacks.
 
 pub mod golden;
 
@@ -27,10 +27,10 @@ const SEED: u64 = 0;
 /// Runs all checks of `kernel` on every backend but the reference.
 ///
 /// # Panics
-/// If `kernel` has no check, if a case fails, or as [`all_backends`] does.
+/// If `kernel` has no check, if a case fails, or if [`all_backends`] panics.
 pub fn conforms(kernel: &str) {
     let (seed, cases) = (number("TILEWRIGHT_SEED", SEED), number("TILEWRIGHT_CASES", CASES));
-    assert!(tilewright_verify::checks(Some(kernel)).next().is_some(), "no check of a kernel {kernel:?}");
+    assert!(tilewright_verify::checks(Some(kernel)).next().is_some(), "no check of the kernel {kernel:?}");
     for backend in all_backends().into_iter().filter(|b| !b.is_plain() || kernel == "gemm") {
         for check in tilewright_verify::checks(Some(kernel)) {
             if let Err(failure) = check.run(backend, seed, cases, || ()) {
@@ -42,12 +42,12 @@ pub fn conforms(kernel: &str) {
 
 /// Prints on standard error that `what` is not tested.
 pub fn skipped(what: &str) {
-    // Not `eprintln`, which the test harness keeps to itself while tests pass.
+    // The test harness captures `eprintln`.
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}");
 }
 
 /// Every available backend except the reference, limited to the names in `TILEWRIGHT_ONLY` (separated by commas) if it
-/// is set. Names on standard error the backends that this CPU lacks.
+/// is set. Prints the backends that this CPU lacks on standard error.
 ///
 /// # Panics
 /// If a backend that `TILEWRIGHT_REQUIRE` lists is not available.
@@ -66,19 +66,19 @@ pub fn all_backends() -> Vec<Backend> {
     found
 }
 
-/// The names that a variable lists.
+/// The names in an environment variable.
 fn names(variable: &str) -> Vec<String> {
     let list = std::env::var(variable).unwrap_or_default();
     list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
-/// Backends with f32 kernels of their own; `amx` shares those of `avx512`.
+/// Backends with f32 kernels of their own; `amx` shares the f32 kernels of `avx512`.
 pub fn backends() -> Vec<Backend> {
     all_backends().into_iter().filter(|backend| !backend.is_plain() && backend.name() != "amx").collect()
 }
 
-/// Every type of linear layers on every backend except the reference, with the default inputs; weights in groups also
-/// with rounded inputs.
+/// Every type of linear layers on every backend except the reference, with the default activation quantization. Weights
+/// in groups appear with rounded inputs too.
 pub fn arithmetics() -> impl Iterator<Item = Arithmetic> {
     let usual = |backend| Format::ALL.map(|dtype| Arithmetic::new(backend, dtype));
     let all = all_backends().into_iter().flat_map(usual);
@@ -90,7 +90,7 @@ pub fn arithmetics() -> impl Iterator<Item = Arithmetic> {
 
 fn number(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
         Err(_) => default,
     }
 }

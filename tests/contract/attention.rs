@@ -1,11 +1,12 @@
-//! Attention: rows depend neither on threads nor on each other, and one that sees nothing is zero.
+//! Attention: rows depend neither on threads nor on other rows, and a row without visible keys is zero.
 
 use super::{numbers, same_on_any_threads};
 use half::bf16;
 use tilewright_kernels::{Attention, Backend, Element, Precision, Sequences, Start, View, ViewMut, Window};
 use tilewright_suite::backends;
 
-/// Batch, kv heads, query heads for each, queries, keys: cut by heads, by rows, and by keys.
+/// Batch, kv heads, query heads for each kv head, queries, keys: shapes that threads split by heads, by rows, and by
+/// keys.
 const ATTENTIONS: [[usize; 5]; 5] =
     [[1, 1, 1, 700, 700], [2, 3, 1, 65, 300], [1, 1, 4, 1, 3000], [1, 2, 2, 5, 1500], [1, 12, 1, 128, 128]];
 
@@ -55,7 +56,7 @@ fn does_not_depend_on_threads() {
     }
 }
 
-/// The last rows of a prompt equal those of a step after all other rows, in bf16 as well.
+/// The last rows of a prompt equal the rows of a step after all earlier rows, in f32 and in bf16.
 #[test]
 fn rows_do_not_depend_on_others() {
     const D: usize = 64;
@@ -86,7 +87,7 @@ fn rows_do_not_depend_on_others() {
     }
 }
 
-/// A row that may see nothing is zero, and its log-sum-exp -inf, whatever the keys hold.
+/// A row without visible keys is zero and its log-sum-exp is -inf, for any content of the keys.
 #[test]
 fn to_nothing_is_zero() {
     let [queries, keys, dim] = [20, 300, 16];

@@ -1,4 +1,4 @@
-//! Matrix products: bits depend neither on threads, on packing, on neighbours nor on blocks.
+//! Matrix products: bits do not depend on threads, on packing, on neighbours or on blocks.
 
 use super::{numbers, same_on_any_threads};
 use tilewright_kernels::gemm::{PackedB, Rhs};
@@ -7,7 +7,7 @@ use tilewright_suite::backends;
 use tilewright_verify::bound::identical;
 use tilewright_verify::gemm::product;
 
-/// Shapes (m, k, n) that are cut in every way: by rows, by panels, by neither.
+/// Shapes (m, k, n) that threads split in every way: by rows, by panels, not at all.
 const GEMMS: [(usize, usize, usize); 6] =
     [(1, 1024, 777), (1, 528, 200), (5, 300, 2000), (130, 513, 515), (700, 768, 100), (31, 100, 33)];
 
@@ -45,8 +45,8 @@ fn gemm_packs_alike_on_any_threads_and_either_way() {
     }
 }
 
-/// A row has the same bits alone and at any place among any number of rows, also if a product of few rows is small
-/// enough to go without packing.
+/// A row has the same bits alone and at any place among any number of rows, also if the product of few rows is small
+/// enough to skip packing.
 #[test]
 fn gemm_rows_do_not_depend_on_their_neighbours() {
     for (k, n) in [(600, 130), (20, 13)] {
@@ -73,7 +73,7 @@ fn gemm_rows_do_not_depend_on_their_neighbours() {
     }
 }
 
-/// A product of one row by an unpacked weight, or by a gated pair, has the sums of the packed product.
+/// A product of one row by an unpacked weight, or by a gated pair, has the bits of the packed product.
 #[test]
 fn gemm_with_one_row_does_not_depend_on_packing() {
     use tilewright_kernels::gemm::{Epilogue, Gemm};
@@ -82,7 +82,7 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
         .into_iter()
         .flat_map(|n| near(&[4, 8, 16, 20, 32, 64, 384, 1152]).into_iter().map(move |k| (n, k)))
     {
-        // Misaligned rows with gaps, in which NaN would show.
+        // Misaligned rows with gaps of NaN, which would show in a result.
         let stride = k + 3;
         let mut stored = numbers(2 * n * stride + 1, 9);
         for row in stored[1..].chunks_mut(stride) {
@@ -121,7 +121,7 @@ fn gemm_with_one_row_does_not_depend_on_packing() {
     }
 }
 
-/// Blocks of k do not change a sum: zeros appended beyond a block boundary change no bit.
+/// k-blocks do not change a sum: zeros appended beyond a block boundary change no bit.
 #[test]
 fn gemm_blocks_of_k_do_not_show() {
     let (m, n) = (20, 40);
@@ -145,7 +145,7 @@ fn gemm_blocks_of_k_do_not_show() {
     }
 }
 
-/// Every product of a batch is the product alone, whichever operands are shared.
+/// Every product of a batch equals the product alone, with any operands shared.
 #[test]
 fn gemm_batches_are_single_products() {
     use tilewright_kernels::gemm::{Epilogue, Gemm};

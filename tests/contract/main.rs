@@ -34,7 +34,7 @@ fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
     }
 }
 
-/// Runs a kernel on rows, with a vector over the columns to make parameters of.
+/// Runs a kernel on rows. The last argument is a vector over the columns, of which the kernel makes its parameters.
 type RunRows<T> = fn(Backend, Rows<'_, T>, &[f32]) -> Result<(), Error>;
 
 fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 8] {
@@ -70,7 +70,7 @@ fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 8] {
     ]
 }
 
-/// The nearest numbers of a type, and back.
+/// Rounds numbers to a type.
 fn narrow<T: Element>(x: &[f32]) -> Vec<T> {
     x.iter().map(|&x| T::from_f32(x)).collect()
 }
@@ -78,8 +78,8 @@ fn widen<T: Element>(x: &[T]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
 }
 
-/// Rows and columns: below and above the size that one thread takes alone; columns that fill no vector, or fill a
-/// block of widened rows.
+/// Rows and columns: below and above the size that one thread computes alone, with columns that fill no vector or more
+/// than a block of widened rows.
 const ROWS: [[usize; 2]; 5] = [[1, 100], [9, 33], [300, 768], [4001, 129], [40, 5000]];
 
 #[test]
@@ -134,7 +134,7 @@ fn rows_do_not_depend_on_their_neighbours() {
     check::<f16>();
 }
 
-/// Sums of half the largest f16, and of more: a residual in bf16 or f16 is rounded, or overflows, once.
+/// A residual in bf16 or f16 is rounded, or overflows, once: sums of half the largest f16, and of larger numbers.
 #[test]
 fn residuals_are_rounded_once() {
     fn check<T: Element>(ends: [f32; 3]) {
@@ -155,7 +155,7 @@ fn residuals_are_rounded_once() {
     check::<bf16>([3e38, 3e38, f32::INFINITY]);
 }
 
-/// Clause 4. The bound does not contain the mean.
+/// Clause 4: the error bound of layer norm does not contain the mean.
 #[test]
 fn layer_norm_centres_first() {
     let (rows, n) = (16, 768);
@@ -183,7 +183,7 @@ fn layer_norm_centres_first() {
     }
 }
 
-/// Clause 4. Only a mask makes zero rows; NaN and infinities in unmasked elements propagate.
+/// Clause 4: only a mask makes zero rows; NaN and infinities in unmasked elements propagate.
 #[test]
 fn masks_decide_zero_rows() {
     let (nan, inf) = (f32::NAN, f32::INFINITY);
@@ -216,10 +216,10 @@ fn masks_decide_zero_rows() {
     }
 }
 
-/// Of bf16, exponentials are made in one step from scores up to 2^16, and in two from larger ones.
+/// For bf16, softmax computes exponentials of scores up to 2^16 in one step, and of larger scores in two.
 #[test]
 fn softmax_of_bf16_bears_large_scores() {
-    // Multiples of 1/4, so that these sums are exact.
+    // Multiples of 1/4, so that their sums with the scores are exact.
     let n = 77;
     let bias: Vec<f32> = (0..n).map(|j| (j * 29 % 53) as f32 / -4.0).collect();
     for base in [0.0, 60_928.0, -60_928.0, 65_536.0, 131_072.0, -131_072.0, 262_144.0] {
@@ -235,7 +235,7 @@ fn softmax_of_bf16_bears_large_scores() {
         let expected = run(Backend::REFERENCE);
         for backend in backends() {
             for (j, (found, expected)) in run(backend).into_iter().zip(&expected).enumerate() {
-                // Results that differ at all lie on either side of a tie: they are neighbours.
+                // Results that differ lie on two sides of a tie, so they are neighbours in bf16.
                 let off = (found - expected).abs();
                 assert!(
                     off <= expected / 128.0,
@@ -247,7 +247,7 @@ fn softmax_of_bf16_bears_large_scores() {
     }
 }
 
-/// Sizes that no memory has are errors: with them, products of sizes would wrap, and buffers be too small.
+/// Sizes beyond any memory are errors: products of these sizes would wrap, and buffers would be too small.
 #[test]
 fn views_of_too_many_elements_are_errors() {
     let one = [1.0f32];
@@ -264,7 +264,7 @@ fn views_of_too_many_elements_are_errors() {
     Backend::best().run(Activate { rows, activation: Activation::Relu }).expect("nothing to do");
 }
 
-/// A part of an empty view lies in the view's slice, whatever its strides are.
+/// A part of an empty view lies in the view's slice, for any strides.
 #[test]
 fn parts_of_empty_views_are_empty_slices() {
     let data = [1.0f32; 4];
@@ -274,7 +274,7 @@ fn parts_of_empty_views_are_empty_slices() {
     assert_eq!((row.len(), row.as_ptr()), (0, data.as_ptr()));
 }
 
-/// Clause 5: the backend that is asked for runs, or none.
+/// Clause 5: the requested backend runs, or none.
 #[test]
 fn a_backend_is_had_by_its_name_or_not_at_all() {
     for backend in backends() {

@@ -1,4 +1,4 @@
-//! Text generation: against transformers, token for token, and against its own promises.
+//! Text generation: continuations of transformers, token for token, and the promises of the engine.
 //!
 //! `tests/golden/decoders.py` made the checkpoints, and their continuations by transformers.
 #![forbid(unsafe_code)]
@@ -49,7 +49,7 @@ fn texts_are_those_of_transformers_on_every_backend() {
         let of_checkpoint = GenerationConfig::open(&dir).unwrap();
         for backend in all_backends().into_iter().chain([Backend::REFERENCE]) {
             let mut model = load(&dir, Arithmetic::f32(backend));
-            let model = model.causal_lm().expect("a model that continues texts");
+            let model = model.causal_lm().expect("a causal LM");
             let (mut greedy, mut expected) = (Vec::new(), Vec::new());
             for case in cases["cases"].as_array().unwrap() {
                 let settings = Arc::new(GenerationConfig {
@@ -80,7 +80,7 @@ fn texts_are_those_of_transformers_on_every_backend() {
     }
 }
 
-/// A small model with so few tokens that texts repeat themselves.
+/// A small model with a vocabulary so small that texts repeat themselves.
 fn model(seed: u64) -> Llama {
     sized(seed, 31)
 }
@@ -117,7 +117,7 @@ fn drawn() -> GenerationConfig {
     GenerationConfig { do_sample: true, temperature: 2.0, top_k: 0, ..greedy() }
 }
 
-/// Texts of an engine that continues one text after the other.
+/// Continuations of an engine that runs one text at a time.
 fn alone(settings: &GenerationConfig) -> Vec<Vec<u32>> {
     let mut model = model(1);
     tokens(run(&mut Engine::new(&mut model, 1).unwrap(), &prompts(), &[Arc::new(settings.clone())]))
@@ -145,13 +145,13 @@ fn greedy_takes_the_largest_of_a_whole_forward() {
 fn a_text_is_the_same_alone_and_among_others() {
     for settings in [greedy(), drawn(), GenerationConfig { repetition_penalty: 1.3, ..drawn() }] {
         let expected = alone(&settings);
-        // Short texts end early, and waiting texts join while the rest continues.
+        // Short texts end early, and waiting texts join the running ones.
         let lengths = [20, 3, 11, 1, 7]
             .map(|n| Arc::new(GenerationConfig { max_new_tokens: Some(n), ..settings.clone() }));
         for at_once in [1, 2, 3, 5, 9] {
             let mut model = model(1);
             let mut engine = Engine::new(&mut model, at_once).unwrap();
-            // Twice: caches are used again.
+            // The second round reuses the caches.
             for round in 0..2 {
                 let found = run(&mut engine, &prompts(), &lengths);
                 for (i, (found, settings)) in found.iter().zip(&lengths).enumerate() {
@@ -203,7 +203,7 @@ fn a_choice_of_one_is_greedy() {
     assert_eq!(prompts().into_iter().map(one_beam).collect::<Vec<_>>(), expected);
 }
 
-/// Asserts that guesses change no token; returns the engine's statistics.
+/// Asserts that speculation changes no token. Returns the engine's statistics.
 fn with_guesses<'m>(
     of: &'m mut Llama,
     speculation: Speculation<'m>,
@@ -226,7 +226,7 @@ fn speculation_changes_no_token() {
                     let mut draft = model(seed);
                     let guesses = Speculation::Draft { model: &mut draft, tokens: guesses };
                     let statistics = with_guesses(&mut model(1), guesses, at_once, &settings);
-                    // As its own draft, a greedy model guesses every token right.
+                    // A greedy model that is its own draft guesses every token right.
                     assert!(statistics.guessed > 0);
                     if seed == 1 && !settings.do_sample {
                         assert_eq!(statistics.accepted, statistics.guessed);
@@ -251,7 +251,7 @@ fn a_lookup_takes_fewer_steps_where_a_text_repeats_itself() {
     assert!(engine.statistics().accepted > 0 && steps < 50, "{steps} steps, {:?}", engine.statistics());
 }
 
-/// With beams for all texts but the last token, the search is exhaustive.
+/// The search is exhaustive if there is a beam for every text without its last token.
 #[test]
 fn enough_beams_find_the_most_probable_text() {
     let mut model = sized(3, 5);

@@ -1,4 +1,4 @@
-//! Generation options, and their effect on scores and draws.
+//! Generation options, and their effects on scores and draws.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn scores_are_changed_as_the_settings_say() {
     assert_eq!(chosen(&plain, &[0]), 1);
     let bad_words = GenerationConfig { bad_words_ids: vec![vec![1], vec![2, 4]], ..plain.clone() };
     assert_eq!((chosen(&bad_words, &[0]), chosen(&bad_words, &[0, 2])), (4, 2));
-    // An end token alone is no bad word.
+    // A bad word that is an end token stays allowed.
     assert_eq!(chosen(&GenerationConfig { eos_token_id: vec![1], ..bad_words }, &[0]), 1);
     let forced =
         GenerationConfig { forced_bos_token_id: Some(3), forced_eos_token_id: vec![0, 2], ..plain.clone() };
@@ -28,7 +28,7 @@ fn scores_are_changed_as_the_settings_say() {
     assert_eq!((chosen(&late, &[0, 0]), chosen(&late, &[0, 0, 0])), (4, 1));
     let longer = GenerationConfig { eos_token_id: vec![1], min_length: 4, ..plain.clone() };
     assert_eq!((chosen(&longer, &[0; 3]), chosen(&longer, &[0; 4])), (4, 1));
-    // 3 / 1.25 = 2.4 is less than 2.5, however often the token was there; 2.5 / 1.25 = 2 is less than that.
+    // 3 / 1.25 = 2.4 is less than 2.5, no matter how often the token occurred; 2.5 / 1.25 = 2 is less than 2.4.
     let penalty = GenerationConfig { repetition_penalty: 1.25, ..plain.clone() };
     assert_eq!((chosen(&penalty, &[1, 1]), chosen(&penalty, &[1, 4])), (4, 1));
     let grams = GenerationConfig { no_repeat_ngram_size: 2, ..plain.clone() };
@@ -43,7 +43,7 @@ fn scores_are_changed_as_the_settings_say() {
 
 #[test]
 fn draws_have_the_probabilities_of_what_is_kept() {
-    // Of temperature 1: 0.4, 0.3, 0.15, 0.1, 0.05, in another order.
+    // Probabilities at temperature 1, not in order.
     let probabilities = [0.1f64, 0.4, 0.05, 0.3, 0.15];
     let logits = probabilities.map(|p| p.ln() as f32);
     let all = GenerationConfig { do_sample: true, top_k: 0, ..GenerationConfig::default() };
@@ -53,9 +53,9 @@ fn draws_have_the_probabilities_of_what_is_kept() {
         (GenerationConfig { top_p: 0.6, ..all.clone() }, &[1, 3]),
         (GenerationConfig { top_p: 0.75, ..all.clone() }, &[1, 3, 4]),
         (GenerationConfig { min_p: 0.3, ..all.clone() }, &[1, 3, 4]),
-        // Probabilities that are left after top-k count for top-p: 0.4 / 0.85 is less than a half.
+        // top-p counts the probabilities that top-k leaves: 0.4 / 0.85 is less than a half.
         (GenerationConfig { top_k: 3, top_p: 0.45, ..all.clone() }, &[1]),
-        // Squares: 0.16, 0.09, 0.0225, 0.01, 0.0025.
+        // Temperature 0.5 squares the probabilities: 0.16, 0.09, 0.0225, 0.01, 0.0025.
         (GenerationConfig { temperature: 0.5, top_p: 0.9, ..all.clone() }, &[1, 3, 4]),
     ] {
         let mut sampler = Sampler::new(Arc::new(settings.clone()), 5, 1, 8);
@@ -103,7 +103,7 @@ fn settings_are_read_as_transformers_writes_them() {
         let found = read(&format!(r#"{{"max_length": {all}}}"#)).unwrap();
         assert_eq!((found.longest(7), found.has_longest()), (all, true));
     }
-    // Settings that options may still change are no errors.
+    // Settings that options may still change are not errors.
     assert_eq!(read(r#"{"do_sample": false, "temperature": 0.0}"#).unwrap().check(), Ok(()));
     let drawn = read(r#"{"do_sample": true, "num_beams": 4}"#).unwrap();
     assert!(drawn.check().unwrap_err().starts_with("do_sample: "));

@@ -52,7 +52,7 @@ fn text_comes_in_pieces_that_stay() {
     }
 }
 
-/// Files for which tokenizers panics.
+/// Files on which the crate `tokenizers` panics.
 #[test]
 fn damaged_tokenizers_are_errors_that_name_their_file() {
     let read =
@@ -60,7 +60,7 @@ fn damaged_tokenizers_are_errors_that_name_their_file() {
     let assert_named = |message: String| {
         assert!(message.starts_with("bad.json: tokenizers panicked: "), "{message}");
     };
-    // The merged token is shorter than the prefix that it should have.
+    // A merged token that is shorter than its required prefix.
     let bpe = |prefix: Option<&str>| {
         let vocab = serde_json::json!({ "a": 0, "b": 1, "ab": 2 });
         let merges = [["a", "b"]];
@@ -72,7 +72,7 @@ fn damaged_tokenizers_are_errors_that_name_their_file() {
     assert_eq!(read(bpe(None)).unwrap().encode(&["ab"]).unwrap().ids(), [2]);
     assert_named(read(bpe(Some("##"))).unwrap_err().to_string());
 
-    // A map of characters without its root.
+    // A character map without its root.
     let mut json = bpe(None);
     json["normalizer"] = serde_json::json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAA==" });
     let mut tokenizer = read(json).unwrap();
@@ -111,7 +111,7 @@ fn chats_are_written_as_their_template_says() {
     assert_eq!(encoded.first().copied(), tokenizer.id("<s>"));
     assert_eq!(encoded.iter().filter(|&&id| Some(id) == tokenizer.id("<s>")).count(), 1);
 
-    // chat_template.jinja comes first, and serves tools too if no template for tools exists.
+    // chat_template.jinja takes precedence, and serves tools too if no template for tools exists.
     let refuses = |template: &str, part: &str| {
         write("chat_template.jinja", template);
         assert!(refused(&asked).contains(part), "{}", refused(&asked));
@@ -124,7 +124,7 @@ fn chats_are_written_as_their_template_says() {
     refuses("{% generation %}", "end of input");
     let deep = "{% set ns = namespace(x=[]) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
     refuses(deep, "nested more than 128 times");
-    // Loops without end, and texts that double as often as would fill any memory.
+    // Long loops, and texts that double until they would fill any memory.
     let start = Instant::now();
     let counts = "range(100000)";
     refuses(

@@ -1,4 +1,4 @@
-//! Damaged files: errors name the file and the key or tensor. A size that the file only claims allocates no memory.
+//! Damaged files: errors name the file and the key or tensor. A claimed size beyond the file allocates no memory.
 
 use super::golden;
 use super::write::{File, string};
@@ -11,7 +11,7 @@ use tilewright::checkpoint::weights::Weights;
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
-/// The error of a file, which must name the file, and for which little memory was taken.
+/// The error of a file. Asserts that it names the file, and that reading allocated little memory.
 fn error(bytes: &[u8]) -> String {
     let mut result = None;
     let used = allocation_counter::measure(|| result = Some(Gguf::from_bytes(Path::new("bad.gguf"), bytes)));
@@ -21,7 +21,7 @@ fn error(bytes: &[u8]) -> String {
     error
 }
 
-/// A sound file of two tensors.
+/// A valid file of two tensors.
 fn sound() -> File {
     let mut file = File::new("llama");
     file.u32("llama.attention.head_count", 2);
@@ -51,7 +51,7 @@ fn a_file_that_ends_anywhere_is_an_error() {
         ("smollm", std::fs::read(golden("gguf/smollm.gguf")).unwrap()),
     ] {
         let whole = Gguf::from_bytes(Path::new(name), &bytes).unwrap();
-        // Padding may be cut from the end, and a file without tensors has no data.
+        // Cut padding at the end is no damage, and a file without tensors has no data.
         let tensors = whole.tensors().values();
         let end = tensors.map(|t| t.bytes.end).max().unwrap_or_else(|| bytes.len() - 32);
         for len in (0..end).step_by(if end > 4000 { 13 } else { 1 }) {
@@ -156,16 +156,16 @@ fn damaged_tensors_are_errors_that_name_them() {
     let error = bad.groups(name, [4, 32], Format::Q4_0).unwrap_err().to_string();
     assert_eq!(error, "bad.gguf: tensor blk.0.attn_q.weight: the scale of block 1 is inf");
 
-    // Groups of another type or shape are `None`; `get` reports the fault.
+    // `groups` returns `None` for another type or shape; `get` reports the fault.
     assert!(bad.groups(name, [4, 32], Format::Q8_0).unwrap().is_none());
     assert!(bad.groups(name, [4, 64], Format::Q4_0).unwrap().is_none());
-    // Two tensors of one name of Hugging Face.
+    // Two tensors that map to one Hugging Face name.
     let twice = changed(|f| f.floats("model.norm.weight", &[4], &[1.0; 4]));
     let error = Weights::from_gguf("bad.gguf".into(), twice).unwrap_err().to_string();
     assert!(error.contains("tensor model.norm.weight: also in bad.gguf"), "{error}");
 }
 
-/// Every tensor of a model is needed by its name and shape, and has to be finite.
+/// A model needs every tensor under its name, in its shape, and finite.
 #[test]
 fn models_of_damaged_files_are_errors_that_name_the_tensor() {
     for file in ["llama", "bert-model"] {
@@ -185,7 +185,7 @@ fn models_of_damaged_files_are_errors_that_name_the_tensor() {
                 bytes[at] = byte;
                 weights(bytes)
             };
-            // Of its letters one, of its rows one less, of its numbers the first.
+            // Damages one letter of the name, the number of rows, and the first number.
             let error = changed(at - 1, b'?').and_then(open).expect_err(name).to_string();
             assert!(error.contains("bad.gguf: tensor ") && error.contains("missing"), "{name}: {error}");
             let rows = at + 4 + 8 * (tensor.shape.len() - 1);

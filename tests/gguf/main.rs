@@ -93,7 +93,7 @@ fn groups_are_packed_as_they_are_stored() {
             packed.push((name.contains("q_proj") || name.contains("k_proj"), format));
         }
     }
-    // All three, and rows in another order among them.
+    // All three formats occur, and so does a tensor of permuted rows (`q_proj` or `k_proj`).
     for format in [Format::Q8_0, Format::Q4_0, Format::Q4_1] {
         assert!(packed.iter().any(|p| p.1 == format));
     }
@@ -120,7 +120,7 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
             let on = Arithmetic::new(backend, format);
             let one = Linear::open(&weights, &names[0], [3, 64], on).unwrap();
             let two = Linear::open_fused(&weights, &parts, 64, true, on).unwrap();
-            // The identity matrix reads out the weights, which must not have been rounded again.
+            // The product with the identity matrix gives the weights, which must not be rounded again.
             let mut x = vec![0.0; 64 * 64];
             (0..64).for_each(|i| x[i * 65] = 1.0);
             let (mut y, mut z) = (vec![0.0; 64 * 3], vec![0.0; 64 * 6]);
@@ -138,7 +138,7 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
                 for (j, bias) in [0.5, -1.0, 0.0].into_iter().enumerate() {
                     let expected = values[j * 64 + i] + bias;
                     for found in [y[i * 3 + j], z[i * 6 + j], z[i * 6 + 3 + j]] {
-                        // The sum with the bias is rounded, to a bit more or less by the order of it.
+                        // The rounding of the sum with the bias depends on the order of the sum.
                         let close = (found - expected).abs() <= 1e-6 * expected.abs().max(1.0);
                         assert!(close, "{name} [{i}, {j}] on {}: {found}, {expected}", backend.name());
                     }
@@ -171,7 +171,7 @@ fn of_a_file_beside_safetensors_nothing_is_read() {
             assert!(error.starts_with(dir.join(file).to_str().unwrap()), "{error}");
         }
 
-        // This one says how it is pooled, and its vectors are normalised.
+        // This file names its pooling, and normalises its vectors.
         std::fs::copy(golden("gguf/bert-model.gguf"), &gguf).unwrap();
         assert!(!Sentence::open(dir).unwrap().normalize);
         std::fs::remove_file(&weights).unwrap();
@@ -195,7 +195,7 @@ fn bert_computes_the_same_from_either_file() {
             // The file has no pooler.
             assert!(found == expected[..1], "{}", backend.name());
         }
-        // Short texts, for the directory's file of 16 tokens has no counterpart.
+        // Short texts: the limit of 16 tokens in the directory has no counterpart in GGUF.
         let texts = ["The cat sat on the mat.", "A dog ran!"];
         let on = Arithmetic::f32(Backend::best());
         let [found, expected] = [path, &dir].map(|p| Embedder::open(p, on).unwrap().embed(&texts).unwrap());
@@ -258,13 +258,13 @@ fn metadata_becomes_the_config_of_hugging_face() {
     });
     assert_eq!(turns.unwrap()["eos_token_id"], serde_json::json!([3, 4]));
 
-    // By transformers' formula, for a theta of 10^4 and heads of 16: wavelengths of 6.3, 19.9, 62.8, 199,
-    // 628, 1987, 6283 and 19869 tokens. Wavelengths up to 2048 stay; those from 8192 on are divided.
+    // By transformers' formula, a theta of 10^4 and heads of 16 give wavelengths of 6.3, 19.9, 62.8, 199, 628, 1987,
+    // 6283 and 19869 tokens. Wavelengths up to 2048 stay; wavelengths from 8192 on are multiplied by 8.
     let mut factors = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 8.0];
     let share = (8192.0 / (std::f64::consts::TAU * 1000.0) - 1.0) / 3.0;
     factors[6] = (1.0 / ((1.0 - share) / 8.0 + share)) as f32;
     let scaled = llama(&|f| f.floats("rope_freqs.weight", &[8], &factors));
-    // Its numbers are in a file, and this one is not.
+    // The reader takes the factors from the file, which does not exist here.
     assert!(scaled.unwrap_err().contains("test.gguf"));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");

@@ -1,4 +1,4 @@
-//! Tokenizers of GGUF files against the tokenizer.json files that they were made from.
+//! Tokenizers of GGUF files against the tokenizer.json files from which they were made.
 
 use super::write::{Change, File};
 use super::{golden, models};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tilewright::checkpoint::gguf::Gguf;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 
-/// texts.json.
+/// Contents of texts.json.
 #[derive(serde::Deserialize)]
 struct Texts {
     texts: Vec<String>,
@@ -74,7 +74,7 @@ fn word_pieces_are_those_of_tokenizer_json() {
     assert_eq!(found.mask(), "[MASK]");
 }
 
-/// Texts of all sorts, some hundreds.
+/// Several hundred texts of many kinds.
 fn many() -> Vec<String> {
     let parts = texts().texts;
     let joined = |by: &str, step: usize| {
@@ -101,7 +101,7 @@ fn smollm2_has_the_ids_of_its_tokenizer_json() {
     assert!(found.chat_template().unwrap().contains("<|im_start|>assistant"));
     assert_eq!(found.chat_template(), beside.chat_template());
 
-    // The file of transformers leaves out that the model's digits are words of their own.
+    // transformers' file does not split digits into words of their own, as the model requires.
     let path = dir.join("tokenizer.json");
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let words = json["pre_tokenizer"].take();

@@ -1,10 +1,10 @@
-//! Writes GGUF files, sound and damaged.
+//! Writes valid and damaged GGUF files.
 
-/// A file of version 3.
+/// A GGUF file of version 3.
 #[derive(Clone)]
 pub struct File {
     pub version: u32,
-    /// Name, type and bytes of the value.
+    /// Name, type and bytes of each key's value.
     pub keys: Vec<(String, u32, Vec<u8>)>,
     pub tensors: Vec<Tensor>,
 }
@@ -16,11 +16,11 @@ pub struct Tensor {
     pub dimensions: Vec<u64>,
     pub kind: u32,
     pub data: Vec<u8>,
-    /// Bytes added to the offset in the header, to damage it.
+    /// Bytes to add to the offset in the header, as damage.
     pub offset: u64,
 }
 
-/// Damage to a sound file.
+/// A change that damages a valid file.
 pub type Change = dyn Fn(&mut File);
 
 impl File {

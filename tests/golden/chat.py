@@ -1,11 +1,11 @@
-"""Makes the golden fixture of chat templates: what transformers makes of the templates in chat/ and of CASES.
+"""Makes the golden fixture of chat templates: transformers' results for the templates in chat/ and for CASES.
 
     pip install transformers==5.23.0 tokenizers==0.23.3 jinja2==3.1.6
     python tests/golden/chat.py
 
-The templates are written for this fixture, with what those of known families do. chat/cases.json holds a list of
-{"template", "messages", "tools", "documents", "variables", "add_generation_prompt"} and either "text" or, where
-the template refuses the chat, "error". It is noon of NOW, in any zone of less than twelve hours from Greenwich.
+The templates were written for this fixture, with the features of known families' templates. chat/cases.json holds a
+list of {"template", "messages", "tools", "documents", "variables", "add_generation_prompt"} and "text", or "error" if
+the template refuses the chat. NOW is noon in UTC, so the date is equal in all zones within twelve hours of UTC.
 """
 
 import datetime

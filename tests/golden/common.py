@@ -1,4 +1,4 @@
-"""What the fixtures of all families share: random parameters, and a checkpoint beside its inputs and outputs."""
+"""Helpers of the fixtures of all families: random parameters, and checkpoints with their inputs and outputs."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 def randomise(model, seed):
-    """Weights with deviation 0.3 give attention that prefers some tokens and GELUs that bend."""
+    """Random parameters. Weights with a deviation of 0.3 make attention prefer some tokens and GELUs nonlinear."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         mean = 1.0 if name.lower().replace("_", "").endswith("layernorm.weight") else 0.0
@@ -17,7 +17,7 @@ def randomise(model, seed):
 
 
 def checkpoint(name, cls, config, seed, batch):
-    """Writes a model of random parameters, `batch`, and what the model makes of it in f64."""
+    """Writes a model of random parameters, `batch`, and the model's outputs for `batch` in f64."""
     folder = HERE / name
     config.architectures = [cls.__name__]
     model = cls(config).eval()
@@ -30,7 +30,7 @@ def checkpoint(name, cls, config, seed, batch):
         outputs = model.double()(**batch)
     visible = batch["attention_mask"].bool()
 
-    # Padding is zero in ours, and of no meaning in theirs.
+    # Padding is zero in our outputs, and undefined in transformers'.
     def without_padding(v):
         if v.shape[: visible.dim()] != visible.shape:
             return v

@@ -1,30 +1,29 @@
-"""Makes the golden fixtures of decoders: tiny checkpoints, their inputs, what transformers makes of them,
-and how transformers continues texts with them.
+"""Makes the golden fixtures of decoders: tiny checkpoints, their inputs, and transformers' outputs and continuations.
 
     pip install torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 numpy==2.4.6
     python tests/golden/decoders.py [NAME ..]
 
 Every directory holds
 
-    config.json, generation_config.json, model.safetensors     as transformers saves them, but for `config`
+    config.json, generation_config.json, model.safetensors     as transformers saves them, except for `written`
     inputs.safetensors      input_ids, attention_mask; decoder_input_ids, decoder_attention_mask
-    outputs.safetensors     of the class in config.json; padding is zero
-    bare.safetensors        of the bare model of the same family, where the class has a head
-    generate.json           where the class continues texts:
+    outputs.safetensors     outputs of the class in config.json; padding is zero
+    bare.safetensors        outputs of the bare model of the family, if the class has a head
+    generate.json           continuations, if the class is a causal LM:
 
         {"cases": [{"prompt": [ids] or "source": [ids], "max_new_tokens": n, "num_beams": b,
                     "length_penalty": p, "early_stopping": bool, "output": [ids]}, ..]}
 
-A case has "prompt" if the model is a decoder and "source" if it has an encoder. Each was run alone, without
-padding, and without sampling, by `generate` with these options and those in generation_config.json (end,
-start and padding tokens, forced and forbidden ones). "output" is the best sequence: without the prompt, or the
-start token of the decoder; with the end token, if it came to one; without padding. Seeds are chosen such
-that some outputs end before the limit and others do not; outputs stay the same in f32, and with every parameter
-changed by a share of 1e-5: no choice is so close that rounding decides it.
+A case has "prompt" if the model is a decoder and "source" if it has an encoder. `generate` ran each case alone,
+without padding and without sampling, with these options and those in generation_config.json (end, start and padding
+tokens, forced and forbidden tokens). "output" is the best sequence, without the prompt or the decoder's start token,
+with the end token if there is one, and without padding. The seeds give some outputs that end before the limit and
+some that do not. Outputs do not change in f32, nor if every parameter changes by a share of 1e-5: rounding decides no
+choice.
 
-Every parameter is random, those of norms and biases included, so that none can be left out unnoticed.
-Sizes are odd. Outputs are computed in f64 from the f32 parameters: what differs from them is our error alone
-(norms of LLaMA and T5 and rotary angles are of f32 in transformers, whatever the model is).
+Every parameter is random, also in norms and biases, so that outputs depend on all of them. Sizes are odd. Outputs are
+computed in f64 from the f32 parameters, so that every difference is our error. As an exception, transformers always
+computes the norms of LLaMA and T5 and rotary angles in f32.
 """
 
 import copy
@@ -39,14 +38,14 @@ from safetensors.torch import load_file, save_file
 
 HERE = pathlib.Path(__file__).parent
 VOCABULARY, NEW, COLUMNS, DECODER_COLUMNS = 43, 24, 37, 39
-# One token, one past 16, the longest of all, and a few; of the decoder, shorter ones and longer ones.
+# Lengths: one token, one more than 16, the maximum, and a few; the decoder's are shorter and longer.
 LENGTHS, DECODER_LENGTHS = [17, 1, 37, 5], [3, 18, 1, 39]
 PROMPTS = [9, 1, 4, 17]
 SEARCHES = [(1, 1.0, False), (4, 1.0, False), (4, 0.6, True), (4, 2.0, False)]
 
 
 def randomise(model, seed, deviation):
-    """Weights with a deviation of 0.3 give attention that prefers some tokens and GELUs that bend."""
+    """Random parameters. Weights with a deviation of 0.3 make attention prefer some tokens and GELUs nonlinear."""
     generator = torch.Generator().manual_seed(seed)
     buffers = ((n, b) for n, b in model.named_buffers() if n.endswith("final_logits_bias"))
     for name, p in itertools.chain(model.named_parameters(), buffers):
@@ -57,7 +56,7 @@ def randomise(model, seed, deviation):
 
 
 def padded(lengths, columns, generator, left):
-    """Ids and mask: padded on the right, the last row on the left if it is to be."""
+    """Ids and mask, padded on the right; the last row is padded on the left if requested."""
     ids = torch.randint(3, VOCABULARY, (len(lengths), columns), generator=generator)
     mask = torch.zeros_like(ids)
     for row, n in enumerate(lengths):
@@ -72,7 +71,7 @@ def inputs(config, seed):
     ids, mask = padded(LENGTHS, COLUMNS, generator, left=config.architectures != ["BartForSequenceClassification"])
     batch = {"input_ids": ids, "attention_mask": mask}
     if config.architectures == ["BartForSequenceClassification"]:
-        # transformers wants as many end tokens in each; the last decides.
+        # transformers requires equal numbers of end tokens; the last one decides.
         for row, n in enumerate(LENGTHS):
             batch["input_ids"][row, n - 1] = config.eos_token_id
     elif config.is_encoder_decoder and config.architectures != ["T5EncoderModel"]:
@@ -86,7 +85,7 @@ def run(model, batch):
         outputs = model.double()(**batch, use_cache=False)
     found = {}
     for name, values in outputs.items():
-        if values.dim() == 3:  # padding is zero in ours, and of no meaning in theirs
+        if values.dim() == 3:  # padding is zero in our outputs, undefined in transformers'
             of_decoder = "decoder_input_ids" in batch and not name.startswith("encoder")
             mask = batch["decoder_attention_mask" if of_decoder else "attention_mask"]
             values = torch.where(mask.bool()[..., None], values, 0.0)
@@ -95,7 +94,7 @@ def run(model, batch):
 
 
 def generate(model, seed):
-    """The cases of generate.json, or None if they are of no use."""
+    """The cases of generate.json, or None if the seed gives no useful cases."""
     generator = torch.Generator().manual_seed(seed)
     prompts = [torch.randint(3, VOCABULARY, (1, n), generator=generator) for n in PROMPTS]
     encodes = model.config.is_encoder_decoder
@@ -117,13 +116,13 @@ def generate(model, seed):
                      for m in models]
             if any(other != found[0] for other in found):
                 return None
-            # A forced end is none of the model's own.
+            # A forced end is not the model's choice.
             ended.append(len(found[0]) < NEW)
             cases.append({"source" if encodes else "prompt": ids[0].tolist(), **options, "output": found[0]})
         if not any(ended) or all(ended):
             return None
     outputs = [json.dumps(case["output"]) for case in cases]
-    # Of the beams of each prompt, some differ from what is greedy, and some from one another.
+    # Some beams of each prompt differ from the greedy text, and some from each other.
     beams = [outputs[len(PROMPTS) * i : len(PROMPTS) * (i + 1)] for i in range(len(SEARCHES))]
     if beams[0] == beams[1] or len(set(map(tuple, beams[1:]))) < 2:
         return None
@@ -131,7 +130,7 @@ def generate(model, seed):
 
 
 def checkpoint(name, cls, config, seed, deviation=0.3, generation=None, untied=False, written=None, searched=range(400)):
-    """`written` changes config.json as saved, to spellings that transformers reads and does not write."""
+    """Writes a fixture. `written` changes the saved config.json to spellings that transformers reads but never writes."""
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     config.architectures = [cls.__name__]
@@ -161,7 +160,7 @@ def checkpoint(name, cls, config, seed, deviation=0.3, generation=None, untied=F
     save_file(batch, folder / "inputs.safetensors")
     outputs = run(model, batch)
     save_file(outputs, folder / "outputs.safetensors")
-    # What was saved is what was run.
+    # The saved model is the model that ran.
     for name, values in run(cls.from_pretrained(folder).eval(), batch).items():
         assert torch.equal(values, outputs[name]), (folder, name)
     if hasattr(model, "lm_head"):
@@ -184,7 +183,7 @@ of_marian = dict(decoder_start_token_id=42, eos_token_id=0, pad_token_id=42, for
 
 
 def old_rope(fields):
-    """The spelling of transformers 4."""
+    """Changes a config to the spelling of transformers 4."""
     rope = fields.pop("rope_parameters")
     fields["rope_theta"] = rope.pop("rope_theta")
     fields["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
@@ -192,7 +191,7 @@ def old_rope(fields):
 
 
 def old_t5(fields):
-    """The spelling of transformers 4, which most checkpoints of T5 1.1 have."""
+    """Changes a config to the spelling of transformers 4, which most checkpoints of T5 1.1 have."""
     del fields["scale_decoder_outputs"]
     return {**fields, "tie_word_embeddings": False}
 

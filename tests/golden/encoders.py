@@ -1,4 +1,4 @@
-"""Fixtures of encoders that differ from BERT, and of BERT's other heads: see generate.py.
+"""Fixtures of encoders other than BERT, and of BERT's other heads; see generate.py.
 
 Sizes are small and odd. Bare models have several layers.
 """
@@ -13,12 +13,12 @@ from common import HERE, checkpoint
 
 SIZES = dict(vocab_size=50, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40,
              max_position_embeddings=40)
-# One token, one past 16, the longest of all, and a few.
+# Lengths: one token, one more than 16, the maximum, and a few.
 LENGTHS, COLUMNS = [13, 1, 17, 5], 17
 
 
 def inputs(seed, pad, types):
-    """A padded batch of texts; the last is padded on the left, too, and has a hole."""
+    """A padded batch of texts; the last text is also padded on the left and has a hole."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, SIZES["vocab_size"], (len(LENGTHS), COLUMNS), generator=generator)
     mask, kinds = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -26,14 +26,14 @@ def inputs(seed, pad, types):
         mask[row, :n] = 1
         kinds[row, n // 2 : n] = types - 1
     mask[-1] = 0
-    # The first token is where heads look for it, whatever the mask hides.
+    # Heads read the first position, so the mask must not hide it.
     mask[-1, [0, 4, 8, 9, 16]] = 1
-    ids[2, 7] = pad  # one that the mask shows: RoBERTa does not count it
+    ids[2, 7] = pad  # a visible padding token: RoBERTa does not count it
     return {"input_ids": torch.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": kinds}
 
 
 def choices(seed, pad, types):
-    """Two rows of three choices, of up to nine tokens."""
+    """Two rows of three choices with up to nine tokens each."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, SIZES["vocab_size"], (2, 3, 9), generator=generator)
     lengths = torch.tensor([[9, 4, 1], [6, 9, 2]])[..., None]
@@ -69,7 +69,7 @@ family("roberta", transformers.RobertaConfig, 20, 1, {**SIZES, "type_vocab_size"
     "model": {"num_hidden_layers": 2}, "masked-lm": {"hidden_act": "relu"},
     "sequence-classification": THREE, "token-classification": TAGS, "question-answering": {},
     "multiple-choice": {"hidden_act": "gelu_new"}})
-# Six steps in two groups, and five that two groups do not divide; elsewhere two steps of one layer.
+# Six steps in two groups, and five steps, which two groups do not divide; elsewhere two steps of one layer.
 ALBERT = {**SIZES, "hidden_size": 18, "num_attention_heads": 3, "intermediate_size": 28, "embedding_size": 10,
           "num_hidden_layers": 2}
 family("albert", transformers.AlbertConfig, 30, 0, ALBERT, {
@@ -99,7 +99,7 @@ def bert_tokenizer():
 
 
 def roberta_tokenizer():
-    """Bytes and a few merges; the mask takes the space before it."""
+    """A tokenizer of bytes and a few merges, whose mask token absorbs the space before it."""
     merges = ["t h", "a t", "Ġ th", "Ġth e", "Ġ c", "Ġc at", "Ġ s", "Ġs at", "o n", "Ġ on", "Ġ m", "Ġm at"]
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *string.ascii_lowercase, "Ġ", *".,?!'", *(m.replace(" ", "") for m in merges)]
     vocabulary = {w: i for i, w in enumerate([*tokens, "T", "<mask>"])}
@@ -111,7 +111,7 @@ def roberta_tokenizer():
     return t
 
 
-# Any of the checkpoints above may be given one of these.
+# Every checkpoint above may get one of these.
 (HERE / "tokenizers").mkdir(exist_ok=True)
 bert_tokenizer().save(str(HERE / "tokenizers" / "bert.json"))
 roberta_tokenizer().save(str(HERE / "tokenizers" / "roberta.json"))

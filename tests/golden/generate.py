@@ -1,14 +1,14 @@
-"""Makes the golden fixtures: tiny checkpoints, their inputs, and what transformers makes of them.
+"""Makes the golden fixtures: tiny checkpoints, their inputs, and transformers' outputs.
 
     pip install torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 safetensors==0.8.0 numpy==2.4.6
     python tests/golden/generate.py
 
-Where TILEWRIGHT_MODELS names a directory with all-minilm-l6-v2 (sentence-transformers/all-MiniLM-L6-v2),
-its embeddings of SENTENCES are made as well; without it that fixture stays as it is.
+If TILEWRIGHT_MODELS names a directory with all-minilm-l6-v2 (sentence-transformers/all-MiniLM-L6-v2), its embeddings
+of SENTENCES are made too; otherwise that fixture stays unchanged.
 
-Every parameter is random, those of norms and biases included, so that none can be left out unnoticed.
-Sizes are odd: 12 columns to a head, 36 to a state, 52 between; those of encoders.py are smaller. Outputs
-are computed in f64 from the f32 parameters: what differs from them is our error alone.
+Every parameter is random, also in norms and biases, so that outputs depend on all of them. Sizes are odd: 12 columns
+in a head, 36 in a state, 52 in the feed-forward layer; the sizes in encoders.py are smaller. Outputs are computed in
+f64 from the f32 parameters, so that every difference is our error.
 """
 
 import json
@@ -20,7 +20,7 @@ import torch
 import transformers
 
 import common
-import encoders  # makes those fixtures
+import encoders  # makes the fixtures of other encoders
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -30,7 +30,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *string.asci
               *("##" + c for c in string.ascii_lowercase)]
 SIZES = dict(vocab_size=len(VOCABULARY), hidden_size=36, num_hidden_layers=2, num_attention_heads=3,
              intermediate_size=52, max_position_embeddings=40, type_vocab_size=2)
-# One token, one past 16, the longest of all, and a few.
+# Lengths: one token, one more than 16, the maximum, and a few.
 LENGTHS, COLUMNS = [17, 1, 23, 5], 23
 TEXTS = ["The cat sat on the mat.", "A dog ran!", "we play and they played, is it not a big red house?"]
 
@@ -47,7 +47,7 @@ SENTENCES = [
 
 
 def inputs(seed):
-    """A padded batch of texts of two types; the last is padded on the left and has a hole."""
+    """A padded batch of texts with two token types; the last text is padded on the left and has a hole."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, SIZES["vocab_size"], (len(LENGTHS), COLUMNS), generator=generator)
     mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -69,12 +69,12 @@ def tokenizer():
     t.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     t.add_special_tokens(VOCABULARY[:5])
-    t.enable_padding(length=32)  # as many files do: a ragged batch must not have it
+    t.enable_padding(length=32)  # as in many files; a ragged batch must ignore it
     return t
 
 
 def sentences(model, folder):
-    """The same as a sentence-transformers directory: mean pooling, normalised, 16 tokens at most."""
+    """Makes the checkpoint a sentence-transformers directory: mean pooling, normalised, at most 16 tokens."""
     module = lambda i, path, kind: {"idx": i, "name": str(i), "path": path, "type": "sentence_transformers.models." + kind}
     files = {
         "modules.json": [module(0, "", "Transformer"), module(1, "1_Pooling", "Pooling"), module(2, "2_Normalize", "Normalize")],

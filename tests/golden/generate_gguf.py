@@ -1,14 +1,14 @@
-"""Makes the GGUF fixtures, by the format's own Python package, and what they must be read as.
+"""Makes the GGUF fixtures with the format's own Python package, and the expected results of reading them.
 
     pip install gguf==0.19.0 torch==2.15.0 safetensors==0.8.0 numpy==2.4.6 tokenizers==0.23.3 sentencepiece==0.2.3
     python tests/golden/generate_gguf.py
 
-gguf/blocks.gguf      a tensor of each type that is not plain, of random bytes; blocks.safetensors: their values
-gguf/llama.gguf       a LLaMA of two layers, each tensor of another type; llama.safetensors: the same with
+gguf/blocks.gguf      a tensor of random bytes for each block type; blocks.safetensors: the values
+gguf/llama.gguf       a LLaMA of two layers with tensors of all types; llama.safetensors: the same tensors with
                       Hugging Face's names and order of rows
 gguf/bert-model.gguf  the checkpoint of bert-model and its tokenizer
-gguf/PRE.gguf         the bytes of texts, merged, with this tokenizer.ggml.pre
-gguf/pieces.gguf      a SentencePiece model, with bytes for letters it does not know
+gguf/PRE.gguf         a byte-level BPE tokenizer with PRE as its tokenizer.ggml.pre
+gguf/pieces.gguf      a SentencePiece model with bytes for unknown letters
 gguf/texts.json       texts, and their ids by the tokenizers above
 """
 
@@ -43,7 +43,7 @@ TEXTS = CORPUS + [
 
 
 def llama():
-    """Two layers, 2 heads of 16 with one of keys and values, states of 32."""
+    """A LLaMA of two layers, with 2 query heads and one kv head of width 16, and states of width 32."""
     hidden, heads, kv, words = 32, 2, 1, 40
     names = {
         "attn_q": ("self_attn.q_proj", hidden, heads), "attn_k": ("self_attn.k_proj", kv * 16, kv),
@@ -63,7 +63,7 @@ def llama():
         value = gguf.quants.dequantize(stored, kind).reshape(shape)
         expected[hf] = np.ascontiguousarray(value)
         if interleaved:
-            # llama.cpp's order: first and second half of a head's rows alternate.
+            # llama.cpp's order: the rows of the first and the second half of a head alternate.
             stored = stored.reshape(interleaved, 2, shape[0] // interleaved // 2, -1).swapaxes(1, 2).reshape(stored.shape)
         w.add_tensor(name, stored, raw_dtype=kind)
 
@@ -82,7 +82,7 @@ def llama():
 def blocks():
     w = gguf.GGUFWriter(OUT / "blocks.gguf", "llama")
     expected = {}
-    # Where the f16 scales and minima stand in a block.
+    # Offsets of the f16 scales and minima in a block.
     scales = {Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2], Type.Q8_0: [0], Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208]}
     for kind, places in scales.items():
         numbers, size = gguf.GGML_QUANT_SIZES[kind]
@@ -125,7 +125,7 @@ def byte_level():
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     gpt2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     llama3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    # As the published tokenizer.json of GPT-2, SmolLM2 and LLaMA 3 have them; the last as llama.cpp does.
+    # Splits of the published tokenizer.json files of GPT-2, SmolLM2 and LLaMA 3; LLaMA 3's as in llama.cpp.
     kinds = {
         "gpt-2": words,
         "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words]),
@@ -156,7 +156,7 @@ def byte_level():
 
 def pieces():
     model = io.BytesIO()
-    # Of the letters, some are left out for the bytes to do.
+    # The model lacks some letters, which must become bytes.
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True, character_coverage=0.99,
         normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1, minloglevel=2)

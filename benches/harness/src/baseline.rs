@@ -7,16 +7,16 @@
 //! other way round:
 //!
 //! 1. Its fastest sample differs by more than the threshold from the fastest tenth of the baseline's samples (a
-//!    single lucky sample of the baseline may never recur). This must hold in seconds; in seconds times the
+//!    single lucky sample of the baseline may never recur). The difference must hold in seconds; in seconds times the
 //!    multiply-add peak of the probes between the samples, which follows the clock; and in seconds times the
 //!    bandwidth at which probes read a working set of the row's size.
-//! 2. It stays slower when it is visited again, over more than a minute; see [`confirm`](super::confirm).
+//! 2. It stays slower in further visits over more than a minute; see [`confirm`](super::confirm).
 //! 3. Epstein's test of exceedances rejects chance at [`ALPHA`], corrected for the number of rows by Holm's method.
 //!    The test counts the visits of the baseline that are faster than all visits of this run by more than the
-//!    threshold. It counts visits, for the samples of one visit share its disturbance. A row whose visits differ
-//!    among themselves, as visits that read a shared cache do, must be slower by more.
+//!    threshold. It counts visits rather than samples, because the samples of one visit share its disturbance. A row
+//!    whose visits differ among themselves, such as a row that reads a shared cache, must be slower by more.
 //!
-//! A row that is slower only now and then is not found: its fastest sample is as fast as before.
+//! The comparison misses rows that are slower only now and then: their fastest sample is as fast as before.
 
 use super::record::{Comparison, Level, Limit, Machine, Row, Run, Verdict};
 use super::statistics::{fastest, median, p_below, quantile};
@@ -26,22 +26,22 @@ use tilewright::Error;
 /// Probability of any false alarm among the rows of a comparison whose machine changed by chance alone.
 pub const ALPHA: f64 = 0.01;
 
-/// Quantile of the samples that the fastest sample of the other run is compared with.
+/// Quantile of the samples against which the other run's fastest sample is compared.
 const USUAL: f64 = 0.1;
 
 /// The file of the baseline `name` in `folder`.
 ///
 /// # Errors
-/// If the name is not one that every file system takes: letters, digits, `.`, `_` and `-`.
+/// If the name has characters other than letters, digits, `.`, `_` and `-`, which every file system accepts.
 pub fn path(folder: &Path, name: &str) -> Result<PathBuf, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-        return Err(format!("{name:?} is no name of a baseline: letters, digits, '.', '_' and '-'"));
+        return Err(format!("{name:?} is not a baseline name: expected letters, digits, '.', '_' and '-'"));
     }
     Ok(folder.join(format!("{name}.json")))
 }
 
-/// Writes `run`, whole or not at all.
+/// Writes `run` atomically: a failure leaves no partial file.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -52,18 +52,18 @@ pub fn save(path: &Path, run: &Run) -> Result<(), Error> {
     tilewright::whole_file::write(path, &json)
 }
 
-/// Reads a run that was saved.
+/// Reads a saved run.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::File`].
 pub fn load(path: &Path) -> Result<Run, Error> {
     let text = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     serde_json::from_slice(&text)
-        .map_err(|e| Error::File { path: path.to_owned(), why: format!("no baseline: {e}") })
+        .map_err(|e| Error::File { path: path.to_owned(), why: format!("not a baseline: {e}") })
 }
 
-/// Fields in which two machines differ, so that their figures cannot be compared; empty for one machine.
-/// Compiler, version and revision may differ: comparisons are made for them.
+/// Differences between two machines that make their figures incomparable; empty if the machines are alike.
+/// Compiler, version and revision may differ: a comparison judges their effect.
 pub fn differences(then: &Machine, now: &Machine) -> Vec<String> {
     let mut found = Vec::new();
     let mut field = |name, then: String, now: String| {
@@ -79,7 +79,7 @@ pub fn differences(then: &Machine, now: &Machine) -> Vec<String> {
     found
 }
 
-/// Compares the rows of `now` that `then` has too, in their order. `threshold` is a fraction.
+/// Compares the rows that both runs have, in the order of `now`. `threshold` is a fraction.
 ///
 /// [`Doubts`](super::confirm::Doubts) confirms the differences, and corrects their probabilities for the number of
 /// rows.
@@ -92,7 +92,7 @@ pub fn compare(then: &Run, now: &Run, threshold: f64) -> Vec<Comparison> {
         .collect()
 }
 
-/// Compares one row with its baseline; both have samples.
+/// Compares one row with its baseline. Both rows have samples.
 pub(super) fn compare_row(old: &Row, new: &Row, threshold: f64) -> Comparison {
     let (then_s, now_s) = (fastest(&old.samples_s), fastest(&new.samples_s));
     let ratio = then_s / now_s;
@@ -117,8 +117,8 @@ fn usual(samples: &[f64]) -> f64 {
     quantile(samples, USUAL)
 }
 
-/// The least and the most of the ratio in seconds, in runs of the multiply-add probe, and in reads of the
-/// working set.
+/// Minimum and maximum of three ratios: in seconds, in runs of the multiply-add probe, in reads of the working
+/// set.
 fn views(ratio: f64, old: &Row, new: &Row) -> [f64; 2] {
     let by_clock = ratio * old.peak_gflops / new.peak_gflops;
     let by_memory = ratio * old.read_gbps / new.read_gbps;
@@ -129,7 +129,7 @@ fn views(ratio: f64, old: &Row, new: &Row) -> [f64; 2] {
 }
 
 impl Limit {
-    /// 10^9 bytes per second from this level.
+    /// Read bandwidth of a level, 10^9 bytes per second.
     pub fn read(&self, level: Level) -> f64 {
         self.read[level as usize]
     }
@@ -154,7 +154,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A run of rows with these times, three of four visits disturbed and some noise on every sample.
+    /// A run of rows with these times; three of four visits are disturbed, and every sample has some noise.
     pub(crate) fn run(seconds: &[f64], seed: u64) -> Run {
         let mut random = Random::new(seed);
         let rows = seconds.iter().enumerate().map(|(i, &s)| Row {
@@ -221,7 +221,7 @@ pub(super) mod tests {
         let mut memory = run(&[1.2; 3], 3);
         memory.rows.iter_mut().for_each(|row| row.read_gbps /= 1.2);
         assert_eq!(verdicts(&then, &memory), [Verdict::Same; 3]);
-        // The read bandwidth of other working sets is no excuse.
+        // A lower read bandwidth of other working sets does not explain a slower row.
         let mut limits = run(&[1.2; 3], 3);
         limits.limits[0].read = [10.0; 4];
         assert_eq!(verdicts(&then, &limits), [Verdict::Slower; 3]);
@@ -235,7 +235,7 @@ pub(super) mod tests {
         let found = &compare(&then, &now, 0.05)[0];
         assert_eq!(found.verdict, Verdict::Same);
         assert!(found.median_ratio < 0.9 && (found.ratio - 1.0).abs() < 0.02, "{found:?}");
-        // Nor do they hide one that is.
+        // Disturbed visits do not hide a slower kernel either.
         let mut then = then;
         then.rows[0].samples_s = vec![1.0, 1.0, 1.5, 1.6, 1.4, 1.7];
         now.rows[0].samples_s = vec![1.1; 5];
@@ -268,7 +268,7 @@ pub(super) mod tests {
         assert_eq!(load(&file).unwrap(), saved);
         assert!(path(folder.path(), "../x").is_err() && path(folder.path(), "").is_err());
         std::fs::write(&file, "{}").unwrap();
-        assert!(load(&file).unwrap_err().to_string().contains("no baseline"));
+        assert!(load(&file).unwrap_err().to_string().contains("not a baseline"));
         assert!(matches!(load(&folder.path().join("none.json")), Err(Error::Io { .. })));
     }
 }

@@ -1,4 +1,4 @@
-//! The bencher, which measures a case beside other libraries and makes its row.
+//! The bencher: measures a case beside other libraries and makes its row.
 
 use super::case::{Case, Prepared, dtype_name};
 use super::limit;
@@ -18,32 +18,32 @@ use tilewright_peers::{Library, PeerCall};
 /// Runs of the peak probe, of 200 us each, between two rounds.
 const PROBES: usize = 8;
 
-/// Time of the read probe between two rounds, or longer: the time of three reads of the working set.
+/// Minimum time of the read probe between two rounds; the probe reads its working set at least three times.
 const READ: Duration = Duration::from_millis(1);
 
-/// Least and most bytes of the read probe's working sets. Fewer make no loop; more are in no cache either, and take
-/// longer.
+/// Minimum and maximum bytes of the read probe's working sets. Fewer bytes are too few for a loop. Sets beyond 64 MiB,
+/// the largest L3 in [`Cpu`], would only take longer.
 const READ_BYTES: [f64; 2] = [4096.0, (64 << 20) as f64];
 
-/// Measures the bytes that a call allocates at most; see [`Bencher::memory`].
+/// Measures the peak of the bytes that a call allocates; see [`Bencher::memory`].
 pub type PeakBytes = fn(&mut dyn FnMut()) -> usize;
 
 /// Measures cases on a backend and beside other libraries.
 pub struct Bencher {
-    /// Our backend.
+    /// The backend of this project.
     pub backend: Backend,
     /// Other libraries.
     pub libraries: Vec<Box<dyn Library>>,
-    /// Notes for every row: libraries that could not be loaded.
+    /// Libraries that could not be loaded, as notes for every row.
     pub absent: Vec<String>,
-    /// How much to measure.
+    /// Amount of measurement.
     pub effort: Effort,
     /// Function that calls its argument and returns the peak of the allocated bytes, if the program's allocator counts.
     pub memory: Option<PeakBytes>,
     cpu: Cpu,
     pools: Vec<ThreadPool>,
     limits: Vec<Limit>,
-    /// Models that cases run.
+    /// Models of the cases.
     pub models: Models,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Debug for Bencher {
     }
 }
 
-/// The samples of a case and their contestants; ours comes first if there is one.
+/// The samples of a case and their contestants. This project's kernel, if any, comes first.
 #[derive(Debug, Default)]
 pub struct Measured {
     samples: Samples,
@@ -69,7 +69,7 @@ pub struct Measured {
 }
 
 impl Bencher {
-    /// Starts a pool for each number of threads. Without other libraries, and before any limit is measured.
+    /// Starts a pool for each number of threads. The bencher has no other libraries and no measured limits yet.
     ///
     /// # Errors
     /// If threads cannot be started.
@@ -98,7 +98,7 @@ impl Bencher {
             self.pools.iter().map(|pool| pool.install(|| limit::measure(self.backend, &self.cpu))).collect();
     }
 
-    /// The limits as measured last.
+    /// The limits of the last measurement.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }
@@ -111,7 +111,7 @@ impl Bencher {
     /// Takes the samples of one visit.
     ///
     /// # Errors
-    /// The error of the kernel or the model.
+    /// Errors of the kernel or the model.
     pub fn measure(&self, case: &Case, pool: usize) -> Result<Measured, Error> {
         let pool = &self.pools[pool];
         let threads = pool.current_num_threads();
@@ -122,9 +122,9 @@ impl Bencher {
         found.ours = ours.is_some();
         if ours.is_none() {
             let dtype = dtype_name(case.dtype);
-            found
-                .notes
-                .push(format!("{dtype}: weights as stored and caches of other types than bf16 are not ours"));
+            found.notes.push(format!(
+                "{dtype}: unpacked weights and caches in types other than bf16 have no kernel"
+            ));
         }
         let mut calls: Vec<(Box<dyn PeerCall + '_>, bool)> = Vec::new();
         // `for_peers` returns `None` for an operation that no library has.
@@ -167,7 +167,8 @@ impl Bencher {
         contestants.extend(our_turn.as_mut().map(|turn| turn as &mut dyn Contestant));
         contestants.extend(their_turns.iter_mut().map(|turn| turn as &mut dyn Contestant));
         let (backend, multiply_adds) = (self.backend, limit::probe_of(case, self.backend));
-        // The best of a few: one may have lost a core to another process, and the row would seem to beat it.
+        // The best of a few runs. A single run may lose a core to another process; the row would then seem to exceed
+        // the peak.
         let peak = || (0..PROBES).map(|_| peak_once(multiply_adds)).fold(0.0, f64::max);
         let [least, most] = READ_BYTES;
         let bytes = (case.work().bytes.min(most) / threads as f64).max(least) as usize;
@@ -191,7 +192,7 @@ impl Bencher {
         let seconds = if found.ours { found.samples.seconds[0].clone() } else { Vec::new() };
         let median_s = (!seconds.is_empty()).then(|| median(&seconds));
         let peak_gflops = median(&found.samples.peaks) / 1e9;
-        // The probes between our samples saw their clock; the limits of the run are older.
+        // The probes between the samples saw the clock of the samples; the limits of the run are older.
         let peak = match found.ours {
             true => peak_gflops,
             false => limit::peak(limit, case, self.backend),
@@ -247,7 +248,7 @@ impl Measured {
     }
 }
 
-/// Seconds of `calls` calls, in the pool or on this thread.
+/// Seconds of `calls` calls, in the pool if `in_pool`, else on this thread.
 fn seconds(pool: &ThreadPool, in_pool: bool, calls: usize, mut call: impl FnMut() + Send) -> f64 {
     let mut timed = move || {
         let started = Instant::now();
@@ -257,17 +258,17 @@ fn seconds(pool: &ThreadPool, in_pool: bool, calls: usize, mut call: impl FnMut(
     if in_pool { pool.install(timed) } else { timed() }
 }
 
-/// The most bytes that are allocated at a time while new threads run a kernel for the first time: what it
-/// needs beside the tensors it is given. Later calls find the threads' working memory in place.
+/// Peak of the allocated bytes while new threads run a kernel for the first time: the memory that the kernel needs
+/// beside its tensors. Later calls reuse the threads' scratch memory.
 fn peak_bytes(memory: PeakBytes, ours: &mut Prepared<'_>, pool: &ThreadPool) -> Result<usize, Error> {
     let mut result = Ok(());
-    pool.install(|| ()); // its threads have started
+    pool.install(|| ()); // starts the threads
     let bytes = memory(&mut || result = pool.install(|| ours.run()));
     result.map(|()| bytes)
 }
 
 impl Machine {
-    /// This machine, and this build.
+    /// Describes this machine and this build.
     pub fn detect() -> Self {
         let cpu = Cpu::detect();
         Self {
@@ -289,7 +290,7 @@ mod tests {
     use crate::registry;
     use tilewright_peers::{Dtype, PeerOperation};
 
-    /// A library that multiplies, and is wrong in the last element if asked to be.
+    /// A library that multiplies; if `wrong`, its last element is wrong.
     struct Fake {
         wrong: bool,
     }
@@ -359,7 +360,7 @@ mod tests {
         assert!(on_two.peers.is_empty() && on_two.threads == 2);
         assert!(on_two.notes.contains(&"right: no such operation".into()), "{:?}", on_two.notes);
 
-        // There is no kernel of ours for weights of bf16 as they are stored.
+        // This project has no kernel for unpacked bf16 weights.
         let lacking = registry::linear(&[[4, 8, 16]], Dtype::Bf16)[1];
         let row = bencher.row(&lacking, 0, &bencher.measure(&lacking, 0).unwrap());
         assert_eq!((row.median_s, row.peers["right"].ratio), (None, None));

@@ -1,4 +1,4 @@
-//! A case: an operation, its type and shape, its inputs, the work it does and how it is run.
+//! A case: an operation, its type, shape, inputs and work, and the call that runs it.
 
 mod inputs;
 mod prepare;
@@ -30,9 +30,9 @@ pub enum Operation {
     },
     /// Fused attention.
     Attention(AttentionShape),
-    /// A kernel over rows.
+    /// A row kernel.
     Rows {
-        /// Which.
+        /// The kernel.
         kernel: &'static RowKernel,
         /// Rows, columns.
         shape: [usize; 2],
@@ -55,7 +55,7 @@ pub struct AttentionShape {
     pub heads: usize,
     /// Heads of keys and values.
     pub kv_heads: usize,
-    /// Queries of each sequence, the last of its keys.
+    /// Queries of each sequence, at the positions of its last keys.
     pub queries: usize,
     /// Keys of each sequence.
     pub keys: usize,
@@ -68,15 +68,16 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// True for the attention of a decoder, which caches keys and values: a step, or a prompt with grouped
-    /// heads.
+    /// True for the attention of a decoder, which caches keys and values: a step of one query, or a prompt with
+    /// grouped heads.
     pub fn is_decoder(&self) -> bool {
         self.queries < self.keys || self.kv_heads < self.heads
     }
 }
 
 impl fmt::Display for AttentionShape {
-    /// `B1 H12 S512 D64 causal`; grouped heads as `H9/3`, fewer queries than keys as `S1:512`; `cached`.
+    /// Writes `B1 H12 S512 D64 causal`, with `H9/3` for grouped heads, `S1:512` for one query of 512 keys, and
+    /// `cached` at the end for caches.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached } = self;
         write!(f, "B{batch} H{heads}")?;
@@ -119,7 +120,7 @@ pub fn dtype_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Format that weights of this type are packed in.
+/// Format of packed weights of this type.
 pub(crate) fn format(dtype: Dtype) -> Format {
     match dtype {
         Dtype::F32 => Format::F32,
@@ -132,18 +133,18 @@ pub(crate) fn format(dtype: Dtype) -> Format {
     }
 }
 
-/// Bytes of a number of this type: of activations, and of weights.
+/// Bytes of an activation and of a weight of this type.
 fn bytes_of(dtype: Dtype) -> [f64; 2] {
     let of_weights = bytes_per_weight(format(dtype));
     match dtype {
         Dtype::F32 | Dtype::Bf16 | Dtype::F16 => [of_weights; 2],
-        // Quantised in every run, from f32.
+        // Every run quantizes f32 activations.
         _ => [4.0, of_weights],
     }
 }
 
 impl Case {
-    /// The kernel's name: `linear`, `attention`, `layernorm`, .. or `model/bert-base`, ..
+    /// Name of the kernel: `linear`, `attention`, `layernorm`, .. or `model/bert-base`, ..
     pub fn kernel(&self) -> &'static str {
         match self.operation {
             Operation::Linear { .. } => "linear",
@@ -153,7 +154,7 @@ impl Case {
         }
     }
 
-    /// The shape as rows show it.
+    /// The shape, as it appears in rows.
     pub fn shape(&self) -> String {
         match self.operation {
             Operation::Linear { shape: [m, k, n], .. } => format!("{m}x{k}x{n}"),
@@ -171,7 +172,7 @@ impl Case {
         }
     }
 
-    /// The name that filters match: `linear/f32/128x768x768/packed`.
+    /// Name for filters: `linear/f32/128x768x768/packed`.
     pub fn name(&self) -> String {
         let packed = match self.packed() {
             Some(true) => "/packed",
@@ -197,12 +198,12 @@ impl Case {
         match self.operation {
             Operation::Linear { shape: [m, k, n], .. } => Work {
                 flops: 2.0 * product(&[m, k, n]),
-                // Sums are 32 bits wide, whatever goes in.
+                // Outputs are 32 bits wide for every type of input.
                 bytes: size * product(&[m, k]) + of_weights * product(&[k, n]) + 4.0 * product(&[m, n]),
                 tokens: None,
             },
             Operation::Attention(s) => {
-                // The last query sees all keys; under a causal mask the one before it sees one less, ..
+                // Under a causal mask, the last query sees all keys and each earlier query sees one key less.
                 let seen = match s.causal {
                     true => (2 * s.keys + 1 - s.queries) as f64 / 2.0,
                     false => s.keys as f64,
@@ -219,7 +220,7 @@ impl Case {
         }
     }
 
-    /// Random inputs that the case's type holds exactly; for products, every type.
+    /// Random inputs that the case's type represents exactly; inputs of products are exact in every type.
     pub fn inputs(&self) -> Inputs {
         match self.operation {
             Operation::Linear { shape: [m, k, n], .. } => Inputs::linear([m, k, n], self.dtype),
@@ -232,7 +233,7 @@ impl Case {
         }
     }
 
-    /// The operation as other libraries take it, if they may have it.
+    /// The operation in the interface of other libraries; `None` if no library has it.
     pub fn for_peers<'a>(&self, inputs: &'a Inputs) -> Option<PeerOperation<'a>> {
         match self.operation {
             Operation::Linear { shape, packed } => Some(PeerOperation::Linear {
@@ -249,10 +250,11 @@ impl Case {
         }
     }
 
-    /// Compares a peer's output with the definition, to detect a different operation, not to judge accuracy.
+    /// Compares a peer's output with the definition, loosely: the check detects a different operation and does not
+    /// judge accuracy.
     ///
     /// # Errors
-    /// The first element that is off, and by how much.
+    /// Names the first wrong element, with the found and the expected value.
     pub fn check(&self, inputs: &Inputs, output: &[f32]) -> Result<(), String> {
         let wrong = |i: usize, found: f32, expected: f64| {
             Err(format!("element {i} is {found:e}, by the definition {expected:e}"))
@@ -262,13 +264,13 @@ impl Case {
                 if output.len() != m * n {
                     return Err(format!("{} elements, expected {}", output.len(), m * n));
                 }
-                // Some of the elements, in all rows and columns in turn, first and last among them.
+                // About 1000 elements, spread over rows and columns, including the first and the last.
                 let step = (m * n / 1000).max(1) | 1;
                 for i in (0..m * n).step_by(step).chain([m * n - 1]) {
                     let (row, column) = (&inputs.x[i / n * k..][..k], &inputs.y[i % n * k..][..k]);
                     let terms = || row.iter().zip(column).map(|(&a, &b)| f64::from(a) * f64::from(b));
                     let (sum, magnitude) = terms().fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
-                    // The inputs are exact in every type; an output may have been rounded to 8 bits.
+                    // The inputs are exact in every type; the output may be rounded to bf16, which has 8 bits.
                     let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f64.powi(-8) * sum.abs() };
                     let error = (f64::from(output[i]) - sum).abs();
                     if error.is_nan() || error > gamma(k) * magnitude + rounding {
@@ -285,7 +287,7 @@ impl Case {
                 let scale = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 for (i, (&found, &exact)) in output.iter().zip(&expected).enumerate() {
                     let error = (found - exact).abs();
-                    // An output may have been rounded to 8 bits, as of a product.
+                    // The output may be rounded to bf16, which has 8 bits.
                     let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f32.powi(-8) * exact.abs() };
                     if error.is_nan() || error > 1e-4 * scale + rounding {
                         return wrong(i, found, exact.into());

@@ -1,10 +1,10 @@
 //! Confirmation of differences from a baseline by further visits.
 //!
-//! Neighbours that slow the machine down for a second or a minute look like a regression. So a row that differs is
-//! visited up to [`ATTEMPTS`] times more, after growing [`pause`]s. All samples so far and the best of the probes judge
-//! a slower row: one undisturbed sample clears it. A faster row must be faster in every attempt on a stable machine.
-//! At least [`CONFIRMATIONS`] attempts must find the machine stable, and chance must be ruled out; otherwise the row
-//! counts as the same, and is named.
+//! Neighbours that slow the machine down for a second or a minute look like a regression. A row that differs is
+//! therefore visited up to [`ATTEMPTS`] times more, after growing [`pause`]s. All samples so far and the best of the
+//! probes judge a slower row: one undisturbed sample clears it. A faster row must be faster in every attempt on a
+//! stable machine. At least [`CONFIRMATIONS`] attempts must find the machine stable, and a test must rule out chance.
+//! Otherwise the row counts as equal and is reported as unconfirmed.
 
 use super::baseline::{ALPHA, compare, compare_row};
 use super::record::{Comparison, Row, Run, Verdict};
@@ -12,19 +12,19 @@ use super::statistics::holm;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Attempts on a stable machine in which a difference must be seen again.
+/// Attempts on a stable machine that must see a difference again.
 pub const CONFIRMATIONS: usize = 3;
 
-/// Attempts in all: 78 s of pauses.
+/// Maximum number of attempts, with 78 s of pauses in total.
 pub const ATTEMPTS: usize = 12;
 
-/// The pause before an attempt, which counts from 0: a second longer each time.
+/// The pause before an attempt, counted from 0: each pause is a second longer than the one before.
 pub fn pause(attempt: usize) -> Duration {
     Duration::from_secs(attempt as u64 + 1)
 }
 
-/// Largest slowdown that an unstable machine explains: half of the cores lost, at half of the clock. A larger one
-/// needs no more than [`CONFIRMATIONS`] attempts.
+/// Largest slowdown that an unstable machine explains: half of the cores lost, at half of the clock. A larger
+/// slowdown needs only [`CONFIRMATIONS`] attempts, on any machine.
 const EXPLAINED: f64 = 4.0;
 
 /// Comparisons of rows with their baselines, after confirmation.
@@ -32,8 +32,8 @@ const EXPLAINED: f64 = 4.0;
 pub struct Compared {
     /// A comparison for each row.
     pub rows: Vec<Comparison>,
-    /// Rows that differed only by chance, or on a machine that was not stable for long enough to confirm
-    /// it; they count as equal.
+    /// Rows whose difference may be chance, or whose machine was not stable for long enough to confirm it. They count
+    /// as equal.
     pub unconfirmed: Vec<String>,
 }
 
@@ -42,19 +42,19 @@ pub struct Compared {
 struct Doubt {
     /// The row in the baseline.
     then: Row,
-    /// All samples so far, and the best of the probes.
+    /// The row with all samples so far and the best of the probes.
     now: Row,
     seen: usize,
 }
 
-/// The rows that differ from a baseline, while they are being visited again.
+/// The rows that differ from a baseline, during their further visits.
 ///
 /// ```no_run
 /// use std::path::Path;
 /// use tilewright_bench::{baseline, confirm::Doubts};
 /// let [then, now] = [baseline::load(Path::new("then.json"))?, baseline::load(Path::new("now.json"))?];
 /// let mut doubts = Doubts::new(&then, &now, 0.05);
-/// let again = now.rows.iter().filter(|row| doubts.has(&row.name())); // to be measured anew
+/// let again = now.rows.iter().filter(|row| doubts.has(&row.name())); // to measure again
 /// println!("{} rows differ", again.count());
 /// doubts.see(&now.rows);
 /// println!("{:?}", doubts.finish().unconfirmed);
@@ -85,12 +85,12 @@ impl Doubts {
         self.rows.is_empty()
     }
 
-    /// True if the row `name` has to be visited again.
+    /// True if the row `name` needs another visit.
     pub fn has(&self, name: &str) -> bool {
         self.open.get(name).is_some_and(|doubt| !doubt.settled())
     }
 
-    /// Takes one more visit of rows in doubt.
+    /// Adds one more visit of the rows in doubt.
     pub fn see(&mut self, again: &[Row]) {
         for row in again.iter().filter(|row| !row.samples_s.is_empty()) {
             let name = row.name();
@@ -105,8 +105,7 @@ impl Doubts {
             };
             let unstable = row.unstable && (1.0 / EXPLAINED..=EXPLAINED).contains(&seen.ratio);
             match () {
-                // Disturbed samples do not tell that a row is no faster, but even they may tell that it is
-                // no slower.
+                // Disturbed samples cannot refute a faster row, but they can refute a slower one.
                 () if first.verdict != seen.verdict && !(unstable && first.verdict == Verdict::Faster) => {
                     *first = Comparison { verdict: Verdict::Same, ..seen };
                     self.open.remove(&name);
@@ -120,7 +119,7 @@ impl Doubts {
         }
     }
 
-    /// Ends the confirmation; unconfirmed rows count as the same.
+    /// Ends the confirmation. Unconfirmed rows count as equal.
     pub fn finish(mut self) -> Compared {
         let p: Vec<f64> = self.rows.iter().map(|row| row.p).collect();
         let mut unconfirmed = Vec::new();
@@ -155,7 +154,7 @@ mod tests {
     use super::super::baseline::tests::run;
     use super::*;
 
-    /// Doubts about one row that took a second and now takes this many.
+    /// Doubts about one row that took one second and now takes `seconds`.
     fn doubts(seconds: f64) -> (Doubts, Row) {
         let now = run(&[seconds], 2);
         (Doubts::new(&run(&[1.0], 1), &now, 0.05), now.rows[0].clone())
@@ -186,7 +185,7 @@ mod tests {
         let (mut doubts, mut row) = doubts(1.2);
         let name = row.name();
         doubts.see(std::slice::from_ref(&row));
-        // Even where the machine is not stable.
+        // One undisturbed sample clears a row on an unstable machine too.
         (row.samples_s, row.unstable) = (vec![1.5, 1.01, 1.4], true);
         doubts.see(std::slice::from_ref(&row));
         assert!(!doubts.has(&name));
@@ -195,7 +194,7 @@ mod tests {
 
     #[test]
     fn fast_samples_of_a_slower_machine_are_held_against_its_best() {
-        // Slower while memory was, and no sample of a faster memory that was slower too.
+        // Slow memory explains the later visits, but the first visit had fast memory and was slow as well.
         let (mut doubts, mut row) = doubts(1.1);
         row.read_gbps /= 1.5;
         for _ in 0..CONFIRMATIONS {

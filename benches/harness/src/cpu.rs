@@ -5,31 +5,31 @@ use serde::Serialize;
 /// The CPU that the program runs on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cpu {
-    /// As the CPU, or else the operating system, names it.
+    /// Name that the CPU reports, or else the operating system.
     pub name: String,
-    /// Features of the CPU that kernels exist or are planned for.
+    /// CPU features that kernels use or will use.
     pub features: Vec<&'static str>,
-    /// Cores that this process may use.
+    /// Cores available to this process.
     pub cores: usize,
-    /// First, second and third level.
+    /// Caches of the first, second and third level.
     pub caches: [CacheSize; 3],
 }
 
 /// One level of data caches.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct CacheSize {
-    /// Bytes as the CPU reports them, 0 if it does not.
+    /// Bytes that the CPU reports; 0 if it reports none.
     pub reported: usize,
-    /// The reported bytes, clamped to a believable range.
+    /// The reported bytes, clamped to the range of real caches.
     pub clamped: usize,
 }
 
-/// Smallest and largest cache per core of each level on the CPUs that a backend runs on (2013 to 2026). Virtual
-/// machines report the L3 of a whole socket (480 MiB), or none.
+/// Smallest and largest cache per core of each level on the CPUs of the backends (2013 to 2026). Virtual machines
+/// report the L3 of a whole socket (480 MiB), or no L3.
 const BELIEVABLE: [(usize, usize); 3] = [(16 << 10, 192 << 10), (128 << 10, 4 << 20), (1 << 20, 64 << 20)];
 
 impl Cpu {
-    /// Asks the CPU and the operating system.
+    /// Detects the CPU by its own identification and the operating system's.
     pub fn detect() -> Self {
         let reported = arch::caches();
         Self {
@@ -45,7 +45,7 @@ impl Cpu {
     }
 }
 
-/// Lists the names of the features that a detection macro finds.
+/// Lists the features that a detection macro of `std` finds.
 macro_rules! detected {
     ($detect:ident: $($name:tt)*) => {{
         let mut found = Vec::new();
@@ -67,7 +67,7 @@ mod arch {
             is_x86_feature_detected: "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512dq" "avx512vl"
             "avx512vnni" "avx512bf16" "avx512fp16"
         };
-        // std's detection of these is not stable yet.
+        // `std` has no stable detection of these features yet.
         if let Some(leaf) = CpuId::new().get_extended_feature_info() {
             let amx = [("amx-tile", leaf.has_amx_tile()), ("amx-bf16", leaf.has_amx_bf16())];
             found.extend(amx.iter().chain(&[("amx-int8", leaf.has_amx_int8())]).filter(|f| f.1).map(|f| f.0));

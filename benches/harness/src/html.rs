@@ -173,8 +173,8 @@ fn limits(limits: &[Limit]) -> Section {
             p { "Not measured." }
         } @else {
             p.note {
-                "What the machine can do at best, measured in the same run: multiply-adds on registers, and reads of \
-                 a working set that each level holds. They bound every row."
+                "Limits of the machine, measured in the same run: multiply-adds on registers, and reads of \
+                 a working set that each level holds. These limits bound every row."
             }
             div.scroll {
                 table {
@@ -220,8 +220,8 @@ fn memory(run: &Run) -> Option<Section> {
     run.rows.iter().any(|row| !roofline::computes(row)).then(|| {
         let body = html! {
             p.note {
-                "Rows that are all about memory: a dot is what was reached, the line beside it the bandwidth of where \
-                 the working set lives."
+                "Rows that memory bounds: the dot is the measured rate, the line beside it the bandwidth of the level \
+                 that holds the working set."
             }
             div.figures { @for threads in threads(run) { (bars::memory(run, threads)) } }
         };
@@ -239,9 +239,9 @@ fn peers(run: &Run) -> Option<Section> {
     (!names.is_empty()).then(|| {
         let body = html! {
             p.note {
-                "Both ran the same cases in turns. The ratio is a peer's time over ours: above 1 (right, blue, ▲) we are \
-                 faster, below 1 (left, orange, ▼) slower. Whiskers are 95% confidence intervals; where one holds 1, \
-                 the two are undecided (grey, ≈)."
+                "Peers ran the same cases in turns. The ratio is a peer's time over ours: above 1 (right, blue, ▲), we are \
+                 faster, below 1 (left, orange, ▼) slower. Whiskers are 95% confidence intervals; an interval that \
+                 contains 1 leaves the comparison undecided (grey, ≈)."
             }
             (standings(run, &names))
             div.columns {
@@ -257,7 +257,7 @@ fn peers(run: &Run) -> Option<Section> {
     })
 }
 
-/// How often each peer is ahead or behind.
+/// Table of the number of rows in which each peer is ahead or behind.
 fn standings(run: &Run, names: &BTreeSet<&str>) -> Markup {
     html! {
         div.scroll {
@@ -297,12 +297,12 @@ fn rows(run: &Run) -> Section {
             p { "None." }
         } @else {
             p.note {
-                "Times are medians. A head sorts by its column; rates count the operations or bytes that a call has to \
-                 do at least. ▲ faster and ▼ slower than a peer, ≈ undecided."
+                "Times are medians. A click on a head sorts by its column. Rates count the lower bound of operations or \
+                 bytes of a call. ▲: faster than a peer, ▼: slower, ≈: undecided."
             }
             p.filter {
                 label for="filter" { "Filter" }
-                input id="filter" type="search" placeholder="words, all of which a row has: linear bf16 8t"
+                input id="filter" type="search" placeholder="words that a row must contain: linear bf16 8t"
                     aria-controls="all" autocomplete="off" spellcheck="false";
                 output for="filter" { (count(run.rows.len(), "row")) }
             }
@@ -321,7 +321,7 @@ fn comparison(run: &Run, baseline: &Baseline) -> Section {
             @if let Some(time) = baseline.unix_time { "Measured " (date(time)) ". " }
             (of(Verdict::Slower)) " slower, " (of(Verdict::Faster)) " faster, " (of(Verdict::Same)) " the same"
             @if new > 0 { "; " (count(new, "row")) " of this run without a counterpart" }
-            ". The ratio is the time then over the time now: above 1 a row became faster. p is the probability of \
+            ". The ratio is the time then over the time now: above 1, a row became faster. p is the probability of \
              such a difference by chance, corrected for the number of rows."
         }
         @if !baseline.comparisons.is_empty() { (table::comparisons(run, baseline.comparisons)) }

@@ -2,17 +2,17 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`case`](mod@case) | a case: an operation, its type and shape, its inputs, its work, how it is run |
+//! | [`case`](mod@case) | a case: an operation, its type, shape, inputs and work, and the call that runs it |
 //! | [`models`] | models as cases |
 //! | [`registry`] | all cases: shapes of the models, squares, skinny and tiny ones |
-//! | [`limit`] | limits of the machine, and the bound that they set |
-//! | [`measure`] | samples of a case and of other libraries, in turns |
+//! | [`limit`] | limits of the machine, and the bound of a case |
+//! | [`measure`] | samples of a case on this project and on other libraries, in turns |
 //! | [`bencher`] | the bencher, which measures a case and makes its row |
 //! | [`statistics`] | the fastest of samples, medians, confidence intervals, tests |
 //! | [`record`] | the result, as JSON |
 //! | [`baseline`] | saved runs, and comparisons with them |
 //! | [`confirm`] | confirmation of differences by further visits |
-//! | [`html`], [`markdown`] | results as a page, as tables of Markdown |
+//! | [`html`], [`markdown`] | results as an HTML page, results as Markdown tables |
 //! | [`cpu`], [`probe`](mod@probe) | name and caches of the CPU; its peaks and read bandwidths |
 //!
 //! ```
@@ -22,7 +22,7 @@
 //! bencher.measure_limits();
 //! let case = &registry::linear(&[[32, 64, 64]], Dtype::F32)[0];
 //! let row = bencher.row(case, 0, &bencher.measure(case, 0)?);
-//! println!("{}: {:.0?} GFLOP/s, {:.2?} of what this machine can do", row.name(), row.gflops, row.bound_fraction);
+//! println!("{}: {:.0?} GFLOP/s, {:.2?} of the machine's limit", row.name(), row.gflops, row.bound_fraction);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -1,9 +1,9 @@
-//! Limits of the machine, and the bound that they set.
+//! Limits of the machine, and the bound of a case.
 //!
-//! The bound is the roofline's (Williams, Waterman and Patterson, "Roofline", 2009): no run is shorter
-//! than its multiply-adds take at their peak, nor than its bytes take at the read bandwidth of the level
-//! that holds them. The run itself measures peak and bandwidth, on the same number of threads. The bound leaves out
-//! all other work: exponentials, transposition, a pool's wake-up.
+//! The bound is the roofline's (Williams, Waterman and Patterson, "Roofline", 2009): a run takes at least the time of
+//! its multiply-adds at their peak, and at least the time of its bytes at the read bandwidth of the level that holds
+//! them. Every bench run measures peak and bandwidth itself, on the same number of threads. The bound leaves out all
+//! other work: exponentials, transposition, the wake-up of a pool.
 
 use super::case::{Case, Work, dtype_name};
 use super::record::{Level, Limit};
@@ -13,11 +13,11 @@ use std::time::Duration;
 use tilewright_kernels::Backend;
 use tilewright_kernels::probe::Peak;
 
-/// Time for each figure.
+/// Time spent on each figure.
 const PROBE: Duration = Duration::from_millis(50);
 
-/// The multiply-add probe that bounds a case: in f32 the backend's own; in other types the fastest of this CPU,
-/// whatever the backend uses, or the f32 probe if the CPU has none for the type.
+/// The multiply-add probe that bounds a case. In f32 it is the probe of the backend. In other types it is the fastest
+/// probe of this CPU, for every backend, or the f32 probe if the CPU has no probe of the type.
 pub fn probe_of(case: &Case, backend: Backend) -> Peak {
     let own = Peak::from(backend);
     let of_type = |dtype| Peak::available().iter().copied().find(|probe| probe.dtype() == dtype);
@@ -37,7 +37,7 @@ pub fn measure(backend: Backend, cpu: &Cpu) -> Limit {
     }
 }
 
-/// Level of the caches, or memory, that holds `bytes` divided among `threads` threads, each with its own L1 and L2.
+/// Cache level, or memory, that holds `bytes` divided among `threads` threads, each with its own L1 and L2.
 pub fn level(bytes: f64, threads: usize, cpu: &Cpu) -> Level {
     let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped as f64);
     let part = bytes / threads as f64;
@@ -49,13 +49,12 @@ pub fn level(bytes: f64, threads: usize, cpu: &Cpu) -> Level {
     }
 }
 
-/// The peak, 10^9 operations per second, that bounds a case; infinite, which bounds nothing, if it was not
-/// measured.
+/// The peak that bounds a case, in 10^9 operations per second. Infinite if it was not measured: no bound.
 pub fn peak(limit: &Limit, case: &Case, backend: Backend) -> f64 {
     limit.peaks.get(probe_of(case, backend).name()).copied().unwrap_or(f64::INFINITY)
 }
 
-/// Seconds that no run of this work can beat.
+/// Lower bound of the seconds that this work takes.
 pub fn bound(work: &Work, peak_gflops: f64, read_gbps: f64) -> f64 {
     (work.flops / peak_gflops).max(work.bytes / read_gbps) / 1e9
 }

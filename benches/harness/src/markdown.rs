@@ -1,20 +1,19 @@
-//! Rows as tables of Markdown: `tilewright bench --markdown` writes them, from a run or from the files of
-//! earlier ones.
+//! Rows as Markdown tables, which `tilewright bench --markdown` writes from a run or from the files of earlier runs.
 
 use crate::html::format::{count, date, level, percent, seconds, significant};
 use crate::record::{Peer, Row, RowLine, RunFacts};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Explains the columns, once for all tables.
+/// Explanation of the columns, above all tables.
 const PREAMBLE: &str = "\
 # Results
 
 `tilewright bench --markdown` wrote this file; do not edit it. A row is one case, and
 `tilewright bench CASE --threads N` measures it again (`tilewright bench --list` shows the names of cases).
 
-- `time`: median of the samples. `~` marks rows during which the machine was not stable.
+- `time`: median of the samples. `~` marks rows measured while the machine was not stable.
 - `of bound`: share of the roofline's bound, the larger of operations / peak and bytes / read bandwidth.
-- `data in`: the level of the cache, or memory, that inputs and outputs fit in.
+- `data in`: the smallest cache level, or memory, that holds inputs and outputs.
 - `x NAME`: time of the library NAME over ours, with half of its 95% interval. Above 1, tilewright is faster.
 ";
 
@@ -26,7 +25,7 @@ struct Group<'a> {
     threads: usize,
 }
 
-/// Tables of `lines`, one for each run, backend and number of threads, in the order of the runs' dates.
+/// One table of `lines` for each run, backend and number of threads, in the order of the runs' dates.
 ///
 /// ```
 /// assert!(tilewright_bench::markdown::tables(&[]).starts_with("# Results"));
@@ -56,7 +55,7 @@ fn table(rows: &[&Row]) -> String {
             .map(String::from)
             .into();
     header.extend(peers.iter().map(|peer| format!("x {}", cell(peer))));
-    // Four columns of words, then figures.
+    // Four columns of words come first, then figures.
     let rule: Vec<String> =
         (0..header.len()).map(|i| if i < 4 { "---" } else { "---:" }.to_owned()).collect();
     let body = rows.iter().map(|row| {
@@ -77,7 +76,7 @@ fn table(rows: &[&Row]) -> String {
     [header, rule].into_iter().chain(body).map(|cells| format!("| {} |\n", cells.join(" | "))).collect()
 }
 
-/// Tokens, operations or bytes a second.
+/// Tokens, operations or bytes per second.
 fn rate(row: &Row) -> String {
     match (row.tokens_per_s, row.gflops, row.gbps) {
         (Some(tokens), ..) => format!("{} tokens/s", significant(tokens, 3)),
@@ -87,7 +86,7 @@ fn rate(row: &Row) -> String {
     }
 }
 
-/// `1.21 ±0.03`; the peer's time where ours is missing.
+/// The ratio to a peer, `1.21 ±0.03`, or the peer's time if this project has no such kernel.
 fn ratio(peer: &Peer) -> String {
     match (peer.ratio, peer.ratio_interval) {
         (Some(ratio), Some([low, high])) => format!("{ratio:.2} ±{:.2}", (high - low) / 2.0),
@@ -95,7 +94,7 @@ fn ratio(peer: &Peer) -> String {
     }
 }
 
-/// Text that stays inside of its cell.
+/// Escapes text for a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }

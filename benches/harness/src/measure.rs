@@ -1,32 +1,33 @@
-//! Samples of a case and of other libraries on it, in turns.
+//! Samples of a case on this project and on other libraries, in turns.
 //!
-//! A sample is the mean time of enough calls to last some milliseconds. Ours and every peer's alternate
-//! in rounds, A B C A B C, so that all see the same clock and the same neighbours. Between rounds, probes measure
-//! multiply-adds, and reads of a working set of the case's size. Ratios are taken within a round.
+//! A sample is the mean time of enough calls to last some milliseconds. The samples of this project and of every peer
+//! alternate in rounds, A B C A B C, so that all contestants see the same clock and the same neighbours. Between
+//! rounds, probes measure the rate of multiply-adds and the bandwidth of reads of a working set of the case's size.
+//! Each ratio compares two samples of one round.
 //!
 //! Thread pools of other libraries spin for a while after a call (Intel's for 200 ms) and would take cores from the
-//! next contestant. So on more than one thread a contestant begins when the process has gone idle, and takes a few
-//! samples at a time.
+//! next contestant. On more than one thread, a contestant therefore waits until the process is idle, and takes a few
+//! samples in each turn.
 
 use super::record::Peer;
 use super::statistics::{fastest, median, median_interval, quantile};
 use std::time::{Duration, Instant};
 
-/// How much to measure.
+/// Amount of measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Least and most rounds.
+    /// Minimum and maximum number of rounds.
     pub rounds: [usize; 2],
-    /// Least duration of a sample.
+    /// Minimum duration of a sample.
     pub sample: Duration,
-    /// Time for the samples of one contestant, between least and most rounds.
+    /// Time for the samples of one contestant, within the limits of `rounds`.
     pub budget: Duration,
-    /// Visits of all cases; a disturbance of some seconds spares other visits.
+    /// Visits of all cases. A disturbance of some seconds affects only one visit.
     pub visits: usize,
 }
 
 impl Effort {
-    /// For figures to quote.
+    /// Effort for figures to quote.
     pub const FULL: Self = Self {
         rounds: [7, 21],
         sample: Duration::from_millis(4),
@@ -34,7 +35,7 @@ impl Effort {
         visits: 1,
     };
 
-    /// For a look.
+    /// Effort for a first look.
     pub const QUICK: Self = Self {
         rounds: [3, 7],
         sample: Duration::from_millis(1),
@@ -42,7 +43,7 @@ impl Effort {
         visits: 1,
     };
 
-    /// Divides the effort into several visits, for baselines; each has at least three rounds.
+    /// Divides the effort into several visits, for baselines. Each visit has at least three rounds.
     #[must_use]
     pub fn in_visits(self, visits: usize) -> Self {
         let [least, most] = self.rounds.map(|rounds| rounds.div_ceil(visits).max(3));
@@ -50,16 +51,16 @@ impl Effort {
     }
 }
 
-/// Time that woken threads run before they are measured. A scheduler may wake two of them on one core, and takes some
-/// ticks to spread them over the idle cores.
+/// Time that woken threads run before the measurement. A scheduler may wake two threads on one core, and takes some
+/// ticks to spread threads over the idle cores.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// Samples that a contestant takes in one turn, if pools must go idle between turns.
+/// Samples of a contestant in one turn, if pools must go idle between turns.
 const BLOCK: usize = 3;
 
 /// An implementation of a case.
 pub trait Contestant {
-    /// Runs `calls` calls on its own threads, and returns their time in seconds.
+    /// Runs `calls` calls on the contestant's threads, and returns their time in seconds.
     fn seconds(&mut self, calls: usize) -> f64;
 }
 
@@ -72,25 +73,25 @@ impl<F: FnMut(usize) -> f64> Contestant for F {
 /// Peak and bandwidth of the machine between two rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probed {
-    /// Multiply-adds: operations per second.
+    /// Operations per second of multiply-adds.
     pub peak: f64,
-    /// Reads of a working set as large as the case's: bytes per second.
+    /// Bytes per second of reads of a working set of the case's size.
     pub read: f64,
 }
 
 /// Samples of one case.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
-    /// Seconds of a call, by contestant, sample by sample.
+    /// Seconds of a call, by contestant and sample.
     pub seconds: Vec<Vec<f64>>,
-    /// How many of a contestant's samples were taken in each visit.
+    /// Number of samples of a contestant in each visit.
     pub visits: Vec<usize>,
     /// Operations per second of the multiply-add probes between the rounds.
     pub peaks: Vec<f64>,
     /// Bytes per second of the read probes between the rounds.
     pub reads: Vec<f64>,
-    /// Cores that other processes, or other virtual machines, used meanwhile beyond those left to them:
-    /// the most of all visits.
+    /// Cores that other processes or other virtual machines used during the samples, beyond the cores left to them:
+    /// the maximum over all visits.
     pub intruders: f64,
 }
 
@@ -112,7 +113,7 @@ pub fn samples(
             if wait {
                 until_idle();
             }
-            contestant.seconds(1); // pages, caches, scratch memory, threads
+            contestant.seconds(1); // warms pages, caches, scratch memory, threads
             let seconds = contestant.seconds(1).max(1e-9);
             (effort.sample.as_secs_f64() / seconds).ceil().clamp(1.0, 1e7) as usize
         })
@@ -133,7 +134,7 @@ pub fn samples(
             }
             let started = Instant::now();
             if calls > 1 {
-                contestant.seconds(1); // what the others displaced from the caches
+                contestant.seconds(1); // reloads the caches after the other contestants
             }
             let woken = wait || (threads > 1 && seconds.is_empty());
             while woken && started.elapsed() < SPREAD {
@@ -154,30 +155,30 @@ pub fn samples(
     found
 }
 
-/// Core seconds that other processes used or that the host withheld from this machine; `None` if the system does not
-/// report them as Linux does.
+/// Core seconds that other processes used or that the host withheld from this machine. `None` if the system does not
+/// report them in Linux's format.
 fn time_of_others() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let all: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
-    // In hundredths of seconds: user, nice, system, idle, iowait, irq, softirq, steal; guests are users.
+    // In hundredths of seconds: user, nice, system, idle, iowait, irq, softirq, steal. `user` includes guests.
     let [user, nice, system, _, _, irq, softirq, steal, ..] = all[..] else { return None };
     Some((user + nice + system + irq + softirq + steal) / 100.0 - cpu_time().as_secs_f64())
 }
 
-/// Waits until no thread of this process computes any more; a second at most.
+/// Waits until no thread of this process computes, but no longer than a second.
 fn until_idle() {
     let started = Instant::now();
     settle(|| started.elapsed() < Duration::from_secs(1), cores_in_use);
 }
 
-/// Looks until next to nothing is in use, or until patience ends.
+/// Polls until the process uses at most a quarter of a core, or until `patient` returns false.
 fn settle(mut patient: impl FnMut() -> bool, mut cores_in_use: impl FnMut() -> f64) {
-    // Looking takes some time itself.
+    // `cores_in_use` sleeps, so this loop does not spin.
     while patient() && cores_in_use() > 0.25 {}
 }
 
-/// Cores that this process used while the calling thread slept: for two ticks of the slowest scheduler (100
-/// a second), for the time of a thread that runs on another core is added up only at ticks.
+/// Cores that this process used while the calling thread slept. The sleep lasts two ticks of the slowest scheduler
+/// (100 a second), because the kernel adds up the time of threads on other cores only at ticks.
 fn cores_in_use() -> f64 {
     let (wall, cpu) = (Instant::now(), cpu_time());
     std::thread::sleep(Duration::from_millis(20));
@@ -191,7 +192,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
-/// Zero, so that the process always seems idle: `std` has no clock of the CPU time.
+/// Returns zero: the process always seems idle, because `std` has no clock of CPU time.
 #[cfg(not(unix))]
 fn cpu_time() -> Duration {
     Duration::ZERO
@@ -219,7 +220,7 @@ impl Samples {
         ends.zip(&self.visits).map(|(end, n)| fastest(&self.seconds[i][end - n..end])).collect()
     }
 
-    /// The record of contestant `i` beside `ours`, pair by pair.
+    /// The record of contestant `i`, with ratios to the samples of `ours`, pair by pair.
     pub fn peer(&self, i: usize, ours: Option<usize>) -> Peer {
         let ratios = ours.map(|ours| -> Vec<f64> {
             self.seconds[i].iter().zip(&self.seconds[ours]).map(|(peer, ours)| peer / ours).collect()
@@ -231,7 +232,7 @@ impl Samples {
         }
     }
 
-    /// True if the machine was unstable: the middle half of the probes spread over more than [`DRIFT`], their median
+    /// True if the machine was unstable: the middle half of the probes spread over more than [`DRIFT`], or their median
     /// fell short of the run's best by more than [`DRIFT`], or other processes took more than [`INTRUSION`].
     pub fn unstable(&self, best_peak: f64) -> bool {
         let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&self.peaks, share));
@@ -243,8 +244,8 @@ impl Samples {
 /// Change of the multiply-add peak beyond which a row is marked.
 pub const DRIFT: f64 = 0.05;
 
-/// Share of a core lost to other processes beyond which a row is marked. Its clock ticks in hundredths of a second, so
-/// a visit of a tenth of a second cannot resolve less.
+/// Share of a core lost to other processes beyond which a row is marked. The system counts this time in hundredths of
+/// a second, so a visit of a tenth of a second cannot resolve smaller shares.
 pub const INTRUSION: f64 = 0.2;
 
 #[cfg(test)]

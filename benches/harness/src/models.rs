@@ -15,32 +15,32 @@ use tilewright::{Arithmetic, albert, bart, bert, electra, gpt2, llama, roberta, 
 /// The task of a model in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// One forward pass of sequences of one length; a decoder computes the logits of each last token.
+    /// One forward pass of sequences of one length. A decoder computes the logits of the last token of each sequence.
     Forward {
         /// Sequences.
         batch: usize,
-        /// Tokens of each.
+        /// Tokens of each sequence.
         length: usize,
     },
     /// One forward pass of sequences whose lengths spread evenly from 4 to `longest`.
     Ragged {
         /// Sequences.
         batch: usize,
-        /// Tokens of the longest.
+        /// Tokens of the longest sequence.
         longest: usize,
     },
-    /// Reads a prompt or a source, and generates tokens.
+    /// Reading a prompt or a source, then generating tokens.
     Generate {
         /// Tokens of the prompt or source.
         prompt: usize,
-        /// Tokens that follow.
+        /// Generated tokens.
         tokens: usize,
-        /// Beams; with 1, decoding is greedy.
+        /// Number of beams; 1 decodes greedily.
         beams: usize,
     },
 }
 
-/// Tokens of the shortest of ragged sequences.
+/// Tokens of the shortest sequence in a ragged batch.
 const SHORTEST: usize = 4;
 
 impl fmt::Display for Task {
@@ -58,7 +58,7 @@ impl fmt::Display for Task {
 }
 
 impl Task {
-    /// Lengths of the sequences that are read.
+    /// Lengths of the sequences that the model reads.
     fn lengths(self) -> Vec<usize> {
         match self {
             Self::Forward { batch, length } => vec![length; batch],
@@ -74,7 +74,7 @@ impl Task {
 /// A model of known sizes.
 #[derive(Debug)]
 pub struct ModelCase {
-    /// Its name in rows and filters.
+    /// Name of the model in rows and filters.
     pub name: &'static str,
     make: fn(Arithmetic) -> Result<Box<dyn Model>, Error>,
     size: Size,
@@ -82,13 +82,13 @@ pub struct ModelCase {
     pub tasks: &'static [Task],
 }
 
-/// Sizes that the work is computed from.
+/// Sizes that determine the work of a model.
 #[derive(Clone, Copy, Debug)]
 struct Size {
     /// Entries of the word table.
     words: usize,
     layers: usize,
-    /// Stored layers; fewer than `layers` if layers share weights.
+    /// Layers in memory; fewer than `layers` if layers share weights.
     stored: usize,
     /// Weights of the linear layers in one layer.
     weights: usize,
@@ -96,7 +96,7 @@ struct Size {
     width: usize,
     /// Weights of the head if logits of the last token are computed, else 0.
     head: usize,
-    /// Of an encoder-decoder, the weights that a token of the source passes; `weights` are of the decoder.
+    /// Weights that each source token of an encoder-decoder passes; `weights` counts the decoder.
     source: usize,
 }
 
@@ -108,7 +108,7 @@ const fn generate(prompt: usize, tokens: usize, beams: usize) -> Task {
     Task::Generate { prompt, tokens, beams }
 }
 
-/// A BERT's: four products with H x H, two with H x I.
+/// Sizes of a BERT: each layer multiplies by four H x H and two H x I matrices.
 const fn encoder(layers: usize, h: usize, i: usize) -> Size {
     Size {
         words: 30000,
@@ -121,7 +121,7 @@ const fn encoder(layers: usize, h: usize, i: usize) -> Size {
     }
 }
 
-/// A BERT-base's sizes, which RoBERTa and ALBERT have too.
+/// Sizes of BERT-base, RoBERTa-base and ALBERT-base.
 const BASE: Size = encoder(12, 768, 3072);
 
 fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
@@ -135,7 +135,7 @@ fn bert(layers: usize, h: usize, heads: usize, on: Arithmetic) -> Result<Box<dyn
     Ok(Box::new(bert::open(config, Weights::random(0), on, Head::Bare)?))
 }
 
-/// Six layers and heads of 64: BART-base, and the translators that Marian trained.
+/// Six layers and heads of width 64: BART-base and Marian's translation models.
 fn bart(family: bart::Family, d_model: usize, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
     let config = bart::Config {
         d_model,
@@ -156,11 +156,11 @@ const fn encoder_decoder(words: usize, d: usize) -> Size {
         words,
         layers: 6,
         stored: 6,
-        // Attention to the text so far, that to the source without its keys and values, feed-forward.
+        // Self-attention, cross-attention without the keys and values of the source, feed-forward.
         weights: 6 * d * d + 2 * d * 4 * d,
         width: d,
         head: d * words,
-        // The encoder, and keys and values for the decoder.
+        // The encoder, and the cross-attention keys and values.
         source: 6 * (6 * d * d + 2 * d * 4 * d),
     }
 }
@@ -254,7 +254,7 @@ pub static MODELS: &[ModelCase] = &[
             words: 49152,
             layers: 30,
             stored: 30,
-            // Queries and outputs of 9 heads, keys and values of 3; gate, up and down.
+            // Queries and outputs of 9 heads, keys and values of 3 heads; gate, up and down.
             weights: 576 * (2 * 576 + 2 * 192) + 3 * 576 * 1536,
             width: 576,
             head: 576 * 49152,
@@ -286,19 +286,19 @@ pub static MODELS: &[ModelCase] = &[
 ];
 
 impl ModelCase {
-    /// The work of a run whose weights take `bytes` bytes a number.
+    /// The work of a run whose weights take `bytes` bytes each.
     pub fn work(&self, task: Task, bytes: f64) -> Work {
         let Size { layers, stored, weights, width, head, source, .. } = self.size;
         let causal = head > 0;
         let lengths = task.lengths();
-        // Attention scores: each token sees all keys, or with a causal mask the keys up to its own.
+        // Attention scores: each token sees all keys; with a causal mask, the keys up to its own position.
         let seen = |n: usize| if causal { n * (n + 1) / 2 } else { n * n };
         let (mut tokens, mut scores): (usize, usize) =
             (lengths.iter().sum(), lengths.iter().map(|&n| seen(n)).sum());
         let (mut logits, mut passes) = (lengths.len(), 1);
         let mut shown = tokens;
         if let Task::Generate { prompt, tokens: new, beams } = task {
-            // The last token is not read again.
+            // The model never reads the last token it generates.
             tokens = beams * if source > 0 { new } else { prompt + new - 1 };
             scores =
                 beams * seen(tokens / beams) + if source > 0 { prompt * (prompt + beams * new) } else { 0 };
@@ -310,7 +310,7 @@ impl ModelCase {
         }
         Work {
             flops: flops as f64,
-            // States come and go in cache.
+            // Activations stay in cache: only weights are counted.
             bytes: bytes * (source + passes * (stored * weights + head)) as f64,
             tokens: Some(shown as f64),
         }

@@ -1,7 +1,7 @@
-//! Peaks and bandwidths of this CPU, measured: the yardsticks of `tilewright report` and of the benches.
+//! Measured peaks and bandwidths of this CPU: the yardsticks of `tilewright report` and of the benches.
 //!
-//! Noise slows runs down and rarely speeds them up, so the best of many short runs is the figure. Runs of figures
-//! that are compared alternate, so that both see the same clock.
+//! Noise slows runs down and rarely speeds them up, so each figure is the best of many short runs. Runs of figures
+//! for comparison alternate, so that both see the same clock.
 
 use crate::cpu::Cpu;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use tilewright_kernels::Backend;
 use tilewright_kernels::probe::{Peak, Read};
 
-/// Least time of one run: long against the start of threads and a look at the clock, short against a scheduler's
-/// time slice, so that some run finds all of its cores free.
+/// Minimum time of one run. It is long against the start of threads and a reading of the clock. It is short against
+/// the scheduler's time slice, so that at least one run finds all of its cores free.
 const RUN: Duration = Duration::from_micros(200);
 
-/// Steps of the peak probe between two looks at the clock: 10 us or more, for a look takes up to 50 ns.
+/// Steps of the peak probe between two readings of the clock: 10 us or more, because a reading takes up to 50 ns.
 const PEAK_STEPS: usize = 8000;
 
 /// Operations per second of one run of a peak probe on all threads of the pool.
 ///
-/// Each thread is timed by its own clock, so that it counts its core's rate even if another thread waits for a core.
+/// Each thread reads the clock itself: its rate counts in full even if another thread waits for a core.
 pub fn peak_once(peak: impl Into<Peak>) -> f64 {
     let peak = peak.into();
     each_alone(&together(|_| peak.run(PEAK_STEPS)))
@@ -36,7 +36,7 @@ pub fn peak(peak: impl Into<Peak>, budget: Duration) -> f64 {
     best_of(budget, || peak_once(peak))
 }
 
-/// Every peak that this CPU has, on all threads of the pool, within the budget for each of them.
+/// Every peak of this CPU on all threads of the pool, within the budget for each peak.
 pub fn peaks(budget: Duration) -> Vec<(Peak, f64)> {
     let mut found: Vec<_> = Peak::available().iter().map(|&peak| (peak, 0.0f64)).collect();
     let started = Instant::now();
@@ -50,8 +50,8 @@ pub fn peaks(budget: Duration) -> Vec<(Peak, f64)> {
     found
 }
 
-/// Bytes per second that all threads of the pool together read from L1, L2, L3 and memory, each from a
-/// working set of its own; within the budget for each level.
+/// Read bandwidth of L1, L2, L3 and memory, bytes per second, for all threads of the pool together. Each thread reads
+/// its own working set. `budget` is the time for each level.
 pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
     let bytes = working_sets(cpu, rayon::current_num_threads());
     core::array::from_fn(|level| {
@@ -61,7 +61,7 @@ pub fn bandwidths(backend: Backend, cpu: &Cpu, budget: Duration) -> [f64; 4] {
     })
 }
 
-/// Repeated reads of a working set on each thread of a pool: the present bandwidth of the level that holds it.
+/// Repeated reads of a working set on each thread of a pool, which measure the bandwidth of the level that holds it.
 #[derive(Debug)]
 pub struct Reads {
     backend: Backend,
@@ -71,13 +71,13 @@ pub struct Reads {
 impl Reads {
     /// Makes a working set of `bytes` bytes for each thread of the current pool.
     pub fn new(backend: Backend, bytes: usize) -> Self {
-        // Each thread touches its own set first, so that the pages are on its NUMA node.
+        // Each thread first writes its own set, so that the pages lie on its NUMA node.
         Self { backend, sets: rayon::broadcast(|_| working_set(bytes)) }
     }
 
-    /// Bytes per second of all threads of the pool together, each by its own clock. The best of all runs
-    /// within the budget, three at least; the first run brings the working sets into the caches. Call it in
-    /// the pool that made the working sets.
+    /// Bytes per second of all threads of the pool together, each by its own clock: the best of all runs within the
+    /// budget, at least three. The first run loads the working sets into the caches. Call `best` in the pool that made
+    /// the working sets.
     pub fn best(&self, budget: Duration) -> f64 {
         best_of(budget, || each_alone(&self.run()))
     }
@@ -87,11 +87,11 @@ impl Reads {
     }
 }
 
-/// The best rate of threads that share a resource, among the runs that the budget allows.
+/// The best rate of threads that share a resource, among the runs within the budget.
 fn shared(budget: Duration, run: impl Fn() -> Vec<BusyTime>) -> f64 {
     let started = Instant::now();
     let (mut best, mut runs, mut at_once) = (0.0f64, 0, false);
-    // If other processes want the cores, it may take a while until all threads run at once.
+    // If other processes use the cores, many runs may pass until all threads run at once.
     while runs < 3 || started.elapsed() < if at_once { budget } else { 10 * budget } {
         let threads = run();
         best = best.max(rate(&threads));
@@ -101,39 +101,39 @@ fn shared(budget: Duration, run: impl Fn() -> Vec<BusyTime>) -> f64 {
     best
 }
 
-/// Bytes of a working set for each of `threads` that lives in L1, L2, L3 and memory.
+/// Bytes of each thread's working set in L1, L2, L3 and memory, for `threads` threads.
 pub fn working_sets(cpu: &Cpu, threads: usize) -> [usize; 4] {
     let [l1, l2, l3] = cpu.caches.map(|cache| cache.clamped);
-    // Half of a cache leaves room for others, and a virtual machine gets no larger part of a larger L3;
-    // all threads share it, but each has to read more than its L2 holds.
+    // Half of the L3 leaves room for other data, and 8 L2 bound the part of a large L3 that a virtual machine gets.
+    // All threads share the L3, but each must read more than its L2 holds.
     let third = ((l3 / 2).min(8 * l2) / threads).max(2 * l2);
-    // Twice a believable L3 is beyond it, and two of them beyond two, shared or not. Many threads share
-    // some, and 2 GiB are enough.
+    // One thread reads four L3 sizes. Each of several threads reads two, more than an L3 of its own would hold. 2 GiB
+    // in total are enough for any number of threads.
     let memory = (4 * l3 / threads.min(2)).min((2 << 30) / threads);
     [l1 / 2, l2 / 2, third, memory]
 }
 
-/// That many bytes behind the first cache line that begins in it. They are written, for memory that was
-/// not may be one page of zeros again and again.
+/// Allocates `bytes` bytes behind the first cache line boundary, and writes them: unwritten memory may be one page of
+/// zeros that is mapped repeatedly.
 fn working_set(bytes: usize) -> Vec<f32> {
     const LINE_FLOATS: usize = 64 / size_of::<f32>();
     vec![1.0; bytes / size_of::<f32>() + LINE_FLOATS - 1]
 }
 
-/// Reads all of `set`, often enough to make looking at the clock cheap, and returns how many bytes.
+/// Reads all of `set`, often enough that readings of the clock are cheap, and returns the number of bytes.
 fn read(backend: Backend, set: &[f32]) -> u64 {
     let passes = ((4 << 20) / size_of_val(set).max(1)).max(1);
     backend.run(Read { data: set, passes })
 }
 
-/// Work of one thread, with its start and end.
+/// Units of work that one thread did, with start and end.
 struct BusyTime {
     started: Instant,
     ended: Instant,
     units: u64,
 }
 
-/// Repeats `work`, which returns units, for at least [`RUN`].
+/// Repeats `work` for at least [`RUN`]. `work` returns the units it did.
 fn busy(work: impl Fn() -> u64) -> BusyTime {
     let started = Instant::now();
     let mut units = 0;
@@ -146,8 +146,8 @@ fn busy(work: impl Fn() -> u64) -> BusyTime {
     }
 }
 
-/// Units per second from the first start to the last end. So a thread that ran alone, with the shared resource for
-/// itself, does not raise the rate.
+/// Units per second from the first start to the last end. A thread that ran alone, with the whole shared resource,
+/// does not raise this rate.
 fn rate(threads: &[BusyTime]) -> f64 {
     let units: u64 = threads.iter().map(|t| t.units).sum();
     let started = threads.iter().map(|t| t.started).min();
@@ -155,12 +155,12 @@ fn rate(threads: &[BusyTime]) -> f64 {
     started.zip(ended).map_or(0.0, |(started, ended)| units as f64 / (ended - started).as_secs_f64())
 }
 
-/// The rate of threads that share nothing, each by its own clock.
+/// Sum of the rates of threads that share nothing, each by its own clock.
 fn each_alone(threads: &[BusyTime]) -> f64 {
     threads.iter().map(|thread| rate(std::slice::from_ref(thread))).sum()
 }
 
-/// Share of the time from the first start to the last end in which all threads ran.
+/// Share of the time from the first start to the last end during which all threads ran.
 fn overlap(threads: &[BusyTime]) -> f64 {
     let (from, to) = (threads.iter().map(|t| t.started), threads.iter().map(|t| t.ended));
     let all = from.clone().max().zip(to.clone().min()).map(|(from, to)| to.saturating_duration_since(from));
@@ -168,9 +168,8 @@ fn overlap(threads: &[BusyTime]) -> f64 {
     all.zip(any).map_or(0.0, |(all, any)| all.as_secs_f64() / any.as_secs_f64())
 }
 
-/// Runs `work` on each thread of the pool; all threads begin together. Otherwise one thread would run
-/// alone, with the shared resources for itself, until the pool wakes up. `work` takes the number of its
-/// thread.
+/// Runs `work` on each thread of the pool, and starts all threads together. Otherwise one thread would run alone, with
+/// all shared resources, until the pool wakes up. `work` takes the index of its thread.
 fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<BusyTime> {
     /// Time after which a thread begins without the others, if the scheduler holds them back.
     const PATIENCE: Duration = Duration::from_millis(1);
@@ -189,7 +188,7 @@ fn together(work: impl Fn(usize) -> u64 + Sync) -> Vec<BusyTime> {
     })
 }
 
-/// The largest result of the calls that the budget allows, at least three.
+/// The largest result of the calls within the budget, at least three.
 fn best_of(budget: Duration, mut f: impl FnMut() -> f64) -> f64 {
     let started = Instant::now();
     let mut best = 0.0f64;
@@ -207,7 +206,7 @@ mod tests {
     use crate::cpu::CacheSize;
     use std::collections::BTreeMap;
 
-    /// Wide and narrow, on the same cores.
+    /// Pairs of wide and narrow instructions of the same cores.
     const PAIRS: [[&str; 2]; 9] = [
         ["f32 avx2", "f32 portable"],
         ["f32 avx512", "f32 avx2"],
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn wider_instructions_have_higher_peaks() {
-        // Time in an emulator says nothing about instructions.
+        // Times in an emulator do not show the speed of instructions.
         let pairs: &[[&str; 2]] = if cfg!(target_arch = "aarch64") { &[] } else { &PAIRS };
         let mut best = BTreeMap::new();
         let started = Instant::now();
@@ -236,14 +235,14 @@ mod tests {
                 best.get(wide).zip(best.get(narrow)).is_some_and(|(wide, narrow)| *wide < 0.9 * narrow)
             });
             let Some(pair) = slower else { break };
-            // A noisy machine gets its time.
+            // A noisy machine may need several attempts.
             assert!(started.elapsed() < Duration::from_secs(5), "{pair:?} of {best:?}");
         }
     }
 
     #[test]
     fn every_level_is_read() {
-        // Not what this CPU has: its memory would take a while, under emulation above all.
+        // Small caches keep the test short: memory-sized sets of the real CPU take long, above all under emulation.
         let caches = [16 << 10, 64 << 10, 256 << 10].map(|b| CacheSize { reported: b, clamped: b });
         let cpu = Cpu { caches, ..Cpu::detect() };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");

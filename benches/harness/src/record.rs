@@ -1,7 +1,7 @@
 //! Records of a run, which `--json`, `--html`, `--save` and `--compare` share.
 //!
-//! As JSON a row is one object; times are seconds, rates 10^9 per second, ratios above 1 mean that
-//! this project is faster. Fields may be added; existing fields keep their names and meaning.
+//! In JSON, a row is one object. Times are in seconds, rates in 10^9 per second. A ratio above 1 means that this
+//! project is faster. Later versions may add fields; existing fields keep their names and meaning.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 /// The machine and the build that a run was made on: its fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// As the CPU names itself.
+    /// Name that the CPU reports.
     pub cpu: String,
-    /// Its features that kernels are written for.
+    /// CPU features that kernels use.
     pub features: Vec<String>,
-    /// Cores that the process may use.
+    /// Cores available to the process.
     pub cores: usize,
     /// Bytes of L1, L2 and L3 as reported.
     pub caches: [usize; 3],
@@ -21,25 +21,25 @@ pub struct Machine {
     pub target: String,
     /// Version of this package.
     pub version: String,
-    /// The compiler that built it.
+    /// Compiler of the build.
     pub rustc: String,
-    /// The revision that it was built from, `-dirty` behind it if files had changed; or `unknown`.
+    /// Revision of the sources, with `-dirty` appended if files had changed; or `unknown`.
     pub revision: String,
 }
 
 /// Peak and bandwidths of the machine on one number of threads, measured in this run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
-    /// Threads that the peaks and bandwidths were measured on.
+    /// Number of threads of the measurement.
     pub threads: usize,
     /// Multiply-add peaks, 10^9 operations per second, by the name of the probe: `f32 avx512`,
     /// `int8 avx512vnni`, ..
     pub peaks: BTreeMap<String, f64>,
-    /// 10^9 bytes per second read from L1, L2, L3 and memory.
+    /// Read bandwidth of L1, L2, L3 and memory, 10^9 bytes per second.
     pub read: [f64; 4],
 }
 
-/// Level of the caches, or memory, that holds a working set.
+/// Cache level, or memory, that holds a working set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -60,7 +60,7 @@ pub struct Row {
     pub kernel: String,
     /// `f32`, `bf16`, `f16`, `int8`, `q8_0`, `q4_0` or `q4_1`.
     pub dtype: String,
-    /// `exact` or `rounded`, for a model whose linear layers take other inputs than the default of its type
+    /// Activation quantization of a model's linear layers, `exact` or `rounded`, if it is not the default of the type
     /// (`tilewright bench --layer-inputs`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub layer_inputs: Option<String>,
@@ -80,7 +80,7 @@ pub struct Row {
     pub visits_s: Vec<f64>,
     /// Floating-point operations of a call; 0 for memory-bound kernels.
     pub flops: f64,
-    /// Bytes that a call has to read and write at least.
+    /// Lower bound of the bytes that a call reads and writes.
     pub bytes: f64,
     /// 10^9 operations per second, where `flops` is not 0.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -88,10 +88,10 @@ pub struct Row {
     /// 10^9 bytes per second, where `flops` is 0.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub gbps: Option<f64>,
-    /// Tokens per second, of models.
+    /// Tokens per second of a model.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokens_per_s: Option<f64>,
-    /// Level that holds the working set: the bytes above, or a thread's share of them.
+    /// Level that holds the working set: `bytes`, or a thread's share of them.
     pub level: Level,
     /// The roofline's bound: max(flops / peak, bytes / bandwidth of the level).
     pub bound_s: f64,
@@ -99,13 +99,13 @@ pub struct Row {
     pub bound_fraction: Option<f64>,
     /// Multiply-add peak, 10^9 operations per second, of the probes between this row's samples.
     pub peak_gflops: f64,
-    /// Median read bandwidth, 10^9 bytes per second, of the probes between this row's samples. They run on its threads
-    /// and read a working set of its `bytes`, at most 64 MiB.
+    /// Median read bandwidth, 10^9 bytes per second, of the probes between this row's samples. The probes run on the
+    /// row's threads and read a working set of `bytes`, at most 64 MiB.
     pub read_gbps: f64,
-    /// True if the probes of this row varied by more than 5%, if they fell short of the best probe of the
-    /// run by more than 5%, or if other processes took the cores that the row needs.
+    /// True if the probes of this row varied by more than 5%, if they fell short of the run's best probe by more than
+    /// 5%, or if other processes took cores that the row needs.
     pub unstable: bool,
-    /// Peak bytes that a call allocates, with `--memory`.
+    /// Peak of the bytes that a call allocates, with `--memory`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak_bytes: Option<usize>,
     /// Other libraries, by name.
@@ -115,12 +115,13 @@ pub struct Row {
     pub notes: Vec<String>,
 }
 
-/// Another library on the same case.
+/// The figures of another library on the same case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
-    /// Median of its samples.
+    /// Median of the library's samples.
     pub median_s: f64,
-    /// Median of its time over ours, pair by pair: above 1 we are faster. `null` without ours.
+    /// Median over pairs of samples of the library's time over this project's time: above 1, this project is faster.
+    /// `null` if this project has no such kernel.
     pub ratio: Option<f64>,
     /// 95% bootstrap confidence interval of `ratio`.
     pub ratio_interval: Option<[f64; 2]>,
@@ -131,7 +132,7 @@ pub struct Peer {
 pub struct Run {
     /// Machine and build.
     pub machine: Machine,
-    /// When it started, seconds since 1970.
+    /// Start of the run, in seconds since 1970.
     pub unix_time: u64,
     /// Versions of the peers, by name.
     pub peers: BTreeMap<String, String>,
@@ -159,7 +160,7 @@ impl Row {
 /// One line of `tilewright bench --json`: a row, and the run it belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RowLine {
-    /// The row; its fields stand beside `run`.
+    /// The row; in JSON, its fields stand beside `run`.
     #[serde(flatten)]
     pub row: Row,
     /// The run.
@@ -199,11 +200,11 @@ impl Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Slower, beyond threshold and noise, and seen again.
+    /// Slower beyond threshold and noise, and confirmed.
     Slower,
-    /// Faster, beyond threshold and noise, and seen again.
+    /// Faster beyond threshold and noise, and confirmed.
     Faster,
-    /// Neither.
+    /// Neither slower nor faster.
     Same,
 }
 
@@ -212,16 +213,16 @@ pub enum Verdict {
 pub struct Comparison {
     /// [`Row::name`].
     pub name: String,
-    /// Seconds of the fastest sample then.
+    /// Fastest sample of the baseline, in seconds.
     pub then_s: f64,
-    /// Seconds of the fastest sample now.
+    /// Fastest sample of this run, in seconds.
     pub now_s: f64,
-    /// Then over now: above 1 it became faster.
+    /// `then_s / now_s`: above 1, the row became faster.
     pub ratio: f64,
-    /// Ratio of the medians: further from 1 where visits were disturbed.
+    /// Ratio of the medians, which disturbed visits move away from 1.
     pub median_ratio: f64,
-    /// Probability that the visits of the faster run would be faster than all visits of the other run by
-    /// more than the threshold by chance.
+    /// Probability that chance makes this many visits of the faster run faster than all visits of the other run by
+    /// more than the threshold.
     pub p: f64,
     /// Slower, faster or the same.
     pub verdict: Verdict,

@@ -1,4 +1,4 @@
-//! All cases: one definition for `tilewright bench`, `tilewright report` and `cargo bench`.
+//! The list of all cases, which `tilewright bench`, `tilewright report` and `cargo bench` share.
 
 use super::case::{AttentionShape, Case, Operation, ROW_KERNELS};
 use super::models::{MODELS, Task};
@@ -18,7 +18,7 @@ const LINEAR: &[[usize; 3]] = &[
     [64, 64, 64],
     [1, 768, 3072],
     [1, 4096, 4096],
-    // BERT-base: fused query, key and value; the way back from 3072; short and long sequences.
+    // BERT-base: fused query, key and value; the product from 3072 back to 768; short and long sequences.
     [128, 768, 2304],
     [128, 3072, 768],
     [512, 3072, 768],
@@ -30,16 +30,16 @@ const LINEAR: &[[usize; 3]] = &[
     [128, 1024, 1024],
     [128, 1024, 4096],
     [512, 4096, 1024],
-    // T5-small: encoder, decoder's step, its vocabulary.
+    // T5-small: encoder, decoder step, vocabulary.
     [64, 512, 512],
     [64, 512, 2048],
     [1, 512, 2048],
     [1, 512, 32128],
-    // GPT-2's step and its vocabulary.
+    // GPT-2: decoder step, vocabulary.
     [1, 768, 2304],
     [1, 3072, 768],
     [1, 768, 50257],
-    // LLaMA-like: SmolLM2-135M's prompt and step, a 7B's step, a few sequences at once.
+    // LLaMA-like: prompt and step of SmolLM2-135M, step of a 7B model, steps of 2 to 8 sequences.
     [512, 576, 1536],
     [512, 1536, 576],
     [1, 576, 1536],
@@ -49,7 +49,7 @@ const LINEAR: &[[usize; 3]] = &[
     [4, 768, 3072],
     [8, 768, 3072],
     [4, 4096, 4096],
-    // Squares, skinny and tiny.
+    // Square, skinny and tiny shapes.
     [128, 128, 128],
     [256, 256, 256],
     [512, 512, 512],
@@ -61,11 +61,12 @@ const LINEAR: &[[usize; 3]] = &[
     [33, 65, 129],
 ];
 
-/// How many of them, and of the attentions and models, a report shows.
+/// Number of linear layers in a report.
 const REPORT_LINEAR: usize = 9;
+/// Number of attention shapes in a report.
 const REPORT_ATTENTION: usize = 5;
 
-/// BERT-base's layers, one sequence.
+/// Attention of BERT-base, one sequence of 128 tokens.
 const BERT_BASE: AttentionShape = AttentionShape {
     batch: 1,
     heads: 12,
@@ -91,37 +92,37 @@ const ATTENTION: &[AttentionShape] = &[
     AttentionShape { batch: 8, ..BERT_BASE },
     square(16, BERT_BASE),
     square(32, AttentionShape { batch: 32, dim: 32, ..BERT_BASE }),
-    // T5-small's decoder over 64 tokens of its encoder, GPT-2's step after 1024 others.
+    // T5-small's cross-attention to 64 source tokens, GPT-2's step over 1024 keys.
     AttentionShape { heads: 8, kv_heads: 8, queries: 1, keys: 64, ..BERT_BASE },
     AttentionShape { queries: 1, keys: 1024, causal: true, ..BERT_BASE },
-    // SmolLM2-135M's prompt and step, then the prompt and step of an 8B model.
+    // Prompt and step of SmolLM2-135M, then of an 8B model.
     AttentionShape { heads: 9, kv_heads: 3, queries: 512, keys: 512, causal: true, ..BERT_BASE },
     AttentionShape { heads: 9, kv_heads: 3, queries: 1, keys: 512, causal: true, ..BERT_BASE },
     AttentionShape { heads: 32, kv_heads: 8, queries: 512, keys: 512, dim: 128, causal: true, ..BERT_BASE },
     AttentionShape { heads: 32, kv_heads: 8, queries: 1, keys: 2048, dim: 128, causal: true, ..BERT_BASE },
 ];
 
-/// BERT-base's states at 128 tokens, in L2, and at 4096, beyond it; wide rows.
+/// Activations of BERT-base for 128 tokens, which fit in L2, and for 4096 tokens, which do not; wide rows.
 const ROWS: &[[usize; 2]] = &[[128, 768], [4096, 768], [128, 4096]];
 
-/// Shapes and kernels that a report shows.
+/// Number of row shapes in a report.
 const REPORT_ROWS: usize = 2;
+/// Row kernels in a report.
 const REPORT_ROW_KERNELS: [&str; 5] = ["layernorm", "rmsnorm", "softmax", "gelu-erf", "gelu-tanh"];
 
-/// Products of these shapes, with packed weights and without.
+/// Linear layers of these shapes, each with packed and with unpacked weights.
 pub fn linear(shapes: &[[usize; 3]], dtype: Dtype) -> Vec<Case> {
     let both = |&shape: &[usize; 3]| [true, false].map(|packed| Operation::Linear { shape, packed });
     shapes.iter().flat_map(both).map(|operation| Case { dtype, operation }).collect()
 }
 
-/// All cases of a type: products and models of every type, attentions and kernels over rows of all but
-/// integers.
+/// All cases of a type: linear layers and models; for f32, bf16 and f16, also attention and row kernels.
 pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
     let of_type = |operation| Case { dtype, operation };
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
-        // Caches are of f32 or bf16.
+        // Caches hold f32 or bf16.
         let cached = ATTENTION.iter().filter(|shape| shape.is_decoder() && dtype != Dtype::F16);
         let cached = cached.map(|&shape| AttentionShape { cached: true, ..shape });
         all.extend(cached.map(Operation::Attention).map(of_type));
@@ -131,7 +132,7 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     all
 }
 
-/// Cases of a type that `tilewright report` shows, in the order of [`cases`].
+/// The cases of a type in `tilewright report`, in the order of [`cases`].
 pub fn report(dtype: Dtype) -> Vec<Case> {
     let rows = rows(&ROWS[..REPORT_ROWS])
         .filter(|row| REPORT_ROW_KERNELS.contains(&Case { dtype, operation: *row }.kernel()));
@@ -150,7 +151,7 @@ fn rows(shapes: &[[usize; 2]]) -> impl Iterator<Item = Operation> {
     shapes.iter().flat_map(|&shape| ROW_KERNELS.iter().map(move |kernel| Operation::Rows { kernel, shape }))
 }
 
-/// The models at their own tasks, or all at this one.
+/// All models, each at its own tasks or, if given, at `task`.
 pub fn models(task: Option<Task>) -> impl Iterator<Item = Operation> {
     MODELS.iter().enumerate().flat_map(move |(model, case)| {
         let tasks = task.map_or(case.tasks.to_vec(), |task| vec![task]);
@@ -158,7 +159,7 @@ pub fn models(task: Option<Task>) -> impl Iterator<Item = Operation> {
     })
 }
 
-/// Names of kernels elsewhere, and their names in cases; `_` counts as `-`.
+/// Common names of kernels, and their names in cases; `_` counts as `-`.
 const ALIASES: &[(&str, &str)] = &[
     ("gemm", "linear"),
     ("matmul", "linear"),
@@ -177,7 +178,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("pooling", "mean-pool"),
 ];
 
-/// The filter with an alias in front replaced by the name of the kernel: `gemm/bf16` is `linear/bf16`.
+/// The filter with a leading alias replaced by the kernel's name: `gemm/bf16` becomes `linear/bf16`.
 ///
 /// ```
 /// use tilewright_bench::registry::resolve;
@@ -192,19 +193,20 @@ pub fn resolve(filter: &str) -> String {
     format!("{name}{rest}")
 }
 
-/// Names that a filter can begin with: kernels, models, aliases.
+/// Names that filters may begin with: kernels, models, aliases.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let kernels = ["linear", "attention"].into_iter().chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
     kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
 }
 
-/// Numbers that all matrices of a product may have together: 8 GiB of f32.
+/// Upper bound of the numbers in all three matrices of a product: 8 GiB of f32.
 const MOST_NUMBERS: u64 = 2 << 30;
 
-/// Reads shapes of products as benchdnn writes them: `MxK:KxN`, one to a line; `#` begins a comment.
+/// Reads shapes of products in benchdnn's notation: `MxK:KxN`, one per line; `#` begins a comment.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] with the first line that is no shape, does not multiply, or would not fit memory.
+/// [`Error::Io`]; [`Error::File`] names the first line that is not a shape, whose matrices do not fit each other, or
+/// whose matrices would exceed 8 GiB.
 pub fn read_shapes(path: &Path) -> Result<Vec<[usize; 3]>, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let mut shapes = Vec::new();
@@ -222,7 +224,7 @@ pub fn read_shapes(path: &Path) -> Result<Vec<[usize; 3]>, Error> {
     if shapes.is_empty() {
         return Err(Error::File {
             path: path.to_owned(),
-            why: "holds no shapes (MxK:KxN, one to a line)".into(),
+            why: "holds no shapes (MxK:KxN, one per line)".into(),
         });
     }
     Ok(shapes)

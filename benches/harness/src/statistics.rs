@@ -5,7 +5,7 @@ use tilewright_kernels::random::Random;
 /// Resamples of a bootstrap: the ends of a 95% interval then vary by about a percent of its width.
 const RESAMPLES: usize = 2000;
 
-/// The value below which a share of the samples lies, interpolated between neighbours; NaN without samples.
+/// The quantile of the samples at `share`, interpolated between neighbours; NaN without samples.
 ///
 /// ```
 /// use tilewright_bench::statistics::quantile;
@@ -25,7 +25,7 @@ pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// The least of the samples, the time of an undisturbed call; NaN without samples.
+/// The smallest sample, which estimates the time of an undisturbed call; NaN without samples.
 ///
 /// ```
 /// use tilewright_bench::statistics::fastest;
@@ -56,10 +56,10 @@ pub fn median_interval(samples: &[f64]) -> [f64; 2] {
     bootstrap(|random| resample(samples, random))
 }
 
-/// The probability that at least the observed number of samples of `a` lie below all of `b`, if both have one
+/// The probability that at least the observed number of samples of `a` lie below all of `b`, if both have the same
 /// distribution: B. Epstein's test of exceedances ("Tables for the distribution of the number of exceedances",
-/// 1954). The test compares `a` with the least of `b`, so a few far too large samples of either weaken it little.
-/// 1 without evidence.
+/// 1954). The test compares `a` with the minimum of `b`, so a few far too large samples hardly weaken it. Returns 1
+/// without evidence.
 ///
 /// ```
 /// use tilewright_bench::statistics::p_below;
@@ -75,8 +75,8 @@ pub fn p_below(a: &[f64], b: &[f64]) -> f64 {
     (0..below).map(|i| (a.len() - i) as f64 / (a.len() + b.len() - i) as f64).product()
 }
 
-/// Probabilities corrected for their number by Holm's method ("A simple sequentially rejective multiple
-/// test procedure", 1979): the probability of any false rejection below alpha is at most alpha.
+/// Probabilities corrected for multiple tests by Holm's method ("A simple sequentially rejective multiple test
+/// procedure", 1979): rejecting those below alpha causes any false rejection with a probability of at most alpha.
 ///
 /// ```
 /// use tilewright_bench::statistics::holm;
@@ -98,7 +98,7 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    /// `n` samples around `center` with some percent of noise, and slow outliers as machines have them.
+    /// `n` samples around `center` with a few percent of noise and slow outliers, like samples of real machines.
     fn noisy(center: f64, n: usize, seed: u64) -> Vec<f64> {
         let mut random = Random::new(seed);
         (0..n)
@@ -135,14 +135,14 @@ mod tests {
         assert!(p_below(&noisy(1.0, 10, 1), &noisy(1.1, 17, 2)) < 0.002);
         let false_alarms =
             (0..1000).filter(|s| p_below(&noisy(1.0, 10, 2 * s), &noisy(1.0, 17, 2 * s + 1)) < 0.05).count();
-        // Three of ten below the least of seventeen others: 4.1%.
+        // Three of ten samples below the minimum of seventeen others: 4.1%.
         assert!((20..=65).contains(&false_alarms), "41 expected, {false_alarms} of 1000 found");
         assert_eq!([p_below(&[], &[1.0]), p_below(&[1.0], &[])], [1.0; 2]);
     }
 
     #[test]
     fn many_rows_are_corrected_for() {
-        // The smallest of three times 3, the next times 2, the last as it is; never falling.
+        // The smallest of three is multiplied by 3, the next by 2, the largest by 1; results never decrease.
         assert_eq!(holm(&[0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
         assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
     }

@@ -1,4 +1,4 @@
-//! The work of a run, and the function that does it.
+//! The work of a run, and the function that computes it.
 
 use tilewright::Error;
 
@@ -8,8 +8,8 @@ pub(crate) type Compute<'a> = Box<dyn FnMut(&mut [f32]) -> Result<(), Error> + S
 /// Operations, bytes and tokens of one run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
-    /// Floating-point operations of the matrix products, two to a multiply-add; 0 for kernels over rows, whose
-    /// limit is memory.
+    /// Floating-point operations of the matrix products, two for each multiply-add. 0 for row kernels: memory
+    /// limits them.
     pub flops: f64,
     /// Lower bound of bytes read and written: inputs, weights and outputs once each.
     pub bytes: f64,

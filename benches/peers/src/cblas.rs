@@ -1,4 +1,4 @@
-//! The C interface of BLAS, as MKL and OpenBLAS share it.
+//! The C interface of BLAS that MKL and OpenBLAS share.
 
 use crate::PeerCall;
 use crate::operand::{LinearLayer, call};
@@ -9,10 +9,10 @@ pub(crate) const ROW_MAJOR: c_uint = 101;
 pub(crate) const NO_TRANS: c_uint = 111;
 pub(crate) const TRANS: c_uint = 112;
 
-/// The integers that a build counts in.
+/// Integer type of dimensions in a build of the library.
 pub(crate) trait Integer: Copy + Send + Sync + 'static {
     /// # Panics
-    /// If the number does not fit; the checks of operations exclude that.
+    /// If the number does not fit; the checks of operations exclude this case.
     fn new(dim: usize) -> Self;
 }
 
@@ -33,7 +33,7 @@ impl Integer for i64 {
 pub(crate) type CblasGemm<I, T> =
     unsafe extern "C" fn(c_uint, c_uint, c_uint, I, I, I, f32, *const T, I, *const T, I, f32, *mut f32, I);
 
-/// y = x Wᵀ by `gemm`, after `set_threads`.
+/// Prepares y = x Wᵀ by `gemm`. Each run calls `set_threads` first.
 ///
 /// # Safety
 /// - `gemm` points to a function with the signature and the parameters of [`CblasGemm`].

@@ -1,11 +1,11 @@
-//! The `gemm` crate: f32 and f16, on the threads of rayon.
+//! The `gemm` crate: products in f32 and f16, on rayon's threads.
 
 use crate::operand::{LinearLayer, Number, call};
 use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 use ::gemm::{Parallelism, f16, gemm};
 use std::ops::Deref;
 
-/// The crate. It packs weights in every run, whatever [`PeerOperation::Linear::packed`] says.
+/// The crate. It packs weights in every run and ignores [`PeerOperation::Linear::packed`].
 pub(crate) struct GemmCrate;
 
 impl Library for GemmCrate {
@@ -52,10 +52,10 @@ fn linear<'a, T: Number + One>(
     call(m * n, move |y| product([m, k, n], &x, (&weight, [1, k]), y, parallelism))
 }
 
-/// `c` (m x n) = `a` (m x k) `b` (k x n), where b\[i, j\] is `b[i * row + j * column]`.
+/// Computes `c` (m x n) = `a` (m x k) `b` (k x n), where b\[i, j\] is `b[i * row + j * column]`.
 ///
 /// # Panics
-/// If a slice has not the length of its matrix.
+/// If the length of a slice differs from the size of its matrix.
 fn product<T: One>(
     [m, k, n]: [usize; 3],
     a: &[T],
@@ -64,11 +64,11 @@ fn product<T: One>(
     parallelism: Parallelism,
 ) {
     assert!([row, column] == [1, k] || [row, column] == [n, 1], "b is dense");
-    // No product may wrap around: this function is safe.
+    // Checked products: an overflow must not pass the check of a safe function.
     let whole = |slice: &[T], rows: usize, columns: usize| Some(slice.len()) == rows.checked_mul(columns);
     assert!(whole(a, m, k) && whole(b, k, n) && whole(c, m, n), "slices are whole matrices");
-    // SAFETY: the slices were checked to hold the matrices that the strides describe; `gemm` reads
-    // `a` and `b` and writes `c`, which is borrowed mutably.
+    // SAFETY: the slices hold the matrices that the strides describe (asserted above). `gemm` reads `a` and `b` and
+    // writes `c`, which is borrowed mutably.
     unsafe {
         gemm(
             m,
@@ -111,11 +111,11 @@ impl One for f16 {
     const ONE: Self = f16::ONE;
 }
 
-/// The matrix product `a` (m x k) `b` (k x n), row-major, in f64 by the `gemm` crate in the current
-/// rayon pool: a second oracle, for sizes at which a definition takes too long.
+/// The matrix product `a` (m x k) `b` (k x n), row-major, in f64 by the `gemm` crate in the current rayon pool: a
+/// second oracle for sizes at which a definition takes too long.
 ///
 /// # Panics
-/// If a slice has not the length of its matrix.
+/// If the length of a slice differs from the size of its matrix.
 pub fn product_f64([m, k, n]: [usize; 3], a: &[f64], b: &[f64]) -> Vec<f64> {
     let mut c = vec![0.0; m * n];
     product([m, k, n], a, (b, [n, 1]), &mut c, Parallelism::Rayon(0));

@@ -1,9 +1,9 @@
-//! The `matrixmultiply` crate: f32, on one thread.
+//! The `matrixmultiply` crate: products in f32 on one thread.
 
 use crate::operand::{LinearLayer, call};
 use crate::{Dtype, Error, Library, PeerCall, PeerOperation};
 
-/// The crate. It packs weights in every run, whatever [`PeerOperation::Linear::packed`] says.
+/// The crate. It packs weights in every run and ignores [`PeerOperation::Linear::packed`].
 pub(crate) struct Matrixmultiply;
 
 impl Library for Matrixmultiply {
@@ -27,8 +27,8 @@ impl Library for Matrixmultiply {
             return Ok(None);
         }
         Ok(Some(call(m * n, move |y| {
-            // SAFETY: `x` is m x k, `weight` n x k, its transpose has rows 1 and columns k apart;
-            // both were checked. `y` is m x n and borrowed mutably.
+            // SAFETY: `x` is m x k and `weight` n x k (checked by `LinearLayer::new`); the transpose of `weight`
+            // has row stride 1 and column stride k. `y` is m x n and borrowed mutably.
             unsafe {
                 matrixmultiply::sgemm(
                     m,

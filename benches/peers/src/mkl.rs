@@ -1,7 +1,7 @@
-//! Intel's MKL, by its single dynamic library `libmkl_rt`: f32, bf16, f16 and int8, with weights
+//! Intel's MKL, through its single dynamic library `libmkl_rt`: products in f32, bf16, f16 and int8, with weights
 //! packed beforehand or in every run.
 //!
-//! Versions before 2020 lack the packed forms of bf16, some the packed forms of f16; `prepare` answers
+//! Versions before 2020 lack the packed forms of bf16, and some later versions lack those of f16. `prepare` returns
 //! `None` for a missing form.
 
 mod half;
@@ -15,15 +15,15 @@ use ::half::{bf16, f16};
 use std::ffi::{c_char, c_int, c_uint};
 use std::path::Path;
 
-/// MKL's integers: 32 bits in the interface that [`load`] asks for.
+/// MKL's integers: 32 bits in the interface that [`load`] selects.
 type Int = c_int;
 
-/// `CblasPacked`, in the place of a transposition.
+/// `CblasPacked`, passed in place of a transposition.
 const PACKED: Int = 151;
-/// `CblasBMatrix`: which operand is packed.
+/// `CblasBMatrix`: selects B as the packed operand.
 const B_MATRIX: c_uint = 162;
 
-/// The bytes that B needs when packed: `cblas_*_pack_get_size(identifier, m, n, k)`.
+/// Function that returns the bytes of a packed B: `cblas_*_pack_get_size(identifier, m, n, k)`.
 type PackedSize = unsafe extern "C" fn(c_uint, Int, Int, Int) -> usize;
 
 struct Mkl {
@@ -35,27 +35,27 @@ struct Mkl {
     int8: Option<int8::Int8GemmFunctions>,
 }
 
-/// How many threads it computes on.
+/// Functions that set the number of MKL's threads.
 #[derive(Clone, Copy)]
 struct MklThreads {
     set: unsafe extern "C" fn(c_int),
     max: unsafe extern "C" fn() -> c_int,
     set_dynamic: unsafe extern "C" fn(c_int),
-    /// OpenMP's setter, if the threads are OpenMP's: products of bf16 and f16 heed no other.
+    /// OpenMP's setter, if MKL's threads are OpenMP's. bf16 and f16 products obey only this setter.
     set_openmp: Option<unsafe extern "C" fn(c_int)>,
 }
 
 impl MklThreads {
-    /// True if MKL will compute on `threads` threads.
+    /// Sets the number of threads. Returns true if MKL accepts it.
     fn set(self, threads: c_int) -> bool {
-        // SAFETY: these take any positive number, or 0 for no.
+        // SAFETY: the setters of threads accept any positive number, and `set_dynamic` accepts 0 for false.
         unsafe {
             (self.set)(threads);
             if let Some(set_openmp) = self.set_openmp {
                 set_openmp(threads);
             }
             if (self.max)() != threads {
-                // By default, MKL takes at most one thread for each core.
+                // By default, MKL uses at most one thread for each core.
                 (self.set_dynamic)(0);
             }
             (self.max)() == threads
@@ -66,7 +66,7 @@ impl MklThreads {
 /// Opens the library.
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("mkl", path)?;
-    // SAFETY: these are the functions of `mkl_service.h`.
+    // SAFETY: the types are the signatures of these functions in `mkl_service.h`.
     let (mut threads, version) = unsafe {
         let threads = MklThreads {
             set: symbols.required("MKL_Set_Num_Threads")?,
@@ -77,16 +77,16 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
         let version: unsafe extern "C" fn(*mut c_char, c_int) = symbols.required("mkl_get_version_string")?;
         (threads, version)
     };
-    // SAFETY: 32-bit integers are asked for below, before any function that takes them is called.
+    // SAFETY: `choose_layers` selects 32-bit integers before any of these functions is called.
     let single = unsafe { single::SgemmFunctions::new(&symbols) }?;
     choose_layers(&symbols)?;
     let product =
         LinearLayer { m: 1, k: 1, n: 1, x: &[1.0], weight: &[1.0], dtype: Dtype::F32, packed: false };
-    // The first product loads the threads, and the kernels that MKL chose for this CPU.
+    // The first product loads MKL's threads and its kernels for this CPU.
     single.prepare(threads, 1, product).run();
-    // SAFETY: `void omp_set_num_threads(int)`.
+    // SAFETY: the signature is `void omp_set_num_threads(int)`.
     threads.set_openmp = unsafe { of_process("omp_set_num_threads") };
-    // SAFETY: MKL counts in [`Int`]: `choose_layers` asked for 32-bit integers above.
+    // SAFETY: MKL counts in [`Int`]: `choose_layers` selected 32-bit integers above.
     let (bf16, f16, int8) = unsafe {
         (
             half::HalfGemmFunctions::new(&symbols, "bf16bf16f32", |x| bf16::from_f32(x).to_bits()),
@@ -102,14 +102,14 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     Ok(Box::new(Mkl { version, threads, single, bf16, f16, int8 }))
 }
 
-/// Sets MKL's integers to 32 bits, for an environment variable may have changed them, and loads the OpenMP runtime
-/// that its threads need. MKL loads its threading layer at the first call, and ends the process if functions of OpenMP
-/// are missing.
+/// Sets MKL's integers to 32 bits, because an environment variable may select 64 bits, and loads the OpenMP runtime of
+/// MKL's threads. MKL loads its threading layer at the first call, and ends the process if functions of OpenMP are
+/// missing.
 fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
-    /// `MKL_INTERFACE_LP64`; bit 1 is GNU's convention for complex results, which are not used here.
+    /// `MKL_INTERFACE_LP64`. Bit 1 would select GNU's convention for complex results, which this crate does not use.
     const LP64: c_int = 0;
     const GNU: c_int = 2;
-    // SAFETY: `int MKL_Set_Interface_Layer(int)`.
+    // SAFETY: the signature is `int MKL_Set_Interface_Layer(int)`.
     let set_interface: unsafe extern "C" fn(c_int) -> c_int =
         unsafe { symbols.required("MKL_Set_Interface_Layer") }?;
     // SAFETY: `MKL_Set_Interface_Layer` accepts the constant `MKL_INTERFACE_LP64`.
@@ -117,7 +117,7 @@ fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
     if interface & !GNU != LP64 {
         return Err(symbols.error("is in use already, with 64-bit integers"));
     }
-    // A user who sets the variable has chosen other threads than Intel's, or means the default.
+    // The variable selects threads other than Intel's, unless it is unset or names Intel's.
     let chosen = std::env::var("MKL_THREADING_LAYER").is_ok_and(|layer| !layer.eq_ignore_ascii_case("intel"));
     if chosen || !cfg!(target_os = "linux") {
         return Ok(());
@@ -134,7 +134,7 @@ fn choose_layers(symbols: &Symbols) -> Result<(), Error> {
     Ok(())
 }
 
-/// The library of kernels that MKL loaded, as the process' memory map tells; empty if it does not.
+/// Name of the kernel library that MKL loaded, from the memory map of the process; empty if not found.
 fn kernels() -> String {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let loaded = |isa: &&str| maps.contains(&format!("/libmkl_{isa}.so"));
@@ -158,7 +158,7 @@ impl Library for Mkl {
     ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
         let Some(layer) = LinearLayer::new(operation)? else { return Ok(None) };
         let Ok(count @ 1..) = c_int::try_from(threads) else { return Ok(None) };
-        // Packing must use the number of threads of the product.
+        // Packing must run with the number of threads of the product.
         if !self.threads.set(count) {
             return Ok(None);
         }

@@ -1,8 +1,7 @@
-//! oneDNN, by the third version of its C interface: products in f32, bf16, f16 and int8, softmax,
-//! layer normalisation, GELU.
+//! oneDNN by version 3 of its C interface: products in f32, bf16, f16 and int8, softmax, layer normalisation, GELU.
 //!
-//! Packing reorders weights into the format that the product asks for. Unpacked weights stay \[n, k\], the format `ba`
-//! of a k x n matrix.
+//! Packing reorders weights into the format that the product requests. Unpacked weights stay \[n, k\], which is the
+//! format `ba` of a k x n matrix.
 
 mod api;
 mod memory;
@@ -18,7 +17,7 @@ use std::path::Path;
 use std::ptr::null_mut;
 use threads::{OneDnnThreads, Runtime};
 
-/// The library with its CPU, which live until the process ends, as [`Symbols`] do.
+/// The library and its CPU engine. Both live until the process ends, as [`Symbols`] do.
 struct OneDnn {
     context: &'static Context,
     version: String,
@@ -50,7 +49,7 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let api = Api::new(&symbols)?;
     let runtime = Runtime::new(version.cpu_runtime, &symbols)?;
     let mut engine = null_mut();
-    // SAFETY: the pointer is valid.
+    // SAFETY: `engine` is a local variable that `dnnl_engine_create` writes.
     let status = unsafe { (api.dnnl_engine_create)(&mut engine, enums::CPU, 0) };
     if status != api::SUCCESS {
         let why = match runtime {
@@ -81,7 +80,7 @@ impl Library for OneDnn {
     ) -> Result<Option<Box<dyn PeerCall + 'a>>, Error> {
         operation.check()?;
         let Some(threads) = OneDnnThreads::new(&self.context.runtime, threads) else { return Ok(None) };
-        // A primitive is made for a number of threads.
+        // A primitive is created for the current number of threads.
         threads.set();
         let prepared = match operation {
             PeerOperation::Linear { .. } => match LinearLayer::new(operation)? {
@@ -105,9 +104,9 @@ impl Library for OneDnn {
     }
 }
 
-/// Reasons why an operation cannot be prepared.
+/// Reason why an operation cannot be prepared.
 enum OneDnnFailure {
-    /// A function and its status.
+    /// A failed function and its status.
     Status(&'static str, Status),
     Other(Error),
 }
@@ -127,7 +126,7 @@ impl std::fmt::Display for OneDnnFailure {
     }
 }
 
-/// Success, or the function that failed.
+/// Converts a status to success, or to an error that names the function.
 fn checked(function: &'static str, status: Status) -> Result<(), OneDnnFailure> {
     if status == api::SUCCESS { Ok(()) } else { Err(OneDnnFailure::Status(function, status)) }
 }
@@ -144,12 +143,12 @@ struct Primitive {
     output: Memory,
 }
 
-// SAFETY: oneDNN's objects are not bound to the thread that made them, and these are used by one at a
-// time: a run borrows the primitive mutably.
+// SAFETY: oneDNN's objects are not bound to the thread that made them, and one thread at a time uses these: a run
+// borrows the primitive mutably.
 unsafe impl Send for Primitive {}
 
 impl Primitive {
-    /// `description` with its inputs and its output, each under the number of its argument.
+    /// A primitive of `description`, with its inputs and its output under the numbers of their arguments.
     fn new(
         context: &'static Context,
         threads: OneDnnThreads,
@@ -159,11 +158,11 @@ impl Primitive {
     ) -> Result<Self, OneDnnFailure> {
         let api = &context.api;
         let primitive = Owned::new(api.dnnl_primitive_destroy, "dnnl_primitive_create", |to| {
-            // SAFETY: the description is valid.
+            // SAFETY: `description` owns a valid description, and `Owned::new` passes a pointer to a handle.
             unsafe { (api.dnnl_primitive_create)(to, description.raw()) }
         })?;
         let stream = Owned::new(api.dnnl_stream_destroy, "dnnl_stream_create", |to| {
-            // SAFETY: the engine is valid.
+            // SAFETY: the engine is valid until the process ends, and `Owned::new` passes a pointer to a handle.
             unsafe { (api.dnnl_stream_create)(to, context.engine, enums::IN_ORDER) }
         })?;
         let argument = |index, memory: &Memory| api::Argument { index, memory: memory.raw() };
@@ -177,8 +176,8 @@ impl Primitive {
         self.threads.set();
         let api = &self.context.api;
         let (primitive, stream, arguments) = (self.primitive.raw(), self.stream.raw(), &self.arguments);
-        // SAFETY: the primitive and the stream are valid; so are the arguments, whose memory lives in
-        // `self` and has the formats that the primitive was described with.
+        // SAFETY: `self` owns the primitive, the stream and the memory of the arguments, which has the formats of the
+        // primitive's description.
         unsafe {
             let executed =
                 (api.dnnl_primitive_execute)(primitive, stream, arguments.len() as c_int, arguments.as_ptr());
@@ -202,7 +201,7 @@ impl PeerCall for Primitive {
     }
 }
 
-/// y = x Wᵀ.
+/// Prepares y = x Wᵀ.
 fn linear(
     context: &'static Context,
     threads: OneDnnThreads,
@@ -223,7 +222,7 @@ fn linear(
     let asked = if packed { &any } else { &plain };
     let description =
         Owned::new(api.dnnl_primitive_desc_destroy, "dnnl_matmul_primitive_desc_create", |to| {
-            // SAFETY: the descriptors are valid; there is no bias and no attribute.
+            // SAFETY: the descriptors outlive this call; null stands for no bias and no attributes.
             unsafe {
                 (api.dnnl_matmul_primitive_desc_create)(
                     to,
@@ -270,7 +269,7 @@ fn reorder(
     let description =
         Owned::new(api.dnnl_primitive_desc_destroy, "dnnl_reorder_primitive_desc_create", |pd| {
             let (engine, from, to) = (context.engine, from.raw(), to.raw());
-            // SAFETY: the descriptors are valid; there is no attribute.
+            // SAFETY: the descriptors outlive this call; null stands for no attributes.
             unsafe { (api.dnnl_reorder_primitive_desc_create)(pd, from, engine, to, engine, null_mut()) }
         })?;
     let output = Memory::new(context, to)?;
@@ -291,8 +290,8 @@ fn layer_norm(
     let row = Descriptor::new(api, &[columns], DataType::F32, Tag::A)?;
     let function = "dnnl_layer_normalization_forward_primitive_desc_create";
     let description = Owned::new(api.dnnl_primitive_desc_destroy, function, |to| {
-        // SAFETY: the descriptors are valid; no descriptor of statistics stands for the default one,
-        // and no attribute for none.
+        // SAFETY: the descriptors outlive this call; null stands for the default descriptor of statistics and for no
+        // attributes.
         unsafe {
             (api.dnnl_layer_normalization_forward_primitive_desc_create)(
                 to,
@@ -373,7 +372,7 @@ fn gelu(
     })
 }
 
-/// A primitive of one input, with an output of the same kind.
+/// A primitive with one input and an output of the same descriptor.
 fn elementwise(
     context: &'static Context,
     threads: OneDnnThreads,

@@ -1,7 +1,7 @@
-//! OpenBLAS: f32, and bf16 and f16 if the build has them. It packs weights in every run.
+//! OpenBLAS: products in f32, and in bf16 and f16 if the build has them. It packs weights in every run.
 //!
-//! Builds differ in their symbols (`scipy_cblas_sgemm`, `cblas_sgemm64_`) and in their integers;
-//! `openblas_get_config` reports the integers.
+//! Builds differ in their symbols (`scipy_cblas_sgemm`, `cblas_sgemm64_`) and in their integers, which
+//! `openblas_get_config` reports.
 
 use crate::cblas::{CblasGemm, Integer, linear};
 use crate::operand::{LinearLayer, bf16_bits, f16_bits};
@@ -16,7 +16,7 @@ const AFFIXES: [(&str, &str); 6] =
 
 struct OpenBlas<I> {
     version: String,
-    /// 0: sequential, 1: its own threads, 2: OpenMP.
+    /// Threading of the build: 0 sequential, 1 own threads, 2 OpenMP.
     parallel: c_int,
     set_num_threads: unsafe extern "C" fn(c_int),
     get_num_threads: unsafe extern "C" fn() -> c_int,
@@ -29,7 +29,7 @@ struct OpenBlas<I> {
 pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     let symbols = Symbols::open("openblas", path)?;
     let found = AFFIXES.iter().find_map(|&(prefix, suffix)| {
-        // SAFETY: `char *openblas_get_config(void)`.
+        // SAFETY: the signature is `char *openblas_get_config(void)`.
         let get_config: Option<unsafe extern "C" fn() -> *const c_char> =
             unsafe { symbols.optional(&format!("{prefix}openblas_get_config{suffix}")) };
         get_config.map(|get_config| (prefix, suffix, get_config))
@@ -41,7 +41,7 @@ pub(crate) fn load(path: &Path) -> Result<Box<dyn Library>, Error> {
     // SAFETY: `openblas_get_config` takes no arguments and returns a NUL-terminated string of the library, which
     // stays open.
     let config = unsafe { CStr::from_ptr(get_config()) }.to_string_lossy().trim().to_owned();
-    // SAFETY: the library says itself in which integers it counts.
+    // SAFETY: `config` names the integers that the library counts in.
     unsafe {
         if config.contains("USE64BITINT") {
             Ok(Box::new(OpenBlas::<i64>::new(&symbols, prefix, suffix, config)?))
@@ -56,7 +56,7 @@ impl<I: Integer> OpenBlas<I> {
     /// - The library counts in `I`.
     unsafe fn new(symbols: &Symbols, prefix: &str, suffix: &str, version: String) -> Result<Self, Error> {
         let name = |name: &str| format!("{prefix}{name}{suffix}");
-        // SAFETY: these are the functions of `cblas.h`, which count in `I` (precondition of this function).
+        // SAFETY: the types are the signatures of these functions in `cblas.h`, with integers `I` (precondition).
         unsafe {
             let get_parallel: unsafe extern "C" fn() -> c_int =
                 symbols.required(&name("openblas_get_parallel"))?;
@@ -93,13 +93,13 @@ impl<I: Integer> Library for OpenBlas<I> {
             return Ok(None);
         }
         let set_num_threads = self.set_num_threads;
-        // The number belongs to the process, or with OpenMP to the calling thread: every run sets it.
+        // Every run sets the number: it belongs to the process, or with OpenMP to the calling thread.
         // SAFETY: `openblas_set_num_threads` accepts any positive number, and `count` is at least 1.
         let set_threads = move || unsafe { set_num_threads(count) };
         set_threads();
         // SAFETY: `openblas_get_num_threads` takes no arguments.
         if unsafe { (self.get_num_threads)() } != count {
-            return Ok(None); // more than it was built for
+            return Ok(None); // more threads than the build supports
         }
         // SAFETY: `functions` holds pointers to functions of `cblas.h`.
         Ok(unsafe {

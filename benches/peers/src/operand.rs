@@ -1,4 +1,4 @@
-//! Operations as libraries take them: checked, converted, aligned to cache lines.
+//! Operands of operations, checked, converted and aligned for the libraries.
 
 use crate::{Dtype, Error, PeerCall, PeerOperation};
 use half::{bf16, f16};
@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 
 impl PeerOperation<'_> {
     /// Checks that all slices have the lengths of the shape, that no dimension is 0 (libraries treat empty matrices
-    /// differently), and that all sizes fit the 32-bit integers of the libraries.
+    /// differently), and that all sizes fit the libraries' 32-bit integers.
     pub(crate) fn check(&self) -> Result<(), Error> {
         match *self {
             PeerOperation::Linear { shape: [m, k, n], x, weight, .. } => {
@@ -52,7 +52,7 @@ pub(crate) struct LinearLayer<'a> {
 }
 
 impl<'a> LinearLayer<'a> {
-    /// Checks the operation; `None` if it is not a linear layer.
+    /// Checks the operation. Returns `None` if it is not a linear layer.
     pub fn new(operation: PeerOperation<'a>) -> Result<Option<Self>, Error> {
         operation.check()?;
         let PeerOperation::Linear { shape: [m, k, n], x, weight, dtype, packed } = operation else {
@@ -72,8 +72,8 @@ impl<'a> LinearLayer<'a> {
             values.iter().find(|x| !(least..=127.0).contains(*x) || x.fract() != 0.0).copied()
         };
         match (within(self.x, 0.0), within(self.weight, -127.0)) {
-            (Some(x), _) => Err(Error(format!("x: {x} is no whole number in 0..=127"))),
-            (_, Some(w)) => Err(Error(format!("weight: {w} is no whole number in -127..=127"))),
+            (Some(x), _) => Err(Error(format!("x: {x} is not a whole number in 0..=127"))),
+            (_, Some(w)) => Err(Error(format!("weight: {w} is not a whole number in -127..=127"))),
             (None, None) => {
                 let x = AlignedBuffer::collect(self.x.iter().map(|&x| x as u8));
                 Ok((x, AlignedBuffer::collect(self.weight.iter().map(|&w| w as i8))))
@@ -92,7 +92,7 @@ pub(crate) fn f16_bits(x: f32) -> u16 {
     f16::from_f32(x).to_bits()
 }
 
-/// Elements that begin at a cache line, so that no peer loses time to vectors that straddle lines.
+/// Elements aligned to a cache line, so that no peer loses time to vectors that straddle lines.
 pub(crate) struct AlignedBuffer<T> {
     data: Vec<T>,
     start: usize,
@@ -100,7 +100,7 @@ pub(crate) struct AlignedBuffer<T> {
 }
 
 impl<T: Copy + Default> AlignedBuffer<T> {
-    /// `len` zeros.
+    /// A buffer of `len` zeros.
     pub fn zeros(len: usize) -> Self {
         const LINE: usize = 64;
         let data = vec![T::default(); len + LINE / size_of::<T>()];
@@ -128,7 +128,7 @@ impl<T> DerefMut for AlignedBuffer<T> {
     }
 }
 
-/// A number of an output.
+/// Element type of an output.
 pub(crate) trait Number: Copy + Default + Send {
     fn to_f32(self) -> f32;
 }
@@ -146,13 +146,13 @@ impl Number for f16 {
 }
 
 impl Number for i32 {
-    /// The nearest.
+    /// Rounds to the nearest f32.
     fn to_f32(self) -> f32 {
         self as f32
     }
 }
 
-/// A call that is a function of its output.
+/// A call that passes its output to a function.
 struct Computation<T, F> {
     y: AlignedBuffer<T>,
     compute: F,
@@ -168,7 +168,7 @@ impl<T: Number, F: FnMut(&mut [T]) + Send> PeerCall for Computation<T, F> {
     }
 }
 
-/// A call that computes `len` numbers.
+/// A call of a function that writes `len` numbers.
 pub(crate) fn call<'a, T: Number + 'a>(
     len: usize,
     compute: impl FnMut(&mut [T]) + Send + 'a,

@@ -4,9 +4,9 @@ use crate::Error;
 use libloading::Library;
 use std::path::{Path, PathBuf};
 
-/// A shared library that stays loaded until the process ends. It is never closed: the threads that
-/// it started (OpenMP's, TBB's) run its code for as long as they live, functions that it registered
-/// run at exit, and pointers to its functions are copied freely.
+/// A shared library that stays loaded until the process ends. It is never closed, because its threads (OpenMP's,
+/// TBB's) run its code as long as they live, its exit handlers run at exit, and pointers to its functions are copied
+/// freely.
 pub(crate) struct Symbols {
     name: &'static str,
     path: PathBuf,
@@ -14,8 +14,8 @@ pub(crate) struct Symbols {
 }
 
 impl Symbols {
-    /// Opens the file. All its functions are bound at once, so that a dependency that is missing or
-    /// too old is an error here and not the end of the process in the middle of a benchmark.
+    /// Opens the file and binds all its functions, so that a missing or old dependency is an error here, and does not
+    /// end the process during a benchmark.
     pub fn open(name: &'static str, path: &Path) -> Result<Self, Error> {
         match open(path, false) {
             Ok(library) => Ok(Self { name, path: path.to_owned(), library }),
@@ -28,7 +28,7 @@ impl Symbols {
         Error(format!("{}={}: {what}", self.name, self.path.display()))
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -53,13 +53,13 @@ impl Symbols {
     }
 }
 
-/// The message of the loader: the source of the error of `libloading`.
+/// The loader's message, which is the source of `libloading`'s error.
 pub(crate) fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Opens a library for other libraries that name no dependency. MKL's threading layer is linked with no OpenMP runtime
-/// and takes the process's.
+/// Opens a library for other libraries that do not name it as a dependency. MKL's threading layer is linked with no
+/// OpenMP runtime and uses the one in the process.
 pub(crate) fn open_for_others(path: &Path) -> Result<(), libloading::Error> {
     open(path, true).map(|_| ())
 }
@@ -70,12 +70,12 @@ pub(crate) fn open_for_others(path: &Path) -> Result<(), libloading::Error> {
 /// - `F` is the type of a pointer to the function of this name.
 #[cfg(unix)]
 pub(crate) unsafe fn of_process<F: Copy + 'static>(symbol: &str) -> Option<F> {
-    // SAFETY: `F` is the type of a pointer to the function (precondition of this function). The function
-    // belongs to the program or to a library that is never closed.
+    // SAFETY: `F` is the type of a pointer to the function (precondition of this function). The program, or a library
+    // that is never closed, holds the function.
     unsafe { libloading::os::unix::Library::this().get::<F>(symbol) }.ok().map(|function| *function)
 }
 
-/// Returns `None`: on this system libraries name their dependencies.
+/// Returns `None`, because libraries name their dependencies on this system.
 ///
 /// # Safety
 /// - None.

@@ -1,6 +1,6 @@
 //! Every operation of every library against its definition in f64.
 //!
-//! Libraries to load are named by `TILEWRIGHT_PEERS="mkl=/path,openblas=/path,onednn=/path"`.
+//! `TILEWRIGHT_PEERS="mkl=/path,openblas=/path,onednn=/path"` names the libraries to load.
 
 use half::{bf16, f16};
 use std::io::Write;
@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 use tilewright_peers::{Dtype, Library, PeerCall, PeerOperation, built_in, load};
 
-/// Unit roundoffs of f32 and f16.
+/// Unit roundoff of f32.
 const U: f64 = 1.0 / (1 << 24) as f64;
 const U16: f64 = 1.0 / (1 << 11) as f64;
 
-/// m, k, n: one row, odd sizes, sizes that are split and blocked.
+/// Shapes m, k, n: one row, odd sizes, sizes that libraries split and block.
 const LINEAR: [[usize; 3]; 8] = [
     [1, 1, 1],
     [1, 300, 70],
@@ -28,11 +28,11 @@ const LINEAR: [[usize; 3]; 8] = [
 const ROWS: [[usize; 2]; 5] = [[1, 1], [1, 768], [3, 7], [37, 129], [128, 1024]];
 
 fn say(what: &str) {
-    // Not `eprintln`, which the test harness keeps to itself while tests pass.
+    // The test harness captures `eprintln`.
     let _ = writeln!(std::io::stderr(), "{what}");
 }
 
-/// The crates, and the libraries that the variable names.
+/// The compiled-in crates, and the libraries in `TILEWRIGHT_PEERS`.
 fn libraries() -> &'static [Box<dyn Library>] {
     static LIBRARIES: OnceLock<Vec<Box<dyn Library>>> = OnceLock::new();
     LIBRARIES.get_or_init(|| {
@@ -52,7 +52,7 @@ fn libraries() -> &'static [Box<dyn Library>] {
     })
 }
 
-/// Linear congruential sequence: numbers in [-1, 1), equal on every run.
+/// Linear congruential generator of numbers in [-1, 1), equal on every run.
 struct Congruential(u64);
 
 impl Congruential {
@@ -66,8 +66,8 @@ impl Congruential {
     }
 }
 
-/// Runs the operation on every library on one thread and on two, twice each, and compares with `expected`:
-/// values and bounds. Returns the names of the libraries that computed it on one thread.
+/// Runs the operation on every library, on one thread and on two, twice each, and compares the results with `expected`,
+/// pairs of values and bounds. Returns the names of the libraries that computed it on one thread.
 fn check(
     what: &str,
     operation: PeerOperation<'_>,
@@ -81,7 +81,7 @@ fn check(
             let name = format!("{}, {threads} threads, {what}", library.name());
             let prepared = pool.install(|| library.prepare(operation, threads));
             let Some(mut call) = prepared.unwrap_or_else(|e| panic!("{name}: {e}")) else { continue };
-            // The second run differs if the first one left something behind.
+            // The second run differs if the first run left state behind.
             for _ in 0..2 {
                 pool.install(|| call.run());
                 compare(&name, call.as_ref(), &expected);
@@ -103,7 +103,7 @@ fn compare(name: &str, call: &dyn PeerCall, expected: &[(f64, f64)]) {
     }
 }
 
-/// Names the libraries that did not compute the operation, and fails if one of `required` is among them.
+/// Prints the libraries that did not compute the operation, and fails if one of `required` is among them.
 fn require(what: &str, computed: &[&str], required: &[&str]) {
     for name in libraries().iter().map(|library| library.name()).filter(|name| !computed.contains(name)) {
         assert!(!required.contains(&name), "{name} does not compute {what}");
@@ -111,7 +111,7 @@ fn require(what: &str, computed: &[&str], required: &[&str]) {
     }
 }
 
-/// The products and the sums of their magnitudes, with inputs as `round` makes them.
+/// The elements of the product of the rounded inputs, each with the sum of the magnitudes of its terms.
 fn products([m, k, n]: [usize; 3], x: &[f32], weight: &[f32], round: impl Fn(f32) -> f64) -> Vec<(f64, f64)> {
     let (x, weight): (Vec<f64>, Vec<f64>) =
         (x.iter().map(|&x| round(x)).collect(), weight.iter().map(|&w| round(w)).collect());
@@ -122,13 +122,13 @@ fn products([m, k, n]: [usize; 3], x: &[f32], weight: &[f32], round: impl Fn(f32
     (0..m * n).map(|i| dot(i / n, i % n)).collect()
 }
 
-/// gamma_k: the bound of the relative error of k roundings.
+/// gamma_k, the bound of the relative error of k roundings.
 fn gamma(k: usize) -> f64 {
     k as f64 * U / (1.0 - k as f64 * U)
 }
 
-/// All shapes in one type: against exact products of the rounded inputs, within `bound` of the library,
-/// k and the sum of magnitudes.
+/// Compares all shapes in one type with exact products of the rounded inputs, within `bound(library, k, sum of
+/// magnitudes)`.
 fn linear(
     dtype: Dtype,
     round: impl Fn(f32) -> f64,
@@ -162,14 +162,14 @@ fn linear_f32() {
 
 #[test]
 fn linear_bf16() {
-    // Products are exact in f32; sums are rounded, or the pairs that an instruction adds.
+    // Products are exact in f32. Each sum, or each sum of a pair in one instruction, is rounded.
     linear(Dtype::Bf16, |x| bf16::from_f32(x).to_f64(), |_, k, magnitude| gamma(k) * magnitude, &[]);
 }
 
 #[test]
 fn linear_f16() {
     let bound = |library: &dyn Library, k: usize, magnitude: f64| {
-        // `gemm` has f16 outputs, and rounds to them after every block of at least 512 steps of k.
+        // `gemm` has f16 outputs and rounds them after every block of at least 512 k-steps.
         let roundings = if library.name() == "gemm" { k.div_ceil(512) as f64 } else { 0.0 };
         let subnormal = 2.0_f64.powi(-25);
         gamma(k) * magnitude + roundings * (U16 * (1.0 + gamma(k)) * magnitude + subnormal)
@@ -187,12 +187,12 @@ fn linear_int8() {
             let mut random = Congruential(1);
             let mut x = random.vec(m * k, |x| (x.abs() * 128.0).floor());
             let mut weight = random.vec(n * k, |w| (w * 127.5).trunc());
-            // The largest sums, on which 16-bit sums of more than two products would saturate.
+            // The largest sums: 16-bit sums of more than two products would saturate.
             x[..k].fill(127.0);
             weight[..k].fill(127.0);
             weight[(n - 1) * k..].fill(-127.0);
             let exact = products(shape, &x, &weight, f64::from);
-            // As f32 the sums are the nearest.
+            // Integer sums become the nearest f32.
             let expected =
                 |_: &dyn Library| exact.iter().map(|&(sum, _)| (f64::from(sum as f32), 0.0)).collect();
             let dtype = Dtype::Int8;
@@ -225,8 +225,7 @@ fn softmax() {
         for row in x.chunks(columns) {
             let (max, min) = row.iter().fold((f32::MIN, f32::MAX), |(a, b), &x| (a.max(x), b.min(x)));
             let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-            // x - max is rounded once; exp errs by some ULP; the sum has one rounding for each column; one
-            // division.
+            // One rounding of x - max, some ULP of exp, one rounding of the sum for each column, one division.
             let relative = (16.0 + f64::from(max - min) + columns as f64) * U;
             expected.extend(row.iter().map(|&x| {
                 let y = (f64::from(x) - f64::from(max)).exp() / sum;
@@ -254,8 +253,8 @@ fn layer_norm() {
             let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
             let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
             let deviation = (variance + f64::from(eps)).sqrt();
-            // The mean is within gamma_n of the largest |x|, as are then all differences from it; the
-            // variance and the division add a relative error.
+            // The errors of the mean, and so of all differences from the mean, are at most gamma_n times the largest
+            // |x|. The variance and the division add a relative error.
             let largest = row.iter().fold(0.0_f64, |a, &x| a.max(f64::from(x).abs()));
             let u = gamma(columns + 8);
             for (&x, (&weight, &bias)) in row.iter().zip(weight.iter().zip(&bias)) {
@@ -284,8 +283,8 @@ fn gelu() {
                 }
                 false => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             };
-            // x times an error function that is good to the last bits of 1: of results near 0 only the
-            // absolute error is small.
+            // The error function is accurate to the last bits of 1, so results near 0 have a small absolute error but
+            // not a small relative error.
             let expected: Vec<_> =
                 x.iter().map(|&x| f64::from(x)).map(|x| (exact(x), 8.0 * U * x.abs())).collect();
             let operation = PeerOperation::Gelu { shape, x: &x, tanh };
@@ -295,8 +294,8 @@ fn gelu() {
     }
 }
 
-/// The error function for |x| < 4.3, by its Maclaurin series: no term exceeds 10^7, so 10^-9 of f64's
-/// precision is left, and terms vanish long before the last.
+/// The error function for |x| < 4.3, by its Maclaurin series. No term exceeds 10^7, so f64 leaves an error of about
+/// 10^-9. The terms vanish long before the last one.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
     for n in 1..200 {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use tilewright_peers::{Dtype, PeerOperation, built_in, load};
 
-/// The error of loading, which names the library and the path.
+/// The error of loading, which must name the library and the path.
 fn refused(name: &str, path: &str) -> String {
     let Err(error) = load(name, Path::new(path)) else { panic!("{name}={path} was loaded") };
     let error = error.to_string();

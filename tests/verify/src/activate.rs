@@ -8,18 +8,18 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{Activate as ActivateKernel, Activation, Backend, Element, Gated as GatedKernel};
 
-/// Every function, over magnitudes from denormals to its saturation.
+/// Every activation, with magnitudes from denormals to saturation.
 pub struct Activate;
 
-/// Two inputs, or the halves of one.
+/// Gated products of two inputs, or of the halves of one input.
 pub struct Gated;
 
-/// One call.
+/// Arguments of one call.
 #[derive(Clone, Debug)]
 pub struct Params {
     rows: RowsParams,
     activation: Activation,
-    /// Factor that brings values into the range where the functions bend.
+    /// Factor that brings values into the range where the activations are curved.
     scale: f32,
     values: Values,
     up: Layout<2>,
@@ -43,8 +43,8 @@ fn strategy() -> BoxedStrategy<Params> {
         .boxed()
 }
 
-/// Error of an activation of x: none, or less than 6 u |x|: a division, a product, two sums and an
-/// elementary function of less than 1 ULP.
+/// Bound of the error of an activation of x: 0 if it is exact, else 6 u |x| for a division, a product, two sums and an
+/// elementary function with an error of less than 1 ULP.
 fn error(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Identity | Activation::Relu => 0.0,
@@ -53,7 +53,7 @@ fn error(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// Larger error of an activation for bf16, if the kernel interpolates the gate with fewer digits.
+/// Bound of the larger error of an activation for bf16, if the kernel interpolates the gate with fewer digits.
 fn coarse_error(activation: Activation) -> Option<impl Fn(f64) -> f64> {
     let gelu = matches!(activation, Activation::GeluErf | Activation::GeluTanh);
     gelu.then_some(move |x: f64| {
@@ -99,7 +99,7 @@ impl Check for Gated {
         let random = &mut Random::new(p.seed);
         let [rows, n] = p.rows.shape;
         let gate = p.rows.input_with(|_| p.scale * p.values.draw(random));
-        // No infinities: they make NaN of a gate of 0, and an infinity of one that is barely not 0.
+        // No infinities: the product of an infinity is NaN for a gate of 0, and infinite for a gate of almost 0.
         let most = if p.rows.stored == Stored::F32 { f32::MAX } else { 6e4 };
         let draw = |x: f32| if x.is_infinite() { most.copysign(x) } else { x };
         let up = Tensor::new([rows, n], &p.up, |_| p.rows.stored.number(draw(p.values.draw(random))));
@@ -128,8 +128,8 @@ impl Check for Gated {
         let apply = |stored, backend| of_type!(stored, apply(p, &gate, &up, backend));
         let (gates, ups) = (&gate.elements(), &up.elements());
         let product = &|i: usize, expected: &[f32], error: f64| {
-            // The kernel's f(gate) is within `error` of the exact one; then the kernel rounds the product, to U of
-            // it or to a denormal. `compare` adds the rounding of the definition.
+            // f(gate) is within `error` of the exact value. The rounding of the product adds a relative error of U, or
+            // ETA for a denormal. `compare` adds the rounding of the definition.
             let bound = error * f64::from(ups[i].abs()) + U * f64::from(expected[i].abs()) + ETA;
             if bound.is_finite() { bound } else { 0.0 }
         };

@@ -1,4 +1,4 @@
-//! Fused attention against its definition, and the bits of a row alone against its bits among other rows.
+//! Fused attention against its definition, and the bits of a row alone against the bits of the row among others.
 
 mod data;
 mod params;
@@ -15,23 +15,23 @@ pub(super) use params::{BUCKETS, Distance};
 use proptest::prelude::BoxedStrategy;
 use tilewright_kernels::{Backend, Start};
 
-/// Any attention: masks, biases, grouped heads, packed and padded sequences, strides.
+/// Attention with masks, biases, grouped heads, packed and padded sequences, strides.
 pub struct Attention;
 
-/// A row of any attention, computed with other rows and alone.
+/// Rows of attention, computed among other rows and alone.
 pub struct AttentionRows;
 
-/// Keys of a block; attention finishes a block before it merges it with other blocks.
+/// Keys of a block. Attention finishes a block before it merges the block with others.
 const KEYS: usize = 256;
 
-/// Relative error of the fast exponential, in units of u, and of the coarse one.
+/// Relative errors of the fast and of the coarse exponential, in units of u.
 const EXP_ROUNDINGS: usize = 8;
 const COARSE_ROUNDINGS: usize = 53;
 
-/// Relative error of a number that is rounded to bf16.
+/// Relative error of a rounding to bf16.
 const BF16_ROUNDING: f64 = 1.0 / 256.0;
 
-/// exp(-x) is a normal number of f32 for every x up to here.
+/// Upper bound of the x for which exp(-x) is a normal f32.
 const UNDERFLOW: f64 = 87.0;
 
 impl Check for Attention {
@@ -48,14 +48,14 @@ impl Check for Attention {
         let (expected, expected_lse) = data.run(p, Backend::REFERENCE, &data.v, Stored::F32)?;
         let (magnitude, _) = data.run(p, Backend::REFERENCE, &data.v.map(f32::abs), Stored::F32)?;
         let rows = data.rows(p);
-        // sum w v / sum w: each sum errs by at most this share of its sum of magnitudes. Underflow loses
-        // less than the smallest normal number for each key.
+        // The result is sum w v / sum w. `share` bounds the error of each sum, relative to its sum of magnitudes.
+        // Underflow loses less than the smallest normal number for each key.
         let dv = p.extents[6];
         let lost = p.extents[4] as f64 * f64::from(f32::MIN_POSITIVE) * (1.0 + data.largest_value());
         let bound = |i: usize| {
             let share = rows[i / dv].weights;
             let twice = (2.0 + gamma(4)) * share / (1.0 - share);
-            // Weights may be rounded for their product with v, but not for their own sum.
+            // The product with v may round the weights to bf16; the sum of the weights does not.
             let rounding = if p.is_bf16() { BF16_ROUNDING * (1.0 + share) / (1.0 - share) } else { 0.0 };
             let error = (twice + rounding) * f64::from(magnitude[i]) + lost;
             let largest = f64::from(expected[i].abs()) + error;
@@ -63,13 +63,13 @@ impl Check for Attention {
             if share < 0.5 { error + stored } else { f64::INFINITY }
         };
         for (i, (found, &expected)) in found.iter_mut().zip(&expected).enumerate() {
-            // An infinite value whose weight underflows in f32 but not in f64.
+            // The weight of an infinite value may underflow to 0 in f32, but not in f64.
             if found.is_nan() && expected.is_infinite() && rows[i / dv].score > UNDERFLOW / 2.0 {
                 *found = expected;
             }
         }
         let worst = compare(&found, &expected, bound)?;
-        // m + ln(sum w): the logarithm errs by 1 ULP, and m by one rounding for each of its terms.
+        // The log-sum-exp is m + ln(sum w). The logarithm errs by 1 ULP, and m by one rounding for each of its terms.
         let lse = |i: usize| {
             let RowBounds { weights, score } = rows[i];
             let rounding = gamma(2) * (f64::from(expected_lse[i].abs()) + score);
@@ -95,7 +95,7 @@ impl Check for AttentionRows {
         let random = &mut Random::new(!p.seed);
         for _ in 0..3 {
             let Some(sequence) = data.any_sequence(p, random) else { break };
-            // Either one query of the sequence, or all queries from one on.
+            // The part is one query of the sequence, or all queries from a random one on.
             let from = sequence.queries.start + random.below(sequence.queries.len());
             let one = random.below(2) == 0 && p.start != Start::End;
             let part = from..if one { from + 1 } else { sequence.queries.end };
@@ -126,17 +126,16 @@ impl AttentionData {
         largest(self.v.elements().into_iter().map(f64::from))
     }
 
-    /// The error bounds of each row, in the order batch, head, query.
+    /// The bounds of each row, in the order batch, head, query.
     ///
-    /// A score s = cap(q . k) + bias + distance has dk + 1 roundings in its product, five more in the cap,
-    /// whose slope is at most 1, and one for each sum. Its weight exp(s - m) errs relatively by three
-    /// terms: the absolute error of s; the roundings of the differences that lead from s to the largest
-    /// score (they telescope: together at most u (m - s) <= 2 u max|s|); and the error of exp itself. A sum
-    /// over n keys in blocks adds at most n roundings, and the roundings that merge each block.
+    /// A score s = cap(q . k) + bias + distance has dk + 1 roundings in its product, five more in the cap, whose slope
+    /// is at most 1, and one for each sum. The relative error of its weight exp(s - m) has three terms. The first is
+    /// the absolute error of s. The second is the sum of the roundings of the differences that lead from s to the
+    /// largest score, which telescope to at most u (m - s) <= 2 u max|s|. The third is the error of exp itself. A sum
+    /// over n keys in blocks adds at most n roundings, and the roundings of each merge.
     ///
-    /// Pairs of bf16 round twice for each product, and take numbers below 2^-126 for zeros. A score has six
-    /// more roundings: the scale, the conversion to powers of two, and the conversion of the largest score
-    /// back.
+    /// bf16 pairs round twice for each product and count numbers below 2^-126 as zeros. Their scores have six more
+    /// roundings: the scale, the conversion to powers of two, and the conversion of the largest score back.
     fn rows(&self, p: &Params) -> Vec<RowBounds> {
         let [batch, kv_heads, group, queries, keys, dk, _] = p.extents;
         let q = heads_first(self.q.view(), p.rows_first[0]);
@@ -179,7 +178,7 @@ impl AttentionData {
     }
 }
 
-/// The number with one kind of NaN: nothing specifies which of several NaNs an operation returns.
+/// Replaces every NaN by one NaN, because it is unspecified which NaN an operation returns.
 pub(super) fn quiet(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| if x.is_nan() { f32::NAN } else { *x }).collect()
 }

@@ -1,16 +1,16 @@
 //! Error bounds, and the comparison at the end of every check.
 //!
-//! Each rounding multiplies a result by 1 + d, |d| <= u, and k of them in a row by 1 + t,
-//! |t| <= gamma_k = k u / (1 - k u) (N. Higham, *Accuracy and Stability of Numerical Algorithms*,
-//! 2nd ed., lemma 3.1). A sum of n products, in any order and fused or not, is therefore off by at most
-//! gamma_n sum|a||b| (ibid., section 3.1). Below the normal range a rounding adds at most [`ETA`] instead.
+//! Each rounding multiplies a result by 1 + d, |d| <= u. k roundings in a row multiply it by 1 + t,
+//! |t| <= gamma_k = k u / (1 - k u) (N. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., lemma 3.1).
+//! A sum of n products, in any order and fused or not, therefore errs by at most gamma_n sum|a||b| (ibid., section
+//! 3.1). Below the normal range, a rounding adds at most [`ETA`] instead.
 
 use super::Failure;
 
 /// Unit roundoff of f32: a rounding to nearest errs by at most `U` relatively.
 pub const U: f64 = 0.5 * f32::EPSILON as f64;
 
-/// Half of the smallest denormal, 2^-150: the largest error of a rounding to a denormal.
+/// Largest error of a rounding to a denormal: half of the smallest denormal, 2^-150.
 pub const ETA: f64 = 0.5 * 1.401_298_464_324_817e-45;
 
 /// Bound of the relative error of `k` roundings.
@@ -35,18 +35,18 @@ pub fn spacing(exact: f64) -> f64 {
     power * f64::from(f32::EPSILON)
 }
 
-/// The worst errors among the elements that a check compared.
+/// The largest errors among the compared elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Worst {
-    /// Largest error as a share of its bound: 1 would just be allowed.
+    /// Largest error as a share of its bound; values up to 1 pass.
     pub share: f64,
-    /// Largest error in units of the last place, of kernels whose bound is stated in them. Elsewhere terms may
-    /// cancel, and an error of many ULP of a tiny result is within its bound.
+    /// Largest error in units of the last place, for kernels with a bound in these units. In other kernels terms may
+    /// cancel: an error of many ULP of a tiny result can be within its bound.
     pub ulp: Option<f64>,
 }
 
 impl Worst {
-    /// The worse of two, figure by figure.
+    /// The larger of each figure.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         let ulp = match (self.ulp, other.ulp) {
@@ -57,11 +57,11 @@ impl Worst {
     }
 }
 
-/// Holds every element of `found` to within `bound(i)` of `expected`, which the reference rounded from
-/// f64 (its rounding is added to the bound here).
+/// Checks that every element of `found` is within `bound(i)` of `expected`. The reference rounded `expected` from f64;
+/// `compare` adds this rounding to the bound.
 ///
-/// NaN must meet NaN, and an infinity the same infinity. An infinite bound makes no claim; it is for elements whose
-/// finite result may overflow on the way.
+/// NaN must meet NaN, and an infinity the same infinity. An infinite bound makes no claim: it is for elements whose
+/// finite result may overflow in an intermediate step.
 ///
 /// # Errors
 /// A [`Failure`] that names the worst element.
@@ -96,7 +96,7 @@ pub fn compare(found: &[f32], expected: &[f32], bound: impl Fn(usize) -> f64) ->
 /// Checks that both slices hold identical bits.
 ///
 /// # Errors
-/// A [`Failure`] that names the first element that differs.
+/// A [`Failure`] that names the first differing element.
 ///
 /// # Panics
 /// If the lengths differ.

@@ -9,13 +9,13 @@ use tilewright_kernels::{
     Backend, Element, Embedding as EmbeddingKernel, Lookup, Pool as PoolKernel, Pooling,
 };
 
-/// Sums of up to four tables.
+/// Embedding: sums of up to four table lookups.
 pub struct Embedding;
 
-/// Ragged sequences, some of them empty.
+/// Pooling of ragged sequences, some of them empty.
 pub struct Pool;
 
-/// One call of [`Embedding`] or [`Pool`].
+/// Arguments of one call of [`Embedding`] or [`Pool`].
 #[derive(Clone, Debug)]
 pub struct Params {
     /// Number of tables to sum.

@@ -4,9 +4,9 @@
 //! df/dx ~ (8 (f(x + h) - f(x - h)) - (f(x + 2h) - f(x - 2h))) / (12 h)
 //! ```
 //!
-//! The central difference of fourth order (Abramowitz and Stegun, *Handbook of Mathematical Functions*, 25.3.6). Its
-//! truncation error is h^4 f^(5) / 30, and rounding adds about 2^-52 |f| / h. With h = 2^-10 max(1, |x|) both stay
-//! below 1e-11 for functions of moderate derivatives, far below the tolerance.
+//! This is the central difference of fourth order (Abramowitz and Stegun, *Handbook of Mathematical Functions*,
+//! 25.3.6). Its truncation error is h^4 f^(5) / 30, and rounding adds about 2^-52 |f| / h. With h = 2^-10 max(1, |x|),
+//! both errors stay below 1e-11 for functions of moderate derivatives, far below the tolerance.
 
 use super::Failure;
 use super::tensor::Random;
@@ -14,13 +14,14 @@ use super::tensor::Random;
 /// Largest error of a gradient, relative to the largest element of the Jacobian's row.
 const TOLERANCE: f64 = 1e-6;
 
-/// Largest Jacobian, in elements, that is compared whole. A larger one is compared along random directions.
+/// Largest number of elements of a Jacobian that is compared whole. A larger Jacobian is compared along random
+/// directions.
 const WHOLE: usize = 1 << 16;
 
 /// Random directions that stand for a larger Jacobian. A wrong element can be small along one of them by chance.
 const DIRECTIONS: usize = 8;
 
-/// Holds the gradient of a function to finite differences.
+/// Checks the gradient of a function against finite differences.
 ///
 /// `forward` maps `inputs` to the outputs. `backward(inputs, dy)` returns the gradient of `sum(dy * forward(inputs))`
 /// with respect to each input. The Jacobian is compared whole if it has at most 2^16 elements, else along eight
@@ -29,8 +30,8 @@ const DIRECTIONS: usize = 8;
 /// The function must be smooth within 2^-9 max(1, |x|) of the inputs.
 ///
 /// # Errors
-/// Names the first input, element and output whose derivative differs by more than 1e-6 of the largest derivative of
-/// its output.
+/// A [`Failure`] that names the first input, element and output whose derivative differs by more than 1e-6 of the
+/// largest derivative of its output.
 pub fn check(
     inputs: &[Vec<f64>],
     forward: impl Fn(&[Vec<f64>]) -> Vec<f64>,

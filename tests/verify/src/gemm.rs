@@ -1,8 +1,8 @@
 //! The matrix product against its definition, in every type of A, of weights and of C.
 //!
-//! Roundings and quantizations on the way are part of the definition, and every backend makes them to the
-//! same bit: only sums err. Sums of integers are exact. Sums of bf16 pairs round at most twice for each
-//! product and take denormals for zeros.
+//! The definition includes the roundings and quantizations of operands, and every backend computes them to the same
+//! bit: only sums err. Sums of integers are exact. Sums of bf16 pairs round at most twice for each product and count
+//! denormals as zeros.
 
 mod bound;
 
@@ -16,15 +16,15 @@ use proptest::sample::select;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, View, ViewMut};
 
-/// Any product: strides, batches, packed and gated weights, epilogues.
+/// Matrix products with strides, batches, packed and gated weights, epilogues.
 pub struct Gemm;
 
-/// One product.
+/// Arguments of one product.
 #[derive(Clone, Debug)]
 pub struct Params {
     /// batch, m, n, k.
     extents: [usize; 4],
-    /// True if A, B and the residual serve the whole batch.
+    /// True if the whole batch shares A, B, and the residual.
     shared: [bool; 3],
     packed: bool,
     gated: bool,
@@ -51,7 +51,7 @@ struct Types {
     c: Stored,
 }
 
-/// Type and rounding of A.
+/// Type of A, and its rounding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Left {
     Exact(Stored),
@@ -75,7 +75,7 @@ impl Types {
         prop_oneof![2 => Just(Self::F32), 3 => drawn].boxed()
     }
 
-    /// Draws numbers that stay finite in their type.
+    /// Replaces distributions whose numbers are not finite in the types.
     fn in_range(self, values: Values) -> Values {
         let halves = [self.a == Left::Exact(Stored::F16), self.b == Format::F16, self.b.is_grouped()];
         if values == Values::Large && (halves.contains(&true) || self.c == Stored::F16) {
@@ -91,7 +91,7 @@ impl Types {
     }
 }
 
-/// Multiply-adds of a case: a few milliseconds of the reference.
+/// Upper bound of the multiply-adds of a case: the reference takes a few milliseconds.
 const MOST_WORK: usize = 1 << 19;
 
 impl Check for Gemm {
@@ -99,7 +99,7 @@ impl Check for Gemm {
     type Params = Params;
 
     fn strategy() -> BoxedStrategy<Params> {
-        // One row has code paths of its own, one for a weight that is not packed.
+        // One row has separate code paths, among them one for unpacked weights.
         let rows = prop_oneof![3 => extent(150), 1 => Just(1)];
         let extents = (prop_oneof![5 => Just(1), 1 => 0..4usize], rows, extent(150), extent(800))
             .prop_map(|(batch, m, n, k)| [batch, m, n, k])
@@ -112,7 +112,7 @@ impl Check for Gemm {
         let layouts = (Layout::any(), weights, Layout::distinct());
         let epilogue = (prop::option::weighted(0.3, Layout::any()), any::<bool>(), any::<bool>(), activation);
         let factors = (select(vec![1.0, 1.0, -1.5, 0.37, 0.0]), select(vec![0.0, 0.0, 1.0, -0.5]));
-        // Every other time no epilogue follows: sums then go straight to C.
+        // Half of the cases have no epilogue: their sums go directly to C.
         let plain = any::<bool>();
         let kind = (any::<[bool; 3]>(), any::<bool>(), prop::bool::weighted(0.25), plain, Types::any());
         (extents, kind, layouts, epilogue, factors, Values::any(), seed())
@@ -155,7 +155,7 @@ impl Check for Gemm {
         let found = data.run(p, backend)?;
         let expected = data.run(p, Backend::REFERENCE)?;
         let bound = data.bound(p)?;
-        // A result out of the range of f16 may be infinite, or the largest number.
+        // A result beyond the range of f16 may be infinite or the largest f16.
         let within = |v: Vec<f32>| -> Vec<f32> {
             let out = |i: usize| p.types.c == Stored::F16 && expected[i].abs() > 6e4;
             v.into_iter().enumerate().map(|(i, x)| if out(i) { 0.0 } else { x }).collect()
@@ -167,7 +167,7 @@ impl Check for Gemm {
     }
 }
 
-/// The arguments of one product.
+/// The data of one product.
 struct GemmData {
     a: Tensor<3>,
     b: Tensor<3>,
@@ -185,7 +185,7 @@ impl GemmData {
         let batch_of = |shared: bool| if shared { 1 } else { batch };
         let bias = |len: usize, random: &mut Random| (0..len).map(|_| p.values.draw(random)).collect();
         let c = match p.beta {
-            // The kernel never reads C here: a NaN would show.
+            // The kernel must not read C if beta is 0: a NaN would show.
             0.0 => Tensor::new([batch, m, n], &p.c, |_| f32::NAN),
             _ => Tensor::random([batch, m, n], &p.c, p.values, random),
         };

@@ -1,4 +1,4 @@
-//! Attention to caches against attention to views: identical bits, for every history of the caches.
+//! Attention to caches against attention to views: identical bits for every history of the caches.
 
 use super::attention::{BUCKETS, Distance, quiet};
 use super::bound::identical;
@@ -14,17 +14,17 @@ use tilewright_kernels::{
     Sequences, Start, View, ViewMut, Window,
 };
 
-/// Sequences of any lengths, caches that several sequences share, tokens appended and forgotten.
+/// Attention to caches of any lengths, which several sequences may share, after appends and truncations.
 pub struct CachedAttention;
 
-/// One attention to caches.
+/// Arguments of one attention to caches.
 #[derive(Clone, Debug)]
 pub struct Params {
-    /// kv heads, query heads for each, dk, dv.
+    /// kv heads, query heads for each kv head, dk, dv.
     extents: [usize; 4],
     /// Tokens of each cache.
     lens: Vec<usize>,
-    /// Cache and number of queries of each sequence.
+    /// Index of the cache and number of queries for each sequence.
     sequences: Vec<(usize, usize)>,
     /// True if tokens come before heads in memory.
     rows_first: bool,
@@ -38,13 +38,13 @@ pub struct Params {
     scale: f32,
     softcap: Option<f32>,
     distance: Distance,
-    /// A token of every cache; its key and value are NaN.
+    /// Index of a token in every cache whose key and value are NaN.
     poison: Option<usize>,
     values: Values,
     seed: u64,
 }
 
-/// Multiply-adds of a case: a few milliseconds of the reference.
+/// Upper bound of the multiply-adds of a case: the reference takes a few milliseconds.
 const MOST_WORK: usize = 1 << 18;
 
 impl Check for CachedAttention {
@@ -74,7 +74,7 @@ impl Check for CachedAttention {
 
 fn strategy() -> BoxedStrategy<Params> {
     let width = || prop_oneof![8 => extent(70), 1 => extent(450)];
-    // 14 or more query heads of one key head fill whole tiles of rows that see equal keys.
+    // 14 or more query heads of one kv head fill whole tiles of rows that see equal keys.
     let group = prop_oneof![4 => 1..4usize, 1 => 14..17usize];
     let caches = prop::collection::vec(extent(600), 1..4);
     let sequences = prop::collection::vec((0..3usize, prop_oneof![2 => Just(1), 2 => 0..6usize]), 1..6);
@@ -118,7 +118,7 @@ fn strategy() -> BoxedStrategy<Params> {
                 softcap,
                 distance,
                 poison,
-                // f16 holds no larger values.
+                // The values of `Large` exceed the range of f16.
                 values: if stored == Stored::F16 && values == Values::Large { Values::Wide } else { values },
                 seed,
             }
@@ -132,8 +132,8 @@ impl Params {
     }
 }
 
-/// The keys and values of one cache, \[kv_heads, tokens, dk\] and \[kv_heads, tokens, dv\], or with heads and
-/// tokens exchanged.
+/// Keys \[kv_heads, tokens, dk\] and values \[kv_heads, tokens, dv\] of one cache, or both with heads and tokens
+/// exchanged.
 struct CacheTokens {
     k: Tensor<3>,
     v: Tensor<3>,
@@ -145,7 +145,7 @@ fn heads_first<'a, T>(p: &Params, x: View<'a, 3, T>) -> View<'a, 3, T> {
     if p.rows_first { x.permute([1, 0, 2]) } else { x }
 }
 
-/// Appends some of the tokens.
+/// Appends a range of the tokens.
 fn append(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, range: Range<usize>) -> Result<(), Failure> {
     fn of<T: Element>(
         p: &Params,
@@ -164,9 +164,9 @@ fn append(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, range: Range<us
     }
 }
 
-/// Appends the tokens in parts, with further tokens that are truncated again, and copies the cache.
+/// Appends the tokens in parts, appends and truncates other tokens, and copies the cache.
 fn edit(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, random: &mut Random) -> Result<(), Failure> {
-    // Copies go to caches that held other tokens and have another capacity.
+    // The copy overwrites a cache of other tokens and another capacity.
     let mut copy = cache.clone();
     let most = [1, 7, 40, 600][random.below(4)];
     while cache.len() < tokens.len {
@@ -190,11 +190,11 @@ fn edit(p: &Params, cache: &mut KvCache, tokens: &CacheTokens, random: &mut Rand
     Ok(())
 }
 
-/// The arguments of one attention.
+/// The data of one attention.
 struct CachedData {
     q: Tensor<4>,
     tokens: Vec<CacheTokens>,
-    /// Cumulative ends of the queries of each sequence.
+    /// Index of each sequence's first query, and the number of all queries.
     starts: Vec<usize>,
     slopes: Vec<f32>,
     table: Vec<f32>,
@@ -237,12 +237,12 @@ impl CachedData {
         }
     }
 
-    /// The distance bias as the kernels take it.
+    /// The `distance` argument of the kernels.
     fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
         p.distance.bias(&self.slopes, &self.table)
     }
 
-    /// One cache for each of p.lens, filled by `fill`.
+    /// One cache for each of `p.lens`, filled by `fill`.
     fn caches(
         &self,
         p: &Params,
@@ -258,7 +258,7 @@ impl CachedData {
         all.collect()
     }
 
-    /// Attention to caches; the output in the order head, query, dv.
+    /// Output of attention to caches, in the order head, query, dv.
     fn of_caches(&self, p: &Params, backend: Backend, caches: &[KvCache]) -> Result<Vec<f32>, Failure> {
         let caches: Vec<&KvCache> = p.sequences.iter().map(|&(cache, _)| &caches[cache]).collect();
         self.out(p, |out| {
@@ -273,7 +273,7 @@ impl CachedData {
         })
     }
 
-    /// As `cached`, to views: the keys of all sequences end to end.
+    /// Output of attention to views, which hold the keys of all sequences end to end.
     fn of_views(&self, p: &Params, backend: Backend) -> Result<Vec<f32>, Failure> {
         let [kv_heads, _, dk, dv] = p.extents;
         let mut ends = vec![0];
@@ -308,7 +308,7 @@ impl CachedData {
         })
     }
 
-    /// Collects the output that `run` writes.
+    /// Calls `run` and collects its output.
     fn out(
         &self,
         p: &Params,

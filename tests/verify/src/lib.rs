@@ -1,10 +1,10 @@
 //! Checks of every kernel on every backend against its definition. `tilewright verify`, the tests and the
 //! fuzzers run them.
 //!
-//! A [`Check`] draws the arguments of one kernel (extents that straddle lanes, tiles and blocks,
-//! strides, misalignment, special values), runs it on a backend, and holds the result to an error
-//! bound derived from [`Backend::REFERENCE`] and the arguments. [`CHECKS`] lists them all. Cases have
-//! consecutive seeds, so that `--seed S --cases 1` repeats the one that failed.
+//! A [`Check`] draws the arguments of one kernel: extents that straddle lanes, tiles and blocks, strides,
+//! misalignment, special values. It runs the kernel on a backend and holds the result to an error bound derived from
+//! [`Backend::REFERENCE`] and the arguments. [`CHECKS`] lists all checks. Cases have consecutive seeds, so that
+//! `--seed S --cases 1` repeats the failed case.
 
 #![forbid(unsafe_code)]
 
@@ -31,18 +31,18 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 use std::cell::Cell;
 use tilewright_kernels::{Backend, Error};
 
-/// The property of one kernel.
+/// A property of one kernel, checked on random arguments.
 pub trait Check: 'static {
-    /// The kernel, as `--kernel` names it.
+    /// Name of the kernel for `--kernel`.
     const KERNEL: &'static str;
 
-    /// The arguments of one case. A failed case prints all of them, so they hold seeds rather than data.
+    /// The arguments of one case. They hold seeds rather than data, because a failed case prints them.
     type Params: Clone + fmt::Debug + 'static;
 
-    /// Draws arguments. A case takes about a millisecond of the reference.
+    /// The strategy that draws arguments. The reference takes about a millisecond for a case.
     fn strategy() -> BoxedStrategy<Self::Params>;
 
-    /// Runs the kernel on `backend` and compares.
+    /// Runs the kernel on `backend` and compares the result with the definition.
     ///
     /// # Errors
     /// The first deviation from the definition or from the contract.
@@ -54,7 +54,7 @@ pub trait Check: 'static {
 pub struct Failure(String);
 
 impl Failure {
-    /// A failure with this message.
+    /// Makes a failure with this message.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
@@ -95,13 +95,13 @@ pub static CHECKS: &[Entry] = &[
 /// A row of [`CHECKS`].
 #[derive(Debug)]
 pub struct Entry {
-    /// The kernel, as `--kernel` names it.
+    /// Name of the kernel for `--kernel`.
     pub kernel: &'static str,
     case: fn(Backend, u64, &[u8]) -> Result<Worst, Found>,
 }
 
 impl Entry {
-    /// The row of a check.
+    /// Makes the row of a check.
     pub const fn of<C: Check>() -> Self {
         Self { kernel: C::KERNEL, case: case::<C> }
     }
@@ -109,7 +109,7 @@ impl Entry {
     /// Runs the case of one seed.
     ///
     /// # Errors
-    /// The smallest failing arguments that shrinking finds.
+    /// The counterexample, with the smallest failing arguments that shrinking finds.
     pub fn case(&self, backend: Backend, seed: u64) -> Result<Worst, Counterexample> {
         let kernel = self.kernel;
         (self.case)(backend, seed, &[]).map_err(|Found { why, params }| Counterexample {
@@ -121,11 +121,11 @@ impl Entry {
         })
     }
 
-    /// Runs a case that `bytes` choose, so that a fuzzer can reach every case. The first eight bytes are a
-    /// seed; each later byte is one step from the arguments of that seed towards simpler ones.
+    /// Runs the case that `bytes` select, so that a fuzzer can reach every case. The first eight bytes are a seed. Each
+    /// later byte is one step from the arguments of that seed towards simpler arguments.
     ///
     /// # Errors
-    /// The failure and the arguments of this case.
+    /// The failure, with the arguments of this case.
     pub fn case_of_bytes(&self, backend: Backend, bytes: &[u8]) -> Result<Worst, Failure> {
         let (seed, steps) = bytes.split_at(bytes.len().min(8));
         let mut key = [0; 8];
@@ -136,7 +136,7 @@ impl Entry {
         })
     }
 
-    /// Runs the cases of seeds `seed`, `seed + 1`, .. and calls `progress` after each.
+    /// Runs the cases of the seeds `seed`, `seed + 1`, .. and calls `progress` after each case.
     ///
     /// # Errors
     /// The counterexample of the first case that fails.
@@ -161,16 +161,16 @@ pub fn checks(kernel: Option<&str>) -> impl Iterator<Item = &'static Entry> {
     CHECKS.iter().filter(move |entry| kernel.is_none_or(|kernel| entry.kernel == kernel))
 }
 
-/// A case that failed.
+/// A failed case.
 #[derive(Clone, Debug)]
 pub struct Counterexample {
     /// The kernel, as `--kernel` names it.
     pub kernel: &'static str,
-    /// The backend it failed on.
+    /// The failing backend.
     pub backend: Backend,
-    /// The case's seed.
+    /// Seed of the case.
     pub seed: u64,
-    /// The arguments after shrinking.
+    /// Arguments after shrinking.
     pub params: String,
     /// The description of the wrong result.
     pub why: String,
@@ -197,20 +197,20 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// Arguments that fail, and their failure.
+/// Failing arguments, and their failure.
 struct Found {
     why: String,
     params: String,
 }
 
-/// Draws the arguments of `seed`, takes `steps` from there, runs them, and shrinks them if they fail. A
-/// panic counts as a failure.
+/// Draws the arguments of `seed`, simplifies them by `steps`, runs the kernel, and shrinks failing arguments. A panic
+/// counts as a failure.
 fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Found> {
     // proptest takes a seed of 32 bytes.
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &key);
-    // Shrinking brings every extent and layout down within this limit; each step costs a case.
+    // This limit suffices to shrink every extent and layout; each step runs a case.
     let config = Config { failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, rng);
 
@@ -219,7 +219,7 @@ fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Fo
         .new_tree(&mut runner)
         .map_err(|reason| found(format!("no arguments could be drawn: {reason}"), String::new()))?;
     for step in steps {
-        // `simplify` makes one argument simpler; an odd byte takes half of the step back.
+        // `simplify` simplifies one argument; an odd byte takes half of the step back.
         if !tree.simplify() {
             break;
         }
@@ -243,7 +243,7 @@ fn case<C: Check>(backend: Backend, seed: u64, steps: &[u8]) -> Result<Worst, Fo
 mod tests {
     use super::*;
 
-    /// A kernel that is wrong from 10 elements up and panics at 100.
+    /// A kernel that is wrong from 10 elements on and panics from 100 elements on.
     struct Wrong;
 
     impl Check for Wrong {

@@ -1,4 +1,4 @@
-//! The elementary functions and activations against their definitions, at random arguments or at all 2^32.
+//! The elementary functions and activations against their definitions, at random arguments or at all 2^32 floats.
 
 use super::tensor::{Random, extent, seed};
 use super::{Check, Failure, Worst, bound};
@@ -8,19 +8,19 @@ use proptest::sample::select;
 use rayon::prelude::*;
 use tilewright_kernels::{Activation, Backend, Function, Map};
 
-/// The promised accuracy of a function.
+/// Claimed accuracy of a function.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Claim {
-    /// Largest argument that the promise covers.
+    /// Largest magnitude of an argument that the claim covers.
     pub up_to: f32,
-    /// Largest error in units in the last place of the exact result,
+    /// Largest error beyond `absolute`, in units in the last place of the exact result.
     pub ulp: f64,
-    /// in addition to this absolute error.
+    /// Absolute error that is always allowed.
     pub absolute: f64,
 }
 
 impl Claim {
-    /// The promise for `function`.
+    /// The claim for `function`.
     pub fn of(function: Function) -> Self {
         let all = f32::INFINITY;
         match function {
@@ -30,7 +30,7 @@ impl Claim {
             Function::Activation(Activation::Tanh) => Self { up_to: all, ulp: 1.0, absolute: 0.0 },
             // Results below the normal range are flushed to zero.
             Function::ExpFast => Self { up_to: 88.0, ulp: 6.0, absolute: f64::from(f32::MIN_POSITIVE) },
-            // 3.1e-6, relative to the smallest number of a power of two.
+            // 52 ULP are 3.1e-6 of the smallest number with a given exponent.
             Function::Exp2Coarse => Self { up_to: 0.5, ulp: 52.0, absolute: f64::from(f32::MIN_POSITIVE) },
             // Below -6, where |x| Phi(x) = 5.9e-9, the result may be 0.
             Function::Activation(Activation::GeluErf | Activation::GeluTanh) => {
@@ -46,14 +46,14 @@ impl Claim {
         }
     }
 
-    /// Error of `found` in ULP, less the allowed absolute error; infinite if a NaN or an infinity is
-    /// missing or out of place.
+    /// Error of `found` in ULP, less the allowed absolute error. Infinite if a NaN or an infinity is missing or
+    /// misplaced.
     fn ulps(self, found: f32, exact: f64) -> f64 {
         if exact.is_nan() || found.is_nan() || exact.is_infinite() {
             let same = f64::from(found) == exact || (exact.is_nan() && found.is_nan());
             return if same { 0.0 } else { f64::INFINITY };
         }
-        // An infinity that a finite result rounds to counts as the first power of two beyond f32.
+        // An infinity in place of a finite result counts as 2^128, the first power of two beyond f32.
         let overflow = 2.0f64.powi(128);
         let value = if found.is_infinite() { overflow.copysign(f64::from(found)) } else { f64::from(found) };
         if exact.abs() >= overflow && value.abs() == overflow && (value < 0.0) == (exact < 0.0) {
@@ -64,18 +64,18 @@ impl Claim {
     }
 }
 
-/// The worst error of a function.
+/// The largest error of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Extreme {
     /// Error in units of the last place, beyond the absolute error of the [`Claim`].
     pub ulp: f64,
-    /// The argument.
+    /// Argument of the error.
     pub x: f32,
 }
 
 impl Extreme {
-    /// Returns the larger error; of equal errors, the one with the smaller bits, so that threads do not
-    /// matter.
+    /// Returns the larger error. Of equal errors, it returns the one whose argument has the smaller bits, so that the
+    /// result does not depend on threads.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         let key = |e: &Self| (e.ulp, Reverse(e.x.to_bits()));
@@ -83,12 +83,12 @@ impl Extreme {
     }
 }
 
-/// Arguments of one task: few enough for the caches and for a smooth progress bar.
+/// Number of arguments in a task, small enough for the caches and for a smooth progress bar.
 const CHUNK: u64 = 1 << 12;
 
-/// Worst error of `function` on each of `backends` over every `stride`-th of the 2^32 floats, and over all
-/// floats next to a power of two, where formulas change. Runs on the threads of the current pool; calls
-/// `progress` with the number of arguments done, out of [`arguments`].
+/// Largest error of `function` on each of `backends` over every `stride`-th of the 2^32 floats, and over all floats
+/// next to a power of two, where formulas change. Runs on the threads of the current pool. Calls `progress` with the
+/// number of finished arguments, out of [`arguments`].
 ///
 /// # Panics
 /// If `stride` is 0.
@@ -117,14 +117,14 @@ pub fn arguments(stride: u32) -> u64 {
     (1u64 << 32).div_ceil(u64::from(stride))
 }
 
-/// The worst error next to powers of two, zeros, infinities and NaNs.
+/// The largest error on each backend next to powers of two, zeros, infinities and NaNs.
 fn edges(function: Function, backends: &[Backend]) -> Vec<Extreme> {
     let near = |power: u32| (0..128u32).map(move |i| (power << 23).wrapping_add(i).wrapping_sub(64));
     worst_of(function, backends, (0..512u32).flat_map(near))
 }
 
-/// The worst error at the floats with these bits. The definition takes most of the time; it is computed
-/// once for all backends.
+/// The largest error on each backend at the floats with these bits. The definition takes most of the time, so it is
+/// computed once for all backends.
 fn worst_of(function: Function, backends: &[Backend], bits: impl Iterator<Item = u32>) -> Vec<Extreme> {
     let claim = Claim::of(function);
     let x: Vec<f32> = bits.map(f32::from_bits).filter(|x| x.is_nan() || *x <= claim.up_to).collect();
@@ -140,16 +140,15 @@ fn worst_of(function: Function, backends: &[Backend], bits: impl Iterator<Item =
     backends.iter().map(on).collect()
 }
 
-/// Every function at random arguments: within its [`Claim`], and with identical bits at every place in a
-/// vector.
+/// Functions at random arguments: within their [`Claim`]s, and with identical bits at every place in a vector.
 pub struct Math;
 
-/// One call.
+/// Arguments of one call.
 #[derive(Clone, Debug)]
 pub struct Params {
     function: Function,
     n: usize,
-    /// Elements that the second call leaves out in front.
+    /// Number of leading elements that the second call omits.
     skip: usize,
     seed: u64,
 }

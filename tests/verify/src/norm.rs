@@ -10,16 +10,16 @@ use tilewright_kernels::{
     Backend, Element, L2Normalize as L2Kernel, LayerNorm as LayerKernel, RmsNorm as RmsKernel,
 };
 
-/// Layer norm: means far from 0 against sigma, outliers among the first elements, a residual or none.
+/// Layer norm, with means far from 0 in relation to sigma, outliers among the first elements, optional residuals.
 pub struct LayerNorm;
 
-/// RMS norm, with and without weight and residual.
+/// RMS norm, with optional weight and residual.
 pub struct RmsNorm;
 
-/// L2 normalisation, in place or not.
+/// L2 normalisation, in place and out of place.
 pub struct L2Normalize;
 
-/// One norm.
+/// Arguments of one norm.
 #[derive(Clone, Debug)]
 pub struct Params {
     rows: RowsParams,
@@ -46,7 +46,7 @@ fn strategy() -> BoxedStrategy<Params> {
         .boxed()
 }
 
-/// The arguments of one norm.
+/// The data of one norm.
 struct NormData {
     stored: Stored,
     x: Tensor<2>,
@@ -59,7 +59,7 @@ impl NormData {
     fn new(p: &Params) -> Self {
         let random = &mut Random::new(p.seed);
         let n = p.rows.shape[1];
-        // Parameters within reach of f32, whatever x is.
+        // Parameters of moderate size keep results in the range of f32 for every x.
         let values = if p.values == Values::Special { Values::Special } else { Values::Unit };
         let stored = p.rows.stored;
         Self {
@@ -75,7 +75,7 @@ impl NormData {
         }
     }
 
-    /// The normalised numbers: x, or x plus the residual, rounded to the type.
+    /// The numbers to normalise: x, or x plus the residual, rounded to the type.
     fn input(&self) -> Vec<f32> {
         let x = self.x.elements();
         match &self.residual {
@@ -86,8 +86,8 @@ impl NormData {
         }
     }
 
-    /// x and the residual for a run in `T`. A case of another type that is computed in f32 normalises x:
-    /// the sum would not be rounded to the type there.
+    /// x and the residual for a run in `T`. A run in f32 of a case of another type gets the rounded sum as x and no
+    /// residual, because f32 would not round the sum to the type.
     fn rows<T: Element>(&self) -> (Tensor<2>, Option<Tensor<2, T>>) {
         if self.stored != Stored::F32 && T::NAME == f32::NAME {
             let (input, columns) = (self.input(), self.x.shape()[1]);
@@ -110,7 +110,7 @@ impl NormData {
         let Some(residual) = residual else { return Ok(()) };
         residual.gaps_intact()?;
         let (found, expected) = (values(residual), self.input());
-        // Only f32 promises the bits of NaN.
+        // Only f32 specifies the bits of NaN.
         let nan =
             |x: &[f32]| -> Vec<f32> { x.iter().map(|&x| if x.is_nan() { f32::NAN } else { x }).collect() };
         if T::NAME == f32::NAME {
@@ -148,7 +148,7 @@ impl Check for LayerNorm {
         let apply = |stored, backend| of_type!(stored, apply(p, &data, backend));
         let n = p.rows.shape[1];
         conforms(p.rows.stored, backend, apply, |i, expected| {
-            // |z weight| <= |y| + |bias|.
+            // With z the normalised x, |z weight| <= |y| + |bias|.
             let (weight, bias) = data.affine(i % n);
             let (y, bias) = (f64::from(expected[i].abs()), bias.abs());
             U * ((n as f64 / 10.0 + 24.0) * (weight.abs() + y + bias) + 2.0 * (y + bias))
@@ -209,9 +209,9 @@ impl Check for L2Normalize {
     }
 }
 
-/// The relative error of x over a root of a sum of n squares. On the narrowest vectors, 4 lanes in 4
-/// groups, n / 16 + 5 roundings enter the sum of squares; the root halves their error. A division and an
-/// addition before the root, the root, a reciprocal and two products follow.
+/// The relative error of x over a root of a sum of n squares. On the narrowest vectors, 4 lanes in 4 groups,
+/// n / 16 + 5 roundings enter the sum of squares, and the root halves their error. A division and an addition precede
+/// the root; the root itself, a reciprocal and two products follow.
 fn relative(n: usize) -> f64 {
     (n as f64 / 32.0 + 10.0) * U
 }

@@ -7,10 +7,10 @@ use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use tilewright_kernels::{Backend, Element, Rope as Kernel, RopeLayout, RopeTable};
 
-/// Both layouts, heads that are rotated in part or not at all, positions in any order.
+/// RoPE in both layouts, with partly rotated and unrotated heads, and positions in any order.
 pub struct Rope;
 
-/// One rotation.
+/// Arguments of one rotation.
 #[derive(Clone, Debug)]
 pub struct Params {
     rows: RowsParams,
@@ -75,8 +75,7 @@ impl Check for Rope {
             let (sin, cos) = angle.sin_cos();
             let magnitude =
                 f64::from(elements[i]).abs() * cos.abs() + f64::from(elements[partner]).abs() * sin.abs();
-            // The factors here are not rounded to f32, unlike the factors of the table: 3 roundings rather
-            // than 2.
+            // The factors here are exact, but the table rounds its factors to f32: 3 roundings instead of 2.
             let bound = 3.0 * U * magnitude + 3.0 * ETA;
             if bound.is_finite() { bound } else { 0.0 }
         })

@@ -1,4 +1,4 @@
-//! Rows of arguments for the checks of row kernels: in place or from one tensor to another, of any type.
+//! Rows as arguments of the checks of row kernels: in place or from one tensor to another, in any type.
 
 pub use super::stored::Stored;
 
@@ -22,20 +22,20 @@ macro_rules! of_type {
 pub(super) use of_type;
 
 impl Stored {
-    /// Draws any type, f32 half of the time.
+    /// Draws any type, f32 in half of the cases.
     pub fn any() -> BoxedStrategy<Self> {
         prop_oneof![2 => Just(Self::F32), 1 => Just(Self::Bf16), 1 => Just(Self::F16)].boxed()
     }
 
-    /// A number of the type for `x`: the nearest, scaled into the range of the type if `x` is outside.
+    /// The nearest number of the type, after scaling `x` into the range of the type if it is outside.
     pub fn number(self, x: f32) -> f32 {
         // f16 ends at 2^16: the numbers of `Values::Large` are scaled to 2^6 .. 2^14.
         let large = self == Self::F16 && x.is_finite() && x.abs() > 6e4;
         self.round(if large { x * 2f32.powi(-44) } else { x })
     }
 
-    /// Error that rounding to the type adds to a result of magnitude `y` with an error of `error`: half a
-    /// unit of the last place; infinite if the result may overflow.
+    /// Largest error of rounding a result of magnitude `y` and error `error` to the type: half a unit of the last
+    /// place, infinite if the result may overflow.
     fn rounding(self, y: f64, error: f64) -> f64 {
         let (roundoff, denormal, most) = match self {
             Self::F32 => return 0.0,
@@ -47,9 +47,9 @@ impl Stored {
     }
 }
 
-/// Holds a kernel to its definition: in f32 to within `bound(i, expected)`; in another type bit by bit to
-/// the rounded f32 result of the same numbers, on the backend and for the definition. `apply(stored,
-/// backend)` runs the kernel in a type.
+/// Compares a kernel with its definition. `apply(stored, backend)` runs the kernel in a type. In f32, results must be
+/// within `bound(i, expected)`. In another type, they must equal the rounded f32 result of the same numbers bit by
+/// bit, on the backend and for the definition.
 ///
 /// # Errors
 /// A [`Failure`] that names an element.
@@ -62,8 +62,8 @@ pub fn conforms(
     conforms_coarsely(stored, backend, apply, bound, None::<fn(usize, &[f32]) -> f64>)
 }
 
-/// As [`conforms`], for a kernel whose bf16 results have fewer digits: `coarse`, if any, bounds their error
-/// before the rounding.
+/// As [`conforms`], for a kernel whose bf16 results may have fewer digits: `coarse`, if any, bounds their error before
+/// the rounding.
 ///
 /// # Errors
 /// A [`Failure`] that names an element.
@@ -111,7 +111,7 @@ pub fn conforms_coarsely(
 pub struct RowsParams {
     /// Rows and columns.
     pub shape: [usize; 2],
-    /// Their type.
+    /// Type of the elements.
     pub stored: Stored,
     in_place: bool,
     x: Layout<2>,
@@ -119,7 +119,7 @@ pub struct RowsParams {
 }
 
 impl RowsParams {
-    /// Up to 9 rows of up to `columns`, in place or not.
+    /// Draws up to 9 rows of up to `columns` columns, in place or not.
     pub fn any(columns: usize) -> BoxedStrategy<Self> {
         (
             prop_oneof![8 => 1..10usize, 1 => Just(0)],
@@ -139,12 +139,12 @@ impl RowsParams {
             .boxed()
     }
 
-    /// Draws an input of these values, rounded to the type.
+    /// Draws an input from `values`, rounded to the type.
     pub fn input(&self, values: Values, random: &mut Random) -> Tensor<2> {
         self.input_with(|_| values.draw(random))
     }
 
-    /// An input whose element at an index is `value(index)`, rounded to the type.
+    /// An input with the elements `value(index)`, rounded to the type.
     pub fn input_with(&self, mut value: impl FnMut([usize; 2]) -> f32) -> Tensor<2> {
         Tensor::new(self.shape, &self.x, |index| self.stored.number(value(index)))
     }

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{Backend, ColumnMask, Element, Softmax as Kernel, View};
 
-/// Scales, every kind of mask, rows whose columns are all masked.
+/// Softmax and log-softmax with scales, every kind of mask, and fully masked rows.
 pub struct Softmax;
 
-/// One softmax.
+/// Arguments of one softmax.
 #[derive(Clone, Debug)]
 pub struct Params {
     rows: RowsParams,
@@ -45,7 +45,7 @@ impl Check for Softmax {
         let scale = select(vec![1.0, 1.0, 0.125, -0.3]);
         (RowsParams::any(1100), mask, scale, any::<bool>(), Values::any(), seed())
             .prop_map(|(rows, mask, scale, log, values, seed)| {
-                // Rounded scores of 2^50 err by more than the distance between them.
+                // The rounding errors of scores of 2^50 exceed the distances between the scores.
                 let exact = scale == 1.0 && !matches!(mask, MaskKind::Bias(_));
                 let values = if values == Values::Large && !exact { Values::Wide } else { values };
                 Params { rows, mask, scale, log, values, seed }
@@ -58,7 +58,7 @@ impl Check for Softmax {
         let [rows, n] = p.rows.shape;
         let x = p.rows.input(p.values, random);
         let lengths: Vec<usize> = (0..rows).map(|_| random.below(n + 1)).collect();
-        // The mask keeps nothing of one row in four.
+        // The mask hides all of one row in four.
         let nothing: Vec<bool> = (0..rows).map(|_| random.below(4) == 0).collect();
         let keep: Vec<bool> = (0..rows * n).map(|i| !nothing[i / n] && random.below(4) > 0).collect();
         let bias = match &p.mask {
@@ -85,7 +85,7 @@ impl Check for Softmax {
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &x, mask, backend));
 
-        // The unmasked scores, their errors, and the largest, in f64.
+        // The unmasked scores, their errors, and the largest score, in f64.
         let counts = |i: usize, j: usize| match p.mask {
             MaskKind::None => true,
             MaskKind::Lengths => j < lengths[i],
@@ -126,8 +126,8 @@ impl Check for Softmax {
             backend,
             apply,
             |index, expected| within(index, expected, [24.0, 1.0]),
-            // For bf16 an exponential errs by 52 u, and by two more roundings: of log2(e), and of its
-            // product with the distance. The sum errs by as much. Results below 2^-126 are flushed to zero.
+            // For bf16, an exponential errs by 52 u and two roundings: that of log2(e), and that of its product with
+            // the distance. The sum has the same relative error. Results below 2^-126 are flushed to zero.
             Some(|index: usize, expected: &[f32]| {
                 within(index, expected, [150.0, 3.0]) + f64::from(f32::MIN_POSITIVE)
             }),

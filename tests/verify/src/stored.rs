@@ -1,4 +1,4 @@
-//! Tensors in the types that numbers are stored in.
+//! Storage types of tensors.
 
 use super::Failure;
 use super::tensor::Tensor;
@@ -19,7 +19,7 @@ pub enum Stored {
 impl Stored {
     pub(super) const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
-    /// The nearest number of the type.
+    /// Rounds to the nearest number of the type.
     pub fn round(self, x: f32) -> f32 {
         match self {
             Self::F32 => x,
@@ -38,7 +38,7 @@ impl Stored {
     }
 }
 
-/// The elements of an output; fails if a gap was written.
+/// The elements of an output as f32. Fails if the kernel wrote into a gap.
 pub(super) fn written<const D: usize, T: Element>(out: &Tensor<D, T>) -> Result<Vec<f32>, Failure> {
     out.gaps_intact()?;
     Ok(out.elements().into_iter().map(T::to_f32).collect())

@@ -1,8 +1,8 @@
-//! Random arguments: extents, strides and values that provoke the errors of kernels.
+//! Random arguments: extents, strides and values that provoke errors in kernels.
 //!
-//! A [`Layout`] maps the elements of a tensor to places in its slice, whatever its shape: shape and layout
-//! are drawn, and shrink, independently. [`GAP`] fills the places between elements: a NaN that shows up in
-//! every result that read it, and whose bits tell whether it was overwritten.
+//! A [`Layout`] maps the elements of a tensor of any shape to places in its slice. Shape and layout are drawn, and
+//! shrink, independently. [`GAP`] fills the places between elements. It is a NaN, so it shows in every result that
+//! read it, and its bits show whether it was overwritten.
 
 pub use tilewright_kernels::random::Random;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{Element, View, ViewMut};
 
-/// Fills every place of a slice that holds no element. In other types it is this number converted.
+/// Filler of the places in a slice that hold no element. Slices of other types hold this number converted.
 pub const GAP: f32 = f32::from_bits(0x7fda_9a9a);
 
 /// Extents up to `max`, most of them within one of a multiple of some lane count, tile or block.
@@ -36,13 +36,13 @@ pub fn extent(max: usize) -> BoxedStrategy<usize> {
 pub enum Values {
     /// Uniform in [-1, 1).
     Unit,
-    /// Either sign, magnitudes uniform over 2^-12 .. 2^12: sums that cancel.
+    /// Either sign, magnitudes uniform over 2^-12 .. 2^12, for sums that cancel.
     Wide,
     /// Denormals and the smallest normal numbers.
     Tiny,
-    /// 2^50 .. 2^58: products of two are finite, and so are sums of 2048 products.
+    /// 2^50 .. 2^58: products of two numbers and sums of 2048 such products are finite.
     Large,
-    /// As `Unit`, but one in sixteen is a NaN, an infinity or a zero of either sign.
+    /// As `Unit`, but one number in sixteen is a NaN, an infinity or a zero of either sign.
     Special,
 }
 
@@ -80,7 +80,7 @@ impl Values {
     }
 }
 
-/// A seed for the values of a tensor; it does not shrink.
+/// A seed for the values of a tensor. It does not shrink.
 pub fn seed() -> impl Strategy<Value = u64> {
     any::<u64>().no_shrink()
 }
@@ -106,14 +106,14 @@ impl<const D: usize> fmt::Debug for Layout<D> {
 }
 
 impl<const D: usize> Layout<D> {
-    /// Row-major without gaps.
+    /// A row-major layout without gaps.
     pub fn row_major() -> Self {
         Self { order: core::array::from_fn(|d| d), pads: [0; D], repeat: [false; D], offset: 0 }
     }
 
-    /// Any order of dimensions, gaps and misalignment: for outputs.
+    /// Draws any order of dimensions, with gaps and misalignment, for outputs.
     pub fn distinct() -> BoxedStrategy<Self> {
-        // Dimensions are sorted by random keys. Keys shrink to equal ones, which mean row-major.
+        // Dimensions are sorted by random keys. Keys shrink to equal keys, which give row-major order.
         let keys = prop_oneof![2 => Just([0; D]), 1 => uniform(0..D)];
         (keys, uniform(pad()), 0..17usize)
             .prop_map(|(keys, pads, offset)| {
@@ -124,14 +124,14 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
-    /// As [`distinct`](Self::distinct), but any dimension may have stride 0: for inputs.
+    /// As [`distinct`](Self::distinct), but any dimension may have stride 0, for inputs.
     pub fn any() -> BoxedStrategy<Self> {
         (Self::distinct(), uniform(prop::bool::weighted(0.1)))
             .prop_map(|(layout, repeat)| Self { repeat, ..layout })
             .boxed()
     }
 
-    /// Row-major with unit-stride rows, gaps elsewhere and misalignment: for row kernels.
+    /// Draws row-major layouts with unit-stride rows, gaps between rows, and misalignment, for row kernels.
     pub fn rows() -> BoxedStrategy<Self> {
         (uniform(pad()), 0..17usize)
             .prop_map(|(mut pads, offset): ([usize; D], _)| {
@@ -141,7 +141,7 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
-    /// As [`rows`](Self::rows), with unit-stride columns: for the weight of a linear layer, a transposed
+    /// As [`rows`](Self::rows), with unit-stride columns, for the weight of a linear layer, which is a transposed
     /// matrix.
     pub fn columns() -> BoxedStrategy<Self> {
         Self::rows()
@@ -153,7 +153,7 @@ impl<const D: usize> Layout<D> {
             .boxed()
     }
 
-    /// Row-major with gaps and misalignment, and any dimension may have stride 0: for biases.
+    /// Draws row-major layouts with gaps and misalignment, where any dimension may have stride 0, for biases.
     pub fn repeated_rows() -> BoxedStrategy<Self> {
         (Self::rows(), uniform(prop::bool::weighted(0.3)))
             .prop_map(|(layout, repeat)| Self { repeat, ..layout })
@@ -174,12 +174,12 @@ impl<const D: usize> Layout<D> {
     }
 }
 
-/// Draws zero most often, else a few elements or a cache line.
+/// Draws the size of a gap: most often zero, else a few elements or a cache line.
 fn pad() -> BoxedStrategy<usize> {
     prop_oneof![6 => Just(0), 1 => 1..4usize, 1 => 15..18usize].boxed()
 }
 
-/// All indices of `shape`, the last one running fastest.
+/// All indices of `shape` in row-major order.
 pub fn indices<const D: usize>(shape: [usize; D]) -> impl Iterator<Item = [usize; D]> {
     (0..shape.iter().product()).map(move |mut flat| {
         let mut index = [0; D];
@@ -202,7 +202,7 @@ pub struct Tensor<const D: usize, T = f32> {
 }
 
 impl<const D: usize> Tensor<D> {
-    /// Elements drawn from `values`.
+    /// A tensor of elements drawn from `values`.
     pub fn random(shape: [usize; D], layout: &Layout<D>, values: Values, random: &mut Random) -> Self {
         Self::new(shape, layout, |_| values.draw(random))
     }
@@ -222,12 +222,12 @@ impl<const D: usize> Tensor<D> {
 }
 
 impl<const D: usize, T: Element> Tensor<D, T> {
-    /// Fills the elements with `value(index)`, called in row-major order.
+    /// A tensor of the elements `value(index)`, called in row-major order.
     pub fn new(shape: [usize; D], layout: &Layout<D>, value: impl FnMut([usize; D]) -> T) -> Self {
         Self::at(shape, layout.strides(shape), layout.offset, value)
     }
 
-    /// As [`new`](Self::new), with these strides, the first element `offset` elements from a cache line.
+    /// As [`new`](Self::new), with these strides, and the first element `offset` elements behind a cache line boundary.
     fn at(
         shape: [usize; D],
         strides: [usize; D],

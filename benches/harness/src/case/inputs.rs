@@ -1,4 +1,4 @@
-//! Inputs of cases, on memory as an allocator of tensors hands it out.
+//! Inputs of cases, aligned as the allocator of a tensor library aligns them.
 
 use half::{bf16, f16};
 use std::ops::{Deref, DerefMut};
@@ -6,7 +6,7 @@ use tilewright_kernels::random::Random;
 use tilewright_kernels::{Element, RopeLayout, RopeTable};
 use tilewright_peers::Dtype;
 
-/// Numbers that begin with a page: vectors that straddle cache lines cost up to twice the time.
+/// Numbers aligned to a page. Vectors that straddle cache lines take up to twice the time.
 #[derive(Debug, Default)]
 pub struct Aligned<T = f32> {
     data: Vec<T>,
@@ -15,7 +15,7 @@ pub struct Aligned<T = f32> {
 }
 
 impl<T: Element> Aligned<T> {
-    /// `f(0)`, `f(1)`, .. `f(n - 1)`.
+    /// Holds `f(0)`, `f(1)`, .. `f(n - 1)`.
     pub fn new(n: usize, f: impl FnMut(usize) -> T) -> Self {
         const PAGE: usize = 4096;
         let data = vec![T::default(); n + PAGE / size_of::<T>()];
@@ -38,12 +38,12 @@ impl<T> DerefMut for Aligned<T> {
     }
 }
 
-/// Operands of a case; its operation decides which are filled, and their types.
+/// Operands of a case. The operation determines the filled fields and their meaning.
 #[derive(Debug, Default)]
 pub struct Inputs {
-    /// The activations; queries.
+    /// Activations \[m, k\]; rows; queries.
     pub x: Aligned,
-    /// Weights \[n, k\]; a second operand of rows; keys.
+    /// Weights \[n, k\]; the second operand of a row kernel; keys.
     pub y: Aligned,
     /// Values of an attention.
     pub z: Aligned,
@@ -51,13 +51,13 @@ pub struct Inputs {
     pub weight: Aligned,
     /// \[columns\].
     pub bias: Aligned,
-    /// Rows of a table, out of order; positions.
+    /// Ids of table rows, not in order; positions.
     pub ids: Vec<u32>,
-    /// Angles of [`ids`](Self::ids).
+    /// Angles of the positions [`ids`](Self::ids).
     pub rope: Option<RopeTable>,
 }
 
-/// The rounding of f32 to a type; integers have no kernels that ask for it.
+/// The rounding of f32 to a type. Row kernels have no integer types.
 fn rounding(dtype: Dtype) -> fn(f32) -> f32 {
     match dtype {
         Dtype::Bf16 => |x| bf16::from_f32(x).to_f32(),
@@ -66,14 +66,14 @@ fn rounding(dtype: Dtype) -> fn(f32) -> f32 {
     }
 }
 
-/// Rotations are made for heads of this width.
+/// Width of the heads that `rope` rotates.
 pub(super) const ROPE_DIM: usize = 64;
 
 impl Inputs {
     pub(super) fn linear([m, k, n]: [usize; 3], dtype: Dtype) -> Self {
         let mut random = Random::new(1);
-        // Whole numbers of 7 bits and a sign, over 64: exact in bf16, f16 and f32. For int8 without the
-        // divisor, and x without a sign, as the instructions want it.
+        // Whole numbers of 7 bits and a sign, over 64: exact in bf16, f16 and f32. For int8, numbers stay whole and x
+        // has no sign: the instructions multiply unsigned by signed bytes.
         let mut number = |signed: bool| {
             let whole =
                 random.below(if signed { 255 } else { 128 }) as f32 - if signed { 127.0 } else { 0.0 };
@@ -104,7 +104,7 @@ impl Inputs {
             y: Aligned::new(rows * columns, |_| round(random.normal())),
             weight: Aligned::new(columns, |_| 1.0 + 0.1 * random.normal()),
             bias: Aligned::new(columns, |_| 0.1 * random.normal()),
-            // Every row once, for 7919 is a prime that no number of rows in use is a multiple of.
+            // Each row occurs once: 7919 is a prime and divides no number of rows in use.
             ids: (0..rows).map(|i| (i * 7919 % rows) as u32).collect(),
             rope: columns
                 .is_multiple_of(ROPE_DIM)

@@ -1,4 +1,4 @@
-//! A case made ready to run on a backend.
+//! A case prepared to run on a backend.
 
 use super::{Aligned, AttentionShape, Case, Inputs, Operation, format};
 use crate::models::Models;
@@ -13,24 +13,24 @@ use tilewright_kernels::{
 };
 use tilewright_peers::Dtype;
 
-/// A case made ready to run on one backend.
+/// A case prepared to run on one backend.
 pub struct Prepared<'a> {
     pub(super) run: Compute<'a>,
     pub(super) out: Aligned,
-    /// True if `run` has an output of its own in another type, and widens it only on request.
+    /// True if `run` writes an output in a type other than f32, which only [`output`](Self::output) widens.
     pub(super) narrow: bool,
 }
 
 impl Prepared<'_> {
-    /// Computes it once, in the pool that it is called in.
+    /// Computes the case once, in the current pool.
     ///
     /// # Errors
-    /// The error of the kernel; none occurs, for the shapes of a case fit each other.
+    /// Errors of the kernel. The shapes of a case fit each other, so none is expected.
     pub fn run(&mut self) -> Result<(), Error> {
         (self.run)(if self.narrow { &mut [] } else { &mut self.out })
     }
 
-    /// The result of the last run; of one in another type, of another run.
+    /// The result of the last run. A row kernel in a type other than f32 runs once more.
     ///
     /// # Errors
     /// The errors of [`run`](Self::run).
@@ -48,12 +48,12 @@ impl fmt::Debug for Prepared<'_> {
     }
 }
 
-/// The numbers in another type, if they are needed.
+/// Converts the numbers to another type if `needed`, else returns an empty vector.
 fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
     x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
 }
 
-/// An attention of numbers of type `T`.
+/// Prepares attention in the type `T`.
 fn attention<'a, T: Element>(
     s: AttentionShape,
     inputs: &Inputs,
@@ -73,7 +73,7 @@ fn attention<'a, T: Element>(
     Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
 }
 
-/// An attention of one sequence to a cache.
+/// Prepares attention of one sequence to a cache.
 fn cached<'a>(
     s: AttentionShape,
     Inputs { x, y, z, .. }: &'a Inputs,
@@ -94,10 +94,10 @@ fn cached<'a>(
 }
 
 impl Case {
-    /// Prepares the case on `backend`; `None` if this project lacks the kernel in this type.
+    /// Prepares the case on `backend`. Returns `None` if this project lacks the kernel in this type.
     ///
     /// # Errors
-    /// The error of the model's config; kernels return none.
+    /// Errors of the model's config; kernels return none.
     pub fn prepare<'a>(
         &self,
         inputs: &'a Inputs,
@@ -145,10 +145,11 @@ impl Case {
         }))
     }
 
-    /// As the f32 `prepare`, for other types: models, products with packed weights, and attentions.
-    /// Activations have the type of the case; for int8 they are f32 and quantized in every run. Outputs of
-    /// products are f32. Outputs of attentions feed the next product and have the type; attention to caches
-    /// takes and returns f32, and only its caches have the type.
+    /// Prepares cases in types other than f32: models, products with packed weights, attention.
+    ///
+    /// Activations have the type of the case, except for integer types, whose activations are f32 and quantized in
+    /// every run. Outputs of products are f32. Outputs of attention have the type of the case, for the next product.
+    /// Attention to caches takes and returns f32; only its caches have the type of the case.
     fn prepare_narrow<'a>(
         &self,
         inputs: &'a Inputs,

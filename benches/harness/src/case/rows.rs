@@ -1,4 +1,4 @@
-//! The kernels over rows.
+//! The row kernels.
 
 use super::Prepared;
 use super::inputs::{Aligned, Inputs, ROPE_DIM};
@@ -11,28 +11,28 @@ use tilewright_kernels::{
 };
 use tilewright_peers::{Dtype, PeerOperation};
 
-/// Computes \[rows, columns\] of the output.
+/// Computes an output of \[rows, columns\].
 type RunRow<T> = fn(Backend, [usize; 2], &RowOperands<'_, T>, &mut [T]) -> Result<(), Error>;
 
-/// [`Inputs`] with numbers of a type.
+/// [`Inputs`] with `x` and `y` converted to the type `T`.
 struct RowOperands<'a, T> {
     x: &'a [T],
     y: &'a [T],
     inputs: &'a Inputs,
 }
 
-/// A kernel over rows, out of place.
+/// A row kernel, out of place.
 pub struct RowKernel {
-    /// Its name in rows and filters.
+    /// Name of the kernel in rows and filters.
     pub name: &'static str,
-    /// Numbers read and written for each element of a row.
+    /// Numbers of the case's type read and written for each element of a row.
     pub streams: f64,
-    /// How many more of f32, whatever the type.
+    /// f32 numbers read and written for each element of a row, in every type.
     pub f32_streams: f64,
     f32: RunRow<f32>,
     bf16: RunRow<bf16>,
     f16: RunRow<f16>,
-    /// The operation in f32 as other libraries take it.
+    /// The f32 operation in the interface of other libraries.
     pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> PeerOperation<'a>>,
 }
 
@@ -43,12 +43,12 @@ impl fmt::Debug for RowKernel {
 }
 
 impl RowKernel {
-    /// Its definition, in f32.
+    /// Computes the definition in f32.
     pub(super) fn define(&self, shape: [usize; 2], inputs: &Inputs, out: &mut [f32]) -> Result<(), Error> {
         (self.f32)(Backend::REFERENCE, shape, &RowOperands { x: &inputs.x, y: &inputs.y, inputs }, out)
     }
 
-    /// Prepares the kernel in `dtype`; `None` if it does not support the type.
+    /// Prepares the kernel in `dtype`. Returns `None` if it does not support the type.
     pub(super) fn prepare<'a>(
         &self,
         backend: Backend,
@@ -71,7 +71,7 @@ impl RowKernel {
     }
 }
 
-/// A call that computes an output in memory of its own and widens it on request.
+/// A call that computes into its own output of type `T` and widens the output on request.
 fn narrow<'a, T: Element>(
     run: RunRow<T>,
     backend: Backend,
@@ -88,10 +88,10 @@ fn narrow<'a, T: Element>(
     })
 }
 
-/// Variances are of this scale's order.
+/// Added to variances, as in the models.
 const EPS: f32 = 1e-5;
 
-/// A kernel that other libraries lack, with one generic function for all types.
+/// Defines a kernel that other libraries lack, by one generic function for all types.
 macro_rules! alone {
     ($name:literal, $streams:literal, $run:expr) => {
         RowKernel {
@@ -106,7 +106,7 @@ macro_rules! alone {
     };
 }
 
-/// All row kernels. The copy comes first: its rate is the limit of memory.
+/// All row kernels. The copy comes first: its rate is the limit of memory bandwidth.
 pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("copy", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Identity)),
     RowKernel {
@@ -173,7 +173,7 @@ pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("geglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::GeluTanh)),
     alone!("rope", 2.0, |backend, shape, i, out| {
         let Some(table) = &i.inputs.rope else {
-            let why = format!("{} columns are no multiple of {ROPE_DIM}", shape[1]);
+            let why = format!("{} columns are not a multiple of {ROPE_DIM}", shape[1]);
             return Err(Error::Invalid { what: "Rope.rows", why });
         };
         backend.run(Rope { rows: rows(shape, i, out)?, head_dim: ROPE_DIM, positions: &i.inputs.ids, table })

@@ -13,7 +13,7 @@ const LINE: u32 = 19;
 const LABEL: usize = 40;
 const MARGINS: Margins = Margins { top: 6, left: 280, right: 150, bottom: 48 };
 
-/// Which side of 1 a ratio is on, as far as its interval tells.
+/// Side of 1 on which the interval of a ratio lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
     /// All of the interval is below 1.
@@ -41,7 +41,7 @@ impl Side {
         }
     }
 
-    /// Sign that replaces [`name`](Self::name) in narrow columns.
+    /// Sign in place of [`name`](Self::name) for narrow columns.
     pub(super) fn sign(self) -> &'static str {
         match self {
             Self::Slower => "▼",
@@ -51,7 +51,7 @@ impl Side {
     }
 }
 
-/// A line of a chart: index of its row, label left of the axis, text right of it, tooltip.
+/// A line of a chart: index of its row, label left of the axis, text right of the axis, tooltip.
 struct ChartLine {
     index: usize,
     label: String,
@@ -84,7 +84,7 @@ fn picture(
     plot.with(label, &marks)
 }
 
-/// `linear f32 128x768x768 8t`; an ellipsis replaces the middle of a long label.
+/// The label of a row, `linear f32 128x768x768 8t`, with an ellipsis in the middle if it is long.
 fn label(row: &Row, threads: bool, isa: bool) -> String {
     let mut label = format!("{} {} {}", row.kernel, row.dtype, row.shape);
     if row.packed == Some(false) {
@@ -104,12 +104,12 @@ fn label(row: &Row, threads: bool, isa: bool) -> String {
     format!("{}…{}", String::from_iter(head), String::from_iter(tail))
 }
 
-/// True if labels must name the backend: rows ran on several.
+/// True if rows ran on several backends, so that labels must name them.
 fn several_isas(run: &Run) -> bool {
     run.rows.windows(2).any(|pair| pair[0].isa != pair[1].isa)
 }
 
-/// Chart of the memory-bound rows on `threads` threads: the rate of each, and the bandwidth that limits it. Empty
+/// Chart of the memory-bound rows on `threads` threads: the rate of each row beside its limiting bandwidth. Empty
 /// without rows.
 pub(super) fn memory(run: &Run, threads: usize) -> Markup {
     let isa = several_isas(run);
@@ -159,7 +159,8 @@ pub(super) fn memory(run: &Run, threads: usize) -> Markup {
     }
 }
 
-/// Chart of the ratios to the peer `name` for all rows that it ran, slower rows first. Empty without rows.
+/// Chart of the ratios to the peer `name` for all rows with samples of the peer, slower rows first. Empty without
+/// rows.
 pub(super) fn ratios(run: &Run, name: &str) -> Markup {
     let isa = several_isas(run);
     let mut rows: Vec<(usize, &Row, &Peer)> = (run.rows.iter().enumerate())

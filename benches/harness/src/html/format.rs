@@ -1,14 +1,14 @@
-//! Numbers, times and dates as a reader wants them.
+//! Numbers, times and dates as text.
 
 use crate::record::{Level, Row};
 
-/// A number that pictures can show: finite, above zero, clamped to the span of a logarithmic axis. `None`
-/// leaves the figure out.
+/// The value if a picture can show it: finite, above zero, clamped to the span of a logarithmic axis. `None` if the
+/// picture omits it.
 pub(crate) fn positive(value: f64) -> Option<f64> {
     (value.is_finite() && value > 0.0).then(|| value.clamp(1e-9, 1e15))
 }
 
-/// Rounded to `digits` significant digits, but never in the integer part: `1234`, `12.30`, `0.001230`.
+/// Rounds to `digits` significant digits, but never in the integer part: `1234`, `12.30`, `0.001230`.
 pub(crate) fn significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return "–".into();
@@ -23,7 +23,7 @@ pub(crate) fn significant(value: f64, digits: i32) -> String {
     format!("{value:.*}", decimals.max(0) as usize)
 }
 
-/// As [`significant`], without zeros at the end: `0.5`, `2`, `1.25`.
+/// As [`significant`], without trailing zeros: `0.5`, `2`, `1.25`.
 pub(crate) fn plain(value: f64, digits: i32) -> String {
     let text = significant(value, digits);
     if !text.contains('.') || text.contains('e') {
@@ -32,7 +32,7 @@ pub(crate) fn plain(value: f64, digits: i32) -> String {
     text.trim_end_matches('0').trim_end_matches('.').into()
 }
 
-/// A time with the unit that fits: `12.3 µs`.
+/// A time in the unit of its magnitude: `12.3 µs`.
 pub(crate) fn seconds(value: f64) -> String {
     let (scale, unit) = match value {
         _ if !value.is_finite() => return "–".into(),
@@ -44,12 +44,12 @@ pub(crate) fn seconds(value: f64) -> String {
     format!("{} {unit}", significant(value * scale, 3))
 }
 
-/// A share as whole percents.
+/// A share in whole percents.
 pub(crate) fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.0}%", share * 100.0) } else { "–".into() }
 }
 
-/// A size in the largest binary unit below it.
+/// A size in the largest binary unit that does not exceed it.
 pub(crate) fn bytes(size: usize) -> String {
     let size = size as f64;
     let (scale, unit) = match size {
@@ -66,12 +66,12 @@ pub(crate) fn interval([low, high]: [f64; 2]) -> String {
     format!("{} to {}", significant(low, 3), significant(high, 3))
 }
 
-/// `1 thread`, `8 threads`; the plural is the regular one.
+/// A number with its noun, in the regular plural: `1 thread`, `8 threads`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// ISO 8601 in UTC, of seconds since 1970: `2026-03-01T12:00:00Z`.
+/// Date and time in UTC by ISO 8601, from seconds since 1970: `2026-03-01T12:00:00Z`.
 pub(crate) fn date(unix: u64) -> String {
     let (days, second) = (unix / 86_400, unix % 86_400);
     // Days are counted from 1 March of the year 0, so that a leap day is the last of its year; eras
@@ -89,7 +89,7 @@ pub(crate) fn date(unix: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// A level as tables and pictures name it.
+/// The name of a level in tables and pictures.
 pub(crate) fn level(level: Level) -> &'static str {
     match level {
         Level::L1 => "L1",
@@ -99,18 +99,18 @@ pub(crate) fn level(level: Level) -> &'static str {
     }
 }
 
-/// 10^9 operations per second, as recorded or as they follow from the time.
+/// Recorded rate in 10^9 operations per second, or the rate computed from the time.
 pub(crate) fn gflops(row: &Row) -> Option<f64> {
     positive(row.flops)?;
     row.gflops.and_then(positive).or_else(|| positive(row.flops / row.median_s? / 1e9))
 }
 
-/// 10^9 bytes per second, as recorded or as they follow from the time.
+/// Recorded rate in 10^9 bytes per second, or the rate computed from the time.
 pub(crate) fn gbps(row: &Row) -> Option<f64> {
     row.gbps.and_then(positive).or_else(|| positive(row.bytes / row.median_s? / 1e9))
 }
 
-/// A row in a sentence, for titles of marks.
+/// A sentence about a row, for the titles of marks.
 pub(crate) fn describe(row: &Row) -> String {
     let mut text = row.name();
     match row.median_s.and_then(positive) {

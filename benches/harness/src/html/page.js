@@ -1,6 +1,6 @@
 "use strict";
-// Sorts a table by the column whose head is pressed: numbers from the largest, texts from A, the other
-// way round when pressed again. Cells without a number stay last.
+// Sorts a table by the column whose head is pressed: numbers from the largest, texts from A. A second press
+// reverses the order. Cells without a number stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -27,7 +27,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Shows the rows that have all words of the filter.
+// Shows the rows that contain all words of the filter.
 const filter = document.getElementById("filter");
 if (filter) {
   const rows = [...document.getElementById("all").tBodies[0].rows];
@@ -40,7 +40,7 @@ if (filter) {
     shown.textContent = (words.length ? count + " of " : "") + rows.length + (rows.length === 1 ? " row" : " rows");
   };
   filter.addEventListener("input", apply);
-  apply(); // a browser may have kept what was typed before a reload
+  apply(); // a browser may keep the typed filter across a reload
   // A link to a row that the filter hides shows it.
   addEventListener("hashchange", () => {
     const target = document.getElementById(location.hash.slice(1));

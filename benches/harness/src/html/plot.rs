@@ -1,4 +1,4 @@
-//! The coordinate system of a picture: axes, ticks, grid and lines by `plotters`, marks on top of it.
+//! The coordinate system of a picture: axes, ticks, grid and lines drawn by `plotters`, with marks on top.
 //!
 //! ```text
 //!  0      left                    right    width
@@ -26,7 +26,7 @@ pub(super) const GRID: RGBColor = RGBColor(0xDF, 0xE3, 0xE9);
 /// Lines that limit the marks.
 pub(super) const ROOF: RGBColor = RGBColor(0x6B, 0x75, 0x84);
 
-/// plotters divides font sizes by this.
+/// Divisor that plotters applies to font sizes.
 const FONT: f64 = 1.24;
 /// Height of tick labels, in the units of the picture.
 const TEXT: f64 = 13.0;
@@ -41,12 +41,12 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Logarithmic, from `lo` to `hi`, which are above zero.
+    /// A logarithmic axis from `lo` to `hi`, both above zero.
     pub(super) fn log(lo: f64, hi: f64, title: &str) -> Self {
         Self { lo, hi, log: true, ticks: ticks(lo, hi), title: title.into() }
     }
 
-    /// Rows `0..n` from the top, each one high; without ticks.
+    /// An axis of rows `0..n` from the top, each of height one, without ticks.
     pub(super) fn rows(n: usize) -> Self {
         Self { lo: n as f64, hi: 0.0, log: false, ticks: Vec::new(), title: String::new() }
     }
@@ -63,7 +63,7 @@ impl Axis {
     }
 }
 
-/// Coordinates for plotters. The types of plotters would not let us choose the ticks.
+/// Coordinates for plotters, whose own types do not allow a choice of ticks.
 impl Ranged for &Axis {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
@@ -87,7 +87,7 @@ impl ValueFormatter<f64> for &Axis {
     }
 }
 
-/// At most eight ticks at round values of a logarithmic axis, two at least if it spans a tenth.
+/// At most eight ticks at round values of a logarithmic axis; at least two if the axis spans a tenth.
 fn ticks(lo: f64, hi: f64) -> Vec<f64> {
     const STEPS: [&[f64]; 6] = [
         &[
@@ -102,7 +102,7 @@ fn ticks(lo: f64, hi: f64) -> Vec<f64> {
     ];
     const MOST: usize = 8;
     let decades = lo.log10().floor() as i32..=hi.log10().ceil() as i32;
-    // A hair of room, for values like 0.1 that are computed.
+    // The tolerance admits computed values like 0.1 at the ends.
     let inside = |tick: &f64| (lo * (1.0 - 1e-9)..=hi * (1.0 + 1e-9)).contains(tick);
     for steps in STEPS {
         let ticks: Vec<f64> = (decades.clone())
@@ -179,7 +179,7 @@ impl Plot {
         f64::from(self.height - self.margins.bottom)
     }
 
-    /// The picture with `marks` on it, as wide as its container, and not much wider than it was drawn.
+    /// The picture with `marks`, as wide as its container, but not much wider than its drawn size.
     pub(super) fn with(&self, label: &str, marks: &Markup) -> Markup {
         let (width, height) = (self.width, self.height);
         html! {
@@ -194,7 +194,7 @@ impl Plot {
     }
 }
 
-/// To a hundredth of a unit: enough for the eye.
+/// Rounds to a hundredth of a unit, which is finer than a pixel.
 pub(super) fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

@@ -1,7 +1,7 @@
 //! Rooflines: rates of rows below the limits of the machine.
 //!
-//! Both axes are logarithmic. A bandwidth is a diagonal, a multiply-add peak a level line, and a row
-//! that computes is a point: its operations per byte, and the operations per second that it reached.
+//! Both axes are logarithmic. A bandwidth is a diagonal and a multiply-add peak is a horizontal line. A compute-bound
+//! row is a point: its operations per byte, and its measured operations per second.
 //!
 //! S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for
 //! multicore architectures", Communications of the ACM 52(4), 2009.
@@ -11,11 +11,11 @@ use super::plot::{Axis, Margins, Plot, round};
 use crate::record::{Limit, Row, Run};
 use maud::{Markup, html};
 
-/// Colours of `page.css`; further kernels start again with the first.
+/// Number of colours in `page.css`; further kernels start again with the first colour.
 const COLOURS: usize = 10;
 /// Width and height of a picture.
 const SIZE: (u32, u32) = (640, 440);
-/// Distance of labels that would overlap.
+/// Vertical distance below which labels overlap.
 const LINE: f64 = 15.0;
 /// Length of a bandwidth's label along its diagonal.
 const LABEL: f64 = 120.0;
@@ -68,12 +68,12 @@ impl<'a> Palette<'a> {
     }
 }
 
-/// True if a row is a point of a roofline; memory alone bounds the other rows.
+/// True if a row is a point of a roofline. Memory alone bounds the other rows.
 pub(super) fn computes(row: &Row) -> bool {
     positive(row.flops).is_some()
 }
 
-/// All models share a colour: `model/bert-base` is `model`.
+/// Name that determines a row's colour. All models share one: `model/bert-base` is `model`.
 fn family(row: &Row) -> &str {
     row.kernel.split('/').next().unwrap_or_default()
 }
@@ -99,7 +99,7 @@ struct Point<'a> {
     rate: Option<f64>,
 }
 
-/// The picture of one number of threads; nothing if no row computes.
+/// The picture of one number of threads; empty if all rows are memory-bound.
 pub(super) fn figure(run: &Run, threads: usize, palette: &Palette) -> Markup {
     let points: Vec<Point> = (run.rows.iter().enumerate())
         .filter(|(_, row)| row.threads == threads && computes(row))
@@ -128,7 +128,7 @@ pub(super) fn figure(run: &Run, threads: usize, palette: &Palette) -> Markup {
     }
 }
 
-/// Axes whose ranges contain all points and all ridges, where two roofs meet.
+/// Axes whose ranges contain all points and all ridges. A ridge is the point where two roofs meet.
 fn axes(points: &[Point], roofs: &Roofs) -> (Axis, Axis) {
     let range = |values: &mut dyn Iterator<Item = f64>| {
         values.fold(None, |range: Option<(f64, f64)>, value| {
@@ -147,7 +147,7 @@ fn axes(points: &[Point], roofs: &Roofs) -> (Axis, Axis) {
 fn marks(plot: &Plot, points: &[Point], palette: &Palette) -> Markup {
     html! {
         @for Point { index, row, intensity, rate } in points {
-            // A row without bytes goes to the right end.
+            // A row without bytes stands at the right end.
             @let x = plot.x(intensity.unwrap_or(f64::MAX));
             @let at = |y: f64| format!("translate({x} {y})");
             a href={ "#row-" (index) } tabindex="-1" {
@@ -187,7 +187,7 @@ impl<'a> Roofs<'a> {
         Self { peaks, read }
     }
 
-    /// One line for each peak, then one for each bandwidth; a line outside of the picture is empty.
+    /// One line for each peak, then one line for each bandwidth. A line outside the picture is empty.
     fn lines(&self, x: &Axis, y: &Axis) -> Vec<Vec<(f64, f64)>> {
         let top = self.peaks.first().map_or(y.hi, |&(_, peak)| peak);
         let fastest = self.read.first().map_or(f64::INFINITY, |&(_, read)| read);
@@ -202,7 +202,7 @@ impl<'a> Roofs<'a> {
         peaks.chain(reads).collect()
     }
 
-    /// Peaks right of their lines, bandwidths along theirs.
+    /// Labels of the peaks right of their lines, and of the bandwidths along their lines.
     fn labels(&self, plot: &Plot, lines: &[Vec<(f64, f64)>]) -> Markup {
         let mut below = f64::NEG_INFINITY;
         let peaks = self.peaks.iter().map(|&(name, peak)| {
@@ -215,8 +215,8 @@ impl<'a> Roofs<'a> {
             let &[(x0, y0), (x1, y1)] = line.as_slice() else { return None };
             let (dx, dy) = (plot.x(x1) - plot.x(x0), plot.y(y1) - plot.y(y0));
             let angle = dy.atan2(dx);
-            // Diagonals are parallel. Their distance is the difference of their heights at one intensity,
-            // projected on the normal. Where labels would touch, the next one stands further along.
+            // Diagonals are parallel. Their distance is the difference of their heights at one intensity, projected on
+            // the normal. If labels would touch, the next label moves further along its line.
             let height = plot.y(y0) - (plot.x(x0) - plot.left()) * angle.tan();
             let close = above.is_some_and(|above| (height - above) * angle.cos() < LINE);
             along = if close { along + LABEL } else { 0.0 };

@@ -1,4 +1,4 @@
-//! Tables that the reader sorts: all rows, and a comparison with a baseline.
+//! Sortable tables: all rows, and a comparison with a baseline.
 
 use super::bars::Side;
 use super::format::{
@@ -16,7 +16,7 @@ struct Column<'a, T> {
     cell: Box<dyn Fn(&T) -> Cell + 'a>,
 }
 
-/// Content of a cell, and the key that its column sorts by if the text is not the key.
+/// Content of a cell, and the sort key if it differs from the text.
 struct Cell {
     text: Markup,
     key: Option<f64>,
@@ -28,7 +28,7 @@ impl<'a, T> Column<'a, T> {
         Self { name, unit: "", numeric: false, cell: Box::new(cell) }
     }
 
-    /// Column of numbers as `show` writes them; a missing number is a dash, and comes last in any order.
+    /// Column of numbers that `show` formats. A missing number is a dash and comes last in any order.
     fn number(
         name: &'a str,
         unit: &'static str,
@@ -43,7 +43,7 @@ impl<'a, T> Column<'a, T> {
     }
 }
 
-/// `items`, each named by the column `head`; an item's `index` in the run makes it a target of links.
+/// Table of `items`, each named by the column `head`. An item with an `index` in the run is a target of links.
 fn table<T>(
     id: &str,
     caption: &str,
@@ -101,7 +101,7 @@ pub(super) fn rows(run: &Run, peers: &BTreeSet<&str>) -> Markup {
         }),
         Column::text("type", |row: &Row| row.dtype.clone()),
         Column::text("shape", |row: &Row| row.shape.clone()),
-        // `8t`, as in the names of rows, so that a filter tells threads from other numbers.
+        // `8t` as in the names of rows, so that a filter distinguishes threads from other numbers.
         Column::number("threads", "", |row: &Row| Some(row.threads as f64), |n| format!("{n}t")),
     ];
     if any(|row| row.packed.is_some()) {
@@ -166,7 +166,7 @@ fn depth(level: Level) -> f64 {
     }
 }
 
-/// The ratio to a peer, with its sign and, when pointed at, its interval.
+/// Column of the ratio to a peer, with its sign, and with its interval as a tooltip.
 fn ratio<'a>(name: &'a str) -> Column<'a, Row> {
     let cell = move |row: &Row| {
         let Some(peer) = row.peers.get(name) else {
@@ -188,7 +188,7 @@ fn ratio<'a>(name: &'a str) -> Column<'a, Row> {
     Column { name, unit: "ratio", numeric: true, cell: Box::new(cell) }
 }
 
-/// The rows that both runs have: slower ones first, then faster ones, the largest change first.
+/// Table of the rows that both runs have: slower rows first, then faster rows, each by falling change.
 pub(super) fn comparisons(run: &Run, comparisons: &[Comparison]) -> Markup {
     let mut items: Vec<&Comparison> = comparisons.iter().collect();
     let order = |verdict| match verdict {

@@ -1,4 +1,4 @@
-//! The page of a run that has a bit of everything, and of runs that have nothing.
+//! The page of a run with every kind of row, and of runs without rows.
 
 use super::format::date;
 use super::{Baseline, page};
@@ -83,7 +83,7 @@ fn limit(threads: usize) -> Limit {
     }
 }
 
-/// Measures nothing: times that such a machine could show, the same on each call.
+/// A run with invented, plausible times, equal on each call.
 fn sample() -> Run {
     let mut rows = Vec::new();
     for threads in [1, 8] {
@@ -196,13 +196,13 @@ fn comparisons(run: &Run) -> Vec<Comparison> {
         .collect()
 }
 
-/// The page has no trace of an undefined number, of a figure left out, or of the network.
+/// Asserts that the page contains no undefined number, no omitted figure and no link to the network.
 fn sound(page: &str) {
     for wrong in ["NaN", "inf\"", "inf ", "undefined", "http://", "https://", "src=", "@import", "url("] {
         let page = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!page.contains(wrong), "{wrong} in {}", page.split(wrong).next().unwrap_or_default());
     }
-    // In SVG an element that is not closed holds all that follow it.
+    // In SVG, an unclosed element contains all elements behind it.
     for (open, close) in [("<path", "</path>"), ("<circle", "</circle>"), ("<rect class", "</rect>")] {
         assert_eq!(page.matches(open).count(), page.matches(close).count(), "{open}");
     }
@@ -225,7 +225,7 @@ fn every_row_is_in_the_table_and_on_a_picture() {
     let (before_peers, peers) = pictures.split_once("id=\"peers\"").unwrap();
     for (i, row) in run.rows.iter().enumerate() {
         assert_eq!(table.matches(&format!("<tr id=\"row-{i}\">")).count(), 1, "{}", row.name());
-        // Once where its rate is, and once for each peer.
+        // One link at the rate of the row, and one for each peer.
         assert_eq!(before_peers.matches(&format!("href=\"#row-{i}\"")).count(), 1, "{}", row.name());
         assert_eq!(peers.matches(&format!("href=\"#row-{i}\"")).count(), row.peers.len(), "{}", row.name());
         assert!(pictures.contains(&row.name()), "{}", row.name());

@@ -1,4 +1,4 @@
-//! Models that cases run.
+//! Models with random weights, ready to run.
 
 use super::{MODELS, Task};
 use crate::work::Compute;
@@ -13,16 +13,16 @@ use tilewright::{ActivationQuantization, Arithmetic, Batch};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::Format;
 
-/// The model made last, so that cases of one model do not each draw its weights.
+/// Keeps the last model, so that consecutive cases of one model draw its weights once.
 #[derive(Debug, Default)]
 pub struct Models {
-    /// ActivationQuantization of the linear layers of models in another type than f32: exact or rounded [default: as
-    /// [`Arithmetic::new`]].
+    /// Activation quantization of the linear layers, for models in a type other than f32. `None`: the default of
+    /// [`Arithmetic::new`].
     pub layer_inputs: Option<ActivationQuantization>,
     last: RefCell<Option<(usize, Arithmetic, Shared)>>,
 }
 
-/// A model that several cases run, one after the other.
+/// A model that several cases run in turn.
 type Shared = Arc<Mutex<Box<dyn Model>>>;
 
 impl Models {
@@ -32,7 +32,7 @@ impl Models {
         Arithmetic { inputs: self.layer_inputs.unwrap_or(on.inputs), ..on }
     }
 
-    /// A run; it takes no output, for its states stay inside.
+    /// Prepares a run. The run writes no output: the results stay inside.
     pub(crate) fn prepare(
         &self,
         model: usize,
@@ -43,7 +43,7 @@ impl Models {
         let shared = match &*last {
             Some((of, by, shared)) if (*of, *by) == (model, on) => Arc::clone(shared),
             _ => {
-                *last = None; // before the next one needs its memory
+                *last = None; // frees its memory before the next model needs it
                 let shared: Shared = Arc::new(Mutex::new((MODELS[model].make)(on)?));
                 *last = Some((model, on, Arc::clone(&shared)));
                 shared
@@ -52,7 +52,7 @@ impl Models {
         let words = MODELS[model].size.words;
         let mut sequences = Batch::default();
         for (s, length) in task.lengths().into_iter().enumerate() {
-            // All over the table, as words are.
+            // Ids spread over the whole table, as the ids of real words do.
             let ids: Vec<u32> = (0..length).map(|i| ((s * length + i + 1) * 7919 % words) as u32).collect();
             sequences.push(&ids, &vec![0; length])?;
         }
@@ -77,7 +77,7 @@ impl Models {
     }
 }
 
-/// Sequences that are continued, and their memory.
+/// Sequences to continue, with their caches and buffers.
 #[derive(Default)]
 struct Continued {
     caches: Vec<Cache>,
@@ -85,7 +85,7 @@ struct Continued {
 }
 
 impl Continued {
-    /// Reads the sequences and continues each by `new` tokens, greedily.
+    /// Reads the sequences and continues each greedily by `new` tokens.
     fn run(&mut self, model: &mut dyn CausalLm, sequences: &Batch, new: usize) -> Result<(), Error> {
         let Self { caches, logits } = self;
         let mut tokens = sequences.clone();

@@ -1,4 +1,4 @@
-//! bf16 and f16, with f32 sums and outputs.
+//! Products in bf16 and f16, with f32 sums and outputs.
 
 use super::{B_MATRIX, Int, MklThreads, PACKED, PackedSize};
 use crate::PeerCall;
@@ -38,13 +38,13 @@ struct HalfGemmPacking {
 }
 
 impl HalfGemmFunctions {
-    /// The functions `cblas_gemm_{types}`, if the library has them.
+    /// Looks up the functions `cblas_gemm_{types}`; `None` if the library lacks them.
     ///
     /// # Safety
-    /// - The library counts in [`Int`] when these are called.
+    /// - The library counts in [`Int`] when these functions are called.
     pub unsafe fn new(symbols: &Symbols, types: &str, convert: fn(f32) -> u16) -> Option<Self> {
         let name = |form: &str| format!("cblas_gemm_{types}{form}");
-        // SAFETY: these are the functions of `mkl_cblas.h`.
+        // SAFETY: the types are the signatures of these functions in `mkl_cblas.h`.
         unsafe {
             let packing = || {
                 Some(HalfGemmPacking {
@@ -57,7 +57,7 @@ impl HalfGemmFunctions {
         }
     }
 
-    /// Returns `None` if `packed` is set and the library has no packed form.
+    /// Prepares a product. Returns `None` if `packed` is set and the library has no packed form.
     pub fn prepare<'a>(
         &self,
         threads: MklThreads,
@@ -76,10 +76,10 @@ impl HalfGemmFunctions {
         let HalfGemmPacking { size, pack, compute } = self.packing?;
         let LinearLayer { m, k, n, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
-        // SAFETY: the function reads its arguments alone, which are dimensions that `PeerOperation::check` accepted.
+        // SAFETY: the function reads only its arguments, which are dimensions that `PeerOperation::check` accepted.
         let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
         let mut packed = AlignedBuffer::<u16>::zeros(bytes.div_ceil(size_of::<u16>()));
-        // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
+        // SAFETY: `weight` is n x k, row-major and dense; `packed` has the size that `size` returned.
         unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };
         Some(call(m * n, move |y: &mut [f32]| {
             set_threads();

@@ -1,4 +1,4 @@
-//! u8 times s8, with i32 sums and outputs. In the row-major layout A is the unsigned one.
+//! Products of u8 by s8, with i32 sums and outputs. In the row-major layout, A is unsigned.
 
 use super::{B_MATRIX, Int, MklThreads, PACKED, PackedSize};
 use crate::cblas::{Integer, NO_TRANS, ROW_MAJOR, TRANS};
@@ -7,12 +7,12 @@ use crate::symbols::Symbols;
 use crate::{Error, PeerCall};
 use std::ffi::c_uint;
 
-/// `CblasFixOffset`: one offset, here 0, is added to all of C.
+/// `CblasFixOffset`: adds one offset, here 0, to all elements of C.
 const FIX_OFFSET: c_uint = 173;
 
-/// Layout, transpositions of A and B, kind of offset, m, n, k, alpha, A, its leading dimension and
-/// offset, B, its and its, beta, C and its leading dimension, offset of C. A transposition is a
-/// [`c_uint`] in the unpacked and an [`Int`] in the packed form, which are passed alike.
+/// Layout, transpositions of A and B, kind of offset, m, n, k, alpha, A with its leading dimension and offset, B with
+/// its leading dimension and offset, beta, C with its leading dimension, offset of C. A transposition is a [`c_uint`]
+/// in the unpacked form and an [`Int`] in the packed form; the calling convention passes both alike.
 type Int8Gemm<Transposition> = unsafe extern "C" fn(
     c_uint,
     Transposition,
@@ -48,12 +48,12 @@ struct Int8GemmPacking {
 }
 
 impl Int8GemmFunctions {
-    /// Looks the functions up; `None` if the library lacks the product.
+    /// Looks up the functions; `None` if the library lacks the product.
     ///
     /// # Safety
-    /// - The library counts in [`Int`] when these are called.
+    /// - The library counts in [`Int`] when these functions are called.
     pub unsafe fn new(symbols: &Symbols) -> Option<Self> {
-        // SAFETY: these are the functions of `mkl_cblas.h`.
+        // SAFETY: the types are the signatures of these functions in `mkl_cblas.h`.
         unsafe {
             let packing = || {
                 Some(Int8GemmPacking {
@@ -66,7 +66,7 @@ impl Int8GemmFunctions {
         }
     }
 
-    /// Returns `None` if packed weights are asked for and the library has no packed form.
+    /// Prepares a product. Returns `None` if packed weights are requested and the library has no packed form.
     pub fn prepare<'a>(
         &self,
         threads: MklThreads,
@@ -81,8 +81,7 @@ impl Int8GemmFunctions {
             return Ok(Some(call(m * n, move |y: &mut [i32]| {
                 threads.set(count);
                 let (a, b, y) = (x.as_ptr(), weight.as_ptr(), y.as_mut_ptr());
-                // SAFETY: `x` is m x k, `weight` n x k and `y` m x n, row-major and dense; one offset
-                // is read.
+                // SAFETY: `x` is m x k, `weight` n x k and `y` m x n, row-major and dense; the call reads one offset.
                 unsafe {
                     gemm(
                         ROW_MAJOR, NO_TRANS, TRANS, FIX_OFFSET, im, in_, ik, 1.0, a, ik, 0, b, ik, 0, 0.0, y,
@@ -92,15 +91,15 @@ impl Int8GemmFunctions {
             })));
         }
         let Some(Int8GemmPacking { size, pack, compute }) = self.packing else { return Ok(None) };
-        // SAFETY: the function reads its arguments alone, which are dimensions that `PeerOperation::check` accepted.
+        // SAFETY: the function reads only its arguments, which are dimensions that `PeerOperation::check` accepted.
         let mut packed = AlignedBuffer::<i8>::zeros(unsafe { size(B_MATRIX, im, in_, ik) });
-        // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.
+        // SAFETY: `weight` is n x k, row-major and dense; `packed` has the size that `size` returned.
         unsafe { pack(ROW_MAJOR, B_MATRIX, TRANS, im, in_, ik, weight.as_ptr(), ik, packed.as_mut_ptr()) };
         Ok(Some(call(m * n, move |y: &mut [i32]| {
             threads.set(count);
             let (no_trans, a, b, y) = (NO_TRANS as Int, x.as_ptr(), packed.as_ptr(), y.as_mut_ptr());
-            // SAFETY: `x` is m x k and `y` m x n, row-major and dense; B was packed for this shape; one
-            // offset is read.
+            // SAFETY: `x` is m x k and `y` m x n, row-major and dense; B was packed for this shape; the call reads one
+            // offset.
             unsafe {
                 compute(
                     ROW_MAJOR, no_trans, PACKED, FIX_OFFSET, im, in_, ik, 1.0, a, ik, 0, b, ik, 0, 0.0, y,

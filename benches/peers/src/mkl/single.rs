@@ -1,4 +1,4 @@
-//! f32.
+//! Products in f32.
 
 use super::{B_MATRIX, Int, MklThreads, PACKED, PackedSize};
 use crate::cblas::{CblasGemm, Integer, NO_TRANS, ROW_MAJOR, TRANS, linear};
@@ -36,10 +36,12 @@ struct SgemmPacking {
 }
 
 impl SgemmFunctions {
+    /// Looks up the functions of f32 products.
+    ///
     /// # Safety
-    /// - The library counts in [`Int`] when these are called.
+    /// - The library counts in [`Int`] when these functions are called.
     pub unsafe fn new(symbols: &Symbols) -> Result<Self, Error> {
-        // SAFETY: these are the functions of `mkl_cblas.h`.
+        // SAFETY: the types are the signatures of these functions in `mkl_cblas.h`.
         unsafe {
             let packing = || {
                 Some(SgemmPacking {
@@ -69,7 +71,7 @@ impl SgemmFunctions {
         };
         let LinearLayer { m, k, n, x, weight, .. } = layer;
         let [im, ik, in_] = [m, k, n].map(Int::new);
-        // SAFETY: the function reads its arguments alone, which are dimensions that `PeerOperation::check` accepted.
+        // SAFETY: the function reads only its arguments, which are dimensions that `PeerOperation::check` accepted.
         let bytes = unsafe { size(B_MATRIX, im, in_, ik) };
         let mut packed = AlignedBuffer::<f32>::zeros(bytes.div_ceil(size_of::<f32>()));
         // SAFETY: `weight` is n x k, row-major and dense; the result has the bytes asked for.

@@ -1,10 +1,10 @@
-//! The part of oneDNN's C interface, version 3, that the benchmarks call.
+//! The functions of oneDNN's C interface, version 3, that the benchmarks call.
 
 use crate::Error;
 use crate::symbols::Symbols;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-/// An object of the library; the function that takes it decides its class.
+/// Handle of an object of the library. Each function determines the class of the objects that it takes.
 pub(super) type Handle = *mut c_void;
 
 /// `dnnl_status_t`.
@@ -52,7 +52,7 @@ pub(super) mod arg {
     pub const SHIFT: c_int = 52;
 }
 
-/// Members of enumerations, under their names.
+/// Members of the library's enumerations.
 pub(super) mod enums {
     use std::ffi::{c_int, c_uint};
     pub const CPU: c_int = 1;
@@ -116,7 +116,7 @@ pub(super) fn isa(isa: c_int) -> String {
     name.to_owned()
 }
 
-/// A structure of functions, and how it is read from the library.
+/// Defines a structure of functions, and its constructor from the library.
 macro_rules! functions {
     ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {
         /// The functions.
@@ -139,12 +139,12 @@ functions! {
     dnnl_stream_create(*mut Handle, Handle, c_uint) -> Status;
     dnnl_stream_wait(Handle) -> Status;
     dnnl_stream_destroy(Handle) -> Status;
-    // Number and sizes of dimensions, type, format.
+    // Result, rank, dimensions, type, format.
     dnnl_memory_desc_create_with_tag(*mut Handle, c_int, *const i64, DataType, Tag) -> Status;
     dnnl_memory_desc_clone(*mut Handle, Handle) -> Status;
     dnnl_memory_desc_get_size(Handle) -> usize;
     dnnl_memory_desc_destroy(Handle) -> Status;
-    // Descriptor, engine, data.
+    // Result, descriptor, engine, data.
     dnnl_memory_create(*mut Handle, Handle, Handle, *mut c_void) -> Status;
     dnnl_memory_map_data(Handle, *mut *mut c_void) -> Status;
     dnnl_memory_unmap_data(Handle, *mut c_void) -> Status;

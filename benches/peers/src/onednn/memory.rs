@@ -1,4 +1,4 @@
-//! Objects of oneDNN that are freed with their owners.
+//! Owners of oneDNN's objects, which free them.
 
 use super::api::{Api, DataType, Handle, Status, Tag, allocate, enums};
 use super::{Context, OneDnnFailure, checked};
@@ -6,14 +6,14 @@ use crate::Error;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-/// An object of oneDNN and the function that frees it.
+/// An object of oneDNN, with the function that frees it.
 pub(super) struct Owned {
     raw: Handle,
     destroy: unsafe extern "C" fn(Handle) -> Status,
 }
 
 impl Owned {
-    /// Calls `create`, the call of `function`, and owns the object that it makes.
+    /// Owns the object that `create` makes. `create` calls `function`, which errors name.
     pub fn new(
         destroy: unsafe extern "C" fn(Handle) -> Status,
         function: &'static str,
@@ -24,7 +24,7 @@ impl Owned {
         Ok(Self { raw, destroy })
     }
 
-    /// The object, while `self` lives.
+    /// Handle of the object, valid while `self` lives.
     pub fn raw(&self) -> Handle {
         self.raw
     }
@@ -32,8 +32,8 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // SAFETY: `create` of the same class made the object, and only this `drop` frees it. A failure to
-        // free it does not matter.
+        // SAFETY: `create` of the class that `destroy` frees made the object, and only this `drop` frees it. A failure
+        // leaks the object.
         unsafe { (self.destroy)(self.raw) };
     }
 }
@@ -49,22 +49,22 @@ impl Descriptor {
         let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
         let owned = Owned::new(api.dnnl_memory_desc_destroy, "dnnl_memory_desc_create_with_tag", |to| {
             let rank = dims.len() as i32;
-            // SAFETY: `dims` holds as many dimensions as its count; each caller passes a tag of that rank.
+            // SAFETY: `dims` holds `rank` dimensions, and each caller passes a tag of that rank.
             unsafe { (api.dnnl_memory_desc_create_with_tag)(to, rank, dims.as_ptr(), dtype, tag) }
         })?;
         Ok(Self { owned, dtype })
     }
 
-    /// The format that a product, which `description` describes, asks for its weights, of `dtype`.
+    /// The format that the product of `description` requests for its weights.
     pub fn of_weights(api: &Api, description: &Owned, dtype: DataType) -> Result<Self, OneDnnFailure> {
         let what = enums::QUERY_WEIGHTS_MD;
-        // SAFETY: the description is valid.
+        // SAFETY: `description` owns a valid description.
         let asked = unsafe { (api.dnnl_primitive_desc_query_md)(description.raw(), what, 0) };
         if asked.is_null() {
             return Err(Error("dnnl_primitive_desc_query_md returned nothing".to_owned()).into());
         }
         let owned = Owned::new(api.dnnl_memory_desc_destroy, "dnnl_memory_desc_clone", |to| {
-            // SAFETY: a valid descriptor is cloned, for it belongs to the description.
+            // SAFETY: `asked` is not null and belongs to `description`, which outlives this call.
             unsafe { (api.dnnl_memory_desc_clone)(to, asked) }
         })?;
         Ok(Self { owned, dtype })
@@ -75,7 +75,7 @@ impl Descriptor {
     }
 }
 
-/// The numbers of a tensor, in memory that oneDNN allocates. A SYCL runtime does not know other memory.
+/// The numbers of a tensor in memory that oneDNN allocates, because a SYCL runtime accepts no other memory.
 pub(super) struct Memory {
     context: &'static Context,
     memory: Owned,
@@ -87,13 +87,13 @@ impl Memory {
     pub fn new(context: &'static Context, descriptor: &Descriptor) -> Result<Self, OneDnnFailure> {
         let api = &context.api;
         let memory = Owned::new(api.dnnl_memory_destroy, "dnnl_memory_create", |to| {
-            // SAFETY: the descriptor and the engine are valid.
+            // SAFETY: `descriptor` outlives this call, and the engine is valid until the process ends.
             unsafe { (api.dnnl_memory_create)(to, descriptor.raw(), context.engine, allocate()) }
         })?;
-        // SAFETY: the descriptor is valid.
+        // SAFETY: `descriptor` outlives this call.
         let bytes = unsafe { (api.dnnl_memory_desc_get_size)(descriptor.raw()) };
         let memory = Self { context, memory, dtype: descriptor.dtype, bytes };
-        // The allocator maps pages on their first write, or maps all of them to one page of zeros.
+        // Writing maps every page. An unwritten page may be mapped on its first use, or be a shared page of zeros.
         memory.map(|data| {
             // SAFETY: `map` passes a pointer to `bytes` writable bytes.
             unsafe { data.cast::<u8>().write_bytes(0, bytes) };
@@ -109,7 +109,7 @@ impl Memory {
     fn map<R>(&self, f: impl FnOnce(*mut c_void) -> R) -> Result<R, OneDnnFailure> {
         let api = &self.context.api;
         let mut data = null_mut();
-        // SAFETY: the memory is valid and not in use: every execution is waited for.
+        // SAFETY: `self` owns the memory, and no execution uses it: `execute` waits for the end of each.
         let mapped = unsafe { (api.dnnl_memory_map_data)(self.raw(), &mut data) };
         checked("dnnl_memory_map_data", mapped)?;
         if data.is_null() {
@@ -135,7 +135,7 @@ impl Memory {
         })
     }
 
-    /// The numbers of a dense tensor of f32 or s32.
+    /// Reads the numbers of a dense f32 or s32 tensor, as f32.
     pub fn read(&self) -> Result<Vec<f32>, OneDnnFailure> {
         let whole = self.dtype == DataType::S32;
         let number = |bytes: &[u8; 4]| {

@@ -1,28 +1,28 @@
-//! The number of threads that oneDNN computes on; the runtime that it was built with decides how to set it.
+//! The number of threads of oneDNN. Each runtime that oneDNN can be built for sets it in its own way.
 
 use crate::Error;
 use crate::symbols::Symbols;
 use std::ffi::{c_int, c_uint};
 use std::sync::Mutex;
 
-/// The runtime that the library was built with: `dnnl_version_t::cpu_runtime`.
+/// The threading runtime of the library: `dnnl_version_t::cpu_runtime`.
 #[derive(Clone, Copy)]
 pub(super) enum Runtime {
     /// One thread.
     Sequential,
-    /// OpenMP, by `omp_set_num_threads`.
+    /// OpenMP, with `omp_set_num_threads`.
     OpenMp(unsafe extern "C" fn(c_int)),
     /// TBB.
     Tbb(Tbb),
-    /// A pool that the user would have to bring; without one it computes on the calling thread.
+    /// A pool that the user provides. Without one, oneDNN computes on the calling thread.
     Pool,
-    /// SYCL, whose CPU computes on threads of TBB.
+    /// SYCL, whose CPU device computes on TBB's threads.
     Sycl(Tbb),
 }
 
 impl Runtime {
     pub fn new(runtime: c_uint, symbols: &Symbols) -> Result<Self, Error> {
-        // SAFETY: `void omp_set_num_threads(int)`.
+        // SAFETY: the signature is `void omp_set_num_threads(int)`.
         let openmp = || unsafe { symbols.required("omp_set_num_threads") };
         match runtime {
             1 => Ok(Self::Sequential),
@@ -45,7 +45,7 @@ impl Runtime {
     }
 }
 
-/// A number of threads that a runtime can be told.
+/// A number of threads that the runtime supports.
 #[derive(Clone, Copy)]
 pub(super) struct OneDnnThreads {
     runtime: Runtime,
@@ -67,7 +67,7 @@ impl OneDnnThreads {
         possible.then_some(Self { runtime: *runtime, count })
     }
 
-    /// Sets the number for the calls of this thread that follow.
+    /// Sets the number of threads for later calls on this thread.
     pub fn set(self) {
         match self.runtime {
             // SAFETY: `omp_set_num_threads` accepts any positive number, and `new` checked that `count` is one.
@@ -78,8 +78,8 @@ impl OneDnnThreads {
     }
 }
 
-/// TBB's limit of threads, `tbb::global_control`: two functions of its binary interface, which all
-/// versions of `libtbb.so.12` keep.
+/// Two functions of TBB's binary interface that set its limit of threads, `tbb::global_control`. All versions of
+/// `libtbb.so.12` keep this interface.
 #[derive(Clone, Copy)]
 pub(super) struct Tbb {
     create: unsafe extern "C" fn(*mut GlobalControl),
@@ -95,8 +95,8 @@ struct GlobalControl {
     parameter: c_int,
 }
 
-/// The control in force, for the whole process, and its value. TBB takes the least of all controls,
-/// so there may only be one.
+/// The value and the control in force for the whole process. TBB takes the minimum of all controls, so at most one
+/// may exist.
 static LIMIT: Mutex<Option<(usize, Box<GlobalControl>)>> = Mutex::new(None);
 
 impl Tbb {

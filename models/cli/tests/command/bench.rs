@@ -125,5 +125,5 @@ fn bench_keeps_baselines_and_compares_with_them() {
     assert!(refused.contains("--any-machine"), "{refused}");
     assert_eq!(run(with(&["--compare", "a", "--any-machine"])).status.code(), Some(1));
     let refused = String::from_utf8(run(with(&["--save", "../a"])).stderr).unwrap();
-    assert!(refused.contains("no name of a baseline"), "{refused}");
+    assert!(refused.contains("is not a baseline name"), "{refused}");
 }

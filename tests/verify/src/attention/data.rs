@@ -1,4 +1,4 @@
-//! The numbers of an attention case, and its calls: the whole, or a part alone.
+//! The data of an attention case, and its calls: the whole attention, or a part alone.
 
 use super::super::Failure;
 use super::super::stored::{Stored, written};
@@ -15,7 +15,7 @@ pub(super) struct AttentionData {
     pub(super) q: Tensor<4>,
     pub(super) k: Tensor<4>,
     pub(super) v: Tensor<4>,
-    /// Key lengths, or the packed sequences' ends.
+    /// Key lengths, or the ends of the packed sequences.
     pub(super) query_ends: Vec<usize>,
     pub(super) key_ends: Vec<usize>,
     pub(super) bias: Option<Tensor<4>>,
@@ -97,7 +97,7 @@ impl AttentionData {
         data
     }
 
-    /// The key lengths as the kernel takes them.
+    /// The `sequences` argument of the kernel.
     fn sequences(&self, p: &Params) -> Sequences<'_> {
         match p.sequences {
             SequenceDivision::Rows => Sequences::Rows,
@@ -106,12 +106,12 @@ impl AttentionData {
         }
     }
 
-    /// The window as the kernel takes it.
+    /// The `distance` argument of the kernel.
     fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
         p.distance.bias(&self.slopes, &self.table)
     }
 
-    /// A sequence with queries, if there is one.
+    /// A random sequence that has queries; `None` if no sequence has.
     pub(super) fn any_sequence(&self, p: &Params, random: &mut Random) -> Option<SequenceSpan> {
         let [batch, _, _, queries, keys, _, _] = p.extents;
         let all: Vec<SequenceSpan> = match p.sequences {
@@ -136,7 +136,8 @@ impl AttentionData {
         if all.is_empty() { None } else { Some(all.swap_remove(random.below(all.len()))) }
     }
 
-    /// Outputs, stored as `out`, and log-sum-exps of the whole, in the order batch, head, query, dv.
+    /// Outputs, stored in the type of out, and log-sum-exps of the whole attention, in the order batch, head, query,
+    /// dv.
     pub(super) fn run(
         &self,
         p: &Params,
@@ -186,8 +187,7 @@ impl AttentionData {
         self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
     }
 
-    /// Outputs and log-sum-exps of a part, for these ranges of q and k, in the order batch, head, query,
-    /// dv.
+    /// Outputs and log-sum-exps of a part, which is given by ranges of q and k, in the order batch, head, query, dv.
     fn compute(
         &self,
         p: &Params,
@@ -197,7 +197,7 @@ impl AttentionData {
         part: CallPart<'_>,
         out: (Tensor<4>, Stored),
     ) -> Result<(Vec<f32>, Vec<f32>), Failure> {
-        /// As [`run`](Self::run), for tensors of `T`.
+        /// Calls [`store`](Self::store) for tensors of `T`.
         macro_rules! compute {
             ($q:expr, $k:expr, $v:expr) => {{
                 let mut q = heads_first($q, p.rows_first[0]);
@@ -223,7 +223,7 @@ impl AttentionData {
         }
     }
 
-    /// As `compute`, on views.
+    /// Runs the part on views, with an output of the case's type.
     fn store<T: Element>(
         &self,
         p: &Params,

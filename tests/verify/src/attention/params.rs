@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{DistanceBias, Precision, Start, View, Window};
 
-/// One attention.
+/// Arguments of one attention.
 #[derive(Clone, Debug)]
 pub struct Params {
-    /// batch, kv heads, query heads for each, queries, keys, dk, dv.
+    /// batch, kv heads, query heads for each kv head, queries, keys, dk, dv.
     pub(super) extents: [usize; 7],
-    /// True if rows come before heads in memory: of q, of k and v, of out.
+    /// True if rows come before heads in memory, for q, for k and v, and for out.
     pub(super) rows_first: [bool; 3],
     pub(super) layouts: [Layout<4>; 4],
     pub(super) sequences: SequenceDivision,
@@ -24,25 +24,25 @@ pub struct Params {
     pub(super) hides: bool,
     pub(super) distance: Distance,
     pub(super) lse: bool,
-    /// Types of q, k and v, and of out.
+    /// The type of q, k and v, and the type of out.
     pub(super) stored: [Stored; 2],
     pub(super) precision: Precision,
-    /// A key whose elements and value are NaN, counted from the first key of its batch row.
+    /// Index of a key whose elements and value are NaN, from the first key of its batch row.
     pub(super) poison: Option<usize>,
     pub(super) values: Values,
     pub(super) seed: u64,
 }
 
-/// Division of batch rows into sequences; the seed decides the lengths.
+/// Division of batch rows into sequences. The seed determines the lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SequenceDivision {
     Rows,
     KeyLengths,
-    /// Number of sequences, end to end.
+    /// Sequences end to end, with their number.
     Packed(usize),
 }
 
-/// A bias by distance; its numbers come from the seed.
+/// A bias by distance. The seed determines its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Distance {
     None,
@@ -50,11 +50,10 @@ pub(in super::super) enum Distance {
     T5 { bidirectional: bool },
 }
 
-/// Multiply-adds of a case: a few milliseconds of the reference.
+/// Upper bound of the multiply-adds of a case: the reference takes a few milliseconds.
 const MOST_WORK: usize = 1 << 19;
 
-/// T5's number of buckets, and the distance from which on all distances share a bucket: the values of the
-/// models.
+/// T5's number of buckets, and the distance beyond which all distances share a bucket, as in the published models.
 pub(in super::super) const BUCKETS: usize = 32;
 const MAX_DISTANCE: usize = 128;
 
@@ -119,7 +118,7 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
                 stored,
                 precision,
                 poison,
-                // f16 holds no larger values.
+                // The values of `Large` exceed the range of f16.
                 values: if stored.contains(&Stored::F16) && values == Values::Large {
                     Values::Wide
                 } else {
@@ -142,7 +141,7 @@ impl Distance {
         .boxed()
     }
 
-    /// The bias as the kernel takes it, from the slope of each head and a table \[BUCKETS, heads\].
+    /// The kernel's argument, made of a slope for each head and a table \[BUCKETS, heads\].
     pub(in super::super) fn bias<'a>(self, slopes: &'a [f32], table: &'a [f32]) -> Option<DistanceBias<'a>> {
         match self {
             Self::None => None,

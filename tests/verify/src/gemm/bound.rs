@@ -1,4 +1,4 @@
-//! Error bounds of a matrix product.
+//! Error bounds of matrix products.
 
 use super::super::Failure;
 use super::super::bound::{ETA, gamma};
@@ -8,12 +8,12 @@ use super::{GemmData, Left, Params, Types};
 use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Quantized, Rhs};
 
-/// An activation's own error in units of u |x|: a division, a product, two sums and an exponential or
-/// an error function of less than 1 ULP (2 u).
+/// Error of an activation itself in units of u |x|: a division, a product, two sums and an exponential or an error
+/// function with an error of less than 1 ULP (2 u).
 const ACTIVATION_ROUNDINGS: f64 = 6.0;
 
-/// Factor by which an activation can magnify the error of its argument: the slope of GELU is at most 1.13,
-/// of SiLU 1.10, of the others 1.
+/// Largest factor by which an activation magnifies the error of its argument. The slope of GELU is at most 1.13, the
+/// slope of SiLU 1.10, the other slopes 1.
 const ACTIVATION_SLOPE: f64 = 1.13;
 
 impl GemmData {
@@ -63,8 +63,8 @@ impl GemmData {
         let number = |q: usize, j: usize| packed.get(up, q, j).abs() as f32;
         let k = packed.k();
         Ok(Tensor::new(b.shape(), &Layout::row_major(), |[_, q, j]| {
-            // The products with d q and with m are summed apart; both magnitudes count, for q = 0 stands
-            // for m.
+            // The products with d q and with m have separate sums. Both magnitudes count, because q = 0 encodes
+            // the weight m.
             let group = q / 32 * 32..k.min(q / 32 * 32 + 32);
             let of_group =
                 if p.types.b == Format::Q4_1 { group.map(|q| number(q, j)).fold(0.0, f32::max) } else { 0.0 };
@@ -74,10 +74,10 @@ impl GemmData {
 
     /// The bound of each element of C.
     ///
-    /// With s = |alpha| sum |a||b| + |beta c| + |biases|, the biased sum v has at most k + 5 roundings:
-    /// gamma_{k+5} s. For pairs of bf16 it has 2k + 5, and the lost denormals. The activation multiplies
-    /// this error by |f'| and adds its own. A gate's error is multiplied by the up product, and the error
-    /// of the up product by the gate.
+    /// With s = |alpha| sum |a||b| + |beta c| + |biases|, the biased sum has at most k + 5 roundings and an error of
+    /// gamma_{k+5} s. Sums of bf16 pairs have 2k + 5 roundings and lose denormals. The activation multiplies this error
+    /// by |f'| and adds its own error. The error of a gate is multiplied by the up product, and the error of the up
+    /// product by the gate.
     pub fn bound(&self, p: &Params) -> Result<Vec<f64>, Failure> {
         let k = p.extents[3];
         let (a, b, up) =
@@ -87,8 +87,8 @@ impl GemmData {
         let largest =
             [&a, &b, &up].map(|t| t.elements().into_iter().filter(|x| x.is_finite()).fold(0.0, f32::max));
         let [a, b, up] = largest.map(f64::from);
-        // Losses below the normal range: roundings, denormals that count as zeros, and a sum of integers
-        // that is scaled by one factor after the other.
+        // Losses below the normal range: roundings, denormals that count as zeros, and the successive scalings of a
+        // sum of integers.
         let lost = match p.types {
             types if types.are_pairs() => f64::from(f32::MIN_POSITIVE) * (2.0 + a + b + up),
             Types { b: Format::Int8, .. } => ETA * (1.0 + b + up),
@@ -101,8 +101,8 @@ impl GemmData {
         Ok(indices(shape)
             .enumerate()
             .map(|(i, [batch, row, column])| {
-                // An infinite or NaN sum is infinite or NaN on every backend: it has no error. If the
-                // activation makes it finite (tanh), its magnitude is at most 1.
+                // An infinite or NaN sum has no error: it is infinite or NaN on every backend. An activation that makes
+                // it finite (tanh) has a magnitude of at most 1.
                 let sum = f64::from(gate[i]);
                 let (mut error, mut magnitude) =
                     if sum.is_finite() { (gamma(k + 5) * sum + tiny, sum) } else { (0.0, 1.0) };
@@ -125,7 +125,7 @@ impl GemmData {
             .collect())
     }
 
-    /// |alpha| |A| |B| + |beta| |C| + |biases|, by the reference.
+    /// |alpha| |A| |B| + |beta| |C| + |biases|, computed by the reference.
     fn magnitudes(
         &self,
         p: &Params,
