@@ -43,12 +43,19 @@ fn misfits_are_refused() {
     refused("Attention.bias", |a| {
         a.bias = Some(View::with_strides(&X, [2, 4, 3, 5], [60, 15, 1, 3]).unwrap());
     });
+    static SEEN: [bool; 1000] = [true; 1000];
+    refused("Attention.mask", |a| a.mask = Some(View::new(&SEEN, [1, 4, 3, 5]).unwrap()));
+    refused("Attention.mask", |a| {
+        a.mask = Some(View::with_strides(&SEEN, [2, 4, 3, 5], [60, 15, 1, 3]).unwrap());
+    });
     refused("Attention.distance.slopes", |a| a.distance = Some(DistanceBias::Alibi { slopes: &X[..3] }));
     refused("Attention.distance", |a| {
         let table = View::new(&X, [32, 4]).unwrap();
         a.distance = Some(DistanceBias::T5 { table, bidirectional: true, max_distance: 8 });
     });
     refused("Attention.start", |a| a.start = Start::At(usize::MAX));
+    refused("Attention.start", |a| a.start = Start::Each(&[0]));
+    refused("Attention.start", |a| a.start = Start::Each(&[0, usize::MAX]));
     refused("Attention.sequences", |a| a.sequences = Sequences::KeyLengths(&[5]));
     refused("Attention.sequences", |a| a.sequences = Sequences::KeyLengths(&[5, 6]));
     refused("Attention.q", |a| a.sequences = Sequences::Packed { q: &[0, 3], k: &[0, 5] });
@@ -106,6 +113,113 @@ fn misfits_of_caches_are_refused() {
         assert_eq!(refused(&[&whole], &[0, 1, 2]), "CachedAttention.starts");
         assert_eq!(refused(&[&whole], &[0, 1]), "CachedAttention.starts");
         assert_eq!(refused(&[], &[0]), "CachedAttention.starts");
+
+        let refused = |change: fn(&mut CachedAttention<'_>)| {
+            let mut out = [7.0; 4 * 2 * 4];
+            let to = ViewMut::new(&mut out, [1, 4, 2, 4]).unwrap();
+            let caches = [&whole];
+            let mut attention = CachedAttention::new(q, &caches, &[0, 2], to);
+            change(&mut attention);
+            let what = named(backend.run(attention));
+            assert_eq!(out, [7.0; 4 * 2 * 4]);
+            what
+        };
+        assert_eq!(
+            refused(|a| a.bias = Some(View::new(&[0.0; 24], [1, 4, 2, 3]).unwrap())),
+            "Attention.bias"
+        );
+        assert_eq!(
+            refused(|a| a.mask = Some(View::new(&[true; 24], [1, 4, 2, 3]).unwrap())),
+            "Attention.mask"
+        );
+        assert_eq!(refused(|a| a.start = Start::Each(&[0, 1])), "Attention.start");
+        assert_eq!(refused(|a| a.lse = Some(ViewMut::new(&mut [], [0, 4, 2]).unwrap())), "Attention.lse");
+    }
+}
+
+/// Keys that a mask hides never reach a row, also if they are NaN: the row has the bits of one under a bias of -inf.
+/// A row whose mask hides all keys is zero, and its log-sum-exp -inf.
+#[test]
+fn masked_keys_never_reach_a_row() {
+    let [heads, rows, keys, dim] = [2, 40, 300, 16];
+    let (q, k) = (numbers(heads * rows * dim, 5), numbers(heads * keys * dim, 6));
+    // Row 7 sees nothing, row 9 everything; others see two keys in three, another two for each row.
+    let sees = |row: usize, key: usize| row != 7 && (row == 9 || !(row + key).is_multiple_of(3));
+    let mask: Vec<bool> = (0..rows * keys).map(|i| sees(i / keys, i % keys)).collect();
+    let bias: Vec<f32> = mask.iter().map(|&sees| if sees { 0.0 } else { f32::NEG_INFINITY }).collect();
+    // Keys that only row 9 sees.
+    let (mut mask, mut bias, mut poisoned) = (mask, bias, k.clone());
+    for key in [3, 100, 280] {
+        for row in (0..rows).filter(|&row| row != 9) {
+            mask[row * keys + key] = false;
+            bias[row * keys + key] = f32::NEG_INFINITY;
+        }
+        for head in 0..heads {
+            poisoned[(head * keys + key) * dim..][..dim].fill(f32::NAN);
+        }
+    }
+    for &backend in Backend::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |k: &[f32], masked: bool| {
+                let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; heads * rows]);
+                let k = View::new(k, [1, heads, keys, dim]).unwrap();
+                let of_q = [1, heads, rows, dim];
+                let (shape, strides) = ([1, heads, rows, keys], [0, 0, keys, 1]);
+                let mask = View::with_strides(&mask, shape, strides).unwrap();
+                let bias = View::with_strides(&bias, shape, strides).unwrap();
+                backend
+                    .run(Attention {
+                        precision,
+                        mask: masked.then_some(mask),
+                        bias: (!masked).then_some(bias),
+                        lse: Some(ViewMut::new(&mut lse, [1, heads, rows]).unwrap()),
+                        ..Attention::new(
+                            View::new(&q, of_q).unwrap(),
+                            k,
+                            k,
+                            ViewMut::new(&mut out, of_q).unwrap(),
+                        )
+                    })
+                    .unwrap();
+                (out, lse)
+            };
+            let (clean, (found, lse)) = (run(&k, false), run(&poisoned, true));
+            assert_eq!(run(&k, true), clean, "{}", backend.name());
+            for row in 0..heads * rows {
+                let (found, clean) = (&found[row * dim..][..dim], &clean.0[row * dim..][..dim]);
+                match row % rows {
+                    7 => assert!(found.iter().all(|&x| x == 0.0) && lse[row] == f32::NEG_INFINITY),
+                    9 => assert!(found.iter().all(|x| x.is_nan()) && lse[row].is_nan()),
+                    _ => assert_eq!(found, clean, "{} {precision:?}: row {row}", backend.name()),
+                }
+            }
+        }
+    }
+}
+
+/// Sequences with starts of their own have the bits of calls for each sequence alone, with and without a distance
+/// bias, also if positions are as far apart as any.
+#[test]
+fn each_sequence_has_its_start() {
+    let [batch, heads, rows, keys, dim] = [3, 2, 5, 40, 8];
+    let (q, k) = (numbers(batch * heads * rows * dim, 7), numbers(batch * heads * keys * dim, 8));
+    let (of_q, of_k) = ([batch, heads, rows, dim], [batch, heads, keys, dim]);
+    let alibi = DistanceBias::Alibi { slopes: &[0.5, 0.125] };
+    for &backend in Backend::available() {
+        for starts in [[0, 35, 7], [20, 0, 1 << 40]] {
+            for distance in [None, Some(alibi)] {
+                let run = |range: core::ops::Range<usize>, start: Start<'_>| {
+                    let view = |x, shape| View::new(x, shape).unwrap().slice(0, range.clone());
+                    let mut out = vec![f32::NAN; range.len() * heads * rows * dim];
+                    let to = ViewMut::new(&mut out, [range.len(), heads, rows, dim]).unwrap();
+                    let attention = Attention::new(view(&q, of_q), view(&k, of_k), view(&k, of_k), to);
+                    backend.run(Attention { start, distance, window: Window::CAUSAL, ..attention }).unwrap();
+                    out
+                };
+                let alone: Vec<f32> = (0..batch).flat_map(|b| run(b..b + 1, Start::At(starts[b]))).collect();
+                assert_eq!(run(0..batch, Start::Each(&starts)), alone, "{}: {starts:?}", backend.name());
+            }
+        }
     }
 }
 

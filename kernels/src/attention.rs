@@ -95,7 +95,7 @@ use kv_source::KvSource;
 /// before or after rows, and q, k and v may be parts of one buffer. Query head h reads the key head
 /// h / (heads / kv_heads).
 ///
-/// A row sees the keys of its sequence that lie in its window and whose bias is not -inf.
+/// A row sees the keys of its sequence that lie in its window, whose bias is not -inf, and whose mask is true.
 ///
 /// - Keys and values that a row does not see never reach it, even if they are NaN.
 /// - A row that sees no key is zero, and its log-sum-exp is -inf.
@@ -122,10 +122,10 @@ use kv_source::KvSource;
 /// # Errors
 /// Nothing is written if there is an error.
 ///
-/// - [`Error::Shape`] if q, k, v, out, lse, the biases or the sequences do not fit each other.
-/// - [`Error::Invalid`] if a row is not contiguous (a row of bias may also have stride 0), kv_heads does not divide
-///   heads, the softcap is not a positive number, ends of sequences do not ascend from 0 to the number of rows, lengths
-///   exceed the keys, or T5's buckets do not fit its distances.
+/// - [`Error::Shape`] if q, k, v, out, lse, the biases, the mask, the sequences or their starts do not fit each other.
+/// - [`Error::Invalid`] if a row is not contiguous (a row of bias or mask may also have stride 0), kv_heads does not
+///   divide heads, the softcap is not a positive number, ends of sequences do not ascend from 0 to the number of rows,
+///   lengths exceed the keys, a start exceeds `usize::MAX / 8`, or T5's buckets do not fit its distances.
 ///
 /// ```
 /// use tilewright_kernels::{Attention, Backend, View, ViewMut, Window};
@@ -137,6 +137,28 @@ use kv_source::KvSource;
 /// Backend::best().run(Attention {
 ///     window: Window::CAUSAL,
 ///     ..Attention::new(x, x, x, ViewMut::new(&mut out, shape)?)
+/// })?;
+/// assert!(out.iter().all(|x| (x - 0.5).abs() < 1e-6));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+///
+/// Two sequences that continue prefixes of 2 and 0 tokens, the keys of the second padded with a mask that all heads
+/// and queries share:
+///
+/// ```
+/// use tilewright_kernels::{Attention, Backend, Start, View, ViewMut, Window};
+/// let (batch, heads, rows, keys, dim) = (2, 2, 1, 3, 4);
+/// let q = vec![0.5; batch * heads * rows * dim];
+/// let k = vec![0.5; batch * heads * keys * dim];
+/// let sees = [true, true, true, /* second sequence */ true, false, false];
+/// let mut out = vec![0.0; q.len()];
+/// let (of_q, of_k) = ([batch, heads, rows, dim], [batch, heads, keys, dim]);
+/// let k = View::new(&k, of_k)?;
+/// Backend::best().run(Attention {
+///     start: Start::Each(&[2, 0]),
+///     window: Window::CAUSAL,
+///     mask: Some(View::with_strides(&sees, [batch, heads, rows, keys], [keys, 0, 0, 1])?),
+///     ..Attention::new(View::new(&q, of_q)?, k, k, ViewMut::new(&mut out, of_q)?)
 /// })?;
 /// assert!(out.iter().all(|x| (x - 0.5).abs() < 1e-6));
 /// # Ok::<(), tilewright_kernels::Error>(())
@@ -176,12 +198,15 @@ pub struct Attention<'a, T: Element = f32> {
     /// Added to the scores: \[sequences, heads, queries, keys\]; queries and keys of the longest sequence.
     /// Stride 0 repeats any dimension. -inf hides a key.
     pub bias: Option<View<'a, 4>>,
+    /// True where a query sees a key, false where the key is hidden: \[sequences, heads, queries, keys\], as `bias`.
+    /// Stride 0 repeats any dimension.
+    pub mask: Option<View<'a, 4, bool>>,
     /// Added to each score, by head and distance from query to key.
     pub distance: Option<DistanceBias<'a>>,
     /// Division of the batch into sequences.
     pub sequences: Sequences<'a>,
     /// Position of the first query among the keys.
-    pub start: Start,
+    pub start: Start<'a>,
     /// Keys that a query sees around its position.
     pub window: Window,
     /// Result \[batch, heads, queries, dv\] of any type, rounded once from f32.
@@ -206,6 +231,7 @@ impl<'a, T: Element> Attention<'a, T> {
             scale: 1.0 / (q.shape()[3] as f32).sqrt(),
             softcap: None,
             bias: None,
+            mask: None,
             distance: None,
             sequences: Sequences::Rows,
             start: Start::At(0),
@@ -228,6 +254,7 @@ impl<'a, T: Element> Attention<'a, T> {
             scale: self.scale,
             softcap: self.softcap,
             bias: self.bias,
+            mask: self.mask,
             distance: self.distance,
             start: self.start,
             window: self.window,

@@ -296,6 +296,7 @@ impl<'a, M> KeyBlock<'a, M> {
                     let adjustment = self.rows.adjustment(row, self.start + whole.start);
                     adjustment.apply(isa, &mut scores[whole.clone()], scale);
                 }
+                self.rows.mask(row, self.start + whole.start).hide(&mut scores[whole.clone()]);
                 if whole != seen {
                     scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
                     scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
@@ -342,7 +343,7 @@ impl<'a, M> KeyBlock<'a, M> {
                 // NaN.
                 let keys = M::summed(&strip.keys);
                 let held = keys.start.max(self.held.start)..keys.end.min(self.held.end);
-                let all = strip.same && held == strip.keys && self.rows.inputs.bias.is_none();
+                let all = strip.same && held == strip.keys && !self.rows.inputs.hides();
                 if !all && self.finite.is_none() {
                     let summed = M::summed(&self.keys);
                     let [start, end] = [summed.start, summed.end].map(|key| (key - first) / M::ELEMENTS);
@@ -369,9 +370,9 @@ impl<'a, M> KeyBlock<'a, M> {
                 // only finite values gets the same bits on both paths.
                 for (i, row) in strip.rows.clone().enumerate() {
                     let (scores, sums) = (&scores[i * A_STRIDE..], &mut sums[i * stride..]);
-                    let bias = self.rows.bias(row, self.start);
+                    let hidden = self.rows.hidden(row, self.start);
                     let visible = self.rows.visible_in(self.start, &(row..row + 1));
-                    let seen = |key: usize| visible.contains(&key) && !bias.hides(key);
+                    let seen = |key: usize| visible.contains(&key) && !hidden.contains(key);
                     let masked = &mut self.spare[..k_groups * I::NR];
                     self.variant.mask_values(isa, values, keys.start, seen, masked);
                     let none = Prefetch::none(values.as_ptr());

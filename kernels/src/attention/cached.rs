@@ -42,6 +42,29 @@ use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 /// assert_eq!(cache.len(), 4);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
+///
+/// Beams that attend to one encoder whose last token is padding; their log-sum-exps are wanted, too:
+///
+/// ```
+/// use tilewright_kernels::{Backend, CachedAttention, KvCache, Precision, View, ViewMut};
+/// let (backend, beams, heads, tokens, dim) = (Backend::best(), 2, 2, 3, 4);
+/// let mut cache = KvCache::new(backend, Precision::F32, heads, [dim, dim], tokens);
+/// let x = [0.5; 24];
+/// let kv = View::new(&x, [heads, tokens, dim])?;
+/// cache.append(kv, kv)?;
+/// let (mut out, mut lse) = ([0.0; 16], [0.0; 4]);
+/// let q = View::new(&x, [1, heads, beams, dim])?;
+/// let sees = [true, true, false];
+/// let to = ViewMut::new(&mut out, [1, heads, beams, dim])?;
+/// backend.run(CachedAttention {
+///     mask: Some(View::with_strides(&sees, [beams, heads, 1, tokens], [0, 0, 0, 1])?),
+///     lse: Some(ViewMut::new(&mut lse, [1, heads, beams])?),
+///     ..CachedAttention::new(q, &[&cache, &cache], &[0, 1, 2], to)
+/// })?;
+/// // Two keys of the score 4 * 0.5^2 / sqrt(4) each.
+/// assert!(lse.iter().all(|lse| (lse - (0.5 + 2.0_f32.ln())).abs() < 1e-6));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct CachedAttention<'a> {
     /// Queries \[1, heads, queries, dk\], sequence after sequence.
@@ -55,14 +78,20 @@ pub struct CachedAttention<'a> {
     pub scale: f32,
     /// Bound c of scores, applied before any bias: score = c tanh(score / c); positive and finite.
     pub softcap: Option<f32>,
+    /// Added to the scores, as [`Attention::bias`](super::Attention::bias): \[sequences, heads, queries, keys\].
+    pub bias: Option<View<'a, 4>>,
+    /// False hides a key, as [`Attention::mask`](super::Attention::mask): \[sequences, heads, queries, keys\].
+    pub mask: Option<View<'a, 4, bool>>,
     /// Added to each score, by head and distance from query to key.
     pub distance: Option<DistanceBias<'a>>,
     /// Position of each sequence's first query among its keys.
-    pub start: Start,
+    pub start: Start<'a>,
     /// Keys that a query sees around its position.
     pub window: Window,
     /// Result \[1, heads, queries, dv\].
     pub out: ViewMut<'a, 4>,
+    /// Log-sum-exp m + ln l of each row, if wanted: \[1, heads, queries\].
+    pub lse: Option<ViewMut<'a, 3>>,
 }
 
 impl<'a> CachedAttention<'a> {
@@ -75,10 +104,13 @@ impl<'a> CachedAttention<'a> {
             starts,
             scale: 1.0 / (q.shape()[3] as f32).sqrt(),
             softcap: None,
+            bias: None,
+            mask: None,
             distance: None,
             start: Start::End,
             window: Window::ALL,
             out,
+            lse: None,
         }
     }
 
@@ -89,12 +121,13 @@ impl<'a> CachedAttention<'a> {
             bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),
             scale: self.scale,
             softcap: self.softcap,
-            bias: None,
+            bias: self.bias,
+            mask: self.mask,
             distance: self.distance,
             start: self.start,
             window: self.window,
             out: AnyViewMut::F32(self.out),
-            lse: None,
+            lse: self.lse,
         }
     }
 }

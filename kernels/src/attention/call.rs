@@ -25,11 +25,29 @@ pub(super) struct AttentionCall<'a> {
     pub scale: f32,
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,
+    pub mask: Option<View<'a, 4, bool>>,
     pub distance: Option<DistanceBias<'a>>,
-    pub start: Start,
+    pub start: Start<'a>,
     pub window: Window,
     pub out: AnyViewMut<'a, 4>,
     pub lse: Option<ViewMut<'a, 3>>,
+}
+
+/// Returns an error if an argument with an element for each score does not fit the sequences.
+fn check_scores<T>(
+    what: &'static str,
+    argument: Option<View<'_, 4, T>>,
+    layout: &SequenceLayout<'_>,
+    heads: usize,
+) -> Result<(), Error> {
+    let Some(argument) = argument else { return Ok(()) };
+    let [rows, columns] = layout.longest();
+    expect_shape(what, &argument.shape(), &[layout.len(), heads, rows, columns])?;
+    if !argument.has_unit_rows() && argument.strides()[3] != 0 {
+        let why = format!("expected a last stride of 0 or 1, found strides {:?}", argument.strides());
+        return Err(Error::Invalid { what, why });
+    }
+    Ok(())
 }
 
 impl<'a> AttentionCall<'a> {
@@ -50,14 +68,8 @@ impl<'a> AttentionCall<'a> {
             return invalid("Attention.softcap", format!("expected a positive number, found {cap}"));
         }
         let layout = SequenceLayout::new(self.source, self.start, self.window, [batch, queries])?;
-        if let Some(bias) = &self.bias {
-            let [rows, columns] = layout.longest();
-            expect_shape("Attention.bias", &bias.shape(), &[layout.len(), heads, rows, columns])?;
-            if !bias.has_unit_rows() && bias.strides()[3] != 0 {
-                let why = format!("expected a last stride of 0 or 1, found strides {:?}", bias.strides());
-                return invalid("Attention.bias", why);
-            }
-        }
+        check_scores("Attention.bias", self.bias, &layout, heads)?;
+        check_scores("Attention.mask", self.mask, &layout, heads)?;
         if let Some(distance) = &self.distance {
             distance.check(heads)?;
         }
@@ -81,8 +93,9 @@ impl Kernel for AttentionCall<'_> {
                 let rounded = |x: f32| f64::from(if self.bf16 { bf16::from_f32(x).to_f32() } else { x });
                 let mut seen = vec![];
                 for j in sequence.visible(query) {
-                    let bias = self.bias.map_or(0.0, |bias| bias.get([sequence.index, head, query, j]));
-                    if bias == f32::NEG_INFINITY {
+                    let at = [sequence.index, head, query, j];
+                    let bias = self.bias.map_or(0.0, |bias| bias.get(at));
+                    if bias == f32::NEG_INFINITY || self.mask.is_some_and(|mask| !mask.get(at)) {
                         continue;
                     }
                     let (q, k) = (
@@ -133,18 +146,21 @@ impl Kernel for AttentionCall<'_> {
             }
         }
         // One table of biases by distance serves all tasks.
-        let distances = if self.distance.is_some() { layout.distances() } else { 0..0 };
+        let span = layout.distances();
         // Tasks read the table in whole vectors, which may reach past the last distance.
-        let stride = distances.len() + I::V::LANES;
+        let stride = span.len() + I::V::LANES;
         let tables = self.distance.map_or(0, |_| heads * stride);
         scratch::with(tables, |tables| {
             if let Some(distance) = self.distance {
                 for (head, table) in tables.chunks_exact_mut(stride).enumerate() {
-                    distance.fill(head, distances.clone(), &mut table[..distances.len()]);
-                    table[distances.len()..].fill(0.0);
+                    table.fill(0.0);
+                    span.for_each(&layout, |at, distances| {
+                        let table = &mut table[at..][..distances.len()];
+                        distance.fill(head, distances, table);
+                    });
                 }
             }
-            let tables = DistanceTables { tables, stride, first: distances.start };
+            let tables = DistanceTables { tables, stride, span };
             let inputs = AttentionOperands {
                 q: self.q,
                 source: self.source,
@@ -154,6 +170,7 @@ impl Kernel for AttentionCall<'_> {
                 scale: self.scale,
                 softcap: self.softcap,
                 bias: self.bias,
+                mask: self.mask,
                 distances: self.distance.map(|_| tables),
                 layout,
                 group: heads / kv_heads,

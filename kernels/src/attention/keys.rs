@@ -20,9 +20,11 @@ impl Window {
 
 /// The position of a sequence's first query; the others follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// This key. 0 aligns a causal mask top-left; the length of a KV prefix continues the prefix.
+pub enum Start<'a> {
+    /// This key, in every sequence. 0 aligns a causal mask top-left; the length of a KV prefix continues the prefix.
     At(usize),
+    /// A key for each sequence: \[sequences\].
+    Each(&'a [usize]),
     /// The key that puts the last query at the last key of the sequence (bottom-right alignment). With more
     /// queries than keys, the first queries stand before all keys.
     End,
@@ -63,6 +65,13 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
+    /// Range of the distances `key - position`.
+    #[inline(always)]
+    pub fn distances(&self) -> Range<isize> {
+        let past = self.start + self.queries.len() as isize;
+        1 - past..self.keys.len() as isize - self.start
+    }
+
     /// Keys that query `i` of this sequence sees, counted from the first key of the sequence. Neither end
     /// decreases as `i` grows.
     #[inline(always)]

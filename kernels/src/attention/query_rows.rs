@@ -3,8 +3,8 @@
 use super::blocks::BLOCK_KEYS;
 use super::keys::Sequence;
 use super::kv_source::KvSource;
-use super::row_ops::{RowBias, ScoreAdjustment};
-use super::sequence_layout::SequenceLayout;
+use super::row_ops::{HiddenKeys, KeyRow, ScoreAdjustment};
+use super::sequence_layout::{DistanceSpan, SequenceLayout};
 use crate::view::{AnyView, View};
 use core::ops::Range;
 
@@ -21,18 +21,19 @@ pub(super) struct AttentionOperands<'a> {
     pub scale: f32,
     pub softcap: Option<f32>,
     pub bias: Option<View<'a, 4>>,
+    pub mask: Option<View<'a, 4, bool>>,
     pub distances: Option<DistanceTables<'a>>,
     pub layout: SequenceLayout<'a>,
     /// Query heads that share a head of k and v.
     pub group: usize,
 }
 
-/// Bias tables of all heads, `stride` floats apart. The first entry of each is the bias of distance `first`.
+/// Bias tables of all heads, `stride` floats apart.
 #[derive(Clone, Copy)]
 pub(super) struct DistanceTables<'a> {
     pub tables: &'a [f32],
     pub stride: usize,
-    pub first: isize,
+    pub span: DistanceSpan,
 }
 
 impl AttentionOperands<'_> {
@@ -40,6 +41,12 @@ impl AttentionOperands<'_> {
     #[inline(always)]
     pub fn adjusts(&self) -> bool {
         self.softcap.is_some() || self.bias.is_some() || self.distances.is_some()
+    }
+
+    /// True if a bias or a mask may hide keys.
+    #[inline(always)]
+    pub fn hides(&self) -> bool {
+        self.bias.is_some() || self.mask.is_some()
     }
 
     /// Query and head of a row, both counted from the first of its task.
@@ -109,16 +116,28 @@ impl<'a> QueryRows<'a> {
         first.start..last.end
     }
 
-    /// Bias of `row` from key `key` on.
+    /// Part of `argument`, the bias or the mask, for `row` from key `key` on.
     #[inline(always)]
-    pub fn bias(&self, row: usize, key: usize) -> RowBias<'_> {
+    fn key_row<T: Copy>(&self, argument: Option<View<'a, 4, T>>, row: usize, key: usize) -> KeyRow<'a, T> {
         let (query, head) = self.place(row);
         let at = [self.sequence.index, head, query, 0];
-        match self.inputs.bias {
-            None => RowBias::None,
-            Some(bias) if bias.has_unit_rows() => RowBias::Each(&bias.row(at)[key..]),
-            Some(bias) => RowBias::Same(bias.get(at)),
+        match argument {
+            None => KeyRow::None,
+            Some(argument) if argument.has_unit_rows() => KeyRow::Each(&argument.row(at)[key..]),
+            Some(argument) => KeyRow::Same(argument.get(at)),
         }
+    }
+
+    /// Mask of `row` from key `key` on.
+    #[inline(always)]
+    pub fn mask(&self, row: usize, key: usize) -> KeyRow<'a, bool> {
+        self.key_row(self.inputs.mask, row, key)
+    }
+
+    /// Keys that the bias or the mask hides from `row`, counted from `key`.
+    #[inline(always)]
+    pub fn hidden(&self, row: usize, key: usize) -> HiddenKeys<'a> {
+        HiddenKeys { bias: self.key_row(self.inputs.bias, row, key), mask: self.mask(row, key) }
     }
 
     /// Keys of [`visible`](Self::visible) in the block that starts at key `start`, counted from `start`.
@@ -129,10 +148,10 @@ impl<'a> QueryRows<'a> {
             ..visible.end.max(start).min(start + BLOCK_KEYS) - start
     }
 
-    /// True if `row` sees a key: one in its window whose bias is not -inf.
+    /// True if `row` sees a key: one in its window that neither bias nor mask hides.
     pub fn sees_any(&self, row: usize) -> bool {
-        let bias = self.bias(row, 0);
-        self.visible(&(row..row + 1)).any(|key| !bias.hides(key))
+        let hidden = self.hidden(row, 0);
+        self.visible(&(row..row + 1)).any(|key| !hidden.contains(key))
     }
 
     /// Adjustment of the scores of `row` from key `key` on.
@@ -143,12 +162,12 @@ impl<'a> QueryRows<'a> {
         let position = self.sequence.start + query as isize;
         let distance = match inputs.distances {
             None => None,
-            Some(DistanceTables { tables, stride, first }) => {
-                let entry = (key as isize - position - first) as usize;
+            Some(DistanceTables { tables, stride, span }) => {
+                let entry = span.entry(&self.sequence, key as isize - position);
                 Some(&tables[head * stride..][..stride][entry..])
             }
         };
-        ScoreAdjustment { softcap: inputs.softcap, bias: self.bias(row, key), distance }
+        ScoreAdjustment { softcap: inputs.softcap, bias: self.key_row(inputs.bias, row, key), distance }
     }
 
     /// Blocks that any row sees.

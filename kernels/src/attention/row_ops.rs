@@ -50,33 +50,64 @@ fn finite_shift(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
 }
 
-/// Additive bias along a row of scores; -inf hides a key.
+/// Argument along a row of scores: the bias, or the mask.
 #[derive(Clone, Copy)]
-pub(super) enum RowBias<'a> {
+pub(super) enum KeyRow<'a, T> {
     None,
-    /// One bias for all keys.
-    Same(f32),
-    /// A bias for each key.
-    Each(&'a [f32]),
+    /// One element for all keys.
+    Same(T),
+    /// An element for each key.
+    Each(&'a [T]),
 }
 
 /// Softcap and biases of a row of scores, applied before the maximum.
 pub(super) struct ScoreAdjustment<'a> {
     pub softcap: Option<f32>,
-    pub bias: RowBias<'a>,
+    /// Additive bias; -inf hides a key.
+    pub bias: KeyRow<'a, f32>,
     /// Bias by distance of each key.
     pub distance: Option<&'a [f32]>,
 }
 
-impl RowBias<'_> {
-    /// True if the bias hides the key at `at`.
+/// Keys of a row in its window that its bias or its mask hides.
+pub(super) struct HiddenKeys<'a> {
+    pub bias: KeyRow<'a, f32>,
+    pub mask: KeyRow<'a, bool>,
+}
+
+impl<T: Copy> KeyRow<'_, T> {
+    /// Element of the key at `at`, if there is an argument.
     #[inline(always)]
-    pub fn hides(&self, at: usize) -> bool {
+    fn get(&self, at: usize) -> Option<T> {
         match self {
-            RowBias::None => false,
-            RowBias::Same(bias) => *bias == f32::NEG_INFINITY,
-            RowBias::Each(bias) => bias[at] == f32::NEG_INFINITY,
+            KeyRow::None => None,
+            KeyRow::Same(x) => Some(*x),
+            KeyRow::Each(x) => Some(x[at]),
         }
+    }
+}
+
+impl KeyRow<'_, bool> {
+    /// Sets the scores of keys that the mask hides to -inf.
+    #[inline(always)]
+    pub fn hide(&self, scores: &mut [f32]) {
+        match self {
+            KeyRow::None | KeyRow::Same(true) => {}
+            KeyRow::Same(false) => scores.fill(f32::NEG_INFINITY),
+            KeyRow::Each(mask) => {
+                for (score, seen) in scores.iter_mut().zip(*mask) {
+                    *score = if *seen { *score } else { f32::NEG_INFINITY };
+                }
+            }
+        }
+    }
+}
+
+impl HiddenKeys<'_> {
+    /// True if the key at `at` is hidden.
+    #[inline(always)]
+    pub fn contains(&self, at: usize) -> bool {
+        self.bias.get(at) == Some(f32::NEG_INFINITY) || self.mask.get(at) == Some(false)
     }
 }
 
@@ -94,26 +125,24 @@ impl ScoreAdjustment<'_> {
             if let Some(cap) = self.softcap {
                 score = math::tanh(isa, score / I::V::splat(isa, cap)) * I::V::splat(isa, cap);
             }
-            match self.bias {
-                RowBias::None => {}
-                RowBias::Same(bias) => score = biased(score, I::V::splat(isa, bias), hidden),
-                RowBias::Each(bias) => {
-                    let bias = I::V::load_partial(isa, bias.get(at..).unwrap_or(&[]), 0.0);
-                    score = biased(score, bias, hidden);
-                }
+            let bias = match self.bias {
+                KeyRow::None => None,
+                KeyRow::Same(bias) => Some(I::V::splat(isa, bias)),
+                KeyRow::Each(bias) => Some(I::V::load_partial(isa, bias.get(at..).unwrap_or(&[]), 0.0)),
+            };
+            if let Some(bias) = bias {
+                score = score + bias;
             }
             if let Some(distance) = self.distance {
                 score = score + I::V::load_partial(isa, distance.get(at..).unwrap_or(&[]), 0.0);
             }
+            // Last, so that a hidden key stays hidden even if its score is NaN.
+            if let Some(bias) = bias {
+                score = hidden.select(bias.eq(hidden), score);
+            }
             score.store(cells);
         }
     }
-}
-
-/// `score + bias`; -inf where the bias is -inf, even if the score is NaN.
-#[inline(always)]
-fn biased<I: Copy, V: Vector<I>>(score: V, bias: V, hidden: V) -> V {
-    hidden.select(bias.eq(hidden), score + bias)
 }
 
 /// True if the k-groups `k_groups` of all panels, `panel_len` floats apart, hold neither NaN nor infinity.

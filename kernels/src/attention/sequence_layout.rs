@@ -12,11 +12,54 @@ const FARTHEST: usize = usize::MAX >> 3;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SequenceLayout<'a> {
     source: KvSource<'a>,
-    start: Start,
+    start: Start<'a>,
     window: Window,
     batch: usize,
     queries: usize,
     keys: usize,
+}
+
+/// Distances `key - position` that a table of biases holds, in ascending order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DistanceSpan {
+    /// The distances of all sequences, from `first` on.
+    Joined { first: isize, len: usize },
+    /// The distances of each sequence by themselves, `most` entries for each: positions of sequences may be far
+    /// apart.
+    Apart { most: usize, sequences: usize },
+}
+
+impl DistanceSpan {
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        match *self {
+            Self::Joined { len, .. } => len,
+            Self::Apart { most, sequences } => sequences * most,
+        }
+    }
+
+    /// Calls `fill(entry, distances)` for each run of entries.
+    pub fn for_each(&self, layout: &SequenceLayout<'_>, mut fill: impl FnMut(usize, Range<isize>)) {
+        match *self {
+            Self::Joined { first, len } => fill(0, first..first + len as isize),
+            Self::Apart { most, sequences } => {
+                let all = (0..sequences).map(|s| (s * most, layout.get(s).distances()));
+                all.filter(|(_, distances)| !distances.is_empty())
+                    .for_each(|(at, distances)| fill(at, distances));
+            }
+        }
+    }
+
+    /// Entry of a distance in `sequence`.
+    #[inline(always)]
+    pub fn entry(&self, sequence: &Sequence, distance: isize) -> usize {
+        match *self {
+            Self::Joined { first, .. } => (distance - first) as usize,
+            Self::Apart { most, .. } => {
+                sequence.index * most + (distance - sequence.distances().start) as usize
+            }
+        }
+    }
 }
 
 /// Returns an error if `ends` do not divide `rows` rows into sequences.
@@ -31,16 +74,33 @@ impl<'a> SequenceLayout<'a> {
     /// Returns an error if the sequences do not fit the batch, its queries or its keys.
     pub fn new(
         source: KvSource<'a>,
-        start: Start,
+        start: Start<'a>,
         window: Window,
         [batch, queries]: [usize; 2],
     ) -> Result<Self, Error> {
-        if let Start::At(position) = start
-            && position > FARTHEST
-        {
+        let layout = Self::of_source(source, start, window, [batch, queries])?;
+        let positions = match &start {
+            Start::At(position) => core::slice::from_ref(position),
+            Start::Each(positions) => {
+                expect_shape("Attention.start", &[positions.len()], &[layout.len()])?;
+                positions
+            }
+            Start::End => &[],
+        };
+        if let Some(position) = positions.iter().find(|&&position| position > FARTHEST) {
             let why = format!("expected a position of at most {FARTHEST}, found {position}");
             return Err(Error::Invalid { what: "Attention.start", why });
         }
+        Ok(layout)
+    }
+
+    /// As [`new`](Self::new), with `start` unchecked.
+    fn of_source(
+        source: KvSource<'a>,
+        start: Start<'a>,
+        window: Window,
+        [batch, queries]: [usize; 2],
+    ) -> Result<Self, Error> {
         let (sequences, keys) = match source {
             KvSource::Views { k, sequences, .. } => (sequences, k.shape()[2]),
             KvSource::Caches { caches, starts } => {
@@ -99,6 +159,7 @@ impl<'a> SequenceLayout<'a> {
         };
         let start = match self.start {
             Start::At(position) => position as isize,
+            Start::Each(positions) => positions[index] as isize,
             Start::End => keys.len() as isize - queries.len() as isize,
         };
         Sequence { index, batch, queries, keys, start, window: self.window }
@@ -128,13 +189,15 @@ impl<'a> SequenceLayout<'a> {
         [self.query_ends().map_or(self.queries, most), keys]
     }
 
-    /// Range of the distances `key - position` in all sequences.
-    pub fn distances(&self) -> Range<isize> {
-        let of = |s: Sequence| {
-            let past = s.start + s.queries.len() as isize;
-            1 - past..s.keys.len() as isize - s.start
-        };
+    /// Distances of all sequences, as one table of biases holds them.
+    pub fn distances(&self) -> DistanceSpan {
+        let all = (0..self.len()).map(|s| self.get(s).distances());
         let join = |a: Range<isize>, b: Range<isize>| a.start.min(b.start)..a.end.max(b.end);
-        (0..self.len()).map(|s| of(self.get(s))).reduce(join).unwrap_or(0..0)
+        let joined = all.clone().reduce(join).unwrap_or(0..0);
+        let most = all.map(|distances| distances.len()).max().unwrap_or(0);
+        if joined.len() <= self.len().saturating_mul(most) {
+            return DistanceSpan::Joined { first: joined.start, len: joined.len() };
+        }
+        DistanceSpan::Apart { most, sequences: self.len() }
     }
 }

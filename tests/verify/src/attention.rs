@@ -11,9 +11,9 @@ use data::{AttentionData, heads_first};
 use half::bf16;
 pub use params::Params;
 use params::strategy;
-pub(super) use params::{BUCKETS, Distance};
+pub(super) use params::{BUCKETS, Distance, Start};
 use proptest::prelude::BoxedStrategy;
-use tilewright_kernels::{Backend, Start};
+use tilewright_kernels::Backend;
 
 /// Attention with masks, biases, grouped heads, packed and padded sequences, strides.
 pub struct Attention;
@@ -144,7 +144,8 @@ impl AttentionData {
         let distance = match p.distance {
             Distance::None => 0.0,
             Distance::Alibi => {
-                (queries + keys + 300) as f64 * largest(self.slopes.iter().map(|&x| f64::from(x)))
+                let position = self.positions.iter().max().unwrap_or(&0);
+                (queries + keys + position) as f64 * largest(self.slopes.iter().map(|&x| f64::from(x)))
             }
             Distance::T5 { .. } => 1.0,
         };

@@ -1,9 +1,9 @@
 //! Attention to caches against attention to views: identical bits for every history of the caches.
 
-use super::attention::{BUCKETS, Distance, quiet};
+use super::attention::{BUCKETS, Distance, Start, quiet};
 use super::bound::identical;
 use super::stored::Stored;
-use super::tensor::{Layout, Random, Tensor, Values, extent, seed};
+use super::tensor::{Booleans, Layout, Random, Tensor, Values, extent, seed};
 use super::{Check, Failure, Worst};
 use core::ops::Range;
 use half::{bf16, f16};
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::{
     Attention, Backend, CachedAttention as Kernel, DistanceBias, Element, Error, KvCache, Precision,
-    Sequences, Start, View, ViewMut, Window,
+    Sequences, View, ViewMut, Window,
 };
 
 /// Attention to caches of any lengths, which several sequences may share, after appends and truncations.
@@ -37,7 +37,10 @@ pub struct Params {
     window: Window,
     scale: f32,
     softcap: Option<f32>,
+    bias: Option<Layout<4>>,
+    mask: Option<Layout<4>>,
     distance: Distance,
+    lse: bool,
     /// Index of a token in every cache whose key and value are NaN.
     poison: Option<usize>,
     values: Values,
@@ -87,23 +90,22 @@ fn strategy() -> BoxedStrategy<Params> {
             let scores: usize = sequences.iter().map(|&(cache, queries)| lens[cache] * queries).sum();
             scores * kv_heads * group * (dk + dv) <= MOST_WORK
         });
-    let start =
-        prop_oneof![3 => Just(Start::End), 1 => Just(Start::At(0)), 1 => (0..300usize).prop_map(Start::At)];
     let side = || prop::option::weighted(0.5, prop_oneof![2 => Just(0), 1 => 0..20usize, 1 => 0..400usize]);
     let window = (side(), side()).prop_map(|(before, after)| Window { before, after });
     let scores = (
         select(vec![0.125, 1.0, -0.3]),
         prop::option::weighted(0.2, select(vec![0.5, 30.0])),
+        [(); 2].map(|()| prop::option::weighted(0.3, Layout::repeated_rows())),
         Distance::any(),
     );
     let stored = prop_oneof![3 => Just(Stored::F32), 1 => Just(Stored::Bf16), 1 => Just(Stored::F16)];
     let layouts = (any::<bool>(), [Layout::rows(), Layout::rows()], stored, any::<bool>());
-    let data = (prop::option::weighted(0.3, 0..600usize), Values::any(), seed());
-    (shape, layouts, start, window, scores, data)
+    let data = (any::<bool>(), prop::option::weighted(0.3, 0..600usize), Values::any(), seed());
+    (shape, layouts, Start::any(), window, scores, data)
         .prop_map(|(shape, (rows_first, layouts, stored, bf16), start, window, scores, data)| {
             let (extents, lens, sequences) = shape;
-            let (scale, softcap, distance) = scores;
-            let (poison, values, seed) = data;
+            let (scale, softcap, [bias, mask], distance) = scores;
+            let (lse, poison, values, seed) = data;
             Params {
                 extents,
                 lens,
@@ -116,7 +118,10 @@ fn strategy() -> BoxedStrategy<Params> {
                 window,
                 scale,
                 softcap,
+                bias,
+                mask,
                 distance,
+                lse,
                 poison,
                 // The values of `Large` exceed the range of f16.
                 values: if stored == Stored::F16 && values == Values::Large { Values::Wide } else { values },
@@ -196,6 +201,10 @@ struct CachedData {
     tokens: Vec<CacheTokens>,
     /// Index of each sequence's first query, and the number of all queries.
     starts: Vec<usize>,
+    /// Position of the first query of each sequence, unless it follows from the keys.
+    positions: Vec<usize>,
+    bias: Option<Tensor<4>>,
+    mask: Option<Booleans<4>>,
     slopes: Vec<f32>,
     table: Vec<f32>,
     /// Capacity of the caches in tokens.
@@ -227,7 +236,22 @@ impl CachedData {
             Some(*end)
         }));
         let queries = starts[p.sequences.len()];
+        let rows = p.sequences.iter().map(|s| s.1).max().unwrap_or(0);
+        let columns = p.sequences.iter().map(|s| p.lens[s.0]).max().unwrap_or(0);
+        let shape = [p.sequences.len(), heads, rows, columns];
+        // One key in four is hidden.
+        let hides = move |random: &mut Random| random.below(4) == 0;
+        let bias =
+            p.bias.as_ref().map(|layout| {
+                Tensor::new(shape, layout, |_| {
+                    if hides(random) { f32::NEG_INFINITY } else { p.values.draw(random) }
+                })
+            });
+        let mask = p.mask.as_ref().map(|layout| Booleans::new(shape, layout, |_| !hides(random)));
         Self {
+            positions: p.start.positions(p.sequences.len(), random),
+            bias,
+            mask,
             q: Tensor::random([1, heads, queries, dk], &Layout::row_major(), p.values, random),
             tokens,
             starts,
@@ -258,16 +282,19 @@ impl CachedData {
         all.collect()
     }
 
-    /// Output of attention to caches, in the order head, query, dv.
+    /// Output of attention to caches in the order head, query, dv, and then the log-sum-exps, if they are wanted.
     fn of_caches(&self, p: &Params, backend: Backend, caches: &[KvCache]) -> Result<Vec<f32>, Failure> {
         let caches: Vec<&KvCache> = p.sequences.iter().map(|&(cache, _)| &caches[cache]).collect();
-        self.out(p, |out| {
+        self.out(p, |out, lse| {
             backend.run(Kernel {
                 scale: p.scale,
                 softcap: p.softcap,
+                bias: self.bias.as_ref().map(Tensor::view),
+                mask: self.mask.as_ref().map(Booleans::view),
                 distance: self.distance(p),
-                start: p.start,
+                start: p.start.kernel(&self.positions),
                 window: p.window,
+                lse,
                 ..Kernel::new(self.q.view(), &caches, &self.starts, out)
             })
         })
@@ -294,30 +321,36 @@ impl CachedData {
             View::new(x, shape).map(|x| x.permute([0, 2, 1, 3]))
         };
         let (k, v) = (view(&k, dk)?, view(&v, dv)?);
-        self.out(p, |out| {
+        self.out(p, |out, lse| {
             backend.run(Attention {
                 precision: p.precision(),
                 scale: p.scale,
                 softcap: p.softcap,
+                bias: self.bias.as_ref().map(Tensor::view),
+                mask: self.mask.as_ref().map(Booleans::view),
                 distance: self.distance(p),
                 sequences: Sequences::Packed { q: &self.starts, k: &ends },
-                start: p.start,
+                start: p.start.kernel(&self.positions),
                 window: p.window,
+                lse,
                 ..Attention::new(self.q.view(), k, v, out)
             })
         })
     }
 
-    /// Calls `run` and collects its output.
+    /// Collects the output and the log-sum-exps that `run` writes.
     fn out(
         &self,
         p: &Params,
-        run: impl FnOnce(ViewMut<'_, 4>) -> Result<(), Error>,
+        run: impl FnOnce(ViewMut<'_, 4>, Option<ViewMut<'_, 3>>) -> Result<(), Error>,
     ) -> Result<Vec<f32>, Failure> {
         let [_, heads, queries, _] = self.q.shape();
         let shape = [1, heads, queries, p.extents[3]];
         let mut out = vec![f32::NAN; shape.iter().product()];
-        run(ViewMut::new(&mut out, shape)?)?;
+        let mut lse = vec![f32::NAN; heads * queries];
+        let to_lse = ViewMut::new(&mut lse, [1, heads, queries])?;
+        run(ViewMut::new(&mut out, shape)?, p.lse.then_some(to_lse))?;
+        out.extend(lse);
         Ok(out)
     }
 }

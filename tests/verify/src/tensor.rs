@@ -290,6 +290,32 @@ impl<const D: usize, T: Element> Tensor<D, T> {
     }
 }
 
+/// Booleans of a mask at the places of a layout.
+#[derive(Clone)]
+pub struct Booleans<const D: usize> {
+    data: Vec<bool>,
+    shape: [usize; D],
+    strides: [usize; D],
+}
+
+impl<const D: usize> Booleans<D> {
+    /// Fills the elements with `value(index)`, called in row-major order, and the places between them with true.
+    pub fn new(shape: [usize; D], layout: &Layout<D>, mut value: impl FnMut([usize; D]) -> bool) -> Self {
+        let strides = layout.strides(shape);
+        let reach: usize = shape.iter().zip(strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
+        let mut data = vec![true; reach + 1];
+        for index in indices(shape) {
+            data[dot(index, strides)] = value(index);
+        }
+        Self { data, shape, strides }
+    }
+
+    /// The elements for reading.
+    pub fn view(&self) -> View<'_, D, bool> {
+        View::with_strides(&self.data, self.shape, self.strides).expect("the layout fits")
+    }
+}
+
 fn dot<const D: usize>(index: [usize; D], strides: [usize; D]) -> usize {
     index.iter().zip(strides).map(|(i, s)| i * s).sum()
 }

@@ -2,8 +2,8 @@
 
 use super::super::Failure;
 use super::super::stored::{Stored, written};
-use super::super::tensor::{Layout, Random, Tensor, indices};
-use super::params::{BUCKETS, Params, SequenceDivision};
+use super::super::tensor::{Booleans, Layout, Random, Tensor, indices};
+use super::params::{self, BUCKETS, Params, SequenceDivision};
 use core::ops::Range;
 use half::{bf16, f16};
 use tilewright_kernels::{
@@ -18,7 +18,10 @@ pub(super) struct AttentionData {
     /// Key lengths, or the ends of the packed sequences.
     pub(super) query_ends: Vec<usize>,
     pub(super) key_ends: Vec<usize>,
+    /// Position of the first query of each sequence, unless it follows from the keys.
+    pub(super) positions: Vec<usize>,
     pub(super) bias: Option<Tensor<4>>,
+    pub(super) mask: Option<Booleans<4>>,
     pub(super) slopes: Vec<f32>,
     pub(super) table: Vec<f32>,
 }
@@ -34,10 +37,19 @@ pub(super) struct SequenceSpan {
 /// Part of an attention that one call computes.
 struct CallPart<'a> {
     sequences: Sequences<'a>,
-    start: Start,
+    start: Start<'a>,
     bias: Option<View<'a, 4>>,
+    mask: Option<View<'a, 4, bool>>,
     /// Type of out.
     rows_first: bool,
+}
+
+impl SequenceSpan {
+    /// Part of an argument with an element for each score, for some queries of this sequence.
+    fn scores<'a, T>(&self, argument: View<'a, 4, T>, queries: Range<usize>) -> View<'a, 4, T> {
+        let argument = argument.slice(0, self.index..self.index + 1);
+        argument.slice(2, queries).slice(3, 0..self.keys.len())
+    }
 }
 
 /// Views of a tensor that may have heads and rows in either order.
@@ -80,7 +92,9 @@ impl AttentionData {
             v,
             query_ends,
             key_ends,
+            positions: vec![],
             bias: None,
+            mask: None,
             slopes: (0..kv_heads * group).map(|_| random.unit().abs()).collect(),
             table: (0..BUCKETS * kv_heads * group).map(|_| random.unit()).collect(),
         };
@@ -94,6 +108,11 @@ impl AttentionData {
                 if p.hides && random.below(4) == 0 { f32::NEG_INFINITY } else { p.values.draw(random) }
             })
         });
+        data.mask = p.mask.as_ref().map(|layout| {
+            let shape = [sequences, kv_heads * group, rows, columns];
+            Booleans::new(shape, layout, |_| !(p.hides && random.below(4) == 0))
+        });
+        data.positions = p.start.positions(sequences, random);
         data
     }
 
@@ -149,9 +168,13 @@ impl AttentionData {
         let heads = kv_heads * group;
         let shape = if p.rows_first[2] { [batch, queries, heads, dv] } else { [batch, heads, queries, dv] };
         let out = (Tensor::new(shape, &p.layouts[3], |_| f32::NAN), out);
-        let bias = self.bias.as_ref().map(Tensor::view);
-        let all =
-            CallPart { sequences: self.sequences(p), start: p.start, bias, rows_first: p.rows_first[2] };
+        let all = CallPart {
+            sequences: self.sequences(p),
+            start: p.start.kernel(&self.positions),
+            bias: self.bias.as_ref().map(Tensor::view),
+            mask: self.mask.as_ref().map(Booleans::view),
+            rows_first: p.rows_first[2],
+        };
         let whole = |v: View<'_, 4>| v.shape().map(|n| 0..n);
         let (q, k) =
             (heads_first(self.q.view(), p.rows_first[0]), heads_first(self.k.view(), p.rows_first[1]));
@@ -170,20 +193,23 @@ impl AttentionData {
         let (heads, n) = (kv_heads * group, part.len());
         let before = part.start - sequence.queries.start;
         let of_batch = sequence.batch..sequence.batch + 1;
-        let bias = self.bias.as_ref().map(|bias| {
-            let bias = bias.view().slice(0, sequence.index..sequence.index + 1);
-            bias.slice(2, before..before + n).slice(3, 0..sequence.keys.len())
-        });
         let start = match p.start {
-            Start::At(position) => Start::At(position + before),
-            Start::End => Start::End,
+            params::Start::End => Start::End,
+            _ => Start::At(self.positions[sequence.index] + before),
         };
         let out = Tensor::new([1, heads, n, dv], &Layout::row_major(), |_| f32::NAN);
         let ranges = (
             [of_batch.clone(), 0..heads, part, 0..dk],
             [of_batch, 0..kv_heads, sequence.keys.clone(), 0..dk],
         );
-        let alone = CallPart { sequences: Sequences::Rows, start, bias, rows_first: false };
+        let queries = before..before + n;
+        let alone = CallPart {
+            sequences: Sequences::Rows,
+            start,
+            bias: self.bias.as_ref().map(|bias| sequence.scores(bias.view(), queries.clone())),
+            mask: self.mask.as_ref().map(|mask| sequence.scores(mask.view(), queries)),
+            rows_first: false,
+        };
         self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
     }
 
@@ -272,6 +298,7 @@ impl AttentionData {
             scale: p.scale,
             softcap: p.softcap,
             bias: part.bias,
+            mask: part.mask,
             distance: self.distance(p),
             sequences: part.sequences,
             start: part.start,

@@ -1,10 +1,11 @@
 //! Parameters of attention cases, and the strategy that draws them.
 
 use super::super::stored::Stored;
-use super::super::tensor::{Layout, Values, extent, seed};
+use super::super::tensor::{Layout, Random, Values, extent, seed};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{DistanceBias, Precision, Start, View, Window};
+use tilewright_kernels as kernels;
+use tilewright_kernels::{DistanceBias, Precision, View, Window};
 
 /// Arguments of one attention.
 #[derive(Clone, Debug)]
@@ -20,7 +21,8 @@ pub struct Params {
     pub(super) scale: f32,
     pub(super) softcap: Option<f32>,
     pub(super) bias: Option<Layout<4>>,
-    /// True if the bias hides one key in four.
+    pub(super) mask: Option<Layout<4>>,
+    /// True if bias and mask each hide one key in four; otherwise the mask hides none.
     pub(super) hides: bool,
     pub(super) distance: Distance,
     pub(super) lse: bool,
@@ -40,6 +42,15 @@ pub(super) enum SequenceDivision {
     KeyLengths,
     /// Sequences end to end, with their number.
     Packed(usize),
+}
+
+/// Position of the first query of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Start {
+    At(usize),
+    /// A position for each sequence, from the seed.
+    Each,
+    End,
 }
 
 /// A bias by distance. The seed determines its numbers.
@@ -71,14 +82,12 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
         1 => Just(SequenceDivision::KeyLengths),
         2 => (1..6usize).prop_map(SequenceDivision::Packed),
     ];
-    let start =
-        prop_oneof![1 => Just(Start::At(0)), 1 => (0..300usize).prop_map(Start::At), 2 => Just(Start::End)];
     let side = || prop::option::weighted(0.5, prop_oneof![2 => Just(0), 1 => 0..20usize, 1 => 0..400usize]);
     let window = (side(), side()).prop_map(|(before, after)| Window { before, after });
     let scores = (
         select(vec![0.125, 1.0, -0.3]),
         prop::option::weighted(0.2, select(vec![0.5, 30.0])),
-        prop::option::weighted(0.3, Layout::repeated_rows()),
+        [(); 2].map(|()| prop::option::weighted(0.3, Layout::repeated_rows())),
         any::<bool>(),
         Distance::any(),
     );
@@ -94,9 +103,9 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
     ];
     let layouts = [(); 4].map(|()| Layout::rows());
     let data = (layouts, any::<[bool; 3]>(), prop::option::weighted(0.3, 0..800usize), Values::any(), seed());
-    (extents, sequences, (start, window), scores, (any::<bool>(), types), data)
+    (extents, sequences, (Start::any(), window), scores, (any::<bool>(), types), data)
         .prop_map(|(extents, sequences, (start, window), scores, (lse, (stored, precision)), data)| {
-            let (scale, softcap, bias, hides, distance) = scores;
+            let (scale, softcap, [bias, mask], hides, distance) = scores;
             let (layouts, rows_first, poison, values, seed) = data;
             let mut extents = extents;
             if let SequenceDivision::Packed(_) = sequences {
@@ -112,6 +121,7 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
                 scale,
                 softcap,
                 bias,
+                mask,
                 hides,
                 distance,
                 lse,
@@ -128,6 +138,39 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
             }
         })
         .boxed()
+}
+
+impl Start {
+    /// Draws any start, most often the end.
+    pub(in super::super) fn any() -> BoxedStrategy<Self> {
+        prop_oneof![
+            1 => Just(Self::At(0)),
+            1 => (0..300usize).prop_map(Self::At),
+            1 => Just(Self::Each),
+            3 => Just(Self::End),
+        ]
+        .boxed()
+    }
+
+    /// Positions for `n` sequences. One in eight is so far from the others that no table holds both distances.
+    pub(in super::super) fn positions(self, n: usize, random: &mut Random) -> Vec<usize> {
+        let position =
+            |random: &mut Random| random.below(300) + [0, 1 << 20][usize::from(random.below(8) == 0)];
+        match self {
+            Self::At(at) => vec![at; n],
+            Self::Each => (0..n).map(|_| position(random)).collect(),
+            Self::End => vec![],
+        }
+    }
+
+    /// The start as kernels take it, for the positions of [`positions`](Self::positions).
+    pub(in super::super) fn kernel(self, positions: &[usize]) -> kernels::Start<'_> {
+        match self {
+            Self::At(at) => kernels::Start::At(at),
+            Self::Each => kernels::Start::Each(positions),
+            Self::End => kernels::Start::End,
+        }
+    }
 }
 
 impl Distance {
