@@ -333,6 +333,14 @@ fn rotary_settings_are_read_as_by_transformers() {
         [llama3("", ""), llama3("", original), llama3(&original.replace("33", "44"), original)],
         [99.0, 33.0, 44.0]
     );
+    for (high, found) in [(1, "above low_freq_factor 1, found 1"), (0, "a positive number, found 0")] {
+        let of = r#""rope_type": "llama3", "factor": 8, "low_freq_factor": 1"#;
+        std::fs::write(&path, format!(r#"{{"rope_scaling": {{{of}, "high_freq_factor": {high}}}}}"#))
+            .unwrap();
+        let error = llama::Config::read(&Fields::open(folder.path()).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("high_freq_factor: expected"), "{error}");
+        assert!(error.contains(found), "{error}");
+    }
 }
 
 #[test]

@@ -276,8 +276,20 @@ fn roberta_counts_positions_from_padding_and_without_it() {
     };
     assert!(run(&[5; 38]).is_ok());
     assert_eq!(run(&[5; 39]).unwrap_err().to_string(), "position: 40 is not below 40");
-    // Masked padding takes no position.
+    // Padding takes no position, visible or hidden. Another hidden token takes one, as in transformers.
     assert!(run(&[&[5; 38][..], &[1; 4]].concat()).is_ok());
+    let mut masked = |hidden: &[i64], half: usize| {
+        let ids = [&[5].repeat(half)[..], hidden, &[6].repeat(half)].concat();
+        let mask = [[1].repeat(half), [0].repeat(hidden.len()), [1].repeat(half)].concat();
+        let batch = Batch::from_padded([1, ids.len()], &ids, Some(&mask), None).unwrap();
+        model.forward(&batch).map(|outputs| outputs[0].values.clone())
+    };
+    assert_eq!(masked(&[7], 19).unwrap_err().to_string(), "position: 40 is not below 40");
+    assert!(masked(&[1], 19).is_ok());
+    let whole = masked(&[], 2).unwrap();
+    assert!(masked(&[1, 1], 2).unwrap() == whole);
+    let shifted = masked(&[7, 1], 2).unwrap();
+    assert!(shifted != whole && shifted == masked(&[1, 8], 2).unwrap());
 }
 
 #[test]

@@ -125,7 +125,7 @@ const OTHERS: [(&str, &[&str]); 31] = [
     ("n_inner", &["null"]),
 ];
 
-const LLAMA_3: &str = r#"{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 1,
+const LLAMA_3: &str = r#"{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
     "original_max_position_embeddings": 8}"#;
 
 #[derive(Arbitrary, Debug)]

@@ -25,11 +25,20 @@ pub struct Batch {
     pub(crate) positions: Vec<u32>,
     /// \[sequences + 1\]: index of each sequence's first token, then the number of tokens.
     pub(crate) starts: Vec<usize>,
+    /// Dropped tokens that precede a token of their sequence: the index of that token, and the dropped id. Positions may
+    /// depend on dropped ids.
+    pub(crate) dropped: Vec<(usize, i64)>,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { ids: Vec::new(), types: Vec::new(), positions: Vec::new(), starts: vec![0] }
+        Self {
+            ids: Vec::new(),
+            types: Vec::new(),
+            positions: Vec::new(),
+            starts: vec![0],
+            dropped: Vec::new(),
+        }
     }
 }
 
@@ -102,6 +111,7 @@ impl Batch {
         self.types.clear();
         self.positions.clear();
         self.starts.truncate(1);
+        self.dropped.clear();
     }
 
     /// Packs `rows` sequences padded to `columns` tokens: keeps each token whose `attention_mask` is 1. Without a mask all
@@ -144,7 +154,10 @@ impl Batch {
             for column in 0..columns {
                 let at = row * columns + column;
                 match attention_mask.map_or(1, |mask| mask[at]) {
-                    0 => continue,
+                    0 => {
+                        batch.dropped.push((batch.ids.len(), input_ids[at]));
+                        continue;
+                    }
                     1 => {}
                     other => {
                         return Err(input(
@@ -161,6 +174,7 @@ impl Batch {
                 return Err(input("attention_mask", format!("hides all of sequence {row}")));
             }
             batch.starts.push(batch.ids.len());
+            batch.dropped.truncate(batch.dropped.partition_point(|&(next, _)| next < batch.ids.len()));
         }
         Ok(batch)
     }

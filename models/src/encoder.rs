@@ -88,13 +88,17 @@ impl EncoderPlan {
     /// padding + 1, padding + 2 ..  for the other tokens of the sequence
     /// ```
     ///
-    /// Tokens that a mask hides are not in the batch, so they do not count, whatever their ids.
+    /// Ids alone decide, as in transformers: a token that a mask hides counts unless its id is `padding`.
     pub fn positions(&self, batch: &Batch, positions: &mut Vec<u32>) {
         positions.clear();
         let Some(padding) = self.padding else { return positions.extend(&batch.positions) };
+        let mut dropped = batch.dropped.iter().peekable();
         for ends in batch.starts().windows(2) {
             let mut last = padding;
-            for &id in &batch.ids[ends[0]..ends[1]] {
+            for (i, &id) in batch.ids.iter().enumerate().take(ends[1]).skip(ends[0]) {
+                while let Some(&(_, id)) = dropped.next_if(|&&(next, _)| next == i) {
+                    last += u32::from(id != i64::from(padding));
+                }
                 last += u32::from(id != padding);
                 positions.push(if id == padding { padding } else { last });
             }

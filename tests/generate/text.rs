@@ -117,7 +117,7 @@ fn chats_are_written_as_their_template_says() {
         assert!(refused(&asked).contains(part), "{}", refused(&asked));
     };
     refuses("{{ raise_exception('roles must alternate') }}", "roles must alternate");
-    refuses("{% for %}", "tokenizer.json");
+    refuses("{% for %}", "chat_template.jinja: chat template: ");
     refuses("{{ strftime_now('%!') }}", "strftime_now(\"%!\")");
     refuses("{{ nothing | tojson }}", "undefined is no JSON");
     refuses("{{ 1 | tojson(width=2) }}", "width");

@@ -39,11 +39,11 @@ fn files(name: &str) -> BTreeMap<String, Vec<u8>> {
 /// Serves repositories: `/ORG/NAME/resolve/REVISION/FILE`.
 struct Hub {
     address: String,
-    /// Paths of all requests, each once.
+    /// Distinct paths of all requests.
     asked: Arc<Mutex<Vec<String>>>,
     /// True if connections break in the middle of model.safetensors.
     breaks: Arc<AtomicBool>,
-    /// True if commands are to ask no one.
+    /// True if commands must not connect to the server.
     offline: AtomicBool,
 }
 
@@ -54,11 +54,11 @@ impl Hub {
         let hub =
             Self { address, asked: Arc::default(), breaks: Arc::default(), offline: AtomicBool::default() };
         let (asked, breaks) = (hub.asked.clone(), hub.breaks.clone());
-        // It ends with the test's process.
+        // The thread ends with the test's process.
         std::thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
                 let breaks = breaks.load(Ordering::Relaxed);
-                // Clients may go as they like.
+                // Clients may close the connection at any time.
                 let _ = answer(connection, &repositories, &asked, breaks);
             }
         });
@@ -148,7 +148,7 @@ fn answer(
             .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     };
     let part = &bytes[start..last.map_or(bytes.len(), |last| last + 1)];
-    // Any name of the content will do.
+    // Any name that identifies the content is valid.
     let etag = bytes.iter().fold(1u64, |h, &b| h.wrapping_mul(31).wrapping_add(b.into()));
     write!(
         connection,
@@ -161,7 +161,7 @@ fn answer(
     let sent =
         if breaks && path.ends_with("model.safetensors") { part.len().div_ceil(2) } else { part.len() };
     connection.write_all(&part[..sent])?;
-    // Whoever closes with something unread resets the connection.
+    // Closing a connection with unread data resets it.
     connection.shutdown(std::net::Shutdown::Write)?;
     connection.read_to_end(&mut Vec::new()).map(drop)
 }
@@ -180,7 +180,7 @@ fn tree(folder: &Path) -> Vec<String> {
     found
 }
 
-/// The tensors of a file in two files, and the index of both.
+/// Splits the tensors of a file into two files with an index.
 fn in_shards(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
     let bytes = files.remove("model.safetensors").unwrap();
     let whole = SafeTensors::deserialize(&bytes).unwrap();
@@ -225,7 +225,7 @@ fn names_are_downloaded_once() {
     assert_eq!(embed("acme/tiny"), expected);
     assert!(hub.asked().is_empty(), "all is in the cache");
 
-    // As other programs leave a cache, which do not ask for all that is read here.
+    // A cache by another program, which did not download every file that this command reads.
     let absent = home.path().join("hub/models--acme--tiny/.no_exist").join(COMMIT);
     assert!(absent.join("chat_template.jinja").exists());
     std::fs::remove_dir_all(absent).unwrap();

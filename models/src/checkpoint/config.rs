@@ -1,6 +1,6 @@
 //! JSON files of a checkpoint, and fields that several architectures share.
 
-use crate::checkpoint::files::{bytes, find_gguf};
+use crate::checkpoint::files::{bytes, exists, find_gguf};
 use crate::checkpoint::gguf::Gguf;
 use crate::error::Error;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
@@ -25,12 +25,12 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     parse(path, &bytes(path)?)
 }
 
-/// Reads and parses the JSON file `path`, if there is one.
+/// Reads and parses the JSON file `path` if it exists.
 ///
 /// # Errors
-/// See [`read`]; a missing file is no error.
+/// See [`read`]; a missing file is not an error.
 pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    if path.exists() { read(path).map(Some) } else { Ok(None) }
+    if exists(path) { read(path).map(Some) } else { Ok(None) }
 }
 
 /// Returns the path that errors name, and the content of config.json of the checkpoint at `path`. For a GGUF file the
@@ -40,7 +40,7 @@ pub fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Erro
 /// If neither file exists, or the GGUF file is damaged or of an unsupported model.
 pub fn config_json(path: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let json = path.join("config.json");
-    match find_gguf(path).filter(|_| !json.exists()) {
+    match find_gguf(path).filter(|_| !exists(&json)) {
         Some(file) => {
             let bytes = Gguf::open(&file)?.config_json()?;
             Ok((file, bytes))

@@ -21,6 +21,7 @@ pub use dequantize::Type;
 pub(crate) use names::in_halves;
 pub use value::Value;
 
+use crate::checkpoint::files;
 use crate::error::Error;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek as _, SeekFrom};
@@ -59,9 +60,7 @@ impl Gguf {
     /// If the file cannot be read, is damaged, or has a tensor of an unsupported type. The message names the key or
     /// tensor.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = std::fs::File::open(path).map_err(io)?;
-        let len = file.metadata().map_err(io)?.len();
+        let (file, len) = files::open(path)?;
         Self::read(path, BufReader::new(file), len)
     }
 

@@ -24,11 +24,18 @@ pub struct Tokenizer {
     max_length: Option<usize>,
     /// Side that truncation removes.
     truncation_side: TruncationDirection,
-    chat_template: Option<String>,
+    chat_template: Option<TemplateSource>,
     /// Chat template for conversations with tools, if it differs.
-    chat_template_for_tools: Option<String>,
+    chat_template_for_tools: Option<TemplateSource>,
     bos_token: Option<String>,
     eos_token: Option<String>,
+}
+
+/// A chat template, and the file that holds it.
+#[derive(Clone, Debug)]
+pub(crate) struct TemplateSource {
+    pub path: PathBuf,
+    pub text: String,
 }
 
 /// Origin of a token in the text.
@@ -102,14 +109,14 @@ impl Tokenizer {
         let (json, file) = (dir.join("tokenizer.json"), files::find_gguf(path));
         let gguf = file.map(|file| Gguf::open(&file)).transpose()?;
         let mut tokenizer = match &gguf {
-            Some(gguf) if !json.exists() => return Self::from_gguf(gguf),
+            Some(gguf) if !files::exists(&json) => return Self::from_gguf(gguf),
             _ => {
                 let bytes = files::bytes(&json)?;
                 Self::from_bytes(json, &bytes)?
             }
         };
-        let settings: TokenizerConfig =
-            config::read_optional(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let path = dir.join("tokenizer_config.json");
+        let settings: TokenizerConfig = config::read_optional(&path)?.unwrap_or_default();
         if let Some(mask) = settings.mask_token {
             tokenizer.mask = mask.into();
         }
@@ -123,18 +130,21 @@ impl Tokenizer {
         }
         let jinja = dir.join("chat_template.jinja");
         match (settings.chat_template, gguf) {
-            _ if jinja.exists() => {
-                tokenizer.chat_template = Some(files::text(&jinja)?);
+            _ if files::exists(&jinja) => {
+                let read = |path: PathBuf| Ok(TemplateSource { text: files::text(&path)?, path });
+                tokenizer.chat_template = Some(read(jinja)?);
                 let for_tools = dir.join("additional_chat_templates/tool_use.jinja");
-                if for_tools.exists() {
-                    tokenizer.chat_template_for_tools = Some(files::text(&for_tools)?);
+                if files::exists(&for_tools) {
+                    tokenizer.chat_template_for_tools = Some(read(for_tools)?);
                 }
             }
             (Some(template), _) => {
-                tokenizer.chat_template = template.named("default");
-                tokenizer.chat_template_for_tools = template.named("tool_use");
+                let named =
+                    |name| template.named(name).map(|text| TemplateSource { path: path.clone(), text });
+                tokenizer.chat_template = named("default");
+                tokenizer.chat_template_for_tools = named("tool_use");
             }
-            (None, Some(gguf)) => tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned),
+            (None, Some(gguf)) => tokenizer.chat_template = TemplateSource::of_gguf(&gguf)?,
             (None, None) => {}
         }
         Ok(tokenizer)
@@ -151,7 +161,7 @@ impl Tokenizer {
         }
         tokenizer.bos_token = gguf.special_token("bos")?.map(str::to_owned);
         tokenizer.eos_token = gguf.special_token("eos")?.map(str::to_owned);
-        tokenizer.chat_template = gguf.chat_template()?.map(str::to_owned);
+        tokenizer.chat_template = TemplateSource::of_gguf(gguf)?;
         Ok(tokenizer)
     }
 
@@ -186,12 +196,12 @@ impl Tokenizer {
 
     /// Chat template in Jinja, if a file has one.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.chat_template.as_ref().map(|template| &*template.text)
     }
 
     /// Chat template for conversations with tools.
     pub fn chat_template_for_tools(&self) -> Option<&str> {
-        self.chat_template_for_tools.as_deref().or(self.chat_template())
+        self.template(true).map(|template| &*template.text)
     }
 
     /// First token of a text, as the vocabulary spells it, if a file names one.
@@ -330,9 +340,21 @@ impl Tokenizer {
         guarded(&self.path, || self.inner.decode(ids, true))
     }
 
+    /// Chat template with its file, for conversations with or without tools.
+    pub(crate) fn template(&self, tools: bool) -> Option<&TemplateSource> {
+        self.chat_template_for_tools.as_ref().filter(|_| tools).or(self.chat_template.as_ref())
+    }
+
     /// Error that names the tokenizer's file.
     pub(crate) fn error(&self, why: String) -> Error {
         Error::File { path: self.path.clone(), why }
+    }
+}
+
+impl TemplateSource {
+    fn of_gguf(gguf: &Gguf) -> Result<Option<Self>, Error> {
+        let text = gguf.chat_template()?;
+        Ok(text.map(|text| Self { path: gguf.path().to_owned(), text: text.to_owned() }))
     }
 }
 

@@ -90,7 +90,7 @@ impl Weights {
         }
         let dir = path;
         let [single, index] = files::SAFETENSORS.map(|name| dir.join(name));
-        if single.exists() || !index.exists() {
+        if files::exists(&single) || !files::exists(&index) {
             let bytes = files::bytes(&single)?;
             return Self::from_bytes(single, bytes);
         }

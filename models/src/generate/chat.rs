@@ -108,20 +108,16 @@ const FUEL: u64 = 10_000_000;
 /// If the tokenizer has no template, or the template is not valid Jinja, uses an unsupported feature, refuses the
 /// chat or takes too long.
 pub fn render(tokenizer: &Tokenizer, chat: &Chat) -> Result<String, Error> {
-    let template = match chat.tools {
-        Some(_) => tokenizer.chat_template_for_tools(),
-        None => tokenizer.chat_template(),
-    };
-    let Some(template) = template else {
+    let Some(template) = tokenizer.template(chat.tools.is_some()) else {
         return Err(tokenizer.error("there is no chat template beside it".to_owned()));
     };
-    let rendered = render_template(template, tokenizer, chat);
+    let rendered = render_template(&template.text, tokenizer, chat);
     rendered.map_err(|e| {
         let why = match e.kind() {
             ErrorKind::OutOfFuel => format!("takes too long: expected at most {FUEL} steps, found more"),
             _ => e.to_string(),
         };
-        tokenizer.error(format!("chat template: {why}"))
+        Error::File { path: template.path.clone(), why: format!("chat template: {why}") }
     })
 }
 

@@ -166,7 +166,7 @@ impl GenerationConfig {
     /// If the file is missing or damaged, or a key has an unsupported value; the message names the key.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let own = files::directory(path).join("generation_config.json");
-        let (path, bytes) = match own.exists() {
+        let (path, bytes) = match files::exists(&own) {
             true => (own.clone(), files::bytes(&own)?),
             false => config::config_json(path)?,
         };
@@ -247,17 +247,19 @@ impl GenerationConfig {
                     range.end()
                 )),
             };
+        let positive = |name: &str, value: f32| match value.is_finite() && value >= f32::MIN_POSITIVE {
+            true => Ok(()),
+            false => Err(format!("{name}: expected a positive number, found {value}")),
+        };
         if self.do_sample {
-            within("temperature", self.temperature.into(), f64::from(f32::MIN_POSITIVE)..=f32::MAX.into())?;
+            positive("temperature", self.temperature)?;
         }
         within("top_p", self.top_p.into(), 0.0..=1.0)?;
         within("min_p", self.min_p.into(), 0.0..=1.0)?;
-        within(
-            "repetition_penalty",
-            self.repetition_penalty.into(),
-            f64::from(f32::MIN_POSITIVE)..=f32::MAX.into(),
-        )?;
-        within("length_penalty", self.length_penalty, f64::MIN..=f64::MAX)?;
+        positive("repetition_penalty", self.repetition_penalty)?;
+        if !self.length_penalty.is_finite() {
+            return Err(format!("length_penalty: expected a finite number, found {}", self.length_penalty));
+        }
         within("num_beams", self.num_beams as f64, 1.0..=MOST_BEAMS as f64)?;
         if self.max_new_tokens == Some(0) {
             return Err("max_new_tokens: expected at least 1, found 0".to_owned());

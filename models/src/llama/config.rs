@@ -84,11 +84,7 @@ struct RopeParameters {
 impl RopeScaling {
     /// Scaling that `raw` describes. `positions` is the default of the original context.
     fn new(raw: &RopeParameters, positions: usize) -> Result<Self, String> {
-        let need = |name: &str, value: Option<f64>| match value {
-            Some(value) if value > 0.0 && value.is_finite() => Ok(value),
-            Some(value) => Err(format!("{name}: expected a positive number, found {value}")),
-            None => Err(format!("{name} is missing")),
-        };
+        let need = |name: &str, value: Option<f64>| value.ok_or_else(|| format!("{name} is missing"));
         match raw.rope_type.as_deref().or(raw.kind.as_deref()) {
             None | Some("default") => Ok(Self::Default),
             Some("linear") => Ok(Self::Linear { factor: need("factor", raw.factor)? }),
@@ -103,6 +99,31 @@ impl RopeScaling {
             }),
             Some(other) => {
                 Err(format!("rope_type {other:?} is not supported; expected default, linear or llama3"))
+            }
+        }
+    }
+
+    /// Refuses factors that give no frequencies; names the field.
+    fn check(self) -> Result<(), String> {
+        let positive = |name: &str, value: f64| match value > 0.0 && value.is_finite() {
+            true => Ok(()),
+            false => Err(format!("{name}: expected a positive number, found {value}")),
+        };
+        match self {
+            Self::Default => Ok(()),
+            Self::Linear { factor } => positive("factor", factor),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                positive("factor", factor)?;
+                positive("low_freq_factor", low_freq_factor)?;
+                positive("high_freq_factor", high_freq_factor)?;
+                positive("original_max_position_embeddings", original_max_position_embeddings)?;
+                if high_freq_factor <= low_freq_factor {
+                    return Err(format!(
+                        "high_freq_factor: expected a number above low_freq_factor {low_freq_factor}, \
+                         found {high_freq_factor}"
+                    ));
+                }
+                Ok(())
             }
         }
     }
@@ -200,7 +221,7 @@ impl Config {
             .collect()
     }
 
-    /// Refuses impossible sizes; names the field.
+    /// Refuses impossible sizes and frequencies; names the field.
     pub(super) fn check(&self) -> Result<(), String> {
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         config::positive(&named!(
@@ -224,6 +245,6 @@ impl Config {
         if !(self.rope_theta > 0.0 && self.rope_theta.is_finite()) {
             return Err(format!("rope_theta: expected a positive number, found {}", self.rope_theta));
         }
-        Ok(())
+        self.rope_scaling.check()
     }
 }

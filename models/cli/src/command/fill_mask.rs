@@ -49,6 +49,10 @@ impl FillMask {
         }
         let architecture = Architecture::of(&dir)?;
         let mut model = self.precision.load(architecture, &dir, &session)?;
+        let most = model.max_length();
+        if batch.tokens() > most {
+            bail!("the text has {} tokens; the model takes at most {most}", batch.tokens());
+        }
         let outputs = model.forward(&batch)?;
         let is_scores =
             |o: &&Output| o.each == Each::Token && ["logits", "prediction_logits"].contains(&o.name);

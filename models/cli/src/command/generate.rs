@@ -56,7 +56,7 @@ pub struct Generate {
     max_tokens: Option<usize>,
 
     /// Draw each token from the distribution of its logits divided by T; 0 takes the most probable token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
 
     /// Draw from the K most probable tokens; 0 draws from all [default: the checkpoint's, or else 50]
@@ -64,15 +64,15 @@ pub struct Generate {
     top_k: Option<usize>,
 
     /// Draw from the fewest tokens whose probabilities sum to at least P
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
 
     /// Draw from tokens with at least P times the probability of the most probable token
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
 
     /// Make tokens that the text already contains less probable; 1 changes nothing
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
 
     /// Seed of the first text's draws; each further text adds 1. A seed always draws the same tokens

@@ -15,7 +15,7 @@ fn answer_stays_within_the_context() {
         ["albert-question-answering", "bert"],
         ["electra-question-answering", "bert"],
     ] {
-        // One window, and several: models take 40 tokens.
+        // One window and several windows: the models take 40 tokens.
         for (times, windows) in [(1, 1..2), (20, 2..40)] {
             let context = sentence.repeat(times);
             let arguments = ["--question", "a dog", "--context", &context, "--top-k", "4", "--longest", "3"];
@@ -48,7 +48,7 @@ fn answer_knows_when_there_is_none() {
         let best = found["answers"][0]["score"].as_f64().unwrap();
         assert!((null - best - difference).abs() < 1e-5 && found["answered"] == true, "{found}");
 
-        // As its definition says, of the logits that `forward` writes.
+        // The definition of the score, applied to the logits that `forward` writes.
         if times == 1 {
             let tokenizer = Tokenizer::open(folder.path()).unwrap();
             let (batch, _) = tokenizer.encode_placed("a dog", Some(&context)).unwrap();
@@ -57,7 +57,7 @@ fn answer_knows_when_there_is_none() {
             let outputs = model.forward(&batch).unwrap();
             let [start, end] = &outputs[..] else { panic!("two outputs") };
             assert_eq!(null, f64::from(start.values[0] + end.values[0]));
-            // The question takes three tokens with the special ones, and there is one at the end.
+            // The question and its special tokens take three tokens, and the last special token takes one.
             let (first, last) = (4, batch.tokens() - 1);
             let spans = (first..last).flat_map(|i| (i..last).map(move |j| (i, j)));
             let naive = spans.map(|(i, j)| start.values[i] + end.values[j]).fold(f32::MIN, f32::max);

@@ -3,7 +3,7 @@
 use super::{error, run};
 use serde_json::Value;
 
-/// A bench of one tiny case, brief, on one thread.
+/// Arguments that measure one tiny case briefly on one thread.
 fn bench<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["bench", "linear/f32/8x8x8/packed", "--quick", "--threads", "1", "--isa", "portable"], more].concat()
 }
@@ -64,7 +64,7 @@ fn bench_writes_one_json_object_a_row() {
     assert!((gflops * seconds * 1e9 - 1024.0).abs() < 1e-6, "{row}");
     assert!(row["bound_fraction"].as_f64().unwrap() > 0.0 && row["peers"].is_object(), "{row}");
     assert!(row["peak_bytes"].is_u64(), "{row}");
-    // A library that cannot be had is named.
+    // The notes name a library that cannot be loaded.
     assert!(row["notes"].to_string().contains(&library) && stderr.contains(&library), "{row}");
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(html.contains("8x8x8") && html.contains(&library), "{html}");
@@ -97,13 +97,15 @@ fn bench_keeps_baselines_and_compares_with_them() {
     let baselines = ["--baselines", folder.path().to_str().unwrap()];
     let with = |more: &[&'static str]| bench(&[&baselines[..], more].concat()).join("\n");
     let run = |arguments: String| run(&arguments.split('\n').collect::<Vec<_>>(), "");
+    let refused = String::from_utf8(run(with(&["--compare", "a"])).stderr).unwrap();
+    assert!(refused.contains("no baseline \"a\" in ") && refused.contains("--save"), "{refused}");
     assert!(run(with(&["--save", "a"])).status.success());
-    // Beyond every noise: only that rows are found and compared is asked here.
+    // The threshold exceeds all noise: the test only checks that rows are found and compared.
     let output = run(with(&["--compare", "a", "--threshold", "900"]));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("0 slower, 0 faster, 1 the same"), "{text}");
 
-    // The same machine a thousand times as fast, and another one.
+    // A baseline that is a thousand times as fast, then one of another machine.
     let file = folder.path().join("a.json");
     let mut saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     for samples in ["samples_s", "visits_s"] {

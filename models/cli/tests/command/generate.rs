@@ -58,7 +58,7 @@ fn generate_continues_texts() {
     let beams = ask(&["a dog", "--beams", "3", "--length-penalty", "-1", "--early-stopping"], "");
     assert!(of(&beams, "first_token_s").is_null() && !of(&beams, "tokens").as_array().unwrap().is_empty());
 
-    // The text alone on a terminal, up to a stop string; what it took on stderr.
+    // stdout holds the text up to the stop string, and stderr the statistics.
     let whole = of(&several, "text").as_str().unwrap().to_owned();
     let stop = whole.get(3..5).unwrap();
     let output = run(&[&common[..], &["the cat", "--stop", "never", "--stop", stop]].concat(), "");
@@ -91,6 +91,8 @@ fn generate_continues_texts() {
     let refused = error(&["generate", "--model", dir, "--beams", "2", "--stop", "x", "a"]);
     assert!(refused.contains("--stop"), "{refused}");
     assert!(error(&["generate", "--model", dir, "--top-p", "2", "a"]).contains("top_p"));
+    let refused = error(&["generate", "--model", dir, "--temperature", "-1", "a"]);
+    assert!(refused.contains("temperature: expected a positive number, found -1"), "{refused}");
     assert!(error(&["generate", "--model", dir, "--speculate", "/nowhere", "a"]).contains("/nowhere"));
     let refused = error(&["generate", "--model", &golden("bert-model"), "a"]);
     assert!(refused.contains("does not continue texts"), "{refused}");

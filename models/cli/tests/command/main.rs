@@ -1,4 +1,4 @@
-//! The command as a user runs it: output, files, exit status.
+//! Runs of the command: output, files, exit status.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -26,7 +26,7 @@ fn run(arguments: &[&str], stdin: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that fails may be gone before it has read anything.
+    // A failing command may end before it reads stdin.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -86,6 +86,11 @@ fn fill_mask_ranks_words_for_each_mask() {
     assert!(table.contains("mask 1 of 2") && table.contains("mask 2 of 2"), "{table}");
 
     assert!(error(&["fill-mask", "--model", &dir, "no mask"]).contains("no [MASK]"));
+    let long = format!("[MASK]{}", " the".repeat(100));
+    assert!(error(&["fill-mask", "--model", &dir, &long]).contains("the text has 103 tokens; the model takes"));
+    let missing = format!("{dir}/none/such");
+    let refused = error(&["fill-mask", "--model", &missing, text]);
+    assert!(refused.contains(&format!("{dir}/none: ")), "{refused}");
 }
 
 /// A golden checkpoint with one of the golden tokenizers.
@@ -99,7 +104,7 @@ fn with_tokenizer(name: &str, tokenizer: &str) -> tempfile::TempDir {
     folder
 }
 
-/// The JSON of a subcommand on such a checkpoint.
+/// The JSON that a subcommand prints for the checkpoint of [`with_tokenizer`].
 fn ask(command: &str, [name, tokenizer]: [&str; 2], more: &[&str]) -> Value {
     let folder = with_tokenizer(name, tokenizer);
     let common = [command, "--model", folder.path().to_str().unwrap(), "--isa", "portable", "--json"];
@@ -219,7 +224,7 @@ fn layer_inputs_are_rounded_where_that_is_asked_for() {
     };
     let expected = logits(&[]);
     let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    // What is lost by default is what the help says; with int4, mostly by its weights.
+    // The default loses the accuracy that the help states; with int4, mostly by the rounding of weights.
     for (dtype, default, most) in
         [("q8_0", "exact", 0.05), ("q4_0", "exact", 0.4), ("q4_1", "exact", 0.4), ("bf16", "rounded", 0.05)]
     {
@@ -257,7 +262,7 @@ fn verify_tells_how_far_a_checkpoint_is_from_itself_in_f32() {
         assert!(number(&row["cosine"]["worst"]) > 0.9 && number(&row["outputs"][0]["top_1"]) > 0.0, "{row}");
     }
 
-    // No tokenizer: ids.
+    // A checkpoint without a tokenizer takes ids.
     let dir = golden("bert-sequence-classification");
     let inputs = format!("{dir}/inputs.safetensors");
     let with_ids = [&common[..], &[&dir, "--inputs", &inputs, "--dtype", "int8,bf16"]].concat();
@@ -305,7 +310,7 @@ fn failures_say_what_and_where_and_exit_with_1() {
             "{refused}"
         );
     }
-    // Usage errors are clap's, with status 2.
+    // clap reports usage errors, with status 2.
     assert_eq!(run(&["embed"], "").status.code(), Some(2));
     assert_eq!(run(&["embed", "--model", &dir, "--threads", "0", "x"], "").status.code(), Some(2));
 }
