@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`case`](mod@case) | a case: an operation, its type, shape, inputs and work, and the call that runs it |
 //! | [`models`] | models as cases |
-//! | [`registry`] | all cases: shapes of the models, squares, skinny and tiny ones |
+//! | [`registry`] | all cases: shapes of the models, square, skinny and tiny shapes |
 //! | [`limit`] | limits of the machine, and the bound of a case |
 //! | [`measure`] | samples of a case on this project and on other libraries, in turns |
 //! | [`bencher`] | the bencher, which measures a case and makes its row |

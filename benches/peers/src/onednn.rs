@@ -328,7 +328,7 @@ fn softmax(
     let api = &context.api;
     let matrix = Descriptor::new(api, &shape, DataType::F32, Tag::Ab)?;
     elementwise(context, threads, &matrix, x, "dnnl_softmax_forward_primitive_desc_create", |to| {
-        // SAFETY: the descriptors are valid; there is no attribute.
+        // SAFETY: the descriptors outlive this call; null stands for no attributes.
         unsafe {
             (api.dnnl_softmax_forward_primitive_desc_create)(
                 to,
@@ -355,7 +355,7 @@ fn gelu(
     let matrix = Descriptor::new(api, &shape, DataType::F32, Tag::Ab)?;
     let algorithm = if tanh { enums::ELTWISE_GELU_TANH } else { enums::ELTWISE_GELU_ERF };
     elementwise(context, threads, &matrix, x, "dnnl_eltwise_forward_primitive_desc_create", |to| {
-        // SAFETY: the descriptors are valid; there is no attribute.
+        // SAFETY: the descriptors outlive this call; null stands for no attributes.
         unsafe {
             (api.dnnl_eltwise_forward_primitive_desc_create)(
                 to,

@@ -114,7 +114,8 @@ mod tests {
     fn devices_and_links_to_nothing_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.json");
-        for (target, why) in [("/dev/zero", "is not a regular file"), ("none", "is a link to a missing file")] {
+        for (target, why) in [("/dev/zero", "is not a regular file"), ("none", "is a link to a missing file")]
+        {
             std::os::unix::fs::symlink(target, &file).unwrap();
             assert!(exists(&file), "{target}");
             assert!(bytes(&file).unwrap_err().to_string().ends_with(why), "{target}");

@@ -131,11 +131,10 @@ impl Tokenizer {
         let jinja = dir.join("chat_template.jinja");
         match (settings.chat_template, gguf) {
             _ if files::exists(&jinja) => {
-                let read = |path: PathBuf| Ok(TemplateSource { text: files::text(&path)?, path });
-                tokenizer.chat_template = Some(read(jinja)?);
+                tokenizer.chat_template = Some(TemplateSource::read(jinja)?);
                 let for_tools = dir.join("additional_chat_templates/tool_use.jinja");
                 if files::exists(&for_tools) {
-                    tokenizer.chat_template_for_tools = Some(read(for_tools)?);
+                    tokenizer.chat_template_for_tools = Some(TemplateSource::read(for_tools)?);
                 }
             }
             (Some(template), _) => {
@@ -352,6 +351,10 @@ impl Tokenizer {
 }
 
 impl TemplateSource {
+    fn read(path: PathBuf) -> Result<Self, Error> {
+        Ok(Self { text: files::text(&path)?, path })
+    }
+
     fn of_gguf(gguf: &Gguf) -> Result<Option<Self>, Error> {
         let text = gguf.chat_template()?;
         Ok(text.map(|text| Self { path: gguf.path().to_owned(), text: text.to_owned() }))

@@ -87,7 +87,9 @@ fn fill_mask_ranks_words_for_each_mask() {
 
     assert!(error(&["fill-mask", "--model", &dir, "no mask"]).contains("no [MASK]"));
     let long = format!("[MASK]{}", " the".repeat(100));
-    assert!(error(&["fill-mask", "--model", &dir, &long]).contains("the text has 103 tokens; the model takes"));
+    assert!(
+        error(&["fill-mask", "--model", &dir, &long]).contains("the text has 103 tokens; the model takes")
+    );
     let missing = format!("{dir}/none/such");
     let refused = error(&["fill-mask", "--model", &missing, text]);
     assert!(refused.contains(&format!("{dir}/none: ")), "{refused}");
