@@ -4,7 +4,7 @@ mod cases;
 mod compare;
 pub mod tables;
 
-use super::{MAX_THREADS, Session, checkpoint::layer_inputs, default_threads, style};
+use super::{MAX_THREADS, MainThread, Session, checkpoint::layer_inputs, default_threads, style};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -218,7 +218,13 @@ impl Bench {
         let most = threads.iter().copied().max().unwrap_or(1);
         // The global pool prepares the cases, for instance packs the weights. Kernels are timed inside of the
         // pools of `Bencher`, one for each number of threads.
-        let session = Session::start(self.isa.as_deref(), most, self.dtype.map(dtype_name), json)?;
+        let session = Session::start(
+            self.isa.as_deref(),
+            MainThread::Measures,
+            most,
+            self.dtype.map(dtype_name),
+            json,
+        )?;
         let mut bencher = self.bencher(&session, &threads)?;
         let unix_time = unix_time();
         bencher.measure_limits();

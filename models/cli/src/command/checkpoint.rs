@@ -1,6 +1,6 @@
 //! Checkpoints of a subcommand: `--model`, `--dtype`, `--layer-inputs`, and loading behind a progress bar.
 
-use super::{Common, Session, hub, style};
+use super::{Common, MainThread, Session, hub, style};
 use anyhow::{Context as _, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -56,7 +56,7 @@ pub struct LayerPrecision {
 impl LayerPrecision {
     /// Starts a subcommand that computes in `--dtype`.
     pub fn start(&self, common: &Common) -> Result<Session> {
-        common.start_in(Some(self.dtype.name()))
+        common.start_in(MainThread::Computes, Some(self.dtype.name()))
     }
 
     /// Loads the checkpoint in `dir` as a model of the class `as_a`.

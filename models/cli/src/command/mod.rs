@@ -118,14 +118,27 @@ impl Common {
 
     /// Chooses the backend, makes the thread pool and prints the header.
     pub fn start(&self) -> Result<Session> {
-        self.start_in(None)
+        self.start_in(MainThread::Computes, None)
     }
 
-    /// As [`start`](Self::start), for work in the type `dtype`.
-    pub fn start_in(&self, dtype: Option<&'static str>) -> Result<Session> {
+    /// As [`start`](Self::start), for work in the type `dtype` and a main thread of another role.
+    fn start_in(&self, main: MainThread, dtype: Option<&'static str>) -> Result<Session> {
         let threads = self.threads.map_or_else(default_threads, usize::from);
-        Session::start(self.isa.as_deref(), threads, dtype, self.json)
+        Session::start(self.isa.as_deref(), main, threads, dtype, self.json)
     }
+}
+
+/// Role of the main thread in the global pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MainThread {
+    /// Belongs to the pool. From outside of the pool, every call of a kernel hands its work over and sleeps until the
+    /// work is done; decoding lost up to half of its speed.
+    Computes,
+    /// Stays outside, and measures kernels in pools made for the purpose. While the main thread belonged to the global
+    /// pool, each call of a kernel in such a pool of two threads took 1.3 us longer: a copy of 128x768 floats 8.1 us
+    /// instead of 6.8 (two Sapphire Rapids cores, 2026-11-29, `bench copy/f32/128x768 --quick --threads 2`, medians of
+    /// 12 runs in turns).
+    Measures,
 }
 
 /// Largest number of threads, from `--threads` or RAYON_NUM_THREADS.
@@ -148,11 +161,19 @@ fn backend(isa: Option<&str>) -> Result<Backend> {
 
 impl Session {
     /// Chooses the backend, makes the global pool of `threads` threads and prints the header.
-    fn start(isa: Option<&str>, threads: usize, dtype: Option<&'static str>, json: bool) -> Result<Self> {
+    fn start(
+        isa: Option<&str>,
+        main: MainThread,
+        threads: usize,
+        dtype: Option<&'static str>,
+        json: bool,
+    ) -> Result<Self> {
         let backend = backend(isa)?;
-        // The main thread belongs to the pool. From outside of the pool, every call of a kernel hands its work
-        // over and sleeps until the work is done; decoding lost up to half of its speed.
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = match main {
+            MainThread::Computes => pool.use_current_thread(),
+            MainThread::Measures => pool,
+        };
         pool.build_global().context("cannot start the threads")?;
         let session = Self { backend, threads: rayon::current_num_threads(), dtype, json };
         session.say(&session.header())?;

@@ -2,7 +2,7 @@
 
 use super::bench::{dtype, jobs, measure, tables};
 use super::verify::{COLUMNS, all, check, report_failures, table as verify_table};
-use super::{Common, isa};
+use super::{Common, MainThread, isa};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::json;
@@ -40,7 +40,7 @@ pub struct Report {
 
 impl Report {
     pub fn run(self) -> Result<()> {
-        let session = self.common.start_in(Some(dtype_name(self.dtype)))?;
+        let session = self.common.start_in(MainThread::Measures, Some(dtype_name(self.dtype)))?;
         let cpu = Cpu::detect();
         session.say(&format!("features  {}", cpu.features.join(" ")))?;
         session.say(&format!("caches    {}", isa::caches(&cpu)))?;
