@@ -318,6 +318,15 @@ impl Vector<Avx2> for F32x8 {
         fn sub_bits(self: Self, b: Self) -> Self { float(_mm256_sub_epi32(int(self), int(b))) }
         fn dot_i16(self: Self, b: Self, sum: Self) -> Self { float(_mm256_add_epi32(int(sum), _mm256_madd_epi16(int(self), int(b)))) }
         fn mul_bits(self: Self, b: Self) -> Self { float(_mm256_mullo_epi32(int(self), int(b))) }
+        fn mul_even_bits(self: Self, b: Self) -> Self { float(_mm256_mul_epu32(int(self), int(b))) }
+        fn lt_bits(self: Self, b: Self) -> __m256 {
+            {
+                // Only signed comparisons exist: flipping the sign bits keeps the order.
+                let sign = _mm256_set1_epi32(i32::MIN);
+                let (a, b) = (_mm256_xor_si256(int(self), sign), _mm256_xor_si256(int(b), sign));
+                _mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a))
+            }
+        }
         fn int_to_float(self: Self) -> Self { Self(_mm256_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm256_cvtps_epi32(self.0)) }
         fn swap_pairs(self: Self) -> Self { Self(_mm256_permute_ps::<0b10_11_00_01>(self.0)) }

@@ -113,6 +113,11 @@ fn int(v: F32x4) -> i32x4 {
 }
 
 #[inline(always)]
+fn uint(v: F32x4) -> u32x4 {
+    u32x4::new(v.0.to_array().map(f32::to_bits))
+}
+
+#[inline(always)]
 fn float(v: i32x4) -> F32x4 {
     F32x4(f32x4::new(v.to_array().map(|x| f32::from_bits(x.cast_unsigned()))))
 }
@@ -247,8 +252,7 @@ impl Vector<Portable> for F32x4 {
 
     #[inline(always)]
     fn shr_bits<const N: u32>(self) -> Self {
-        let unsigned = u32x4::new(int(self).to_array().map(i32::cast_unsigned)) >> N;
-        float(i32x4::new(unsigned.to_array().map(u32::cast_signed)))
+        float(i32x4::new((uint(self) >> N).to_array().map(u32::cast_signed)))
     }
 
     #[inline(always)]
@@ -302,6 +306,21 @@ impl Vector<Portable> for F32x4 {
     #[inline(always)]
     fn mul_bits(self, b: Self) -> Self {
         float(int(self) * int(b))
+    }
+
+    #[inline(always)]
+    fn mul_even_bits(self, b: Self) -> Self {
+        let ([a0, _, a2, _], [b0, _, b2, _]) = (self.0.to_array(), b.0.to_array());
+        let product = |a: f32, b: f32| u64::from(a.to_bits()) * u64::from(b.to_bits());
+        let (low, high) = (product(a0, b0), product(a2, b2));
+        let halves = [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32];
+        float(i32x4::new(halves.map(u32::cast_signed)))
+    }
+
+    #[inline(always)]
+    fn lt_bits(self, b: Self) -> f32x4 {
+        let below = uint(self).simd_lt(uint(b));
+        float(i32x4::new(below.to_array().map(u32::cast_signed))).0
     }
 
     #[inline(always)]

@@ -116,6 +116,13 @@ pub trait Vector<I: Copy>:
     /// Wrapping product of i32 lanes.
     fn mul_bits(self, b: Self) -> Self;
 
+    /// Products of 64 bits of the even u32 lanes: lane 2i of the result is the lower half of product i, lane 2i + 1 the
+    /// upper half. The odd lanes of `self` and `b` do not matter.
+    fn mul_even_bits(self, b: Self) -> Self;
+
+    /// `self < b` of u32 lanes.
+    fn lt_bits(self, b: Self) -> Self::Mask;
+
     /// Bitwise and.
     fn and_bits(self, b: Self) -> Self;
 

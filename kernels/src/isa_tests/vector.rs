@@ -129,12 +129,23 @@ on_every_backend! {
     }
 
     fn bit_operations<I>(isa) {
+        let (yes, no) = (I::V::splat(isa, 1.0), I::V::splat(isa, -0.0));
+        let choice = |c: bool| if c { 1.0 } else { -0.0 };
         compare!(I, isa, false, |a, b| a.and_bits(b), bits(a, b, |a, b| a & b));
         compare!(I, isa, false, |a, b| a.or_bits(b), bits(a, b, |a, b| a | b));
         compare!(I, isa, false, |a, b| a.xor_bits(b), bits(a, b, |a, b| a ^ b));
         compare!(I, isa, false, |a, b| a.add_bits(b), bits(a, b, u32::wrapping_add));
         compare!(I, isa, false, |a, b| a.sub_bits(b), bits(a, b, u32::wrapping_sub));
         compare!(I, isa, false, |a, b| a.mul_bits(b), bits(a, b, u32::wrapping_mul));
+        compare!(I, isa, false, |a, b| yes.select(a.lt_bits(b), no), choice(a.to_bits() < b.to_bits()));
+        for (a, b) in pairs(I::V::LANES) {
+            let product = I::V::load(isa, &a).mul_even_bits(I::V::load(isa, &b));
+            let want = (0..a.len()).map(|i| {
+                let product = u64::from(a[i & !1].to_bits()) * u64::from(b[i & !1].to_bits());
+                f32::from_bits((product >> (32 * (i % 2))) as u32)
+            });
+            assert_lanes::<I>(product, want, false, "mul_even_bits");
+        }
         compare!(I, isa, false, |a, _b| a.shl_bits::<1>(), bits(a, a, |a, _| a << 1));
         compare!(I, isa, false, |a, _b| a.shl_bits::<23>(), bits(a, a, |a, _| a << 23));
         compare!(I, isa, false, |a, _b| a.shr_bits::<1>(), bits(a, a, |a, _| a >> 1));

@@ -241,6 +241,8 @@ impl Vector<Avx512> for F32x16 {
         fn sub_bits(self: Self, b: Self) -> Self { float(_mm512_sub_epi32(int(self), int(b))) }
         fn dot_i16(self: Self, b: Self, sum: Self) -> Self { float(_mm512_add_epi32(int(sum), _mm512_madd_epi16(int(self), int(b)))) }
         fn mul_bits(self: Self, b: Self) -> Self { float(_mm512_mullo_epi32(int(self), int(b))) }
+        fn mul_even_bits(self: Self, b: Self) -> Self { float(_mm512_mul_epu32(int(self), int(b))) }
+        fn lt_bits(self: Self, b: Self) -> __mmask16 { _mm512_cmplt_epu32_mask(int(self), int(b)) }
         fn int_to_float(self: Self) -> Self { Self(_mm512_cvtepi32_ps(int(self))) }
         fn float_to_int(self: Self) -> Self { float(_mm512_cvtps_epi32(self.0)) }
         fn scale_by_pow2(self: Self, _isa: Avx512, n: Self) -> Self { Self(_mm512_scalef_ps(self.0, n.0)) }

@@ -227,6 +227,13 @@ impl Vector<Neon> for F32x4 {
         fn add_bits(self: Self, b: Self) -> Self { float(vaddq_s32(int(self), int(b))) }
         fn sub_bits(self: Self, b: Self) -> Self { float(vsubq_s32(int(self), int(b))) }
         fn mul_bits(self: Self, b: Self) -> Self { float(vmulq_s32(int(self), int(b))) }
+        fn mul_even_bits(self: Self, b: Self) -> Self {
+            {
+                let even = |v: Self| vmovn_u64(vreinterpretq_u64_f32(v.0));
+                Self(vreinterpretq_f32_u64(vmull_u32(even(self), even(b))))
+            }
+        }
+        fn lt_bits(self: Self, b: Self) -> uint32x4_t { vcltq_u32(uint(self), uint(b)) }
         fn int_to_float(self: Self) -> Self { Self(vcvtq_f32_s32(int(self))) }
         fn float_to_int(self: Self) -> Self { float(vcvtnq_s32_f32(self.0)) }
         fn swap_pairs(self: Self) -> Self { Self(vrev64q_f32(self.0)) }
