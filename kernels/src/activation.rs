@@ -3,18 +3,26 @@
 //! ```text
 //! GELU (erf)   x Phi(x) = x/2 erfc(-x / sqrt 2)
 //! GELU (tanh)  x/2 (1 + tanh u) = x / (1 + e^-2u),  u = sqrt(2/pi) (x + 0.044715 x^3)
+//! quick GELU   x / (1 + e^-1.702x)
 //! SiLU         x / (1 + e^-x)
+//! mish         x tanh(ln(1 + e^x))
 //! ```
-//! Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415. Both forms of GELU are table lookups
-//! (`gate.rs`); SiLU and tanh come from [`math`].
+//! GELU: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415. ELU: Clevert, Unterthiner and
+//! Hochreiter, 2015, arXiv:1511.07289. Hard swish: Howard et al., "Searching for MobileNetV3", 2019, arXiv:1905.02244.
+//! Mish: Misra, 2019, arXiv:1908.08681. Both forms of GELU and their derivatives are table lookups (`gate.rs`). SiLU,
+//! mish and their relatives are made of one exponential (`logistic.rs`).
 
+mod definition;
 mod gate;
+mod logistic;
 
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::math;
 
-/// Function of each element. NaN stays NaN; at -inf a function takes its limit.
+/// Function of each element. NaN stays NaN, also in derivatives, except that of the identity. At infinities, functions
+/// and derivatives take their limits. At a corner, the derivative is 0 (ReLU at 0, hard swish at -3) or 1 (hard swish at
+/// 3), as in PyTorch.
 ///
 /// # Numerics
 /// - Identity and ReLU are exact.
@@ -43,40 +51,46 @@ use crate::math;
 pub enum Activation {
     /// x.
     Identity,
+    /// x for x > 0, else e^x - 1. (ELU with alpha = 1.)
+    Elu,
     /// x Phi(x), with the normal distribution Phi: the exact GELU, defined by erf.
     GeluErf,
     /// Tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
     GeluTanh,
+    /// x min(max(x + 3, 0), 6) / 6.
+    HardSwish,
+    /// x tanh(ln(1 + e^x)).
+    Mish,
+    /// x / (1 + e^-1.702x), an approximation of GELU (`quick_gelu`).
+    QuickGelu,
     /// max(x, 0).
     Relu,
+    /// 1 / (1 + e^-x).
+    Sigmoid,
     /// x / (1 + e^-x), also called swish.
     Silu,
+    /// ln(1 + e^x).
+    Softplus,
     /// tanh x.
     Tanh,
 }
 
 impl Activation {
     /// All activations, for tests and tables.
-    pub const ALL: [Self; 6] =
-        [Self::Identity, Self::GeluErf, Self::GeluTanh, Self::Relu, Self::Silu, Self::Tanh];
-
-    /// The definition, to f64 accuracy.
-    pub fn definition(self, x: f64) -> f64 {
-        // x p. At -inf, p is 0 and the product would be NaN; its limit is -0.
-        let gate = |p: f64| if x == f64::NEG_INFINITY { -0.0 } else { x * p };
-        match self {
-            Self::Identity => x,
-            Self::GeluErf => gate(0.5 * libm::erfc(-x * core::f64::consts::FRAC_1_SQRT_2)),
-            Self::GeluTanh => {
-                let two_u = (8.0 / core::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-                gate(1.0 / (1.0 + (-two_u).exp()))
-            }
-            Self::Relu if x <= 0.0 => 0.0,
-            Self::Relu => x,
-            Self::Silu => gate(1.0 / (1.0 + (-x).exp())),
-            Self::Tanh => x.tanh(),
-        }
-    }
+    pub const ALL: [Self; 12] = [
+        Self::Identity,
+        Self::Elu,
+        Self::GeluErf,
+        Self::GeluTanh,
+        Self::HardSwish,
+        Self::Mish,
+        Self::QuickGelu,
+        Self::Relu,
+        Self::Sigmoid,
+        Self::Silu,
+        Self::Softplus,
+        Self::Tanh,
+    ];
 
     /// Applies the function to each lane.
     ///
@@ -86,16 +100,44 @@ impl Activation {
         let c = |v: f32| I::V::splat(isa, v);
         match self {
             Self::Identity => x,
+            Self::Elu => x.select(c(0.0).lt(x), math::exp_m1_down(isa, x)),
             Self::GeluErf => gate::NORMAL.apply(isa, x),
             Self::GeluTanh => gate::LOGISTIC.apply(isa, x),
+            // Bounds as first operands let NaN pass. -inf times 0 would be NaN.
+            Self::HardSwish => c(-f32::MAX).max(x) * (c(6.0).min(c(0.0).max(x + c(3.0))) * c(1.0 / 6.0)),
+            Self::Mish => logistic::mish_with_derivative(isa, x).0,
+            Self::QuickGelu => logistic::swish(isa, x, QUICK),
             // `max` returns its argument if either is NaN.
             Self::Relu => c(0.0).max(x),
-            Self::Silu => {
-                // -inf over infinity would be NaN.
-                let x = c(-f32::MAX).max(x);
-                x / (c(1.0) + math::exp(isa, -x))
-            }
+            Self::Sigmoid => logistic::sigmoid(isa, x),
+            Self::Silu => logistic::swish(isa, x, 1.0),
+            Self::Softplus => logistic::softplus(isa, x),
             Self::Tanh => math::tanh(isa, x),
+        }
+    }
+
+    /// Computes the derivative at each lane, with the errors that [`Activation`] states.
+    #[inline(always)]
+    pub fn derivative<I: Isa>(self, isa: I, x: I::V) -> I::V {
+        let c = |v: f32| I::V::splat(isa, v);
+        match self {
+            Self::Identity => c(1.0),
+            // A bound as first operand lets NaN pass.
+            Self::Elu => math::exp_down(isa, c(0.0).min(x)),
+            Self::GeluErf => gate::NORMAL.derivative(isa, x),
+            Self::GeluTanh => gate::LOGISTIC.derivative(isa, x),
+            Self::HardSwish => {
+                let inside = x.mul_add(c(1.0 / 3.0), c(0.5));
+                let above = c(1.0).select(c(3.0).le(x), inside);
+                c(0.0).select(x.le(c(-3.0)), above)
+            }
+            Self::Mish => logistic::mish_with_derivative(isa, x).1,
+            Self::Relu => c(1.0).select(c(0.0).lt(x), c(0.0).select(x.le(c(0.0)), x)),
+            Self::QuickGelu => logistic::swish_with_derivative(isa, x, QUICK).1,
+            Self::Sigmoid => logistic::sigmoid_derivative(isa, x),
+            Self::Silu => logistic::swish_with_derivative(isa, x, 1.0).1,
+            Self::Softplus => logistic::sigmoid(isa, x),
+            Self::Tanh => logistic::tanh_derivative(isa, x),
         }
     }
 
@@ -108,12 +150,28 @@ impl Activation {
             _ => self.apply(isa, x),
         }
     }
+
+    /// The function as [`apply_for`](Self::apply_for), and its derivative: two results for little more than the price of
+    /// one where both are made of the same exponential.
+    #[inline(always)]
+    pub(crate) fn apply_with_derivative<I: Isa, T: Element>(self, isa: I, x: I::V) -> (I::V, I::V) {
+        match self {
+            Self::Mish => logistic::mish_with_derivative(isa, x),
+            Self::QuickGelu => logistic::swish_with_derivative(isa, x, QUICK),
+            Self::Silu => logistic::swish_with_derivative(isa, x, 1.0),
+            _ => (self.apply_for::<I, T>(isa, x), self.derivative(isa, x)),
+        }
+    }
 }
+
+/// [`definition::QUICK`] in f32.
+const QUICK: f32 = definition::QUICK as f32;
 
 /// Runs `$body` with `$f` a constant, so that the choice of function is outside of the loops.
 macro_rules! for_activation {
     ($activation:expr, $f:ident => $body:expr) => {
-        $crate::activation::for_activation!(@arms $activation, $f => $body, Identity GeluErf GeluTanh Relu Silu Tanh)
+        $crate::activation::for_activation!(@arms $activation, $f => $body,
+            Identity Elu GeluErf GeluTanh HardSwish Mish QuickGelu Relu Sigmoid Silu Softplus Tanh)
     };
     (@arms $activation:expr, $f:ident => $body:expr, $($name:ident)*) => {
         match $activation {
@@ -137,14 +195,26 @@ mod tests {
             for i in -60..=60 {
                 let x = i as f32 / 8.0;
                 type V = <Portable as Isa>::V;
-                let mut y = [0.0; V::LANES];
-                activation.apply(Portable, V::splat(Portable, x)).store(&mut y);
-                let expected = activation.definition(f64::from(x));
-                assert!(
-                    (f64::from(y[0]) - expected).abs() < 1e-5,
-                    "{activation:?}({x}) = {}, expected {expected}",
-                    y[0]
+                let v = V::splat(Portable, x);
+                let (y, dy) = activation.apply_with_derivative::<_, f32>(Portable, v);
+                let first = |v: V| {
+                    let mut lanes = [0.0; V::LANES];
+                    v.store(&mut lanes);
+                    lanes[0]
+                };
+                let value = (activation.definition(f64::from(x)), [activation.apply(Portable, v), y]);
+                let derivative = (
+                    activation.definition_derivative(f64::from(x)),
+                    [activation.derivative(Portable, v), dy],
                 );
+                for (expected, found) in [value, derivative] {
+                    for found in found.map(first) {
+                        assert!(
+                            (f64::from(found) - expected).abs() < 1e-5,
+                            "{activation:?} at {x}: {found}, expected {expected}"
+                        );
+                    }
+                }
             }
         }
     }

@@ -28,20 +28,37 @@ pub enum Function {
     Tanh,
     /// An activation.
     Activation(Activation),
+    /// Derivative of an activation.
+    Derivative(Activation),
 }
 
 impl Function {
-    /// All functions for tests and tables. Of the activations, only those with more than one rounding.
-    pub const ALL: [Self; 9] = [
+    /// All functions for tests and tables. Activations and derivatives without roundings are left out.
+    pub const ALL: [Self; 24] = [
         Self::Exp,
         Self::ExpFast,
         Self::Exp2Coarse,
         Self::Log,
         Self::Erf,
         Self::Tanh,
+        Self::Activation(Activation::Elu),
         Self::Activation(Activation::GeluErf),
         Self::Activation(Activation::GeluTanh),
+        Self::Activation(Activation::HardSwish),
+        Self::Activation(Activation::Mish),
+        Self::Activation(Activation::QuickGelu),
+        Self::Activation(Activation::Sigmoid),
         Self::Activation(Activation::Silu),
+        Self::Activation(Activation::Softplus),
+        Self::Derivative(Activation::Elu),
+        Self::Derivative(Activation::GeluErf),
+        Self::Derivative(Activation::GeluTanh),
+        Self::Derivative(Activation::HardSwish),
+        Self::Derivative(Activation::Mish),
+        Self::Derivative(Activation::QuickGelu),
+        Self::Derivative(Activation::Sigmoid),
+        Self::Derivative(Activation::Silu),
+        Self::Derivative(Activation::Tanh),
     ];
 
     /// The definition, to f64 accuracy.
@@ -53,6 +70,7 @@ impl Function {
             Self::Erf => libm::erf(x),
             Self::Tanh => x.tanh(),
             Self::Activation(activation) => activation.definition(x),
+            Self::Derivative(activation) => activation.definition_derivative(x),
         }
     }
 
@@ -67,6 +85,7 @@ impl Function {
             Self::Erf => erf(isa, x),
             Self::Tanh => tanh(isa, x),
             Self::Activation(activation) => activation.apply(isa, x),
+            Self::Derivative(activation) => activation.derivative(isa, x),
         }
     }
 }

@@ -107,15 +107,54 @@ pub(crate) fn exp_down<I: Isa>(isa: I, x: I::V) -> I::V {
     exp_reduced(isa, x, n).scale_down_by_pow2(isa, n)
 }
 
+/// e^x - 1 for x <= 0, within 2 ULP. For x > 0 the result is unspecified; NaN gives NaN.
+///
+/// ```text
+/// e^x - 1 = 2^n (e^r - 1) + (2^n - 1)
+/// ```
+/// For n = 0, up to -ln 2 / 2, nothing cancels. For n < 0 the second term is at most -1/2.
+#[inline(always)]
+pub(crate) fn exp_m1_down<I: Isa>(isa: I, x: I::V) -> I::V {
+    let c = |v: f32| I::V::splat(isa, v);
+    // At this bound the result is -1 already.
+    let x = c(-18.0).max(x);
+    let integer = c(INTEGER + 127.0);
+    let biased = x.mul_add(c(LOG2_E), integer);
+    let (p, r) = exp_factors(isa, x, biased - integer);
+    let power = biased.shl_bits::<23>();
+    (p * r).mul_add(power, power - c(1.0))
+}
+
+/// ln(1 + u) for u in \[0, 1\], within 2 ULP. For other numbers the result is unspecified; NaN gives NaN.
+///
+/// ```text
+/// ln(1 + u) = 2 atanh z = 2 (z + z^3 Q(z^2)),  z = u / (2 + u) in [0, 1/3]      Q of degree 3
+/// ```
+#[inline(always)]
+pub(crate) fn ln_1p_of_unit<I: Isa>(isa: I, u: I::V) -> I::V {
+    let z = u / (I::V::splat(isa, 2.0) + u);
+    let z2 = z * z;
+    let q = polynomial(isa, z2, [0.140_138_27, 0.139_992_37, 0.200_108_71, 0.333_332_06]);
+    let twice = z + z;
+    (twice * z2).mul_add(q, twice)
+}
+
 /// e^(x - n ln 2), for the integer n nearest to x / ln 2.
 #[inline(always)]
 fn exp_reduced<I: Isa>(isa: I, x: I::V, n: I::V) -> I::V {
+    let (p, r) = exp_factors(isa, x, n);
+    fused(isa, p, r, I::V::splat(isa, 1.0))
+}
+
+/// p and r with e^r = 1 + p r, r = x - n ln 2, for the integer n nearest to x / ln 2.
+#[inline(always)]
+fn exp_factors<I: Isa>(isa: I, x: I::V, n: I::V) -> (I::V, I::V) {
     let c = |v: f32| I::V::splat(isa, v);
     let r = n.mul_add(c(-LN_2_HIGH), x);
     let r = n.mul_add(c(-LN_2_LOW), r);
     let p =
         polynomial(isa, r, [0.001_383_906_3, 0.008_369_201, 0.041_668_102, 0.166_665_17, 0.499_999_94, 1.0]);
-    fused(isa, p, r, c(1.0))
+    (p, r)
 }
 
 /// Faster e^x for x <= 88, for softmax, whose arguments are at most 0. For larger x the result is unspecified. e^0 is

@@ -1,7 +1,8 @@
-//! x g(x) for a gate g with g(-x) = 1 - g(x), by table lookup: both forms of GELU.
+//! x g(x) for a gate g with g(-x) = 1 - g(x), and its derivative, by table lookup: both forms of GELU.
 //!
 //! ```text
-//! x g(x) = max(x, 0) - |x| g(-|x|)
+//! x g(x)    = max(x, 0) - |x| g(-|x|)
+//! (x g(x))' = 1 - s(|x|) for x >= 0, s(|x|) for x < 0,  with the slope s(t) = (t g(-t))'
 //!
 //! |x|   0     1 step    2 steps         (N - 1) steps
 //!       |--|-----|-----|-----|--  ...  --|-----|-----|
@@ -11,7 +12,8 @@
 //!                                       c = column i of a table; 0 behind the last column
 //! ```
 //! Only the small side of the gate is approximated. Nothing cancels on either side of 0, so the relative error of the
-//! result is that of the polynomial.
+//! result is that of the polynomial. Tables of the slope s take the place of those of g. s crosses 0 near 0.75, so its
+//! error is absolute.
 //!
 //! A permute instruction looks up one coefficient for all lanes. All lookups together cost less than an exponential and
 //! a division: P. T. P. Tang, "Table lookup algorithms for elementary functions and their error analysis", ARITH 1991.
@@ -34,20 +36,26 @@ pub(super) static LOGISTIC: Gate = Gate::new(GateFunction::Logistic);
 /// Coarse tables, for results that are rounded to bf16, err by at most 2^-20. With steps of h and D coefficients,
 /// interpolation at Chebyshev points errs by |g^(D)| (h/4)^D / (D! / 2). For either gate, |g^(4)| is at most 0.56 and
 /// |g^(6)| at most 2.41.
+///
+/// Slopes bend more, and take one coefficient more where steps are wide.
 pub(super) struct Gate {
     wide: GateTable<32, 6>,
     wide_coarse: GateTable<32, 4>,
     narrow: GateTable<8, 8>,
     narrow_coarse: GateTable<8, 6>,
+    wide_slope: GateTable<32, 6>,
+    narrow_slope: GateTable<8, 9>,
 }
 
 impl Gate {
     const fn new(shape: GateFunction) -> Self {
         Self {
-            wide: GateTable::wide(shape),
-            wide_coarse: GateTable::wide(shape),
-            narrow: GateTable::new(shape, 1.25, 1.0),
-            narrow_coarse: GateTable::new(shape, 1.25, 1.0),
+            wide: GateTable::wide(shape, Tabulated::Gate),
+            wide_coarse: GateTable::wide(shape, Tabulated::Gate),
+            narrow: GateTable::new(shape, Tabulated::Gate, 1.25, 1.0),
+            narrow_coarse: GateTable::new(shape, Tabulated::Gate, 1.25, 1.0),
+            wide_slope: GateTable::wide(shape, Tabulated::Slope),
+            narrow_slope: GateTable::new(shape, Tabulated::Slope, 1.25, 1.0),
         }
     }
 
@@ -66,12 +74,25 @@ impl Gate {
             self.narrow_coarse.apply_narrow(isa, x)
         }
     }
+
+    /// Derivative of x g(x).
+    #[inline(always)]
+    pub(super) fn derivative<I: Isa>(&self, isa: I, x: I::V) -> I::V {
+        let c = |v: f32| I::V::splat(isa, v);
+        let negative_slope = if I::V::TABLE == 32 {
+            self.wide_slope.at_wide(isa, x)
+        } else {
+            self.narrow_slope.at_narrow(isa, x)
+        };
+        // NaN compares as below 0, and stays NaN.
+        (c(1.0) + negative_slope).select(c(0.0).le(x), -negative_slope)
+    }
 }
 
 /// Polynomials of `D` coefficients around `N` whole steps.
 struct GateTable<const N: usize, const D: usize> {
     steps_per_unit: f32,
-    /// `coefficients[k][i]` is the coefficient of d^k around step i, of -g: the gate is only ever subtracted.
+    /// `coefficients[k][i]` is the coefficient of d^k around step i, of -g or -s: both are subtracted where x > 0.
     coefficients: [[f32; N]; D],
 }
 
@@ -80,8 +101,8 @@ const INTEGER: f32 = 1.5 * (1 << 23) as f32;
 
 impl<const D: usize> GateTable<32, D> {
     /// A table with 4 steps per unit, for which one instruction computes d, in units of 1. The last column is zeros.
-    const fn wide(shape: GateFunction) -> Self {
-        let mut table = Self::new(shape, 4.0, 4.0);
+    const fn wide(shape: GateFunction, tabulated: Tabulated) -> Self {
+        let mut table = Self::new(shape, tabulated, 4.0, 4.0);
         let mut k = 0;
         while k < D {
             table.coefficients[k][31] = 0.0;
@@ -96,18 +117,47 @@ impl<const D: usize> GateTable<32, D> {
         // Arguments behind the last step, and NaN, become the last step. max(x, 0) brings NaN back.
         let t = x.abs_up_to(c(31.0 / 4.0));
         let i = t.mul_add(c(4.0), c(INTEGER));
-        self.interpolate(isa, x, t, i, t.residue::<2>(isa))
+        self.gate(isa, x, t, i, t.residue::<2>(isa))
+    }
+
+    /// The interpolated function at |x|, negated. NaN stays NaN.
+    #[inline(always)]
+    fn at_wide<I: Isa>(&self, isa: I, x: I::V) -> I::V {
+        let c = |v: f32| I::V::splat(isa, v);
+        let t = c(31.0 / 4.0).min(x.abs());
+        self.interpolate(isa, t.mul_add(c(4.0), c(INTEGER)), t.residue::<2>(isa))
     }
 }
 
 impl<const N: usize, const D: usize> GateTable<N, D> {
+    /// First argument behind the table.
+    const fn end(&self) -> f32 {
+        (N as f32 - 0.5) / self.steps_per_unit
+    }
+
     #[inline(always)]
     fn apply_narrow<I: Isa>(&self, isa: I, x: I::V) -> I::V {
-        let c = |v: f32| I::V::splat(isa, v);
-        let steps = c(self.steps_per_unit);
         // Arguments behind the table, and NaN, become 0. max(x, 0) brings NaN back.
         let t = x.abs();
-        let t = t.keep(t.lt(c((N as f32 - 0.5) / self.steps_per_unit)));
+        let t = t.keep(t.lt(I::V::splat(isa, self.end())));
+        let (i, d) = self.step(isa, t);
+        self.gate(isa, x, t, i, d)
+    }
+
+    /// The interpolated function at |x|, negated: 0 behind the table. NaN stays NaN.
+    #[inline(always)]
+    fn at_narrow<I: Isa>(&self, isa: I, x: I::V) -> I::V {
+        let c = |v: f32| I::V::splat(isa, v);
+        let t = x.abs();
+        let (i, d) = self.step(isa, t);
+        c(0.0).select(c(self.end()).le(t), self.interpolate(isa, i, d))
+    }
+
+    /// The nearest step in the low bits of a lane, and the distance from it in steps.
+    #[inline(always)]
+    fn step<I: Isa>(&self, isa: I, t: I::V) -> (I::V, I::V) {
+        let c = |v: f32| I::V::splat(isa, v);
+        let steps = c(self.steps_per_unit);
         // The sum rounds to whole steps; its low bits are the column.
         let integer = c(INTEGER);
         let i = t.mul_add(steps, integer);
@@ -118,21 +168,27 @@ impl<const N: usize, const D: usize> GateTable<N, D> {
         } else {
             t.mul_add(steps - c(1.0), t + (integer - i))
         };
-        self.interpolate(isa, x, t, i, d)
+        (i, d)
     }
 
     /// max(x, 0) - t g(-t), with t at d from step i.
     #[inline(always)]
-    fn interpolate<I: Isa>(&self, isa: I, x: I::V, t: I::V, i: I::V, d: I::V) -> I::V {
-        let mut gate = i.lookup(isa, &self.coefficients[D - 1]);
-        for k in (0..D - 1).rev() {
-            gate = gate.mul_add(d, i.lookup(isa, &self.coefficients[k]));
-        }
-        t.mul_add(gate, I::V::splat(isa, 0.0).max(x))
+    fn gate<I: Isa>(&self, isa: I, x: I::V, t: I::V, i: I::V, d: I::V) -> I::V {
+        t.mul_add(self.interpolate(isa, i, d), I::V::splat(isa, 0.0).max(x))
     }
 
-    /// Interpolates the gate in each step. A unit of d is `steps_per_d` steps.
-    const fn new(shape: GateFunction, steps_per_unit: f64, steps_per_d: f64) -> Self {
+    /// The interpolated function at d from step i, negated.
+    #[inline(always)]
+    fn interpolate<I: Isa>(&self, isa: I, i: I::V, d: I::V) -> I::V {
+        let mut p = i.lookup(isa, &self.coefficients[D - 1]);
+        for k in (0..D - 1).rev() {
+            p = p.mul_add(d, i.lookup(isa, &self.coefficients[k]));
+        }
+        p
+    }
+
+    /// Interpolates the gate or the slope in each step. A unit of d is `steps_per_d` steps.
+    const fn new(shape: GateFunction, tabulated: Tabulated, steps_per_unit: f64, steps_per_d: f64) -> Self {
         let mut coefficients = [[0.0; N]; D];
         let mut i = 0;
         while i < N {
@@ -141,7 +197,11 @@ impl<const N: usize, const D: usize> GateTable<N, D> {
             let mut j = 0;
             while j < D {
                 node[j] = cos(core::f64::consts::PI * (j as f64 + 0.5) / D as f64) / 2.0;
-                p[j] = shape.gate((i as f64 + node[j]) / steps_per_unit);
+                let t = (i as f64 + node[j]) / steps_per_unit;
+                p[j] = match tabulated {
+                    Tabulated::Gate => shape.gate(t),
+                    Tabulated::Slope => shape.slope(t),
+                };
                 j += 1;
             }
             let mut order = 1;
@@ -175,22 +235,47 @@ impl<const N: usize, const D: usize> GateTable<N, D> {
     }
 }
 
-/// Gate that a table interpolates, computed to a relative error of about 1e-12.
+/// Function of a gate that a table interpolates.
+#[derive(Clone, Copy)]
+enum Tabulated {
+    /// g(-t).
+    Gate,
+    /// (t g(-t))'.
+    Slope,
+}
+
+/// Gate whose functions a table interpolates, computed to a relative error of about 1e-12.
 #[derive(Clone, Copy)]
 enum GateFunction {
     Normal,
     Logistic,
 }
 
+/// sqrt(2/pi) = 2/sqrt(pi) / sqrt(2): std has no constant for it.
+const SQRT_2_OVER_PI: f64 = core::f64::consts::FRAC_2_SQRT_PI / core::f64::consts::SQRT_2;
+
+/// Density of the normal distribution.
+const fn normal_density(t: f64) -> f64 {
+    0.5 * SQRT_2_OVER_PI * exp(-0.5 * t * t)
+}
+
 impl GateFunction {
+    /// (t g(-t))' = g(-t) - t g'(-t), where g' is even.
+    const fn slope(self, t: f64) -> f64 {
+        let gate = self.gate(t);
+        let density = match self {
+            Self::Logistic => 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * t * t) * gate * (1.0 - gate),
+            Self::Normal => normal_density(t),
+        };
+        gate - t * density
+    }
+
     /// g(-t).
     const fn gate(self, t: f64) -> f64 {
-        // sqrt(2/pi) = 2/sqrt(pi) / sqrt(2): std has no constant for it.
-        let sqrt_2_over_pi = core::f64::consts::FRAC_2_SQRT_PI / core::f64::consts::SQRT_2;
         match self {
-            Self::Logistic => 1.0 / (1.0 + exp(2.0 * sqrt_2_over_pi * (t + 0.044715 * t * t * t))),
+            Self::Logistic => 1.0 / (1.0 + exp(2.0 * SQRT_2_OVER_PI * (t + 0.044715 * t * t * t))),
             Self::Normal => {
-                let density = 0.5 * sqrt_2_over_pi * exp(-0.5 * t * t);
+                let density = normal_density(t);
                 if t < 2.0 {
                     // 1/2 - density (t + t^3/3 + t^5/15 + ..)
                     let (mut term, mut sum, mut k) = (t, t, 3.0);

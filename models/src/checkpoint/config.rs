@@ -225,11 +225,16 @@ pub fn activation<'de, D: Deserializer<'de>>(from: D) -> Result<Activation, D::E
     match name.as_str() {
         "gelu" => Ok(Activation::GeluErf),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "linear" => Ok(Activation::Identity),
+        "mish" => Ok(Activation::Mish),
+        "quick_gelu" => Ok(Activation::QuickGelu),
         "relu" => Ok(Activation::Relu),
+        "sigmoid" => Ok(Activation::Sigmoid),
         "silu" | "swish" => Ok(Activation::Silu),
         "tanh" => Ok(Activation::Tanh),
         _ => Err(D::Error::custom(format_args!(
-            "activation {name:?} is not supported; expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish or tanh"
+            "activation {name:?} is not supported; expected gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, linear, mish, \
+             quick_gelu, relu, sigmoid, silu, swish or tanh"
         ))),
     }
 }

@@ -1,12 +1,15 @@
 //! Activations and gated products against their definitions.
 
 use super::bound::{ETA, U};
+use super::math::Claim;
 use super::rows::{RowsParams, Stored, conforms_coarsely, of_type, values};
 use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tilewright_kernels::{Activate as ActivateKernel, Activation, Backend, Element, Gated as GatedKernel};
+use tilewright_kernels::{
+    Activate as ActivateKernel, Activation, Backend, Element, Function, Gated as GatedKernel,
+};
 
 /// Every activation, with magnitudes from denormals to saturation.
 pub struct Activate;
@@ -43,22 +46,15 @@ fn strategy() -> BoxedStrategy<Params> {
         .boxed()
 }
 
-/// Bound of the error of an activation of x: 0 if it is exact, else 6 u |x| for a division, a product, two sums and an
-/// elementary function with an error of less than 1 ULP.
-fn error(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::Identity | Activation::Relu => 0.0,
-        _ if x.is_finite() => 6.0 * U * x.abs() + 2.0 * ETA,
-        _ => 0.0,
-    }
+/// Error that the claim of a function allows at x; none at infinities.
+pub(super) fn allowed(function: Function, x: f64) -> f64 {
+    if x.is_finite() { Claim::of(function).error(function.definition(x)) } else { 0.0 }
 }
 
-/// Bound of the larger error of an activation for bf16, if the kernel interpolates the gate with fewer digits.
-fn coarse_error(activation: Activation) -> Option<impl Fn(f64) -> f64> {
+/// Additional error of an activation for bf16, if the kernel interpolates the gate with fewer digits.
+pub(super) fn coarse(activation: Activation) -> Option<impl Fn(f64) -> f64> {
     let gelu = matches!(activation, Activation::GeluErf | Activation::GeluTanh);
-    gelu.then_some(move |x: f64| {
-        error(activation, x) + if x.is_finite() { 2f64.powi(-20) * x.abs() } else { 0.0 }
-    })
+    gelu.then_some(|x: f64| if x.is_finite() { 2f64.powi(-20) * x.abs() } else { 0.0 })
 }
 
 impl Check for Activate {
@@ -77,12 +73,18 @@ impl Check for Activate {
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &x, backend));
         let elements = &x.elements();
+        let error = |x: f64| allowed(Function::Activation(p.activation), x);
         conforms_coarsely(
             p.rows.stored,
             backend,
             apply,
-            |i, _| error(p.activation, f64::from(elements[i])),
-            coarse_error(p.activation).map(|error| move |i: usize, _: &[f32]| error(f64::from(elements[i]))),
+            |i, _| error(f64::from(elements[i])),
+            coarse(p.activation).map(|more| {
+                move |i: usize, _: &[f32]| {
+                    let x = f64::from(elements[i]);
+                    error(x) + more(x)
+                }
+            }),
         )
     }
 }
@@ -127,6 +129,7 @@ impl Check for Gated {
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &gate, &up, backend));
         let (gates, ups) = (&gate.elements(), &up.elements());
+        let error = |x: f64| allowed(Function::Activation(p.activation), x);
         let product = &|i: usize, expected: &[f32], error: f64| {
             // f(gate) is within `error` of the exact value. The rounding of the product adds a relative error of U, or
             // ETA for a denormal. `compare` adds the rounding of the definition.
@@ -137,9 +140,12 @@ impl Check for Gated {
             p.rows.stored,
             backend,
             apply,
-            |i, expected| product(i, expected, error(p.activation, f64::from(gates[i]))),
-            coarse_error(p.activation).map(|error| {
-                move |i: usize, expected: &[f32]| product(i, expected, error(f64::from(gates[i])))
+            |i, expected| product(i, expected, error(f64::from(gates[i]))),
+            coarse(p.activation).map(|more| {
+                move |i: usize, expected: &[f32]| {
+                    let gate = f64::from(gates[i]);
+                    product(i, expected, error(gate) + more(gate))
+                }
             }),
         )
     }

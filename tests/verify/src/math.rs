@@ -27,23 +27,53 @@ impl Claim {
             Function::Exp | Function::Log | Function::Erf | Function::Tanh => {
                 Self { up_to: all, ulp: 1.0, absolute: 0.0 }
             }
-            Function::Activation(Activation::Tanh) => Self { up_to: all, ulp: 1.0, absolute: 0.0 },
             // Results below the normal range are flushed to zero.
             Function::ExpFast => Self { up_to: 88.0, ulp: 6.0, absolute: f64::from(f32::MIN_POSITIVE) },
             // 52 ULP are 3.1e-6 of the smallest number with a given exponent.
             Function::Exp2Coarse => Self { up_to: 0.5, ulp: 52.0, absolute: f64::from(f32::MIN_POSITIVE) },
-            // Below -6, where |x| Phi(x) = 5.9e-9, the result may be 0.
-            Function::Activation(Activation::GeluErf | Activation::GeluTanh) => {
-                Self { up_to: all, ulp: 2.0, absolute: 2.0f64.powi(-27) }
-            }
-            // Below -88.7, where e^-x overflows, the result is 0.
-            Function::Activation(Activation::Silu) => {
-                Self { up_to: all, ulp: 4.0, absolute: 2.0f64.powi(-121) }
-            }
-            Function::Activation(Activation::Identity | Activation::Relu) => {
-                Self { up_to: all, ulp: 0.0, absolute: 0.0 }
-            }
+            Function::Activation(activation) => Self::of_activation(activation),
+            Function::Derivative(activation) => Self::of_derivative(activation),
         }
+    }
+
+    fn of_activation(activation: Activation) -> Self {
+        let (ulp, absolute) = match activation {
+            Activation::Identity | Activation::Relu => (0.0, 0.0),
+            Activation::Elu => (2.0, 0.0),
+            // Below -6, where |x| Phi(x) = 5.9e-9, the result may be 0.
+            Activation::GeluErf | Activation::GeluTanh => (2.0, 2.0f64.powi(-27)),
+            // x + 3 is exact near -3, where it is small.
+            Activation::HardSwish => (3.0, 0.0),
+            // Below -87.3, |x| multiplies the error of a denormal e^x.
+            Activation::Mish => (4.0, 2.0f64.powi(-142)),
+            Activation::Sigmoid | Activation::Softplus => (4.0, 0.0),
+            // 1.702 x is rounded before the exponential.
+            Activation::QuickGelu => (4.0, 2.0f64.powi(-25)),
+            // Below -88.7, where e^-x overflows, the result is 0.
+            Activation::Silu => (4.0, 2.0f64.powi(-121)),
+            Activation::Tanh => (1.0, 0.0),
+        };
+        Self { up_to: f32::INFINITY, ulp, absolute }
+    }
+
+    fn of_derivative(activation: Activation) -> Self {
+        let (ulp, absolute) = match activation {
+            Activation::Identity | Activation::Relu => (0.0, 0.0),
+            Activation::Elu => (1.0, 0.0),
+            Activation::Softplus => (4.0, 0.0),
+            Activation::Sigmoid | Activation::Tanh => (5.0, 0.0),
+            // Derivatives that cross 0.
+            Activation::GeluErf | Activation::GeluTanh => (1.0, 2.0f64.powi(-25)),
+            Activation::HardSwish | Activation::Silu => (1.0, 2.0f64.powi(-24)),
+            Activation::Mish => (2.0, 2.0f64.powi(-24)),
+            Activation::QuickGelu => (1.0, 2.0f64.powi(-23)),
+        };
+        Self { up_to: f32::INFINITY, ulp, absolute }
+    }
+
+    /// Allowed error of a finite result.
+    pub fn error(self, exact: f64) -> f64 {
+        self.ulp * bound::spacing(exact) + self.absolute
     }
 
     /// Error of `found` in ULP, less the allowed absolute error. Infinite if a NaN or an infinity is missing or

@@ -5,16 +5,34 @@ use super::super::bound::{ETA, gamma};
 use super::super::stored::Stored;
 use super::super::tensor::{Layout, Tensor, indices};
 use super::{GemmData, Left, Params, Types};
-use tilewright_kernels::Backend;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Quantized, Rhs};
+use tilewright_kernels::{Activation, Backend};
 
-/// Error of an activation itself in units of u |x|: a division, a product, two sums and an exponential or an error
-/// function with an error of less than 1 ULP (2 u).
-const ACTIVATION_ROUNDINGS: f64 = 6.0;
+/// Bounds of an activation f.
+struct ActivationBound {
+    /// Largest |f'|: the factor by which f can magnify the error of its argument.
+    slope: f64,
+    /// f's own error in units of u times `offset` + |x|: a division, a product, two sums and an exponential or an error
+    /// function of less than 1 ULP (2 u), for example.
+    roundings: f64,
+    /// Largest |f(x)| - |x|.
+    offset: f64,
+}
 
-/// Largest factor by which an activation magnifies the error of its argument. The slope of GELU is at most 1.13, the
-/// slope of SiLU 1.10, the other slopes 1.
-const ACTIVATION_SLOPE: f64 = 1.13;
+impl ActivationBound {
+    fn of(activation: Activation) -> Self {
+        let (slope, roundings, offset) = match activation {
+            Activation::GeluErf | Activation::GeluTanh => (1.13, 6.0, 0.0),
+            Activation::HardSwish => (1.5, 6.0, 0.0),
+            // 4 ULP are at most 8 u.
+            Activation::Mish => (1.1, 8.0, 0.0),
+            Activation::QuickGelu | Activation::Silu => (1.1, 6.0, 0.0),
+            Activation::Sigmoid | Activation::Softplus => (1.0, 8.0, 1.0),
+            Activation::Elu | Activation::Identity | Activation::Relu | Activation::Tanh => (1.0, 6.0, 0.0),
+        };
+        Self { slope, roundings, offset }
+    }
+}
 
 impl GemmData {
     /// |A| after rounding or quantization.
@@ -106,8 +124,10 @@ impl GemmData {
                 let sum = f64::from(gate[i]);
                 let (mut error, mut magnitude) =
                     if sum.is_finite() { (gamma(k + 5) * sum + tiny, sum) } else { (0.0, 1.0) };
-                if p.activation.is_some() {
-                    error = ACTIVATION_SLOPE * error + ACTIVATION_ROUNDINGS * gamma(1) * magnitude;
+                if let Some(activation) = p.activation {
+                    let ActivationBound { slope, roundings, offset } = ActivationBound::of(activation);
+                    magnitude += offset;
+                    error = slope * error + roundings * gamma(1) * magnitude;
                 }
                 if p.gated {
                     let up = if up[i].is_finite() { f64::from(up[i]) } else { 0.0 };

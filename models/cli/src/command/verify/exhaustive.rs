@@ -46,6 +46,7 @@ fn holds((function, _, worst): &FunctionResult) -> bool {
 fn name(function: Function) -> String {
     let debug = match function {
         Function::Activation(activation) => format!("{activation:?}"),
+        Function::Derivative(activation) => format!("{activation:?}Derivative"),
         function => format!("{function:?}"),
     };
     let mut words = String::new();
