@@ -1,10 +1,10 @@
 //! The row kernels: norms, softmax, activations, RoPE, embeddings, pooling.
 
 use tilewright_kernels::half::{bf16, f16};
-use tilewright_kernels::{Activate, Activation};
 use tilewright_kernels::{
-    Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm, Lookup, Pool, Pooling,
-    RmsNorm, Rope, RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
+    Activate, ActivateBackward, Activation, Backend, ColumnMask, Dropout, DropoutMask, Element, Embedding,
+    Error, Gated, GatedBackward, L2Normalize, LayerNorm, Lookup, Pool, Pooling, RandomBits, RmsNorm, Rope,
+    RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
 };
 
 /// Declares one test per kernel, so that each test has a name and tests run in parallel.
@@ -16,7 +16,9 @@ macro_rules! conforms {
         }
     )*};
 }
-conforms!(layer_norm rms_norm l2_normalize softmax activate gated rope embedding pool);
+conforms!(
+    layer_norm rms_norm l2_normalize softmax activate gated activate_backward gated_backward dropout rope embedding pool
+);
 
 /// Asserts that every backend and the definition return an error that starts with `expected`, and leave the output
 /// untouched.
@@ -47,6 +49,44 @@ fn arguments_that_do_not_fit_are_refused() {
     refused("Gated.x: expected shape [2, 8], found [2, 7]", |backend, out| {
         backend.run(Gated::halves(view([2, 7]), out, activation)?)
     });
+    refused("ActivateBackward.x: expected shape [2, 4], found [3, 4]", |backend, out| {
+        backend.run(ActivateBackward { rows: Rows::InPlace(out), x: view([3, 4]), activation })
+    });
+    refused("GatedBackward.dy: expected rows with unit stride, found strides [1, 2]", |backend, out| {
+        let mut up = [0.0; 8];
+        let up = Rows::InPlace(ViewMut::new(&mut up, [2, 4])?);
+        backend.run(GatedBackward { gate: Rows::InPlace(out), up, dy: tall, activation })
+    });
+    refused("GatedBackward.up: expected shape [2, 4], found [2, 3]", |backend, out| {
+        let mut up = [0.0; 6];
+        let up = Rows::InPlace(ViewMut::new(&mut up, [2, 3])?);
+        backend.run(GatedBackward { gate: Rows::InPlace(out), up, dy: view([2, 4]), activation })
+    });
+    refused("GatedBackward.x: expected shape [2, 6], found [2, 4]", |backend, out| {
+        backend.run(GatedBackward::halves(Rows::InPlace(out), view([2, 3]), activation)?)
+    });
+    refused("GatedBackward.x: expected shape [2, 8], found [2, 4]", |backend, out| {
+        backend.run(GatedBackward::halves(Rows::Into(view([2, 8]), out), view([2, 4]), activation)?)
+    });
+    let dropout = |probability: f32, first_row: u32, backend: Backend, out: ViewMut<'_, 2>| {
+        let mask = DropoutMask { probability, first_row, ..DropoutMask::default() };
+        backend.run(Dropout { rows: Rows::InPlace(out), residual: None, mask })
+    };
+    for probability in [-0.1, 1.1, f32::NAN] {
+        refused("Dropout.mask: expected a probability from 0 to 1, found", |backend, out| {
+            dropout(probability, 0, backend, out)
+        });
+    }
+    refused("Dropout.mask: 2 rows from 4294967295 on, or 4 columns, exceed 2^32", |backend, out| {
+        dropout(0.5, u32::MAX, backend, out)
+    });
+    refused("Dropout.residual: expected shape [2, 4], found [4, 2]", |backend, out| {
+        let (rows, residual) = (Rows::InPlace(out), Some(view([4, 2])));
+        backend.run(Dropout { rows, residual, mask: DropoutMask::default() })
+    });
+    refused("RopeTable.sin: expected shape [2, 4], found [2, 3]", |_, _| {
+        RopeTable::from_cos_sin(RopeLayout::HalfSplit, view([2, 4]), view([2, 3])).map(|_| ())
+    });
     refused("LayerNorm.weight: expected shape [4], found [5]", |backend, out| {
         let (rows, weight) = (Rows::InPlace(out), Some(&data[..5]));
         backend.run(LayerNorm { rows, residual: None, weight, bias: None, eps: 0.0 })
@@ -68,7 +108,7 @@ fn arguments_that_do_not_fit_are_refused() {
     });
     let table = RopeTable::new(RopeLayout::HalfSplit, 8, 4, 1e4);
     let rope = |head_dim: usize, positions: &[u32], backend: Backend, out: ViewMut<'_, 2>| {
-        backend.run(Rope { rows: Rows::InPlace(out), head_dim, positions, table: &table })
+        backend.run(Rope::new(Rows::InPlace(out), head_dim, positions, &table))
     };
     refused("Rope.positions: position 8 of row 1 is outside a table of 8", |backend, out| {
         rope(4, &[7, 8], backend, out)
@@ -261,5 +301,71 @@ fn special_values_propagate_from_any_column() {
                 }
             }
         }
+    }
+}
+
+/// Dropped elements vanish, even NaN; p = 0 keeps all elements as they are, and p = 1 none.
+#[test]
+fn dropout_at_its_edges() {
+    let random = RandomBits { seed: 1, step: 2, site: 3 };
+    for &backend in Backend::available() {
+        for n in [1, 63, 64, 100, 200] {
+            let run = |x: &[f32], residual: Option<&[f32]>, probability: f32| {
+                let mut y = vec![7.0; n];
+                let rows = Rows::Into(View::new(x, [1, n]).unwrap(), ViewMut::new(&mut y, [1, n]).unwrap());
+                let residual = residual.map(|r| View::new(r, [1, n]).unwrap());
+                let mask = DropoutMask { probability, random, first_row: 5 };
+                backend.run(Dropout { rows, residual, mask }).unwrap();
+                (y, (0..n).map(|j| mask.keeps(0, j as u32)).collect::<Vec<_>>())
+            };
+            let (x, residual): (Vec<f32>, Vec<f32>) = (0..n).map(|j| (j as f32, 0.5 * j as f32)).unzip();
+            assert_eq!(run(&x, None, 0.0).0, x);
+            assert_eq!(run(&x, None, 1.0).0, vec![0.0; n]);
+            let nan = vec![f32::NAN; n];
+            assert_eq!(run(&nan, Some(&residual), 1.0).0, residual);
+            let (y, kept) = run(&nan, Some(&residual), 0.5);
+            for j in 0..n {
+                assert!(if kept[j] { y[j].is_nan() } else { y[j] == residual[j] }, "{}", backend.name());
+            }
+        }
+    }
+}
+
+/// Rows have the masks of the batch that they are a part of, wherever it is cut.
+#[test]
+fn parts_of_a_batch_have_its_mask() {
+    const SHAPE: [usize; 2] = [9, 100];
+    let random = RandomBits { seed: 4, step: 0, site: 1 };
+    let run = |backend: Backend, first: usize, end: usize| {
+        let mut x = vec![1.0; (end - first) * SHAPE[1]];
+        let rows = Rows::InPlace(ViewMut::new(&mut x, [end - first, SHAPE[1]]).unwrap());
+        let mask = DropoutMask { probability: 0.3, random, first_row: 7 + first as u32 };
+        backend.run(Dropout { rows, residual: None, mask }).unwrap();
+        x
+    };
+    for &backend in Backend::available() {
+        let whole = run(backend, 0, SHAPE[0]);
+        for cut in 1..SHAPE[0] {
+            let parts = [run(backend, 0, cut), run(backend, cut, SHAPE[0])].concat();
+            assert_eq!(parts, whole, "{}", backend.name());
+        }
+    }
+}
+
+/// The share of kept elements among 10^8, on the fastest backend. Its standard deviation is sqrt(p (1 - p) / n).
+#[test]
+fn dropout_keeps_elements_as_often_as_asked() {
+    const SHAPE: [usize; 2] = [10_000, 10_000];
+    let mut ones = vec![1.0f32; SHAPE[0] * SHAPE[1]];
+    for (step, probability) in [0.1f32, 0.5, 0.9].into_iter().enumerate() {
+        ones.fill(1.0);
+        let random = RandomBits { seed: 2026, step: step as u32, site: 0 };
+        let rows = Rows::InPlace(ViewMut::new(&mut ones, SHAPE).unwrap());
+        let mask = DropoutMask { probability, random, first_row: 0 };
+        Backend::best().run(Dropout { rows, residual: None, mask }).unwrap();
+        let (n, p) = (ones.len() as f64, f64::from(probability));
+        let kept = ones.iter().filter(|&&x| x != 0.0).count() as f64;
+        let deviations = (kept - n * (1.0 - p)) / (n * p * (1.0 - p)).sqrt();
+        assert!(deviations.abs() <= 4.0, "p = {p}: {kept} of {n} kept, {deviations:.2} deviations off");
     }
 }

@@ -23,7 +23,7 @@ fn embed(backend: Backend) -> Result<Vec<f32>, Error> {
     // One head of four columns. Position 0 is not rotated.
     let rope = RopeTable::new(RopeLayout::HalfSplit, 8, DIM, 10_000.0);
     let rows = Rows::InPlace(ViewMut::new(&mut x, [tokens, DIM])?);
-    backend.run(Rope { rows, head_dim: DIM, positions: &POSITIONS, table: &rope })?;
+    backend.run(Rope::new(rows, DIM, &POSITIONS, &rope))?;
     assert_eq!(x[..DIM], [16.0, 17.0, 18.0, 19.0], "position 0");
     // At position 1 the pair (0, 2) of entry 0 turns by one radian: a cos - b sin, b cos + a sin.
     let (sin, cos) = 1f32.sin_cos();

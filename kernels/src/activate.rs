@@ -8,13 +8,18 @@
 //! Gated products: Shazeer, "GLU Variants Improve Transformer", 2020, arXiv:2002.05202. [`Activation`] defines f, lane
 //! by lane. x, y, gate and up are \[rows, n\]; without rows or columns nothing is written.
 
+mod backward;
+
+pub use backward::{ActivateBackward, GatedBackward, activate_backward, gated_backward};
+
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
+use crate::definition::{round, widen};
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::each;
-use crate::rows::{self, RowTask, Rows, expect_unit_rows};
+use crate::rows::{self, RowTask, Rows, expect_unit_rows, split_view};
 use crate::view::{View, ViewMut};
 
 /// y = f(x), for each element.
@@ -89,6 +94,16 @@ impl<'a, T> Gated<'a, T> {
     }
 }
 
+/// Definition of [`Activate`].
+pub fn activate(activation: Activation, x: &[f64]) -> Vec<f64> {
+    x.iter().map(|&x| activation.definition(x)).collect()
+}
+
+/// Definition of [`Gated`].
+pub fn gated(activation: Activation, gate: &[f64], up: &[f64]) -> Vec<f64> {
+    activate(activation, gate).iter().zip(up).map(|(gate, up)| gate * up).collect()
+}
+
 impl<T: Element> Kernel for Activate<'_, T> {
     type Output = Result<(), Error>;
 
@@ -97,10 +112,8 @@ impl<T: Element> Kernel for Activate<'_, T> {
     fn reference(self) -> Self::Output {
         self.rows.check("Activate.rows")?;
         for mut row in self.rows.into_iter() {
-            for j in 0..row.input().len() {
-                let x = f64::from(row.input()[j].to_f32());
-                row.output()[j] = T::from_f32(self.activation.definition(x) as f32);
-            }
+            let y = activate(self.activation, &widen(row.input()));
+            round(&y, row.output());
         }
         Ok(())
     }
@@ -128,10 +141,8 @@ impl<T: Element> Kernel for Gated<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
-            for (j, &up) in up.iter().enumerate() {
-                let gate = self.activation.definition(f64::from(row.input()[j].to_f32()));
-                row.output()[j] = T::from_f32((gate * f64::from(up.to_f32())) as f32);
-            }
+            let y = gated(self.activation, &widen(row.input()), &widen(up));
+            round(&y, row.output());
         }
         Ok(())
     }
@@ -174,7 +185,7 @@ impl<T: Element> RowTask for Gated<'_, T> {
 
     fn split_at(self, mid: usize) -> (Self, Self) {
         let (low, high) = self.gate.split_at(mid);
-        let (low_up, high_up) = (self.up.slice(0, 0..mid), self.up.slice(0, mid..self.up.shape()[0]));
+        let (low_up, high_up) = split_view(self.up, mid);
         (Self { gate: low, up: low_up, ..self }, Self { gate: high, up: high_up, ..self })
     }
 

@@ -4,7 +4,10 @@
 
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::{Activate, Attention, Embedding, Gated, L2Normalize, LayerNorm, Pool, RmsNorm, Rope, Softmax};
+use crate::{
+    Activate, ActivateBackward, Attention, Dropout, Embedding, Gated, GatedBackward, L2Normalize, LayerNorm,
+    Pool, RmsNorm, Rope, Softmax,
+};
 use half::{bf16, f16};
 
 macro_rules! compiled {
@@ -36,9 +39,12 @@ compiled! {
     [f32, bf16, f16]
     {
         activate: Activate,
+        activate_backward: ActivateBackward,
         attention: Attention,
+        dropout: Dropout,
         embedding: Embedding,
         gated: Gated,
+        gated_backward: GatedBackward,
         l2_normalize: L2Normalize,
         layer_norm: LayerNorm,
         pool: Pool,

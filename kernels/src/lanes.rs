@@ -15,6 +15,7 @@ use crate::element::Element;
 use crate::isa::{Isa, Vector};
 pub use crate::row_slices::RowSlices;
 pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
+use core::ops::Range;
 
 /// Number of separate chains of a reduction.
 pub(crate) const GROUPS: usize = 4;
@@ -138,47 +139,102 @@ pub(crate) fn map_with<
     fill: f32,
     mut f: impl FnMut(usize, [I::V; R], [I::V; P], [I::V; Q]) -> [I::V; R],
 ) {
-    let n = rows[0].input().len();
-    let mut pointers = [(core::ptr::null(), core::ptr::null_mut()); R];
-    for (pointers, row) in pointers.iter_mut().zip(&mut rows) {
-        assert!(row.input().len() == n, "rows differ in length");
-        *pointers = row.pointers();
-    }
+    let (n, pointers) = pointers(&mut rows);
     assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the rows");
     assert!(others.iter().all(|x| x.len() == n), "inputs differ in length from the rows");
     walk::<I>(
         n,
         #[inline(always)]
         |group, i, whole| {
-            // SAFETY: `walk` passes `whole` only if i + LANES <= n, the length of every input (checked above).
-            let inputs = unsafe { load(isa, &inputs, i, whole, fill) };
-            // SAFETY: `walk` passes `whole` only if i + LANES <= n, the length of every one of `others` (checked above).
-            let others = unsafe { load(isa, &others, i, whole, fill) };
-            let mut vectors = [I::V::splat(isa, fill); R];
-            for (v, &(src, _)) in vectors.iter_mut().zip(&pointers) {
-                // SAFETY: `src` is valid for reads of n elements (`Row::pointers`; the length was checked). `walk`
-                // guarantees i < n, and i + LANES <= n if `whole`. The slice does not outlive its expression.
-                *v = unsafe {
-                    if whole {
-                        T::load(isa, src.add(i))
-                    } else {
-                        T::load_partial(isa, core::slice::from_raw_parts(src.add(i), n - i), fill)
-                    }
-                };
-            }
-            for (v, &(_, dst)) in f(group, vectors, inputs, others).into_iter().zip(&pointers) {
-                // SAFETY: `dst` is valid for writes of n elements (`Row::pointers`; the length was checked). `walk`
-                // guarantees i < n, and i + LANES <= n if `whole`. The slice does not outlive its expression.
-                unsafe {
-                    if whole {
-                        T::store(isa, v, dst.add(i));
-                    } else {
-                        T::store_partial(isa, v, core::slice::from_raw_parts_mut(dst.add(i), n - i));
-                    }
-                }
+            // SAFETY: the pointers are those of rows of n elements, and all inputs have n elements (checked above).
+            // `walk` guarantees i < n, and i + LANES <= n if `whole`.
+            unsafe {
+                map_vector(
+                    isa,
+                    i..n,
+                    whole,
+                    &pointers,
+                    &inputs,
+                    &others,
+                    fill,
+                    #[inline(always)]
+                    |rows, inputs, others| f(group, rows, inputs, others),
+                );
             }
         },
     );
+}
+
+/// Pointers to read and to write of each row, and the length of all.
+///
+/// # Panics
+/// If the rows differ in length.
+#[inline(always)]
+fn pointers<T: Element, const R: usize>(
+    rows: &mut [&mut RowSlices<'_, T>; R],
+) -> (usize, [(*const T, *mut T); R]) {
+    let n = rows[0].input().len();
+    let mut pointers = [(core::ptr::null(), core::ptr::null_mut()); R];
+    for (pointers, row) in pointers.iter_mut().zip(rows) {
+        assert!(row.input().len() == n, "rows differ in length");
+        *pointers = row.pointers();
+    }
+    (n, pointers)
+}
+
+/// Writes `f` of one vector of the rows and inputs: of elements `at.start + 0..LANES` if `whole`, else of the elements
+/// `at`.
+///
+/// # Safety
+/// - The pointers of each row are valid for reads and writes of `at.end` elements.
+/// - All inputs have `at.end` elements.
+/// - `at` is not empty; if `whole`, it has `LANES` elements or more.
+#[expect(clippy::too_many_arguments, reason = "the inside of two loops")]
+#[inline(always)]
+unsafe fn map_vector<
+    I: Isa,
+    T: Element,
+    S: Element,
+    U: Element,
+    const R: usize,
+    const P: usize,
+    const Q: usize,
+>(
+    isa: I,
+    at: Range<usize>,
+    whole: bool,
+    pointers: &[(*const T, *mut T); R],
+    inputs: &[&[S]; P],
+    others: &[&[U]; Q],
+    fill: f32,
+    f: impl FnOnce([I::V; R], [I::V; P], [I::V; Q]) -> [I::V; R],
+) {
+    let (i, rest) = (at.start, at.end - at.start);
+    // SAFETY: if `whole`, all inputs have `LANES` elements from i on (precondition of `map_vector`).
+    let (inputs, others) = unsafe { (load(isa, inputs, i, whole, fill), load(isa, others, i, whole, fill)) };
+    let mut vectors = [I::V::splat(isa, fill); R];
+    for (v, &(src, _)) in vectors.iter_mut().zip(pointers) {
+        // SAFETY: `src` is valid for reads of the elements `at`, which are `LANES` or more if `whole` (precondition of
+        // `map_vector`). The slice does not outlive its expression.
+        *v = unsafe {
+            if whole {
+                T::load(isa, src.add(i))
+            } else {
+                T::load_partial(isa, core::slice::from_raw_parts(src.add(i), rest), fill)
+            }
+        };
+    }
+    for (v, &(_, dst)) in f(vectors, inputs, others).into_iter().zip(pointers) {
+        // SAFETY: `dst` is valid for writes of the elements `at`, which are `LANES` or more if `whole` (precondition of
+        // `map_vector`). The slice does not outlive its expression.
+        unsafe {
+            if whole {
+                T::store(isa, v, dst.add(i));
+            } else {
+                T::store_partial(isa, v, core::slice::from_raw_parts_mut(dst.add(i), rest));
+            }
+        }
+    }
 }
 
 /// Writes `f(row[i..], [inputs[0][i..], ..])` to the row, for all vectors.
@@ -195,9 +251,28 @@ pub(crate) fn each<I: Isa, T: Element, const P: usize>(
     inputs: [&[T]; P],
     f: impl Fn(I::V, [I::V; P]) -> I::V,
 ) {
-    let n = row.input().len();
-    assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the row");
-    let (src, dst) = row.pointers();
+    each_of(
+        isa,
+        [row],
+        inputs,
+        #[inline(always)]
+        |[x], inputs| [f(x, inputs)],
+    );
+}
+
+/// [`each`] with several rows.
+///
+/// # Panics
+/// If the rows and the inputs differ in length.
+#[inline(always)]
+pub(crate) fn each_of<I: Isa, T: Element, const R: usize, const P: usize>(
+    isa: I,
+    mut rows: [&mut RowSlices<'_, T>; R],
+    inputs: [&[T]; P],
+    f: impl Fn([I::V; R], [I::V; P]) -> [I::V; R],
+) {
+    let (n, pointers) = pointers(&mut rows);
+    assert!(inputs.iter().all(|x| x.len() == n), "inputs differ in length from the rows");
     let pair = 2 * I::V::LANES;
     let paired = n - n % pair;
     for i in (0..paired).step_by(pair) {
@@ -206,24 +281,52 @@ pub(crate) fn each<I: Isa, T: Element, const P: usize>(
             // SAFETY: i + 2 LANES <= paired <= n, the length of every input (checked above).
             [others[0][p], others[1][p]] = unsafe { T::load_pair(isa, x.as_ptr().add(i)) };
         }
-        // SAFETY: i + 2 LANES <= paired <= n, and `src` and `dst` are valid for n elements (`Row::pointers`).
-        unsafe {
-            let [a, b] = T::load_pair(isa, src.add(i));
-            T::store_pair(isa, [f(a, others[0]), f(b, others[1])], dst.add(i));
+        let mut own = [[I::V::splat(isa, 0.0); R]; 2];
+        for (r, &(src, _)) in pointers.iter().enumerate() {
+            // SAFETY: i + 2 LANES <= paired <= n, and `src` is valid for n elements (`Row::pointers`).
+            [own[0][r], own[1][r]] = unsafe { T::load_pair(isa, src.add(i)) };
+        }
+        let (a, b) = (f(own[0], others[0]), f(own[1], others[1]));
+        for (r, &(_, dst)) in pointers.iter().enumerate() {
+            // SAFETY: i + 2 LANES <= paired <= n, and `dst` is valid for n elements (`Row::pointers`).
+            unsafe { T::store_pair(isa, [a[r], b[r]], dst.add(i)) };
         }
     }
-    let mut inputs = inputs;
-    for x in &mut inputs {
-        *x = &x[paired..];
+    let whole = n - n % I::V::LANES;
+    if paired < whole {
+        // SAFETY: the pointers are those of rows of n elements, and the inputs have n elements (checked above). paired is
+        // at most n - LANES.
+        unsafe {
+            map_vector(
+                isa,
+                paired..n,
+                true,
+                &pointers,
+                &inputs,
+                &NONE,
+                0.0,
+                #[inline(always)]
+                |rows, inputs, []| f(rows, inputs),
+            );
+        }
     }
-    map(
-        isa,
-        [&mut row.slice(paired..n)],
-        inputs,
-        0.0,
-        #[inline(always)]
-        |_, [x], inputs| [f(x, inputs)],
-    );
+    if whole < n {
+        // SAFETY: the pointers are those of rows of n elements, and the inputs have n elements (checked above). whole is
+        // below n.
+        unsafe {
+            map_vector(
+                isa,
+                whole..n,
+                false,
+                &pointers,
+                &inputs,
+                &NONE,
+                0.0,
+                #[inline(always)]
+                |rows, inputs, []| f(rows, inputs),
+            );
+        }
+    }
 }
 
 /// Returns the accumulators of a reduction, one for each group, with `x` in all lanes.

@@ -1,7 +1,8 @@
 //! Rotary position embedding (Su et al., "RoFormer", 2021, arXiv:2104.09864, section 3.4.2).
 //!
 //! ```text
-//! (a, b) -> (a cos - b sin, b cos + a sin),  angle = position * base^(-2i / d),  i = 0 .. d/2
+//! (a, b)   -> (a cos - b sin, b cos + a sin),  angle = position * base^(-2i / d),  i = 0 .. d/2
+//! backward:   (a cos + b sin, b cos - a sin)   of the gradient: the transposed rotation
 //!
 //! half split    a = x[i], b = x[i + d/2]     Hugging Face's rotate_half, NeoX
 //! interleaved   a = x[2i], b = x[2i + 1]     the paper, GPT-J, GGUF
@@ -12,11 +13,13 @@
 //! pair (a, b). Without rows or columns nothing is written.
 
 use crate::backend::Kernel;
+use crate::definition::{round, widen};
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::map;
 use crate::rows::{self, RowTask, Rows};
+use crate::view::View;
 
 /// Pairs of columns that are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,24 +60,46 @@ impl RopeTable {
         frequencies: &[f64],
         magnitude: f64,
     ) -> Self {
+        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        let factors = angles.map(|angle| {
+            let (sin, cos) = angle.sin_cos();
+            ((cos * magnitude) as f32, (sin * magnitude) as f32)
+        });
+        Self::of_pairs(layout, positions, frequencies.len(), factors)
+    }
+
+    /// Table of given cosines and sines, \[positions, d/2\] each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if their shapes differ.
+    pub fn from_cos_sin(layout: RopeLayout, cos: View<'_, 2>, sin: View<'_, 2>) -> Result<Self, Error> {
+        let [positions, pairs] = cos.shape();
+        expect_shape("RopeTable.sin", &sin.shape(), &[positions, pairs])?;
+        let angles = (0..positions).flat_map(|p| (0..pairs).map(move |i| [p, i]));
+        Ok(Self::of_pairs(layout, positions, pairs, angles.map(|index| (cos.get(index), sin.get(index)))))
+    }
+
+    /// Table of cosines and sines in the order of positions, then pairs.
+    fn of_pairs(
+        layout: RopeLayout,
+        positions: usize,
+        pairs: usize,
+        angles: impl Iterator<Item = (f32, f32)>,
+    ) -> Self {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in 0..positions {
-            for frequency in frequencies {
-                let (s, c) = (position as f64 * frequency).sin_cos();
-                let (s, c) = ((s * magnitude) as f32, (c * magnitude) as f32);
-                match layout {
-                    RopeLayout::HalfSplit => {
-                        cos.push(c);
-                        sin.push(s);
-                    }
-                    RopeLayout::Interleaved => {
-                        cos.extend([c, c]);
-                        sin.extend([-s, s]);
-                    }
+        for (c, s) in angles {
+            match layout {
+                RopeLayout::HalfSplit => {
+                    cos.push(c);
+                    sin.push(s);
+                }
+                RopeLayout::Interleaved => {
+                    cos.extend([c, c]);
+                    sin.extend([-s, s]);
                 }
             }
         }
-        Self { layout, pairs: frequencies.len(), positions, cos, sin }
+        Self { layout, pairs, positions, cos, sin }
     }
 
     /// Number of columns of a head that are rotated.
@@ -92,7 +117,17 @@ impl RopeTable {
         self.layout
     }
 
-    /// Cosines and sines of a position.
+    /// Cosines and sines of the pairs at a position.
+    fn cos_sin(&self, position: u32) -> [Vec<f64>; 2] {
+        let (cos, sin) = self.factors(position);
+        let step = if self.layout == RopeLayout::Interleaved { 2 } else { 1 };
+        // Of an interleaved pair, the second sine has the plain sign.
+        let of_pairs =
+            |factors: &[f32]| factors.iter().skip(step - 1).step_by(step).map(|&x| f64::from(x)).collect();
+        [of_pairs(cos), of_pairs(sin)]
+    }
+
+    /// Cosines and sines of a position, as the kernel reads them.
     #[inline(always)]
     fn factors(&self, position: u32) -> (&[f32], &[f32]) {
         let width = match self.layout {
@@ -104,7 +139,45 @@ impl RopeTable {
     }
 }
 
+/// Definition of the rotation of one row by the cosines and sines of its pairs.
+pub fn rope(x: &[f64], head_dim: usize, layout: RopeLayout, cos: &[f64], sin: &[f64]) -> Vec<f64> {
+    let mut y = x.to_vec();
+    for (a, b, i) in pairs(x.len(), head_dim, layout, cos.len()) {
+        y[a] = x[a] * cos[i] - x[b] * sin[i];
+        y[b] = x[b] * cos[i] + x[a] * sin[i];
+    }
+    y
+}
+
+/// Definition of the gradient of [`rope`]: dx.
+pub fn rope_backward(dy: &[f64], head_dim: usize, layout: RopeLayout, cos: &[f64], sin: &[f64]) -> Vec<f64> {
+    let mut dx = dy.to_vec();
+    for (a, b, i) in pairs(dy.len(), head_dim, layout, cos.len()) {
+        dx[a] = dy[a] * cos[i] + dy[b] * sin[i];
+        dx[b] = dy[b] * cos[i] - dy[a] * sin[i];
+    }
+    dx
+}
+
+/// Columns a and b of each rotated pair of a row, and the number of the pair.
+fn pairs(
+    columns: usize,
+    head_dim: usize,
+    layout: RopeLayout,
+    pairs: usize,
+) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..columns).step_by(head_dim.max(1)).flat_map(move |head| {
+        (0..pairs).map(move |i| match layout {
+            RopeLayout::HalfSplit => (head + i, head + i + pairs, i),
+            RopeLayout::Interleaved => (head + 2 * i, head + 2 * i + 1, i),
+        })
+    })
+}
+
 /// Rotates the columns of each head by the angles of the position of its row.
+///
+/// With `backward`, the kernel makes dx of dy: it rotates by the negative angles. (A `magnitude` of the table multiplies
+/// both directions.)
 ///
 /// # Errors
 /// [`Error::Shape`] if the numbers of positions and rows differ; [`Error::Invalid`] if a row is not contiguous or is
@@ -118,8 +191,11 @@ impl RopeTable {
 /// let table = RopeTable::with_frequencies(RopeLayout::HalfSplit, 2, &[core::f64::consts::FRAC_PI_2], 1.);
 /// let mut x = [3., 4., 3., 4.]; // two tokens, one head of two columns
 /// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 2])?);
-/// Backend::best().run(Rope { rows, head_dim: 2, positions: &[0, 1], table: &table })?;
+/// Backend::best().run(Rope::new(rows, 2, &[0, 1], &table))?;
 /// assert_eq!(x, [3., 4., -4., 3.]); // by a quarter turn at position 1
+/// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 2])?);
+/// Backend::best().run(Rope { backward: true, ..Rope::new(rows, 2, &[0, 1], &table) })?;
+/// assert_eq!(x, [3., 4., 3., 4.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
@@ -132,6 +208,15 @@ pub struct Rope<'a, T = f32> {
     pub positions: &'a [u32],
     /// Cosines and sines.
     pub table: &'a RopeTable,
+    /// True for the gradient: x and y are dy and dx.
+    pub backward: bool,
+}
+
+impl<'a, T> Rope<'a, T> {
+    /// The rotation of the forward pass.
+    pub fn new(rows: Rows<'a, T>, head_dim: usize, positions: &'a [u32], table: &'a RopeTable) -> Self {
+        Self { rows, head_dim, positions, table, backward: false }
+    }
 }
 
 impl<T> Rope<'_, T> {
@@ -164,24 +249,15 @@ impl<T: Element> Kernel for Rope<'_, T> {
 
     fn reference(self) -> Self::Output {
         self.check()?;
-        let Self { rows, head_dim, positions, table } = self;
+        let Self { rows, head_dim, positions, table, backward } = self;
+        let definition = if backward { rope_backward } else { rope };
         for (mut row, &position) in rows.into_iter().zip(positions) {
-            let (cos, sin) = table.factors(position);
-            for head in (0..row.input().len()).step_by(head_dim.max(1)) {
-                for i in 0..table.pairs {
-                    let (a, b, f) = match table.layout {
-                        RopeLayout::HalfSplit => (head + i, head + i + table.pairs, i),
-                        RopeLayout::Interleaved => (head + 2 * i, head + 2 * i + 1, 2 * i + 1),
-                    };
-                    let (cos, sin) = (f64::from(cos[f]), f64::from(sin[f]));
-                    let [x_a, x_b] = [a, b].map(|j| f64::from(row.input()[j].to_f32()));
-                    row.output()[a] = T::from_f32((x_a * cos - x_b * sin) as f32);
-                    row.output()[b] = T::from_f32((x_b * cos + x_a * sin) as f32);
-                }
-                for j in head + 2 * table.pairs..head + head_dim {
-                    let x = row.input()[j];
-                    row.output()[j] = x;
-                }
+            let [cos, sin] = table.cos_sin(position);
+            let x = row.input().to_vec();
+            round(&definition(&widen(&x), head_dim, table.layout, &cos, &sin), row.output());
+            // Unrotated columns are copied, not rounded: bits of NaN are kept.
+            for j in (0..x.len()).filter(|j| j % head_dim >= table.dims()) {
+                row.output()[j] = x[j];
             }
         }
         Ok(())
@@ -210,7 +286,9 @@ impl<T: Element> RowTask for Rope<'_, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
-        let Self { rows, head_dim, positions, table } = self;
+        let Self { rows, head_dim, positions, table, backward } = self;
+        // Flips the sign of all sines.
+        let flip = I::V::splat(isa, if backward { -0.0 } else { 0.0 });
         for (mut row, &position) in rows.into_iter().zip(positions) {
             let (cos, sin) = table.factors(position);
             for head in (0..row.input().len()).step_by(head_dim.max(1)) {
@@ -225,7 +303,10 @@ impl<T: Element> RowTask for Rope<'_, T> {
                             [cos, sin],
                             0.0,
                             #[inline(always)]
-                            |_, [a, b], [cos, sin]| [a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin)],
+                            |_, [a, b], [cos, sin]| {
+                                let sin = sin.xor_bits(flip);
+                                [a.mul_add(cos, -(b * sin)), b.mul_add(cos, a * sin)]
+                            },
                         );
                     }
                     RopeLayout::Interleaved => map(
@@ -234,7 +315,7 @@ impl<T: Element> RowTask for Rope<'_, T> {
                         [cos, sin],
                         0.0,
                         #[inline(always)]
-                        |_, [x], [cos, sin]| [x.mul_add(cos, x.swap_pairs() * sin)],
+                        |_, [x], [cos, sin]| [x.mul_add(cos, x.swap_pairs() * sin.xor_bits(flip))],
                     ),
                 }
                 rest.copy();

@@ -90,6 +90,11 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
+/// The rows of a view before `mid`, and the rows from `mid` on.
+pub(crate) fn split_view<T>(view: View<'_, 2, T>, mid: usize) -> (View<'_, 2, T>, View<'_, 2, T>) {
+    (view.slice(0, 0..mid), view.slice(0, mid..view.shape()[0]))
+}
+
 /// Returns an error if `unit` is false: elements of a row are not neighbours in memory.
 pub(crate) fn expect_unit_rows<const D: usize>(
     what: &'static str,

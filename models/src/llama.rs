@@ -171,12 +171,8 @@ impl Llama {
             let qkv = &mut wide[..n * heads.width()];
             layer.qkv_proj.forward(y, qkv)?;
             let rotated = [n, heads.query_width() + heads.key_width()];
-            self.on.backend.run(Rope {
-                rows: Rows::InPlace(ViewMut::with_strides(qkv, rotated, [heads.width(), 1])?),
-                head_dim: heads.dim,
-                positions: &positions,
-                table: &self.rope,
-            })?;
+            let rows = Rows::InPlace(ViewMut::with_strides(qkv, rotated, [heads.width(), 1])?);
+            self.on.backend.run(Rope::new(rows, heads.dim, &positions, &self.rope))?;
             heads.causal(tokens.starts(), qkv, &mut past, l, context)?;
             layer.o_proj.forward(context, y)?;
             layer.post_attention_layernorm.after_adding(y, x)?;

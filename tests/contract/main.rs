@@ -7,8 +7,9 @@ mod gemm;
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Format, PackedB};
 use tilewright_kernels::{
-    Activate, Activation, Backend, ColumnMask, Element, Error, Gated, L2Normalize, LayerNorm, RmsNorm, Rope,
-    RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
+    Activate, ActivateBackward, Activation, Backend, ColumnMask, Dropout, DropoutMask, Element, Error, Gated,
+    GatedBackward, L2Normalize, LayerNorm, RmsNorm, Rope, RopeLayout, RopeTable, Rows, Softmax, View,
+    ViewMut,
 };
 use tilewright_suite::backends;
 use tilewright_verify::bound::{U, compare, identical};
@@ -37,7 +38,7 @@ fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
 /// Runs a kernel on rows. The last argument is a vector over the columns, of which the kernel makes its parameters.
 type RunRows<T> = fn(Backend, Rows<'_, T>, &[f32]) -> Result<(), Error>;
 
-fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 8] {
+fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 11] {
     [
         ("layer norm", |backend, rows, p| {
             let [m, n] = rows.shape();
@@ -62,12 +63,39 @@ fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 8] {
             let up = View::with_strides(&up, gate.shape(), [0, 1])?;
             backend.run(Gated { gate, up, activation: Activation::Silu })
         }),
+        ("GELU backward", |backend, rows, p| {
+            let x = narrow::<T>(p);
+            let x = View::with_strides(&x, rows.shape(), [0, 1])?;
+            backend.run(ActivateBackward { rows, x, activation: Activation::GeluErf })
+        }),
+        ("SwiGLU backward, dgate", |backend, gate, p| {
+            let (mut up, dy) = (narrow::<T>(&p.repeat(gate.shape()[0])), narrow::<T>(p));
+            let dy = View::with_strides(&dy, gate.shape(), [0, 1])?;
+            let up = Rows::InPlace(ViewMut::new(&mut up, gate.shape())?);
+            backend.run(GatedBackward { gate, up, dy, activation: Activation::Silu })
+        }),
+        ("SwiGLU backward, dup", |backend, up, p| {
+            let (mut gate, dy) = (narrow::<T>(&p.repeat(up.shape()[0])), narrow::<T>(p));
+            let dy = View::with_strides(&dy, up.shape(), [0, 1])?;
+            let gate = Rows::InPlace(ViewMut::new(&mut gate, up.shape())?);
+            backend.run(GatedBackward { gate, up, dy, activation: Activation::Silu })
+        }),
         ("RoPE", |backend, rows, _| {
             let [tokens, head_dim] = rows.shape();
             let table = RopeTable::new(RopeLayout::HalfSplit, 8, head_dim, 1e4);
-            backend.run(Rope { rows, head_dim, positions: &vec![7; tokens], table: &table })
+            backend.run(Rope::new(rows, head_dim, &vec![7; tokens], &table))
         }),
     ]
+}
+
+/// Dropout, whose mask depends on the number of the row: not one of [`row_kernels`].
+fn dropout<T: Element>() -> (&'static str, RunRows<T>) {
+    ("dropout", |backend, rows, p| {
+        let residual = narrow::<T>(p);
+        let residual = Some(View::with_strides(&residual, rows.shape(), [0, 1])?);
+        let mask = DropoutMask { probability: 0.3, ..DropoutMask::default() };
+        backend.run(Dropout { rows, residual, mask })
+    })
 }
 
 /// Rounds numbers to a type.
@@ -88,7 +116,7 @@ fn rows_do_not_depend_on_threads() {
         for backend in backends() {
             for [rows, n] in ROWS {
                 let (x, p) = (narrow::<T>(&numbers(rows * n, 9)), numbers(n, 10));
-                for (kernel, run) in row_kernels::<T>() {
+                for (kernel, run) in row_kernels::<T>().into_iter().chain([dropout()]) {
                     let what = format!("{}: {kernel} {rows}x{n} in {}", backend.name(), T::NAME);
                     same_on_any_threads(&what, || {
                         let mut y = x.clone();

@@ -1,2 +1,4 @@
 //! Definitions of gradients against finite differences of the forward definitions, in f64.
 #![forbid(unsafe_code)]
+
+mod elementwise;

@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 
 pub mod activate;
+pub mod activate_backward;
 pub mod attention;
 pub mod bound;
+pub mod dropout;
 pub mod embedding;
 pub mod finite_difference;
 pub mod gemm;
@@ -87,6 +89,9 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<softmax::Softmax>(),
     Entry::of::<activate::Activate>(),
     Entry::of::<activate::Gated>(),
+    Entry::of::<activate_backward::ActivateBackward>(),
+    Entry::of::<activate_backward::GatedBackward>(),
+    Entry::of::<dropout::Dropout>(),
     Entry::of::<rope::Rope>(),
     Entry::of::<embedding::Embedding>(),
     Entry::of::<embedding::Pool>(),

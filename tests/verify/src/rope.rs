@@ -7,7 +7,7 @@ use super::{Check, Failure, Worst};
 use proptest::prelude::*;
 use tilewright_kernels::{Backend, Element, Rope as Kernel, RopeLayout, RopeTable};
 
-/// RoPE in both layouts, with partly rotated and unrotated heads, and positions in any order.
+/// RoPE in both directions and layouts, with partly rotated and unrotated heads, and positions in any order.
 pub struct Rope;
 
 /// Arguments of one rotation.
@@ -18,6 +18,7 @@ pub struct Params {
     /// Number of rotated pairs of columns.
     pairs: usize,
     interleaved: bool,
+    backward: bool,
     values: Values,
     seed: u64,
 }
@@ -34,10 +35,10 @@ impl Check for Rope {
             let pairs = prop_oneof![2 => Just(dim / 2), 1 => 0..=dim / 2];
             (Just(heads), Just(dim), pairs)
         });
-        (RowsParams::any(1), head, any::<bool>(), Values::any(), seed())
-            .prop_map(|(mut rows, (heads, head_dim, pairs), interleaved, values, seed)| {
+        (RowsParams::any(1), head, any::<[bool; 2]>(), Values::any(), seed())
+            .prop_map(|(mut rows, (heads, head_dim, pairs), [interleaved, backward], values, seed)| {
                 rows.shape[1] = heads * head_dim;
-                Params { rows, head_dim, pairs, interleaved, values, seed }
+                Params { rows, head_dim, pairs, interleaved, backward, values, seed }
             })
             .boxed()
     }
@@ -55,8 +56,10 @@ impl Check for Rope {
             table: &RopeTable,
             backend: Backend,
         ) -> Result<Vec<f32>, Failure> {
-            let head_dim = p.head_dim;
-            p.rows.run::<T>(x, |rows| backend.run(Kernel { rows, head_dim, positions, table }))
+            p.rows.run::<T>(x, |rows| {
+                let forward = Kernel::new(rows, p.head_dim, positions, table);
+                backend.run(Kernel { backward: p.backward, ..forward })
+            })
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &x, &positions, &table, backend));
         let (elements, n) = (x.elements(), p.rows.shape[1]);
