@@ -1,5 +1,7 @@
 //! The row kernels.
 
+mod elementwise;
+
 use super::Prepared;
 use super::inputs::{Aligned, Inputs, ROPE_DIM};
 use crate::work::Compute;
@@ -7,7 +9,7 @@ use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::{
     Activate, Activation, Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm,
-    Lookup, Pool, Pooling, RmsNorm, Rope, Rows, Softmax, View, ViewMut,
+    Lookup, Pool, Pooling, RmsNorm, Rope, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_peers::{Dtype, PeerOperation};
 
@@ -34,6 +36,16 @@ pub struct RowKernel {
     f16: RunRow<f16>,
     /// The f32 operation in the interface of other libraries.
     pub(super) peer: Option<for<'a> fn([usize; 2], &'a Inputs) -> PeerOperation<'a>>,
+}
+
+impl<T> RowOperands<'_, T> {
+    /// The table of rotations.
+    fn rope_table(&self, shape: [usize; 2]) -> Result<&RopeTable, Error> {
+        self.inputs.rope.as_ref().ok_or_else(|| {
+            let why = format!("{} columns are no multiple of {ROPE_DIM}", shape[1]);
+            Error::Invalid { what: "Rope.rows", why }
+        })
+    }
 }
 
 impl fmt::Debug for RowKernel {
@@ -106,6 +118,8 @@ macro_rules! alone {
     };
 }
 
+use alone;
+
 /// All row kernels. The copy comes first: its rate is the limit of memory bandwidth.
 pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("copy", 2.0, |backend, shape, i, out| activate(backend, shape, i, out, Activation::Identity)),
@@ -172,12 +186,15 @@ pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("swiglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::Silu)),
     alone!("geglu", 3.0, |backend, shape, i, out| gated(backend, shape, i, out, Activation::GeluTanh)),
     alone!("rope", 2.0, |backend, shape, i, out| {
-        let Some(table) = &i.inputs.rope else {
-            let why = format!("{} columns are not a multiple of {ROPE_DIM}", shape[1]);
-            return Err(Error::Invalid { what: "Rope.rows", why });
-        };
-        backend.run(Rope { rows: rows(shape, i, out)?, head_dim: ROPE_DIM, positions: &i.inputs.ids, table })
+        backend.run(Rope::new(rows(shape, i, out)?, ROPE_DIM, &i.inputs.ids, i.rope_table(shape)?))
     }),
+    elementwise::GELU_ERF,
+    elementwise::GELU_TANH,
+    elementwise::SILU,
+    elementwise::SWIGLU,
+    elementwise::GEGLU,
+    elementwise::DROPOUT,
+    elementwise::ROPE,
     alone!("embedding", 3.0, |backend, shape, i, out| {
         let [words, positions] = [i.x, i.y].map(|table| View::new(table, shape));
         let lookups = [words?, positions?].map(|table| Lookup { table, ids: &i.inputs.ids });
