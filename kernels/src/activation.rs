@@ -25,12 +25,24 @@ use crate::math;
 /// 3), as in PyTorch.
 ///
 /// # Numerics
-/// - Identity and ReLU are exact.
-/// - tanh is [`math::tanh`], within 1 ULP.
-/// - SiLU is within 4 ULP down to -88.7, and 0 below.
-/// - Both forms of GELU are within 2 ULP plus 2^-27. They are 0 below -7.625 with AVX-512, and below -6 elsewhere.
-///   If [`Activate`](crate::Activate) or [`Gated`](crate::Gated) rounds the result to bf16, they err by at most
-///   2^-20 |x| more.
+/// Identity and ReLU are exact, and so are their derivatives. The others err by at most:
+///
+/// |            | function       | derivative    |
+/// |------------|----------------|---------------|
+/// | ELU        | 2 ULP          | 1 ULP         |
+/// | both GELU  | 2 ULP + 2^-27  | 1 ULP + 2^-25 |
+/// | hard swish | 3 ULP          | 1 ULP + 2^-24 |
+/// | mish       | 4 ULP + 2^-142 | 2 ULP + 2^-24 |
+/// | quick GELU | 4 ULP + 2^-25  | 1 ULP + 2^-23 |
+/// | sigmoid    | 4 ULP          | 5 ULP         |
+/// | SiLU       | 4 ULP + 2^-121 | 1 ULP + 2^-24 |
+/// | softplus   | 4 ULP          | 4 ULP         |
+/// | tanh       | 1 ULP          | 5 ULP         |
+///
+/// Absolute errors of derivatives are those near their zeros. SiLU is 0 below -88.7. Both forms of GELU and their
+/// derivatives are 0 below -7.625 with AVX-512, and below -6 elsewhere. If [`Activate`](crate::Activate),
+/// [`Gated`](crate::Gated) or [`GatedBackward`](crate::GatedBackward) rounds a GELU to bf16, it errs by at most 2^-20 |x|
+/// more.
 ///
 /// Worst errors over all 2^32 arguments, in ULP: SiLU 2.39, not counting 2^-121. The first column of GELU does not
 /// count 2^-27; the others count every error. NEON has not been walked. The kernel has changed since the rows of avx512

@@ -15,8 +15,8 @@ use crate::definition::{round, widen};
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
-use crate::lanes::{RowSlices, each, map_with};
-use crate::philox::{RandomBits, SPAN};
+use crate::lanes::{RowSlices, map_with};
+use crate::philox::{BitLanes, RandomBits, SPAN};
 use crate::rows::{self, RowTask, Rows, expect_unit_rows, split_view};
 use crate::view::View;
 
@@ -49,16 +49,17 @@ impl DropoutMask {
         self.probability == 1.0
     }
 
-    /// Smallest bits of a kept element. Meaningless if all are dropped.
+    /// Prepares vectors for the elements of rows. Meaningless if [all are dropped](Self::drops_all).
     #[inline(always)]
-    pub(crate) fn threshold(self) -> u32 {
-        (f64::from(self.probability) * 2f64.powi(32)).ceil() as u32
-    }
-
-    /// Writes the bits of columns `SPAN * span ..` of a row: kept lanes have at least the [`threshold`](Self::threshold).
-    #[inline(always)]
-    pub(crate) fn span<I: Isa>(self, isa: I, row: usize, span: usize, out: &mut [f32; SPAN]) {
-        self.random.span(isa, self.first_row.wrapping_add(row as u32), span as u32, out);
+    pub(crate) fn lanes<I: Isa>(self, isa: I) -> DropoutLanes<I> {
+        // Bits are integers: they are at least p 2^32 where they are at least its ceiling.
+        let threshold = (f64::from(self.probability) * 2f64.powi(32)).ceil() as u32;
+        DropoutLanes {
+            bits: self.random.lanes(isa),
+            first_row: self.first_row,
+            threshold: I::V::splat_bits(isa, threshold),
+            scale: I::V::splat(isa, self.scale() as f32),
+        }
     }
 
     /// Returns an error if p is no probability, or if rows or columns have no numbers of 32 bits.
@@ -80,6 +81,30 @@ impl DropoutMask {
     /// The mask of the rows from `mid` on.
     pub(crate) fn from_row(self, mid: usize) -> Self {
         Self { first_row: self.first_row.wrapping_add(mid as u32), ..self }
+    }
+}
+
+/// [`DropoutMask`] for vectors.
+pub(crate) struct DropoutLanes<I: Isa> {
+    bits: BitLanes<I>,
+    first_row: u32,
+    /// Smallest bits of a kept element.
+    threshold: I::V,
+    /// 1 / (1 - p).
+    pub(crate) scale: I::V,
+}
+
+impl<I: Isa> DropoutLanes<I> {
+    /// Writes the bits of the [`SPAN`] columns of `row` from `SPAN * span` on, for [`kept`](Self::kept).
+    #[inline(always)]
+    pub(crate) fn span(&self, isa: I, row: usize, span: usize, out: &mut [f32; SPAN]) {
+        self.bits.span(isa, self.first_row.wrapping_add(row as u32), span as u32, out);
+    }
+
+    /// Lanes of x whose bits say that they are kept, and 0 elsewhere.
+    #[inline(always)]
+    pub(crate) fn kept(&self, isa: I, bits: I::V, x: I::V) -> I::V {
+        I::V::splat(isa, 0.0).select(bits.lt_bits(self.threshold), x)
     }
 }
 
@@ -181,10 +206,13 @@ impl<T: Element> RowTask for Dropout<'_, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
         let Self { rows, residual, mask } = self;
+        let lanes = mask.lanes(isa);
         for (i, row) in rows.into_iter().enumerate() {
-            match residual {
-                Some(residual) => drop_row(isa, row, [residual.row([i, 0])], mask, i),
-                None => drop_row(isa, row, [], mask, i),
+            match residual.map(|residual| residual.row([i, 0])) {
+                Some(residual) if mask.drops_all() => row.into_output().copy_from_slice(residual),
+                None if mask.drops_all() => row.into_output().fill(T::default()),
+                Some(residual) => drop_row(isa, &lanes, row, [residual], i),
+                None => drop_row(isa, &lanes, row, [], i),
             }
         }
     }
@@ -194,35 +222,20 @@ impl<T: Element> RowTask for Dropout<'_, T> {
 #[inline(always)]
 fn drop_row<I: Isa, T: Element, const R: usize>(
     isa: I,
+    lanes: &DropoutLanes<I>,
     mut row: RowSlices<'_, T>,
     residual: [&[T]; R],
-    mask: DropoutMask,
     i: usize,
 ) {
-    if mask.drops_all() {
-        return each(
-            isa,
-            &mut row,
-            residual,
-            #[inline(always)]
-            |_, residual| residual.first().copied().unwrap_or(I::V::splat(isa, 0.0)),
-        );
-    }
     let n = row.input().len();
     let whole = n - n % SPAN;
     for start in (0..whole).step_by(SPAN) {
         // A constant length: no loop over the vectors of a span remains.
-        drop_span(
-            isa,
-            row.slice(start..start + SPAN),
-            columns(residual, start, start + SPAN),
-            mask,
-            i,
-            start,
-        );
+        let end = start + SPAN;
+        drop_span(isa, lanes, row.slice(start..end), columns(residual, start, end), [i, start / SPAN]);
     }
     if whole < n {
-        drop_span(isa, row.slice(whole..n), columns(residual, whole, n), mask, i, whole);
+        drop_span(isa, lanes, row.slice(whole..n), columns(residual, whole, n), [i, whole / SPAN]);
     }
 }
 
@@ -235,20 +248,17 @@ fn columns<T, const R: usize>(mut rows: [&[T]; R], start: usize, end: usize) -> 
     rows
 }
 
-/// Drops elements of columns from `start` on, at most a span, of row `i`.
+/// Drops elements of a span, or of its first columns.
 #[inline(always)]
 fn drop_span<I: Isa, T: Element, const R: usize>(
     isa: I,
+    lanes: &DropoutLanes<I>,
     mut row: RowSlices<'_, T>,
     residual: [&[T]; R],
-    mask: DropoutMask,
-    i: usize,
-    start: usize,
+    [i, span]: [usize; 2],
 ) {
-    let zero = I::V::splat(isa, 0.0);
-    let (threshold, scale) = (I::V::splat_bits(isa, mask.threshold()), I::V::splat(isa, mask.scale() as f32));
     let mut bits = [0.0; SPAN];
-    mask.span(isa, i, start / SPAN, &mut bits);
+    lanes.span(isa, i, span, &mut bits);
     let bits = &bits[..row.input().len()];
     map_with(
         isa,
@@ -258,10 +268,10 @@ fn drop_span<I: Isa, T: Element, const R: usize>(
         0.0,
         #[inline(always)]
         |_, [x], [bits], residual| {
-            let kept = zero.select(bits.lt_bits(threshold), x);
+            let kept = lanes.kept(isa, bits, x);
             match residual.first() {
-                Some(&residual) => [kept.mul_add(scale, residual)],
-                None => [kept * scale],
+                Some(&residual) => [kept.mul_add(lanes.scale, residual)],
+                None => [kept * lanes.scale],
             }
         },
     );

@@ -35,7 +35,7 @@ const M: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
 const W: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
 
 /// Rounds; the authors found no flaw from 7 on.
-const ROUNDS: u32 = 10;
+const ROUNDS: usize = 10;
 
 /// Philox4x32-10 of a counter and a key.
 ///
@@ -48,7 +48,7 @@ pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let (p0, p1) = (u64::from(M[0]) * u64::from(c[0]), u64::from(M[1]) * u64::from(c[2]));
         c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
-        k = [k[0].wrapping_add(W[0]), k[1].wrapping_add(W[1])];
+        k = next(k);
     }
     c
 }
@@ -90,41 +90,69 @@ impl RandomBits {
         [self.seed as u32, (self.seed >> 32) as u32]
     }
 
-    /// Writes the bits of the [`SPAN`] columns from `SPAN * span` on, as the bits of floats.
+    /// Prepares vectors for [`BitLanes::span`].
     #[inline(always)]
-    pub(crate) fn span<I: Isa>(self, isa: I, row: u32, span: u32, out: &mut [f32; SPAN]) {
+    pub(crate) fn lanes<I: Isa>(self, isa: I) -> BitLanes<I> {
         let bits = |v: u32| I::V::splat_bits(isa, v);
         let numbers = I::V::load(isa, &LANE_NUMBERS);
-        let even = numbers.and_bits(bits(1)).lt_bits(bits(1));
+        let mut keys = [[bits(0); 2]; ROUNDS];
+        let mut key = self.key();
+        for keys in &mut keys {
+            *keys = [bits(key[0]), bits(key[1])];
+            key = next(key);
+        }
+        BitLanes {
+            numbers,
+            even: numbers.and_bits(bits(1)).lt_bits(bits(1)),
+            site: bits(self.site),
+            step: bits(self.step),
+            keys,
+        }
+    }
+}
+
+/// [`RandomBits`] for vectors.
+pub(crate) struct BitLanes<I: Isa> {
+    /// Numbers of the lanes.
+    numbers: I::V,
+    /// Lanes of even numbers.
+    even: <I::V as Vector<I>>::Mask,
+    site: I::V,
+    step: I::V,
+    /// Keys of all rounds: a load is cheaper than an addition and a broadcast.
+    keys: [[I::V; 2]; ROUNDS],
+}
+
+impl<I: Isa> BitLanes<I> {
+    /// Writes the bits of the [`SPAN`] columns from `SPAN * span` on, as the bits of floats.
+    #[inline(always)]
+    pub(crate) fn span(&self, isa: I, row: u32, span: u32, out: &mut [f32; SPAN]) {
+        let bits = |v: u32| I::V::splat_bits(isa, v);
         for first in (0..COUNTERS).step_by(I::V::LANES) {
-            let c0 = numbers.add_bits(bits(COUNTERS as u32 * span + first as u32));
-            let rest = [row, self.site, self.step];
-            let of_even = self.rounds(isa, c0, rest);
-            let of_odd = self.rounds(isa, c0.swap_pairs(), rest);
+            let c0 = self.numbers.add_bits(bits(COUNTERS as u32 * span + first as u32));
+            let mut even = [c0, bits(row), self.site, self.step];
+            let mut odd = [c0.swap_pairs(), bits(row), self.site, self.step];
+            for &keys in &self.keys {
+                (even, odd) = (round(isa, even, keys), round(isa, odd, keys));
+            }
             for (word, out) in out.chunks_exact_mut(COUNTERS).enumerate() {
-                of_even[word].select(even, of_odd[word].swap_pairs()).store(&mut out[first..]);
+                even[word].select(self.even, odd[word].swap_pairs()).store(&mut out[first..]);
             }
         }
     }
+}
 
-    /// The words of the counters (c0, rest) of the even lanes, in the even lanes.
-    #[inline(always)]
-    fn rounds<I: Isa>(self, isa: I, c0: I::V, rest: [u32; 3]) -> [I::V; 4] {
-        let bits = |v: u32| I::V::splat_bits(isa, v);
-        let mut c = [c0, bits(rest[0]), bits(rest[1]), bits(rest[2])];
-        let mut k = self.key();
-        for _ in 0..ROUNDS {
-            let (p0, p1) = (c[0].mul_even_bits(bits(M[0])), c[2].mul_even_bits(bits(M[1])));
-            c = [
-                p1.swap_pairs().xor_bits(c[1]).xor_bits(bits(k[0])),
-                p1,
-                p0.swap_pairs().xor_bits(c[3]).xor_bits(bits(k[1])),
-                p0,
-            ];
-            k = [k[0].wrapping_add(W[0]), k[1].wrapping_add(W[1])];
-        }
-        c
-    }
+/// One round of the even lanes.
+#[inline(always)]
+fn round<I: Isa>(isa: I, c: [I::V; 4], key: [I::V; 2]) -> [I::V; 4] {
+    let bits = |v: u32| I::V::splat_bits(isa, v);
+    let (p0, p1) = (c[0].mul_even_bits(bits(M[0])), c[2].mul_even_bits(bits(M[1])));
+    [p1.swap_pairs().xor_bits(c[1]).xor_bits(key[0]), p1, p0.swap_pairs().xor_bits(c[3]).xor_bits(key[1]), p0]
+}
+
+/// The key of the next round.
+fn next(key: [u32; 2]) -> [u32; 2] {
+    [key[0].wrapping_add(W[0]), key[1].wrapping_add(W[1])]
 }
 
 /// Bits 0, 1, .. of the lanes of a vector.
@@ -171,7 +199,7 @@ mod tests {
             let mut out = [0.0; SPAN];
             isa.run(
                 #[inline(always)]
-                || self.0.span(isa, self.1, self.2, &mut out),
+                || self.0.lanes(isa).span(isa, self.1, self.2, &mut out),
             );
             out.iter().map(|x| x.to_bits()).collect()
         }

@@ -37,7 +37,7 @@ pub(super) static LOGISTIC: Gate = Gate::new(GateFunction::Logistic);
 /// interpolation at Chebyshev points errs by |g^(D)| (h/4)^D / (D! / 2). For either gate, |g^(4)| is at most 0.56 and
 /// |g^(6)| at most 2.41.
 ///
-/// Slopes bend more, and take one coefficient more where steps are wide.
+/// The slope bends more: its narrow table has one more coefficient.
 pub(super) struct Gate {
     wide: GateTable<32, 6>,
     wide_coarse: GateTable<32, 4>,
