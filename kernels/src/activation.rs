@@ -30,7 +30,7 @@ use crate::math;
 /// |            | function       | derivative    |
 /// |------------|----------------|---------------|
 /// | ELU        | 2 ULP          | 1 ULP         |
-/// | both GELU  | 2 ULP + 2^-27  | 1 ULP + 2^-25 |
+/// | both GELU  | 2 ULP + 2^-27  | 1 ULP + 2^-24 |
 /// | hard swish | 3 ULP          | 1 ULP + 2^-24 |
 /// | mish       | 4 ULP + 2^-142 | 2 ULP + 2^-24 |
 /// | quick GELU | 4 ULP + 2^-25  | 1 ULP + 2^-23 |

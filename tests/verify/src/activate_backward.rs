@@ -2,7 +2,7 @@
 
 use super::activate::{allowed, coarse};
 use super::bound::{ETA, U};
-use super::rows::{RowsParams, conforms, conforms_coarsely, of_type};
+use super::rows::{RowsParams, Stored, conforms, conforms_coarsely, of_type};
 use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
 use proptest::prelude::*;
@@ -45,11 +45,12 @@ fn strategy() -> BoxedStrategy<Params> {
 }
 
 impl Params {
-    /// Factors of a derivative. No infinities: they make NaN of a derivative of 0, and an infinity of one that is barely
-    /// not 0. No numbers near the largest either: an error of the derivative would make them infinite.
+    /// Factor of a derivative. An infinite one would make NaN of a derivative of 0, and an infinity of one that is barely
+    /// not 0. A factor near the largest number would become infinite by an error of the derivative.
     fn factor(&self, random: &mut Random) -> f32 {
+        let most = if self.rows.stored == Stored::F16 { 6e4 } else { 1e38f32 };
         let x = self.values.draw(random);
-        if x.abs() > 1e38 { 1e38f32.copysign(x) } else { x }
+        if x.is_infinite() { most.copysign(x) } else { x }
     }
 
     /// Error of dy f'(x).

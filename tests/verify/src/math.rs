@@ -63,8 +63,10 @@ impl Claim {
             Activation::Softplus => (4.0, 0.0),
             Activation::Sigmoid | Activation::Tanh => (5.0, 0.0),
             // Derivatives that cross 0.
-            Activation::GeluErf | Activation::GeluTanh => (1.0, 2.0f64.powi(-25)),
-            Activation::HardSwish | Activation::Silu => (1.0, 2.0f64.powi(-24)),
+            // Below -6, where it is -3.7e-8, the derivative of GELU may be 0.
+            Activation::GeluErf | Activation::GeluTanh | Activation::HardSwish | Activation::Silu => {
+                (1.0, 2.0f64.powi(-24))
+            }
             Activation::Mish => (2.0, 2.0f64.powi(-24)),
             Activation::QuickGelu => (1.0, 2.0f64.powi(-23)),
         };
