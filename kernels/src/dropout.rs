@@ -79,7 +79,7 @@ impl DropoutMask {
     }
 
     /// The mask of the rows from `mid` on.
-    pub(crate) fn from_row(self, mid: usize) -> Self {
+    pub(crate) fn after_rows(self, mid: usize) -> Self {
         Self { first_row: self.first_row.wrapping_add(mid as u32), ..self }
     }
 }
@@ -199,7 +199,7 @@ impl<T: Element> RowTask for Dropout<'_, T> {
         let (low_residual, high_residual) = self.residual.map(|view| split_view(view, mid)).unzip();
         (
             Self { rows: low, residual: low_residual, ..self },
-            Self { rows: high, residual: high_residual, mask: self.mask.from_row(mid) },
+            Self { rows: high, residual: high_residual, mask: self.mask.after_rows(mid) },
         )
     }
 

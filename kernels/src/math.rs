@@ -134,7 +134,7 @@ pub(crate) fn exp_m1_down<I: Isa>(isa: I, x: I::V) -> I::V {
 pub(crate) fn ln_1p_of_unit<I: Isa>(isa: I, u: I::V) -> I::V {
     let z = u / (I::V::splat(isa, 2.0) + u);
     let z2 = z * z;
-    let q = polynomial(isa, z2, [0.140_138_27, 0.139_992_37, 0.200_108_71, 0.333_332_06]);
+    let q = polynomial(isa, z2, [0.140_138_27, 0.139_992_37, 0.200_108_7, 0.333_332_06]);
     let twice = z + z;
     (twice * z2).mul_add(q, twice)
 }

@@ -166,7 +166,7 @@ static LANE_NUMBERS: [f32; MAX_LANES] = {
     numbers
 };
 
-const _: () = assert!(COUNTERS % MAX_LANES == 0);
+const _: () = assert!(COUNTERS.is_multiple_of(MAX_LANES));
 
 #[cfg(test)]
 mod tests {
