@@ -62,8 +62,8 @@ fn gated<T: Element>(
     let [tokens, columns] = shape;
     // An odd column is left out.
     let n = columns / 2;
-    let of_halves = |x: View<'_, 2, T>| x.slice(1, 0..2 * n);
-    let out = ViewMut::new(out, shape)?.slice(1, 0..2 * n);
+    let halves =
+        Rows::Into(View::new(i.x, shape)?.slice(1, 0..2 * n), ViewMut::new(out, shape)?.slice(1, 0..2 * n));
     let dy = View::new(&i.y[..tokens * n], [tokens, n])?;
-    backend.run(GatedBackward::halves(Rows::Into(of_halves(View::new(i.x, shape)?), out), dy, activation)?)
+    backend.run(GatedBackward::halves(halves, dy, activation)?)
 }
