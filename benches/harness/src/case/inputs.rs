@@ -51,6 +51,10 @@ pub struct Inputs {
     pub weight: Aligned,
     /// \[columns\].
     pub bias: Aligned,
+    /// Mean of each row of y.
+    pub mean: Aligned,
+    /// Inverse standard deviation of each row of y.
+    pub inverse_deviation: Aligned,
     /// Ids of table rows, not in order; positions.
     pub ids: Vec<u32>,
     /// Angles of the positions [`ids`](Self::ids).
@@ -99,9 +103,19 @@ impl Inputs {
     pub(super) fn rows([rows, columns]: [usize; 2], dtype: Dtype) -> Self {
         let mut random = Random::new(3);
         let round = rounding(dtype);
+        let [x, y] = [(); 2].map(|()| Aligned::new(rows * columns, |_| round(random.normal())));
+        // Of each row: the mean, or the mean of squares around it.
+        let moment = |i: usize, center: f32, power: i32| {
+            let row = &y[i * columns..][..columns];
+            row.iter().map(|x| (x - center).powi(power)).sum::<f32>() / columns as f32
+        };
+        let mean = Aligned::new(rows, |i| moment(i, 0.0, 1));
+        let inverse_deviation = Aligned::new(rows, |i| 1.0 / moment(i, mean[i], 2).sqrt());
         Self {
-            x: Aligned::new(rows * columns, |_| round(random.normal())),
-            y: Aligned::new(rows * columns, |_| round(random.normal())),
+            x,
+            y,
+            mean,
+            inverse_deviation,
             weight: Aligned::new(columns, |_| 1.0 + 0.1 * random.normal()),
             bias: Aligned::new(columns, |_| 0.1 * random.normal()),
             // Each row occurs once: 7919 is a prime and divides no number of rows in use.

@@ -1,6 +1,7 @@
 //! The row kernels.
 
 mod elementwise;
+mod gradients;
 
 use super::Prepared;
 use super::inputs::{Aligned, Inputs, ROPE_DIM};
@@ -9,7 +10,7 @@ use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::{
     Activate, Activation, Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm,
-    Lookup, Pool, Pooling, RmsNorm, Rope, RopeTable, Rows, Softmax, View, ViewMut,
+    Lookup, Pool, RmsNorm, Rope, RopeTable, Rows, Softmax, View, ViewMut,
 };
 use tilewright_peers::{Dtype, PeerOperation};
 
@@ -133,15 +134,15 @@ pub static ROW_KERNELS: &[RowKernel] = &[
         }),
         ..alone!("layernorm", 2.0, |backend, shape, i, out| {
             let (weight, bias) = (Some(&i.inputs.weight[..]), Some(&i.inputs.bias[..]));
-            backend.run(LayerNorm { rows: rows(shape, i, out)?, residual: None, weight, bias, eps: EPS })
+            backend.run(LayerNorm { weight, bias, ..LayerNorm::new(rows(shape, i, out)?, EPS) })
         })
     },
     alone!("rmsnorm", 2.0, |backend, shape, i, out| {
         let weight = Some(&i.inputs.weight[..]);
-        backend.run(RmsNorm { rows: rows(shape, i, out)?, residual: None, weight, eps: EPS })
+        backend.run(RmsNorm { weight, ..RmsNorm::new(rows(shape, i, out)?, EPS) })
     }),
     alone!("l2norm", 2.0, |backend, shape, i, out| {
-        backend.run(L2Normalize { rows: rows(shape, i, out)?, eps: EPS })
+        backend.run(L2Normalize::new(rows(shape, i, out)?, EPS))
     }),
     RowKernel {
         peer: Some(|shape, i| PeerOperation::Softmax { shape, x: &i.x }),
@@ -188,6 +189,12 @@ pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("rope", 2.0, |backend, shape, i, out| {
         backend.run(Rope::new(rows(shape, i, out)?, ROPE_DIM, &i.inputs.ids, i.rope_table(shape)?))
     }),
+    gradients::LAYER_NORM,
+    gradients::RMS_NORM,
+    gradients::L2_NORMALIZE,
+    gradients::SOFTMAX,
+    gradients::LOG_SOFTMAX,
+    gradients::MEAN_POOL,
     elementwise::GELU_ERF,
     elementwise::GELU_TANH,
     elementwise::SILU,
@@ -198,12 +205,12 @@ pub static ROW_KERNELS: &[RowKernel] = &[
     alone!("embedding", 3.0, |backend, shape, i, out| {
         let [words, positions] = [i.x, i.y].map(|table| View::new(table, shape));
         let lookups = [words?, positions?].map(|table| Lookup { table, ids: &i.inputs.ids });
-        backend.run(Embedding { lookups: &lookups, out: ViewMut::new(out, shape)? })
+        backend.run(Embedding::new(&lookups, ViewMut::new(out, shape)?))
     }),
     alone!("mean-pool", 1.0, |backend, shape, i, out| {
         let offsets = [0, shape[0]];
         let (x, out) = (View::new(i.x, shape)?, ViewMut::new(out, shape)?.slice(0, 0..1));
-        backend.run(Pool { x, offsets: &offsets, pooling: Pooling::Mean, out })
+        backend.run(Pool::new(x, &offsets, out))
     }),
 ];
 
@@ -240,5 +247,5 @@ fn softmax<T: Element>(
     mask: ColumnMask<'_>,
     log: bool,
 ) -> Result<(), Error> {
-    backend.run(Softmax { rows: rows(shape, i, out)?, scale: 1.0, mask, log })
+    backend.run(Softmax { mask, log, ..Softmax::new(rows(shape, i, out)?) })
 }
