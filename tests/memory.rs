@@ -5,8 +5,8 @@ use allocation_counter::{AllocationInfo, measure};
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{
-    Activate, Activation, Attention, Backend, ColumnMask, Element, Embedding, LayerNorm, Lookup, RmsNorm,
-    Rows, Softmax, View, ViewMut,
+    Activate, Activation, Attention, Backend, Element, Embedding, LayerNorm, LayerNormBackward, Lookup,
+    RmsNorm, Rows, Softmax, View, ViewMut,
 };
 use tilewright_suite::backends;
 
@@ -35,13 +35,13 @@ type RowCall<T> = fn(Backend, Rows<'_, T>);
 fn row_kernels<T: Element>() -> [(&'static str, RowCall<T>); 4] {
     [
         ("layer norm", |backend, rows| {
-            backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 }).unwrap();
+            backend.run(LayerNorm::new(rows, 1e-5)).unwrap();
         }),
         ("RMS norm", |backend, rows| {
-            backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-5 }).unwrap();
+            backend.run(RmsNorm::new(rows, 1e-5)).unwrap();
         }),
         ("softmax", |backend, rows| {
-            backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::None, log: false }).unwrap();
+            backend.run(Softmax::new(rows)).unwrap();
         }),
         ("GELU", |backend, rows| {
             backend.run(Activate { rows, activation: Activation::GeluErf }).unwrap();
@@ -61,11 +61,19 @@ fn rows_allocate_nothing<T: Element>(backend: Backend, n: usize) {
         });
         y = Vec::new();
     }
+    let (statistics, mut dweight) = (vec![1.0; n], vec![0.0; n]);
+    steady(backend, "layer norm backward", |backend| {
+        y.resize(n * n, T::default());
+        let rows = Rows::Into(matrix, ViewMut::new(&mut y, [n, n]).unwrap());
+        let gradient = LayerNormBackward::new(rows, matrix, &statistics, &statistics);
+        backend.run(LayerNormBackward { dweight: Some(&mut dweight), ..gradient }).unwrap();
+    });
+    y = Vec::new();
     steady(backend, "embedding", |backend| {
         y.resize(n * n, T::default());
         let lookup = Lookup { table: matrix, ids: &[1, 0] };
         let out = ViewMut::new(&mut y, [2, n]).unwrap();
-        backend.run(Embedding { lookups: &[lookup, lookup], out }).unwrap();
+        backend.run(Embedding::new(&[lookup, lookup], out)).unwrap();
     });
 }
 

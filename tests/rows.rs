@@ -3,8 +3,9 @@
 use tilewright_kernels::half::{bf16, f16};
 use tilewright_kernels::{
     Activate, ActivateBackward, Activation, Backend, ColumnMask, Dropout, DropoutMask, Element, Embedding,
-    Error, Gated, GatedBackward, L2Normalize, LayerNorm, Lookup, Pool, Pooling, RandomBits, RmsNorm, Rope,
-    RopeLayout, RopeTable, Rows, Softmax, View, ViewMut,
+    EmbeddingBackward, Error, Gated, GatedBackward, L2Normalize, L2NormalizeBackward, LayerNorm,
+    LayerNormBackward, Lookup, Pool, PoolBackward, Pooling, RandomBits, RmsNorm, RmsNormBackward, Rope,
+    RopeLayout, RopeTable, Rows, Softmax, SoftmaxBackward, View, ViewMut,
 };
 
 /// Declares one test per kernel, so that each test has a name and tests run in parallel.
@@ -17,7 +18,9 @@ macro_rules! conforms {
     )*};
 }
 conforms!(
-    layer_norm rms_norm l2_normalize softmax activate gated activate_backward gated_backward dropout rope embedding pool
+    layer_norm rms_norm l2_normalize layer_norm_backward rms_norm_backward l2_normalize_backward
+    softmax softmax_backward activate gated activate_backward gated_backward dropout rope
+    embedding embedding_backward pool pool_backward
 );
 
 /// Asserts that every backend and the definition return an error that starts with `expected`, and leave the output
@@ -89,22 +92,30 @@ fn arguments_that_do_not_fit_are_refused() {
     });
     refused("LayerNorm.weight: expected shape [4], found [5]", |backend, out| {
         let (rows, weight) = (Rows::InPlace(out), Some(&data[..5]));
-        backend.run(LayerNorm { rows, residual: None, weight, bias: None, eps: 0.0 })
+        backend.run(LayerNorm { weight, ..LayerNorm::new(rows, 0.0) })
     });
     refused("LayerNorm.residual: expected shape [2, 4], found [1, 4]", |backend, out| {
         let (mut residual, rows) = ([0.0; 4], Rows::InPlace(out));
         let residual = Some(ViewMut::new(&mut residual, [1, 4])?);
-        backend.run(LayerNorm { rows, residual, weight: None, bias: None, eps: 0.0 })
+        backend.run(LayerNorm { residual, ..LayerNorm::new(rows, 0.0) })
+    });
+    refused("LayerNorm.mean: expected shape [2], found [3]", |backend, out| {
+        let rows = Rows::InPlace(out);
+        backend.run(LayerNorm { mean: Some(&mut [0.0; 3]), ..LayerNorm::new(rows, 0.0) })
+    });
+    refused("RmsNorm.inverse_deviation: expected shape [2], found [1]", |backend, out| {
+        let rows = Rows::InPlace(out);
+        backend.run(RmsNorm { inverse_deviation: Some(&mut [0.0]), ..RmsNorm::new(rows, 0.0) })
     });
     refused("RmsNorm.eps: expected a number from 0 up, found -1", |backend, out| {
-        backend.run(RmsNorm { rows: Rows::InPlace(out), residual: None, weight: None, eps: -1.0 })
+        backend.run(RmsNorm::new(Rows::InPlace(out), -1.0))
     });
     refused("L2Normalize.eps: expected a number from 0 up, found NaN", |backend, out| {
-        backend.run(L2Normalize { rows: Rows::InPlace(out), eps: f32::NAN })
+        backend.run(L2Normalize::new(Rows::InPlace(out), f32::NAN))
     });
     refused("Softmax.mask: length 5 of row 1 exceeds its 4 columns", |backend, out| {
         let (rows, mask) = (Rows::InPlace(out), ColumnMask::Lengths(&[4, 5]));
-        backend.run(Softmax { rows, scale: 1.0, mask, log: false })
+        backend.run(Softmax { mask, ..Softmax::new(rows) })
     });
     let table = RopeTable::new(RopeLayout::HalfSplit, 8, 4, 1e4);
     let rope = |head_dim: usize, positions: &[u32], backend: Backend, out: ViewMut<'_, 2>| {
@@ -120,6 +131,54 @@ fn arguments_that_do_not_fit_are_refused() {
     refused("Rope.rows: 4 columns are not whole heads of 5", |backend, out| rope(5, &[0, 0], backend, out));
 }
 
+#[test]
+fn arguments_of_gradients_that_do_not_fit_are_refused() {
+    let data = [1.0; 64];
+    let [x, short] = [[2, 4], [2, 3]].map(|shape| View::new(&data, shape).unwrap());
+    let (tall, r) = (View::new(&data, [4, 2]).unwrap().transpose(), &data[..2]);
+    refused("LayerNormBackward.x: expected shape [2, 4], found [2, 3]", |backend, out| {
+        backend.run(LayerNormBackward { x: short, ..LayerNormBackward::new(Rows::InPlace(out), x, r, r) })
+    });
+    refused("LayerNormBackward.dresidual: expected shape [2, 4], found [2, 3]", |backend, out| {
+        backend.run(LayerNormBackward {
+            dresidual: Some(short),
+            ..LayerNormBackward::new(Rows::InPlace(out), x, r, r)
+        })
+    });
+    refused("LayerNormBackward.mean: expected shape [2], found [1]", |backend, out| {
+        backend
+            .run(LayerNormBackward { mean: &r[..1], ..LayerNormBackward::new(Rows::InPlace(out), x, r, r) })
+    });
+    refused("LayerNormBackward.dweight: expected shape [4], found [2]", |backend, out| {
+        backend.run(LayerNormBackward {
+            dweight: Some(&mut [0.0; 2]),
+            ..LayerNormBackward::new(Rows::InPlace(out), x, r, r)
+        })
+    });
+    refused("LayerNormBackward.dbias: expected shape [4], found [5]", |backend, out| {
+        backend.run(LayerNormBackward {
+            dbias: Some(&mut [0.0; 5]),
+            ..LayerNormBackward::new(Rows::InPlace(out), x, r, r)
+        })
+    });
+    refused("RmsNormBackward.inverse_deviation: expected shape [2], found [1]", |backend, out| {
+        backend.run(RmsNormBackward::new(Rows::InPlace(out), x, &r[..1]))
+    });
+    refused("RmsNormBackward.weight: expected shape [4], found [2]", |backend, out| {
+        backend.run(RmsNormBackward { weight: Some(r), ..RmsNormBackward::new(Rows::InPlace(out), x, r) })
+    });
+    refused("L2NormalizeBackward.x: expected rows with unit stride, found strides [1, 2]", |backend, out| {
+        backend.run(L2NormalizeBackward { rows: Rows::InPlace(out), x: tall, eps: 0.0 })
+    });
+    refused("SoftmaxBackward.y: expected shape [2, 4], found [2, 3]", |backend, out| {
+        backend.run(SoftmaxBackward::new(Rows::InPlace(out), short))
+    });
+    refused("SoftmaxBackward.mask: length 5 of row 0 exceeds its 4 columns", |backend, out| {
+        let mask = ColumnMask::Lengths(&[5, 4]);
+        backend.run(SoftmaxBackward { mask, ..SoftmaxBackward::new(Rows::InPlace(out), x) })
+    });
+}
+
 /// The error names the id and the table's size, and the kernel writes no row, not even the rows before the id.
 #[test]
 fn ids_outside_their_table_are_refused() {
@@ -127,14 +186,24 @@ fn ids_outside_their_table_are_refused() {
     let table = View::new(&data, [3, 4]).unwrap();
     let fine = Lookup { table, ids: &[0, 2] };
     refused("Lookup.ids: id 3 of token 1 is outside a table of 3 entries", |backend, out| {
-        backend.run(Embedding { lookups: &[fine, Lookup { table, ids: &[1, 3] }], out })
+        backend.run(Embedding::new(&[fine, Lookup { table, ids: &[1, 3] }], out))
+    });
+    let dy = View::new(&data, [2, 4]).unwrap();
+    refused("EmbeddingBackward.ids: id 2 of token 1 is outside a table of 2 entries", |backend, out| {
+        backend.run(EmbeddingBackward::new(dy, &[0, 2], out))
+    });
+    refused("EmbeddingBackward.ids: expected shape [2], found [3]", |backend, out| {
+        backend.run(EmbeddingBackward::new(dy, &[0, 1, 0], out))
+    });
+    refused("EmbeddingBackward.dtable: expected shape [2, 3], found [2, 4]", |backend, out| {
+        backend.run(EmbeddingBackward::new(dy.slice(1, 0..3), &[0, 1], out))
     });
     refused("Lookup.ids: expected shape [2], found [1]", |backend, out| {
-        backend.run(Embedding { lookups: &[fine, Lookup { table, ids: &[1] }], out })
+        backend.run(Embedding::new(&[fine, Lookup { table, ids: &[1] }], out))
     });
     refused("Lookup.table: expected shape [3, 4], found [3, 5]", |backend, out| {
         let wide = View::new(&data, [3, 5])?;
-        backend.run(Embedding { lookups: &[Lookup { table: wide, ids: &[0, 0] }], out })
+        backend.run(Embedding::new(&[Lookup { table: wide, ids: &[0, 0] }], out))
     });
 }
 
@@ -144,11 +213,19 @@ fn offsets_that_do_not_cut_the_tokens_are_refused() {
     let x = View::new(&data, [5, 4]).unwrap();
     for offsets in [[0, 3, 4], [1, 3, 5], [0, 6, 5]] {
         refused("Pool.offsets: expected offsets that rise from 0 to 5", |backend, out| {
-            backend.run(Pool { x, offsets: &offsets, pooling: Pooling::Mean, out })
+            backend.run(Pool::new(x, &offsets, out))
         });
     }
+    let dy = x.slice(0, 0..3);
+    refused(
+        "PoolBackward.offsets: expected offsets that rise from 0 to 2, found [0, 1, 1, 3]",
+        |backend, out| backend.run(PoolBackward::new(dy, &[0, 1, 1, 3], out)),
+    );
+    refused("PoolBackward.offsets: expected shape [4], found [1]", |backend, out| {
+        backend.run(PoolBackward::new(dy, &[0], out))
+    });
     refused("Pool.offsets: expected shape [3], found [2]", |backend, out| {
-        backend.run(Pool { x, offsets: &[0, 5], pooling: Pooling::Cls, out })
+        backend.run(Pool { pooling: Pooling::Cls, ..Pool::new(x, &[0, 5], out) })
     });
 }
 
@@ -163,12 +240,9 @@ fn extreme_magnitudes_are_normalised() {
                 kernel(backend, Rows::InPlace(ViewMut::new(&mut y, [1, 100]).unwrap())).unwrap();
                 y[0]
             };
-            let layer = run(|backend, rows| {
-                backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 0.0 })
-            });
-            let rms =
-                run(|backend, rows| backend.run(RmsNorm { rows, residual: None, weight: None, eps: 0.0 }));
-            let l2 = run(|backend, rows| backend.run(L2Normalize { rows, eps: 0.0 }));
+            let layer = run(|backend, rows| backend.run(LayerNorm::new(rows, 0.0)));
+            let rms = run(|backend, rows| backend.run(RmsNorm::new(rows, 0.0)));
+            let l2 = run(|backend, rows| backend.run(L2Normalize::new(rows, 0.0)));
             assert_eq!((layer, rms, l2), (1.0, 1.0, 0.1), "{} at {magnitude:e}", backend.name());
         }
     }
@@ -250,14 +324,14 @@ fn extreme_rows_beside_ordinary_ones_are_normalised() {
         rows: Rows<'_, T>,
         residual: Option<ViewMut<'_, 2, T>>,
     ) -> Result<(), Error> {
-        backend.run(LayerNorm { rows, residual, weight: None, bias: None, eps: 0.0 })
+        backend.run(LayerNorm { residual, ..LayerNorm::new(rows, 0.0) })
     }
     fn rms<T: Element>(
         backend: Backend,
         rows: Rows<'_, T>,
         residual: Option<ViewMut<'_, 2, T>>,
     ) -> Result<(), Error> {
-        backend.run(RmsNorm { rows, residual, weight: None, eps: 0.0 })
+        backend.run(RmsNorm { residual, ..RmsNorm::new(rows, 0.0) })
     }
     extreme_rows_conform::<f32>(f32::EPSILON, layer);
     extreme_rows_conform::<f32>(f32::EPSILON, rms);
@@ -283,16 +357,10 @@ fn special_values_propagate_from_any_column() {
                 };
                 type Case = (&'static str, fn(Backend, Rows<'_>) -> Result<(), Error>);
                 let kernels: [Case; 4] = [
-                    ("layer norm", |backend, rows| {
-                        backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-12 })
-                    }),
-                    ("RMS norm", |backend, rows| {
-                        backend.run(RmsNorm { rows, residual: None, weight: None, eps: 1e-6 })
-                    }),
-                    ("L2 norm", |backend, rows| backend.run(L2Normalize { rows, eps: 1e-12 })),
-                    ("softmax", |backend, rows| {
-                        backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::None, log: false })
-                    }),
+                    ("layer norm", |backend, rows| backend.run(LayerNorm::new(rows, 1e-12))),
+                    ("RMS norm", |backend, rows| backend.run(RmsNorm::new(rows, 1e-6))),
+                    ("L2 norm", |backend, rows| backend.run(L2Normalize::new(rows, 1e-12))),
+                    ("softmax", |backend, rows| backend.run(Softmax::new(rows))),
                 ];
                 for (name, kernel) in kernels {
                     let (found, expected) = (run(backend, kernel), run(Backend::REFERENCE, kernel));

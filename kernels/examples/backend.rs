@@ -7,7 +7,7 @@ fn layer_norm(backend: Backend) -> Result<Vec<f32>, Error> {
     let x: Vec<f32> = (0..300).map(|i| (i as f32 * 0.7).sin() + 10.0).collect();
     let mut y = vec![0.0; x.len()];
     let rows = Rows::Into(View::new(&x, shape)?, ViewMut::new(&mut y, shape)?);
-    backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 })?;
+    backend.run(LayerNorm::new(rows, 1e-5))?;
     Ok(y)
 }
 

@@ -9,11 +9,11 @@ fn run(backend: Backend) -> Result<Vec<bf16>, Error> {
     let shape = [2, 96];
     let mut x: Vec<bf16> = (0..2 * 96).map(|i| bf16::from_f32((i as f32 * 0.21).sin() * 3.0)).collect();
     let rows = Rows::InPlace(ViewMut::new(&mut x, shape)?);
-    backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-5 })?;
+    backend.run(LayerNorm::new(rows, 1e-5))?;
     let rows = Rows::InPlace(ViewMut::new(&mut x, shape)?);
     backend.run(Activate { rows, activation: Activation::Silu })?;
     let rows = Rows::InPlace(ViewMut::new(&mut x, shape)?);
-    backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::Lengths(&[96, 40]), log: false })?;
+    backend.run(Softmax { mask: ColumnMask::Lengths(&[96, 40]), ..Softmax::new(rows) })?;
     Ok(x)
 }
 

@@ -1,8 +1,7 @@
 //! From token ids to sentence embeddings: embedding, RoPE, pooling and L2 normalisation of two packed sequences.
 
 use tilewright_kernels::{
-    Backend, Embedding, Error, L2Normalize, Lookup, Pool, Pooling, Rope, RopeLayout, RopeTable, Rows, View,
-    ViewMut,
+    Backend, Embedding, Error, L2Normalize, Lookup, Pool, Rope, RopeLayout, RopeTable, Rows, View, ViewMut,
 };
 
 /// Sequences of three tokens and one token; a row of four columns for each of five entries.
@@ -17,7 +16,7 @@ fn embed(backend: Backend) -> Result<Vec<f32>, Error> {
     let table: Vec<f32> = (0..VOCABULARY * DIM).map(|i| i as f32).collect();
     let lookup = Lookup { table: View::new(&table, [VOCABULARY, DIM])?, ids: &IDS };
     let mut x = vec![0.0; tokens * DIM];
-    backend.run(Embedding { lookups: &[lookup], out: ViewMut::new(&mut x, [tokens, DIM])? })?;
+    backend.run(Embedding::new(&[lookup], ViewMut::new(&mut x, [tokens, DIM])?))?;
     assert_eq!(x[..DIM], [16.0, 17.0, 18.0, 19.0], "row 4 of the table");
 
     // One head of four columns. Position 0 is not rotated.
@@ -33,9 +32,9 @@ fn embed(backend: Backend) -> Result<Vec<f32>, Error> {
     let mut y = vec![0.0; 2 * DIM];
     let out = ViewMut::new(&mut y, [2, DIM])?;
     let x = View::new(&x, [tokens, DIM])?;
-    backend.run(Pool { x, offsets: &OFFSETS, pooling: Pooling::Mean, out })?;
+    backend.run(Pool::new(x, &OFFSETS, out))?;
     assert_eq!(y[DIM..], [4.0, 5.0, 6.0, 7.0], "the mean of one row is the row");
-    backend.run(L2Normalize { rows: Rows::InPlace(ViewMut::new(&mut y, [2, DIM])?), eps: 1e-12 })?;
+    backend.run(L2Normalize::new(Rows::InPlace(ViewMut::new(&mut y, [2, DIM])?), 1e-12))?;
     Ok(y)
 }
 

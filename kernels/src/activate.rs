@@ -19,7 +19,7 @@ use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::each;
-use crate::rows::{self, RowTask, Rows, expect_unit_rows, split_view};
+use crate::rows::{self, RowTask, Rows, expect_unit_rows};
 use crate::view::{View, ViewMut};
 
 /// y = f(x), for each element.
@@ -185,7 +185,7 @@ impl<T: Element> RowTask for Gated<'_, T> {
 
     fn split_at(self, mid: usize) -> (Self, Self) {
         let (low, high) = self.gate.split_at(mid);
-        let (low_up, high_up) = split_view(self.up, mid);
+        let (low_up, high_up) = self.up.split_at(0, mid);
         (Self { gate: low, up: low_up, ..self }, Self { gate: high, up: high_up, ..self })
     }
 

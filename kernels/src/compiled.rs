@@ -5,8 +5,9 @@
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::{
-    Activate, ActivateBackward, Attention, Dropout, Embedding, Gated, GatedBackward, L2Normalize, LayerNorm,
-    Pool, RmsNorm, Rope, Softmax,
+    Activate, ActivateBackward, Attention, Dropout, Embedding, EmbeddingBackward, Gated, GatedBackward,
+    L2Normalize, L2NormalizeBackward, LayerNorm, LayerNormBackward, Pool, PoolBackward, RmsNorm,
+    RmsNormBackward, Rope, Softmax, SoftmaxBackward,
 };
 use half::{bf16, f16};
 
@@ -43,13 +44,19 @@ compiled! {
         attention: Attention,
         dropout: Dropout,
         embedding: Embedding,
+        embedding_backward: EmbeddingBackward,
         gated: Gated,
         gated_backward: GatedBackward,
         l2_normalize: L2Normalize,
+        l2_normalize_backward: L2NormalizeBackward,
         layer_norm: LayerNorm,
+        layer_norm_backward: LayerNormBackward,
         pool: Pool,
+        pool_backward: PoolBackward,
         rms_norm: RmsNorm,
+        rms_norm_backward: RmsNormBackward,
         rope: Rope,
         softmax: Softmax,
+        softmax_backward: SoftmaxBackward,
     }
 }

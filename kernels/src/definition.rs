@@ -7,7 +7,13 @@ use crate::element::Element;
 
 pub use crate::activate::{activate, activate_backward, gated, gated_backward};
 pub use crate::dropout::dropout;
+pub use crate::embedding::{embedding, embedding_backward};
+pub use crate::l2_normalize::{l2_normalize, l2_normalize_backward};
+pub use crate::layer_norm::{layer_norm, layer_norm_backward};
+pub use crate::pooling::{pool, pool_backward};
+pub use crate::rms_norm::{rms_norm, rms_norm_backward};
 pub use crate::rope::{rope, rope_backward};
+pub use crate::softmax::{softmax, softmax_backward};
 
 /// The elements in f64, exactly.
 pub(crate) fn widen<T: Element>(x: &[T]) -> Vec<f64> {

@@ -17,7 +17,7 @@ use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, map_with};
 use crate::philox::{BitLanes, RandomBits, SPAN};
-use crate::rows::{self, RowTask, Rows, expect_unit_rows, split_view};
+use crate::rows::{self, RowTask, Rows, expect_unit_rows};
 use crate::view::View;
 
 /// Elements that dropout keeps: a function of the row and the column.
@@ -196,7 +196,7 @@ impl<T: Element> RowTask for Dropout<'_, T> {
 
     fn split_at(self, mid: usize) -> (Self, Self) {
         let (low, high) = self.rows.split_at(mid);
-        let (low_residual, high_residual) = self.residual.map(|view| split_view(view, mid)).unzip();
+        let (low_residual, high_residual) = self.residual.map(|view| view.split_at(0, mid)).unzip();
         (
             Self { rows: low, residual: low_residual, ..self },
             Self { rows: high, residual: high_residual, mask: self.mask.after_rows(mid) },

@@ -7,13 +7,17 @@
 //! Tables are \[entries, n\], ids \[tokens\], y \[tokens, n\]. Without lookups y is 0. NaN and infinities of a row
 //! propagate to y. Devlin et al., "BERT", 2018, arXiv:1810.04805, figure 2.
 
+mod backward;
+
 use crate::backend::Kernel;
+use crate::definition;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{RowSlices, map, widen, write_f32};
 use crate::rows::{self, RowTask, expect_unit_rows};
 use crate::view::{View, ViewMut};
+pub use backward::{EmbeddingBackward, embedding_backward};
 
 /// Table, and the row of it that each token takes.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +44,7 @@ pub struct Lookup<'a, T = f32> {
 /// let positions = Lookup { table: View::new(&[10., 10., 20., 20., 30., 30.], [3, 2])?, ids: &[0, 1, 2] };
 /// let mut y = [0.; 6];
 /// let out = ViewMut::new(&mut y, [3, 2])?;
-/// Backend::best().run(Embedding { lookups: &[words, positions], out })?;
+/// Backend::best().run(Embedding::new(&[words, positions], out))?;
 /// assert_eq!(y, [13., 14., 21., 22., 33., 34.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
@@ -60,6 +64,13 @@ impl<'a, T> Lookup<'a, T> {
     }
 }
 
+impl<'a, T> Embedding<'a, T> {
+    /// The sum of the rows that `lookups` take.
+    pub fn new(lookups: &'a [Lookup<'a, T>], out: ViewMut<'a, 2, T>) -> Self {
+        Self { lookups, out }
+    }
+}
+
 impl<T> Embedding<'_, T> {
     fn check(&self) -> Result<(), Error> {
         let [tokens, n] = self.out.shape();
@@ -69,17 +80,20 @@ impl<T> Embedding<'_, T> {
             expect_unit_rows("Lookup.table", table.has_unit_rows(), table.strides())?;
             expect_shape("Lookup.table", &[entries, width], &[entries, n])?;
             expect_shape("Lookup.ids", &[ids.len()], &[tokens])?;
-            if let Some(token) = ids.iter().position(|&id| id as usize >= entries) {
-                return Err(Error::Invalid {
-                    what: "Lookup.ids",
-                    why: format!(
-                        "id {} of token {token} is outside a table of {entries} entries",
-                        ids[token]
-                    ),
-                });
-            }
+            check_ids("Lookup.ids", ids, entries)?;
         }
         Ok(())
+    }
+}
+
+/// Returns an error if an id is outside a table of `entries`.
+fn check_ids(what: &'static str, ids: &[u32], entries: usize) -> Result<(), Error> {
+    match ids.iter().position(|&id| id as usize >= entries) {
+        None => Ok(()),
+        Some(token) => {
+            let why = format!("id {} of token {token} is outside a table of {entries} entries", ids[token]);
+            Err(Error::Invalid { what, why })
+        }
     }
 }
 
@@ -88,15 +102,11 @@ impl<T: Element> Kernel for Embedding<'_, T> {
 
     crate::backend::compile_here!(T::embedding);
 
-    fn reference(mut self) -> Self::Output {
+    fn reference(self) -> Self::Output {
         self.check()?;
-        let [tokens, n] = self.out.shape();
-        for t in 0..tokens {
-            for j in 0..n {
-                let term = |l: &Lookup<'_, T>| l.table.get([l.ids[t] as usize, j]).to_f32();
-                let terms = self.lookups.iter().map(|l| f64::from(term(l)));
-                self.out.set([t, j], T::from_f32(terms.sum::<f64>() as f32));
-            }
+        for (t, out) in self.out.into_rows().enumerate() {
+            let rows: Vec<_> = self.lookups.iter().map(|lookup| definition::widen(lookup.row(t))).collect();
+            definition::round(&embedding(&rows, out.len()), out);
         }
         Ok(())
     }
@@ -106,6 +116,11 @@ impl<T: Element> Kernel for Embedding<'_, T> {
         rows::run(isa, TokenRows { lookups: self.lookups, start: 0, out: self.out });
         Ok(())
     }
+}
+
+/// Sum of the rows of `n` numbers that a token takes, in f64.
+pub fn embedding(rows: &[Vec<f64>], n: usize) -> Vec<f64> {
+    (0..n).map(|j| rows.iter().map(|row| row[j]).sum()).collect()
 }
 
 /// A checked embedding of the tokens from `start` on.

@@ -10,12 +10,14 @@
 //! row's length only, not on threads, other rows or alignment.
 
 mod convert;
+mod reduce;
 
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 pub use crate::row_slices::RowSlices;
 pub(crate) use convert::{narrow, narrow_pairs, widen, widen_pairs, write_f32};
 use core::ops::Range;
+pub(crate) use reduce::{accumulators, largest, map_and_add, maximum, read_with, sum, total};
 
 /// Number of separate chains of a reduction.
 pub(crate) const GROUPS: usize = 4;
@@ -42,8 +44,8 @@ fn walk<I: Isa>(n: usize, mut visit: impl FnMut(usize, usize, bool)) {
     }
 }
 
-/// Loads a vector at `i` from each input: `LANES` elements if `whole`, else the elements left, with `fill` in the other
-/// lanes.
+/// Loads a vector at `i` from each input: `LANES` elements if `whole`, else the elements left, with its number of `fills`
+/// in the other lanes.
 ///
 /// # Safety
 /// If `whole`, every input has `LANES` elements from `i` on.
@@ -53,11 +55,11 @@ unsafe fn load<I: Isa, T: Element, const P: usize>(
     inputs: &[&[T]; P],
     i: usize,
     whole: bool,
-    fill: f32,
+    fills: [f32; P],
 ) -> [I::V; P] {
     // A loop, because `array::map` is not always inlined.
-    let mut vectors = [I::V::splat(isa, fill); P];
-    for (v, x) in vectors.iter_mut().zip(inputs) {
+    let mut vectors = [I::V::splat(isa, 0.0); P];
+    for ((v, x), fill) in vectors.iter_mut().zip(inputs).zip(fills) {
         *v = if whole {
             // SAFETY: if `whole`, every input has `LANES` elements from `i` on (precondition of `load`).
             unsafe { T::load(isa, x.as_ptr().add(i)) }
@@ -86,7 +88,7 @@ pub(crate) fn read<I: Isa, T: Element, const P: usize>(
         #[inline(always)]
         |group, i, whole| {
             // SAFETY: `walk` passes `whole` only if i + LANES <= n, the length of every input (checked above).
-            f(group, unsafe { load(isa, &inputs, i, whole, fill) });
+            f(group, unsafe { load(isa, &inputs, i, whole, [fill; P]) });
         },
     );
 }
@@ -211,30 +213,69 @@ unsafe fn map_vector<
 ) {
     let (i, rest) = (at.start, at.end - at.start);
     // SAFETY: if `whole`, all inputs have `LANES` elements from i on (precondition of `map_vector`).
-    let (inputs, others) = unsafe { (load(isa, inputs, i, whole, fill), load(isa, others, i, whole, fill)) };
+    let (inputs, others) =
+        unsafe { (load(isa, inputs, i, whole, [fill; P]), load(isa, others, i, whole, [fill; Q])) };
     let mut vectors = [I::V::splat(isa, fill); R];
     for (v, &(src, _)) in vectors.iter_mut().zip(pointers) {
         // SAFETY: `src` is valid for reads of the elements `at`, which are `LANES` or more if `whole` (precondition of
-        // `map_vector`). The slice does not outlive its expression.
-        *v = unsafe {
-            if whole {
-                T::load(isa, src.add(i))
-            } else {
-                T::load_partial(isa, core::slice::from_raw_parts(src.add(i), rest), fill)
-            }
-        };
+        // `map_vector`).
+        *v = unsafe { load_at(isa, src.add(i), rest, whole, fill) };
     }
     for (v, &(_, dst)) in f(vectors, inputs, others).into_iter().zip(pointers) {
         // SAFETY: `dst` is valid for writes of the elements `at`, which are `LANES` or more if `whole` (precondition of
-        // `map_vector`). The slice does not outlive its expression.
-        unsafe {
-            if whole {
-                T::store(isa, v, dst.add(i));
-            } else {
-                T::store_partial(isa, v, core::slice::from_raw_parts_mut(dst.add(i), rest));
-            }
+        // `map_vector`).
+        unsafe { store_at(isa, v, dst.add(i), rest, whole) };
+    }
+}
+
+/// Loads a vector at `src`: `LANES` elements if `whole`, else `rest` elements, with `fill` in the other lanes.
+///
+/// # Safety
+/// - If `whole`, `src` is valid for reads of `LANES` elements.
+/// - Otherwise `src` is valid for reads of `rest` elements.
+#[inline(always)]
+unsafe fn load_at<I: Isa, T: Element>(isa: I, src: *const T, rest: usize, whole: bool, fill: f32) -> I::V {
+    // SAFETY: `src` is valid for reads of LANES elements if `whole`, else of `rest` (preconditions of `load_at`). The
+    // slice does not outlive its expression.
+    unsafe {
+        if whole {
+            T::load(isa, src)
+        } else {
+            T::load_partial(isa, core::slice::from_raw_parts(src, rest), fill)
         }
     }
+}
+
+/// Rounds and stores a vector at `dst`: `LANES` elements if `whole`, else `rest` elements.
+///
+/// # Safety
+/// - If `whole`, `dst` is valid for writes of `LANES` elements.
+/// - Otherwise `dst` is valid for writes of `rest` elements, and nothing else accesses them during the call.
+#[inline(always)]
+unsafe fn store_at<I: Isa, T: Element>(isa: I, v: I::V, dst: *mut T, rest: usize, whole: bool) {
+    // SAFETY: `dst` is valid for writes of LANES elements if `whole`, else of `rest` (preconditions of `store_at`). The
+    // slice does not outlive its expression.
+    unsafe {
+        if whole {
+            T::store(isa, v, dst);
+        } else {
+            T::store_partial(isa, v, core::slice::from_raw_parts_mut(dst, rest));
+        }
+    }
+}
+
+/// Multiplies the row by `factor`.
+#[inline(always)]
+pub(crate) fn scale<I: Isa, T: Element>(isa: I, row: &mut RowSlices<'_, T>, factor: f32) {
+    let factor = I::V::splat(isa, factor);
+    map(
+        isa,
+        [row],
+        NONE,
+        0.0,
+        #[inline(always)]
+        |_, [x], []| [x * factor],
+    );
 }
 
 /// Writes `f(row[i..], [inputs[0][i..], ..])` to the row, for all vectors.
@@ -327,50 +368,4 @@ pub(crate) fn each_of<I: Isa, T: Element, const R: usize, const P: usize>(
             );
         }
     }
-}
-
-/// Returns the accumulators of a reduction, one for each group, with `x` in all lanes.
-#[inline(always)]
-pub(crate) fn accumulators<I: Isa>(isa: I, x: f32) -> [I::V; GROUPS] {
-    [I::V::splat(isa, x); GROUPS]
-}
-
-/// Returns the sum over all groups and lanes, in a fixed order.
-#[inline(always)]
-pub(crate) fn total<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
-    ((a + b) + (c + d)).sum()
-}
-
-/// Returns the sum of `f` over the elements of `x`. Lanes past the end are `fill`: `f(fill)` must be 0.
-#[inline(always)]
-pub(crate) fn sum<I: Isa, T: Element>(isa: I, x: &[T], fill: f32, f: impl Fn(I::V) -> I::V) -> f32 {
-    let mut acc = accumulators(isa, 0.0);
-    read(
-        isa,
-        [x],
-        fill,
-        #[inline(always)]
-        |g, [x]| acc[g] = acc[g] + f(x),
-    );
-    total::<I>(acc)
-}
-
-/// Returns the maximum over all groups and lanes, in a fixed order.
-#[inline(always)]
-pub(crate) fn largest<I: Isa>([a, b, c, d]: [I::V; GROUPS]) -> f32 {
-    a.max(b).max(c.max(d)).maximum()
-}
-
-/// Returns the largest element of `x`, or -inf if `x` is empty. NaN may or may not be skipped.
-#[inline(always)]
-pub(crate) fn maximum<I: Isa, T: Element>(isa: I, x: &[T]) -> f32 {
-    let mut acc = accumulators(isa, f32::NEG_INFINITY);
-    read(
-        isa,
-        [x],
-        f32::NEG_INFINITY,
-        #[inline(always)]
-        |g, [x]| acc[g] = acc[g].max(x),
-    );
-    largest::<I>(acc)
 }

@@ -24,15 +24,19 @@
 //! Pass 1 of each row runs within pass 2 of the row before. Pass 2 waits for stores, and pass 1 for its sums; together
 //! they take hardly longer than pass 2 alone.
 
+mod backward;
+
 use crate::backend::Kernel;
+use crate::definition;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{GROUPS, RowSlices, accumulators, map_with, read, sum, total};
 use crate::residual::{IN_RANGE, NormInput};
-use crate::rows::{self, RowTask, Rows, expect_columns, expect_eps};
+use crate::rows::{self, PerRow, RowTask, Rows, expect_columns, expect_eps};
 use crate::scratch;
 use crate::view::ViewMut;
+pub use backward::{LayerNormBackward, layer_norm_backward};
 
 /// y = (x - mean) / sqrt(variance + eps) * weight + bias, for each row.
 ///
@@ -47,13 +51,15 @@ use crate::view::ViewMut;
 /// With u = 2^-24 and z = y before weight and bias, the error of y is at most
 /// u ((n / 10 + 24) (1 + |z|) |weight| + 2 |y| + 2 |bias|), whatever the ratio of mean to sigma.
 /// A row that holds NaN or an infinity is NaN.
+/// The mean errs by at most u (|mean| + (n / 13 + 12) sigma), the inverse deviation by (n / 20 + 16) u of itself.
 ///
 /// ```
 /// use tilewright_kernels::{Backend, LayerNorm, Rows, View, ViewMut};
-/// let (x, mut y) = ([1., 3., 10., 30.], [0.; 4]);
+/// let (x, mut y, mut mean) = ([1., 3., 10., 30.], [0.; 4], [0.; 2]);
 /// let rows = Rows::Into(View::new(&x, [2, 2])?, ViewMut::new(&mut y, [2, 2])?);
-/// Backend::best().run(LayerNorm { rows, residual: None, weight: None, bias: Some(&[0., 5.]), eps: 0. })?;
-/// assert_eq!(y, [-1., 6., -1., 6.]);
+/// let norm = LayerNorm { bias: Some(&[0., 5.]), mean: Some(&mut mean), ..LayerNorm::new(rows, 0.) };
+/// Backend::best().run(norm)?;
+/// assert_eq!((y, mean), ([-1., 6., -1., 6.], [2., 20.]));
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 #[derive(Debug)]
@@ -68,6 +74,17 @@ pub struct LayerNorm<'a, T = f32> {
     pub bias: Option<&'a [f32]>,
     /// Added to the variance.
     pub eps: f32,
+    /// Mean of each row, if wanted: \[rows\].
+    pub mean: Option<&'a mut [f32]>,
+    /// 1 / sqrt(variance + eps) of each row, if wanted: \[rows\].
+    pub inverse_deviation: Option<&'a mut [f32]>,
+}
+
+impl<'a, T> LayerNorm<'a, T> {
+    /// The norm of `rows` alone: no residual, weight, bias or output but y.
+    pub fn new(rows: Rows<'a, T>, eps: f32) -> Self {
+        Self { rows, residual: None, weight: None, bias: None, eps, mean: None, inverse_deviation: None }
+    }
 }
 
 /// Elements whose mean is the pivot. One step of the widest vectors sums them, and they are enough that an outlier
@@ -80,19 +97,25 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
     crate::backend::compile_here!(T::layer_norm);
 
     fn reference(self) -> Self::Output {
-        let Self { rows, residual, weight, bias, eps } = self;
+        let Self { rows, residual, weight, bias, eps, mean, inverse_deviation } = self;
         let input = NormInput { rows, residual };
-        check(&input, weight, bias, eps)?;
-        for mut row in input.define() {
-            define(&mut row, weight, bias, eps);
+        let mut statistics = Statistics { mean: PerRow(mean), inverse_deviation: PerRow(inverse_deviation) };
+        let [_, n] = check(&input, weight, bias, eps, &statistics)?;
+        let (weight, bias) = (weight.map(definition::widen), bias.map(definition::widen));
+        for (i, mut row) in input.define().enumerate().filter(|_| n > 0) {
+            let x = definition::widen(row.input());
+            let (y, mean, r) = layer_norm(&x, weight.as_deref(), bias.as_deref(), eps.into());
+            definition::round(&y, row.output());
+            statistics.set(i, mean as f32, r as f32);
         }
         Ok(())
     }
 
     fn eval<I: Isa>(self, isa: I) -> Self::Output {
-        let Self { rows, residual, weight, bias, eps } = self;
+        let Self { rows, residual, weight, bias, eps, mean, inverse_deviation } = self;
         let input = NormInput { rows, residual };
-        let [rows, n] = check(&input, weight, bias, eps)?;
+        let statistics = Statistics { mean: PerRow(mean), inverse_deviation: PerRow(inverse_deviation) };
+        let [rows, n] = check(&input, weight, bias, eps, &statistics)?;
         if rows == 0 {
             return Ok(());
         }
@@ -107,7 +130,7 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
                 zeros.fill(0.0);
                 zeros
             });
-            rows::run(isa, Affine { input, weight, bias, eps });
+            rows::run(isa, Affine { input, weight, bias, eps, statistics });
         });
         Ok(())
     }
@@ -118,25 +141,49 @@ fn check<T: Element>(
     weight: Option<&[f32]>,
     bias: Option<&[f32]>,
     eps: f32,
+    statistics: &Statistics<'_>,
 ) -> Result<[usize; 2], Error> {
     let shape = input.check("LayerNorm.rows", "LayerNorm.residual")?;
     expect_columns("LayerNorm.weight", weight, shape[1])?;
     expect_columns("LayerNorm.bias", bias, shape[1])?;
     expect_eps("LayerNorm.eps", eps)?;
+    statistics.mean.check("LayerNorm.mean", shape[0])?;
+    statistics.inverse_deviation.check("LayerNorm.inverse_deviation", shape[0])?;
     Ok(shape)
 }
 
-/// Definition for one row.
-fn define<T: Element>(row: &mut RowSlices<'_, T>, weight: Option<&[f32]>, bias: Option<&[f32]>, eps: f32) {
-    let n = row.input().len() as f64;
-    let mean = row.input().iter().map(|x| f64::from(x.to_f32())).sum::<f64>() / n;
-    let variance = row.input().iter().map(|x| (f64::from(x.to_f32()) - mean).powi(2)).sum::<f64>() / n;
-    let sigma = (variance + f64::from(eps)).sqrt();
-    for j in 0..row.input().len() {
-        let z = (f64::from(row.input()[j].to_f32()) - mean) / sigma;
-        let weight = weight.map_or(1.0, |w| f64::from(w[j]));
-        let bias = bias.map_or(0.0, |b| f64::from(b[j]));
-        row.output()[j] = T::from_f32((z * weight + bias) as f32);
+/// Layer norm of one row, in f64: y, the mean, and 1 / sqrt(variance + eps).
+pub fn layer_norm(x: &[f64], weight: Option<&[f64]>, bias: Option<&[f64]>, eps: f64) -> (Vec<f64>, f64, f64) {
+    let n = x.len() as f64;
+    let mean = x.iter().sum::<f64>() / n;
+    let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+    let sigma = (variance + eps).sqrt();
+    let y = |(j, x): (usize, &f64)| {
+        (x - mean) / sigma * weight.map_or(1.0, |w| w[j]) + bias.map_or(0.0, |b| b[j])
+    };
+    (x.iter().enumerate().map(y).collect(), mean, 1.0 / sigma)
+}
+
+/// Optional outputs for each row.
+struct Statistics<'a> {
+    mean: PerRow<'a>,
+    inverse_deviation: PerRow<'a>,
+}
+
+impl Statistics<'_> {
+    fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.mean.split_at(mid);
+        let (low_inverse, high_inverse) = self.inverse_deviation.split_at(mid);
+        (
+            Self { mean: low, inverse_deviation: low_inverse },
+            Self { mean: high, inverse_deviation: high_inverse },
+        )
+    }
+
+    #[inline(always)]
+    fn set(&mut self, i: usize, mean: f32, inverse_deviation: f32) {
+        self.mean.set(i, mean);
+        self.inverse_deviation.set(i, inverse_deviation);
     }
 }
 
@@ -146,6 +193,7 @@ struct Affine<'a, T> {
     weight: &'a [f32],
     bias: &'a [f32],
     eps: f32,
+    statistics: Statistics<'a>,
 }
 
 impl<T: Element> RowTask for Affine<'_, T> {
@@ -154,27 +202,34 @@ impl<T: Element> RowTask for Affine<'_, T> {
     }
 
     fn split_at(self, mid: usize) -> (Self, Self) {
-        let Self { input, weight, bias, eps } = self;
+        let Self { input, statistics, .. } = self;
         let (low, high) = input.split_at(mid);
-        (Self { input: low, weight, bias, eps }, Self { input: high, weight, bias, eps })
+        let (low_statistics, high_statistics) = statistics.split_at(mid);
+        (
+            Self { input: low, statistics: low_statistics, ..self },
+            Self { input: high, statistics: high_statistics, ..self },
+        )
     }
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
-        let Self { input, weight, bias, eps } = self;
+        let Self { input, weight, bias, eps, mut statistics } = self;
         let mut rows = input.into_iter(isa);
         let Some(mut row) = rows.next() else { return };
         let mut moments = Moments::of(isa, row.input(), pivot(isa, row.input()));
-        loop {
+        for i in 0.. {
             let next = rows.next();
             // After the last row, the weight serves as the next row: it has the same length.
             let next_input = next.as_ref().map_or(T::stand_in(weight), RowSlices::input);
             moments = moments.centred(isa, row.input());
             let square = moments.variance() + eps;
             moments = if IN_RANGE.contains(&square) {
-                write(isa, &mut row, weight, bias, moments, 1.0 / square.sqrt(), next_input)
+                let r = 1.0 / square.sqrt();
+                statistics.set(i, moments.pivot + moments.mean, r);
+                write(isa, &mut row, weight, bias, moments, r, next_input)
             } else {
-                normalize_wide(&mut row, weight, bias, eps);
+                let (mean, r) = normalize_wide(&mut row, weight, bias, eps);
+                statistics.set(i, mean, r);
                 Moments::of(isa, next_input, pivot(isa, next_input))
             };
             match next {
@@ -185,22 +240,26 @@ impl<T: Element> RowTask for Affine<'_, T> {
     }
 }
 
-/// Normalises a row whose moments leave the range of f32, with Welford's update (1962) in f64, in which squares of f32
-/// neither overflow nor underflow.
+/// Normalises a row whose moments leave the range of f32, in f64, in which squares of f32 neither overflow nor underflow.
+/// Returns the mean and the inverse deviation.
 #[cold]
 #[inline(never)]
-fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, weight: &[f32], bias: &[f32], eps: f32) {
-    let (mut mean, mut squares) = (0.0f64, 0.0f64);
-    for (i, x) in row.input().iter().enumerate() {
-        let delta = f64::from(x.to_f32()) - mean;
-        mean += delta / (i + 1) as f64;
-        squares += delta * (f64::from(x.to_f32()) - mean);
-    }
-    let r = (squares / weight.len() as f64 + f64::from(eps)).sqrt().recip();
+fn normalize_wide<T: Element>(
+    row: &mut RowSlices<'_, T>,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+) -> (f32, f32) {
+    let n = weight.len() as f64;
+    let wide = |x: &T| f64::from(x.to_f32());
+    let mean = row.input().iter().map(wide).sum::<f64>() / n;
+    let squares: f64 = row.input().iter().map(|x| (wide(x) - mean).powi(2)).sum();
+    let r = (squares / n + f64::from(eps)).sqrt().recip();
     for (j, (weight, bias)) in weight.iter().zip(bias).enumerate() {
-        let z = (f64::from(row.input()[j].to_f32()) - mean) * r;
+        let z = (wide(&row.input()[j]) - mean) * r;
         row.output()[j] = T::from_f32(z.mul_add(f64::from(*weight), f64::from(*bias)) as f32);
     }
+    (mean as f32, r as f32)
 }
 
 /// Mean of the first elements.

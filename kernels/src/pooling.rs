@@ -1,23 +1,24 @@
-//! Sentence embeddings from token states (Reimers, Gurevych 2019, Sentence-BERT, arXiv:1908.10084): pooling over packed
-//! sequences, and L2 normalisation.
+//! Pooling over packed sequences: sentence embeddings from token states (Reimers, Gurevych 2019, Sentence-BERT,
+//! arXiv:1908.10084).
 //!
 //! ```text
-//! Pool         y[s] = mean of x[offsets[s]..offsets[s + 1]], or its first row (CLS)
-//! L2Normalize  y = x / max(sqrt(sum(x^2)), eps)
+//! y[s] = mean of x[offsets[s]..offsets[s + 1]], or its first row (CLS)
 //! ```
 //!
-//! `Pool` reads x \[tokens, n\] and writes y \[sequences, n\]; an empty sequence is 0, and NaN and infinities of its
-//! rows propagate. `L2Normalize` reads and writes \[rows, n\]. A row that holds NaN is NaN; in a row that holds an
-//! infinity, infinities become NaN, and finite elements 0.
+//! x is \[tokens, n\], y \[sequences, n\]. An empty sequence is 0. NaN and infinities of the rows of a sequence
+//! propagate.
+
+mod backward;
 
 use crate::backend::Kernel;
+use crate::definition;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
-use crate::lanes::{NONE, RowSlices, accumulators, map, read, total, widen, write_f32};
-use crate::residual::IN_RANGE;
-use crate::rows::{self, RowTask, Rows, expect_eps, expect_unit_rows};
+use crate::lanes::{NONE, RowSlices, map, widen, write_f32};
+use crate::rows::{self, RowTask, expect_unit_rows};
 use crate::view::{View, ViewMut};
+pub use backward::{PoolBackward, pool_backward};
 
 /// Row that represents a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +40,10 @@ pub enum Pooling {
 /// mean magnitude. In bf16 and f16 the mean is rounded once more.
 ///
 /// ```
-/// use tilewright_kernels::{Backend, Pool, Pooling, View, ViewMut};
+/// use tilewright_kernels::{Backend, Pool, View, ViewMut};
 /// let x = [1., 2., 3., 4., 5., 6.]; // two tokens, then one
 /// let mut y = [0.; 4];
-/// Backend::best().run(Pool {
-///     x: View::new(&x, [3, 2])?,
-///     offsets: &[0, 2, 3],
-///     pooling: Pooling::Mean,
-///     out: ViewMut::new(&mut y, [2, 2])?,
-/// })?;
+/// Backend::best().run(Pool::new(View::new(&x, [3, 2])?, &[0, 2, 3], ViewMut::new(&mut y, [2, 2])?))?;
 /// assert_eq!(y, [2., 3., 5., 6.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
@@ -63,29 +59,11 @@ pub struct Pool<'a, T = f32> {
     pub out: ViewMut<'a, 2, T>,
 }
 
-/// y = x / max(|x|, eps) with the Euclidean norm |x|, for each row.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous or `eps` is
-/// negative or NaN.
-///
-/// # Numerics
-/// The error of y is at most (n / 32 + 10) u |y|, u = 2^-24. A row of zeros stays zero if eps > 0. A row that holds NaN
-/// is NaN. In a row that holds an infinity, infinities become NaN, and finite elements 0.
-///
-/// ```
-/// use tilewright_kernels::{Backend, L2Normalize, Rows, ViewMut};
-/// let mut x = [3., 4.];
-/// Backend::best().run(L2Normalize { rows: Rows::InPlace(ViewMut::new(&mut x, [1, 2])?), eps: 1e-12 })?;
-/// assert_eq!(x, [0.6, 0.8]);
-/// # Ok::<(), tilewright_kernels::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct L2Normalize<'a, T = f32> {
-    /// x and y, \[rows, n\].
-    pub rows: Rows<'a, T>,
-    /// Least divisor.
-    pub eps: f32,
+impl<'a, T> Pool<'a, T> {
+    /// Means of the sequences.
+    pub fn new(x: View<'a, 2, T>, offsets: &'a [usize], out: ViewMut<'a, 2, T>) -> Self {
+        Self { x, offsets, pooling: Pooling::Mean, out }
+    }
 }
 
 impl<T> Pool<'_, T> {
@@ -95,13 +73,17 @@ impl<T> Pool<'_, T> {
         expect_unit_rows("Pool.out", self.out.has_unit_rows(), self.out.strides())?;
         expect_shape("Pool.out", &self.out.shape(), &[sequences, n])?;
         expect_shape("Pool.offsets", &[self.offsets.len()], &[sequences.saturating_add(1)])?;
-        let rising = self.offsets.is_sorted();
-        if rising && self.offsets[0] == 0 && self.offsets[sequences] == tokens {
-            return Ok(());
-        }
-        let why = format!("expected offsets that rise from 0 to {tokens}, found {:?}", self.offsets);
-        Err(Error::Invalid { what: "Pool.offsets", why })
+        check_offsets("Pool.offsets", self.offsets, tokens)
     }
+}
+
+/// Returns an error unless the offsets rise from 0 to `tokens`.
+fn check_offsets(what: &'static str, offsets: &[usize], tokens: usize) -> Result<(), Error> {
+    if offsets.is_sorted() && offsets.first() == Some(&0) && offsets.last() == Some(&tokens) {
+        return Ok(());
+    }
+    let why = format!("expected offsets that rise from 0 to {tokens}, found {offsets:?}");
+    Err(Error::Invalid { what, why })
 }
 
 impl<T: Element> Kernel for Pool<'_, T> {
@@ -109,21 +91,11 @@ impl<T: Element> Kernel for Pool<'_, T> {
 
     crate::backend::compile_here!(T::pool);
 
-    fn reference(mut self) -> Self::Output {
+    fn reference(self) -> Self::Output {
         self.check()?;
-        for (s, pair) in self.offsets.windows(2).enumerate() {
-            for j in 0..self.x.shape()[1] {
-                let column = (pair[0]..pair[1]).map(|t| self.x.get([t, j]));
-                let y = match self.pooling {
-                    _ if pair[0] == pair[1] => T::default(),
-                    Pooling::Mean => {
-                        let sum: f64 = column.map(|x| f64::from(x.to_f32())).sum();
-                        T::from_f32((sum / (pair[1] - pair[0]) as f64) as f32)
-                    }
-                    Pooling::Cls => self.x.get([pair[0], j]),
-                };
-                self.out.set([s, j], y);
-            }
+        for (pair, out) in self.offsets.windows(2).zip(self.out.into_rows()) {
+            let rows = (pair[0]..pair[1]).flat_map(|t| definition::widen(self.x.row([t, 0])));
+            definition::round(&pool(&rows.collect::<Vec<_>>(), out.len(), self.pooling), out);
         }
         Ok(())
     }
@@ -133,6 +105,22 @@ impl<T: Element> Kernel for Pool<'_, T> {
         rows::run(isa, self);
         Ok(())
     }
+}
+
+/// Pools one sequence of rows of `n` numbers, in f64.
+pub fn pool(rows: &[f64], n: usize, pooling: Pooling) -> Vec<f64> {
+    let mut sum = vec![0.0; n];
+    if n == 0 || rows.is_empty() {
+        return sum;
+    }
+    if pooling == Pooling::Cls {
+        return rows[..n].to_vec();
+    }
+    for row in rows.chunks_exact(n) {
+        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    let length = (rows.len() / n) as f64;
+    sum.into_iter().map(|sum| sum / length).collect()
 }
 
 impl<T: Element> RowTask for Pool<'_, T> {
@@ -198,101 +186,6 @@ impl<T: Element> RowTask for Pool<'_, T> {
                         |_, [sum], []| [sum / length],
                     );
                 },
-            );
-        }
-    }
-}
-
-impl<T> L2Normalize<'_, T> {
-    fn check(&self) -> Result<(), Error> {
-        self.rows.check("L2Normalize.rows")?;
-        expect_eps("L2Normalize.eps", self.eps)
-    }
-}
-
-impl<T: Element> Kernel for L2Normalize<'_, T> {
-    type Output = Result<(), Error>;
-
-    crate::backend::compile_here!(T::l2_normalize);
-
-    fn reference(self) -> Self::Output {
-        self.check()?;
-        for mut row in self.rows.into_iter() {
-            define(&mut row, self.eps);
-        }
-        Ok(())
-    }
-
-    fn eval<I: Isa>(self, isa: I) -> Self::Output {
-        self.check()?;
-        rows::run(isa, self);
-        Ok(())
-    }
-}
-
-/// Definition for one row.
-fn define<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
-    let norm = row.input().iter().map(|x| f64::from(x.to_f32()).powi(2)).sum::<f64>().sqrt();
-    // `max` would ignore a norm of NaN.
-    let divisor = if norm < f64::from(eps) { f64::from(eps) } else { norm };
-    for j in 0..row.input().len() {
-        row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) / divisor) as f32);
-    }
-}
-
-/// Normalises a row whose sum of squares leaves the range of f32, by its norm in f64, in which squares of f32 neither
-/// overflow nor underflow.
-#[cold]
-#[inline(never)]
-fn normalize_wide<T: Element>(row: &mut RowSlices<'_, T>, eps: f32) {
-    let mut squares = 0.0f64;
-    for x in row.input() {
-        let x = f64::from(x.to_f32());
-        squares = x.mul_add(x, squares);
-    }
-    let least = f64::from(eps) * f64::from(eps);
-    // `max` would ignore a sum of NaN.
-    let squares = if squares < least { least } else { squares };
-    let norm = squares.sqrt();
-    for j in 0..row.input().len() {
-        row.output()[j] = T::from_f32((f64::from(row.input()[j].to_f32()) / norm) as f32);
-    }
-}
-
-impl<T: Element> RowTask for L2Normalize<'_, T> {
-    fn shape(&self) -> [usize; 2] {
-        self.rows.shape()
-    }
-
-    fn split_at(self, mid: usize) -> (Self, Self) {
-        let (low, high) = self.rows.split_at(mid);
-        (Self { rows: low, ..self }, Self { rows: high, ..self })
-    }
-
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I, _: &mut [f32]) {
-        for mut row in self.rows.into_iter() {
-            let mut acc = accumulators(isa, 0.0);
-            read(
-                isa,
-                [row.input()],
-                0.0,
-                #[inline(always)]
-                |g, [x]| acc[g] = x.mul_add(x, acc[g]),
-            );
-            let square = total::<I>(acc);
-            if !IN_RANGE.contains(&square) {
-                normalize_wide(&mut row, self.eps);
-                continue;
-            }
-            let factor = I::V::splat(isa, 1.0 / square.sqrt().max(self.eps));
-            map(
-                isa,
-                [&mut row],
-                NONE,
-                0.0,
-                #[inline(always)]
-                |_, [x], []| [x * factor],
             );
         }
     }

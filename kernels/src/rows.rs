@@ -90,11 +90,6 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// The rows of a view before `mid`, and the rows from `mid` on.
-pub(crate) fn split_view<T>(view: View<'_, 2, T>, mid: usize) -> (View<'_, 2, T>, View<'_, 2, T>) {
-    (view.slice(0, 0..mid), view.slice(0, mid..view.shape()[0]))
-}
-
 /// Returns an error if `unit` is false: elements of a row are not neighbours in memory.
 pub(crate) fn expect_unit_rows<const D: usize>(
     what: &'static str,
@@ -123,6 +118,34 @@ pub(crate) fn expect_eps(what: &'static str, eps: f32) -> Result<(), Error> {
     Err(Error::Invalid { what, why: format!("expected a number from 0 up, found {eps}") })
 }
 
+/// Optional output of one number for each row.
+#[derive(Debug)]
+pub(crate) struct PerRow<'a>(pub(crate) Option<&'a mut [f32]>);
+
+impl PerRow<'_> {
+    /// Returns an error if the number of outputs is not `rows`.
+    pub(crate) fn check(&self, what: &'static str, rows: usize) -> Result<(), Error> {
+        match &self.0 {
+            Some(numbers) => expect_shape(what, &[numbers.len()], &[rows]),
+            None => Ok(()),
+        }
+    }
+
+    /// The rows before `mid`, and the rows from `mid` on.
+    pub(crate) fn split_at(self, mid: usize) -> (Self, Self) {
+        let (low, high) = self.0.map(|numbers| numbers.split_at_mut(mid)).unzip();
+        (Self(low), Self(high))
+    }
+
+    /// Stores the number of row `i`, if it is wanted.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, i: usize, number: f32) {
+        if let Some(numbers) = &mut self.0 {
+            numbers[i] = number;
+        }
+    }
+}
+
 /// Work of a checked row kernel on a range of rows, which do not depend on each other.
 pub(crate) trait RowTask: Sized + Send {
     /// Rows and columns, whose product measures the work. If it is 0, nothing runs.
@@ -143,7 +166,7 @@ pub(crate) trait RowTask: Sized + Send {
 
 /// Most elements that one thread takes alone. A layer norm of this many runs for 4 us, about as long as a handover to
 /// an awake thread. Two threads normalise 128 rows of 768 in 8.4 us, one in 11.2 us.
-const GRAIN: usize = 1 << 15;
+pub(crate) const GRAIN: usize = 1 << 15;
 
 /// Runs a task on the threads of the pool, in pieces of whole rows: at most [`GRAIN`] elements, or a single row.
 pub(crate) fn run<I: Isa, K: RowTask>(isa: I, task: K) {

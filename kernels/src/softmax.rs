@@ -18,15 +18,18 @@
 //! The fast form makes three passes over a row: maximum, exponentials and their sum, scaling. Each pass ends in a
 //! reduction or starts from one, so up to three rows are in flight (`in_flight.rs`).
 
+mod backward;
 mod in_flight;
 mod mask;
 
 use crate::backend::Kernel;
+use crate::definition;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::lanes::maximum;
 use crate::rows::{self, RowTask, Rows};
+pub use backward::{SoftmaxBackward, softmax_backward};
 use in_flight::{ROWS_IN_FLIGHT, exponentials, take, write};
 pub use mask::ColumnMask;
 
@@ -55,7 +58,7 @@ pub use mask::ColumnMask;
 /// use tilewright_kernels::{Backend, ColumnMask, Rows, Softmax, ViewMut};
 /// let mut x = [5., 5., f32::NAN, 1., 2., 3.];
 /// let rows = Rows::InPlace(ViewMut::new(&mut x, [2, 3])?);
-/// Backend::best().run(Softmax { rows, scale: 1., mask: ColumnMask::Lengths(&[2, 0]), log: false })?;
+/// Backend::best().run(Softmax { mask: ColumnMask::Lengths(&[2, 0]), ..Softmax::new(rows) })?;
 /// assert_eq!(x, [0.5, 0.5, 0., 0., 0., 0.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
@@ -69,6 +72,13 @@ pub struct Softmax<'a, T = f32> {
     pub mask: ColumnMask<'a>,
     /// True if y is the natural logarithm of the softmax.
     pub log: bool,
+}
+
+impl<'a, T> Softmax<'a, T> {
+    /// The softmax of all columns of `rows`.
+    pub fn new(rows: Rows<'a, T>) -> Self {
+        Self { rows, scale: 1.0, mask: ColumnMask::None, log: false }
+    }
 }
 
 impl<T> Softmax<'_, T> {
@@ -87,23 +97,9 @@ impl<T: Element> Kernel for Softmax<'_, T> {
         self.check()?;
         let Self { rows, scale, mask, log } = self;
         for (i, mut row) in rows.into_iter().enumerate() {
-            let n = row.input().len();
-            // None if masked.
-            let score = |x: f32, j: usize| match mask.at(i, j) {
-                (true, _) => None,
-                (false, bias) => Some(f64::from(scale) * f64::from(x) + f64::from(bias)),
-            };
-            let scores: Vec<_> = (0..n).map(|j| score(row.input()[j].to_f32(), j)).collect();
-            let max = scores.iter().flatten().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
-            let sum: f64 = scores.iter().flatten().map(|s| (s - max).exp()).sum();
-            for (y, score) in row.output().iter_mut().zip(scores) {
-                *y = T::from_f32(match score {
-                    None if log => f32::NEG_INFINITY,
-                    None => 0.0,
-                    Some(s) if log => (s - max - sum.ln()) as f32,
-                    Some(s) => ((s - max).exp() / sum) as f32,
-                });
-            }
+            let x = definition::widen(row.input());
+            let y = softmax(&x, scale.into(), &mask.biases(i, x.len()), log);
+            definition::round(&y, row.output());
         }
         Ok(())
     }
@@ -113,6 +109,22 @@ impl<T: Element> Kernel for Softmax<'_, T> {
         rows::run(isa, self);
         Ok(())
     }
+}
+
+/// Softmax of one row, or its natural logarithm, in f64. A `bias` of -inf masks its column.
+pub fn softmax(x: &[f64], scale: f64, bias: &[f64], log: bool) -> Vec<f64> {
+    // None if masked.
+    let score = |(x, &bias): (&f64, &f64)| (bias != f64::NEG_INFINITY).then_some(scale * x + bias);
+    let scores: Vec<_> = x.iter().zip(bias).map(score).collect();
+    let max = scores.iter().flatten().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+    let sum: f64 = scores.iter().flatten().map(|s| (s - max).exp()).sum();
+    let y = |score: Option<f64>| match score {
+        None if log => f64::NEG_INFINITY,
+        None => 0.0,
+        Some(s) if log => s - max - sum.ln(),
+        Some(s) => (s - max).exp() / sum,
+    };
+    scores.into_iter().map(y).collect()
 }
 
 impl<T: Element> RowTask for Softmax<'_, T> {

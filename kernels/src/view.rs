@@ -269,6 +269,15 @@ impl<'a, const D: usize, T> View<'a, D, T> {
         Ok(Self { ptr: data.as_ptr(), shape, strides, life: PhantomData })
     }
 
+    /// The parts before `mid` and from `mid` on along dimension `dim`.
+    ///
+    /// # Panics
+    /// If `mid` lies outside the dimension.
+    #[inline(always)]
+    pub fn split_at(self, dim: usize, mid: usize) -> (Self, Self) {
+        (self.slice(dim, 0..mid), self.slice(dim, mid..self.shape[dim]))
+    }
+
     /// The first element; dangling if the view is empty.
     #[inline(always)]
     pub fn as_ptr(&self) -> *const T {

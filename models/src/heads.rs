@@ -60,12 +60,9 @@ impl Pooler {
     fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
         let h = states.len() / batch.tokens().max(1);
         let mut first = vec![0.0; batch.len() * h];
-        self.on.backend.run(Pool {
-            x: View::new(states, [batch.tokens(), h])?,
-            offsets: batch.starts(),
-            pooling: Pooling::Cls,
-            out: ViewMut::new(&mut first, [batch.len(), h])?,
-        })?;
+        let x = View::new(states, [batch.tokens(), h])?;
+        let out = ViewMut::new(&mut first, [batch.len(), h])?;
+        self.on.backend.run(Pool { pooling: Pooling::Cls, ..Pool::new(x, batch.starts(), out) })?;
         let mut pooled = vec![0.0; first.len()];
         match self.activation {
             Some(activation) => self.dense.activated(&first, activation, &mut pooled)?,

@@ -156,15 +156,13 @@ impl Embedder {
         let states = outputs.into_iter().find(|o| o.name == "last_hidden_state");
         let Output { width, values, .. } = states.expect("a bare model has this output");
         let mut vectors = vec![0.0; batch.len() * width];
-        self.backend.run(Pool {
-            x: View::new(&values, [batch.tokens(), width])?,
-            offsets: batch.starts(),
-            pooling: self.sentence.pooling,
-            out: ViewMut::new(&mut vectors, [batch.len(), width])?,
-        })?;
+        let x = View::new(&values, [batch.tokens(), width])?;
+        let out = ViewMut::new(&mut vectors, [batch.len(), width])?;
+        let pooling = self.sentence.pooling;
+        self.backend.run(Pool { pooling, ..Pool::new(x, batch.starts(), out) })?;
         if self.sentence.normalize {
             let rows = Rows::InPlace(ViewMut::new(&mut vectors, [batch.len(), width])?);
-            self.backend.run(L2Normalize { rows, eps: NORM_EPS })?;
+            self.backend.run(L2Normalize::new(rows, NORM_EPS))?;
         }
         Ok((batch, width, vectors))
     }

@@ -3,6 +3,7 @@
 
 mod attention;
 mod gemm;
+mod row_gradients;
 
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Format, PackedB};
@@ -44,19 +45,15 @@ fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 11] {
             let [m, n] = rows.shape();
             let mut residual = vec![T::from_f32(0.5); m * n];
             let residual = Some(ViewMut::new(&mut residual, [m, n])?);
-            backend.run(LayerNorm { rows, residual, weight: Some(p), bias: Some(p), eps: 1e-12 })
+            backend.run(LayerNorm { residual, weight: Some(p), bias: Some(p), ..LayerNorm::new(rows, 1e-12) })
         }),
-        ("RMS norm", |backend, rows, p| {
-            backend.run(RmsNorm { rows, residual: None, weight: Some(p), eps: 1e-6 })
-        }),
-        ("L2 norm", |backend, rows, _| backend.run(L2Normalize { rows, eps: 1e-12 })),
+        ("RMS norm", |backend, rows, p| backend.run(RmsNorm { weight: Some(p), ..RmsNorm::new(rows, 1e-6) })),
+        ("L2 norm", |backend, rows, _| backend.run(L2Normalize::new(rows, 1e-12))),
         ("softmax", |backend, rows, p| {
             let bias = View::with_strides(p, rows.shape(), [0, 1])?;
-            backend.run(Softmax { rows, scale: 0.125, mask: ColumnMask::Bias(bias), log: false })
+            backend.run(Softmax { scale: 0.125, mask: ColumnMask::Bias(bias), ..Softmax::new(rows) })
         }),
-        ("log-softmax", |backend, rows, _| {
-            backend.run(Softmax { rows, scale: 1.0, mask: ColumnMask::None, log: true })
-        }),
+        ("log-softmax", |backend, rows, _| backend.run(Softmax { log: true, ..Softmax::new(rows) })),
         ("GELU", |backend, rows, _| backend.run(Activate { rows, activation: Activation::GeluErf })),
         ("SwiGLU", |backend, gate, p| {
             let up: Vec<T> = p.iter().map(|&x| T::from_f32(x)).collect();
@@ -171,7 +168,7 @@ fn residuals_are_rounded_once() {
             let (mut x, mut h) = (narrow::<T>(&[a, 0.0, -a]), narrow::<T>(&[b, 1.0, -b]));
             let rows = Rows::InPlace(ViewMut::new(&mut x, [1, 3]).unwrap());
             let residual = Some(ViewMut::new(&mut h, [1, 3]).unwrap());
-            backend.run(RmsNorm { rows, residual, weight: None, eps: 0.0 }).unwrap();
+            backend.run(RmsNorm { residual, ..RmsNorm::new(rows, 0.0) }).unwrap();
             assert_eq!(widen(&h), [sum, 1.0, -sum], "{} in {}", backend.name(), T::NAME);
         }
     }
@@ -199,7 +196,7 @@ fn layer_norm_centres_first() {
             let mut y = vec![f32::NAN; rows * n];
             let (x, out) = (View::new(&x, [rows, n]).unwrap(), ViewMut::new(&mut y, [rows, n]).unwrap());
             let rows = Rows::Into(x, out);
-            backend.run(LayerNorm { rows, residual: None, weight: None, bias: None, eps: 1e-12 }).unwrap();
+            backend.run(LayerNorm::new(rows, 1e-12)).unwrap();
             y
         };
         let exact = run(Backend::REFERENCE);
@@ -237,7 +234,7 @@ fn masks_decide_zero_rows() {
             for (log, expected) in [(false, y), (true, logarithm)] {
                 let mut x = x;
                 let rows = Rows::InPlace(ViewMut::new(&mut x, [1, 3]).unwrap());
-                backend.run(Softmax { rows, scale: 1.0, mask, log }).unwrap();
+                backend.run(Softmax { mask, log, ..Softmax::new(rows) }).unwrap();
                 compare(&x, &expected, |_| U).unwrap_or_else(|e| panic!("{}, case {i}: {e}", backend.name()));
             }
         }
@@ -255,9 +252,7 @@ fn softmax_of_bf16_bears_large_scores() {
             let mut x = vec![bf16::from_f32(base); n];
             let bias = View::new(&bias, [1, n]).expect("n numbers");
             let rows = Rows::InPlace(ViewMut::new(&mut x, [1, n]).expect("n numbers"));
-            backend
-                .run(Softmax { rows, scale: 1.0, mask: ColumnMask::Bias(bias), log: false })
-                .expect("fits");
+            backend.run(Softmax { mask: ColumnMask::Bias(bias), ..Softmax::new(rows) }).expect("fits");
             widen(&x)
         };
         let expected = run(Backend::REFERENCE);

@@ -14,7 +14,7 @@ use crate::element::Element;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{each, each_of};
-use crate::rows::{self, RowTask, Rows, expect_unit_rows, split_view};
+use crate::rows::{self, RowTask, Rows, expect_unit_rows};
 use crate::view::View;
 
 /// dx = dy f'(x), for each element: the backward of [`Activate`](crate::Activate).
@@ -183,7 +183,7 @@ impl<T: Element> RowTask for ActivateBackward<'_, T> {
 
     fn split_at(self, mid: usize) -> (Self, Self) {
         let (low, high) = self.rows.split_at(mid);
-        let (low_x, high_x) = split_view(self.x, mid);
+        let (low_x, high_x) = self.x.split_at(0, mid);
         (Self { rows: low, x: low_x, ..self }, Self { rows: high, x: high_x, ..self })
     }
 
@@ -209,7 +209,7 @@ impl<T: Element> RowTask for GatedBackward<'_, T> {
     fn split_at(self, mid: usize) -> (Self, Self) {
         let (low_gate, high_gate) = self.gate.split_at(mid);
         let (low_up, high_up) = self.up.split_at(mid);
-        let (low_dy, high_dy) = split_view(self.dy, mid);
+        let (low_dy, high_dy) = self.dy.split_at(0, mid);
         (
             Self { gate: low_gate, up: low_up, dy: low_dy, ..self },
             Self { gate: high_gate, up: high_up, dy: high_dy, ..self },

@@ -10,7 +10,7 @@ use super::mask::ColumnMask;
 use crate::element::Element;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{
-    NONE, RowSlices, accumulators, largest, map, maximum, narrow, narrow_pairs, read, total, widen,
+    self, NONE, RowSlices, accumulators, largest, map, maximum, narrow, narrow_pairs, read, total, widen,
     widen_pairs,
 };
 use crate::math;
@@ -100,14 +100,7 @@ fn score<I: Isa, T>(isa: I, state: &mut RowInFlight<'_, T>, scale: f32, mask: Co
     let mut row = state.live();
     match mask {
         ColumnMask::None | ColumnMask::Lengths(_) if scale == 1.0 => return,
-        ColumnMask::None | ColumnMask::Lengths(_) => map(
-            isa,
-            [&mut row],
-            NONE,
-            0.0,
-            #[inline(always)]
-            |_, [x], []| [x * factor],
-        ),
+        ColumnMask::None | ColumnMask::Lengths(_) => lanes::scale(isa, &mut row, scale),
         ColumnMask::Bias(bias) => map(
             isa,
             [&mut row],

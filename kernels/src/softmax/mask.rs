@@ -52,12 +52,12 @@ impl<'a> ColumnMask<'a> {
                 (ColumnMask::Lengths(low), ColumnMask::Lengths(high))
             }
             ColumnMask::Keep(keep) => {
-                let rows = keep.shape()[0];
-                (ColumnMask::Keep(keep.slice(0, 0..mid)), ColumnMask::Keep(keep.slice(0, mid..rows)))
+                let (low, high) = keep.split_at(0, mid);
+                (ColumnMask::Keep(low), ColumnMask::Keep(high))
             }
             ColumnMask::Bias(bias) => {
-                let rows = bias.shape()[0];
-                (ColumnMask::Bias(bias.slice(0, 0..mid)), ColumnMask::Bias(bias.slice(0, mid..rows)))
+                let (low, high) = bias.split_at(0, mid);
+                (ColumnMask::Bias(low), ColumnMask::Bias(high))
             }
         }
     }
@@ -70,6 +70,38 @@ impl<'a> ColumnMask<'a> {
             ColumnMask::Lengths(lengths) => (j >= lengths[i], 0.0),
             ColumnMask::Keep(keep) => (!keep.get([i, j]), 0.0),
             ColumnMask::Bias(bias) => (bias.get([i, j]) == f32::NEG_INFINITY, bias.get([i, j])),
+        }
+    }
+
+    /// Biases of the columns of row `i`, -inf if masked: for the definition.
+    pub(super) fn biases(self, i: usize, n: usize) -> Vec<f64> {
+        let bias = |j| match self.at(i, j) {
+            (true, _) => f64::NEG_INFINITY,
+            (false, bias) => bias.into(),
+        };
+        (0..n).map(bias).collect()
+    }
+
+    /// Writes the biases of row `i` to `memory`, -inf if masked, if the mask is of booleans.
+    #[inline(always)]
+    pub(super) fn fill_biases(self, i: usize, memory: &mut [f32]) {
+        let ColumnMask::Keep(keep) = self else { return };
+        for (bias, &keep) in memory.iter_mut().zip(keep.row([i, 0])) {
+            *bias = if keep { 0.0 } else { f32::NEG_INFINITY };
+        }
+    }
+
+    /// Biases of row `i`, which [`fill_biases`](Self::fill_biases) has written to `memory`; none if the mask is the same
+    /// in all columns up to a length.
+    #[inline(always)]
+    pub(super) fn bias_row<'b>(self, i: usize, memory: &'b [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            ColumnMask::None | ColumnMask::Lengths(_) => &[],
+            ColumnMask::Keep(_) => memory,
+            ColumnMask::Bias(bias) => bias.row([i, 0]),
         }
     }
 }

@@ -231,9 +231,9 @@ impl Stack {
         let table = table.slice(0, family.offset..table.shape()[0]);
         if self.embed_scale == 1.0 {
             let lookups = &[words, Lookup { table, ids: positions }];
-            on.backend.run(Embedding { lookups, out: ViewMut::new(x, [ids.len(), d])? })?;
+            on.backend.run(Embedding::new(lookups, ViewMut::new(x, [ids.len(), d])?))?;
         } else {
-            on.backend.run(Embedding { lookups: &[words], out: ViewMut::new(x, [ids.len(), d])? })?;
+            on.backend.run(Embedding::new(&[words], ViewMut::new(x, [ids.len(), d])?))?;
             for (x, &position) in x.chunks_exact_mut(d).zip(positions) {
                 for (x, p) in x.iter_mut().zip(table.row([position as usize, 0])) {
                     *x = *x * self.embed_scale + p;

@@ -90,9 +90,9 @@ impl Norm {
         match &self.bias {
             Some(bias) => {
                 let bias = Some(&*bias.values);
-                self.backend.run(LayerNorm { rows, residual, weight, bias, eps })?;
+                self.backend.run(LayerNorm { residual, weight, bias, ..LayerNorm::new(rows, eps) })?;
             }
-            None => self.backend.run(RmsNorm { rows, residual, weight, eps })?,
+            None => self.backend.run(RmsNorm { residual, weight, ..RmsNorm::new(rows, eps) })?,
         }
         Ok(())
     }

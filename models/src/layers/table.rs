@@ -29,7 +29,7 @@ impl EmbeddingTable {
     pub fn get(&self, on: Arithmetic, ids: &[u32], out: &mut [f32]) -> Result<(), Error> {
         let [_, width] = self.view().shape();
         let lookups = &[Lookup { table: self.view(), ids }];
-        Ok(on.backend.run(Embedding { lookups, out: ViewMut::new(out, [ids.len(), width])? })?)
+        Ok(on.backend.run(Embedding::new(lookups, ViewMut::new(out, [ids.len(), width])?))?)
     }
 
     /// The table, \[entries, width\].

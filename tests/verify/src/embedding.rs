@@ -79,7 +79,7 @@ impl Check for Embedding {
                 tables.iter().zip(ids).map(|(table, ids)| Lookup { table: table.view(), ids }).collect();
             let nan = T::from_f32(f32::NAN);
             let mut out = Tensor::new([p.rows, p.columns], &p.out, |_| nan);
-            backend.run(EmbeddingKernel { lookups: &lookups, out: out.view_mut() })?;
+            backend.run(EmbeddingKernel::new(&lookups, out.view_mut()))?;
             out.gaps_intact()?;
             Ok(values(&out))
         }
@@ -121,7 +121,7 @@ impl Check for Pool {
         ) -> Result<Vec<f32>, Failure> {
             let (x, nan) = (x.cast::<T>(), T::from_f32(f32::NAN));
             let mut out = Tensor::new([p.rows, p.columns], &p.out, |_| nan);
-            backend.run(PoolKernel { x: x.view(), offsets, pooling, out: out.view_mut() })?;
+            backend.run(PoolKernel { pooling, ..PoolKernel::new(x.view(), offsets, out.view_mut()) })?;
             out.gaps_intact()?;
             Ok(values(&out))
         }

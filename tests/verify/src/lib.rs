@@ -14,14 +14,17 @@ pub mod attention;
 pub mod bound;
 pub mod dropout;
 pub mod embedding;
+pub mod embedding_backward;
 pub mod finite_difference;
 pub mod gemm;
 pub mod kv_cache;
 pub mod math;
 pub mod norm;
+pub mod norm_backward;
 pub mod rope;
 pub mod rows;
 pub mod softmax;
+pub mod softmax_backward;
 mod stored;
 pub mod tensor;
 
@@ -86,7 +89,11 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<norm::LayerNorm>(),
     Entry::of::<norm::RmsNorm>(),
     Entry::of::<norm::L2Normalize>(),
+    Entry::of::<norm_backward::LayerNormBackward>(),
+    Entry::of::<norm_backward::RmsNormBackward>(),
+    Entry::of::<norm_backward::L2NormalizeBackward>(),
     Entry::of::<softmax::Softmax>(),
+    Entry::of::<softmax_backward::SoftmaxBackward>(),
     Entry::of::<activate::Activate>(),
     Entry::of::<activate::Gated>(),
     Entry::of::<activate_backward::ActivateBackward>(),
@@ -94,7 +101,9 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<dropout::Dropout>(),
     Entry::of::<rope::Rope>(),
     Entry::of::<embedding::Embedding>(),
+    Entry::of::<embedding_backward::EmbeddingBackward>(),
     Entry::of::<embedding::Pool>(),
+    Entry::of::<embedding_backward::PoolBackward>(),
 ];
 
 /// A row of [`CHECKS`].

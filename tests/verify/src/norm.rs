@@ -1,6 +1,6 @@
 //! Layer norm, RMS norm and L2 normalisation against their definitions.
 
-use super::bound::{ETA, U, identical};
+use super::bound::{ETA, U, compare, identical};
 use super::rows::{RowsParams, Stored, conforms, of_type, parameter, values};
 use super::tensor::{Layout, Random, Tensor, Values, seed};
 use super::{Check, Failure, Worst};
@@ -26,6 +26,8 @@ pub struct Params {
     residual: Option<Layout<2>>,
     weight: bool,
     bias: bool,
+    /// True if the mean and the inverse deviation are wanted.
+    statistics: bool,
     eps: f32,
     values: Values,
     /// Offsets added to all elements, and to the first 64 of a row.
@@ -37,11 +39,11 @@ fn strategy() -> BoxedStrategy<Params> {
     let residual = prop::option::weighted(0.3, Layout::rows());
     let offsets = (select(vec![0.0, 0.0, 100.0, -3e4]), select(vec![0.0, 0.0, 0.0, 40.0]));
     let eps = select(vec![0.0, 1e-12, 1e-6, 1e-5, 0.5]);
-    let given = any::<[bool; 2]>();
+    let given = any::<[bool; 3]>();
     (RowsParams::any(1100), residual, given, eps, Values::any(), offsets, seed())
-        .prop_map(|(rows, residual, [weight, bias], eps, values, offsets, seed)| {
+        .prop_map(|(rows, residual, [weight, bias, statistics], eps, values, offsets, seed)| {
             let offsets = [offsets.0, offsets.1];
-            Params { rows, residual, weight, bias, eps, values, offsets, seed }
+            Params { rows, residual, weight, bias, statistics, eps, values, offsets, seed }
         })
         .boxed()
 }
@@ -131,22 +133,42 @@ impl Check for LayerNorm {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = NormData::new(p);
-        fn apply<T: Element>(p: &Params, data: &NormData, backend: Backend) -> Result<Vec<f32>, Failure> {
+        /// y, means and inverse deviations.
+        fn apply<T: Element>(
+            p: &Params,
+            data: &NormData,
+            backend: Backend,
+        ) -> Result<[Vec<f32>; 3], Failure> {
             let (x, mut residual) = data.rows::<T>();
+            let [mut mean, mut inverse_deviation] = [(); 2].map(|()| vec![f32::NAN; p.rows.shape[0]]);
             let y = p.rows.run::<T>(&x, |rows| {
                 backend.run(LayerKernel {
-                    rows,
                     residual: residual.as_mut().map(Tensor::view_mut),
                     weight: data.weight.as_deref(),
                     bias: data.bias.as_deref(),
-                    eps: p.eps,
+                    mean: p.statistics.then_some(&mut mean),
+                    inverse_deviation: p.statistics.then_some(&mut inverse_deviation),
+                    ..LayerKernel::new(rows, p.eps)
                 })
             })?;
             data.check_residual(residual.as_ref())?;
-            Ok(y)
+            Ok([y, mean, inverse_deviation])
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &data, backend));
         let n = p.rows.shape[1];
+        let ([_, mean, inverse], [_, exact_mean, exact_inverse]) =
+            (apply(p.rows.stored, backend)?, apply(p.rows.stored, Backend::REFERENCE)?);
+        let input = data.input();
+        compare(&mean, &exact_mean, |i| {
+            let mean = f64::from(exact_mean[i]);
+            let squares = input[i * n..][..n].iter().map(|&x| (f64::from(x) - mean).powi(2));
+            let sigma = (squares.sum::<f64>() / n as f64).sqrt();
+            U * (mean.abs() + (n as f64 / 13.0 + 12.0) * sigma) + ETA
+        })?;
+        compare(&inverse, &exact_inverse, |i| {
+            U * (n as f64 / 20.0 + 16.0) * f64::from(exact_inverse[i]) + ETA
+        })?;
+        let apply = |stored, backend| apply(stored, backend).map(|[y, ..]| y);
         conforms(p.rows.stored, backend, apply, |i, expected| {
             // With z the normalised x, |z weight| <= |y| + |bias|.
             let (weight, bias) = data.affine(i % n);
@@ -167,21 +189,31 @@ impl Check for RmsNorm {
 
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = NormData::new(p);
-        fn apply<T: Element>(p: &Params, data: &NormData, backend: Backend) -> Result<Vec<f32>, Failure> {
+        /// y and inverse deviations.
+        fn apply<T: Element>(
+            p: &Params,
+            data: &NormData,
+            backend: Backend,
+        ) -> Result<[Vec<f32>; 2], Failure> {
             let (x, mut residual) = data.rows::<T>();
+            let mut inverse_deviation = vec![f32::NAN; p.rows.shape[0]];
             let y = p.rows.run::<T>(&x, |rows| {
                 backend.run(RmsKernel {
-                    rows,
                     residual: residual.as_mut().map(Tensor::view_mut),
                     weight: data.weight.as_deref(),
-                    eps: p.eps,
+                    inverse_deviation: p.statistics.then_some(&mut inverse_deviation),
+                    ..RmsKernel::new(rows, p.eps)
                 })
             })?;
             data.check_residual(residual.as_ref())?;
-            Ok(y)
+            Ok([y, inverse_deviation])
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &data, backend));
         let n = p.rows.shape[1];
+        let ([_, inverse], [_, exact]) =
+            (apply(p.rows.stored, backend)?, apply(p.rows.stored, Backend::REFERENCE)?);
+        compare(&inverse, &exact, |i| U * (n as f64 / 32.0 + 8.0) * f64::from(exact[i]) + ETA)?;
+        let apply = |stored, backend| apply(stored, backend).map(|[y, _]| y);
         conforms(p.rows.stored, backend, apply, |i, expected| {
             relative(n) * f64::from(expected[i].abs()) + ETA * (2.0 + data.affine(i % n).0.abs())
         })
@@ -199,7 +231,7 @@ impl Check for L2Normalize {
     fn run(p: &Params, backend: Backend) -> Result<Worst, Failure> {
         let data = NormData::new(p);
         fn apply<T: Element>(p: &Params, x: &Tensor<2>, backend: Backend) -> Result<Vec<f32>, Failure> {
-            p.rows.run::<T>(x, |rows| backend.run(L2Kernel { rows, eps: p.eps }))
+            p.rows.run::<T>(x, |rows| backend.run(L2Kernel::new(rows, p.eps)))
         }
         let apply = |stored, backend| of_type!(stored, apply(p, &data.x, backend));
         let n = p.rows.shape[1];

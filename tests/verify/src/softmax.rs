@@ -24,11 +24,66 @@ pub struct Params {
 
 /// The kind of mask.
 #[derive(Clone, Debug)]
-enum MaskKind {
+pub(super) enum MaskKind {
     None,
     Lengths,
     Keep,
     Bias(Layout<2>),
+}
+
+impl MaskKind {
+    pub(super) fn any() -> BoxedStrategy<Self> {
+        prop_oneof![
+            3 => Just(MaskKind::None),
+            1 => Just(MaskKind::Lengths),
+            1 => Just(MaskKind::Keep),
+            2 => Layout::rows().prop_map(MaskKind::Bias),
+        ]
+        .boxed()
+    }
+}
+
+/// A mask of each kind, for rows of one shape.
+pub(super) struct Masks {
+    lengths: Vec<usize>,
+    keep: Vec<bool>,
+    pub(super) bias: Tensor<2>,
+}
+
+impl Masks {
+    pub(super) fn new([rows, n]: [usize; 2], kind: &MaskKind, values: Values, random: &mut Random) -> Self {
+        let lengths: Vec<usize> = (0..rows).map(|_| random.below(n + 1)).collect();
+        // The mask keeps nothing of one row in four.
+        let nothing: Vec<bool> = (0..rows).map(|_| random.below(4) == 0).collect();
+        let keep: Vec<bool> = (0..rows * n).map(|i| !nothing[i / n] && random.below(4) > 0).collect();
+        let bias = match kind {
+            MaskKind::Bias(layout) => layout.clone(),
+            _ => Layout::row_major(),
+        };
+        let bias = Tensor::new([rows, n], &bias, |[i, j]| {
+            if keep[i * n + j] { values.draw(random) } else { f32::NEG_INFINITY }
+        });
+        Self { lengths, keep, bias }
+    }
+
+    /// The mask of a kind.
+    pub(super) fn mask(&self, kind: &MaskKind) -> Result<ColumnMask<'_>, Failure> {
+        Ok(match kind {
+            MaskKind::None => ColumnMask::None,
+            MaskKind::Lengths => ColumnMask::Lengths(&self.lengths),
+            MaskKind::Keep => ColumnMask::Keep(View::new(&self.keep, self.bias.shape())?),
+            MaskKind::Bias(_) => ColumnMask::Bias(self.bias.view()),
+        })
+    }
+
+    /// True if the mask of a kind keeps column `j` of row `i`.
+    pub(super) fn counts(&self, kind: &MaskKind, i: usize, j: usize) -> bool {
+        match kind {
+            MaskKind::None => true,
+            MaskKind::Lengths => j < self.lengths[i],
+            MaskKind::Keep | MaskKind::Bias(_) => self.keep[i * self.bias.shape()[1] + j],
+        }
+    }
 }
 
 impl Check for Softmax {
@@ -36,14 +91,8 @@ impl Check for Softmax {
     type Params = Params;
 
     fn strategy() -> BoxedStrategy<Params> {
-        let mask = prop_oneof![
-            3 => Just(MaskKind::None),
-            1 => Just(MaskKind::Lengths),
-            1 => Just(MaskKind::Keep),
-            2 => Layout::rows().prop_map(MaskKind::Bias),
-        ];
         let scale = select(vec![1.0, 1.0, 0.125, -0.3]);
-        (RowsParams::any(1100), mask, scale, any::<bool>(), Values::any(), seed())
+        (RowsParams::any(1100), MaskKind::any(), scale, any::<bool>(), Values::any(), seed())
             .prop_map(|(rows, mask, scale, log, values, seed)| {
                 // The rounding errors of scores of 2^50 exceed the distances between the scores.
                 let exact = scale == 1.0 && !matches!(mask, MaskKind::Bias(_));
@@ -57,23 +106,8 @@ impl Check for Softmax {
         let random = &mut Random::new(p.seed);
         let [rows, n] = p.rows.shape;
         let x = p.rows.input(p.values, random);
-        let lengths: Vec<usize> = (0..rows).map(|_| random.below(n + 1)).collect();
-        // The mask hides all of one row in four.
-        let nothing: Vec<bool> = (0..rows).map(|_| random.below(4) == 0).collect();
-        let keep: Vec<bool> = (0..rows * n).map(|i| !nothing[i / n] && random.below(4) > 0).collect();
-        let bias = match &p.mask {
-            MaskKind::Bias(layout) => layout.clone(),
-            _ => Layout::row_major(),
-        };
-        let bias = Tensor::new([rows, n], &bias, |[i, j]| {
-            if keep[i * n + j] { p.values.draw(random) } else { f32::NEG_INFINITY }
-        });
-        let mask = match &p.mask {
-            MaskKind::None => ColumnMask::None,
-            MaskKind::Lengths => ColumnMask::Lengths(&lengths),
-            MaskKind::Keep => ColumnMask::Keep(View::new(&keep, [rows, n])?),
-            MaskKind::Bias(_) => ColumnMask::Bias(bias.view()),
-        };
+        let masks = Masks::new([rows, n], &p.mask, p.values, random);
+        let (mask, bias) = (masks.mask(&p.mask)?, &masks.bias);
         fn apply<T: Element>(
             p: &Params,
             x: &Tensor<2>,
@@ -86,11 +120,6 @@ impl Check for Softmax {
         let apply = |stored, backend| of_type!(stored, apply(p, &x, mask, backend));
 
         // The unmasked scores, their errors, and the largest score, in f64.
-        let counts = |i: usize, j: usize| match p.mask {
-            MaskKind::None => true,
-            MaskKind::Lengths => j < lengths[i],
-            MaskKind::Keep | MaskKind::Bias(_) => keep[i * n + j],
-        };
         let score = |i: usize, j: usize| {
             let product = f64::from(p.scale) * f64::from(x.view().get([i, j]));
             match p.mask {
@@ -103,7 +132,7 @@ impl Check for Softmax {
             }
         };
         let of_row = |i: usize| {
-            let scores = (0..n).filter(|&j| counts(i, j)).map(|j| score(i, j));
+            let scores = (0..n).filter(|&j| masks.counts(&p.mask, i, j)).map(|j| score(i, j));
             let finite = scores.filter(|(s, _)| s.is_finite());
             finite.fold((f64::NEG_INFINITY, 0f64), |(max, off), (s, e)| (max.max(s), off.max(e)))
         };
