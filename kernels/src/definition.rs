@@ -6,6 +6,9 @@
 use crate::element::Element;
 
 pub use crate::activate::{activate, activate_backward, gated, gated_backward};
+pub use crate::attention::backward::definition::{
+    AttentionGradients, AttentionScores, attention, attention_backward,
+};
 pub use crate::dropout::dropout;
 pub use crate::embedding::{embedding, embedding_backward};
 pub use crate::l2_normalize::{l2_normalize, l2_normalize_backward};
