@@ -1,5 +1,6 @@
 //! Definitions of gradients against finite differences of the forward definitions, in f64.
 #![forbid(unsafe_code)]
 
+mod attention;
 mod elementwise;
 mod norms;

@@ -85,6 +85,7 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<gemm::Gemm>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),
+    Entry::of::<attention::AttentionBackward>(),
     Entry::of::<kv_cache::CachedAttention>(),
     Entry::of::<norm::LayerNorm>(),
     Entry::of::<norm::RmsNorm>(),
