@@ -5,9 +5,9 @@
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::{
-    Activate, ActivateBackward, Attention, Dropout, Embedding, EmbeddingBackward, Gated, GatedBackward,
-    L2Normalize, L2NormalizeBackward, LayerNorm, LayerNormBackward, Pool, PoolBackward, RmsNorm,
-    RmsNormBackward, Rope, Softmax, SoftmaxBackward,
+    Activate, ActivateBackward, Attention, ColumnSums, Dropout, Embedding, EmbeddingBackward, Gated,
+    GatedBackward, L2Normalize, L2NormalizeBackward, LayerNorm, LayerNormBackward, Pool, PoolBackward,
+    RmsNorm, RmsNormBackward, Rope, Softmax, SoftmaxBackward,
 };
 use half::{bf16, f16};
 
@@ -42,6 +42,7 @@ compiled! {
         activate: Activate,
         activate_backward: ActivateBackward,
         attention: Attention,
+        column_sums: ColumnSums,
         dropout: Dropout,
         embedding: Embedding,
         embedding_backward: EmbeddingBackward,

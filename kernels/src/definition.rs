@@ -6,10 +6,12 @@
 use crate::element::Element;
 
 pub use crate::activate::{activate, activate_backward, gated, gated_backward};
+pub use crate::column_sums::column_sums;
 pub use crate::dropout::dropout;
 pub use crate::embedding::{embedding, embedding_backward};
 pub use crate::l2_normalize::{l2_normalize, l2_normalize_backward};
 pub use crate::layer_norm::{layer_norm, layer_norm_backward};
+pub use crate::linear::{linear, linear_backward};
 pub use crate::pooling::{pool, pool_backward};
 pub use crate::rms_norm::{rms_norm, rms_norm_backward};
 pub use crate::rope::{rope, rope_backward};

@@ -13,6 +13,9 @@ mod sealed {
     /// Methods of an [`Element`](super::Element) for this crate alone. No other crate can implement the trait:
     /// kernels reinterpret the bits of its types.
     pub trait SealedElement: Sized + Compiled {
+        /// True for f32.
+        const IS_F32: bool = false;
+
         /// True for bf16.
         const IS_BF16: bool = false;
 
@@ -46,6 +49,8 @@ mod sealed {
     }
 
     impl SealedElement for f32 {
+        const IS_F32: bool = true;
+
         fn any<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
             AnyView::F32(view)
         }

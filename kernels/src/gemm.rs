@@ -18,7 +18,7 @@
 //! | path | B | A | file |
 //! |---|---|---|---|
 //! | prepacked, GEMV | packed f32 | any M, M = 1 | `prepacked.rs` |
-//! | pack on the fly | f32, unpacked | any M | `on_the_fly.rs` |
+//! | pack on the fly | f32, bf16, f16, unpacked | any M | `on_the_fly.rs`, `packing.rs` |
 //! | GEMV of rows | f32 \[out, in\], unpacked | M = 1 | `gemv_rows.rs` |
 //! | small product | f32, at most one panel | M <= 16, k <= 32 | `small.rs`, without a walk |
 //! | reduced precision, GEMV, small M | packed bf16, f16, int8, groups | any M, M = 1, M <= 4 or 8 | `reduced.rs` |
@@ -34,7 +34,8 @@
 //! 3. jc exists only where several tasks need the same packed panels. Elsewhere a task packs a panel when it
 //!    reaches it, and reads it from L1 or L2.
 //! 4. A is copied, not interleaved: a microkernel broadcasts single k-groups of A, for which rows at a fixed
-//!    distance are as good, and a copy is cheaper than a transposition.
+//!    distance are as good, and a copy is cheaper than a transposition. An A with unit stride along m, such as dY^T
+//!    in dW = dY^T X, is transposed in registers on the way.
 //! 5. GEMV on an unpacked \[out, in\] weight packs nothing: columns of B are rows in memory, transposed in
 //!    registers. A small product skips tasks and the packing of A as well.
 
@@ -50,6 +51,8 @@ mod on_the_fly;
 mod output;
 mod pack;
 mod packed;
+mod packing;
+mod pairs;
 mod panel;
 mod prepacked;
 mod product;
@@ -71,14 +74,15 @@ pub use rhs::Rhs;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::view::AnyViewMut;
+use crate::view::{AnyView, AnyViewMut};
 use half::{bf16, f16};
 use layout::PanelLayout;
 use on_the_fly::Unpacked;
 use output::CPointer;
-use prepacked::F32Panels;
+use packing::Floats;
+use prepacked::PackedPanels;
 use product::Product;
-use rhs::of_batch;
+use rhs::{any_of_batch, of_batch};
 
 /// Matrix product of a batch: C = epilogue(alpha A B + beta C).
 ///
@@ -200,8 +204,8 @@ impl Kernel for Gemm<'_> {
         let k = self.check()?;
         let [batch, m, n] = self.c.shape();
         let b = |up: bool, s: usize, p: usize, j: usize| match self.b {
-            Rhs::Matrix(b) => f64::from(of_batch(b, s).get([p, j])),
-            Rhs::Gated { gate, up: u } => f64::from(of_batch(if up { u } else { gate }, s).get([p, j])),
+            Rhs::Matrix(b) => f64::from(any_of_batch(b, s).get([p, j])),
+            Rhs::Gated { gate, up: u } => f64::from(any_of_batch(if up { u } else { gate }, s).get([p, j])),
             Rhs::Packed(b) => b.get(up, p, j),
         };
         for s in 0..batch {
@@ -287,20 +291,16 @@ unsafe fn compute<I: Isa>(isa: I, product: &Product<'_>, b: Rhs<'_>) {
                 product.grouped(isa, b);
             }
             Rhs::Packed(b) if b.format() != Format::F32 => product.reduced(isa, b),
-            _ if product.is_small::<I>() => product.small(isa, b),
+            _ if product.is_small::<I>(b) => product.small(isa, b),
             Rhs::Packed(b) => {
                 let grid = product.grid::<I>(product.row_blocks_of_threads::<I>(product.k));
-                product.prepacked(isa, F32Panels { floats: b.panels(), first: 0 }, &grid);
+                product.prepacked(isa, Floats::EXACT, PackedPanels { floats: b.panels(), first: 0 }, &grid);
             }
-            Rhs::Matrix(b) => {
-                let b = Unpacked { b, up: None };
-                if product.is_gemv_of_rows::<I>(b) {
-                    product.gemv_rows(isa, b);
-                } else {
-                    product.pack_on_the_fly(isa, b);
-                }
+            Rhs::Matrix(AnyView::F32(b)) if product.is_gemv_of_rows::<I>(b) => product.gemv_rows(isa, b),
+            Rhs::Matrix(matrix) => product.pack_on_the_fly(isa, Unpacked { b: matrix, up: None }, b.format()),
+            Rhs::Gated { gate, up } => {
+                product.pack_on_the_fly(isa, Unpacked { b: gate, up: Some(up) }, b.format());
             }
-            Rhs::Gated { gate, up } => product.pack_on_the_fly(isa, Unpacked { b: gate, up: Some(up) }),
         }
     }
 }

@@ -20,7 +20,7 @@
 //! Sums over rows start anew in each chunk of [`CHUNK`] rows and are then added up in ascending order, whatever thread
 //! computed them.
 
-use crate::column_sums::add_rows;
+use crate::column_sums::add_columns;
 use crate::definition;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
@@ -157,7 +157,7 @@ impl<T: Element, const CENTERED: bool> NormRows<'_, T, CENTERED> {
                 let (weights, biases) = sums.split_at(1, n);
                 for (sums, total) in [(weights, &mut dweight), (biases, &mut dbias)] {
                     if let Some(total) = total {
-                        add_rows(isa, sums, total);
+                        add_columns(isa, sums, total);
                     }
                 }
             }

@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 mod elementwise;
+mod linear;
 mod norms;

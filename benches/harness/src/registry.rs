@@ -61,6 +61,9 @@ const LINEAR: &[[usize; 3]] = &[
     [33, 65, 129],
 ];
 
+/// (m, k, n) of linear layers whose backward pass is measured: BERT-base's wide layer at 512 tokens, a square one at 1024.
+const LINEAR_BACKWARD: &[[usize; 3]] = &[[512, 768, 3072], [1024, 768, 768]];
+
 /// Number of linear layers in a report.
 const REPORT_LINEAR: usize = 9;
 /// Number of attention shapes in a report.
@@ -121,6 +124,7 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
     let of_type = |operation| Case { dtype, operation };
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        all.extend(LINEAR_BACKWARD.iter().map(|&shape| of_type(Operation::LinearBackward { shape })));
         all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
         // Caches hold f32 or bf16.
         let cached = ATTENTION.iter().filter(|shape| shape.is_decoder() && dtype != Dtype::F16);
@@ -164,6 +168,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("gemm", "linear"),
     ("matmul", "linear"),
     ("dense", "linear"),
+    ("gemm-backward", "linear-backward"),
     ("sdpa", "attention"),
     ("flash", "attention"),
     ("flash-attention", "attention"),
@@ -195,7 +200,9 @@ pub fn resolve(filter: &str) -> String {
 
 /// Names that filters may begin with: kernels, models, aliases.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let kernels = ["linear", "attention"].into_iter().chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
+    let kernels = ["linear", "linear-backward", "attention"]
+        .into_iter()
+        .chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
     kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
 }
 

@@ -87,6 +87,10 @@ impl PanelEpilogue<'_> {
         isa.run(
             #[inline(always)]
             || {
+                if let (true, CPointer::F32(_)) = (self.only_accumulates(), self.c) {
+                    // SAFETY: the rows and columns lie in C, and nothing else touches them (precondition of `rows`).
+                    return unsafe { self.accumulate(isa, sums, first) };
+                }
                 // SAFETY: the rows and columns lie in C (precondition of `rows`).
                 unsafe { self.scale(isa, sums, first) };
                 self.add_biases(isa, sums, first);
@@ -113,6 +117,38 @@ impl PanelEpilogue<'_> {
                 unsafe { self.store(isa, sums, first) };
             },
         );
+    }
+
+    /// True if C = sums + beta * C, in f32 with unit stride: the gradient of a weight.
+    fn only_accumulates(&self) -> bool {
+        self.beta != 0.0
+            && self.alpha == 1.0
+            && self.c_strides[1] == 1
+            && !self.gated
+            && self.epilogue.is_empty()
+    }
+
+    /// C = sums + beta * C in one pass.
+    ///
+    /// # Safety
+    /// As [`rows`](Self::rows), and [`only_accumulates`](Self::only_accumulates) of a C of f32.
+    #[inline(always)]
+    unsafe fn accumulate<I: Isa>(&self, isa: I, sums: &[f32], first: usize) {
+        let (beta, lanes) = (I::V::splat(isa, self.beta), I::V::LANES);
+        for (r, row) in sums.chunks_exact(I::NR).enumerate() {
+            let CPointer::F32(c) = self.c_at(first + r, 0) else { return };
+            // SAFETY: `columns` elements of row `first + r` of C, which nothing else touches (precondition of
+            // `accumulate`).
+            let c = unsafe { core::slice::from_raw_parts_mut(c, self.columns) };
+            for (c, sums) in c.chunks_mut(lanes).zip(row.chunks_exact(lanes)) {
+                let sums = I::V::load(isa, sums);
+                if c.len() == lanes {
+                    beta.mul_add(I::V::load(isa, c), sums).store(c);
+                } else {
+                    beta.mul_add(I::V::load_partial(isa, c, 0.0), sums).store_partial(c);
+                }
+            }
+        }
     }
 
     /// sums = alpha * sums + beta * C.

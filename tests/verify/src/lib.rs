@@ -18,6 +18,7 @@ pub mod embedding_backward;
 pub mod finite_difference;
 pub mod gemm;
 pub mod kv_cache;
+pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod norm_backward;
@@ -83,6 +84,8 @@ impl From<Error> for Failure {
 pub static CHECKS: &[Entry] = &[
     Entry::of::<math::Math>(),
     Entry::of::<gemm::Gemm>(),
+    Entry::of::<linear::ColumnSums>(),
+    Entry::of::<linear::LinearBackward>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),
     Entry::of::<kv_cache::CachedAttention>(),

@@ -45,7 +45,7 @@ pub struct Inputs {
     pub x: Aligned,
     /// Weights \[n, k\]; the second operand of a row kernel; keys.
     pub y: Aligned,
-    /// Values of an attention.
+    /// Values of an attention; the gradient of a product's output, \[m, n\].
     pub z: Aligned,
     /// \[columns\].
     pub weight: Aligned,
@@ -88,6 +88,13 @@ impl Inputs {
             y: Aligned::new(n * k, |_| number(true)),
             ..Self::default()
         }
+    }
+
+    /// As [`linear`](Self::linear), with the gradient of the output.
+    pub(super) fn linear_backward([m, k, n]: [usize; 3], dtype: Dtype) -> Self {
+        let mut random = Random::new(4);
+        let dy = |_| (random.below(255) as f32 - 127.0) / 64.0;
+        Self { z: Aligned::new(m * n, dy), ..Self::linear([m, k, n], dtype) }
     }
 
     pub(super) fn attention(queries: usize, keys: usize) -> Self {
