@@ -1,6 +1,6 @@
 //! The matrix product.
 
-use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::gemm::{Derivative, Epilogue, Gemm, PackedB, Rhs};
 use tilewright_kernels::{Activation, Backend, Error, LinearBackward, View, ViewMut};
 use tilewright_peers::product_f64;
 use tilewright_suite::{backends, conforms};
@@ -11,6 +11,11 @@ use tilewright_verify::tensor::Random;
 #[test]
 fn conforms_to_its_definition() {
     conforms("gemm");
+}
+
+#[test]
+fn pre_activations_and_derivatives_conform_to_their_definition() {
+    conforms("gemm_backward");
 }
 
 #[test]
@@ -61,24 +66,28 @@ fn refuses_what_does_not_fit() {
     let (two, four) = ([0.0; 2], [0.0; 4]);
     let view = |shape| View::new(&data, shape).unwrap();
     let (a, b) = (view([1, 2, 3]), view([1, 3, 4]));
-    let none = Epilogue::default();
+    fn none<'a>() -> Epilogue<'a> {
+        Epilogue::default()
+    }
     let matrix = |shape| Rhs::Matrix(view(shape).into());
     let pair = |gate, up| Rhs::Gated { gate: view(gate).into(), up: view(up).into() };
     let (plain, gated) = (matrix([1, 3, 4]), pair([1, 3, 4], [1, 3, 4]));
-    let cases: [(&str, View<'_, 3>, Rhs<'_>, f32, Epilogue<'_>); 10] = [
-        ("Gemm.a", view([1, 3, 3]), plain, 0.0, none),
-        ("Gemm.a", view([2, 2, 3]), plain, 0.0, none),
-        ("Gemm.b", a, matrix([1, 4, 4]), 0.0, none),
-        ("Gemm.b", a, matrix([3, 3, 4]), 0.0, none),
-        ("Gemm.b.up", a, pair([1, 3, 4], [1, 3, 5]), 0.0, none),
-        ("Gemm.b.gate", a, pair([1, 2, 4], [1, 3, 4]), 0.0, none),
-        ("Gemm.beta", a, gated, 1.0, none),
-        ("Epilogue.row_bias", a, plain, 0.0, Epilogue { row_bias: Some(&four), ..none }),
-        ("Epilogue.column_bias", a, gated, 0.0, Epilogue { column_bias: Some(&four), ..none }),
-        ("Epilogue.residual", a, plain, 0.0, Epilogue { residual: Some(a), ..none }),
-    ];
+    let cases = || -> [(&str, View<'_, 3>, Rhs<'_>, f32, Epilogue<'_>); 10] {
+        [
+            ("Gemm.a", view([1, 3, 3]), plain, 0.0, none()),
+            ("Gemm.a", view([2, 2, 3]), plain, 0.0, none()),
+            ("Gemm.b", a, matrix([1, 4, 4]), 0.0, none()),
+            ("Gemm.b", a, matrix([3, 3, 4]), 0.0, none()),
+            ("Gemm.b.up", a, pair([1, 3, 4], [1, 3, 5]), 0.0, none()),
+            ("Gemm.b.gate", a, pair([1, 2, 4], [1, 3, 4]), 0.0, none()),
+            ("Gemm.beta", a, gated, 1.0, none()),
+            ("Epilogue.row_bias", a, plain, 0.0, Epilogue { row_bias: Some(&four), ..none() }),
+            ("Epilogue.column_bias", a, gated, 0.0, Epilogue { column_bias: Some(&four), ..none() }),
+            ("Epilogue.residual", a, plain, 0.0, Epilogue { residual: Some(a), ..none() }),
+        ]
+    };
     for &backend in Backend::available() {
-        for (what, a, b, beta, epilogue) in cases {
+        for (what, a, b, beta, epilogue) in cases() {
             let mut c = [7.0; 8];
             let view = ViewMut::new(&mut c, [1, 2, 4]).unwrap();
             let (a, view) = (a.into(), view.into());
@@ -86,12 +95,29 @@ fn refuses_what_does_not_fit() {
             assert!(error.to_string().starts_with(&format!("{what}: expected")), "{what}: {error}");
             assert_eq!(c, [7.0; 8], "{what}: refused, but C was written");
         }
+        let (at, activation) = (view([1, 2, 4]).into(), Activation::Relu);
+        let narrow = view([1, 2, 3]).into();
+        let (mut aux, mut dup) = ([7.0; 6], [7.0; 6]);
+        let [aux, dup] = [&mut aux, &mut dup].map(|v| ViewMut::<3>::new(v, [1, 2, 3]).unwrap().into());
+        let derivative = |derivative| Epilogue { derivative: Some(derivative), ..none() };
+        for (what, epilogue) in [
+            ("Epilogue.aux", Epilogue { aux: Some(aux), ..none() }),
+            ("Derivative.aux", derivative(Derivative::Of { activation, aux: narrow })),
+            ("Derivative.dup", derivative(Derivative::OfGated { activation, gate: at, up: at, dup })),
+        ] {
+            let mut c = [7.0; 8];
+            let to = ViewMut::new(&mut c, [1, 2, 4]).unwrap().into();
+            let error = backend.run(Gemm { alpha: 1.0, a: a.into(), b: plain, beta: 0.0, c: to, epilogue });
+            let error = error.unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{what}: expected")), "{what}: {error}");
+            assert_eq!(c, [7.0; 8], "{what}: refused, but C was written");
+        }
         // The weight is packed, so the error blames a C of another width.
         let packed = PackedB::new(backend, b.at(0));
         let mut c = [7.0; 10];
         let wide = ViewMut::new(&mut c, [1, 2, 5]).unwrap().into();
         let (x, b_packed) = (a.into(), Rhs::Packed(&packed));
-        let error = backend.run(Gemm { alpha: 1.0, a: x, b: b_packed, beta: 0.0, c: wide, epilogue: none });
+        let error = backend.run(Gemm { alpha: 1.0, a: x, b: b_packed, beta: 0.0, c: wide, epilogue: none() });
         assert!(error.unwrap_err().to_string().starts_with("Gemm.c: expected shape [1, 2, 4]"));
         let mut c = [0.0; 8];
         let c = ViewMut::new(&mut c, [1, 2, 4]).unwrap();
@@ -100,6 +126,7 @@ fn refuses_what_does_not_fit() {
             column_bias: Some(&four),
             activation: Some(Activation::Relu),
             residual: Some(view([1, 2, 4])),
+            ..none()
         };
         let (a, b, c) = (a.into(), plain, c.into());
         assert_eq!(backend.run(Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: fits }), Ok(()));

@@ -147,6 +147,7 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
             column_bias: column_bias.as_deref(),
             activation: case.relu.then_some(Activation::Relu),
             residual,
+            ..Epilogue::default()
         },
     })?;
     Ok(c)

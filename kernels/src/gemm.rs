@@ -63,7 +63,7 @@ mod small;
 mod tasks;
 mod walk;
 
-pub use epilogue::Epilogue;
+pub use epilogue::{Derivative, Epilogue};
 pub use format::Format;
 pub use lhs::Lhs;
 pub use packed::PackedB;
@@ -92,7 +92,7 @@ use rhs::{any_of_batch, of_batch};
 ///
 /// # Errors
 /// C is not written if the call fails:
-/// - [`Error::Shape`] if the shapes of A, B, C, biases and residual do not fit each other;
+/// - [`Error::Shape`] if the shapes of A, B, C and the operands of the epilogue do not fit each other;
 /// - [`Error::Invalid`] if B was packed for a backend with another panel layout (the reference reads all layouts);
 /// - [`Error::Invalid`] if B is a gated pair and `beta` is not 0;
 /// - [`Error::Invalid`] if A is [`Lhs::ZeroPoint`] and the weights are not int8.
@@ -208,6 +208,7 @@ impl Kernel for Gemm<'_> {
             Rhs::Gated { gate, up: u } => f64::from(any_of_batch(if up { u } else { gate }, s).get([p, j])),
             Rhs::Packed(b) => b.get(up, p, j),
         };
+        let (row_bias, column_bias) = (self.epilogue.row_bias, self.epilogue.column_bias);
         for s in 0..batch {
             let a = self.a.of_batch(s);
             for i in 0..m {
@@ -218,21 +219,38 @@ impl Kernel for Gemm<'_> {
                         for (p, a) in row.iter().enumerate().take(k) {
                             sum += a * b(up, s, p, j);
                         }
-                        let row_bias = self.epilogue.row_bias.map_or(0.0, |bias| f64::from(bias[i]));
+                        let row_bias = row_bias.map_or(0.0, |bias| f64::from(bias[i]));
                         let column = if up { n + j } else { j };
-                        let column_bias =
-                            self.epilogue.column_bias.map_or(0.0, |bias| f64::from(bias[column]));
+                        let column_bias = column_bias.map_or(0.0, |bias| f64::from(bias[column]));
                         f64::from(self.alpha) * sum + row_bias + column_bias
                     };
                     let mut v = biased_sum(false);
                     if self.beta != 0.0 {
                         v += f64::from(self.beta) * f64::from(self.c.get([s, i, j]));
                     }
+                    let up = if self.b.is_gated() { Some(biased_sum(true)) } else { None };
+                    if let Some(aux) = &mut self.epilogue.aux {
+                        aux.set([s, i, j], v as f32);
+                        if let Some(up) = up {
+                            aux.set([s, i, n + j], up as f32);
+                        }
+                    }
                     if let Some(activation) = self.epilogue.activation {
                         v = activation.definition(v);
                     }
-                    if self.b.is_gated() {
-                        v *= biased_sum(true);
+                    if let Some(up) = up {
+                        v *= up;
+                    }
+                    let of = |operand: &AnyView<'_, 3>| f64::from(any_of_batch(*operand, s).get([i, j]));
+                    match &mut self.epilogue.derivative {
+                        Some(Derivative::Of { activation, aux }) => {
+                            v *= activation.definition_derivative(of(aux));
+                        }
+                        Some(Derivative::OfGated { activation, gate, up, dup }) => {
+                            dup.set([s, i, j], (v * activation.definition(of(gate))) as f32);
+                            v *= of(up) * activation.definition_derivative(of(gate));
+                        }
+                        None => {}
                     }
                     if let Some(residual) = self.epilogue.residual {
                         v += f64::from(of_batch(residual, s).get([i, j]));
@@ -265,7 +283,7 @@ impl Kernel for Gemm<'_> {
             k,
             gated: self.b.is_gated(),
             beta: self.beta,
-            epilogue: self.epilogue,
+            operations: self.epilogue.operations(),
             shape: self.c.shape(),
             c_strides: self.c.strides(),
             c: CPointer::of(&mut self.c),

@@ -14,8 +14,8 @@ use crate::view::{AnyView, AnyViewMut, ViewMut, with_any};
 
 /// Gradients of y = x W^T + bias: of x, overwritten, and of W and the bias, accumulated.
 ///
-/// It runs two [`Gemm`]s and a [`ColumnSums`]. For a dX with an epilogue, such as the derivative of an activation, leave
-/// out `dx` and run that [`Gemm`] yourself.
+/// It runs two [`Gemm`]s and a [`ColumnSums`]. For a dX that is multiplied by a [`Derivative`](crate::gemm::Derivative),
+/// leave out `dx` and run that [`Gemm`] yourself.
 ///
 /// # Errors
 /// Nothing is written if the call fails:

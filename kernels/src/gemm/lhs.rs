@@ -114,6 +114,12 @@ impl<'a> Lhs<'a> {
     }
 }
 
+impl<'a> From<AnyView<'a, 3>> for Lhs<'a> {
+    fn from(v: AnyView<'a, 3>) -> Self {
+        Self::Exact(v)
+    }
+}
+
 impl<'a, T: Element> From<View<'a, 3, T>> for Lhs<'a> {
     fn from(v: View<'a, 3, T>) -> Self {
         Self::Exact(v.into())

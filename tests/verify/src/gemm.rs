@@ -4,8 +4,10 @@
 //! bit: only sums err. Sums of integers are exact. Sums of bf16 pairs round at most twice for each product and count
 //! denormals as zeros.
 
+mod backward;
 mod bound;
 
+pub use backward::GemmBackward;
 pub(super) use bound::lost;
 
 use super::bound::compare;
@@ -269,6 +271,7 @@ impl GemmData {
                 column_bias: self.column_bias.as_deref(),
                 activation: p.activation,
                 residual: self.residual.as_ref().map(Tensor::view),
+                ..Epilogue::default()
             },
         })?;
         match p.types.c {

@@ -84,6 +84,7 @@ impl From<Error> for Failure {
 pub static CHECKS: &[Entry] = &[
     Entry::of::<math::Math>(),
     Entry::of::<gemm::Gemm>(),
+    Entry::of::<gemm::GemmBackward>(),
     Entry::of::<linear::ColumnSums>(),
     Entry::of::<linear::LinearBackward>(),
     Entry::of::<attention::Attention>(),

@@ -3,7 +3,7 @@
 use super::bound::{ETA, compare, gamma};
 use super::gemm::lost;
 use super::rows::Stored;
-use super::stored::written;
+use super::stored::{AnyTensor, written};
 use super::tensor::{Layout, Random, Tensor, Values, extent, seed};
 use super::{Check, Failure, Worst};
 use half::{bf16, f16};
@@ -11,8 +11,7 @@ use proptest::prelude::*;
 use tilewright_kernels::definition::{column_sums, linear_backward};
 use tilewright_kernels::gemm::{Format, PackedB, Rhs};
 use tilewright_kernels::{
-    AnyView, AnyViewMut, Backend, ColumnSums as ColumnSumsKernel, Element,
-    LinearBackward as LinearBackwardKernel,
+    Backend, ColumnSums as ColumnSumsKernel, Element, LinearBackward as LinearBackwardKernel,
 };
 
 /// Sums of columns, added to old values.
@@ -181,39 +180,6 @@ struct Data {
     weight: Tensor<2>,
     dweight: Tensor<2>,
     dbias: Vec<f32>,
-}
-
-/// A tensor in all types, of which a view takes one.
-struct AnyTensor(Tensor<2>, Tensor<2, bf16>, Tensor<2, f16>);
-
-impl AnyTensor {
-    fn of(t: &Tensor<2>) -> Self {
-        Self(t.clone(), t.cast(), t.cast())
-    }
-
-    fn view(&self, stored: Stored) -> AnyView<'_, 2> {
-        match stored {
-            Stored::F32 => self.0.view().into(),
-            Stored::Bf16 => self.1.view().into(),
-            Stored::F16 => self.2.view().into(),
-        }
-    }
-
-    fn view_mut(&mut self, stored: Stored) -> AnyViewMut<'_, 2> {
-        match stored {
-            Stored::F32 => self.0.view_mut().into(),
-            Stored::Bf16 => self.1.view_mut().into(),
-            Stored::F16 => self.2.view_mut().into(),
-        }
-    }
-
-    fn written(&self, stored: Stored) -> Result<Vec<f32>, Failure> {
-        match stored {
-            Stored::F32 => written(&self.0),
-            Stored::Bf16 => written(&self.1),
-            Stored::F16 => written(&self.2),
-        }
-    }
 }
 
 impl Data {
