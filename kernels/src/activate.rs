@@ -14,8 +14,7 @@ pub use backward::{ActivateBackward, GatedBackward, activate_backward, gated_bac
 
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, round, widen};
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::each;

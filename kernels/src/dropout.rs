@@ -11,8 +11,7 @@
 //! elements. They go through a buffer of 64 columns, so that any length and type of row can follow.
 
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, round, widen};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, map_with};

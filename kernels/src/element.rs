@@ -327,3 +327,15 @@ pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
     let v = first_lanes(isa, src);
     if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
 }
+
+/// The elements in f64, exactly.
+pub(crate) fn widen<T: Element>(x: &[T]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// Rounds each number to f32, and then to the type of `out`.
+pub(crate) fn round<T: Element>(x: &[f64], out: &mut [T]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = T::from_f32(x as f32);
+    }
+}

@@ -13,8 +13,7 @@
 //! pair (a, b). Without rows or columns nothing is written.
 
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, round, widen};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::map;

@@ -3,4 +3,5 @@
 
 mod elementwise;
 mod linear;
+mod loss;
 mod norms;

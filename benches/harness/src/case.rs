@@ -3,11 +3,13 @@
 mod inputs;
 mod prepare;
 mod rows;
+mod training;
 
 pub use crate::work::Work;
 pub use inputs::{Aligned, Inputs};
 pub use prepare::Prepared;
 pub use rows::{ROW_KERNELS, RowKernel};
+pub use training::TrainingStep;
 
 use super::models::{MODELS, Models, Task};
 use core::fmt;
@@ -42,6 +44,8 @@ pub enum Operation {
         /// Rows, columns.
         shape: [usize; 2],
     },
+    /// A step of training.
+    Training(TrainingStep),
     /// A model with random weights.
     Model {
         /// Index into [`MODELS`].
@@ -156,6 +160,7 @@ impl Case {
             Operation::LinearBackward { .. } => "linear-backward",
             Operation::Attention(_) => "attention",
             Operation::Rows { kernel, .. } => kernel.name,
+            Operation::Training(step) => step.kernel(),
             Operation::Model { model, .. } => MODELS[model].name,
         }
     }
@@ -168,6 +173,7 @@ impl Case {
             }
             Operation::Attention(shape) => shape.to_string(),
             Operation::Rows { shape: [rows, columns], .. } => format!("{rows}x{columns}"),
+            Operation::Training(step) => step.to_string(),
             Operation::Model { task, .. } => task.to_string(),
         }
     }
@@ -231,6 +237,7 @@ impl Case {
                 let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
                 Work { flops: 0.0, bytes, tokens: None }
             }
+            Operation::Training(step) => step.work(size),
             Operation::Model { model, task } => MODELS[model].work(task, of_weights),
         }
     }
@@ -245,6 +252,7 @@ impl Case {
                 s.batch * s.kv_heads * s.keys * s.dim,
             ),
             Operation::Rows { shape, .. } => Inputs::rows(shape, self.dtype),
+            Operation::Training(step) => step.inputs(),
             Operation::Model { .. } => Inputs::default(),
         }
     }
@@ -319,7 +327,7 @@ impl Case {
                     }
                 }
             }
-            Operation::Attention(_) | Operation::Model { .. } => {}
+            Operation::Attention(_) | Operation::Training(_) | Operation::Model { .. } => {}
         }
         Ok(())
     }

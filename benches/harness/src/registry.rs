@@ -1,6 +1,6 @@
 //! The list of all cases, which `tilewright bench`, `tilewright report` and `cargo bench` share.
 
-use super::case::{AttentionShape, Case, Operation, ROW_KERNELS};
+use super::case::{AttentionShape, Case, Operation, ROW_KERNELS, TrainingStep};
 use super::models::{MODELS, Task};
 use std::path::Path;
 use tilewright::Error;
@@ -108,6 +108,13 @@ const ATTENTION: &[AttentionShape] = &[
 /// Activations of BERT-base for 128 tokens, which fit in L2, and for 4096 tokens, which do not; wide rows.
 const ROWS: &[[usize; 2]] = &[[128, 768], [4096, 768], [128, 4096]];
 
+/// A BERT-base with 15% of its tokens masked, and a GPT-2; all parameters of BERT-base.
+const TRAINING: [TrainingStep; 3] = [
+    TrainingStep::LinearCrossEntropy { tokens: 1024, labelled: 15, vocabulary: 30522 },
+    TrainingStep::LinearCrossEntropy { tokens: 1024, labelled: 100, vocabulary: 50257 },
+    TrainingStep::AdamW { parameters: 110_000_000 },
+];
+
 /// Number of row shapes in a report.
 const REPORT_ROWS: usize = 2;
 /// Row kernels in a report.
@@ -132,6 +139,8 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
         all.extend(cached.map(Operation::Attention).map(of_type));
         all.extend(rows(ROWS).map(of_type));
     }
+    let training = TRAINING.into_iter().filter(|step| step.has(dtype));
+    all.extend(training.map(Operation::Training).map(of_type));
     all.extend(models(None).map(of_type));
     all
 }
@@ -181,6 +190,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("log-softmax", "log-softmax"),
     ("swish", "silu"),
     ("pooling", "mean-pool"),
+    ("ce", "cross-entropy"),
+    ("adam", "adamw"),
 ];
 
 /// The filter with a leading alias replaced by the kernel's name: `gemm/bf16` becomes `linear/bf16`.
@@ -203,6 +214,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let kernels = ["linear", "linear-backward", "attention"]
         .into_iter()
         .chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
+    let kernels = kernels.chain(TRAINING.iter().map(|step| step.kernel()));
     kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
 }
 

@@ -9,8 +9,7 @@
 
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, round, widen};
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{each, each_of};

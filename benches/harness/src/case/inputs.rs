@@ -57,6 +57,8 @@ pub struct Inputs {
     pub inverse_deviation: Aligned,
     /// Ids of table rows, not in order; positions.
     pub ids: Vec<u32>,
+    /// Classes of rows.
+    pub labels: Vec<i64>,
     /// Angles of the positions [`ids`](Self::ids).
     pub rope: Option<RopeTable>,
 }
@@ -127,6 +129,7 @@ impl Inputs {
             bias: Aligned::new(columns, |_| 0.1 * random.normal()),
             // Each row occurs once: 7919 is a prime and divides no number of rows in use.
             ids: (0..rows).map(|i| (i * 7919 % rows) as u32).collect(),
+            labels: (0..rows).map(|i| (i * 7919 % columns.max(1)) as i64).collect(),
             rope: columns
                 .is_multiple_of(ROPE_DIM)
                 .then(|| RopeTable::new(RopeLayout::HalfSplit, rows.max(1), ROPE_DIM, 1e4)),

@@ -138,7 +138,9 @@ impl Case {
         backend: Backend,
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
-        if self.dtype != Dtype::F32 && !matches!(self.operation, Operation::Rows { .. }) {
+        if self.dtype != Dtype::F32
+            && !matches!(self.operation, Operation::Rows { .. } | Operation::Training(_))
+        {
             return self.prepare_narrow(inputs, backend, models);
         }
         let Inputs { x, y, .. } = inputs;
@@ -173,6 +175,7 @@ impl Case {
             Operation::Rows { kernel, shape } => {
                 return Ok(kernel.prepare(backend, shape, inputs, self.dtype));
             }
+            Operation::Training(step) => return Ok(step.prepare(inputs, backend, self.dtype)),
             Operation::Model { model, task } => {
                 let run = models.prepare(model, task, Arithmetic::f32(backend))?;
                 Prepared { run, out: Aligned::default(), narrow: false }
