@@ -358,11 +358,12 @@ fn add_columns<I: Isa>(isa: I, rows: View<'_, 2>, sums: &mut [f32]) -> Result<()
             #[inline(always)]
             || {
                 let sums = sums.row_mut([0]);
+                let columns = start..start + sums.len();
                 for row in rows.rows() {
                     map(
                         isa,
                         [&mut RowSlices::InPlace(&mut *sums)],
-                        [&row[start..][..sums.len()]],
+                        [&row[columns.clone()]],
                         0.0,
                         #[inline(always)]
                         |_, [sum], [x]| [sum + x],

@@ -61,7 +61,7 @@ pub fn lamb([p, m, v]: [&[f64]; 3], gradient: &[f64], options: &AdamOptions) -> 
     let d: Vec<f64> = (0..p.len()).map(|i| adam(i) + decay * p[i]).collect();
     let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
     let rate = options.learning_rate * ratio(norm(p), norm(&d));
-    ([p.iter().zip(&d).map(|(p, d)| p - rate * d).collect(), m, v])
+    [p.iter().zip(&d).map(|(p, d)| p - rate * d).collect(), m, v]
 }
 
 /// The decoupled weight decay.
