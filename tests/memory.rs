@@ -8,9 +8,8 @@ use tilewright_kernels::optimizer::{
     Adafactor, AdafactorOptions, Adam, AdamOptions, GlobalNorm, GradientTree, Lamb, SecondMoment, Trainable,
 };
 use tilewright_kernels::{
-    Activate, Activation, Attention, Backend, ColumnMask, CrossEntropy, CrossEntropyBackward, Element,
-    Embedding, LayerNorm, LayerNormBackward, LinearCrossEntropy, Lookup, RmsNorm, Rows, Softmax, Targets,
-    View, ViewMut,
+    Activate, Activation, Attention, Backend, CrossEntropy, CrossEntropyBackward, Element, Embedding,
+    LayerNorm, LayerNormBackward, LinearCrossEntropy, Lookup, RmsNorm, Rows, Softmax, Targets, View, ViewMut,
 };
 use tilewright_suite::backends;
 

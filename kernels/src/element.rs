@@ -329,12 +329,12 @@ pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
 }
 
 /// The elements in f64, exactly.
-pub(crate) fn widen<T: Element>(x: &[T]) -> Vec<f64> {
+pub(crate) fn to_f64<T: Element>(x: &[T]) -> Vec<f64> {
     x.iter().map(|x| f64::from(x.to_f32())).collect()
 }
 
 /// Rounds each number to f32, and then to the type of `out`.
-pub(crate) fn round<T: Element>(x: &[f64], out: &mut [T]) {
+pub(crate) fn from_f64<T: Element>(x: &[f64], out: &mut [T]) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out = T::from_f32(x as f32);
     }

@@ -11,7 +11,7 @@
 mod backward;
 
 use crate::backend::Kernel;
-use crate::element::{Element, round, widen};
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, accumulators, read, scale, total};
@@ -64,8 +64,8 @@ impl<T: Element> Kernel for L2Normalize<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for mut row in self.rows.into_iter() {
-            let y = l2_normalize(&widen(row.input()), self.eps.into());
-            round(&y, row.output());
+            let y = l2_normalize(&to_f64(row.input()), self.eps.into());
+            from_f64(&y, row.output());
         }
         Ok(())
     }

@@ -21,7 +21,7 @@
 //! computed them.
 
 use crate::column_sums::add_columns;
-use crate::element::{Element, round, widen};
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{GROUPS, RowSlices, accumulators, map_and_add, read_with, total};
@@ -107,11 +107,11 @@ impl<T: Element, const CENTERED: bool> NormRows<'_, T, CENTERED> {
         let Self { rows, x, dresidual, inverse_deviation, .. } = self;
         let mut totals = [(); P].map(|()| vec![0.0; x.shape()[1]]);
         for (i, mut row) in rows.into_iter().enumerate() {
-            let (x, dy) = (widen(x.row([i, 0])), widen(row.input()));
+            let (x, dy) = (to_f64(x.row([i, 0])), to_f64(row.input()));
             let (mut dx, gradients) = gradient(&x, inverse_deviation[i].into(), &dy);
-            let dresidual = dresidual.map_or_else(Vec::new, |view| widen(view.row([i, 0])));
+            let dresidual = dresidual.map_or_else(Vec::new, |view| to_f64(view.row([i, 0])));
             dx.iter_mut().zip(dresidual).for_each(|(dx, more)| *dx += more);
-            round(&dx, row.output());
+            from_f64(&dx, row.output());
             for (total, gradient) in totals.iter_mut().zip(gradients) {
                 total.iter_mut().zip(gradient).for_each(|(total, more)| *total += more);
             }

@@ -286,10 +286,10 @@ impl<'a, M> KeyBlock<'a, M> {
             inputs.adjusts() || (M::SCALES_SCORES && inputs.scale.partial_cmp(&0.0) != Some(Greater));
         let scale = if M::SCALES_SCORES { Some(inputs.scale) } else { None };
         let factor = factor(if adjusts { 1.0 } else { inputs.scale });
-        let dropout = match inputs.dropout {
-            None => None,
-            Some(dropout) => Some(dropout.lanes(isa)),
-        };
+        let dropout = inputs.dropout.map(
+            #[inline(always)]
+            |dropout| dropout.lanes(isa),
+        );
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             // All maxima before all weights: the reduction of one row's lanes overlaps with the loads of others.
             for (place, row) in strip.places().zip(strip.rows.clone()) {

@@ -81,8 +81,9 @@ impl<I: Isa> WeightLanes<I> {
         let row = sequence * self.heads + head;
         let first = (query * QUERY_COLUMNS + start) / SPAN;
         let (spans, _) = out.as_chunks_mut::<SPAN>();
-        for span in keys.start / SPAN..keys.end.div_ceil(SPAN) {
-            self.lanes.span(isa, row, first + span, &mut spans[span]);
+        let seen = keys.start / SPAN..keys.end.div_ceil(SPAN);
+        for (span, bits) in seen.clone().zip(&mut spans[seen]) {
+            self.lanes.span(isa, row, first + span, bits);
         }
     }
 

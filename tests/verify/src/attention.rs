@@ -55,7 +55,7 @@ impl Check for Attention {
         // Dropout multiplies the result by a number that is rounded once; `magnitude` contains the factor.
         let (factor, scaled) = match p.dropout {
             None => (1.0, 0.0),
-            Some(p) if p == 1.0 => (0.0, 0.0),
+            Some(1.0) => (0.0, 0.0),
             Some(p) => (1.0 / (1.0 - f64::from(p)), gamma(2)),
         };
         let bound = |i: usize| {

@@ -22,8 +22,6 @@ pub mod kv_cache;
 pub mod linear;
 pub mod linear_cross_entropy;
 pub mod math;
-pub mod math;
-pub mod norm;
 pub mod norm;
 pub mod norm_backward;
 pub mod optimizer;

@@ -15,8 +15,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::Backend;
 use tilewright_kernels::optimizer::{
-    Adam as AdamKernel, AdamOptions, GlobalNorm as NormKernel, Lamb as LambKernel, SecondMoment,
-    Sgd as SgdKernel, SgdOptions, Trainable, WeightDecay,
+    Adam as AdamKernel, AdamOptions, GlobalNorm as NormKernel, Lamb as LambKernel, Sgd as SgdKernel,
+    SgdOptions, Trainable, WeightDecay,
 };
 
 /// Adam with every kind of weight decay and correction.

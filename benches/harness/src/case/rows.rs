@@ -10,8 +10,8 @@ use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::{
     Activate, Activation, Backend, ColumnMask, CrossEntropy, CrossEntropyBackward, Element, Embedding, Error,
-    Gated, L2Normalize, LayerNorm, Lookup, Pool, Pooling, RmsNorm, Rope, RopeTable, Rows, Softmax, Targets,
-    View, ViewMut,
+    Gated, L2Normalize, LayerNorm, Lookup, Pool, RmsNorm, Rope, RopeTable, Rows, Softmax, Targets, View,
+    ViewMut,
 };
 use tilewright_peers::{Dtype, PeerOperation};
 
