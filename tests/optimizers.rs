@@ -78,6 +78,9 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| random.normal()).collect()
 }
 
+/// One step of an optimizer on the parameters, its two states and the number of the step.
+type RunStep<'a> = &'a dyn Fn(Trainable<'_>, &mut [f32], &mut [f32], u64);
+
 /// Parameters and states of three steps of each optimizer, and the norm, have equal bits in pools of 1 to 4 threads.
 #[test]
 fn steps_do_not_depend_on_threads() {
@@ -90,7 +93,7 @@ fn steps_do_not_depend_on_threads() {
             let norm = backend.run(GlobalNorm { x: &g });
             let scale = clip_factor(norm, 1.0);
             all.extend([norm as f32, scale]);
-            let mut each = |run: &dyn Fn(Trainable<'_>, &mut [f32], &mut [f32], u64)| {
+            let mut each = |run: RunStep<'_>| {
                 let (mut p, mut m, mut v) = (start.clone(), vec![0.0; n], vec![0.0; n]);
                 for step in 1..4 {
                     let of = Trainable { gradient_scale: scale, ..Trainable::new(&mut p, &g) };
@@ -121,7 +124,7 @@ fn steps_do_not_depend_on_threads() {
         };
         let in_pool = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-            pool.install(&steps)
+            pool.install(steps)
         };
         let one = in_pool(1);
         for threads in 2..=4 {
