@@ -57,8 +57,10 @@
 //!   prefetch_schedule.rs prefetch_span.rs    memory that tiles prefetch
 //! cache.rs panels.rs            KvCache, and where its elements stand in panels
 //! blocks.rs                     sizes of blocks and groups
+//! backward.rs backward/         gradients
 //! ```
 
+pub(crate) mod backward;
 mod block;
 mod blocks;
 mod cache;
@@ -79,6 +81,7 @@ mod stage;
 mod task;
 mod variant;
 
+pub use backward::AttentionBackward;
 pub use cache::KvCache;
 pub use cached::CachedAttention;
 pub use distance::DistanceBias;
@@ -278,11 +281,7 @@ impl<'a, T: Element> Attention<'a, T> {
         AttentionCall {
             q: self.q.into(),
             source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
-            bf16: match self.precision {
-                Precision::Stored => T::IS_BF16,
-                Precision::F32 => false,
-                Precision::Bf16 => true,
-            },
+            bf16: self.precision.is_bf16::<T>(),
             scale: self.scale,
             softcap: self.softcap,
             bias: self.bias,

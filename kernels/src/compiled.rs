@@ -4,10 +4,10 @@
 
 use crate::backend::{Backend, Kernel};
 use crate::{
-    Activate, ActivateBackward, Attention, BceWithLogits, BceWithLogitsBackward, ColumnSums, CrossEntropy,
-    CrossEntropyBackward, Dropout, Embedding, EmbeddingBackward, Gated, GatedBackward, L2Normalize,
-    L2NormalizeBackward, LayerNorm, LayerNormBackward, LinearCrossEntropy, NegativeLogLikelihood, Pool,
-    PoolBackward, RmsNorm, RmsNormBackward, Rope, Softmax, SoftmaxBackward,
+    Activate, ActivateBackward, Attention, AttentionBackward, BceWithLogits, BceWithLogitsBackward,
+    ColumnSums, CrossEntropy, CrossEntropyBackward, Dropout, Embedding, EmbeddingBackward, Gated,
+    GatedBackward, L2Normalize, L2NormalizeBackward, LayerNorm, LayerNormBackward, LinearCrossEntropy,
+    NegativeLogLikelihood, Pool, PoolBackward, RmsNorm, RmsNormBackward, Rope, Softmax, SoftmaxBackward,
 };
 use half::{bf16, f16};
 
@@ -43,6 +43,7 @@ compiled! {
         activate_backward: ActivateBackward,
         attention: Attention,
         column_sums: ColumnSums,
+        attention_backward: AttentionBackward,
         dropout: Dropout,
         bce_with_logits: BceWithLogits,
         bce_with_logits_backward: BceWithLogitsBackward,

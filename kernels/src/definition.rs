@@ -4,6 +4,9 @@
 //! to finite differences of the forward ones, so that a wrong formula cannot hide in both a kernel and its definition.
 
 pub use crate::activate::{activate, activate_backward, gated, gated_backward};
+pub use crate::attention::backward::definition::{
+    AttentionGradients, AttentionScores, attention, attention_backward,
+};
 pub use crate::binary_cross_entropy::{bce_with_logits, bce_with_logits_backward};
 pub use crate::column_sums::column_sums;
 pub use crate::cross_entropy::{

@@ -67,7 +67,7 @@ pub use epilogue::{Derivative, Epilogue};
 pub use format::Format;
 pub use lhs::Lhs;
 pub use packed::PackedB;
-pub(crate) use panel::{multiply_panel, pack_pairs, pack_panels};
+pub(crate) use panel::{copy_rows, multiply_columns, multiply_panel, pack_pairs, pack_panels};
 pub use quantize::Quantized;
 pub use rhs::Rhs;
 

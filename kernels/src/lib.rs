@@ -111,7 +111,9 @@ mod view;
 
 pub use activate::{Activate, ActivateBackward, Gated, GatedBackward};
 pub use activation::Activation;
-pub use attention::{Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, Start, Window};
+pub use attention::{
+    Attention, AttentionBackward, CachedAttention, DistanceBias, KvCache, Precision, Sequences, Start, Window,
+};
 pub use backend::{Backend, Kernel};
 pub use binary_cross_entropy::{BceWithLogits, BceWithLogitsBackward};
 pub use column_sums::ColumnSums;

@@ -77,10 +77,8 @@ impl QueryRows<'_> {
                     return QueryStrip::default();
                 }
                 let rows = part(self.len(), strips, strip);
-                let keys = self.visible_in(block.start, &rows);
-                let same = self.visible_in(block.start, &(rows.start..rows.start + 1)) == keys
-                    && self.visible_in(block.start, &(rows.end - 1..rows.end)) == keys;
-                QueryStrip { place: rows.start - first_row, rows, keys, same }
+                let place = rows.start - first_row;
+                QueryStrip::new(self, block.start, rows, place)
             });
             block.score(isa, &group, &mut schedule);
             block.weigh(isa, &group);
@@ -94,21 +92,36 @@ impl QueryRows<'_> {
 
 /// Query rows of one register tile.
 #[derive(Clone, Debug, Default)]
-struct QueryStrip {
+pub(super) struct QueryStrip {
     /// Rows of the task.
-    rows: Range<usize>,
+    pub rows: Range<usize>,
     /// Index of the first row in the group.
-    place: usize,
+    pub place: usize,
     /// Keys of the block from the first to the last that any of the rows sees.
-    keys: Range<usize>,
-    /// True if each of the rows sees all of `keys`.
-    same: bool,
+    pub keys: Range<usize>,
+    /// True if the window of each of the rows holds all of `keys`.
+    pub same: bool,
 }
 
 impl QueryStrip {
+    /// Strip of the rows `rows` of a task, for the block of keys that begins with key `start`.
+    #[inline(always)]
+    pub fn new(task: &QueryRows<'_>, start: usize, rows: Range<usize>, place: usize) -> Self {
+        let keys = task.visible_in(start, &rows);
+        let same = task.visible_in(start, &(rows.start..rows.start + 1)) == keys
+            && task.visible_in(start, &(rows.end - 1..rows.end)) == keys;
+        Self { rows, place, keys, same }
+    }
+
+    /// Keys of the block that begins with key `start` in the window of one of the rows.
+    #[inline(always)]
+    pub fn seen(&self, task: &QueryRows<'_>, start: usize, row: usize) -> Range<usize> {
+        if self.same { self.keys.clone() } else { task.visible_in(start, &(row..row + 1)) }
+    }
+
     /// Indices of the rows in the group.
     #[inline(always)]
-    fn places(&self) -> Range<usize> {
+    pub fn places(&self) -> Range<usize> {
         self.place..self.place + self.rows.len()
     }
 }
@@ -293,7 +306,7 @@ impl<'a, M> KeyBlock<'a, M> {
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             // All maxima before all weights: the reduction of one row's lanes overlaps with the loads of others.
             for (place, row) in strip.places().zip(strip.rows.clone()) {
-                let seen = self.seen(strip, row);
+                let seen = strip.seen(self.rows, self.start, row);
                 let whole = M::whole(&seen);
                 let scores = &mut self.scores[place * A_STRIDE..][..BLOCK_KEYS];
                 if adjusts {
@@ -308,7 +321,7 @@ impl<'a, M> KeyBlock<'a, M> {
                 self.max[place] = self.variant.largest(isa, scores, whole, factor);
             }
             for (place, row) in strip.places().zip(strip.rows.clone()) {
-                let whole = M::whole(&self.seen(strip, row));
+                let whole = M::whole(&strip.seen(self.rows, self.start, row));
                 let scores = &mut self.scores[place * A_STRIDE..][..BLOCK_KEYS];
                 let max = &mut self.max[place];
                 self.sum[place] = self.variant.weigh(isa, scores, whole.clone(), max, factor);
@@ -329,12 +342,6 @@ impl<'a, M> KeyBlock<'a, M> {
                 }
             }
         }
-    }
-
-    /// Keys of the block in the window of a row of a strip.
-    #[inline(always)]
-    fn seen(&self, strip: &QueryStrip, row: usize) -> Range<usize> {
-        if strip.same { strip.keys.clone() } else { self.rows.visible_in(self.start, &(row..row + 1)) }
     }
 
     /// O = P V: multiplies the weights of a group with the values.

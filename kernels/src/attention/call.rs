@@ -57,25 +57,19 @@ impl<'a> AttentionCall<'a> {
     /// Returns the sequences, kv_heads and dv, or an error if the arguments do not fit each other.
     fn check(&self) -> Result<(SequenceLayout<'a>, [usize; 2]), Error> {
         let [batch, heads, queries, _] = self.q.shape();
-        let [kv_heads, dv] = self.source.check(self.q.shape(), self.out.shape()[3])?;
+        let (layout, [kv_heads, dv]) = check_inputs(
+            (self.q, self.source),
+            self.out.shape()[3],
+            self.softcap,
+            (self.bias, self.mask),
+            self.distance,
+            (self.start, self.window),
+        )?;
         expect_shape("Attention.out", &self.out.shape(), &[batch, heads, queries, dv])?;
         if let Some(lse) = &self.lse {
             expect_shape("Attention.lse", &lse.shape(), &[batch, heads, queries])?;
         }
-        let invalid = |what, why| Err(Error::Invalid { what, why });
-        expect_unit_rows("Attention.q", self.q.has_unit_rows(), self.q.strides())?;
         expect_unit_rows("Attention.out", self.out.has_unit_rows(), self.out.strides())?;
-        if let Some(cap) = self.softcap
-            && !(cap > 0.0 && cap.is_finite())
-        {
-            return invalid("Attention.softcap", format!("expected a positive number, found {cap}"));
-        }
-        let layout = SequenceLayout::new(self.source, self.start, self.window, [batch, queries])?;
-        check_scores("Attention.bias", self.bias, &layout, heads)?;
-        check_scores("Attention.mask", self.mask, &layout, heads)?;
-        if let Some(distance) = &self.distance {
-            distance.check(heads)?;
-        }
         Ok((layout, [kv_heads, dv]))
     }
 
@@ -83,6 +77,34 @@ impl<'a> AttentionCall<'a> {
     fn weight_dropout(&self, layout: &SequenceLayout<'_>) -> Result<Option<WeightDropout>, Error> {
         self.dropout.map(|mask| WeightDropout::new(mask, self.q.shape()[1], layout)).transpose()
     }
+}
+
+/// Returns the sequences, kv_heads and dv, or an error if the arguments do not fit each other. Without keys, dv is
+/// `out_width`.
+pub(super) fn check_inputs<'a>(
+    (q, source): (AnyView<'a, 4>, KvSource<'a>),
+    out_width: usize,
+    softcap: Option<f32>,
+    (bias, mask): (Option<View<'a, 4>>, Option<View<'a, 4, bool>>),
+    distance: Option<DistanceBias<'a>>,
+    (start, window): (Start<'a>, Window),
+) -> Result<(SequenceLayout<'a>, [usize; 2]), Error> {
+    let [batch, heads, queries, _] = q.shape();
+    let [kv_heads, dv] = source.check(q.shape(), out_width)?;
+    expect_unit_rows("Attention.q", q.has_unit_rows(), q.strides())?;
+    if let Some(cap) = softcap
+        && !(cap > 0.0 && cap.is_finite())
+    {
+        let why = format!("expected a positive number, found {cap}");
+        return Err(Error::Invalid { what: "Attention.softcap", why });
+    }
+    let layout = SequenceLayout::new(source, start, window, [batch, queries])?;
+    check_scores("Attention.bias", bias, &layout, heads)?;
+    check_scores("Attention.mask", mask, &layout, heads)?;
+    if let Some(distance) = &distance {
+        distance.check(heads)?;
+    }
+    Ok((layout, [kv_heads, dv]))
 }
 
 impl Kernel for AttentionCall<'_> {
@@ -167,13 +189,7 @@ impl Kernel for AttentionCall<'_> {
         let tables = self.distance.map_or(0, |_| heads * stride);
         scratch::with(tables, |tables| {
             if let Some(distance) = self.distance {
-                for (head, table) in tables.chunks_exact_mut(stride).enumerate() {
-                    table.fill(0.0);
-                    span.for_each(&layout, |at, distances| {
-                        let table = &mut table[at..][..distances.len()];
-                        distance.fill(head, distances, table);
-                    });
-                }
+                distance.fill_tables(&layout, span, tables, stride);
             }
             let tables = DistanceTables { tables, stride, span };
             let inputs = AttentionOperands {

@@ -4,6 +4,7 @@
 //! key for a query at that position. The keys of a row of scores follow each other, so the row reads a contiguous
 //! part of the table.
 
+use super::sequence_layout::{DistanceSpan, SequenceLayout};
 use crate::error::{Error, expect_shape};
 use crate::view::View;
 use core::ops::Range;
@@ -60,8 +61,36 @@ impl DistanceBias<'_> {
         }
     }
 
+    /// The row of T5's table that holds the bias of one distance; 0 for ALiBi.
+    pub(super) fn bucket(&self, distance: isize) -> usize {
+        match *self {
+            Self::Alibi { .. } => 0,
+            Self::T5 { table, bidirectional, max_distance } => {
+                bucket(distance, table.shape()[0], bidirectional, max_distance)
+            }
+        }
+    }
+
+    /// Writes the biases of all distances of `span` to one table for each head, `stride` floats apart. Zeros fill the
+    /// rest.
+    pub(super) fn fill_tables(
+        &self,
+        layout: &SequenceLayout<'_>,
+        span: DistanceSpan,
+        tables: &mut [f32],
+        stride: usize,
+    ) {
+        for (head, table) in tables.chunks_exact_mut(stride).enumerate() {
+            table.fill(0.0);
+            span.for_each(layout, |at, distances| {
+                let table = &mut table[at..][..distances.len()];
+                self.fill(head, distances, table);
+            });
+        }
+    }
+
     /// Writes the biases of all `distances` to `out`.
-    pub(super) fn fill(&self, head: usize, distances: Range<isize>, out: &mut [f32]) {
+    fn fill(&self, head: usize, distances: Range<isize>, out: &mut [f32]) {
         // T5's bias is constant beyond max_distance on either side.
         let varies = match *self {
             Self::Alibi { .. } => distances.clone(),

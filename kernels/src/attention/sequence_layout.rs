@@ -134,6 +134,11 @@ impl<'a> SequenceLayout<'a> {
         self.query_ends().map_or(self.batch, |ends| ends.len() - 1)
     }
 
+    /// True if sequences stand end to end in one batch row.
+    pub fn is_packed(&self) -> bool {
+        self.query_ends().is_some()
+    }
+
     /// Ends of the query ranges, if sequences stand end to end in one batch row.
     #[inline]
     fn query_ends(&self) -> Option<&'a [usize]> {

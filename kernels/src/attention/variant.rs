@@ -25,7 +25,7 @@ use crate::isa::{Isa, Microkernel};
 use crate::view::AnyView;
 use core::f32::consts::LOG2_E;
 use core::ops::Range;
-pub(super) use floats::Floats;
+pub(super) use floats::{Floats, widened};
 pub(super) use pairs::Pairs;
 
 /// Packing and softmax of a block for the k-groups of one microkernel. A row of scores is BLOCK_KEYS floats.
@@ -116,6 +116,6 @@ pub(super) fn factor(scale: f32) -> f32 {
 
 /// Least range of whole groups of `n` keys that holds `keys`; empty if `keys` is.
 #[inline(always)]
-fn whole_groups(keys: &Range<usize>, n: usize) -> Range<usize> {
+pub(super) fn whole_groups(keys: &Range<usize>, n: usize) -> Range<usize> {
     if keys.is_empty() { keys.clone() } else { keys.start / n * n..keys.end.next_multiple_of(n) }
 }

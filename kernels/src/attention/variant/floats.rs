@@ -19,7 +19,7 @@ pub struct Floats {
 
 /// The first `LANES` elements as f32, rounded to bf16 if `rounded`.
 #[inline(always)]
-fn widened<I: Isa, T: Element>(isa: I, from: &[T], rounded: bool) -> I::V {
+pub fn widened<I: Isa, T: Element>(isa: I, from: &[T], rounded: bool) -> I::V {
     if rounded && !T::IS_BF16 { first_bf16_bits(isa, from).shl_bits::<16>() } else { first_lanes(isa, from) }
 }
 
