@@ -11,6 +11,11 @@ fn conforms() {
     tilewright_suite::conforms("attention");
 }
 
+#[test]
+fn gradients_conform() {
+    tilewright_suite::conforms("attention_backward");
+}
+
 /// The definition and every backend refuse arguments that do not fit each other, and write nothing.
 #[test]
 fn misfits_are_refused() {

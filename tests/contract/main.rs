@@ -2,6 +2,7 @@
 //! the error bounds of clause 1 and the special values of clause 4.
 
 mod attention;
+mod attention_backward;
 mod gemm;
 mod row_gradients;
 

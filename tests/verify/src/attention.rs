@@ -1,5 +1,6 @@
 //! Fused attention against its definition, and the bits of a row alone against the bits of the row among others.
 
+mod backward;
 mod data;
 mod params;
 
@@ -7,6 +8,7 @@ use super::bound::{compare, gamma, identical};
 use super::stored::Stored;
 use super::tensor::{Random, Tensor, indices};
 use super::{Check, Failure, Worst};
+pub use backward::{AttentionBackward, BackwardParams};
 use data::{AttentionData, heads_first};
 use half::bf16;
 pub use params::Params;
@@ -77,7 +79,7 @@ impl Check for Attention {
         let worst = compare(&found, &expected, bound)?;
         // The log-sum-exp is m + ln(sum w). The logarithm errs by 1 ULP, and m by one rounding for each of its terms.
         let lse = |i: usize| {
-            let RowBounds { weights, score } = rows[i];
+            let RowBounds { weights, score, .. } = rows[i];
             let rounding = gamma(2) * (f64::from(expected_lse[i].abs()) + score);
             if weights < 0.5 { weights / (1.0 - weights) + rounding } else { f64::INFINITY }
         };
@@ -126,6 +128,8 @@ struct RowBounds {
     weights: f64,
     /// Magnitude of the terms of scores.
     score: f64,
+    /// Magnitude of the terms of scaled products of queries and keys.
+    product: f64,
 }
 
 impl AttentionData {
@@ -185,7 +189,7 @@ impl AttentionData {
                 let error = gamma(times * dk + 1) * product + gamma(5) * capped + gamma(2 + more) * score;
                 let weights = (error + flushed + gamma(2 + more) * 2.0 * score).exp_m1();
                 let roundings = gamma((2 * blocks + 1) * exp + times * keys + 4 * blocks + 2);
-                RowBounds { weights: weights + roundings, score }
+                RowBounds { weights: weights + roundings, score, product }
             })
             .collect()
     }

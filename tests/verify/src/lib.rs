@@ -92,6 +92,7 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<linear::LinearBackward>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),
+    Entry::of::<attention::AttentionBackward>(),
     Entry::of::<kv_cache::CachedAttention>(),
     Entry::of::<norm::LayerNorm>(),
     Entry::of::<norm::RmsNorm>(),

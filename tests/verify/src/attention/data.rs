@@ -123,7 +123,7 @@ impl AttentionData {
     }
 
     /// The `sequences` argument of the kernel.
-    fn sequences(&self, p: &Params) -> Sequences<'_> {
+    pub(super) fn sequences(&self, p: &Params) -> Sequences<'_> {
         match p.sequences {
             SequenceDivision::Rows => Sequences::Rows,
             SequenceDivision::KeyLengths => Sequences::KeyLengths(&self.key_ends),
@@ -132,14 +132,14 @@ impl AttentionData {
     }
 
     /// The `distance` argument of the kernel.
-    fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
+    pub(super) fn distance(&self, p: &Params) -> Option<DistanceBias<'_>> {
         p.distance.bias(&self.slopes, &self.table)
     }
 
-    /// A random sequence that has queries; `None` if no sequence has.
-    pub(super) fn any_sequence(&self, p: &Params, random: &mut Random) -> Option<SequenceSpan> {
+    /// All sequences.
+    pub(super) fn spans(&self, p: &Params) -> Vec<SequenceSpan> {
         let [batch, _, _, queries, keys, _, _] = p.extents;
-        let all: Vec<SequenceSpan> = match p.sequences {
+        match p.sequences {
             SequenceDivision::Packed(n) => (0..n)
                 .map(|i| SequenceSpan {
                     index: i,
@@ -156,8 +156,13 @@ impl AttentionData {
                     keys: 0..self.key_ends.get(i).copied().unwrap_or(keys),
                 })
                 .collect(),
-        };
-        let mut all: Vec<SequenceSpan> = all.into_iter().filter(|s| !s.queries.is_empty()).collect();
+        }
+    }
+
+    /// A random sequence that has queries; `None` if no sequence has.
+    pub(super) fn any_sequence(&self, p: &Params, random: &mut Random) -> Option<SequenceSpan> {
+        let mut all: Vec<SequenceSpan> =
+            self.spans(p).into_iter().filter(|s| !s.queries.is_empty()).collect();
         if all.is_empty() { None } else { Some(all.swap_remove(random.below(all.len()))) }
     }
 
