@@ -74,6 +74,8 @@ pub struct AttentionShape {
     pub causal: bool,
     /// True if keys and values are packed beforehand, in a cache of one sequence.
     pub cached: bool,
+    /// True if the gradients of q, k and v follow the outputs.
+    pub backward: bool,
 }
 
 impl AttentionShape {
@@ -88,7 +90,7 @@ impl fmt::Display for AttentionShape {
     /// Writes `B1 H12 S512 D64 causal`, with `H9/3` for grouped heads, `S1:512` for one query of 512 keys, and
     /// `cached` at the end for caches.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached } = self;
+        let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached, backward: _ } = self;
         write!(f, "B{batch} H{heads}")?;
         if kv_heads != heads {
             write!(f, "/{kv_heads}")?;
@@ -158,6 +160,7 @@ impl Case {
         match self.operation {
             Operation::Linear { .. } => "linear",
             Operation::LinearBackward { .. } => "linear-backward",
+            Operation::Attention(AttentionShape { backward: true, .. }) => "attention-backward",
             Operation::Attention(_) => "attention",
             Operation::Rows { kernel, .. } => kernel.name,
             Operation::Training(step) => step.kernel(),
@@ -231,7 +234,10 @@ impl Case {
                 };
                 let ends = product(&[s.batch, s.heads, s.queries, s.dim]);
                 let keys = product(&[s.batch, s.kv_heads, s.keys, s.dim]);
-                Work { flops: 4.0 * ends * seen, bytes: 2.0 * size * (ends + keys), tokens: None }
+                // Two products, and five for the gradients, which read all of these arrays again.
+                let [products, passes] = if s.backward { [7.0, 3.0] } else { [2.0, 1.0] };
+                let bytes = 2.0 * passes * size * (ends + keys);
+                Work { flops: 2.0 * products * ends * seen, bytes, tokens: None }
             }
             Operation::Rows { kernel, shape } => {
                 let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
@@ -370,6 +376,7 @@ mod tests {
             dim: 64,
             causal: true,
             cached: false,
+            backward: false,
         };
         let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
         assert_eq!(case.name(), "attention/f32/B1 H9/3 S1:512 D64 causal");
@@ -391,6 +398,7 @@ mod tests {
             dim: 1,
             causal: true,
             cached: false,
+            backward: false,
         };
         // 1 + 2 + 3 of 9 scores.
         let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };

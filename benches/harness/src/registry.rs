@@ -79,6 +79,7 @@ const BERT_BASE: AttentionShape = AttentionShape {
     dim: 64,
     causal: false,
     cached: false,
+    backward: false,
 };
 
 /// Self-attention over `length` tokens.
@@ -103,6 +104,16 @@ const ATTENTION: &[AttentionShape] = &[
     AttentionShape { heads: 9, kv_heads: 3, queries: 1, keys: 512, causal: true, ..BERT_BASE },
     AttentionShape { heads: 32, kv_heads: 8, queries: 512, keys: 512, dim: 128, causal: true, ..BERT_BASE },
     AttentionShape { heads: 32, kv_heads: 8, queries: 1, keys: 2048, dim: 128, causal: true, ..BERT_BASE },
+];
+
+/// The first of them with gradients, and one long head.
+const ATTENTION_BACKWARD: &[AttentionShape] = &[
+    ATTENTION[0],
+    ATTENTION[1],
+    ATTENTION[2],
+    ATTENTION[3],
+    ATTENTION[4],
+    square(4096, AttentionShape { heads: 1, kv_heads: 1, ..BERT_BASE }),
 ];
 
 /// Activations of BERT-base for 128 tokens, which fit in L2, and for 4096 tokens, which do not; wide rows.
@@ -133,6 +144,9 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
         all.extend(LINEAR_BACKWARD.iter().map(|&shape| of_type(Operation::LinearBackward { shape })));
         all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
+        let backward = ATTENTION_BACKWARD.iter().filter(|_| dtype != Dtype::F16);
+        let backward = backward.map(|&shape| AttentionShape { backward: true, ..shape });
+        all.extend(backward.map(Operation::Attention).map(of_type));
         // Caches hold f32 or bf16.
         let cached = ATTENTION.iter().filter(|shape| shape.is_decoder() && dtype != Dtype::F16);
         let cached = cached.map(|&shape| AttentionShape { cached: true, ..shape });
@@ -182,6 +196,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("flash", "attention"),
     ("flash-attention", "attention"),
     ("mha", "attention"),
+    ("sdpa-backward", "attention-backward"),
     ("ln", "layernorm"),
     ("layer-norm", "layernorm"),
     ("rms-norm", "rmsnorm"),
@@ -211,9 +226,8 @@ pub fn resolve(filter: &str) -> String {
 
 /// Names that filters may begin with: kernels, models, aliases.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let kernels = ["linear", "linear-backward", "attention"]
-        .into_iter()
-        .chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
+    let kernels = ["linear", "linear-backward", "attention", "attention-backward"].into_iter();
+    let kernels = kernels.chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
     let kernels = kernels.chain(TRAINING.iter().map(|step| step.kernel()));
     kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
 }

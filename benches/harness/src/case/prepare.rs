@@ -9,8 +9,8 @@ use tilewright::Arithmetic;
 use tilewright::Error;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{
-    Attention, Backend, CachedAttention, Element, KvCache, LinearBackward, Precision, Start, View, ViewMut,
-    Window,
+    Attention, AttentionBackward, Backend, CachedAttention, Element, KvCache, LinearBackward, Precision,
+    Start, View, ViewMut, Window,
 };
 use tilewright_peers::Dtype;
 
@@ -107,6 +107,43 @@ fn attention<'a, T: Element>(
     Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
 }
 
+/// An attention of numbers of type `T`, and its gradients of q, k and v.
+fn attention_backward<'a, T: Element>(
+    s: AttentionShape,
+    inputs: &Inputs,
+    backend: Backend,
+    from_f32: impl Fn(f32) -> T,
+) -> Result<Prepared<'a>, Error> {
+    let shape = [s.batch, s.heads, s.queries, s.dim];
+    let kv = [s.batch, s.kv_heads, s.keys, s.dim];
+    let [q, k, v] = [&inputs.x, &inputs.y, &inputs.z].map(|x| Aligned::new(x.len(), |i| from_f32(x[i])));
+    // The gradient of the outputs: other numbers of the same distribution.
+    let dout = Aligned::new(q.len(), |i| q[q.len() - 1 - i]);
+    let [mut out, mut dq] = [(); 2].map(|()| Aligned::new(q.len(), |_| T::default()));
+    let [mut dk, mut dv] = [(); 2].map(|()| Aligned::new(k.len(), |_| T::default()));
+    let mut lse = Aligned::new(q.len() / s.dim, |_| 0.0);
+    let window = if s.causal { Window::CAUSAL } else { Window::ALL };
+    let start = Start::At(s.keys - s.queries);
+    let run = move |_: &mut [f32]| {
+        let qkv = [View::new(&q[..], shape)?, View::new(&k[..], kv)?, View::new(&v[..], kv)?];
+        let forward = Attention::new(qkv[0], qkv[1], qkv[2], ViewMut::new(&mut out[..], shape)?);
+        let to_lse = ViewMut::new(&mut lse[..], [s.batch, s.heads, s.queries])?;
+        backend.run(Attention { window, start, lse: Some(to_lse), ..forward })?;
+        let backward = AttentionBackward::new(
+            qkv,
+            (View::new(&out[..], shape)?, View::new(&lse[..], [s.batch, s.heads, s.queries])?),
+            View::new(&dout[..], shape)?,
+            [
+                ViewMut::new(&mut dq[..], shape)?,
+                ViewMut::new(&mut dk[..], kv)?,
+                ViewMut::new(&mut dv[..], kv)?,
+            ],
+        );
+        Ok(backend.run(AttentionBackward { window, start, ..backward })?)
+    };
+    Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
+}
+
 /// Prepares attention of one sequence to a cache.
 fn cached<'a>(
     s: AttentionShape,
@@ -159,6 +196,7 @@ impl Case {
             }
             Operation::LinearBackward { shape } => linear_backward(shape, inputs, backend, |x| x)?,
             Operation::Attention(s) if s.cached => cached(s, inputs, backend, Precision::F32)?,
+            Operation::Attention(s) if s.backward => attention_backward(s, inputs, backend, |x| x)?,
             Operation::Attention(s) => {
                 let shape = [s.batch, s.heads, s.queries, s.dim];
                 let kv = [s.batch, s.kv_heads, s.keys, s.dim];
@@ -205,6 +243,9 @@ impl Case {
                 return cached(s, inputs, backend, Precision::Bf16).map(Some);
             }
             (Operation::Attention(s), _) if s.cached => return Ok(None),
+            (Operation::Attention(s), Dtype::Bf16) if s.backward => {
+                return attention_backward(s, inputs, backend, bf16::from_f32).map(Some);
+            }
             (Operation::Attention(s), Dtype::Bf16) => {
                 return attention(s, inputs, backend, bf16::from_f32).map(Some);
             }
