@@ -145,7 +145,8 @@ fn rows_without_a_label_are_zero_and_do_not_count() {
         let kernel = CrossEntropyBackward { rows, targets, scale: 1.0, losses: Some(&mut losses) };
         let loss = backend.run(kernel).unwrap();
         assert_eq!((dx, losses[0]), ([0.0, 0.0, 4.0, -4.0], 0.0), "{}", backend.name());
-        assert_eq!((loss.weight, loss.sum), (8.0, f64::from(losses[1])), "{}", backend.name());
+        // The definition sums losses before it rounds them.
+        assert_eq!((loss.weight, loss.sum as f32), (8.0, losses[1]), "{}", backend.name());
         // No row has a label: PyTorch's mean is NaN, the sum 0.
         let logits = View::new(&x, [2, 2]).unwrap();
         let none = backend.run(CrossEntropy { logits, targets: Targets::new(&[-100; 2]), losses: None });

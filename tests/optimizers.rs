@@ -78,7 +78,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| random.normal()).collect()
 }
 
-/// One step of an optimizer on the parameters, its two states and the number of the step.
+/// Runs one step on parameters and two states.
 type RunStep<'a> = &'a dyn Fn(Trainable<'_>, &mut [f32], &mut [f32], u64);
 
 /// Parameters and states of three steps of each optimizer, and the norm, have equal bits in pools of 1 to 4 threads.

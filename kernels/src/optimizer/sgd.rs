@@ -32,19 +32,14 @@ impl SgdOptions {
     pub fn new(learning_rate: f64) -> Self {
         Self { learning_rate, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 }
     }
-
-    /// Factors of g and b in the direction of the step.
-    fn direction(&self) -> [f64; 2] {
-        if self.nesterov { [1.0, self.momentum] } else { [0.0, 1.0] }
-    }
 }
 
 /// Definition of [`Sgd`] with momentum for one element: the new p and b.
 pub fn sgd([p, b]: [f64; 2], gradient: f64, options: &SgdOptions) -> [f64; 2] {
     let g = gradient + options.weight_decay * p;
     let b = options.momentum * b + (1.0 - options.dampening) * g;
-    let [of_g, of_b] = options.direction();
-    [p - options.learning_rate * (of_g * g + of_b * b), b]
+    let direction = if options.nesterov { g + options.momentum * b } else { b };
+    [p - options.learning_rate * direction, b]
 }
 
 /// One step of gradient descent, in one pass.
@@ -130,8 +125,8 @@ struct SgdStep {
     weight_decay: f32,
     momentum: f32,
     undamped: f32,
-    /// Negative learning rate times the factors of g and b.
-    rates: [f32; 2],
+    nesterov: bool,
+    learning_rate: f32,
 }
 
 impl SgdStep {
@@ -141,7 +136,8 @@ impl SgdStep {
             weight_decay: options.weight_decay as f32,
             momentum: options.momentum as f32,
             undamped: (1.0 - options.dampening) as f32,
-            rates: options.direction().map(|factor| (-options.learning_rate * factor) as f32),
+            nesterov: options.nesterov,
+            learning_rate: options.learning_rate as f32,
         }
     }
 
@@ -158,13 +154,14 @@ impl Step<2> for SgdStep {
         let c = |x: f32| I::V::splat(isa, x);
         let g = self.gradient(isa, p, gradient);
         let b = c(self.undamped).mul_add(g, b * c(self.momentum));
-        [c(self.rates[1]).mul_add(b, c(self.rates[0]).mul_add(g, p)), b]
+        let direction = if self.nesterov { c(self.momentum).mul_add(b, g) } else { b };
+        [c(-self.learning_rate).mul_add(direction, p), b]
     }
 }
 
 impl Step<1> for SgdStep {
     #[inline(always)]
     fn apply<I: Isa>(self, isa: I, [p]: [I::V; 1], gradient: I::V) -> [I::V; 1] {
-        [I::V::splat(isa, self.rates[1]).mul_add(self.gradient(isa, p, gradient), p)]
+        [I::V::splat(isa, -self.learning_rate).mul_add(self.gradient(isa, p, gradient), p)]
     }
 }

@@ -265,8 +265,8 @@ impl Check for Sgd {
             }
             let kept = Value::option(options.momentum) * Value::of(data.m[i]);
             let b = kept + Value::option(1.0 - options.dampening) * g;
-            let rates = if nesterov { [-0.1, -0.1 * options.momentum] } else { [0.0, -0.1] };
-            let new = old + Value::option(rates[0]) * g + Value::option(rates[1]) * b;
+            let direction = if nesterov { g + Value::option(options.momentum) * b } else { b };
+            let new = old + rate * direction;
             [new.error, b.error, 0.0]
         })
     }
