@@ -57,7 +57,10 @@ fn cases() -> Vec<Case> {
     let others = types.into_iter().flat_map(registry::cases).filter(|case| match case.operation {
         // Weights of these types are always packed.
         Operation::Linear { packed, .. } => packed,
-        Operation::Attention(_) | Operation::Rows { .. } => case.dtype == Dtype::Bf16,
+        Operation::LinearBackward { .. }
+        | Operation::Attention(_)
+        | Operation::Rows { .. }
+        | Operation::Training(_) => case.dtype == Dtype::Bf16,
         Operation::Model { .. } => false,
     });
     registry::cases(Dtype::F32).into_iter().chain(others).collect()

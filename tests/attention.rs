@@ -2,8 +2,8 @@
 
 use half::bf16;
 use tilewright_kernels::{
-    AnyViewMut, Attention, Backend, CachedAttention, DistanceBias, Error, KvCache, Precision, Sequences,
-    Start, View, ViewMut, Window,
+    AnyViewMut, Attention, Backend, CachedAttention, DistanceBias, DropoutMask, Error, KvCache, Precision,
+    RandomBits, Sequences, Start, View, ViewMut, Window,
 };
 
 #[test]
@@ -53,6 +53,14 @@ fn misfits_are_refused() {
     refused("Attention.mask", |a| {
         a.mask = Some(View::with_strides(&SEEN, [2, 4, 3, 5], [60, 15, 1, 3]).unwrap());
     });
+    let dropout = |probability, first_row| {
+        move |a: &mut Attention<'_>| {
+            a.dropout = Some(DropoutMask { probability, first_row, ..DropoutMask::default() });
+        }
+    };
+    refused("Attention.dropout", dropout(1.5, 0));
+    refused("Attention.dropout", dropout(f32::NAN, 0));
+    refused("Attention.dropout", dropout(0.5, u32::MAX - 6));
     refused("Attention.distance.slopes", |a| a.distance = Some(DistanceBias::Alibi { slopes: &X[..3] }));
     refused("Attention.distance", |a| {
         let table = View::new(&X, [32, 4]).unwrap();
@@ -197,6 +205,58 @@ fn masked_keys_never_reach_a_row() {
                     9 => assert!(found.iter().all(|x| x.is_nan()) && lse[row].is_nan()),
                     _ => assert_eq!(found, clean, "{} {precision:?}: row {row}", backend.name()),
                 }
+            }
+        }
+    }
+}
+
+/// Dropout drops the weights that the mask names: row `sequence * heads + head`, column `query * 65536 + key`. Sequences
+/// that are packed or padded to another length keep the same weights, which all are multiplied by 1 / (1 - p).
+#[test]
+fn dropout_drops_the_elements_that_it_documents() {
+    let (heads, rows, keys, dim) = (3, 70, [300, 20], 8);
+    let random = RandomBits { seed: 3, step: 4, site: 5 };
+    let mask = DropoutMask { probability: 0.25, random, first_row: 6 };
+    // Values are unit vectors: outputs are the weights of the first 300 keys.
+    let width = keys[0];
+    let all = keys[0] + keys[1];
+    let (q, k) = (numbers(heads * 2 * rows * dim, 9), numbers(heads * all * dim, 10));
+    let key_of = |key: usize| if key < keys[0] { key } else { key - keys[0] };
+    let v: Vec<f32> = (0..heads * all * width)
+        .map(|i| if key_of(i / width % all) == i % width { 1.0 } else { 0.0 })
+        .collect();
+    for &backend in Backend::available() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |dropout: Option<DropoutMask>| {
+                let of_out = [1, heads, 2 * rows, width];
+                let (mut out, mut lse) =
+                    (vec![f32::NAN; heads * 2 * rows * width], vec![f32::NAN; heads * 2 * rows]);
+                backend
+                    .run(Attention {
+                        precision,
+                        sequences: Sequences::Packed { q: &[0, rows, 2 * rows], k: &[0, keys[0], all] },
+                        dropout,
+                        lse: Some(ViewMut::new(&mut lse, [1, heads, 2 * rows]).unwrap()),
+                        ..Attention::new(
+                            View::new(&q, [1, heads, 2 * rows, dim]).unwrap(),
+                            View::new(&k, [1, heads, all, dim]).unwrap(),
+                            View::new(&v, [1, heads, all, width]).unwrap(),
+                            ViewMut::new(&mut out, of_out).unwrap(),
+                        )
+                    })
+                    .unwrap();
+                (out, lse)
+            };
+            let ((whole, lse), (dropped, lse_of_dropped)) = (run(None), run(Some(mask)));
+            assert_eq!(lse, lse_of_dropped, "{}", backend.name());
+            for (i, (&whole, &dropped)) in whole.iter().zip(&dropped).enumerate() {
+                let (head, query, key) = (i / width / (2 * rows), i / width % (2 * rows), i % width);
+                let (sequence, query) = (query / rows, query % rows);
+                let seen = key < keys[sequence];
+                let kept = mask.keeps((sequence * heads + head) as u32, (query * 65536 + key) as u32);
+                assert_eq!(dropped != 0.0, seen && kept, "{}: {head} {query} {key}", backend.name());
+                let scaled = whole / 0.75;
+                assert!(dropped == 0.0 || (dropped - scaled).abs() <= 1e-6 * scaled, "{dropped} {scaled}");
             }
         }
     }

@@ -4,9 +4,12 @@
 use allocation_counter::{AllocationInfo, measure};
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Epilogue, Gemm, PackedB, Rhs};
+use tilewright_kernels::optimizer::{
+    Adafactor, AdafactorOptions, Adam, AdamOptions, GlobalNorm, GradientTree, Lamb, SecondMoment, Trainable,
+};
 use tilewright_kernels::{
-    Activate, Activation, Attention, Backend, Element, Embedding, LayerNorm, LayerNormBackward, Lookup,
-    RmsNorm, Rows, Softmax, View, ViewMut,
+    Activate, Activation, Attention, Backend, CrossEntropy, CrossEntropyBackward, Element, Embedding,
+    LayerNorm, LayerNormBackward, LinearCrossEntropy, Lookup, RmsNorm, Rows, Softmax, Targets, View, ViewMut,
 };
 use tilewright_suite::backends;
 
@@ -77,6 +80,76 @@ fn rows_allocate_nothing<T: Element>(backend: Backend, n: usize) {
     });
 }
 
+/// Asserts that losses and optimizer steps allocate nothing.
+fn training_allocates_nothing(backend: Backend, x: View<'_, 2>) {
+    let [rows, classes] = x.shape();
+    let (labels, numbers) = (vec![1; rows], vec![0.5; rows * classes]);
+    let targets = Targets::new(&labels);
+    let [mut a, mut b, mut c] = [(); 3].map(|()| Vec::new());
+    let mut zeros = move |run: &mut dyn FnMut([&mut [f32]; 3])| {
+        [&mut a, &mut b, &mut c].into_iter().for_each(|x| x.resize(rows * classes, 0.0));
+        run([&mut a, &mut b, &mut c]);
+    };
+    steady(backend, "cross-entropy", |backend| {
+        zeros(&mut |[dx, ..]| {
+            backend.run(CrossEntropy { logits: x, targets, losses: None }).unwrap();
+            let rows = Rows::Into(x, ViewMut::new(dx, x.shape()).unwrap());
+            backend.run(CrossEntropyBackward { rows, targets, scale: 1.0, losses: None }).unwrap();
+        });
+    });
+    steady(backend, "linear cross-entropy", |backend| {
+        zeros(&mut |[dx, dweight, _]| {
+            let (dx, dweight) =
+                (ViewMut::new(dx, x.shape()).unwrap(), ViewMut::new(dweight, x.shape()).unwrap());
+            let forward = LinearCrossEntropy::new(x, x, targets);
+            backend.run(LinearCrossEntropy { dx: Some(dx), dweight: Some(dweight), ..forward }).unwrap();
+        });
+    });
+    steady(backend, "optimizers", |backend| {
+        zeros(&mut |[p, m, v]| {
+            backend.run(GlobalNorm { x: &numbers });
+            let options = AdamOptions::adamw(0.1, 1);
+            backend.run(Adam { of: Trainable::new(p, &numbers), m, v, options }).unwrap();
+            backend.run(Lamb { of: Trainable::new(p, &numbers), m, v, options }).unwrap();
+            let second_moment = SecondMoment::Factored { rows: &mut m[..rows], columns: &mut v[..classes] };
+            let of = Trainable::new(p, &numbers);
+            backend.run(Adafactor { of, second_moment, options: AdafactorOptions::new(1) }).unwrap();
+        });
+    });
+    let mut tree = GradientTree::new(numbers.len(), 5);
+    steady(backend, "gradient tree", |backend| {
+        [3, 0, 4, 1, 2].into_iter().for_each(|part| tree.push(backend, part, &numbers).unwrap());
+        tree.clear();
+    });
+}
+
+/// Peak of bytes that a vocabulary projection with its gradients allocates on a new thread.
+fn projection_peak(backend: Backend, tokens: usize, vocabulary: usize) -> u64 {
+    const D: usize = 16;
+    let (x, weight) = (vec![0.5; tokens * D], vec![0.5; vocabulary * D]);
+    let (mut dx, mut dweight) = (vec![0.0; tokens * D], vec![0.0; vocabulary * D]);
+    let labels: Vec<i64> = (0..tokens as i64).collect();
+    let peak = allocations(|| {
+        let (x, weight) = (View::new(&x, [tokens, D]).unwrap(), View::new(&weight, [vocabulary, D]).unwrap());
+        let forward = LinearCrossEntropy::new(x, weight, Targets::new(&labels));
+        let dx = Some(ViewMut::new(&mut dx, [tokens, D]).unwrap());
+        let dweight = Some(ViewMut::new(&mut dweight, [vocabulary, D]).unwrap());
+        backend.run(LinearCrossEntropy { dx, dweight, ..forward }).unwrap();
+    });
+    peak.bytes_max
+}
+
+#[test]
+fn logits_are_never_whole() {
+    let backend = Backend::best();
+    let (tokens, vocabulary) = (1024, 16_000);
+    let peak = projection_peak(backend, tokens, vocabulary);
+    let logits = (4 * tokens * vocabulary) as u64;
+    println!("linear cross-entropy on {}: {peak} bytes, the logits {logits}", backend.name());
+    // PyTorch 2.15 holds log-probabilities and their gradient: 2.2 times the logits at 1024 x 50257.
+    assert!(peak < 2 * logits / 10, "{peak} bytes, the logits {logits}");
+}
+
 #[test]
 fn a_steady_state_allocates_nothing() {
     const N: usize = 100;
@@ -102,6 +175,7 @@ fn a_steady_state_allocates_nothing() {
             let out = ViewMut::new(&mut y, [1, 2, N, N / 2]).unwrap();
             backend.run(Attention::new(heads, heads, heads, out)).unwrap();
         });
+        training_allocates_nothing(backend, matrix);
         rows_allocate_nothing::<f32>(backend, N);
         rows_allocate_nothing::<bf16>(backend, N);
         rows_allocate_nothing::<f16>(backend, N);

@@ -129,8 +129,8 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
     let (mut c, at) = place(case.c, [batch, m, n]);
     let rhs = match &packed {
         Some(packed) => Rhs::Packed(packed),
-        None if gated => Rhs::Gated { gate: b, up },
-        None => Rhs::Matrix(b),
+        None if gated => Rhs::Gated { gate: b.into(), up: up.into() },
+        None => Rhs::Matrix(b.into()),
     };
     backend.run(Gemm {
         alpha: if case.negative { -1.0 } else { 1.0 },
@@ -147,6 +147,7 @@ fn run(case: &Case, backend: Backend) -> Result<Vec<f32>, Error> {
             column_bias: column_bias.as_deref(),
             activation: case.relu.then_some(Activation::Relu),
             residual,
+            ..Epilogue::default()
         },
     })?;
     Ok(c)

@@ -14,8 +14,7 @@ pub use backward::{ActivateBackward, GatedBackward, activate_backward, gated_bac
 
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::each;
@@ -112,8 +111,8 @@ impl<T: Element> Kernel for Activate<'_, T> {
     fn reference(self) -> Self::Output {
         self.rows.check("Activate.rows")?;
         for mut row in self.rows.into_iter() {
-            let y = activate(self.activation, &widen(row.input()));
-            round(&y, row.output());
+            let y = activate(self.activation, &to_f64(row.input()));
+            from_f64(&y, row.output());
         }
         Ok(())
     }
@@ -141,8 +140,8 @@ impl<T: Element> Kernel for Gated<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for (mut row, up) in self.gate.into_iter().zip(self.up.rows()) {
-            let y = gated(self.activation, &widen(row.input()), &widen(up));
-            round(&y, row.output());
+            let y = gated(self.activation, &to_f64(row.input()), &to_f64(up));
+            from_f64(&y, row.output());
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! o_i  = sum_j exp(s_ij - m_i) v_j / l_i,  m_i = max_j s_ij,  l_i = sum_j exp(s_ij - m_i),  lse_i = m_i + ln l_i
 //! ```
 //!
+//! With dropout, o_i takes the weights that are kept, times 1 / (1 - p); l_i takes all weights.
+//!
 //! j runs over the keys that row i sees. Online softmax visits them block by block. A block b yields a partial
 //! softmax (m_b, l_b, O_b) for each row, and merging it into the running (m, l, O) of that row rescales both:
 //!
@@ -42,6 +44,7 @@
 //! ```text
 //! attention.rs cached.rs        arguments: views of K and V, or caches
 //!   keys.rs distance.rs precision.rs     their types: sequences and windows, biases by distance, bf16 or f32
+//!   dropout.rs                           weights that dropout keeps
 //! call.rs                       checks the arguments; reference; eval picks a variant and fills the bias tables
 //!   sequence_layout.rs            queries, keys and positions of each sequence
 //! task.rs                       splits rows or blocks among threads; merges partial softmaxes; writes out and lse
@@ -64,6 +67,7 @@ mod cache;
 mod cached;
 mod call;
 mod distance;
+mod dropout;
 mod keys;
 mod kv_source;
 mod panels;
@@ -85,6 +89,7 @@ pub use keys::{Sequences, Start, Window};
 pub use precision::Precision;
 
 use crate::backend::Kernel;
+use crate::dropout::DropoutMask;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
@@ -119,6 +124,9 @@ use kv_source::KvSource;
 ///
 /// Other CPUs multiply the rounded numbers in f32, and round no weight.
 ///
+/// Dropout multiplies the result by 1 / (1 - p) in f32: one rounding more. A dropped weight is 0, and 0 times a value that
+/// is not finite is NaN. The log-sum-exp is that of all weights. All backends drop the same weights.
+///
 /// The bits of a row depend on its query, the keys and values it sees, their positions, and the backend. They do not
 /// depend on other rows, padding, packing into a batch, the number of threads, or how many queries come at once.
 ///
@@ -128,7 +136,8 @@ use kv_source::KvSource;
 /// - [`Error::Shape`] if q, k, v, out, lse, the biases, the mask, the sequences or their starts do not fit each other.
 /// - [`Error::Invalid`] if a row is not contiguous (a row of bias or mask may also have stride 0), kv_heads does not
 ///   divide heads, the softcap is not a positive number, ends of sequences do not ascend from 0 to the number of rows,
-///   lengths exceed the keys, a start exceeds `usize::MAX / 8`, or T5's buckets do not fit its distances.
+///   lengths exceed the keys, a start exceeds `usize::MAX / 8`, T5's buckets do not fit its distances, or dropout finds
+///   no probability, a sequence of more than 65536 queries or keys, or rows of 2^32 or more.
 ///
 /// ```
 /// use tilewright_kernels::{Attention, Backend, View, ViewMut, Window};
@@ -164,6 +173,25 @@ use kv_source::KvSource;
 ///     ..Attention::new(View::new(&q, of_q)?, k, k, ViewMut::new(&mut out, of_q)?)
 /// })?;
 /// assert!(out.iter().all(|x| (x - 0.5).abs() < 1e-6));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+///
+/// Dropout with the mask of one layer in one step. The second half of a batch, by itself, names its first row:
+///
+/// ```
+/// use tilewright_kernels::{Attention, Backend, DropoutMask, RandomBits, View, ViewMut};
+/// let (batch, heads, rows, dim) = (2, 2, 3, 4);
+/// let x: Vec<f32> = (0..batch * heads * rows * dim).map(|i| i as f32 / 64.0).collect();
+/// let random = RandomBits { seed: 1, step: 0, site: 3 };
+/// let run = |first: usize| -> Result<Vec<f32>, tilewright_kernels::Error> {
+///     let x = View::new(&x, [batch, heads, rows, dim])?.slice(0, first..batch);
+///     let mut out = vec![0.0; (batch - first) * heads * rows * dim];
+///     let to = ViewMut::new(&mut out, x.shape())?;
+///     let mask = DropoutMask { probability: 0.1, random, first_row: (first * heads) as u32 };
+///     Backend::best().run(Attention { dropout: Some(mask), ..Attention::new(x, x, x, to) })?;
+///     Ok(out)
+/// };
+/// assert_eq!(run(0)?[heads * rows * dim..], run(1)?);
 /// # Ok::<(), tilewright_kernels::Error>(())
 /// ```
 ///
@@ -212,6 +240,9 @@ pub struct Attention<'a, T: Element = f32> {
     pub start: Start<'a>,
     /// Keys that a query sees around its position.
     pub window: Window,
+    /// Weights that dropout keeps, if there is dropout. The weight of a key is the element in row
+    /// `sequence * heads + head` and column `query * 65536 + key`, query and key counted from the first of their sequence.
+    pub dropout: Option<DropoutMask>,
     /// Result \[batch, heads, queries, dv\] of any type, rounded once from f32.
     pub out: AnyViewMut<'a, 4>,
     /// Log-sum-exp m + ln l of each row, if wanted: \[batch, heads, queries\].
@@ -239,6 +270,7 @@ impl<'a, T: Element> Attention<'a, T> {
             sequences: Sequences::Rows,
             start: Start::At(0),
             window: Window::ALL,
+            dropout: None,
             out: out.into(),
             lse: None,
         }
@@ -257,6 +289,7 @@ impl<'a, T: Element> Attention<'a, T> {
             distance: self.distance,
             start: self.start,
             window: self.window,
+            dropout: self.dropout,
             out: self.out,
             lse: self.lse,
         }

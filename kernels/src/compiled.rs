@@ -2,12 +2,12 @@
 //!
 //! [`Kernel::run_on`](crate::Kernel::run_on) explains the reason.
 
-use crate::backend::Backend;
-use crate::error::Error;
+use crate::backend::{Backend, Kernel};
 use crate::{
-    Activate, ActivateBackward, Attention, AttentionBackward, Dropout, Embedding, EmbeddingBackward, Gated,
-    GatedBackward, L2Normalize, L2NormalizeBackward, LayerNorm, LayerNormBackward, Pool, PoolBackward,
-    RmsNorm, RmsNormBackward, Rope, Softmax, SoftmaxBackward,
+    Activate, ActivateBackward, Attention, AttentionBackward, BceWithLogits, BceWithLogitsBackward,
+    ColumnSums, CrossEntropy, CrossEntropyBackward, Dropout, Embedding, EmbeddingBackward, Gated,
+    GatedBackward, L2Normalize, L2NormalizeBackward, LayerNorm, LayerNormBackward, LinearCrossEntropy,
+    NegativeLogLikelihood, Pool, PoolBackward, RmsNorm, RmsNormBackward, Rope, Softmax, SoftmaxBackward,
 };
 use half::{bf16, f16};
 
@@ -21,7 +21,7 @@ macro_rules! compiled {
         pub trait Compiled: Sized {
             $(
                 /// Runs the kernel.
-                fn $name(kernel: $kernel<'_, Self>, backend: Backend) -> Result<(), Error>
+                fn $name(kernel: $kernel<'_, Self>, backend: Backend) -> <$kernel<'_, Self> as Kernel>::Output
                 where
                     Self: crate::Element;
             )*
@@ -29,7 +29,7 @@ macro_rules! compiled {
     };
     (@impl $type:ty, { $($name:ident: $kernel:ident),* $(,)? }) => {
         impl Compiled for $type {
-            $(fn $name(kernel: $kernel<'_, Self>, backend: Backend) -> Result<(), Error> {
+            $(fn $name(kernel: $kernel<'_, Self>, backend: Backend) -> <$kernel<'_, Self> as Kernel>::Output {
                 backend.dispatch(kernel)
             })*
         }
@@ -42,8 +42,13 @@ compiled! {
         activate: Activate,
         activate_backward: ActivateBackward,
         attention: Attention,
+        column_sums: ColumnSums,
         attention_backward: AttentionBackward,
         dropout: Dropout,
+        bce_with_logits: BceWithLogits,
+        bce_with_logits_backward: BceWithLogitsBackward,
+        cross_entropy: CrossEntropy,
+        cross_entropy_backward: CrossEntropyBackward,
         embedding: Embedding,
         embedding_backward: EmbeddingBackward,
         gated: Gated,
@@ -52,6 +57,8 @@ compiled! {
         l2_normalize_backward: L2NormalizeBackward,
         layer_norm: LayerNorm,
         layer_norm_backward: LayerNormBackward,
+        linear_cross_entropy: LinearCrossEntropy,
+        negative_log_likelihood: NegativeLogLikelihood,
         pool: Pool,
         pool_backward: PoolBackward,
         rms_norm: RmsNorm,

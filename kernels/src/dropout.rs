@@ -11,8 +11,7 @@
 //! elements. They go through a buffer of 64 columns, so that any length and type of row can follow.
 
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, map_with};
@@ -173,11 +172,11 @@ impl<T: Element> Kernel for Dropout<'_, T> {
         let Self { rows, residual, mask } = self;
         for (i, mut row) in rows.into_iter().enumerate() {
             let kept: Vec<bool> = (0..row.input().len()).map(|j| mask.keeps(i as u32, j as u32)).collect();
-            let mut y = dropout(&widen(row.input()), &kept, f64::from(mask.probability));
+            let mut y = dropout(&to_f64(row.input()), &kept, f64::from(mask.probability));
             if let Some(residual) = residual {
-                y.iter_mut().zip(widen(residual.row([i, 0]))).for_each(|(y, r)| *y += r);
+                y.iter_mut().zip(to_f64(residual.row([i, 0]))).for_each(|(y, r)| *y += r);
             }
-            round(&y, row.output());
+            from_f64(&y, row.output());
         }
         Ok(())
     }

@@ -13,6 +13,9 @@ mod sealed {
     /// Methods of an [`Element`](super::Element) for this crate alone. No other crate can implement the trait:
     /// kernels reinterpret the bits of its types.
     pub trait SealedElement: Sized + Compiled {
+        /// True for f32.
+        const IS_F32: bool = false;
+
         /// True for bf16.
         const IS_BF16: bool = false;
 
@@ -46,6 +49,8 @@ mod sealed {
     }
 
     impl SealedElement for f32 {
+        const IS_F32: bool = true;
+
         fn any<const D: usize>(view: View<'_, D, Self>) -> AnyView<'_, D> {
             AnyView::F32(view)
         }
@@ -321,4 +326,16 @@ pub(crate) fn store_first_lanes<I: Isa, T: Element>(isa: I, v: I::V, dst: &mut [
 pub(crate) fn first_bf16_bits<I: Isa, T: Element>(isa: I, src: &[T]) -> I::V {
     let v = first_lanes(isa, src);
     if T::IS_BF16 { v.shr_bits::<16>() } else { bf16_bits(isa, v) }
+}
+
+/// The elements in f64, exactly.
+pub(crate) fn to_f64<T: Element>(x: &[T]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// Rounds each number to f32, and then to the type of `out`.
+pub(crate) fn from_f64<T: Element>(x: &[f64], out: &mut [T]) {
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = T::from_f32(x as f32);
+    }
 }

@@ -10,8 +10,7 @@
 mod backward;
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{RowSlices, map, widen, write_f32};
@@ -105,8 +104,8 @@ impl<T: Element> Kernel for Embedding<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for (t, out) in self.out.into_rows().enumerate() {
-            let rows: Vec<_> = self.lookups.iter().map(|lookup| definition::widen(lookup.row(t))).collect();
-            definition::round(&embedding(&rows, out.len()), out);
+            let rows: Vec<_> = self.lookups.iter().map(|lookup| to_f64(lookup.row(t))).collect();
+            from_f64(&embedding(&rows, out.len()), out);
         }
         Ok(())
     }

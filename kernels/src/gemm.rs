@@ -18,7 +18,7 @@
 //! | path | B | A | file |
 //! |---|---|---|---|
 //! | prepacked, GEMV | packed f32 | any M, M = 1 | `prepacked.rs` |
-//! | pack on the fly | f32, unpacked | any M | `on_the_fly.rs` |
+//! | pack on the fly | f32, bf16, f16, unpacked | any M | `on_the_fly.rs`, `packing.rs` |
 //! | GEMV of rows | f32 \[out, in\], unpacked | M = 1 | `gemv_rows.rs` |
 //! | small product | f32, at most one panel | M <= 16, k <= 32 | `small.rs`, without a walk |
 //! | reduced precision, GEMV, small M | packed bf16, f16, int8, groups | any M, M = 1, M <= 4 or 8 | `reduced.rs` |
@@ -34,7 +34,8 @@
 //! 3. jc exists only where several tasks need the same packed panels. Elsewhere a task packs a panel when it
 //!    reaches it, and reads it from L1 or L2.
 //! 4. A is copied, not interleaved: a microkernel broadcasts single k-groups of A, for which rows at a fixed
-//!    distance are as good, and a copy is cheaper than a transposition.
+//!    distance are as good, and a copy is cheaper than a transposition. An A with unit stride along m, such as dY^T
+//!    in dW = dY^T X, is transposed in registers on the way.
 //! 5. GEMV on an unpacked \[out, in\] weight packs nothing: columns of B are rows in memory, transposed in
 //!    registers. A small product skips tasks and the packing of A as well.
 
@@ -50,6 +51,8 @@ mod on_the_fly;
 mod output;
 mod pack;
 mod packed;
+mod packing;
+mod pairs;
 mod panel;
 mod prepacked;
 mod product;
@@ -60,7 +63,7 @@ mod small;
 mod tasks;
 mod walk;
 
-pub use epilogue::Epilogue;
+pub use epilogue::{Derivative, Epilogue};
 pub use format::Format;
 pub use lhs::Lhs;
 pub use packed::PackedB;
@@ -71,14 +74,15 @@ pub use rhs::Rhs;
 use crate::backend::Kernel;
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
-use crate::view::AnyViewMut;
+use crate::view::{AnyView, AnyViewMut};
 use half::{bf16, f16};
 use layout::PanelLayout;
 use on_the_fly::Unpacked;
 use output::CPointer;
-use prepacked::F32Panels;
+use packing::Floats;
+use prepacked::PackedPanels;
 use product::Product;
-use rhs::of_batch;
+use rhs::{any_of_batch, of_batch};
 
 /// Matrix product of a batch: C = epilogue(alpha A B + beta C).
 ///
@@ -88,7 +92,7 @@ use rhs::of_batch;
 ///
 /// # Errors
 /// C is not written if the call fails:
-/// - [`Error::Shape`] if the shapes of A, B, C, biases and residual do not fit each other;
+/// - [`Error::Shape`] if the shapes of A, B, C and the operands of the epilogue do not fit each other;
 /// - [`Error::Invalid`] if B was packed for a backend with another panel layout (the reference reads all layouts);
 /// - [`Error::Invalid`] if B is a gated pair and `beta` is not 0;
 /// - [`Error::Invalid`] if A is [`Lhs::ZeroPoint`] and the weights are not int8.
@@ -200,10 +204,11 @@ impl Kernel for Gemm<'_> {
         let k = self.check()?;
         let [batch, m, n] = self.c.shape();
         let b = |up: bool, s: usize, p: usize, j: usize| match self.b {
-            Rhs::Matrix(b) => f64::from(of_batch(b, s).get([p, j])),
-            Rhs::Gated { gate, up: u } => f64::from(of_batch(if up { u } else { gate }, s).get([p, j])),
+            Rhs::Matrix(b) => f64::from(any_of_batch(b, s).get([p, j])),
+            Rhs::Gated { gate, up: u } => f64::from(any_of_batch(if up { u } else { gate }, s).get([p, j])),
             Rhs::Packed(b) => b.get(up, p, j),
         };
+        let (row_bias, column_bias) = (self.epilogue.row_bias, self.epilogue.column_bias);
         for s in 0..batch {
             let a = self.a.of_batch(s);
             for i in 0..m {
@@ -214,21 +219,38 @@ impl Kernel for Gemm<'_> {
                         for (p, a) in row.iter().enumerate().take(k) {
                             sum += a * b(up, s, p, j);
                         }
-                        let row_bias = self.epilogue.row_bias.map_or(0.0, |bias| f64::from(bias[i]));
+                        let row_bias = row_bias.map_or(0.0, |bias| f64::from(bias[i]));
                         let column = if up { n + j } else { j };
-                        let column_bias =
-                            self.epilogue.column_bias.map_or(0.0, |bias| f64::from(bias[column]));
+                        let column_bias = column_bias.map_or(0.0, |bias| f64::from(bias[column]));
                         f64::from(self.alpha) * sum + row_bias + column_bias
                     };
                     let mut v = biased_sum(false);
                     if self.beta != 0.0 {
                         v += f64::from(self.beta) * f64::from(self.c.get([s, i, j]));
                     }
+                    let up = if self.b.is_gated() { Some(biased_sum(true)) } else { None };
+                    if let Some(aux) = &mut self.epilogue.aux {
+                        aux.set([s, i, j], v as f32);
+                        if let Some(up) = up {
+                            aux.set([s, i, n + j], up as f32);
+                        }
+                    }
                     if let Some(activation) = self.epilogue.activation {
                         v = activation.definition(v);
                     }
-                    if self.b.is_gated() {
-                        v *= biased_sum(true);
+                    if let Some(up) = up {
+                        v *= up;
+                    }
+                    let of = |operand: &AnyView<'_, 3>| f64::from(any_of_batch(*operand, s).get([i, j]));
+                    match &mut self.epilogue.derivative {
+                        Some(Derivative::Of { activation, aux }) => {
+                            v *= activation.definition_derivative(of(aux));
+                        }
+                        Some(Derivative::OfGated { activation, gate, up, dup }) => {
+                            dup.set([s, i, j], (v * activation.definition(of(gate))) as f32);
+                            v *= of(up) * activation.definition_derivative(of(gate));
+                        }
+                        None => {}
                     }
                     if let Some(residual) = self.epilogue.residual {
                         v += f64::from(of_batch(residual, s).get([i, j]));
@@ -261,7 +283,7 @@ impl Kernel for Gemm<'_> {
             k,
             gated: self.b.is_gated(),
             beta: self.beta,
-            epilogue: self.epilogue,
+            operations: self.epilogue.operations(),
             shape: self.c.shape(),
             c_strides: self.c.strides(),
             c: CPointer::of(&mut self.c),
@@ -287,20 +309,16 @@ unsafe fn compute<I: Isa>(isa: I, product: &Product<'_>, b: Rhs<'_>) {
                 product.grouped(isa, b);
             }
             Rhs::Packed(b) if b.format() != Format::F32 => product.reduced(isa, b),
-            _ if product.is_small::<I>() => product.small(isa, b),
+            _ if product.is_small::<I>(b) => product.small(isa, b),
             Rhs::Packed(b) => {
                 let grid = product.grid::<I>(product.row_blocks_of_threads::<I>(product.k));
-                product.prepacked(isa, F32Panels { floats: b.panels(), first: 0 }, &grid);
+                product.prepacked(isa, Floats::EXACT, PackedPanels { floats: b.panels(), first: 0 }, &grid);
             }
-            Rhs::Matrix(b) => {
-                let b = Unpacked { b, up: None };
-                if product.is_gemv_of_rows::<I>(b) {
-                    product.gemv_rows(isa, b);
-                } else {
-                    product.pack_on_the_fly(isa, b);
-                }
+            Rhs::Matrix(AnyView::F32(b)) if product.is_gemv_of_rows::<I>(b) => product.gemv_rows(isa, b),
+            Rhs::Matrix(matrix) => product.pack_on_the_fly(isa, Unpacked { b: matrix, up: None }, b.format()),
+            Rhs::Gated { gate, up } => {
+                product.pack_on_the_fly(isa, Unpacked { b: gate, up: Some(up) }, b.format());
             }
-            Rhs::Gated { gate, up } => product.pack_on_the_fly(isa, Unpacked { b: gate, up: Some(up) }),
         }
     }
 }

@@ -107,6 +107,23 @@ pub trait Isa: sealed::SealedIsa + Copy + Send + Sync + Debug + 'static {
     /// - The blocks do not overlap.
     unsafe fn transpose(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize);
 
+    /// Writes the transpose of a block, of which `row(i)` returns row i < `LANES`, to `dst`. An instruction set with
+    /// enough registers transposes the block in them.
+    ///
+    /// # Safety
+    /// `dst` is valid for writes of `LANES` rows of `LANES` floats, `dst_stride` apart.
+    #[inline(always)]
+    unsafe fn transpose_vectors(self, row: impl Fn(usize) -> Self::V, dst: *mut f32, dst_stride: usize) {
+        let mut block = [0.0; MAX_LANES * MAX_LANES];
+        let lanes = Self::V::LANES;
+        for (i, to) in block.chunks_exact_mut(lanes).take(lanes).enumerate() {
+            row(i).store(to);
+        }
+        // SAFETY: `block` holds MAX_LANES^2 floats, at least `LANES` rows of `LANES`; it is a local, so it does not
+        // overlap `dst`, which is valid for writes (precondition of `transpose_vectors`).
+        unsafe { self.transpose(block.as_ptr(), lanes, dst, dst_stride) };
+    }
+
     /// Calls `f(i, column i)` for each column of the `LANES` x `LANES` block at `src`, in ascending order. An
     /// instruction set with enough registers transposes the block in them.
     ///

@@ -11,8 +11,7 @@
 mod backward;
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, accumulators, read, scale, total};
@@ -65,8 +64,8 @@ impl<T: Element> Kernel for L2Normalize<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for mut row in self.rows.into_iter() {
-            let y = l2_normalize(&definition::widen(row.input()), self.eps.into());
-            definition::round(&y, row.output());
+            let y = l2_normalize(&to_f64(row.input()), self.eps.into());
+            from_f64(&y, row.output());
         }
         Ok(())
     }

@@ -27,8 +27,7 @@
 mod backward;
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{GROUPS, RowSlices, accumulators, map_with, read, sum, total};
@@ -101,11 +100,11 @@ impl<T: Element> Kernel for LayerNorm<'_, T> {
         let input = NormInput { rows, residual };
         let mut statistics = Statistics { mean: PerRow(mean), inverse_deviation: PerRow(inverse_deviation) };
         let [_, n] = check(&input, weight, bias, eps, &statistics)?;
-        let (weight, bias) = (weight.map(definition::widen), bias.map(definition::widen));
+        let (weight, bias) = (weight.map(to_f64), bias.map(to_f64));
         for (i, mut row) in input.define().enumerate().filter(|_| n > 0) {
-            let x = definition::widen(row.input());
+            let x = to_f64(row.input());
             let (y, mean, r) = layer_norm(&x, weight.as_deref(), bias.as_deref(), eps.into());
-            definition::round(&y, row.output());
+            from_f64(&y, row.output());
             statistics.set(i, mean as f32, r as f32);
         }
         Ok(())

@@ -27,7 +27,7 @@
 //! # Ok::<(), tilewright_kernels::Error>(())
 //! ```
 //!
-//! Matrix products are in [`gemm`], definitions in f64 in [`definition`], elementary functions in [`math`], peaks of the CPU in [`probe`], and the traits of
+//! Matrix products are in [`gemm`], optimizer steps in [`optimizer`], definitions in f64 in [`definition`], elementary functions in [`math`], peaks of the CPU in [`probe`], and the traits of
 //! an instruction set in [`isa`]. All other kernels are in this module.
 //!
 //! Arguments that do not fit are an [`Error`], and nothing is written. An index outside a view panics, as for a slice.
@@ -73,8 +73,10 @@ mod activate;
 mod activation;
 mod attention;
 mod backend;
+mod binary_cross_entropy;
 mod column_sums;
 mod compiled;
+mod cross_entropy;
 pub mod definition;
 mod dropout;
 mod element;
@@ -88,9 +90,11 @@ mod l2_normalize;
 mod lanes;
 mod large_pages;
 mod layer_norm;
+mod linear;
 mod map;
 pub mod math;
 mod norm_backward;
+pub mod optimizer;
 mod parallel;
 mod philox;
 mod pooling;
@@ -111,6 +115,11 @@ pub use attention::{
     Attention, AttentionBackward, CachedAttention, DistanceBias, KvCache, Precision, Sequences, Start, Window,
 };
 pub use backend::{Backend, Kernel};
+pub use binary_cross_entropy::{BceWithLogits, BceWithLogitsBackward};
+pub use column_sums::ColumnSums;
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyBackward, LinearCrossEntropy, LossSum, NegativeLogLikelihood, Targets,
+};
 pub use dropout::{Dropout, DropoutMask};
 pub use element::Element;
 pub use embedding::{Embedding, EmbeddingBackward, Lookup};
@@ -118,6 +127,7 @@ pub use error::Error;
 pub use half;
 pub use l2_normalize::{L2Normalize, L2NormalizeBackward};
 pub use layer_norm::{LayerNorm, LayerNormBackward};
+pub use linear::LinearBackward;
 pub use map::{Function, Map};
 pub use philox::{RandomBits, philox4x32_10};
 pub use pooling::{Pool, PoolBackward, Pooling};

@@ -20,9 +20,8 @@
 //! Sums over rows start anew in each chunk of [`CHUNK`] rows and are then added up in ascending order, whatever thread
 //! computed them.
 
-use crate::column_sums::add_rows;
-use crate::definition;
-use crate::element::Element;
+use crate::column_sums::add_columns;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{GROUPS, RowSlices, accumulators, map_and_add, read_with, total};
@@ -108,11 +107,11 @@ impl<T: Element, const CENTERED: bool> NormRows<'_, T, CENTERED> {
         let Self { rows, x, dresidual, inverse_deviation, .. } = self;
         let mut totals = [(); P].map(|()| vec![0.0; x.shape()[1]]);
         for (i, mut row) in rows.into_iter().enumerate() {
-            let (x, dy) = (definition::widen(x.row([i, 0])), definition::widen(row.input()));
+            let (x, dy) = (to_f64(x.row([i, 0])), to_f64(row.input()));
             let (mut dx, gradients) = gradient(&x, inverse_deviation[i].into(), &dy);
-            let dresidual = dresidual.map_or_else(Vec::new, |view| definition::widen(view.row([i, 0])));
+            let dresidual = dresidual.map_or_else(Vec::new, |view| to_f64(view.row([i, 0])));
             dx.iter_mut().zip(dresidual).for_each(|(dx, more)| *dx += more);
-            definition::round(&dx, row.output());
+            from_f64(&dx, row.output());
             for (total, gradient) in totals.iter_mut().zip(gradients) {
                 total.iter_mut().zip(gradient).for_each(|(total, more)| *total += more);
             }
@@ -157,7 +156,7 @@ impl<T: Element, const CENTERED: bool> NormRows<'_, T, CENTERED> {
                 let (weights, biases) = sums.split_at(1, n);
                 for (sums, total) in [(weights, &mut dweight), (biases, &mut dbias)] {
                     if let Some(total) = total {
-                        add_rows(isa, sums, total);
+                        add_columns(isa, sums, total);
                     }
                 }
             }

@@ -11,8 +11,7 @@
 mod backward;
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{NONE, RowSlices, map, widen, write_f32};
@@ -94,8 +93,8 @@ impl<T: Element> Kernel for Pool<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for (pair, out) in self.offsets.windows(2).zip(self.out.into_rows()) {
-            let rows = (pair[0]..pair[1]).flat_map(|t| definition::widen(self.x.row([t, 0])));
-            definition::round(&pool(&rows.collect::<Vec<_>>(), out.len(), self.pooling), out);
+            let rows = (pair[0]..pair[1]).flat_map(|t| to_f64(self.x.row([t, 0])));
+            from_f64(&pool(&rows.collect::<Vec<_>>(), out.len(), self.pooling), out);
         }
         Ok(())
     }

@@ -13,8 +13,7 @@
 mod backward;
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::Error;
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, accumulators, map_with, read, total};
@@ -78,11 +77,11 @@ impl<T: Element> Kernel for RmsNorm<'_, T> {
         let Self { rows, residual, weight, eps, inverse_deviation } = self;
         let (input, mut inverse_deviation) = (NormInput { rows, residual }, PerRow(inverse_deviation));
         let [_, n] = check(&input, weight, eps, &inverse_deviation)?;
-        let weight = weight.map(definition::widen);
+        let weight = weight.map(to_f64);
         for (i, mut row) in input.define().enumerate().filter(|_| n > 0) {
-            let x = definition::widen(row.input());
+            let x = to_f64(row.input());
             let (y, r) = rms_norm(&x, weight.as_deref(), eps.into());
-            definition::round(&y, row.output());
+            from_f64(&y, row.output());
             inverse_deviation.set(i, r as f32);
         }
         Ok(())

@@ -13,8 +13,7 @@
 //! pair (a, b). Without rows or columns nothing is written.
 
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::map;
@@ -254,7 +253,7 @@ impl<T: Element> Kernel for Rope<'_, T> {
         for (mut row, &position) in rows.into_iter().zip(positions) {
             let [cos, sin] = table.cos_sin(position);
             let x = row.input().to_vec();
-            round(&definition(&widen(&x), head_dim, table.layout, &cos, &sin), row.output());
+            from_f64(&definition(&to_f64(&x), head_dim, table.layout, &cos, &sin), row.output());
             // Unrotated columns are copied, not rounded: bits of NaN are kept.
             for j in (0..x.len()).filter(|j| j % head_dim >= table.dims()) {
                 row.output()[j] = x[j];

@@ -23,8 +23,7 @@ mod in_flight;
 mod mask;
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::lanes::maximum;
@@ -97,9 +96,9 @@ impl<T: Element> Kernel for Softmax<'_, T> {
         self.check()?;
         let Self { rows, scale, mask, log } = self;
         for (i, mut row) in rows.into_iter().enumerate() {
-            let x = definition::widen(row.input());
+            let x = to_f64(row.input());
             let y = softmax(&x, scale.into(), &mask.biases(i, x.len()), log);
-            definition::round(&y, row.output());
+            from_f64(&y, row.output());
         }
         Ok(())
     }

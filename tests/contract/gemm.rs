@@ -1,8 +1,9 @@
 //! Matrix products: bits do not depend on threads, on packing, on neighbours or on blocks.
 
-use super::{numbers, same_on_any_threads};
-use tilewright_kernels::gemm::{PackedB, Rhs};
-use tilewright_kernels::{View, ViewMut};
+use super::{narrow, numbers, same_on_any_threads};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm, PackedB, Rhs};
+use tilewright_kernels::half::bf16;
+use tilewright_kernels::{Backend, ColumnSums, Element, View, ViewMut};
 use tilewright_suite::backends;
 use tilewright_verify::bound::identical;
 use tilewright_verify::gemm::product;
@@ -76,7 +77,6 @@ fn gemm_rows_do_not_depend_on_their_neighbours() {
 /// A product of one row by an unpacked weight, or by a gated pair, has the bits of the packed product.
 #[test]
 fn gemm_with_one_row_does_not_depend_on_packing() {
-    use tilewright_kernels::gemm::{Epilogue, Gemm};
     let near = |edges: &[usize]| edges.iter().flat_map(|e| e - 1..e + 2).collect::<Vec<_>>();
     for (n, k) in near(&[4, 8, 16, 32, 48, 64])
         .into_iter()
@@ -148,7 +148,6 @@ fn gemm_blocks_of_k_do_not_show() {
 /// Every product of a batch equals the product alone, with any operands shared.
 #[test]
 fn gemm_batches_are_single_products() {
-    use tilewright_kernels::gemm::{Epilogue, Gemm};
     let (batch, m, k, n) = (3, 17, 130, 50);
     let (a, b) = (numbers(batch * m * k, 7), numbers(batch * k * n, 8));
     for backend in backends() {
@@ -158,7 +157,7 @@ fn gemm_batches_are_single_products() {
                 .run(Gemm {
                     alpha: 1.0,
                     a: View::<3>::new(&a, [a_batch, m, k]).unwrap().into(),
-                    b: Rhs::Matrix(View::new(&b, [b_batch, k, n]).unwrap()),
+                    b: Rhs::Matrix(View::<3>::new(&b, [b_batch, k, n]).unwrap().into()),
                     beta: 0.0,
                     c: ViewMut::<3>::new(&mut c, [batch, m, n]).unwrap().into(),
                     epilogue: Epilogue::default(),
@@ -171,5 +170,81 @@ fn gemm_batches_are_single_products() {
                 identical(c, &alone).unwrap_or_else(|e| panic!("{}: product {i}: {e}", backend.name()));
             }
         }
+    }
+}
+
+/// The products of a linear layer's backward pass, dX = dY W and dW += dY^T X, in f32 and in bf16.
+#[test]
+fn gemm_of_a_backward_pass_does_not_depend_on_threads_packing_or_neighbours() {
+    fn gradients<T: Element>(what: &str, backend: Backend, format: Format, [rows, k, n]: [usize; 3]) {
+        let [x, w, dy] = [(rows * k, 1), (n * k, 2), (rows * n, 3)].map(|(len, seed)| numbers(len, seed));
+        let [x, w, dy] = [&x, &w, &dy].map(|v| narrow::<T>(v));
+        let x = View::new(&x, [rows, k]).unwrap();
+        let w = View::new(&w, [n, k]).unwrap();
+        let dy = View::new(&dy, [rows, n]).unwrap();
+        let product = |a: View<'_, 2, T>, b: Rhs<'_>, beta: f32, columns: usize| {
+            let shape = [a.shape()[0], columns];
+            let mut c = numbers(shape[0] * columns, 4);
+            let to = ViewMut::new(&mut c, shape).unwrap().into();
+            let epilogue = Epilogue::default();
+            backend.run(Gemm { alpha: 1.0, a: a.into(), b, beta, c: to, epilogue }).unwrap();
+            c
+        };
+        let dx = |rows| product(dy.slice(0, rows), Rhs::Matrix(w.into()), 0.0, k);
+        let dw = |columns| product(dy.slice(1, columns).transpose(), Rhs::Matrix(x.into()), 1.0, k);
+        same_on_any_threads(&format!("{what}: dX"), || dx(0..rows));
+        same_on_any_threads(&format!("{what}: dW"), || dw(0..n));
+        let same = |of: &str, found: &[f32], expected: &[f32]| {
+            identical(found, expected).unwrap_or_else(|e| panic!("{what}: {of}: {e}"));
+        };
+        let (all_dx, all_dw) = (dx(0..rows), dw(0..n));
+        same("dX of a row", &dx(rows / 2..rows / 2 + 1), &all_dx[rows / 2 * k..][..k]);
+        same("dW of two channels", &dw(0..2), &all_dw[..2 * k]);
+        let [w, x] = [w, x].map(|b| PackedB::in_format(backend, format, b).unwrap());
+        same("dX of a packed W", &product(dy, Rhs::Packed(&w), 0.0, k), &all_dx);
+        same("dW of a packed X", &product(dy.transpose(), Rhs::Packed(&x), 1.0, k), &all_dw);
+    }
+    for backend in backends() {
+        for shape in [[300, 70, 130], [35, 33, 17], [1, 100, 200], [900, 64, 40]] {
+            let what = format!("{}: {shape:?}", backend.name());
+            gradients::<f32>(&what, backend, Format::F32, shape);
+            gradients::<bf16>(&format!("{what} of bf16"), backend, Format::Bf16, shape);
+        }
+    }
+}
+
+#[test]
+fn column_sums_do_not_depend_on_threads() {
+    fn check<T: Element>() {
+        for backend in backends() {
+            for [rows, columns] in [[600, 768], [1, 70_000], [5000, 129], [3, 5]] {
+                let x = narrow::<T>(&numbers(rows * columns, 13));
+                let what = format!("{}: column sums of {rows}x{columns}", backend.name());
+                same_on_any_threads(&what, || {
+                    let mut sums = numbers(columns, 14);
+                    let x = View::new(&x, [rows, columns]).unwrap();
+                    backend.run(ColumnSums { x, sums: &mut sums }).unwrap();
+                    sums
+                });
+            }
+        }
+    }
+    check::<f32>();
+    check::<bf16>();
+}
+
+/// The matrices of a gated pair may have two types: each is widened.
+#[test]
+fn gemm_with_a_gated_pair_of_two_types() {
+    let (m, n, k) = (20, 40, 50);
+    let (a, gate, up) = (numbers(m * k, 15), narrow::<bf16>(&numbers(k * n, 16)), numbers(k * n, 17));
+    let wide = super::widen(&gate);
+    let gate = View::<2, bf16>::new(&gate, [k, n]).unwrap();
+    let [wide, up] = [&wide, &up].map(|v| View::<2>::new(v, [k, n]).unwrap());
+    let a = View::<2>::new(&a, [m, k]).unwrap();
+    for backend in backends() {
+        let two = product(backend, a, Rhs::Gated { gate: gate.into(), up: up.into() }, n).unwrap();
+        let one = product(backend, a, Rhs::Gated { gate: wide.into(), up: up.into() }, n).unwrap();
+        identical(&two, &one).unwrap_or_else(|e| panic!("{}: {e}", backend.name()));
     }
 }

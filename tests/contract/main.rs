@@ -9,9 +9,9 @@ mod row_gradients;
 use half::{bf16, f16};
 use tilewright_kernels::gemm::{Format, PackedB};
 use tilewright_kernels::{
-    Activate, ActivateBackward, Activation, Backend, ColumnMask, Dropout, DropoutMask, Element, Error, Gated,
-    GatedBackward, L2Normalize, LayerNorm, RmsNorm, Rope, RopeLayout, RopeTable, Rows, Softmax, View,
-    ViewMut,
+    Activate, ActivateBackward, Activation, Backend, BceWithLogitsBackward, ColumnMask, CrossEntropyBackward,
+    Dropout, DropoutMask, Element, Error, Gated, GatedBackward, L2Normalize, LayerNorm, RmsNorm, Rope,
+    RopeLayout, RopeTable, Rows, Softmax, Targets, View, ViewMut,
 };
 use tilewright_suite::backends;
 use tilewright_verify::bound::{U, compare, identical};
@@ -40,7 +40,7 @@ fn same_on_any_threads(what: &str, f: impl Fn() -> Vec<f32> + Sync) {
 /// Runs a kernel on rows. The last argument is a vector over the columns, of which the kernel makes its parameters.
 type RunRows<T> = fn(Backend, Rows<'_, T>, &[f32]) -> Result<(), Error>;
 
-fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 11] {
+fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 13] {
     [
         ("layer norm", |backend, rows, p| {
             let [m, n] = rows.shape();
@@ -55,6 +55,17 @@ fn row_kernels<T: Element>() -> [(&'static str, RunRows<T>); 11] {
             backend.run(Softmax { scale: 0.125, mask: ColumnMask::Bias(bias), ..Softmax::new(rows) })
         }),
         ("log-softmax", |backend, rows, _| backend.run(Softmax { log: true, ..Softmax::new(rows) })),
+        ("cross-entropy backward", |backend, rows, _| {
+            let [m, n] = rows.shape();
+            let labels = vec![n as i64 / 2; m];
+            let targets = Targets { smoothing: 0.1, ..Targets::new(&labels) };
+            backend.run(CrossEntropyBackward { rows, targets, scale: 0.5, losses: None }).map(|_| ())
+        }),
+        ("BCE backward", |backend, rows, p| {
+            let z: Vec<T> = p.iter().map(|&x| T::from_f32(x.abs())).collect();
+            let targets = View::with_strides(&z, rows.shape(), [0, 1])?;
+            backend.run(BceWithLogitsBackward { rows, targets, positive_weight: Some(p), scale: 0.5 })
+        }),
         ("GELU", |backend, rows, _| backend.run(Activate { rows, activation: Activation::GeluErf })),
         ("SwiGLU", |backend, gate, p| {
             let up: Vec<T> = p.iter().map(|&x| T::from_f32(x)).collect();

@@ -3,4 +3,6 @@
 
 mod attention;
 mod elementwise;
+mod linear;
+mod loss;
 mod norms;

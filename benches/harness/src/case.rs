@@ -3,11 +3,13 @@
 mod inputs;
 mod prepare;
 mod rows;
+mod training;
 
 pub use crate::work::Work;
 pub use inputs::{Aligned, Inputs};
 pub use prepare::Prepared;
 pub use rows::{ROW_KERNELS, RowKernel};
+pub use training::TrainingStep;
 
 use super::models::{MODELS, Models, Task};
 use core::fmt;
@@ -28,6 +30,11 @@ pub enum Operation {
         /// True if W is packed beforehand.
         packed: bool,
     },
+    /// dX = dY W, dW += dY^T X, dbias += column sums of dY.
+    LinearBackward {
+        /// m, k, n of y = x W^T.
+        shape: [usize; 3],
+    },
     /// Fused attention.
     Attention(AttentionShape),
     /// A row kernel.
@@ -37,6 +44,8 @@ pub enum Operation {
         /// Rows, columns.
         shape: [usize; 2],
     },
+    /// A step of training.
+    Training(TrainingStep),
     /// A model with random weights.
     Model {
         /// Index into [`MODELS`].
@@ -150,9 +159,11 @@ impl Case {
     pub fn kernel(&self) -> &'static str {
         match self.operation {
             Operation::Linear { .. } => "linear",
+            Operation::LinearBackward { .. } => "linear-backward",
             Operation::Attention(AttentionShape { backward: true, .. }) => "attention-backward",
             Operation::Attention(_) => "attention",
             Operation::Rows { kernel, .. } => kernel.name,
+            Operation::Training(step) => step.kernel(),
             Operation::Model { model, .. } => MODELS[model].name,
         }
     }
@@ -160,9 +171,12 @@ impl Case {
     /// The shape, as it appears in rows.
     pub fn shape(&self) -> String {
         match self.operation {
-            Operation::Linear { shape: [m, k, n], .. } => format!("{m}x{k}x{n}"),
+            Operation::Linear { shape: [m, k, n], .. } | Operation::LinearBackward { shape: [m, k, n] } => {
+                format!("{m}x{k}x{n}")
+            }
             Operation::Attention(shape) => shape.to_string(),
             Operation::Rows { shape: [rows, columns], .. } => format!("{rows}x{columns}"),
+            Operation::Training(step) => step.to_string(),
             Operation::Model { task, .. } => task.to_string(),
         }
     }
@@ -205,6 +219,13 @@ impl Case {
                 bytes: size * product(&[m, k]) + of_weights * product(&[k, n]) + 4.0 * product(&[m, n]),
                 tokens: None,
             },
+            Operation::LinearBackward { shape: [m, k, n] } => Work {
+                flops: 4.0 * product(&[m, k, n]),
+                // dX has the type of the inputs. dW is f32, read and written.
+                bytes: size * (product(&[m, n]) + 2.0 * product(&[m, k]))
+                    + (of_weights + 8.0) * product(&[k, n]),
+                tokens: None,
+            },
             Operation::Attention(s) => {
                 // Under a causal mask, the last query sees all keys and each earlier query sees one key less.
                 let seen = match s.causal {
@@ -222,6 +243,7 @@ impl Case {
                 let bytes = (size * kernel.streams + 4.0 * kernel.f32_streams) * product(&shape);
                 Work { flops: 0.0, bytes, tokens: None }
             }
+            Operation::Training(step) => step.work(size),
             Operation::Model { model, task } => MODELS[model].work(task, of_weights),
         }
     }
@@ -229,12 +251,14 @@ impl Case {
     /// Random inputs that the case's type represents exactly; inputs of products are exact in every type.
     pub fn inputs(&self) -> Inputs {
         match self.operation {
-            Operation::Linear { shape: [m, k, n], .. } => Inputs::linear([m, k, n], self.dtype),
+            Operation::Linear { shape, .. } => Inputs::linear(shape, self.dtype),
+            Operation::LinearBackward { shape } => Inputs::linear_backward(shape, self.dtype),
             Operation::Attention(s) => Inputs::attention(
                 s.batch * s.heads * s.queries * s.dim,
                 s.batch * s.kv_heads * s.keys * s.dim,
             ),
             Operation::Rows { shape, .. } => Inputs::rows(shape, self.dtype),
+            Operation::Training(step) => step.inputs(),
             Operation::Model { .. } => Inputs::default(),
         }
     }
@@ -262,9 +286,6 @@ impl Case {
     /// # Errors
     /// Names the first wrong element, with the found and the expected value.
     pub fn check(&self, inputs: &Inputs, output: &[f32]) -> Result<(), String> {
-        let wrong = |i: usize, found: f32, expected: f64| {
-            Err(format!("element {i} is {found:e}, by the definition {expected:e}"))
-        };
         match self.operation {
             Operation::Linear { shape: [m, k, n], .. } => {
                 if output.len() != m * n {
@@ -274,14 +295,26 @@ impl Case {
                 let step = (m * n / 1000).max(1) | 1;
                 for i in (0..m * n).step_by(step).chain([m * n - 1]) {
                     let (row, column) = (&inputs.x[i / n * k..][..k], &inputs.y[i % n * k..][..k]);
-                    let terms = || row.iter().zip(column).map(|(&a, &b)| f64::from(a) * f64::from(b));
-                    let (sum, magnitude) = terms().fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
-                    // The inputs are exact in every type; the output may be rounded to bf16, which has 8 bits.
-                    let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f64.powi(-8) * sum.abs() };
-                    let error = (f64::from(output[i]) - sum).abs();
-                    if error.is_nan() || error > gamma(k) * magnitude + rounding {
-                        return wrong(i, output[i], sum);
-                    }
+                    self.check_sum(i, output[i], row.iter().zip(column).map(|(&a, &b)| [a, b]))?;
+                }
+            }
+            Operation::LinearBackward { shape: [m, k, n] } => {
+                if output.len() != m * k + n * k + n {
+                    return Err(format!("{} elements, expected {}", output.len(), m * k + n * k + n));
+                }
+                let (dx, rest) = output.split_at(m * k);
+                let (dweight, dbias) = rest.split_at(n * k);
+                let Inputs { x, y: weight, z: dy, .. } = inputs;
+                for i in (0..m * k).step_by((m * k / 1000).max(1) | 1) {
+                    let of = |o: usize| [dy[i / k * n + o], weight[o * k + i % k]];
+                    self.check_sum(i, dx[i], (0..n).map(of))?;
+                }
+                for i in (0..n * k).step_by((n * k / 1000).max(1) | 1) {
+                    let of = |row: usize| [dy[row * n + i / k], x[row * k + i % k]];
+                    self.check_sum(m * k + i, dweight[i], (0..m).map(of))?;
+                }
+                for (o, &sum) in dbias.iter().enumerate() {
+                    self.check_sum(m * k + n * k + o, sum, (0..m).map(|row| [dy[row * n + o], 1.0]))?;
                 }
             }
             Operation::Rows { kernel, shape } => {
@@ -300,10 +333,31 @@ impl Case {
                     }
                 }
             }
-            Operation::Attention(_) | Operation::Model { .. } => {}
+            Operation::Attention(_) | Operation::Training(_) | Operation::Model { .. } => {}
         }
         Ok(())
     }
+
+    /// Compares an element of a product with the sum of the products of `terms`.
+    fn check_sum(
+        &self,
+        i: usize,
+        found: f32,
+        terms: impl ExactSizeIterator<Item = [f32; 2]>,
+    ) -> Result<(), String> {
+        let bound = gamma(terms.len());
+        let products = terms.map(|[a, b]| f64::from(a) * f64::from(b));
+        let (sum, magnitude) = products.fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()));
+        // The inputs are exact in every type; an output may have been rounded to 8 bits.
+        let rounding = if self.dtype == Dtype::F32 { 0.0 } else { 2f64.powi(-8) * sum.abs() };
+        let error = (f64::from(found) - sum).abs();
+        if error.is_nan() || error > bound * magnitude + rounding { wrong(i, found, sum) } else { Ok(()) }
+    }
+}
+
+/// An element that is not what the definition makes it.
+fn wrong(i: usize, found: f32, expected: f64) -> Result<(), String> {
+    Err(format!("element {i} is {found:e}, by the definition {expected:e}"))
 }
 
 #[cfg(test)]
@@ -357,6 +411,7 @@ mod tests {
         let models = Models::default();
         let linear = [true, false].map(|packed| Operation::Linear { shape: [5, 40, 33], packed });
         let rows = ROW_KERNELS.iter().map(|kernel| Operation::Rows { kernel, shape: [4, 128] });
+        let rows = rows.chain([Operation::LinearBackward { shape: [5, 40, 33] }]);
         let f32 = linear.into_iter().chain(rows.clone()).map(|operation| (Dtype::F32, operation));
         let others =
             [Dtype::Bf16, Dtype::F16].map(|dtype| rows.clone().map(move |operation| (dtype, operation)));

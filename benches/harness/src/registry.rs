@@ -1,6 +1,6 @@
 //! The list of all cases, which `tilewright bench`, `tilewright report` and `cargo bench` share.
 
-use super::case::{AttentionShape, Case, Operation, ROW_KERNELS};
+use super::case::{AttentionShape, Case, Operation, ROW_KERNELS, TrainingStep};
 use super::models::{MODELS, Task};
 use std::path::Path;
 use tilewright::Error;
@@ -61,6 +61,9 @@ const LINEAR: &[[usize; 3]] = &[
     [33, 65, 129],
 ];
 
+/// (m, k, n) of linear layers whose backward pass is measured: BERT-base's wide layer at 512 tokens, a square one at 1024.
+const LINEAR_BACKWARD: &[[usize; 3]] = &[[512, 768, 3072], [1024, 768, 768]];
+
 /// Number of linear layers in a report.
 const REPORT_LINEAR: usize = 9;
 /// Number of attention shapes in a report.
@@ -116,6 +119,13 @@ const ATTENTION_BACKWARD: &[AttentionShape] = &[
 /// Activations of BERT-base for 128 tokens, which fit in L2, and for 4096 tokens, which do not; wide rows.
 const ROWS: &[[usize; 2]] = &[[128, 768], [4096, 768], [128, 4096]];
 
+/// A BERT-base with 15% of its tokens masked, and a GPT-2; all parameters of BERT-base.
+const TRAINING: [TrainingStep; 3] = [
+    TrainingStep::LinearCrossEntropy { tokens: 1024, labelled: 15, vocabulary: 30522 },
+    TrainingStep::LinearCrossEntropy { tokens: 1024, labelled: 100, vocabulary: 50257 },
+    TrainingStep::AdamW { parameters: 110_000_000 },
+];
+
 /// Number of row shapes in a report.
 const REPORT_ROWS: usize = 2;
 /// Row kernels in a report.
@@ -132,6 +142,7 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     let mut all = linear(LINEAR, dtype);
     let of_type = |operation| Case { dtype, operation };
     if matches!(dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F16) {
+        all.extend(LINEAR_BACKWARD.iter().map(|&shape| of_type(Operation::LinearBackward { shape })));
         all.extend(ATTENTION.iter().copied().map(Operation::Attention).map(of_type));
         let backward = ATTENTION_BACKWARD.iter().filter(|_| dtype != Dtype::F16);
         let backward = backward.map(|&shape| AttentionShape { backward: true, ..shape });
@@ -142,6 +153,8 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
         all.extend(cached.map(Operation::Attention).map(of_type));
         all.extend(rows(ROWS).map(of_type));
     }
+    let training = TRAINING.into_iter().filter(|step| step.has(dtype));
+    all.extend(training.map(Operation::Training).map(of_type));
     all.extend(models(None).map(of_type));
     all
 }
@@ -178,6 +191,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("gemm", "linear"),
     ("matmul", "linear"),
     ("dense", "linear"),
+    ("gemm-backward", "linear-backward"),
     ("sdpa", "attention"),
     ("flash", "attention"),
     ("flash-attention", "attention"),
@@ -191,6 +205,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("log-softmax", "log-softmax"),
     ("swish", "silu"),
     ("pooling", "mean-pool"),
+    ("ce", "cross-entropy"),
+    ("adam", "adamw"),
 ];
 
 /// The filter with a leading alias replaced by the kernel's name: `gemm/bf16` becomes `linear/bf16`.
@@ -210,9 +226,9 @@ pub fn resolve(filter: &str) -> String {
 
 /// Names that filters may begin with: kernels, models, aliases.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let kernels = ["linear", "attention", "attention-backward"]
-        .into_iter()
-        .chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
+    let kernels = ["linear", "linear-backward", "attention", "attention-backward"].into_iter();
+    let kernels = kernels.chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
+    let kernels = kernels.chain(TRAINING.iter().map(|step| step.kernel()));
     kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
 }
 

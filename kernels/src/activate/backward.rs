@@ -9,8 +9,7 @@
 
 use crate::activation::{Activation, for_activation};
 use crate::backend::Kernel;
-use crate::definition::{round, widen};
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{each, each_of};
@@ -130,8 +129,8 @@ impl<T: Element> Kernel for ActivateBackward<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for (mut row, x) in self.rows.into_iter().zip(self.x.rows()) {
-            let dx = activate_backward(self.activation, &widen(x), &widen(row.input()));
-            round(&dx, row.output());
+            let dx = activate_backward(self.activation, &to_f64(x), &to_f64(row.input()));
+            from_f64(&dx, row.output());
         }
         Ok(())
     }
@@ -162,9 +161,9 @@ impl<T: Element> Kernel for GatedBackward<'_, T> {
         let rows = self.gate.into_iter().zip(self.up.into_iter()).zip(self.dy.rows());
         for ((mut gate, mut up), dy) in rows {
             let (dgate, dup) =
-                gated_backward(self.activation, &widen(gate.input()), &widen(up.input()), &widen(dy));
-            round(&dgate, gate.output());
-            round(&dup, up.output());
+                gated_backward(self.activation, &to_f64(gate.input()), &to_f64(up.input()), &to_f64(dy));
+            from_f64(&dgate, gate.output());
+            from_f64(&dup, up.output());
         }
         Ok(())
     }

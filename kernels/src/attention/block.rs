@@ -299,6 +299,10 @@ impl<'a, M> KeyBlock<'a, M> {
             inputs.adjusts() || (M::SCALES_SCORES && inputs.scale.partial_cmp(&0.0) != Some(Greater));
         let scale = if M::SCALES_SCORES { Some(inputs.scale) } else { None };
         let factor = factor(if adjusts { 1.0 } else { inputs.scale });
+        let dropout = inputs.dropout.map(
+            #[inline(always)]
+            |dropout| dropout.lanes(isa),
+        );
         for strip in group.iter().filter(|strip| !strip.keys.is_empty()) {
             // All maxima before all weights: the reduction of one row's lanes overlaps with the loads of others.
             for (place, row) in strip.places().zip(strip.rows.clone()) {
@@ -321,6 +325,13 @@ impl<'a, M> KeyBlock<'a, M> {
                 let scores = &mut self.scores[place * A_STRIDE..][..BLOCK_KEYS];
                 let max = &mut self.max[place];
                 self.sum[place] = self.variant.weigh(isa, scores, whole.clone(), max, factor);
+                if let Some(dropout) = &dropout {
+                    let (query, head) = self.rows.place(row);
+                    let mut bits = [0.0; BLOCK_KEYS];
+                    let at = [self.rows.sequence.index, head, query];
+                    dropout.bits(isa, at, self.start, whole.clone(), &mut bits);
+                    self.variant.drop(isa, scores, whole.clone(), &bits, dropout);
+                }
                 if !strip.same || M::ELEMENTS > 1 {
                     // The product with V spans the keys of the whole strip.
                     let all = M::summed(&strip.keys);

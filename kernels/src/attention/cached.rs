@@ -126,6 +126,7 @@ impl<'a> CachedAttention<'a> {
             distance: self.distance,
             start: self.start,
             window: self.window,
+            dropout: None,
             out: AnyViewMut::F32(self.out),
             lse: self.lse,
         }

@@ -1,6 +1,7 @@
 //! The attention kernel behind both front ends, with the types of q, k and v erased: checks, definition, fast form.
 
 use super::distance::DistanceBias;
+use super::dropout::WeightDropout;
 use super::keys::{Start, Window};
 use super::kv_source::KvSource;
 use super::panels::PanelFormat;
@@ -9,6 +10,7 @@ use super::sequence_layout::SequenceLayout;
 use super::task::{self, AttentionOutputs};
 use super::variant::with_variant;
 use crate::backend::Kernel;
+use crate::dropout::DropoutMask;
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::rows::expect_unit_rows;
@@ -29,6 +31,7 @@ pub(super) struct AttentionCall<'a> {
     pub distance: Option<DistanceBias<'a>>,
     pub start: Start<'a>,
     pub window: Window,
+    pub dropout: Option<DropoutMask>,
     pub out: AnyViewMut<'a, 4>,
     pub lse: Option<ViewMut<'a, 3>>,
 }
@@ -69,6 +72,11 @@ impl<'a> AttentionCall<'a> {
         expect_unit_rows("Attention.out", self.out.has_unit_rows(), self.out.strides())?;
         Ok((layout, [kv_heads, dv]))
     }
+
+    /// Returns the dropout of the sequences, or an error if weights have no elements.
+    fn weight_dropout(&self, layout: &SequenceLayout<'_>) -> Result<Option<WeightDropout>, Error> {
+        self.dropout.map(|mask| WeightDropout::new(mask, self.q.shape()[1], layout)).transpose()
+    }
 }
 
 /// Returns the sequences, kv_heads and dv, or an error if the arguments do not fit each other. Without keys, dv is
@@ -107,6 +115,7 @@ impl Kernel for AttentionCall<'_> {
     fn reference(mut self) -> Result<(), Error> {
         let (layout, [kv_heads, dv]) = self.check()?;
         let [_, heads, _, dk] = self.q.shape();
+        let dropout = self.weight_dropout(&layout)?;
         let group = heads / kv_heads.max(1);
         for sequence in (0..layout.len()).map(|s| layout.get(s)) {
             let queries = sequence.queries.clone();
@@ -140,8 +149,13 @@ impl Kernel for AttentionCall<'_> {
                 let sum: f64 = seen.iter().map(|(score, _)| (score - max).exp()).sum();
                 for d in 0..dv {
                     let v = |key| rounded(self.source.value(&sequence, [kv_head, key, d]));
-                    let terms = seen.iter().map(|&(score, key)| (score - max).exp() * v(key));
-                    let out = if seen.is_empty() { 0.0 } else { (terms.sum::<f64>() / sum) as f32 };
+                    let terms = seen.iter().map(|&(score, key)| {
+                        let at = [sequence.index, head, query, key];
+                        let kept = dropout.is_none_or(|dropout| dropout.keeps(at));
+                        if kept { (score - max).exp() * v(key) } else { 0.0 * v(key) }
+                    });
+                    let scale = dropout.map_or(1.0, WeightDropout::scale);
+                    let out = if seen.is_empty() { 0.0 } else { (scale * terms.sum::<f64>() / sum) as f32 };
                     self.out.set([batch, head, i, d], out);
                 }
                 if let Some(lse) = &mut self.lse {
@@ -158,6 +172,7 @@ impl Kernel for AttentionCall<'_> {
     fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
         let (layout, [kv_heads, dv]) = self.check()?;
         let [batch, heads, queries, dk] = self.q.shape();
+        let dropout = self.weight_dropout(&layout)?;
         if batch * heads * queries == 0 {
             return Ok(());
         }
@@ -189,6 +204,7 @@ impl Kernel for AttentionCall<'_> {
                 mask: self.mask,
                 distances: self.distance.map(|_| tables),
                 layout,
+                dropout,
                 group: heads / kv_heads,
             };
             let mut no_lse = [];

@@ -1,6 +1,7 @@
 //! Query rows of one task, and the keys that each row sees.
 
 use super::blocks::BLOCK_KEYS;
+use super::dropout::WeightDropout;
 use super::keys::Sequence;
 use super::kv_source::KvSource;
 use super::row_ops::{HiddenKeys, KeyRow, ScoreAdjustment};
@@ -24,6 +25,7 @@ pub(super) struct AttentionOperands<'a> {
     pub mask: Option<View<'a, 4, bool>>,
     pub distances: Option<DistanceTables<'a>>,
     pub layout: SequenceLayout<'a>,
+    pub dropout: Option<WeightDropout>,
     /// Query heads that share a head of k and v.
     pub group: usize,
 }

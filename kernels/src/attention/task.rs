@@ -333,6 +333,7 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
     /// Merges a partial softmax of the next block. If `last`, the rows see no later block and are finished.
     #[inline(always)]
     fn take<I: Isa>(&mut self, isa: I, partial: PartialSoftmax<'_>, last: bool) {
+        let scale = self.rows.inputs.dropout.map_or(1.0, |dropout| dropout.scale() as f32);
         for at in (0..partial.rows.len()).step_by(I::V::LANES) {
             let part = at..partial.rows.len().min(at + I::V::LANES);
             let rows = partial.rows.start + part.start..partial.rows.start + part.end;
@@ -363,7 +364,7 @@ impl<'a, 'o> PartialMerge<'a, 'o> {
                     continue;
                 }
                 let old = if before[i].to_bits() == UNWRITTEN.to_bits() { None } else { Some(old[i]) };
-                let factor = if last { Some(1.0 / sum) } else { None };
+                let factor = if last { Some(scale / sum) } else { None };
                 combine(isa, self.out(row), old, (values, new[i]), factor);
                 if last {
                     self.set_lse(row, lse[i]);

@@ -19,6 +19,7 @@
 mod floats;
 mod pairs;
 
+use super::dropout::WeightLanes;
 use crate::element::Element;
 use crate::isa::{Isa, Microkernel};
 use crate::view::AnyView;
@@ -78,6 +79,9 @@ pub(super) trait AttentionVariant<I: Isa>: Copy + Send + Sync {
     /// Replaces the scores of the keys `whole` of a row by k-groups of weights, and returns the sum of weights.
     /// `max` holds the result of [`largest`](Self::largest), and then m, the largest score in natural units.
     fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, factor: f32) -> f32;
+
+    /// Replaces the weights of the keys `whole` of a row by 0, unless `bits`, the bits of the row's keys, keep them.
+    fn drop(self, isa: I, row: &mut [f32], whole: Range<usize>, bits: &[f32], lanes: &WeightLanes<I>);
 
     /// True if these k-groups of all value panels are finite. `panels` is their memory, and the floats from panel to
     /// panel.

@@ -9,8 +9,7 @@
 
 use super::check_ids;
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::Isa;
 use crate::lanes::{RowSlices, map};
@@ -72,11 +71,11 @@ impl<T: Element> Kernel for EmbeddingBackward<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         let n = self.dtable.shape()[1];
-        let dy: Vec<f64> = self.dy.rows().flat_map(definition::widen).collect();
-        let mut table: Vec<f64> = self.dtable.as_view().rows().flat_map(definition::widen).collect();
+        let dy: Vec<f64> = self.dy.rows().flat_map(to_f64).collect();
+        let mut table: Vec<f64> = self.dtable.as_view().rows().flat_map(to_f64).collect();
         embedding_backward(&dy, self.ids, self.padding, &mut table);
         for (id, row) in self.dtable.into_rows().enumerate() {
-            definition::round(&table[id * n..][..n], row);
+            from_f64(&table[id * n..][..n], row);
         }
         Ok(())
     }

@@ -1,43 +1,106 @@
 //! Epilogue: operations on the sums of a panel before they are stored to C.
 
-use super::output::CPointer;
-use super::pack::copy_row;
-use crate::activation::{Activation, for_activation};
-use crate::element::Element;
+mod panel;
+
+use super::output::COutput;
+use crate::activation::Activation;
 use crate::error::{Error, expect_shape};
-use crate::isa::{Isa, Vector};
-use crate::view::View;
+use crate::view::{AnyView, AnyViewMut, View};
+pub(super) use panel::PanelEpilogue;
 
 /// Operations fused behind the product, in this order:
 ///
 /// ```text
 /// v = alpha * sum (+ beta * C) + row_bias[i] + column_bias[j]
+/// aux = v                                of a gated pair, of both products
 /// v = activation(v)                      or, for a gated pair,  activation(v_gate) * v_up
+/// v = v * derivative                     dup = v * activation(gate), if the derivative is of a gated pair
 /// C = v + residual[i, j]
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+///
+/// Forward and backward pass of a feed-forward block, without a pass of its own over the inside:
+///
+/// ```
+/// use tilewright_kernels::gemm::{Derivative, Epilogue, Gemm, Rhs};
+/// use tilewright_kernels::{Activation, Backend, View, ViewMut};
+/// // y = relu(x W1^T) W2^T for one row; x, W1 and W2 have 2 x 2 elements or fewer.
+/// let (x, w1, w2, dy) = ([1., -1.], [3., 1., 1., 2.], [1., 0., 0., 1.], [5., 7.]);
+/// let row = |v| View::<2>::new(v, [1, 2]);
+/// let square = |v| View::<2>::new(v, [2, 2]);
+/// let (mut inside, mut aux) = ([0.; 2], [0.; 2]);
+/// Backend::best().run(Gemm {
+///     alpha: 1.,
+///     a: row(&x)?.into(),
+///     b: Rhs::Matrix(square(&w1)?.transpose().into()),
+///     beta: 0.,
+///     c: ViewMut::new(&mut inside, [1, 2])?.into(),
+///     epilogue: Epilogue {
+///         activation: Some(Activation::Relu),
+///         aux: Some(ViewMut::new(&mut aux, [1, 2])?.into()),
+///         ..Epilogue::default()
+///     },
+/// })?;
+/// assert_eq!((inside, aux), ([2., 0.], [2., -1.]));
+/// let mut of_aux = [0.; 2];
+/// Backend::best().run(Gemm {
+///     alpha: 1.,
+///     a: row(&dy)?.into(),
+///     b: Rhs::Matrix(square(&w2)?.into()),
+///     beta: 0.,
+///     c: ViewMut::new(&mut of_aux, [1, 2])?.into(),
+///     epilogue: Epilogue {
+///         derivative: Some(Derivative::Of { activation: Activation::Relu, aux: row(&aux)?.into() }),
+///         ..Epilogue::default()
+///     },
+/// })?;
+/// assert_eq!(of_aux, [5., 0.]);
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug, Default)]
 pub struct Epilogue<'a> {
     /// Added to each element of row i: m values.
     pub row_bias: Option<&'a [f32]>,
     /// Added to each element of column j: n values. For a gated pair 2n values, the gate's first.
     pub column_bias: Option<&'a [f32]>,
+    /// Receives the biased sums, the argument of the activation, for a backward pass: \[batch, m, n\]. For a gated pair
+    /// \[batch, m, 2n\], the gate's first.
+    pub aux: Option<AnyViewMut<'a, 3>>,
     /// Applied to the biased sums; of a gated pair, to the gate.
     pub activation: Option<Activation>,
+    /// Multiplies by the derivative of an activation.
+    pub derivative: Option<Derivative<'a>>,
     /// Added last: \[batch, m, n\], or \[1, m, n\] for all products.
     pub residual: Option<View<'a, 3>>,
 }
 
-impl Epilogue<'_> {
-    /// True if C receives the sums as they are.
-    #[inline(always)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.row_bias.is_none()
-            && self.column_bias.is_none()
-            && self.activation.is_none()
-            && self.residual.is_none()
-    }
+/// Derivative of an activation at the pre-activations that a forward product kept as [`Epilogue::aux`]. The product is
+/// the gradient dH of the activated values.
+///
+/// Views are \[batch, m, n\], or \[1, m, n\] for all products.
+#[derive(Debug)]
+pub enum Derivative<'a> {
+    /// C = dH * activation'(aux).
+    Of {
+        /// Activation of the forward product.
+        activation: Activation,
+        /// Its arguments.
+        aux: AnyView<'a, 3>,
+    },
+    /// Of activation(gate) * up: C, the gradient of gate, is dH * up * activation'(gate).
+    OfGated {
+        /// Activation of the gate.
+        activation: Activation,
+        /// Arguments of the activation: the first half of the columns of aux.
+        gate: AnyView<'a, 3>,
+        /// The other half.
+        up: AnyView<'a, 3>,
+        /// Receives the gradient of up, dH * activation(gate): \[batch, m, n\].
+        dup: AnyViewMut<'a, 3>,
+    },
+}
 
-    /// Returns an error if biases or residual do not fit a product of this shape.
+impl Epilogue<'_> {
+    /// Returns an error if an operand does not fit a product of this shape.
     pub(super) fn check(&self, [batch, m, n]: [usize; 3], gated: bool) -> Result<(), Error> {
         if let Some(bias) = self.row_bias {
             expect_shape("Epilogue.row_bias", &[bias.len()], &[m])?;
@@ -45,247 +108,78 @@ impl Epilogue<'_> {
         if let Some(bias) = self.column_bias {
             expect_shape("Epilogue.column_bias", &[bias.len()], &[if gated { 2 * n } else { n }])?;
         }
-        if let Some(residual) = self.residual {
-            let batch = if residual.shape()[0] == 1 { 1 } else { batch };
-            expect_shape("Epilogue.residual", &residual.shape(), &[batch, m, n])?;
+        if let Some(aux) = &self.aux {
+            expect_shape("Epilogue.aux", &aux.shape(), &[batch, m, if gated { 2 * n } else { n }])?;
         }
-        Ok(())
+        let expect = |what, shape: [usize; 3]| {
+            let batch = if shape[0] == 1 { 1 } else { batch };
+            expect_shape(what, &shape, &[batch, m, n])
+        };
+        match &self.derivative {
+            Some(Derivative::Of { aux, .. }) => expect("Derivative.aux", aux.shape())?,
+            Some(Derivative::OfGated { gate, up, dup, .. }) => {
+                expect("Derivative.gate", gate.shape())?;
+                expect("Derivative.up", up.shape())?;
+                expect_shape("Derivative.dup", &dup.shape(), &[batch, m, n])?;
+            }
+            None => {}
+        }
+        match &self.residual {
+            Some(residual) => expect("Epilogue.residual", residual.shape()),
+            None => Ok(()),
+        }
+    }
+
+    /// The operations as tasks share them.
+    #[inline(always)]
+    pub(super) fn operations(&mut self) -> Operations<'_> {
+        Operations {
+            row_bias: self.row_bias,
+            column_bias: self.column_bias,
+            aux: self.aux.as_mut().map(COutput::of),
+            activation: self.activation,
+            derivative: self.derivative.as_mut().map(|derivative| match derivative {
+                Derivative::Of { activation, aux } => {
+                    DerivativeOperands { activation: *activation, at: *aux, gated: None }
+                }
+                Derivative::OfGated { activation, gate, up, dup } => {
+                    let gated = Some((*up, COutput::of(dup)));
+                    DerivativeOperands { activation: *activation, at: *gate, gated }
+                }
+            }),
+            residual: self.residual,
+        }
     }
 }
 
-/// The epilogue of the columns of C that one panel makes.
+/// An [`Epilogue`] whose outputs are pointers: tasks write disjoint blocks of them.
 #[derive(Clone, Copy)]
-pub(super) struct PanelEpilogue<'a> {
-    pub alpha: f32,
-    pub beta: f32,
-    pub epilogue: Epilogue<'a>,
-    /// Residual of this product of the batch.
-    pub residual: Option<View<'a, 2>>,
-    /// First column in C.
-    pub column: usize,
-    /// Number of columns.
-    pub columns: usize,
-    /// Columns of C, and index of the first bias of the up matrix.
-    pub n: usize,
-    pub gated: bool,
-    /// C of this product.
-    pub c: CPointer,
-    pub c_strides: [usize; 2],
+pub(super) struct Operations<'a> {
+    pub row_bias: Option<&'a [f32]>,
+    pub column_bias: Option<&'a [f32]>,
+    pub aux: Option<COutput>,
+    pub activation: Option<Activation>,
+    pub derivative: Option<DerivativeOperands<'a>>,
+    pub residual: Option<View<'a, 3>>,
 }
 
-impl PanelEpilogue<'_> {
-    /// Finishes rows of C, from row `first` on, from their sums, `NR` floats a row.
-    ///
-    /// Each operation runs over all rows, which are in L1: a choice of operations for each vector took a tenth of
-    /// the time of the product. The function enters the instruction set by itself and is never inlined, so that
-    /// the program contains it once.
-    ///
-    /// # Safety
-    /// The rows and columns lie in C, and nothing else touches them.
-    #[inline(never)]
-    pub(super) unsafe fn rows<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
-        isa.run(
-            #[inline(always)]
-            || {
-                // SAFETY: the rows and columns lie in C (precondition of `rows`).
-                unsafe { self.scale(isa, sums, first) };
-                self.add_biases(isa, sums, first);
-                let width = if self.gated { I::NR / 2 } else { I::NR };
-                if let Some(activation) = self.epilogue.activation {
-                    for_activation!(activation, F => each(
-                        isa,
-                        sums,
-                        width,
-                        #[inline(always)]
-                        |_, _, sum| F.apply(isa, sum),
-                    ));
-                }
-                if self.gated {
-                    for row in sums.chunks_exact_mut(I::NR) {
-                        let (gate, up) = row.split_at_mut(width);
-                        for (gate, up) in gate.chunks_exact_mut(I::V::LANES).zip(up.chunks_exact(I::V::LANES))
-                        {
-                            (I::V::load(isa, gate) * I::V::load(isa, up)).store(gate);
-                        }
-                    }
-                }
-                // SAFETY: the rows and columns lie in C, and nothing else touches them (precondition of `rows`).
-                unsafe { self.store(isa, sums, first) };
-            },
-        );
-    }
-
-    /// sums = alpha * sums + beta * C.
-    ///
-    /// # Safety
-    /// As [`rows`](Self::rows).
-    #[inline(always)]
-    unsafe fn scale<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
-        if self.alpha != 1.0 {
-            let alpha = I::V::splat(isa, self.alpha);
-            each(
-                isa,
-                sums,
-                I::NR,
-                #[inline(always)]
-                |_, _, sum| alpha * sum,
-            );
-        }
-        if self.beta != 0.0 {
-            let beta = I::V::splat(isa, self.beta);
-            each(
-                isa,
-                sums,
-                self.columns,
-                #[inline(always)]
-                |r, j, sum| {
-                    // SAFETY: `live` elements of C from column j of the panel on (precondition of `scale`).
-                    let old = unsafe {
-                        let (stride, live) = (self.c_strides[1], self.live::<I>(j));
-                        match self.c_at(first + r, j) {
-                            CPointer::F32(c) => load_strided(isa, c, stride, live),
-                            CPointer::Bf16(c) => load_strided(isa, c, stride, live),
-                            CPointer::F16(c) => load_strided(isa, c, stride, live),
-                        }
-                    };
-                    beta.mul_add(old, sum)
-                },
-            );
-        }
-    }
-
-    /// Adds the biases of rows and columns, to both halves of a gated pair.
-    #[inline(always)]
-    fn add_biases<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
-        if let Some(bias) = self.epilogue.row_bias {
-            each(
-                isa,
-                sums,
-                I::NR,
-                #[inline(always)]
-                |r, _, sum| sum + I::V::splat(isa, bias[first + r]),
-            );
-        }
-        if let Some(bias) = self.epilogue.column_bias {
-            let mut of_panel = [0.0; MAX_NR];
-            let columns = self.column..self.column + self.columns;
-            of_panel[..self.columns].copy_from_slice(&bias[columns.clone()]);
-            if self.gated {
-                of_panel[I::NR / 2..][..self.columns]
-                    .copy_from_slice(&bias[self.n + columns.start..self.n + columns.end]);
-            }
-            each(
-                isa,
-                sums,
-                I::NR,
-                #[inline(always)]
-                |_, j, sum| sum + I::V::load(isa, &of_panel[j..]),
-            );
-        }
-    }
-
-    /// Adds the residual and stores to C.
-    ///
-    /// # Safety
-    /// As [`rows`](Self::rows).
-    #[inline(always)]
-    unsafe fn store<I: Isa>(&self, isa: I, sums: &mut [f32], first: usize) {
-        if let Some(residual) = self.residual {
-            let [row_stride, column_stride] = residual.strides();
-            each(
-                isa,
-                sums,
-                self.columns,
-                #[inline(always)]
-                |r, j, sum| {
-                    let at = (first + r) * row_stride + (self.column + j) * column_stride;
-                    // SAFETY: `Epilogue::check` proved that the residual has the shape of C.
-                    sum + unsafe {
-                        load_strided(isa, residual.as_ptr().add(at), column_stride, self.live::<I>(j))
-                    }
-                },
-            );
-        }
-        for (r, row) in sums.chunks_exact(I::NR).enumerate() {
-            let row = &row[..self.columns];
-            let stride = self.c_strides[1];
-            // SAFETY: `columns` elements of C, which nothing else touches (precondition of `store`).
-            unsafe {
-                match self.c_at(first + r, 0) {
-                    // A constant length: the compiler calls memmove for a variable one, 8% of the samples of q8_0
-                    // 4096x64x64 on Zen 4.
-                    CPointer::F32(c) if stride == 1 && row.len() == I::NR => {
-                        copy_row(isa, row.as_ptr(), c, I::NR);
-                    }
-                    CPointer::F32(c) if stride == 1 => copy_row(isa, row.as_ptr(), c, row.len()),
-                    CPointer::F32(c) => store_row(isa, row, c, stride),
-                    CPointer::Bf16(c) => store_row(isa, row, c, stride),
-                    CPointer::F16(c) => store_row(isa, row, c, stride),
-                }
-            }
-        }
-    }
-
-    /// The element of C in row `row` and column `j` of the panel.
-    #[inline(always)]
-    fn c_at(&self, row: usize, j: usize) -> CPointer {
-        self.c.add(row * self.c_strides[0] + (self.column + j) * self.c_strides[1])
-    }
-
-    /// Columns of C in the vector that starts at column `j` of the panel.
-    #[inline(always)]
-    fn live<I: Isa>(&self, j: usize) -> usize {
-        (self.columns - j).min(I::V::LANES)
-    }
+/// A [`Derivative`] at `at`: aux, or the gate. A gated pair has up and the output dup besides.
+#[derive(Clone, Copy)]
+pub(super) struct DerivativeOperands<'a> {
+    pub activation: Activation,
+    pub at: AnyView<'a, 3>,
+    pub gated: Option<(AnyView<'a, 3>, COutput)>,
 }
 
-/// Upper bound of `NR`: 32 on AVX-512, less elsewhere.
-const MAX_NR: usize = 64;
-
-/// Replaces each vector of the first `columns` columns of the sums by `f(row, column, vector)`.
-#[inline(always)]
-fn each<I: Isa>(isa: I, sums: &mut [f32], columns: usize, f: impl Fn(usize, usize, I::V) -> I::V) {
-    for (r, row) in sums.chunks_exact_mut(I::NR).enumerate() {
-        for j in (0..columns).step_by(I::V::LANES) {
-            let sum = &mut row[j..][..I::V::LANES];
-            f(r, j, I::V::load(isa, sum)).store(sum);
-        }
-    }
-}
-
-/// Loads `live` elements, `stride` apart, as floats, and zeros in the other lanes.
-///
-/// # Safety
-/// - `from + i * stride` is valid for reads for each `i < live`;
-/// - `live <= LANES`.
-#[inline(always)]
-unsafe fn load_strided<I: Isa, T: Element>(isa: I, from: *const T, stride: usize, live: usize) -> I::V {
-    if stride == 1 && live == I::V::LANES {
-        // SAFETY: `from` is valid for reads of LANES elements (precondition of `load_strided`).
-        return unsafe { T::load::<I>(isa, from) };
-    }
-    let mut buffer = [0.0; MAX_NR];
-    for (i, x) in buffer[..live].iter_mut().enumerate() {
-        // SAFETY: i < live (precondition of `load_strided`).
-        *x = unsafe { *from.add(i * stride) }.to_f32();
-    }
-    I::V::load(isa, &buffer)
-}
-
-/// Stores a row, rounded to `T`, with elements `stride` apart.
-///
-/// # Safety
-/// `to + j * stride` is valid for writes for each element `j` of the row.
-#[inline(always)]
-unsafe fn store_row<I: Isa, T: Element>(isa: I, row: &[f32], to: *mut T, stride: usize) {
-    let lanes = I::V::LANES;
-    let whole = if stride == 1 { row.len() / lanes * lanes } else { 0 };
-    for j in (0..whole).step_by(lanes) {
-        // SAFETY: a vector inside the row.
-        unsafe { T::store::<I>(isa, I::V::load(isa, &row[j..]), to.add(j)) };
-    }
-    for (j, x) in row.iter().enumerate().skip(whole) {
-        // SAFETY: j is inside the row.
-        unsafe { *to.add(j * stride) = T::from_f32(*x) };
+impl Operations<'_> {
+    /// True if C receives the sums as they are.
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.row_bias.is_none()
+            && self.column_bias.is_none()
+            && self.aux.is_none()
+            && self.activation.is_none()
+            && self.derivative.is_none()
+            && self.residual.is_none()
     }
 }

@@ -1,6 +1,6 @@
 //! GEMV with an unpacked weight \[out, in\]: columns of B are rows in memory, transposed in registers.
 
-use super::on_the_fly::Unpacked;
+use super::packing::{Floats, Packing};
 use super::product::Product;
 use super::rhs::of_batch;
 use super::walk::{Blocking, GemmPath, Strip, Strips, walk};
@@ -15,21 +15,20 @@ const L3_FLOATS: usize = 4 << 20;
 impl Product<'_> {
     /// True if [`gemv_rows`](Self::gemv_rows) computes this product: one row, and a B that is used once and whose
     /// columns are rows of whole vectors in memory.
-    pub(super) fn is_gemv_of_rows<I: Isa>(&self, b: Unpacked<'_>) -> bool {
+    pub(super) fn is_gemv_of_rows<I: Isa>(&self, b: View<'_, 3>) -> bool {
         self.shape[1] == 1
             && self.k > 0
             && self.k.is_multiple_of(I::V::LANES)
-            && b.up.is_none()
-            && b.b.strides()[1] == 1
+            && b.strides()[1] == 1
             && self.a.floats().is_some_and(|a| a.strides()[2] == 1)
-            && !self.keeps_panels::<I>(b)
+            && !self.keeps_panels::<I>(b.into(), self.k)
     }
 
     /// Computes C of one row. Panels at the edge of a task are packed.
     ///
     /// # Safety
     /// As [`walk`], for all of C; [`is_gemv_of_rows`](Self::is_gemv_of_rows).
-    pub(super) unsafe fn gemv_rows<I: Isa>(&self, isa: I, b: Unpacked<'_>) {
+    pub(super) unsafe fn gemv_rows<I: Isa>(&self, isa: I, b: View<'_, 3>) {
         let a = self.a.floats().expect("rows of f32");
         self.for_tasks::<I>(&self.grid::<I>(1), self.k, |task| {
             let streams = row_panels::<I>();
@@ -44,7 +43,7 @@ impl Product<'_> {
                 sum_rows: 1,
                 bare_sums: true,
             };
-            let path = GemvRows { a: of_batch(a, task.batch), b: of_batch(b.b, task.batch), column: 0 };
+            let path = GemvRows { a: of_batch(a, task.batch), b: of_batch(b, task.batch), column: 0 };
             scratch::with(streams * I::NR, |sums| {
                 isa.run(
                     #[inline(always)]
@@ -62,8 +61,8 @@ impl Product<'_> {
                 let (block, sums) = memory.split_at_mut(block);
                 // SAFETY: the panels that are left; the memory has room for one row of A, a block, and sums.
                 unsafe {
-                    let a = self.pack_task(isa, &edge, a);
-                    self.pack_once(isa, b, &edge, a, block, sums);
+                    let a = Floats::EXACT.rows(isa, self.rows_of(&edge), a);
+                    self.pack_once(isa, Floats::EXACT, b.into(), &edge, a, block, sums);
                 }
             });
         });

@@ -14,6 +14,9 @@ use crate::view::{AnyView, View};
 /// | `Rounded` | groups of int8 or int4 | A is quantized in the same groups of 32, products and sums of a group are exact, groups are summed in f32 |
 /// | `Rounded` | f32 | as `Exact` |
 ///
+/// The type of weights is the [`Format`](super::Format) of a packed B, or the element type of a matrix. bf16 that is
+/// stored on both sides asks for the bf16 instruction of the CPU: its products are exact, and its sums are f32.
+///
 /// Errors: quantization and rounding of A are part of the definition, with the same bits on every backend. Sums
 /// of int8 are exact, and a result has three roundings. Sums of bf16 pairs have at most 2 k roundings and may
 /// treat numbers below 2^-126 as zeros. All other sums have k roundings, as in f32.
@@ -108,6 +111,12 @@ impl<'a> Lhs<'a> {
             Self::Rounded(v) => Lhs::Rounded(v.at(batch)),
             Self::ZeroPoint(v) => Lhs::ZeroPoint(v.at(batch)),
         }
+    }
+}
+
+impl<'a> From<AnyView<'a, 3>> for Lhs<'a> {
+    fn from(v: AnyView<'a, 3>) -> Self {
+        Self::Exact(v)
     }
 }
 

@@ -1,14 +1,17 @@
-//! Products of f32 with a B that is packed on the way.
+//! Products with a B of any type that is packed on the way.
 
-use super::pack::{pack_panel, packed_a_len};
-use super::prepacked::F32Panels;
+use super::format::Format;
+use super::lhs::Lhs;
+use super::pack::packed_a_len;
+use super::packing::{Floats, Packing, Pairs};
+use super::prepacked::PackedPanels;
 use super::product::Product;
-use super::rhs::of_batch;
+use super::rhs::any_of_batch;
 use super::tasks::{GemmTask, TaskGrid};
 use super::walk::{Blocking, GemmPath, PackedRows, Strip, Strips, walk};
-use crate::isa::{Isa, KC, Prefetch, Tile};
+use crate::isa::{Isa, K_GROUPS, KC, Microkernel, Prefetch, Tile};
 use crate::scratch;
-use crate::view::View;
+use crate::view::{AnyView, View, with_any};
 use core::ops::Range;
 
 /// Bytes of B that are packed at a time where an unpacked B serves several blocks of rows: far more
@@ -16,22 +19,37 @@ use core::ops::Range;
 /// not, each of the blocks of rows needs only about 5 GB/s of it).
 const B_BLOCK_BYTES: usize = 16 << 20;
 
-/// k-steps that are packed at a time for a single strip of rows: at most 16 KiB, which stay in L1 from
+/// k-groups that are packed at a time for a single strip of rows: at most 16 KiB, which stay in L1 from
 /// the packing to their only use, and stretches of B long enough for the hardware's prefetchers.
 const ONCE_KC: usize = 128;
-const _: () = assert!(KC.is_multiple_of(ONCE_KC)); // A is packed in slabs of KC
+// A is packed in slabs of KC, and microkernels may take multiples of K_GROUPS alone.
+const _: () = assert!(KC.is_multiple_of(ONCE_KC) && ONCE_KC.is_multiple_of(K_GROUPS));
 
 /// B, or a gated pair, as the caller stores it.
 #[derive(Clone, Copy)]
 pub(super) struct Unpacked<'a> {
-    pub b: View<'a, 3>,
-    pub up: Option<View<'a, 3>>,
+    pub b: AnyView<'a, 3>,
+    pub up: Option<AnyView<'a, 3>>,
+}
+
+impl<'a> From<View<'a, 3>> for Unpacked<'a> {
+    fn from(b: View<'a, 3>) -> Self {
+        Self { b: b.into(), up: None }
+    }
 }
 
 impl Unpacked<'_> {
     /// True if one matrix serves all products of a batch.
     fn is_shared(&self) -> bool {
         self.b.shape()[0] == 1 && self.up.is_none_or(|up| up.shape()[0] == 1)
+    }
+
+    /// True if bf16 multiplies bf16: the operands' own types, or the rounding of A, ask for it.
+    fn is_bf16_by_bf16(&self, a: Lhs<'_>) -> bool {
+        let is_bf16 = |b: AnyView<'_, 3>| matches!(b, AnyView::Bf16(_));
+        matches!(a, Lhs::Exact(AnyView::Bf16(_)) | Lhs::Rounded(_))
+            && is_bf16(self.b)
+            && self.up.is_none_or(is_bf16)
     }
 }
 
@@ -50,40 +68,55 @@ unsafe impl Sync for KeptPanels {}
 
 impl Product<'_> {
     /// True if packed panels of `b` serve more than one task: they are kept then.
-    pub(super) fn keeps_panels<I: Isa>(&self, b: Unpacked<'_>) -> bool {
-        let blocks = self.row_blocks::<I>(1, self.k);
+    pub(super) fn keeps_panels<I: Isa>(&self, b: Unpacked<'_>, k_groups: usize) -> bool {
+        let blocks = self.row_blocks::<I>(1, k_groups);
         self.k > 0 && (blocks > 1 || (self.shape[0] > 1 && b.is_shared()))
+    }
+
+    /// Computes C with panels that are packed on the way, in the k-groups that the operands' types ask for.
+    ///
+    /// # Safety
+    /// As [`walk`], for all of C.
+    pub(super) unsafe fn pack_on_the_fly<I: Isa>(&self, isa: I, b: Unpacked<'_>, format: Format) {
+        // SAFETY: C is the caller's (precondition of `pack_on_the_fly`).
+        unsafe {
+            match isa.bf16() {
+                Some(pairs) if b.is_bf16_by_bf16(self.a) => self.pack_by(isa, Pairs(pairs), b),
+                _ => self.pack_by(isa, Floats { rounding: format }, b),
+            }
+        }
     }
 
     /// Computes C with panels that are packed on the way.
     ///
     /// # Safety
     /// As [`walk`], for all of C.
-    pub(super) unsafe fn pack_on_the_fly<I: Isa>(&self, isa: I, b: Unpacked<'_>) {
-        let all = self.grid::<I>(self.row_blocks::<I>(1, self.k));
-        if !self.keeps_panels::<I>(b) {
+    unsafe fn pack_by<I: Isa, P: Packing<I>>(&self, isa: I, packing: P, b: Unpacked<'_>) {
+        let k = P::k_groups(self.k);
+        let all = self.grid::<I>(self.row_blocks::<I>(1, k));
+        if !self.keeps_panels::<I>(b, k) {
             // SAFETY: the grid is all of C, which the caller owns.
-            return unsafe { self.pack_for_tasks(isa, b, &all) };
+            return unsafe { self.pack_for_tasks(isa, packing, b, &all) };
         }
         let ([batch, ..], panels, blocks) = (self.shape, all.panels.end, all.row_blocks);
-        let at_once = (B_BLOCK_BYTES / size_of::<f32>() / (self.k * I::NR)).clamp(1, panels);
+        let at_once = (B_BLOCK_BYTES / size_of::<f32>() / (k * I::NR)).clamp(1, panels);
         let shared = b.is_shared();
         for s in 0..if shared { 1 } else { batch } {
             for jc in (0..panels).step_by(at_once) {
                 let panels = jc..panels.min(jc + at_once);
                 let grid =
                     |batches, blocks| TaskGrid { batches, blocks, panels: panels.clone(), ..all.clone() };
-                scratch::with(panels.len() * self.k * I::NR, |memory| {
+                scratch::with(panels.len() * k * I::NR, |memory| {
                     // The first block of rows packs the panels for all others.
                     let kept = KeptPanels { floats: memory.as_mut_ptr(), first: jc };
                     // SAFETY: each grid is another part of C; `memory` has room for the grids' panels, which the
                     // first of them packs.
                     unsafe {
-                        self.pack_and_keep(isa, b, kept, &grid(s..s + 1, 0..1));
-                        let packed = F32Panels { floats: memory, first: jc };
-                        self.prepacked(isa, packed, &grid(s..s + 1, 1..blocks));
+                        self.pack_and_keep(isa, packing, b, kept, &grid(s..s + 1, 0..1));
+                        let packed = PackedPanels { floats: memory, first: jc };
+                        self.prepacked(isa, packing, packed, &grid(s..s + 1, 1..blocks));
                         if shared {
-                            self.prepacked(isa, packed, &grid(1..batch, 0..blocks));
+                            self.prepacked(isa, packing, packed, &grid(1..batch, 0..blocks));
                         }
                     }
                 });
@@ -95,19 +128,27 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As [`walk`]; the grid has one block of rows, and `kept` room for its panels.
-    unsafe fn pack_and_keep<I: Isa>(&self, isa: I, b: Unpacked<'_>, kept: KeptPanels, grid: &TaskGrid) {
-        self.for_tasks::<I>(grid, self.k, |task| {
+    unsafe fn pack_and_keep<I: Isa, P: Packing<I>>(
+        &self,
+        isa: I,
+        packing: P,
+        b: Unpacked<'_>,
+        kept: KeptPanels,
+        grid: &TaskGrid,
+    ) {
+        let k = P::k_groups(self.k);
+        self.for_tasks::<I>(grid, k, |task| {
             let rows = task.rows.len();
-            scratch::with(packed_a_len(rows, self.k) + rows * I::NR, |memory| {
-                let (a, sums) = memory.split_at_mut(packed_a_len(rows, self.k));
-                let panel_floats = self.k * I::NR;
+            scratch::with(packed_a_len(rows, k) + rows * I::NR, |memory| {
+                let (a, sums) = memory.split_at_mut(packed_a_len(rows, k));
+                let panel_floats = k * I::NR;
                 // The whole struct is captured, which is what may be sent.
                 let KeptPanels { floats, first } = { kept };
                 let to = floats.wrapping_add((task.panels.start - first) * panel_floats);
                 // SAFETY: tasks are disjoint blocks of C; `a`, `sums` and `to` have room for the task.
                 unsafe {
-                    let a = self.pack_task(isa, &task, a);
-                    self.pack_panels(isa, b, &task, a, (to, panel_floats), sums);
+                    let a = packing.rows(isa, self.rows_of(&task), a);
+                    self.pack_panels(isa, packing, b, &task, a, (to, panel_floats), sums);
                 }
             });
         });
@@ -117,22 +158,29 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As [`walk`].
-    unsafe fn pack_for_tasks<I: Isa>(&self, isa: I, b: Unpacked<'_>, grid: &TaskGrid) {
-        self.for_tasks::<I>(grid, self.k, |task| {
+    unsafe fn pack_for_tasks<I: Isa, P: Packing<I>>(
+        &self,
+        isa: I,
+        packing: P,
+        b: Unpacked<'_>,
+        grid: &TaskGrid,
+    ) {
+        let k = P::k_groups(self.k);
+        self.for_tasks::<I>(grid, k, |task| {
             let rows = task.rows.len();
-            let once = rows <= I::MR;
-            let steps = if once { ONCE_KC } else { self.k };
-            let floats = [packed_a_len(rows, self.k), steps * I::NR, rows * I::NR];
+            let once = rows <= packing.microkernel().rows();
+            let steps = if once { ONCE_KC } else { k };
+            let floats = [packed_a_len(rows, k), steps * I::NR, rows * I::NR];
             scratch::with(floats.iter().sum(), |memory| {
                 let (a, memory) = memory.split_at_mut(floats[0]);
                 let (panel, sums) = memory.split_at_mut(floats[1]);
                 // SAFETY: tasks are disjoint blocks of C; `a`, `panel` and `sums` have room for the task.
                 unsafe {
-                    let a = self.pack_task(isa, &task, a);
+                    let a = packing.rows(isa, self.rows_of(&task), a);
                     if once {
-                        self.pack_once(isa, b, &task, a, panel, sums);
+                        self.pack_once(isa, packing, b, &task, a, panel, sums);
                     } else {
-                        self.pack_panels(isa, b, &task, a, (panel.as_mut_ptr(), 0), sums);
+                        self.pack_panels(isa, packing, b, &task, a, (panel.as_mut_ptr(), 0), sums);
                     }
                 }
             });
@@ -143,9 +191,11 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As [`walk`]; `to` is valid for writes of the panels, `stride` floats apart.
-    unsafe fn pack_panels<I: Isa>(
+    #[allow(clippy::too_many_arguments, reason = "memory of three kinds")]
+    unsafe fn pack_panels<I: Isa, P: Packing<I>>(
         &self,
         isa: I,
+        packing: P,
         b: Unpacked<'_>,
         task: &GemmTask,
         a: PackedRows,
@@ -153,14 +203,14 @@ impl Product<'_> {
         sums: &mut [f32],
     ) {
         let blocking = Blocking {
-            k: self.k,
+            k: P::k_groups(self.k),
             kc: KC,
-            strips: Strips::of(a.rows, I::MR),
+            strips: Strips::of(a.rows, packing.microkernel().rows()),
             streams: 1,
             sum_rows: a.rows,
             bare_sums: true,
         };
-        let source = PanelSource { product: self, b, batch: task.batch };
+        let source = PanelSource { packing, product: self, b, batch: task.batch };
         let path = PackPanels { source, a, to, stride, first: task.panels.start, panel: to, next: to };
         isa.run(
             #[inline(always)]
@@ -169,13 +219,15 @@ impl Product<'_> {
         );
     }
 
-    /// Computes one block of C of a single strip, which uses once what it packs: [`ONCE_KC`] k-steps at a time.
+    /// Computes one block of C of a single strip, which uses once what it packs: [`ONCE_KC`] k-groups at a time.
     ///
     /// # Safety
-    /// As [`walk`]; `block` has room for `ONCE_KC` k-steps.
-    pub(super) unsafe fn pack_once<I: Isa>(
+    /// As [`walk`]; `block` has room for `ONCE_KC` k-groups.
+    #[allow(clippy::too_many_arguments, reason = "memory of three kinds")]
+    pub(super) unsafe fn pack_once<I: Isa, P: Packing<I>>(
         &self,
         isa: I,
+        packing: P,
         b: Unpacked<'_>,
         task: &GemmTask,
         a: PackedRows,
@@ -183,14 +235,14 @@ impl Product<'_> {
         sums: &mut [f32],
     ) {
         let blocking = Blocking {
-            k: self.k,
+            k: P::k_groups(self.k),
             kc: ONCE_KC,
-            strips: Strips::of(a.rows, I::MR),
+            strips: Strips::of(a.rows, packing.microkernel().rows()),
             streams: 1,
             sum_rows: a.rows,
             bare_sums: true,
         };
-        let source = PanelSource { product: self, b, batch: task.batch };
+        let source = PanelSource { packing, product: self, b, batch: task.batch };
         let path = PackOnce { source, a, to: block.as_mut_ptr(), panel: 0 };
         isa.run(
             #[inline(always)]
@@ -207,13 +259,14 @@ impl Product<'_> {
 
 /// B of one product of a batch.
 #[derive(Clone, Copy)]
-struct PanelSource<'a> {
+struct PanelSource<'a, P> {
+    packing: P,
     product: &'a Product<'a>,
     b: Unpacked<'a>,
     batch: usize,
 }
 
-impl PanelSource<'_> {
+impl<P: Copy> PanelSource<'_, P> {
     /// Columns of C that a panel makes.
     #[inline(always)]
     fn columns<I: Isa>(&self, panel: usize) -> Range<usize> {
@@ -221,24 +274,41 @@ impl PanelSource<'_> {
         panel * width..self.product.shape[2].min((panel + 1) * width)
     }
 
-    /// Packs these k-steps of a panel to `to`, `NR` floats a step.
+    /// Packs these k-groups of a panel to `to`, `NR` floats a k-group.
     ///
     /// # Safety
-    /// `to` is valid for writes of `NR` floats for each k-step.
+    /// `to` is valid for writes of `NR` floats for each k-group.
     #[inline(always)]
-    unsafe fn pack<I: Isa>(&self, isa: I, panel: usize, steps: Range<usize>, to: *mut f32) {
+    unsafe fn pack<I: Isa>(&self, isa: I, panel: usize, groups: Range<usize>, to: *mut f32)
+    where
+        P: Packing<I>,
+    {
         let (width, columns) = (self.product.width::<I>(), self.columns::<I>(panel));
         for (half, b) in [Some(self.b.b), self.b.up].into_iter().flatten().enumerate() {
-            let b = of_batch(b, self.batch).slice(0, steps.clone()).slice(1, columns.clone());
-            // SAFETY: a half of each k-step's NR floats (precondition of `pack`).
-            unsafe { pack_panel(isa, b, to.add(half * width), width) };
+            let b = any_of_batch(b, self.batch).slice(1, columns.clone());
+            let to = to.wrapping_add(half * width);
+            // SAFETY: a half of each k-group's NR floats (precondition of `pack`).
+            unsafe { self.packing.pack_panel(isa, b, groups.clone(), to, width) };
         }
+        // SAFETY: `to` has NR floats for each k-group (precondition of `pack`), which were written.
+        self.packing.order(isa, unsafe { core::slice::from_raw_parts_mut(to, groups.len() * I::NR) });
+    }
+
+    /// Address in B of the next panel, if its columns follow each other in memory: the microkernel prefetches it. A
+    /// row-major B is prefetched where it is packed.
+    #[inline(always)]
+    fn next<I: Isa>(&self, panel: usize) -> Option<*const f32> {
+        let end = self.columns::<I>(panel).end;
+        with_any!(any_of_batch(self.b.b, self.batch), b => {
+            let stride = b.strides()[1];
+            (stride != 1).then(|| b.as_ptr().wrapping_add(end * stride).cast())
+        })
     }
 }
 
 /// Strips of rows by panels that are packed whole.
-struct PackPanels<'a> {
-    source: PanelSource<'a>,
+struct PackPanels<'a, P> {
+    source: PanelSource<'a, P>,
     a: PackedRows,
     /// Memory of the task's panels, and floats from one to the next.
     to: *mut f32,
@@ -247,32 +317,31 @@ struct PackPanels<'a> {
     first: usize,
     /// The panel that is open.
     panel: *const f32,
-    /// The next panel in B: exact where its columns follow each other in memory.
+    /// The next panel in B, to prefetch; or the panel that is open.
     next: *const f32,
 }
 
-impl<I: Isa> GemmPath<I> for PackPanels<'_> {
+impl<I: Isa, P: Packing<I>> GemmPath<I> for PackPanels<'_, P> {
     #[inline(always)]
     unsafe fn open_panel(&mut self, isa: I, panel: usize) {
         let to = self.to.wrapping_add((panel - self.first) * self.stride);
         // SAFETY: `to` has room for the panel (precondition of `pack_panels`).
-        unsafe { self.source.pack(isa, panel, 0..self.source.product.k, to) };
+        unsafe { self.source.pack(isa, panel, 0..P::k_groups(self.source.product.k), to) };
         self.panel = to;
-        let b = of_batch(self.source.b.b, self.source.batch);
-        self.next = b.as_ptr().wrapping_add(self.source.columns::<I>(panel).end * b.strides()[1]);
+        self.next = self.source.next::<I>(panel).unwrap_or(to);
     }
 
     #[inline(always)]
     unsafe fn multiply(&mut self, isa: I, strip: Strip) {
         let [b, next] = [self.panel, self.next].map(|p| p.wrapping_add(strip.k.start * I::NR));
         // SAFETY: the strip's rows of A, k-steps of the panel and sums (preconditions of `multiply`).
-        unsafe { isa.gemm_tile(strip.tile::<I>(self.a, b, next)) };
+        unsafe { self.source.packing.microkernel().run(isa, strip.tile::<I>(self.a, b, next).typed()) };
     }
 }
 
 /// A single strip of rows by blocks of panels that are packed one by one.
-struct PackOnce<'a> {
-    source: PanelSource<'a>,
+struct PackOnce<'a, P> {
+    source: PanelSource<'a, P>,
     a: PackedRows,
     /// Memory of a block.
     to: *mut f32,
@@ -280,7 +349,7 @@ struct PackOnce<'a> {
     panel: usize,
 }
 
-impl<I: Isa> GemmPath<I> for PackOnce<'_> {
+impl<I: Isa, P: Packing<I>> GemmPath<I> for PackOnce<'_, P> {
     #[inline(always)]
     unsafe fn open_panel(&mut self, _: I, panel: usize) {
         self.panel = panel;
@@ -301,7 +370,7 @@ impl<I: Isa> GemmPath<I> for PackOnce<'_> {
         isa.run(
             #[inline(always)]
             // SAFETY: the strip's rows of A, the block's k-steps and sums (preconditions of `multiply`).
-            || unsafe { isa.gemm_tile(tile) },
+            || unsafe { self.source.packing.microkernel().run(isa, tile.typed()) },
         );
     }
 }

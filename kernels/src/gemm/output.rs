@@ -1,4 +1,4 @@
-//! C of a product: a pointer to f32, bf16 or f16.
+//! Outputs of a product: pointers to f32, bf16 or f16.
 
 use crate::isa::{Isa, LINE};
 use crate::view::AnyViewMut;
@@ -61,5 +61,27 @@ impl CPointer {
             Self::F32(p) => Some(p),
             _ => None,
         }
+    }
+}
+
+/// An output of three dimensions that tasks write in disjoint blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct COutput {
+    first: CPointer,
+    /// Strides of batch, row and column.
+    pub strides: [usize; 3],
+}
+
+impl COutput {
+    /// The elements of a view.
+    pub(super) fn of(view: &mut AnyViewMut<'_, 3>) -> Self {
+        Self { strides: view.strides(), first: CPointer::of(view) }
+    }
+
+    /// The element at `index`.
+    #[inline(always)]
+    pub(super) fn at(self, [batch, row, column]: [usize; 3]) -> CPointer {
+        let [batch_stride, row_stride, column_stride] = self.strides;
+        self.first.add(batch * batch_stride + row * row_stride + column * column_stride)
     }
 }

@@ -19,11 +19,11 @@
 //! A *gated* panel holds NR/2 columns of the gate and behind them the corresponding NR/2 columns of the up
 //! matrix: one tile has both factors of act(gate) * up.
 
+use super::format::Format;
 use super::lhs::Lhs;
 use crate::backend::Kernel;
 use crate::element::Element;
-use crate::isa::KC;
-use crate::isa::{A_STRIDE, Isa, MAX_LANES, Vector};
+use crate::isa::{A_STRIDE, Isa, KC, LINE, MAX_LANES, Vector, bf16_bits};
 use crate::parallel;
 use crate::view::{AnyView, View, ViewMut};
 
@@ -75,19 +75,24 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// Copies `src` to `dst`, with rows `dst_stride` apart. A's rows are rows here, B's k-steps are rows.
+/// Copies `src` to `dst` as f32, with rows `dst_stride` apart. A's rows are rows here, B's k-steps are rows.
 ///
 /// # Safety
 /// `dst + r * dst_stride` is valid for writes of `src.shape()[1]` floats for each row `r` of `src`.
 #[inline(always)]
-pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32, dst_stride: usize) {
+pub(crate) unsafe fn copy_block<I: Isa, T: Element>(
+    isa: I,
+    src: View<'_, 2, T>,
+    dst: *mut f32,
+    dst_stride: usize,
+) {
     let [rows, columns] = src.shape();
     let [row_stride, column_stride] = src.strides();
     let from = src.as_ptr();
     let lanes = I::V::LANES;
     if column_stride == 1 {
         for r in 0..rows {
-            // SAFETY: row r of `src` and of `dst` has `columns` floats (precondition of `copy_block`).
+            // SAFETY: row r of `src` and of `dst` has `columns` elements (precondition of `copy_block`).
             unsafe { copy_row(isa, from.add(r * row_stride), dst.add(r * dst_stride), columns) };
         }
         return;
@@ -96,10 +101,19 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
     // The loop over columns is outside: it reads LANES streams, no more than hardware prefetchers follow.
     for c in (0..whole(columns)).step_by(lanes) {
         for r in (0..whole(rows)).step_by(lanes) {
-            // SAFETY: a block of LANES x LANES floats inside `src` and `dst`.
+            // SAFETY: a block of LANES x LANES elements inside `src` and `dst`.
             unsafe {
-                let to = dst.add(r * dst_stride + c);
-                isa.transpose(from.add(r + c * column_stride), column_stride, to, dst_stride);
+                let (from, to) = (from.add(r + c * column_stride), dst.add(r * dst_stride + c));
+                if T::IS_F32 {
+                    isa.transpose(from.cast(), column_stride, to, dst_stride);
+                } else {
+                    isa.transpose_vectors(
+                        #[inline(always)]
+                        |i| T::load::<I>(isa, from.add(i * column_stride)),
+                        to,
+                        dst_stride,
+                    );
+                }
             }
         }
     }
@@ -110,39 +124,51 @@ pub(crate) unsafe fn copy_block<I: Isa>(isa: I, src: View<'_, 2>, dst: *mut f32,
         let done = if r < whole(rows) { whole(columns) } else { 0 };
         for c in done..columns {
             // SAFETY: [r, c] lies in `src` and in `dst`.
-            unsafe { *dst.add(r * dst_stride + c) = *from.add(r * row_stride + c * column_stride) };
+            unsafe {
+                *dst.add(r * dst_stride + c) = (*from.add(r * row_stride + c * column_stride)).to_f32();
+            }
         }
     }
 }
 
-/// Copies `n` floats.
+/// Copies `n` elements as f32.
 ///
 /// # Safety
-/// `from` is valid for reads of `n` floats, `to` for writes of `n` floats, and they do not overlap.
+/// `from` is valid for reads of `n` elements, `to` for writes of `n` floats, and they do not overlap.
 #[inline(always)]
-pub(super) unsafe fn copy_row<I: Isa>(isa: I, from: *const f32, to: *mut f32, n: usize) {
+pub(super) unsafe fn copy_row<I: Isa, T: Element>(isa: I, from: *const T, to: *mut f32, n: usize) {
     let lanes = I::V::LANES;
     let whole = n - n % lanes;
     for i in (0..whole).step_by(lanes) {
-        // SAFETY: i + LANES <= n floats of both (precondition of `copy_row`).
-        unsafe { I::V::load_ptr(isa, from.add(i)).store_ptr(to.add(i)) };
+        // SAFETY: i + LANES <= n elements of both (precondition of `copy_row`).
+        unsafe { T::load::<I>(isa, from.add(i)).store_ptr(to.add(i)) };
     }
     for i in whole..n {
-        // SAFETY: i < n floats of both (precondition of `copy_row`).
-        unsafe { *to.add(i) = *from.add(i) };
+        // SAFETY: i < n elements of both (precondition of `copy_row`).
+        unsafe { *to.add(i) = (*from.add(i)).to_f32() };
     }
 }
 
-/// Packs the columns of `b` to `dst`, `NR` floats a k-step, and fills them up with zeros to `width`.
+/// Packs the columns of `b` to `dst` as f32, `NR` floats a k-step, and fills them up with zeros to `width`. Prefetches
+/// the columns behind them, if columns are neighbours in memory.
 ///
 /// # Safety
 /// - `b` has at most `width` columns;
 /// - `dst + p * NR` is valid for writes of `width` floats for each k-step p of `b`.
 #[inline(always)]
-pub(crate) unsafe fn pack_panel<I: Isa>(isa: I, b: View<'_, 2>, dst: *mut f32, width: usize) {
+pub(crate) unsafe fn pack_panel<I: Isa, T: Element>(isa: I, b: View<'_, 2, T>, dst: *mut f32, width: usize) {
     let [k, n] = b.shape();
-    // SAFETY: n <= width floats of each k-step (precondition of `pack_panel`).
-    unsafe { copy_block(isa, b, dst, I::NR) };
+    if b.strides()[1] == 1 {
+        for p in 0..k {
+            let from = b.as_ptr().wrapping_add(p * b.strides()[0]);
+            prefetch_behind(isa, from, n);
+            // SAFETY: n <= width elements of k-step p of `b`, and as many floats (precondition of `pack_panel`).
+            unsafe { copy_row(isa, from, dst.add(p * I::NR), n) };
+        }
+    } else {
+        // SAFETY: n <= width floats of each k-step (precondition of `pack_panel`).
+        unsafe { copy_block(isa, b, dst, I::NR) };
+    }
     if n < width {
         for p in 0..k {
             for j in n..width {
@@ -153,45 +179,83 @@ pub(crate) unsafe fn pack_panel<I: Isa>(isa: I, b: View<'_, 2>, dst: *mut f32, w
     }
 }
 
-/// Packs rows of A (rows x k) as f32 to slabs of `KC` k-steps, each `rows * A_STRIDE` floats.
+/// Prefetches the `n` elements behind those at `row`: the same k-step of the next panel. Hardware prefetchers do not
+/// follow a panel down a row-major B, whose k-steps are far apart.
+#[inline(always)]
+pub(super) fn prefetch_behind<I: Isa, T>(isa: I, row: *const T, n: usize) {
+    for at in (n..2 * n).step_by(LINE / size_of::<T>()) {
+        isa.prefetch(row.wrapping_add(at).cast());
+    }
+}
+
+/// Packs rows of A (rows x k) as f32 to slabs of `KC` k-steps, each `rows * A_STRIDE` floats. Rounds
+/// [`Lhs::Rounded`] to the format `rounding`. Enters the instruction set by itself.
 ///
 /// # Safety
 /// `dst` is valid for writes of [`packed_a_len`] floats.
 #[inline(always)]
-pub(crate) unsafe fn pack_a<I: Isa>(isa: I, a: Lhs<'_, 2>, dst: *mut f32) {
-    let [rows, k] = a.shape();
-    for (slab, p) in (0..k).step_by(KC).enumerate() {
-        let to = dst.wrapping_add(slab * rows * A_STRIDE);
-        // SAFETY: each slab lies inside the floats of `dst` (precondition of `pack_a`).
-        unsafe {
-            match a.slice(1, p..k.min(p + KC)) {
-                Lhs::Exact(AnyView::F32(block)) | Lhs::Rounded(block) | Lhs::ZeroPoint(block) => {
-                    copy_block(isa, block, to, A_STRIDE);
+pub(super) unsafe fn pack_a<I: Isa>(isa: I, a: Lhs<'_, 2>, rounding: Format, dst: *mut f32) {
+    // Each type has a function of its own: the one of f32 alone keeps its addresses in registers.
+    match a {
+        Lhs::Exact(AnyView::F32(a)) | Lhs::ZeroPoint(a) => isa.run(
+            #[inline(always)]
+            // SAFETY: `dst` has room for the rows (precondition of `pack_a`).
+            || unsafe { copy_slabs(isa, a, dst) },
+        ),
+        Lhs::Exact(AnyView::Bf16(a)) => isa.run(
+            #[inline(always)]
+            // SAFETY: `dst` has room for the rows (precondition of `pack_a`).
+            || unsafe { copy_slabs(isa, a, dst) },
+        ),
+        Lhs::Exact(AnyView::F16(a)) => isa.run(
+            #[inline(always)]
+            // SAFETY: `dst` has room for the rows (precondition of `pack_a`).
+            || unsafe { copy_slabs(isa, a, dst) },
+        ),
+        Lhs::Rounded(a) => isa.run(
+            #[inline(always)]
+            || {
+                // SAFETY: `dst` has room for the rows (precondition of `pack_a`).
+                unsafe { copy_slabs(isa, a, dst) };
+                for at in (0..packed_a_len(a.shape()[0], a.shape()[1])).step_by(I::V::LANES) {
+                    let to = dst.wrapping_add(at);
+                    // SAFETY: a vector of the packed rows, whose length is a multiple of LANES (precondition of
+                    // `pack_a`).
+                    unsafe { rounded(isa, I::V::load_ptr(isa, to), rounding).store_ptr(to) };
                 }
-                Lhs::Exact(AnyView::Bf16(block)) => widen_block(isa, block, to),
-                Lhs::Exact(AnyView::F16(block)) => widen_block(isa, block, to),
-            }
-        }
+            },
+        ),
     }
 }
 
-/// Widens a block of at most KC columns to f32 at `dst`, with rows `A_STRIDE` apart.
+/// Copies rows to slabs of `KC` k-steps.
 ///
 /// # Safety
-/// `dst + r * A_STRIDE` is valid for writes of KC floats for each row r of `src`.
+/// The preconditions of [`pack_a`] hold.
 #[inline(always)]
-unsafe fn widen_block<I: Isa, T: Element>(isa: I, src: View<'_, 2, T>, dst: *mut f32) {
-    for r in 0..src.shape()[0] {
-        let to = dst.wrapping_add(r * A_STRIDE);
-        // SAFETY: KC floats of row r (precondition of `widen_block`) are a multiple of LANES.
-        unsafe {
-            row_vectors::<I, T>(
-                isa,
-                src.at(r),
-                #[inline(always)]
-                |p, v| v.store_ptr(to.add(p)),
-            );
+unsafe fn copy_slabs<I: Isa, T: Element>(isa: I, a: View<'_, 2, T>, dst: *mut f32) {
+    let [rows, k] = a.shape();
+    for (slab, p) in (0..k).step_by(KC).enumerate() {
+        let to = dst.wrapping_add(slab * rows * A_STRIDE);
+        // SAFETY: each slab lies inside the floats of `dst` (precondition of `copy_slabs`).
+        unsafe { copy_block(isa, a.slice(1, p..k.min(p + KC)), to, A_STRIDE) };
+    }
+}
+
+/// Rounds each lane to a format of 16 bits, to nearest, ties to even; other formats change nothing.
+#[inline(always)]
+pub(super) fn rounded<I: Isa>(isa: I, v: I::V, format: Format) -> I::V {
+    match format {
+        Format::Bf16 => bf16_bits(isa, v).shl_bits::<16>(),
+        Format::F16 => {
+            let mut halves = [0u16; MAX_LANES];
+            // SAFETY: `halves` has room for LANES numbers of 16 bits.
+            unsafe {
+                v.store_f16(halves.as_mut_ptr());
+                I::V::load_f16(isa, halves.as_ptr())
+            }
         }
+        _ => v,
     }
 }
 

@@ -1,9 +1,8 @@
 //! The checked product that all paths compute.
 
-use super::epilogue::{Epilogue, PanelEpilogue};
+use super::epilogue::{Operations, PanelEpilogue};
 use super::lhs::Lhs;
 use super::output::CPointer;
-use super::rhs::of_batch;
 use crate::isa::Isa;
 
 /// Bytes of the smallest L1 of current servers: a bound below which C may still be in cache.
@@ -19,7 +18,7 @@ pub(super) struct Product<'a> {
     pub k: usize,
     pub gated: bool,
     pub beta: f32,
-    pub epilogue: Epilogue<'a>,
+    pub operations: Operations<'a>,
     /// \[batch, m, n\] of C.
     pub shape: [usize; 3],
     pub c: CPointer,
@@ -29,7 +28,7 @@ pub(super) struct Product<'a> {
 // SAFETY: the paths cut C into tasks, which write disjoint blocks through `c`.
 unsafe impl Sync for Product<'_> {}
 
-impl<'a> Product<'a> {
+impl Product<'_> {
     /// Columns of C that one panel makes.
     #[inline(always)]
     pub(super) fn width<I: Isa>(&self) -> usize {
@@ -49,7 +48,7 @@ impl<'a> Product<'a> {
     /// True if C receives the sums without an epilogue.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        self.alpha == 1.0 && self.beta == 0.0 && self.epilogue.is_empty() && !self.gated
+        self.alpha == 1.0 && self.beta == 0.0 && self.operations.is_empty() && !self.gated
     }
 
     /// The element of C in this product of the batch, row and column.
@@ -61,13 +60,13 @@ impl<'a> Product<'a> {
 
     /// The epilogue of the panel that makes the columns of C from `column` on.
     #[inline(always)]
-    pub(super) fn finish<I: Isa>(&self, batch: usize, column: usize) -> PanelEpilogue<'a> {
+    pub(super) fn finish<I: Isa>(&self, batch: usize, column: usize) -> PanelEpilogue<'_> {
         let n = self.shape[2];
         PanelEpilogue {
             alpha: self.alpha,
             beta: self.beta,
-            epilogue: self.epilogue,
-            residual: self.epilogue.residual.map(|r| of_batch(r, batch)),
+            operations: &self.operations,
+            batch,
             column,
             columns: self.width::<I>().min(n - column),
             n,

@@ -5,6 +5,7 @@ use super::product::Product;
 use super::rhs::Rhs;
 use crate::isa::{Isa, Vector};
 use crate::scratch;
+use crate::view::AnyView;
 
 /// Most rows of a small product: with [`MAX_K`] its sums take half a microsecond (AVX-512).
 const MAX_M: usize = 16;
@@ -15,16 +16,22 @@ const MAX_K: usize = 32;
 impl Product<'_> {
     /// True if [`small`](Self::small) computes this product, which is at most one panel wide.
     #[inline(always)]
-    pub(super) fn is_small<I: Isa>(&self) -> bool {
+    pub(super) fn is_small<I: Isa>(&self, b: Rhs<'_>) -> bool {
         let [batch, m, n] = self.shape;
-        batch == 1 && !self.gated && m <= MAX_M && n <= I::NR && self.k <= MAX_K && self.a.floats().is_some()
+        matches!(b, Rhs::Packed(_) | Rhs::Matrix(AnyView::F32(_)))
+            && batch == 1
+            && !self.gated
+            && m <= MAX_M
+            && n <= I::NR
+            && self.k <= MAX_K
+            && self.a.floats().is_some()
     }
 
     /// Computes C on the calling thread, and reads A where it stands.
     ///
     /// # Safety
     /// - the operands fit each other, `b` is packed for `I` if it is packed, and nothing else touches C;
-    /// - [`is_small`](Self::is_small) holds.
+    /// - [`is_small`](Self::is_small) holds; a packed `b` is of f32.
     #[inline(always)]
     pub(super) unsafe fn small<I: Isa>(&self, isa: I, b: Rhs<'_>) {
         let ([_, m, n], lanes) = (self.shape, I::V::LANES);
@@ -37,14 +44,14 @@ impl Product<'_> {
                 || {
                     let b = match b {
                         Rhs::Packed(b) => b.panels().as_ptr(),
-                        Rhs::Matrix(b) => {
+                        Rhs::Matrix(AnyView::F32(b)) => {
                             // SAFETY: `panel` has room for k steps of NR floats.
                             unsafe {
                                 pack_panel(isa, b.at(0), panel.as_mut_ptr(), n.next_multiple_of(lanes))
                             };
                             panel.as_ptr()
                         }
-                        Rhs::Gated { .. } => unreachable!("a small product is not gated"),
+                        _ => unreachable!("a small product is of f32 and not gated"),
                     };
                     let (out, stride) = match floats {
                         Some(c) => (c, self.c_strides[1]),

@@ -109,17 +109,35 @@ impl Isa for Avx512 {
         // SAFETY: `src` is valid for reads of 16 rows of 16 floats, `src_stride` apart, and `dst` for writes of
         // 16 rows of 16 floats, `dst_stride` apart (preconditions of `transpose`). The token proves AVX-512.
         unsafe {
-            for (i, v) in transposed(src, src_stride).into_iter().enumerate() {
-                v.store_ptr(dst.add(i * dst_stride));
-            }
+            self.transpose_vectors(
+                #[inline(always)]
+                |i| F32x16::load_ptr(self, src.add(i * src_stride)),
+                dst,
+                dst_stride,
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_vectors(self, row: impl Fn(usize) -> F32x16, dst: *mut f32, dst_stride: usize) {
+        for (i, v) in transposed(row).into_iter().enumerate() {
+            // SAFETY: `dst` is valid for writes of 16 rows of 16 floats, `dst_stride` apart (precondition of
+            // `transpose_vectors`).
+            unsafe { v.store_ptr(dst.add(i * dst_stride)) };
         }
     }
 
     #[inline(always)]
     unsafe fn columns(self, src: *const f32, src_stride: usize, mut f: impl FnMut(usize, F32x16)) {
-        // SAFETY: `src` is valid for reads of 16 rows of 16 floats, `src_stride` apart (precondition of `columns`).
-        // The token proves AVX-512.
-        for (i, v) in unsafe { transposed(src, src_stride) }.into_iter().enumerate() {
+        let columns = transposed(
+            #[inline(always)]
+            |row| {
+                // SAFETY: `src` is valid for reads of 16 rows of 16 floats, `src_stride` apart (precondition of
+                // `columns`).
+                unsafe { F32x16::load_ptr(self, src.add(row * src_stride)) }
+            },
+        );
+        for (i, v) in columns.into_iter().enumerate() {
             f(i, v);
         }
     }
@@ -137,25 +155,16 @@ impl Isa for Avx512 {
     }
 }
 
-/// Returns the transpose of 16 rows of 16 floats.
-///
-/// # Safety
-/// - `src` is valid for reads of 16 rows of 16 floats, `stride` apart.
-/// - AVX-512 may be used.
+/// Returns the transpose of 16 rows of 16 floats. A row proves AVX-512.
 #[inline(always)]
-unsafe fn transposed(src: *const f32, stride: usize) -> [F32x16; 16] {
-    // SAFETY: `src` is valid for reads of 16 rows of 16 floats, `stride` apart, and AVX-512 may be used (preconditions
-    // of `transposed`).
+fn transposed(row: impl Fn(usize) -> F32x16) -> [F32x16; 16] {
+    // Loads of whole rows read each cache line once and need 64 shuffles. They measured faster than fewer
+    // shuffles after narrower loads.
+    let r = [four_rows(&row, 0), four_rows(&row, 4), four_rows(&row, 8), four_rows(&row, 12)];
+    // Transpose the 128-bit quarters of the vectors, a 4 x 4 block.
+    //
+    // SAFETY: a row exists, so AVX-512 may be used.
     unsafe {
-        // Loads of whole rows read each cache line once and need 64 shuffles. They measured faster than fewer
-        // shuffles after narrower loads.
-        let r = [
-            four_rows(src, stride),
-            four_rows(src.add(4 * stride), stride),
-            four_rows(src.add(8 * stride), stride),
-            four_rows(src.add(12 * stride), stride),
-        ];
-        // Transpose the 128-bit quarters of the vectors, a 4 x 4 block.
         let mut columns = [F32x16(_mm512_setzero_ps()); 16];
         let vector = |v: __m512d| F32x16(_mm512_castpd_ps(v));
         for i in [0, 1, 2, 3] {
@@ -176,18 +185,13 @@ unsafe fn transposed(src: *const f32, stride: usize) -> [F32x16; 16] {
     }
 }
 
-/// Loads four rows of 16 floats and transposes the 4 x 4 block in each 128-bit quarter.
-///
-/// # Safety
-/// - `src` is valid for reads of 4 rows of 16 floats, `stride` apart.
-/// - AVX-512 may be used.
+/// Takes four rows of 16 floats, from row `first` on, and transposes the 4 x 4 block in each 128-bit quarter. A row
+/// proves AVX-512.
 #[inline(always)]
-unsafe fn four_rows(src: *const f32, stride: usize) -> [__m512d; 4] {
-    // SAFETY: `src` is valid for reads of 4 rows of 16 floats, `stride` apart, and AVX-512 may be used (preconditions
-    // of `four_rows`).
+fn four_rows(row: &impl Fn(usize) -> F32x16, first: usize) -> [__m512d; 4] {
+    let (a, b, c, d) = (row(first).0, row(first + 1).0, row(first + 2).0, row(first + 3).0);
+    // SAFETY: a row exists, so AVX-512 may be used.
     unsafe {
-        let (a, b) = (_mm512_loadu_ps(src), _mm512_loadu_ps(src.add(stride)));
-        let (c, d) = (_mm512_loadu_ps(src.add(2 * stride)), _mm512_loadu_ps(src.add(3 * stride)));
         let low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
         let high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
         let next_low = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));

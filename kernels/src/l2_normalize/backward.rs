@@ -7,8 +7,7 @@
 //! ```
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, accumulators, map, read, total};
@@ -63,8 +62,8 @@ impl<T: Element> Kernel for L2NormalizeBackward<'_, T> {
     fn reference(self) -> Self::Output {
         self.check()?;
         for (mut row, x) in self.rows.into_iter().zip(self.x.rows()) {
-            let (x, dy) = (definition::widen(x), definition::widen(row.input()));
-            definition::round(&l2_normalize_backward(&x, self.eps.into(), &dy), row.output());
+            let (x, dy) = (to_f64(x), to_f64(row.input()));
+            from_f64(&l2_normalize_backward(&x, self.eps.into(), &dy), row.output());
         }
         Ok(())
     }

@@ -8,8 +8,7 @@
 //! The algorithm is in `norm_backward.rs`.
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, to_f64};
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::norm_backward::{Names, NormRows};
@@ -111,7 +110,7 @@ impl<T: Element> Kernel for LayerNormBackward<'_, T> {
         let Self { rows, x, dresidual, weight, mean, inverse_deviation, mut dweight, mut dbias } = self;
         let rows = NormRows { rows, x, dresidual, mean, inverse_deviation };
         let rows = Self::check(rows, weight, dweight.as_deref(), dbias.as_deref())?;
-        let weight = weight.map(definition::widen);
+        let weight = weight.map(to_f64);
         rows.define([&mut dweight, &mut dbias], |x, r, dy| {
             let (dx, dweight) = layer_norm_backward(x, weight.as_deref(), r, dy);
             (dx, [dweight, dy.to_vec()])

@@ -7,8 +7,7 @@
 
 use super::{Pooling, check_offsets};
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{NONE, RowSlices, map};
@@ -70,10 +69,10 @@ impl<T: Element> Kernel for PoolBackward<'_, T> {
         self.check()?;
         let mut out = self.out.into_rows();
         for (s, pair) in self.offsets.windows(2).enumerate() {
-            let dy = definition::widen(self.dy.row([s, 0]));
+            let dy = to_f64(self.dy.row([s, 0]));
             let dx = pool_backward(&dy, pair[1] - pair[0], self.pooling);
             for (t, out) in (0..pair[1] - pair[0]).zip(&mut out) {
-                definition::round(&dx[t * dy.len()..][..dy.len()], out);
+                from_f64(&dx[t * dy.len()..][..dy.len()], out);
             }
         }
         Ok(())

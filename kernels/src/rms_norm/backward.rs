@@ -8,8 +8,7 @@
 //! The algorithm is in `norm_backward.rs`.
 
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, to_f64};
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::norm_backward::{Names, NormRows};
@@ -96,7 +95,7 @@ impl<T: Element> Kernel for RmsNormBackward<'_, T> {
         let Self { rows, x, dresidual, weight, inverse_deviation, mut dweight } = self;
         let rows = NormRows { rows, x, dresidual, mean: &[], inverse_deviation };
         let rows = Self::check(rows, weight, dweight.as_deref())?;
-        let weight = weight.map(definition::widen);
+        let weight = weight.map(to_f64);
         rows.define([&mut dweight], |x, r, dy| {
             let (dx, dweight) = rms_norm_backward(x, weight.as_deref(), r, dy);
             (dx, [dweight])

@@ -10,8 +10,7 @@
 
 use super::mask::ColumnMask;
 use crate::backend::Kernel;
-use crate::definition;
-use crate::element::Element;
+use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, accumulators, map_with, read_with, total};
@@ -82,9 +81,9 @@ impl<T: Element> Kernel for SoftmaxBackward<'_, T> {
         self.check()?;
         let Self { rows, y, scale, mask, log } = self;
         for (i, mut row) in rows.into_iter().enumerate() {
-            let (y, dy) = (definition::widen(y.row([i, 0])), definition::widen(row.input()));
+            let (y, dy) = (to_f64(y.row([i, 0])), to_f64(row.input()));
             let dx = softmax_backward(&y, &dy, scale.into(), &mask.biases(i, y.len()), log);
-            definition::round(&dx, row.output());
+            from_f64(&dx, row.output());
         }
         Ok(())
     }

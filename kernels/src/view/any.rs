@@ -107,6 +107,13 @@ impl<'a, const D: usize> AnyView<'a, D> {
     }
 }
 
+impl<'a> AnyView<'a, 2> {
+    /// The view with its dimensions swapped.
+    pub(crate) fn transpose(self) -> Self {
+        map!(AnyView, self, v => v.transpose())
+    }
+}
+
 impl<'a> AnyView<'a, 4> {
     /// The sub-view at index `i` of the first dimension.
     #[inline(always)]
@@ -177,6 +184,12 @@ impl<'a, T: Element, const D: usize> From<View<'a, D, T>> for AnyView<'a, D> {
     }
 }
 
+impl<'a, T: Element> From<View<'a, 2, T>> for AnyView<'a, 3> {
+    fn from(view: View<'a, 2, T>) -> Self {
+        View::<3, T>::from(view).into()
+    }
+}
+
 impl<'a, T: Element, const D: usize> From<ViewMut<'a, D, T>> for AnyViewMut<'a, D> {
     fn from(view: ViewMut<'a, D, T>) -> Self {
         T::any_mut(view)
@@ -186,5 +199,17 @@ impl<'a, T: Element, const D: usize> From<ViewMut<'a, D, T>> for AnyViewMut<'a, 
 impl<'a, T: Element> From<ViewMut<'a, 2, T>> for AnyViewMut<'a, 3> {
     fn from(view: ViewMut<'a, 2, T>) -> Self {
         ViewMut::<3, T>::from(view).into()
+    }
+}
+
+impl<'a> From<AnyView<'a, 2>> for AnyView<'a, 3> {
+    fn from(view: AnyView<'a, 2>) -> Self {
+        with_any!(view, v => v.into())
+    }
+}
+
+impl<'a> From<AnyViewMut<'a, 2>> for AnyViewMut<'a, 3> {
+    fn from(view: AnyViewMut<'a, 2>) -> Self {
+        with_any_mut!(view, v => v.into())
     }
 }

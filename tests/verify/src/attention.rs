@@ -54,12 +54,18 @@ impl Check for Attention {
         // Underflow loses less than the smallest normal number for each key.
         let dv = p.extents[6];
         let lost = p.extents[4] as f64 * f64::from(f32::MIN_POSITIVE) * (1.0 + data.largest_value());
+        // Dropout multiplies the result by a number that is rounded once; `magnitude` contains the factor.
+        let (factor, scaled) = match p.dropout {
+            None => (1.0, 0.0),
+            Some(1.0) => (0.0, 0.0),
+            Some(p) => (1.0 / (1.0 - f64::from(p)), gamma(2)),
+        };
         let bound = |i: usize| {
             let share = rows[i / dv].weights;
             let twice = (2.0 + gamma(4)) * share / (1.0 - share);
             // The product with v may round the weights to bf16; the sum of the weights does not.
             let rounding = if p.is_bf16() { BF16_ROUNDING * (1.0 + share) / (1.0 - share) } else { 0.0 };
-            let error = (twice + rounding) * f64::from(magnitude[i]) + lost;
+            let error = (twice + rounding + scaled) * f64::from(magnitude[i]) + factor * lost;
             let largest = f64::from(expected[i].abs()) + error;
             let stored = p.stored[1].half_ulp(if largest.is_finite() { largest } else { 0.0 });
             if share < 0.5 { error + stored } else { f64::INFINITY }
@@ -97,8 +103,10 @@ impl Check for AttentionRows {
         let random = &mut Random::new(!p.seed);
         for _ in 0..3 {
             let Some(sequence) = data.any_sequence(p, random) else { break };
-            // The part is one query of the sequence, or all queries from a random one on.
-            let from = sequence.queries.start + random.below(sequence.queries.len());
+            // The part is one query of the sequence, or all queries from a random one on. With dropout, which counts
+            // the queries, it is the sequence.
+            let before = if p.dropout.is_some() { 0 } else { random.below(sequence.queries.len()) };
+            let from = sequence.queries.start + before;
             let one = random.below(2) == 0 && p.start != Start::End;
             let part = from..if one { from + 1 } else { sequence.queries.end };
             let (alone, alone_lse) = data.alone(p, backend, &sequence, part.clone())?;
@@ -140,6 +148,10 @@ impl AttentionData {
     ///
     /// bf16 pairs round twice for each product and count numbers below 2^-126 as zeros. Their scores have six more
     /// roundings: the scale, the conversion to powers of two, and the conversion of the largest score back.
+    ///
+    /// The bounds of bf16 pairs also hold where bf16 is widened to f32. The scale multiplies the query first there: one
+    /// rounding of each product, so dk + 1 in all, against 2 dk + 1. It may leave a denormal number, which errs less
+    /// than numbers below 2^-126 that count as zeros.
     fn rows(&self, p: &Params) -> Vec<RowBounds> {
         let [batch, kv_heads, group, queries, keys, dk, _] = p.extents;
         let q = heads_first(self.q.view(), p.rows_first[0]);

@@ -4,7 +4,11 @@
 //! bit: only sums err. Sums of integers are exact. Sums of bf16 pairs round at most twice for each product and count
 //! denormals as zeros.
 
+mod backward;
 mod bound;
+
+pub use backward::GemmBackward;
+pub(super) use bound::lost;
 
 use super::bound::compare;
 use super::stored::{Stored, written};
@@ -14,7 +18,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm as Kernel, Lhs, PackedB, Rhs};
-use tilewright_kernels::{Activation, Backend, View, ViewMut};
+use tilewright_kernels::{Activation, AnyView, Backend, View, ViewMut};
 
 /// Matrix products with strides, batches, packed and gated weights, epilogues.
 pub struct Gemm;
@@ -43,7 +47,7 @@ pub struct Params {
     seed: u64,
 }
 
-/// Types of A, of packed weights and of C.
+/// Types of A, of weights and of C.
 #[derive(Clone, Copy, Debug)]
 struct Types {
     a: Left,
@@ -85,6 +89,20 @@ impl Types {
         }
     }
 
+    /// True if matrices that are not packed may have the type of B.
+    fn is_stored(self) -> bool {
+        matches!(self.b, Format::F32 | Format::Bf16 | Format::F16)
+    }
+
+    /// Rounds a number of B to its type, if matrices that are not packed may have it.
+    fn round_b(self, x: f32) -> f32 {
+        match self.b {
+            Format::Bf16 => Stored::Bf16.round(x),
+            Format::F16 => Stored::F16.round(x),
+            _ => x,
+        }
+    }
+
     /// True if a backend may sum pairs of bf16.
     fn are_pairs(self) -> bool {
         self.b == Format::Bf16 && matches!(self.a, Left::Rounded | Left::Exact(Stored::Bf16))
@@ -109,7 +127,7 @@ impl Check for Gemm {
             2 => (Layout::any(), Layout::any()),
             1 => (Layout::columns(), Layout::columns()),
         ];
-        let layouts = (Layout::any(), weights, Layout::distinct());
+        let layouts = (prop_oneof![3 => Layout::any(), 1 => Layout::columns()], weights, Layout::distinct());
         let epilogue = (prop::option::weighted(0.3, Layout::any()), any::<bool>(), any::<bool>(), activation);
         let factors = (select(vec![1.0, 1.0, -1.5, 0.37, 0.0]), select(vec![0.0, 0.0, 1.0, -0.5]));
         // Half of the cases have no epilogue: their sums go directly to C.
@@ -118,7 +136,7 @@ impl Check for Gemm {
         (extents, kind, layouts, epilogue, factors, Values::any(), seed())
             .prop_map(|(extents, kind, layouts, epilogue, factors, values, seed)| {
                 let (shared, packed, gated, plain, types) = kind;
-                let packed = packed || types.b != Format::F32;
+                let packed = packed || !types.is_stored();
                 let (a, (b, up), c) = layouts;
                 let (residual, row_bias, column_bias, activation) = epilogue;
                 let (alpha, beta) = if plain { (1.0, 0.0) } else { factors };
@@ -193,8 +211,10 @@ impl GemmData {
         let c = c.map(|x| p.types.c.round(x));
         Self {
             a: Tensor::random([batch_of(p.shared[0]), m, k], &p.a, p.values, random).map(|x| stored.round(x)),
-            b: Tensor::random([batch_of(p.shared[1]), k, n], &p.b, p.values, random),
-            up: Tensor::random([batch_of(p.shared[1]), k, n], &p.up, p.values, random),
+            b: Tensor::random([batch_of(p.shared[1]), k, n], &p.b, p.values, random)
+                .map(|x| p.types.round_b(x)),
+            up: Tensor::random([batch_of(p.shared[1]), k, n], &p.up, p.values, random)
+                .map(|x| p.types.round_b(x)),
             c,
             residual: (p.residual.as_ref())
                 .map(|layout| Tensor::random([batch_of(p.shared[2]), m, n], layout, p.values, random)),
@@ -218,6 +238,13 @@ impl GemmData {
     fn run(&self, p: &Params, backend: Backend) -> Result<Vec<f32>, Failure> {
         let packed = if p.packed { Some(self.packed(p, backend)?) } else { None };
         let (bf16_a, f16_a) = (self.a.cast::<bf16>(), self.a.cast::<f16>());
+        let [bf16_b, bf16_up] = [&self.b, &self.up].map(Tensor::cast::<bf16>);
+        let [f16_b, f16_up] = [&self.b, &self.up].map(Tensor::cast::<f16>);
+        let [b, up]: [AnyView<'_, 3>; 2] = match p.types.b {
+            Format::Bf16 => [bf16_b.view().into(), bf16_up.view().into()],
+            Format::F16 => [f16_b.view().into(), f16_up.view().into()],
+            _ => [self.b.view().into(), self.up.view().into()],
+        };
         let (mut c, mut bf16_c, mut f16_c) = (self.c.clone(), self.c.cast::<bf16>(), self.c.cast::<f16>());
         backend.run(Kernel {
             alpha: p.alpha,
@@ -230,8 +257,8 @@ impl GemmData {
             },
             b: match &packed {
                 Some(packed) => Rhs::Packed(packed),
-                None if p.gated => Rhs::Gated { gate: self.b.view(), up: self.up.view() },
-                None => Rhs::Matrix(self.b.view()),
+                None if p.gated => Rhs::Gated { gate: b, up },
+                None => Rhs::Matrix(b),
             },
             beta: p.beta,
             c: match p.types.c {
@@ -244,6 +271,7 @@ impl GemmData {
                 column_bias: self.column_bias.as_deref(),
                 activation: p.activation,
                 residual: self.residual.as_ref().map(Tensor::view),
+                ..Epilogue::default()
             },
         })?;
         match p.types.c {

@@ -12,15 +12,19 @@ pub mod activate;
 pub mod activate_backward;
 pub mod attention;
 pub mod bound;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
 pub mod embedding_backward;
 pub mod finite_difference;
 pub mod gemm;
 pub mod kv_cache;
+pub mod linear;
+pub mod linear_cross_entropy;
 pub mod math;
 pub mod norm;
 pub mod norm_backward;
+pub mod optimizer;
 pub mod rope;
 pub mod rows;
 pub mod softmax;
@@ -83,6 +87,9 @@ impl From<Error> for Failure {
 pub static CHECKS: &[Entry] = &[
     Entry::of::<math::Math>(),
     Entry::of::<gemm::Gemm>(),
+    Entry::of::<gemm::GemmBackward>(),
+    Entry::of::<linear::ColumnSums>(),
+    Entry::of::<linear::LinearBackward>(),
     Entry::of::<attention::Attention>(),
     Entry::of::<attention::AttentionRows>(),
     Entry::of::<attention::AttentionBackward>(),
@@ -95,6 +102,16 @@ pub static CHECKS: &[Entry] = &[
     Entry::of::<norm_backward::L2NormalizeBackward>(),
     Entry::of::<softmax::Softmax>(),
     Entry::of::<softmax_backward::SoftmaxBackward>(),
+    Entry::of::<cross_entropy::CrossEntropy>(),
+    Entry::of::<cross_entropy::CrossEntropyBackward>(),
+    Entry::of::<linear_cross_entropy::LinearCrossEntropy>(),
+    Entry::of::<cross_entropy::BceWithLogits>(),
+    Entry::of::<cross_entropy::BceWithLogitsBackward>(),
+    Entry::of::<optimizer::GlobalNorm>(),
+    Entry::of::<optimizer::Adam>(),
+    Entry::of::<optimizer::Lamb>(),
+    Entry::of::<optimizer::Adafactor>(),
+    Entry::of::<optimizer::Sgd>(),
     Entry::of::<activate::Activate>(),
     Entry::of::<activate::Gated>(),
     Entry::of::<activate_backward::ActivateBackward>(),

@@ -3,7 +3,7 @@
 use super::Failure;
 use super::tensor::Tensor;
 use half::{bf16, f16};
-use tilewright_kernels::Element;
+use tilewright_kernels::{AnyView, AnyViewMut, Element};
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,4 +42,39 @@ impl Stored {
 pub(super) fn written<const D: usize, T: Element>(out: &Tensor<D, T>) -> Result<Vec<f32>, Failure> {
     out.gaps_intact()?;
     Ok(out.elements().into_iter().map(T::to_f32).collect())
+}
+
+/// A tensor in all types, of which a kernel takes one.
+pub(super) struct AnyTensor<const D: usize>(Tensor<D>, Tensor<D, bf16>, Tensor<D, f16>);
+
+impl<const D: usize> AnyTensor<D> {
+    /// The elements of `t`, rounded to each type.
+    pub(super) fn of(t: &Tensor<D>) -> Self {
+        Self(t.clone(), t.cast(), t.cast())
+    }
+
+    pub(super) fn view(&self, stored: Stored) -> AnyView<'_, D> {
+        match stored {
+            Stored::F32 => self.0.view().into(),
+            Stored::Bf16 => self.1.view().into(),
+            Stored::F16 => self.2.view().into(),
+        }
+    }
+
+    pub(super) fn view_mut(&mut self, stored: Stored) -> AnyViewMut<'_, D> {
+        match stored {
+            Stored::F32 => self.0.view_mut().into(),
+            Stored::Bf16 => self.1.view_mut().into(),
+            Stored::F16 => self.2.view_mut().into(),
+        }
+    }
+
+    /// As [`written`], of one type.
+    pub(super) fn written(&self, stored: Stored) -> Result<Vec<f32>, Failure> {
+        match stored {
+            Stored::F32 => written(&self.0),
+            Stored::Bf16 => written(&self.1),
+            Stored::F16 => written(&self.2),
+        }
+    }
 }

@@ -45,7 +45,7 @@ pub struct Inputs {
     pub x: Aligned,
     /// Weights \[n, k\]; the second operand of a row kernel; keys.
     pub y: Aligned,
-    /// Values of an attention.
+    /// Values of an attention; the gradient of a product's output, \[m, n\].
     pub z: Aligned,
     /// \[columns\].
     pub weight: Aligned,
@@ -57,6 +57,8 @@ pub struct Inputs {
     pub inverse_deviation: Aligned,
     /// Ids of table rows, not in order; positions.
     pub ids: Vec<u32>,
+    /// Classes of rows.
+    pub labels: Vec<i64>,
     /// Angles of the positions [`ids`](Self::ids).
     pub rope: Option<RopeTable>,
 }
@@ -90,6 +92,13 @@ impl Inputs {
         }
     }
 
+    /// As [`linear`](Self::linear), with the gradient of the output.
+    pub(super) fn linear_backward([m, k, n]: [usize; 3], dtype: Dtype) -> Self {
+        let mut random = Random::new(4);
+        let dy = |_| (random.below(255) as f32 - 127.0) / 64.0;
+        Self { z: Aligned::new(m * n, dy), ..Self::linear([m, k, n], dtype) }
+    }
+
     pub(super) fn attention(queries: usize, keys: usize) -> Self {
         let mut random = Random::new(2);
         Self {
@@ -120,6 +129,7 @@ impl Inputs {
             bias: Aligned::new(columns, |_| 0.1 * random.normal()),
             // Each row occurs once: 7919 is a prime and divides no number of rows in use.
             ids: (0..rows).map(|i| (i * 7919 % rows) as u32).collect(),
+            labels: (0..rows).map(|i| (i * 7919 % columns.max(1)) as i64).collect(),
             rope: columns
                 .is_multiple_of(ROPE_DIM)
                 .then(|| RopeTable::new(RopeLayout::HalfSplit, rows.max(1), ROPE_DIM, 1e4)),

@@ -9,8 +9,8 @@ use tilewright::Arithmetic;
 use tilewright::Error;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{
-    Attention, AttentionBackward, Backend, CachedAttention, Element, KvCache, Precision, Start, View,
-    ViewMut, Window,
+    Attention, AttentionBackward, Backend, CachedAttention, Element, KvCache, LinearBackward, Precision,
+    Start, View, ViewMut, Window,
 };
 use tilewright_peers::Dtype;
 
@@ -52,6 +52,39 @@ impl fmt::Debug for Prepared<'_> {
 /// Converts the numbers to another type if `needed`, else returns an empty vector.
 fn narrow<T>(x: &[f32], needed: bool, from_f32: impl Fn(f32) -> T) -> Vec<T> {
     x.iter().filter(|_| needed).map(|&x| from_f32(x)).collect()
+}
+
+/// The backward pass of a linear layer of numbers of type `T`.
+fn linear_backward<'a, T: Element>(
+    [m, k, n]: [usize; 3],
+    inputs: &Inputs,
+    backend: Backend,
+    from_f32: impl Fn(f32) -> T + Copy,
+) -> Result<Prepared<'a>, Error> {
+    let aligned = |v: &[f32]| Aligned::new(v.len(), |i| from_f32(v[i]));
+    let [x, weight, dy] = [&inputs.x, &inputs.y, &inputs.z].map(|v| aligned(v));
+    let mut dx = Aligned::new(m * k, |_| T::default());
+    let [mut dweight, mut dbias] = [n * k, n].map(|len| Aligned::new(len, |_| 0.0f32));
+    let run = move |out: &mut [f32]| {
+        if !out.is_empty() {
+            // Gradients of one run.
+            dweight.fill(0.0);
+            dbias.fill(0.0);
+        }
+        backend.run(LinearBackward {
+            dy: View::<2, T>::new(&dy, [m, n])?.into(),
+            x: View::<2, T>::new(&x, [m, k])?.into(),
+            weight: Rhs::Matrix(View::<2, T>::new(&weight, [n, k])?.into()),
+            dx: Some(ViewMut::<2, T>::new(&mut dx, [m, k])?.into()),
+            dweight: Some(ViewMut::new(&mut dweight, [n, k])?),
+            dbias: Some(&mut dbias),
+        })?;
+        let gradients =
+            dx.iter().map(|x| x.to_f32()).chain(dweight.iter().copied()).chain(dbias.iter().copied());
+        out.iter_mut().zip(gradients).for_each(|(out, gradient)| *out = gradient);
+        Ok(())
+    };
+    Ok(Prepared { run: Box::new(run), out: Aligned::new(m * k + n * k + n, |_| 0.0), narrow: true })
 }
 
 /// Prepares attention in the type `T`.
@@ -142,7 +175,9 @@ impl Case {
         backend: Backend,
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
-        if self.dtype != Dtype::F32 && !matches!(self.operation, Operation::Rows { .. }) {
+        if self.dtype != Dtype::F32
+            && !matches!(self.operation, Operation::Rows { .. } | Operation::Training(_))
+        {
             return self.prepare_narrow(inputs, backend, models);
         }
         let Inputs { x, y, .. } = inputs;
@@ -159,6 +194,7 @@ impl Case {
                 };
                 Prepared { run: Box::new(run), out: Aligned::new(m * n, |_| 0.0), narrow: false }
             }
+            Operation::LinearBackward { shape } => linear_backward(shape, inputs, backend, |x| x)?,
             Operation::Attention(s) if s.cached => cached(s, inputs, backend, Precision::F32)?,
             Operation::Attention(s) if s.backward => attention_backward(s, inputs, backend, |x| x)?,
             Operation::Attention(s) => {
@@ -177,6 +213,7 @@ impl Case {
             Operation::Rows { kernel, shape } => {
                 return Ok(kernel.prepare(backend, shape, inputs, self.dtype));
             }
+            Operation::Training(step) => return Ok(step.prepare(inputs, backend, self.dtype)),
             Operation::Model { model, task } => {
                 let run = models.prepare(model, task, Arithmetic::f32(backend))?;
                 Prepared { run, out: Aligned::default(), narrow: false }
@@ -196,6 +233,12 @@ impl Case {
         models: &'a Models,
     ) -> Result<Option<Prepared<'a>>, Error> {
         match (self.operation, self.dtype) {
+            (Operation::LinearBackward { shape }, Dtype::Bf16) => {
+                return linear_backward(shape, inputs, backend, bf16::from_f32).map(Some);
+            }
+            (Operation::LinearBackward { shape }, Dtype::F16) => {
+                return linear_backward(shape, inputs, backend, f16::from_f32).map(Some);
+            }
             (Operation::Attention(s), Dtype::Bf16) if s.cached => {
                 return cached(s, inputs, backend, Precision::Bf16).map(Some);
             }

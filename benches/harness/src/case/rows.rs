@@ -9,8 +9,9 @@ use crate::work::Compute;
 use core::fmt;
 use half::{bf16, f16};
 use tilewright_kernels::{
-    Activate, Activation, Backend, ColumnMask, Element, Embedding, Error, Gated, L2Normalize, LayerNorm,
-    Lookup, Pool, RmsNorm, Rope, RopeTable, Rows, Softmax, View, ViewMut,
+    Activate, Activation, Backend, ColumnMask, CrossEntropy, CrossEntropyBackward, Element, Embedding, Error,
+    Gated, L2Normalize, LayerNorm, Lookup, Pool, RmsNorm, Rope, RopeTable, Rows, Softmax, Targets, View,
+    ViewMut,
 };
 use tilewright_peers::{Dtype, PeerOperation};
 
@@ -169,6 +170,18 @@ pub static ROW_KERNELS: &[RowKernel] = &[
         ColumnMask::None,
         true
     )),
+    alone!("cross-entropy", 1.0, |backend, shape, i, out| {
+        let (mut losses, targets) = (vec![0.0; shape[0]], Targets::new(&i.inputs.labels));
+        let logits = View::new(i.x, shape)?;
+        backend.run(CrossEntropy { logits, targets, losses: Some(&mut losses) })?;
+        out.iter_mut().zip(losses).for_each(|(out, loss)| *out = Element::from_f32(loss));
+        Ok(())
+    }),
+    alone!("cross-entropy-backward", 2.0, |backend, shape, i, out| {
+        let (rows, targets) = (rows(shape, i, out)?, Targets::new(&i.inputs.labels));
+        backend.run(CrossEntropyBackward { rows, targets, scale: 1.0, losses: None })?;
+        Ok(())
+    }),
     RowKernel {
         peer: Some(|shape, i| PeerOperation::Gelu { shape, x: &i.x, tanh: false }),
         ..alone!("gelu-erf", 2.0, |backend, shape, i, out| {

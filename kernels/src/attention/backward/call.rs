@@ -235,6 +235,7 @@ impl<'a> BackwardCall<'a> {
                 distances: self.distance.map(|_| tables),
                 layout,
                 group: heads / kv_heads,
+                dropout: None,
             };
             let operands = BackwardOperands {
                 inputs,

@@ -1,5 +1,6 @@
 //! Variant with f32 k-groups: the scale is folded into the queries, and weights stay f32.
 
+use super::super::dropout::WeightLanes;
 use super::super::row_ops::{all_finite, exponentials, largest, map};
 use super::super::stage::pack_staged;
 use super::{AttentionVariant, whole_groups};
@@ -132,6 +133,14 @@ impl<I: Isa> AttentionVariant<I> for Floats {
     #[inline(always)]
     fn weigh(self, isa: I, row: &mut [f32], whole: Range<usize>, max: &mut f32, _: f32) -> f32 {
         exponentials(isa, &mut row[whole], *max)
+    }
+
+    #[inline(always)]
+    fn drop(self, isa: I, row: &mut [f32], whole: Range<usize>, bits: &[f32], lanes: &WeightLanes<I>) {
+        let bits = bits[whole.clone()].chunks_exact(I::V::LANES);
+        for (weights, bits) in row[whole].chunks_exact_mut(I::V::LANES).zip(bits) {
+            lanes.kept(isa, I::V::load(isa, bits), I::V::load(isa, weights)).store(weights);
+        }
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! Variant with pairs of bf16 as k-groups: the scale multiplies scores, and weights are rounded to bf16.
 
+use super::super::dropout::WeightLanes;
 use super::super::row_ops::all_finite;
 use super::super::stage::{pack_staged, place};
 use super::{AttentionVariant, whole_groups};
@@ -177,6 +178,17 @@ impl<I: Isa, M: Microkernel<I>> AttentionVariant<I> for Pairs<M> {
         }
         *max *= LN_2;
         (sums[0] + sums[1]).sum()
+    }
+
+    #[inline(always)]
+    fn drop(self, isa: I, row: &mut [f32], whole: Range<usize>, bits: &[f32], lanes: &WeightLanes<I>) {
+        for at in whole.step_by(2 * I::V::LANES) {
+            let (low, high) = (I::V::load(isa, &bits[at..]), I::V::load(isa, &bits[at + I::V::LANES..]));
+            let low = lanes.kept(isa, low, I::V::splat_bits(isa, 0xffff));
+            let high = lanes.kept(isa, high, I::V::splat_bits(isa, 0xffff_0000));
+            let weights = &mut row[at / 2..];
+            I::V::load(isa, weights).and_bits(low.or_bits(high)).store(weights);
+        }
     }
 
     #[inline(always)]

@@ -11,14 +11,14 @@
 use super::super::dequantize::{SmallM, small_m, widen_pairs};
 use super::super::format::Format;
 use super::super::layout::PanelLayout;
-use super::super::pack::row_vectors;
+use super::super::pack::{rounded, row_vectors};
 use super::super::quantize::Quantized;
 use crate::element::Element;
-use crate::isa::{F32, I16, Isa, K_GROUPS, KC, Microkernel, OuterProduct, Vector, bf16_bits};
+use crate::isa::{F32, I16, Isa, K_GROUPS, KC, Microkernel, OuterProduct, Vector};
 use crate::lanes::{GROUPS, accumulators, largest, read, total};
 use crate::view::View;
 use core::ops::Range;
-use half::{bf16, f16};
+use half::bf16;
 
 /// Scale and zero point of a row of A, as packed.
 #[derive(Clone, Copy)]
@@ -167,12 +167,7 @@ impl<I: Isa> GemmVariant<I> for Widened {
                 #[inline(always)]
                 |to, v| {
                     let v = match kind {
-                        RowQuantization::Rounded(Format::Bf16) => bf16_bits(isa, v).shl_bits::<16>(),
-                        RowQuantization::Rounded(Format::F16) => {
-                            let mut halves = [0u16; 16];
-                            f16::store::<I>(isa, v, halves.as_mut_ptr().cast());
-                            f16::load::<I>(isa, halves.as_ptr().cast())
-                        }
+                        RowQuantization::Rounded(format) => rounded(isa, v, format),
                         _ => v,
                     };
                     v.store_ptr(to.cast());

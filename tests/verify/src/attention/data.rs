@@ -7,7 +7,8 @@ use super::params::{self, BUCKETS, Params, SequenceDivision};
 use core::ops::Range;
 use half::{bf16, f16};
 use tilewright_kernels::{
-    Attention as Kernel, Backend, DistanceBias, Element, Sequences, Start, View, ViewMut,
+    Attention as Kernel, Backend, DistanceBias, DropoutMask, Element, RandomBits, Sequences, Start, View,
+    ViewMut,
 };
 
 /// The arguments of one attention.
@@ -34,12 +35,17 @@ pub(super) struct SequenceSpan {
     pub(super) keys: Range<usize>,
 }
 
+/// Row of the first weights of a call in the mask of dropout.
+const FIRST_ROW: u32 = 11;
+
 /// Part of an attention that one call computes.
 struct CallPart<'a> {
     sequences: Sequences<'a>,
     start: Start<'a>,
     bias: Option<View<'a, 4>>,
     mask: Option<View<'a, 4, bool>>,
+    /// Row of the first weights in the mask of dropout.
+    first_row: u32,
     /// Type of out.
     rows_first: bool,
 }
@@ -178,6 +184,7 @@ impl AttentionData {
             start: p.start.kernel(&self.positions),
             bias: self.bias.as_ref().map(Tensor::view),
             mask: self.mask.as_ref().map(Booleans::view),
+            first_row: FIRST_ROW,
             rows_first: p.rows_first[2],
         };
         let whole = |v: View<'_, 4>| v.shape().map(|n| 0..n);
@@ -213,6 +220,7 @@ impl AttentionData {
             start,
             bias: self.bias.as_ref().map(|bias| sequence.scores(bias.view(), queries.clone())),
             mask: self.mask.as_ref().map(|mask| sequence.scores(mask.view(), queries)),
+            first_row: FIRST_ROW + (sequence.index * heads) as u32,
             rows_first: false,
         };
         self.compute(p, backend, &self.v, ranges, alone, (out, p.stored[1]))
@@ -304,6 +312,11 @@ impl AttentionData {
             softcap: p.softcap,
             bias: part.bias,
             mask: part.mask,
+            dropout: p.dropout.map(|probability| DropoutMask {
+                probability,
+                random: RandomBits { seed: p.seed, step: 5, site: 7 },
+                first_row: part.first_row,
+            }),
             distance: self.distance(p),
             sequences: part.sequences,
             start: part.start,

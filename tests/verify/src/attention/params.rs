@@ -26,6 +26,8 @@ pub struct Params {
     pub(super) hides: bool,
     pub(super) distance: Distance,
     pub(super) lse: bool,
+    /// Probability of dropout.
+    pub(super) dropout: Option<f32>,
     /// The type of q, k and v, and the type of out.
     pub(super) stored: [Stored; 2],
     pub(super) precision: Precision,
@@ -102,41 +104,45 @@ pub(super) fn strategy() -> BoxedStrategy<Params> {
         2 => ([stored(), stored()], precision),
     ];
     let layouts = [(); 4].map(|()| Layout::rows());
+    let results = (any::<bool>(), prop::option::weighted(0.25, select(vec![0.0, 0.1, 0.5, 0.9, 1.0])));
     let data = (layouts, any::<[bool; 3]>(), prop::option::weighted(0.3, 0..800usize), Values::any(), seed());
-    (extents, sequences, (Start::any(), window), scores, (any::<bool>(), types), data)
-        .prop_map(|(extents, sequences, (start, window), scores, (lse, (stored, precision)), data)| {
-            let (scale, softcap, [bias, mask], hides, distance) = scores;
-            let (layouts, rows_first, poison, values, seed) = data;
-            let mut extents = extents;
-            if let SequenceDivision::Packed(_) = sequences {
-                extents[0] = 1;
-            }
-            Params {
-                extents,
-                rows_first,
-                layouts,
-                sequences,
-                start,
-                window,
-                scale,
-                softcap,
-                bias,
-                mask,
-                hides,
-                distance,
-                lse,
-                stored,
-                precision,
-                poison,
-                // The values of `Large` exceed the range of f16.
-                values: if stored.contains(&Stored::F16) && values == Values::Large {
-                    Values::Wide
-                } else {
-                    values
-                },
-                seed,
-            }
-        })
+    (extents, sequences, (Start::any(), window), scores, (results, types), data)
+        .prop_map(
+            |(extents, sequences, (start, window), scores, ((lse, dropout), (stored, precision)), data)| {
+                let (scale, softcap, [bias, mask], hides, distance) = scores;
+                let (layouts, rows_first, poison, values, seed) = data;
+                let mut extents = extents;
+                if let SequenceDivision::Packed(_) = sequences {
+                    extents[0] = 1;
+                }
+                Params {
+                    extents,
+                    rows_first,
+                    layouts,
+                    sequences,
+                    start,
+                    window,
+                    scale,
+                    softcap,
+                    bias,
+                    mask,
+                    hides,
+                    distance,
+                    lse,
+                    dropout,
+                    stored,
+                    precision,
+                    poison,
+                    // The values of `Large` exceed the range of f16.
+                    values: if stored.contains(&Stored::F16) && values == Values::Large {
+                        Values::Wide
+                    } else {
+                        values
+                    },
+                    seed,
+                }
+            },
+        )
         .boxed()
 }
 

@@ -34,6 +34,20 @@ impl ActivationBound {
     }
 }
 
+/// Largest finite magnitude.
+fn largest(x: &[f32]) -> f64 {
+    x.iter().map(|x| f64::from(x.abs())).filter(|x| x.is_finite()).fold(0.0, f64::max)
+}
+
+/// Loss of a multiply-add below the normal range, where the operands have these elements: of pairs of bf16, denormals
+/// that count as zeros, else half of the smallest denormal.
+pub fn lost<const N: usize>(pairs: bool, operands: [Vec<f32>; N]) -> f64 {
+    if pairs {
+        return f64::from(f32::MIN_POSITIVE) * (2.0 + operands.iter().map(|x| largest(x)).sum::<f64>());
+    }
+    ETA
+}
+
 impl GemmData {
     /// |A| after rounding or quantization.
     fn left_magnitudes(&self, p: &Params) -> Tensor<3> {
@@ -74,7 +88,7 @@ impl GemmData {
     /// Magnitudes of B, or of the up matrix if `up`, as stored.
     fn right_magnitudes(&self, p: &Params, up: bool) -> Result<Tensor<3>, Failure> {
         let b = if up { &self.up } else { &self.b };
-        if p.types.b == Format::F32 || (up && !p.gated) {
+        if p.types.is_stored() || (up && !p.gated) {
             return Ok(b.map(f32::abs));
         }
         let packed = self.packed(p, Backend::REFERENCE)?;
@@ -102,14 +116,12 @@ impl GemmData {
             (self.left_magnitudes(p), self.right_magnitudes(p, false)?, self.right_magnitudes(p, true)?);
         let gate = self.magnitudes(p, &a, &b, 0)?;
         let up_sums = self.magnitudes(p, &a, &up, p.extents[2])?;
-        let largest =
-            [&a, &b, &up].map(|t| t.elements().into_iter().filter(|x| x.is_finite()).fold(0.0, f32::max));
-        let [a, b, up] = largest.map(f64::from);
+        let [largest_b, largest_up] = [&b, &up].map(|t| largest(&t.elements()));
         // Losses below the normal range: roundings, denormals that count as zeros, and the successive scalings of a
         // sum of integers.
         let lost = match p.types {
-            types if types.are_pairs() => f64::from(f32::MIN_POSITIVE) * (2.0 + a + b + up),
-            Types { b: Format::Int8, .. } => ETA * (1.0 + b + up),
+            types if types.are_pairs() => lost(true, [a.elements(), b.elements(), up.elements()]),
+            Types { b: Format::Int8, .. } => ETA * (1.0 + largest_b + largest_up),
             _ => ETA,
         };
         let tiny = (k + 8) as f64 * lost * f64::from(p.alpha.abs().max(1.0));
@@ -161,7 +173,7 @@ impl GemmData {
         Backend::REFERENCE.run(Kernel {
             alpha: p.alpha.abs(),
             a: a.view().into(),
-            b: Rhs::Matrix(b.view()),
+            b: Rhs::Matrix(b.view().into()),
             beta: p.beta.abs(),
             c: c.view_mut().into(),
             epilogue: Epilogue {

@@ -1,0 +1,376 @@
+//! Cross-entropy of a vocabulary projection, with the gradients of its operands: logits never whole.
+//!
+//! ```text
+//! for each chunk of 96 tokens with a label:
+//!     L = x W^T + bias                        [96, vocabulary], the only large buffer
+//!     L = scale (softmax(L) - target)         in place, with the losses
+//!     dbias += column sums of L
+//!     for each block of 1024 entries of the vocabulary:
+//!         dx += L[:, block] W[block]          in L2
+//!         dW[block] += L[:, block]^T x
+//! ```
+//!
+//! Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv:2410.10989) walks tokens likewise. Chunks of
+//! the vocabulary, for all tokens at once, would move W and dW through the caches once, not once a chunk of tokens,
+//! but compute every logit twice: a softmax needs its whole row before its first gradient. A fourth product of the
+//! size of the other three costs more than that traffic.
+
+use super::{
+    CrossEntropy, CrossEntropyBackward, LossSum, Targets, check_losses, linear_cross_entropy,
+    linear_cross_entropy_backward, store, with_losses,
+};
+use crate::backend::Kernel;
+use crate::element::Element;
+use crate::error::{Error, expect_shape};
+use crate::gemm::{Epilogue, Gemm, Rhs};
+use crate::isa::Isa;
+use crate::lanes::{RowSlices, map, narrow, widen};
+use crate::parallel;
+use crate::rows::{expect_columns, expect_unit_rows};
+use crate::scratch;
+use crate::view::{AnyView, View, ViewMut};
+
+/// Tokens of a chunk: whole strips of every microkernel (6, 8, 12 or 14 rows, but for one), and less than a tenth of
+/// the logits of 1024 tokens. More tokens would move W and dW less often: by 6% of the time of the products at 96,
+/// where memory moves 12 GB/s.
+const TOKENS: usize = 96;
+
+/// Entries of the vocabulary of a block: 96 x 1024 numbers of L, 384 KiB, stay in L2 while both products read them.
+const ENTRIES: usize = 1024;
+
+/// Loss of x W^T + bias against labels, and the gradients of x, W and bias.
+///
+/// Rows of x without a label are neither projected nor read. Without any gradient it computes the loss alone.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if a row is not contiguous, the smoothing is not in
+/// \[0, 1\], or a label is outside of the vocabulary. The error names the label and its row.
+///
+/// # Memory
+/// Beside its arguments the kernel takes 96 x (vocabulary + 2 d) floats; weights of another type than f32 take 1024 x
+/// d more.
+///
+/// # Numerics
+/// Logits are products as of [`Gemm`], in f32 of the exact operands, and never rounded to the type of x and W. Losses
+/// and the gradients of logits are those of [`CrossEntropyBackward`] for these logits. dx is summed over blocks of 1024
+/// entries of the vocabulary, and rounded once to its type. dW and dbias are f32, and sums over chunks of 96 labelled
+/// tokens, added to the old gradient one chunk after the other. No bit depends on threads.
+///
+/// ```
+/// use tilewright_kernels::{Backend, LinearCrossEntropy, Targets, View, ViewMut};
+/// let (x, w) = ([1., 0., 7., 7.], [0., 0., 0., 0.]);
+/// let (mut dx, mut dw) = ([7.; 4], [0.; 4]);
+/// let loss = Backend::best().run(LinearCrossEntropy {
+///     dx: Some(ViewMut::new(&mut dx, [2, 2])?),
+///     dweight: Some(ViewMut::new(&mut dw, [2, 2])?),
+///     ..LinearCrossEntropy::new(View::new(&x, [2, 2])?, View::new(&w, [2, 2])?, Targets::new(&[1, -100]))
+/// })?;
+/// assert!((loss.mean() - 2f64.ln()).abs() < 1e-6);
+/// assert_eq!((dx, dw), ([0.; 4], [0.5, 0., -0.5, 0.]));
+/// # Ok::<(), tilewright_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LinearCrossEntropy<'a, T = f32> {
+    /// x, \[tokens, d\].
+    pub x: View<'a, 2, T>,
+    /// W, \[vocabulary, d\].
+    pub weight: View<'a, 2, T>,
+    /// Bias, \[vocabulary\].
+    pub bias: Option<&'a [f32]>,
+    /// Label of each token, smoothing and weights.
+    pub targets: Targets<'a>,
+    /// Gradient of the result by each loss: 1 / [`Targets::total_weight`] for a mean.
+    pub scale: f32,
+    /// Loss of each token, \[tokens\], if wanted; 0 without a label.
+    pub losses: Option<&'a mut [f32]>,
+    /// Gradient of x, \[tokens, d\], if wanted; 0 for tokens without a label.
+    pub dx: Option<ViewMut<'a, 2, T>>,
+    /// Gradient of W, \[vocabulary, d\], if wanted: added to.
+    pub dweight: Option<ViewMut<'a, 2>>,
+    /// Gradient of the bias, \[vocabulary\], if wanted: added to.
+    pub dbias: Option<&'a mut [f32]>,
+}
+
+impl<'a, T: Element> LinearCrossEntropy<'a, T> {
+    /// The loss alone, without bias.
+    pub fn new(x: View<'a, 2, T>, weight: View<'a, 2, T>, targets: Targets<'a>) -> Self {
+        Self {
+            x,
+            weight,
+            bias: None,
+            targets,
+            scale: 1.0,
+            losses: None,
+            dx: None,
+            dweight: None,
+            dbias: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let ([tokens, d], [vocabulary, _]) = (self.x.shape(), self.weight.shape());
+        expect_unit_rows("LinearCrossEntropy.x", self.x.has_unit_rows(), self.x.strides())?;
+        expect_unit_rows("LinearCrossEntropy.weight", self.weight.has_unit_rows(), self.weight.strides())?;
+        expect_shape("LinearCrossEntropy.weight", &self.weight.shape(), &[vocabulary, d])?;
+        expect_columns("LinearCrossEntropy.bias", self.bias, vocabulary)?;
+        expect_columns("LinearCrossEntropy.dbias", self.dbias.as_deref(), vocabulary)?;
+        if let Some(dx) = &self.dx {
+            expect_unit_rows("LinearCrossEntropy.dx", dx.has_unit_rows(), dx.strides())?;
+            expect_shape("LinearCrossEntropy.dx", &dx.shape(), &[tokens, d])?;
+        }
+        if let Some(dweight) = &self.dweight {
+            expect_shape("LinearCrossEntropy.dweight", &dweight.shape(), &[vocabulary, d])?;
+        }
+        self.targets.check([tokens, vocabulary])?;
+        check_losses("LinearCrossEntropy.losses", self.losses.as_deref(), tokens)
+    }
+
+    /// True if any gradient is wanted.
+    fn wants_gradients(&self) -> bool {
+        self.dx.is_some() || self.dweight.is_some() || self.dbias.is_some()
+    }
+}
+
+impl<T: Element> Kernel for LinearCrossEntropy<'_, T> {
+    type Output = Result<LossSum, Error>;
+
+    crate::backend::compile_here!(T::linear_cross_entropy);
+
+    fn reference(self) -> Self::Output {
+        self.check()?;
+        let Self { x, weight, bias, targets, scale, losses, mut dx, dweight, dbias } = self;
+        let ([_, d], [vocabulary, _]) = (x.shape(), weight.shape());
+        let wide = |view: View<'_, 2, T>| -> Vec<f64> {
+            view.rows().flatten().map(|x| f64::from(x.to_f32())).collect()
+        };
+        let bias: Option<Vec<f64>> = bias.map(|bias| bias.iter().map(|&b| f64::from(b)).collect());
+        let (wide_x, wide_weight) = (wide(x), wide(weight));
+        // Without columns the logits are the bias alone.
+        let (wide_x, wide_weight) = match d {
+            0 => (vec![0.0; targets.labels.len()], vec![0.0; vocabulary]),
+            _ => (wide_x, wide_weight),
+        };
+        let defined = linear_cross_entropy(&wide_x, &wide_weight, bias.as_deref(), &targets);
+        let dlosses = vec![f64::from(scale); targets.labels.len()];
+        let [wide_dx, wide_dweight, wide_dbias] =
+            linear_cross_entropy_backward(&wide_x, &wide_weight, bias.as_deref(), &targets, &dlosses);
+        if let Some(dx) = &mut dx {
+            for t in 0..dx.shape()[0] {
+                for k in 0..d {
+                    dx.set([t, k], T::from_f32(wide_dx[t * d + k] as f32));
+                }
+            }
+        }
+        if let Some(mut dweight) = dweight {
+            for j in 0..vocabulary {
+                for k in 0..d {
+                    let old = f64::from(dweight.as_view().get([j, k]));
+                    dweight.set([j, k], (old + wide_dweight[j * d + k]) as f32);
+                }
+            }
+        }
+        if let Some(dbias) = dbias {
+            for (dbias, new) in dbias.iter_mut().zip(wide_dbias) {
+                *dbias = (f64::from(*dbias) + new) as f32;
+            }
+        }
+        Ok(LossSum { sum: store(losses, &defined), weight: targets.total_weight() })
+    }
+
+    fn eval<I: Isa>(mut self, isa: I) -> Self::Output {
+        self.check()?;
+        let (tokens, losses) = (self.x.shape()[0], self.losses.take());
+        let weight = self.targets.total_weight();
+        if let Some(dx) = &mut self.dx {
+            (0..tokens).for_each(|t| dx.row_mut([t, 0]).fill(T::default()));
+        }
+        let mut result = Ok(());
+        let sum = with_losses(losses, tokens, |losses| result = self.chunks(isa, losses));
+        result.map(|()| LossSum { sum, weight })
+    }
+}
+
+impl<T: Element> LinearCrossEntropy<'_, T> {
+    /// Computes all chunks of labelled tokens.
+    fn chunks<I: Isa>(mut self, isa: I, losses: &mut [f32]) -> Result<(), Error> {
+        let ([tokens, d], [vocabulary, _]) = (self.x.shape(), self.weight.shape());
+        let labelled = (0..tokens).filter(|&t| self.targets.class(t).is_some()).count().min(TOKENS);
+        // W is f32, or widened block by block.
+        let entries = if T::f32s(&[]).is_some() { 0 } else { ENTRIES.min(vocabulary) };
+        scratch::with(labelled * (vocabulary + 2 * d) + entries * d, |memory| {
+            let (logits, memory) = memory.split_at_mut(labelled * vocabulary);
+            let (x, memory) = memory.split_at_mut(labelled * d);
+            let (dx, wide) = memory.split_at_mut(labelled * d);
+            let mut chunk = Chunk { tokens: [0; TOKENS], labels: [0; TOKENS], count: 0 };
+            let mut next = 0;
+            while chunk.take(&self.targets, &mut next) {
+                let memory = [&mut *logits, &mut *x, &mut *dx, &mut *wide];
+                self.chunk(isa, &chunk, memory, losses)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Computes one chunk, in memory for logits, x, dx and a block of W.
+    fn chunk<I: Isa>(
+        &mut self,
+        isa: I,
+        chunk: &Chunk,
+        [logits, x, dx, wide]: [&mut [f32]; 4],
+        losses: &mut [f32],
+    ) -> Result<(), Error> {
+        let ([_, d], [vocabulary, _], count) = (self.x.shape(), self.weight.shape(), chunk.count);
+        let (rows, logits) = (chunk.tokens(), &mut logits[..count * vocabulary]);
+        let (x, dx) = (&mut x[..count * d], &mut dx[..count * d]);
+        isa.run(
+            #[inline(always)]
+            || {
+                for (&t, x) in rows.iter().zip(x.chunks_exact_mut(d.max(1))) {
+                    widen(isa, self.x.row([t, 0]), x);
+                }
+            },
+        );
+        let x = View::<2>::new(x, [count, d])?;
+        let blocks = || (0..vocabulary).step_by(ENTRIES).map(|j| j..vocabulary.min(j + ENTRIES));
+        for block in blocks() {
+            let weight = widened(isa, self.weight.slice(0, block.clone()), wide)?;
+            let c = ViewMut::<2>::new(logits, [count, vocabulary])?.slice(1, block.clone());
+            let column_bias = self.bias.map(|bias| &bias[block]);
+            let epilogue = Epilogue { column_bias, ..Epilogue::default() };
+            product(isa, x, weight.transpose(), 0.0, c, epilogue)?;
+        }
+        let targets = Targets { labels: &chunk.labels[..count], ..self.targets };
+        let mut of_chunk = [0.0; TOKENS];
+        let of_chunk = &mut of_chunk[..count];
+        let gradients = self.wants_gradients();
+        if gradients {
+            let rows = crate::rows::Rows::InPlace(ViewMut::new(logits, [count, vocabulary])?);
+            CrossEntropyBackward { rows, targets, scale: self.scale, losses: Some(&mut *of_chunk) }
+                .eval(isa)?;
+        } else {
+            let logits = View::new(logits, [count, vocabulary])?;
+            CrossEntropy { logits, targets, losses: Some(&mut *of_chunk) }.eval(isa)?;
+        }
+        for (&t, &mut loss) in rows.iter().zip(of_chunk) {
+            losses[t] = loss;
+        }
+        if !gradients {
+            return Ok(());
+        }
+        let dlogits = View::<2>::new(logits, [count, vocabulary])?;
+        if let Some(dbias) = &mut self.dbias {
+            add_columns(isa, dlogits, dbias)?;
+        }
+        for block in blocks() {
+            let dlogits = dlogits.slice(1, block.clone());
+            if self.dx.is_some() {
+                let weight = widened(isa, self.weight.slice(0, block.clone()), wide)?;
+                let beta = if block.start == 0 { 0.0 } else { 1.0 };
+                product(isa, dlogits, weight, beta, ViewMut::new(dx, [count, d])?, Epilogue::default())?;
+            }
+            if let Some(dweight) = &mut self.dweight {
+                let c = dweight.reborrow().slice(0, block);
+                product(isa, dlogits.transpose(), x, 1.0, c, Epilogue::default())?;
+            }
+        }
+        if let Some(to) = &mut self.dx {
+            isa.run(
+                #[inline(always)]
+                || {
+                    for (&t, dx) in rows.iter().zip(dx.chunks_exact(d.max(1))) {
+                        narrow(isa, dx, to.row_mut([t, 0]));
+                    }
+                },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Tokens with a label.
+struct Chunk {
+    tokens: [usize; TOKENS],
+    labels: [i64; TOKENS],
+    count: usize,
+}
+
+impl Chunk {
+    /// Takes the next labelled tokens, from token `next` on; false if none is left.
+    fn take(&mut self, targets: &Targets<'_>, next: &mut usize) -> bool {
+        self.count = 0;
+        while self.count < TOKENS && *next < targets.labels.len() {
+            if targets.class(*next).is_some() {
+                (self.tokens[self.count], self.labels[self.count]) = (*next, targets.labels[*next]);
+                self.count += 1;
+            }
+            *next += 1;
+        }
+        self.count > 0
+    }
+
+    fn tokens(&self) -> &[usize] {
+        &self.tokens[..self.count]
+    }
+}
+
+/// C = A B + beta C.
+fn product<I: Isa>(
+    isa: I,
+    a: View<'_, 2>,
+    b: View<'_, 2>,
+    beta: f32,
+    c: ViewMut<'_, 2>,
+    epilogue: Epilogue<'_>,
+) -> Result<(), Error> {
+    Gemm { alpha: 1.0, a: a.into(), b: Rhs::Matrix(b.into()), beta, c: c.into(), epilogue }.eval(isa)
+}
+
+/// The rows as f32: themselves, or widened in `memory`.
+fn widened<'a, I: Isa, T: Element>(
+    isa: I,
+    rows: View<'a, 2, T>,
+    memory: &'a mut [f32],
+) -> Result<View<'a, 2>, Error> {
+    if let AnyView::F32(rows) = T::any(rows) {
+        return Ok(rows);
+    }
+    let [count, d] = rows.shape();
+    let wide = &mut memory[..count * d];
+    parallel::for_each_block(ViewMut::<2>::new(wide, [count, d])?, ENTRIES / 8, &|start, wide| {
+        isa.run(
+            #[inline(always)]
+            || {
+                for (i, wide) in wide.into_rows().enumerate() {
+                    widen(isa, rows.row([start + i, 0]), wide);
+                }
+            },
+        );
+    });
+    View::new(wide, [count, d])
+}
+
+/// Adds the sum of each column to `sums`, from the first row on.
+fn add_columns<I: Isa>(isa: I, rows: View<'_, 2>, sums: &mut [f32]) -> Result<(), Error> {
+    let n = sums.len();
+    let columns = ViewMut::<1>::new(sums, [n])?;
+    parallel::for_each_block(columns, ENTRIES, &|start, mut sums| {
+        isa.run(
+            #[inline(always)]
+            || {
+                let sums = sums.row_mut([0]);
+                let columns = start..start + sums.len();
+                for row in rows.rows() {
+                    map(
+                        isa,
+                        [&mut RowSlices::InPlace(&mut *sums)],
+                        [&row[columns.clone()]],
+                        0.0,
+                        #[inline(always)]
+                        |_, [sum], [x]| [sum + x],
+                    );
+                }
+            },
+        );
+    });
+    Ok(())
+}
