@@ -295,7 +295,7 @@ fn roberta_counts_positions_from_padding_and_without_it() {
 #[test]
 fn configs_that_are_not_supported_are_errors_that_name_the_field() {
     let cases = [
-        (r#"{"hidden_act": "mish"}"#, "mish"),
+        (r#"{"hidden_act": "laplace"}"#, "laplace"),
         (r#"{"position_embedding_type": "relative_key"}"#, "relative_key"),
         (r#"{"num_attention_heads": 7}"#, "num_attention_heads 7"),
         (r#"{"num_attention_heads": 0}"#, "num_attention_heads: expected at least 1, found 0"),
@@ -327,11 +327,11 @@ fn configs_that_are_not_supported_are_errors_that_name_the_field() {
         ("albert", r#"{"inner_group_num": 0}"#, "inner_group_num: expected at least 1, found 0"),
         ("albert", r#"{"inner_group_num": 1000000000000}"#, "inner_group_num 1000000000000"),
         ("albert", r#"{"net_structure_type": 1}"#, "net_structure_type"),
-        ("albert", r#"{"hidden_act": "mish"}"#, "hidden_act: activation \"mish\""),
+        ("albert", r#"{"hidden_act": "laplace"}"#, "hidden_act: activation \"laplace\""),
         ("electra", r#"{"embedding_size": 0}"#, "embedding_size: expected at least 1, found 0"),
         ("electra", r#"{"summary_type": "mean"}"#, "summary_type"),
         ("electra", r#"{"summary_use_proj": false}"#, "summary_use_proj"),
-        ("electra", r#"{"summary_activation": "mish"}"#, "summary_activation"),
+        ("electra", r#"{"summary_activation": "laplace"}"#, "summary_activation"),
         ("electra", r#"{"position_embedding_type": "relative_key"}"#, "position_embedding_type"),
     ];
     for (family, json, part) in cases {

@@ -31,6 +31,7 @@
 //! call.rs                       checks, reference, eval
 //! gradients.rs                  gradients as views, divided among tasks
 //! task.rs                       sequences, heads, chunks of keys
+//! operands.rs                   operands of a head and of a block of keys
 //! block.rs rows.rs              one block of keys, one block of rows: the five products
 //! weights.rs                    P and dS of one row
 //! variant.rs variant/           operands of f32, or of bf16 pairs
@@ -40,6 +41,7 @@ mod block;
 mod call;
 pub(crate) mod definition;
 mod gradients;
+mod operands;
 mod rows;
 mod task;
 mod variant;

@@ -28,10 +28,12 @@ impl Stored {
         }
     }
 
-    /// Half of the distance between neighbouring numbers of the type at this magnitude.
+    /// Half of the distance between neighbouring numbers of the type at this magnitude; infinite past the largest number.
     pub(super) fn half_ulp(self, magnitude: f64) -> f64 {
         match self {
             Self::F32 => 0.0,
+            Self::Bf16 if magnitude > f64::from(bf16::MAX) => f64::INFINITY,
+            Self::F16 if magnitude > f64::from(f16::MAX) => f64::INFINITY,
             Self::Bf16 => magnitude * 2f64.powi(-8) + 2f64.powi(-134),
             Self::F16 => magnitude * 2f64.powi(-11) + 2f64.powi(-25),
         }

@@ -9,6 +9,7 @@ use super::super::sequence_layout::SequenceLayout;
 use super::super::variant::with_variant;
 use super::definition::{AttentionScores, attention_backward};
 use super::gradients::Gradients;
+use super::operands::BackwardOperands;
 use super::task::{BackwardTasks, clear};
 use crate::error::{Error, expect_shape};
 use crate::isa::{Isa, Vector};
@@ -38,18 +39,6 @@ pub(super) struct BackwardCall<'a> {
     pub dv: AnyViewMut<'a, 4>,
     pub dbias: Option<ViewMut<'a, 4>>,
     pub dtable: Option<ViewMut<'a, 2>>,
-}
-
-/// Arguments of a call that all tasks share.
-pub(super) struct BackwardOperands<'a> {
-    pub inputs: AttentionOperands<'a>,
-    pub k: AnyView<'a, 4>,
-    pub v: AnyView<'a, 4>,
-    pub out: AnyView<'a, 4>,
-    pub lse: View<'a, 3>,
-    pub dout: AnyView<'a, 4>,
-    /// True if q, k, v and dout are rounded to bf16.
-    pub bf16: bool,
 }
 
 impl<'a> BackwardCall<'a> {

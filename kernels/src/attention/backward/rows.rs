@@ -3,8 +3,7 @@
 use super::super::block::QueryStrip;
 use super::super::blocks::BLOCK_KEYS;
 use super::super::query_rows::AttentionOperands;
-use super::block::{BlockSums, KeyBlock, OneHead, take};
-use super::task::query_stride;
+use super::operands::{BlockSums, KeyBlock, OneHead, query_stride, take};
 use super::variant::{BLOCK_ROWS, GradientVariant, ROWS_LEN};
 use super::weights::{RowBiases, weigh};
 use crate::gemm::{multiply_columns, multiply_panel};

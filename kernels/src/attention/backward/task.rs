@@ -3,8 +3,8 @@
 use super::super::blocks::BLOCK_KEYS;
 use super::super::query_rows::QueryRows;
 use super::block;
-use super::call::BackwardOperands;
 use super::gradients::Gradients;
+use super::operands::{BackwardOperands, query_stride};
 use super::variant::GradientVariant;
 use crate::element::{Element, store_first_lanes};
 use crate::isa::{Isa, Vector};
@@ -28,11 +28,6 @@ const SUM_ROWS: usize = 256;
 /// Keys of a chunk, for a sequence of `keys` keys.
 fn chunk_keys(keys: usize) -> usize {
     keys.div_ceil(MAX_CHUNKS).next_multiple_of(BLOCK_KEYS).max(MIN_CHUNK_KEYS)
-}
-
-/// Floats between the sums of dQ of neighbouring rows: dk in whole panels.
-pub(super) fn query_stride<I: Isa>(dk: usize) -> usize {
-    dk.next_multiple_of(I::NR)
 }
 
 /// Tasks of one call.
