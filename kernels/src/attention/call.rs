@@ -75,7 +75,9 @@ impl<'a> AttentionCall<'a> {
 
     /// Returns the dropout of the sequences, or an error if weights have no elements.
     fn weight_dropout(&self, layout: &SequenceLayout<'_>) -> Result<Option<WeightDropout>, Error> {
-        self.dropout.map(|mask| WeightDropout::new(mask, self.q.shape()[1], layout)).transpose()
+        let [queries, keys] = layout.longest();
+        let shape = [layout.len(), self.q.shape()[1], queries, keys];
+        self.dropout.map(|mask| WeightDropout::new(mask, shape)).transpose()
     }
 }
 

@@ -8,7 +8,6 @@
 //! of a batch follow [`DropoutMask::first_row`].
 
 use super::blocks::BLOCK_KEYS;
-use super::sequence_layout::SequenceLayout;
 use crate::dropout::{DropoutLanes, DropoutMask};
 use crate::error::Error;
 use crate::isa::Isa;
@@ -27,11 +26,11 @@ pub(super) struct WeightDropout {
 }
 
 impl WeightDropout {
-    /// Returns an error if the probability is none, or if weights have no elements.
-    pub fn new(mask: DropoutMask, heads: usize, layout: &SequenceLayout<'_>) -> Result<Self, Error> {
+    /// Dropout of \[sequences, heads, queries, keys\] weights, of the longest sequence. Returns an error if the probability
+    /// is none, or if weights have no elements.
+    pub fn new(mask: DropoutMask, [sequences, heads, queries, keys]: [usize; 4]) -> Result<Self, Error> {
         const WHAT: &str = "Attention.dropout";
-        mask.check(WHAT, [layout.len().saturating_mul(heads), 0])?;
-        let [queries, keys] = layout.longest();
+        mask.check(WHAT, [sequences.saturating_mul(heads), 0])?;
         if queries.max(keys) > QUERY_COLUMNS {
             let why = format!(
                 "expected sequences of at most {QUERY_COLUMNS} queries and keys, found {queries} and {keys}"
