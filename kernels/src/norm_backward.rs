@@ -30,7 +30,7 @@ use crate::scratch;
 use crate::view::View;
 use core::ops::RangeInclusive;
 
-/// Rows of a chunk. Clearing and adding its sums costs as much as one of its rows, and so 3% of the time in cache.
+/// Rows of a chunk. Clearing and adding its sums costs as many operations as one of its rows, 3% of all.
 const CHUNK: usize = 32;
 
 /// Chunks whose sums are in memory at a time: at most as many threads work, and 768 columns take 384 KiB.

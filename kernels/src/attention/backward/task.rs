@@ -13,7 +13,7 @@ use crate::{parallel, scratch};
 use core::ops::Range;
 
 /// Least keys of a chunk. Each chunk sums dQ in a buffer of its own: at 512 keys, writing and adding it is 1% of the
-/// work on the chunk.
+/// operations on the chunk, counted, not timed.
 const MIN_CHUNK_KEYS: usize = 512;
 
 /// Most chunks of a sequence, which bound the memory for sums of dQ to 16 times that of dQ.
