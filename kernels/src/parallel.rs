@@ -26,8 +26,7 @@ pub(crate) fn part(n: usize, parts: usize, i: usize) -> Range<usize> {
 }
 
 /// Calls `f(0)`, `f(1)`, .. `f(tasks - 1)` on the threads of the pool.
-#[inline]
-pub(crate) fn for_each(tasks: usize, f: impl Fn(usize) + Sync + Send) {
+pub(crate) fn for_each(tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     #[cfg(feature = "rayon")]
     if tasks > 1 && threads() > 1 {
         use rayon::prelude::*;
@@ -69,8 +68,13 @@ fn split<const D: usize, T: Send>(
 }
 
 /// Calls `a` and `b`, in parallel if a thread of the pool is idle.
-#[inline]
 pub(crate) fn join(a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+    let (mut a, mut b) = (Some(a), Some(b));
+    join_dyn(&mut || a.take().expect("one call")(), &mut || b.take().expect("one call")());
+}
+
+/// Calls each function once. rayon's code around two functions is compiled once, not for each pair of kernels.
+fn join_dyn(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
     #[cfg(feature = "rayon")]
     if threads() > 1 {
         awake::keep(threads());

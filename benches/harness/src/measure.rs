@@ -24,6 +24,8 @@ pub struct Effort {
     pub budget: Duration,
     /// Visits of all cases. A disturbance of some seconds affects only one visit.
     pub visits: usize,
+    /// Minimum time from one visit to the next: neighbours compete for the caches for seconds at a time.
+    pub apart: Duration,
 }
 
 impl Effort {
@@ -33,6 +35,7 @@ impl Effort {
         sample: Duration::from_millis(4),
         budget: Duration::from_millis(400),
         visits: 1,
+        apart: Duration::from_secs(5),
     };
 
     /// Effort for a first look.
@@ -41,6 +44,7 @@ impl Effort {
         sample: Duration::from_millis(1),
         budget: Duration::from_millis(50),
         visits: 1,
+        apart: Duration::from_secs(5),
     };
 
     /// Divides the effort into several visits, for baselines. Each visit has at least three rounds.

@@ -110,7 +110,7 @@ impl Product<'_> {
         if work < PARALLEL_WORK {
             (0..cells).for_each(task);
         } else {
-            parallel::for_each(cells * groups, task);
+            parallel::for_each(cells * groups, &task);
         }
     }
 }

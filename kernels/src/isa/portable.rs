@@ -55,7 +55,12 @@ impl Isa for Portable {
 
     #[inline(always)]
     fn run<R>(self, f: impl FnOnce() -> R) -> R {
-        f()
+        // Compiled once, as on the other instruction sets: rayon calls the same work in several ways.
+        #[inline(never)]
+        fn enabled<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        enabled(f)
     }
 
     #[inline(always)]

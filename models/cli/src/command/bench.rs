@@ -128,6 +128,10 @@ pub struct Bench {
     #[arg(long)]
     quick: bool,
 
+    /// Seconds from one visit of a case to the next, at least, where --save and --compare visit it repeatedly
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=3600))]
+    apart: u64,
+
     /// Show the peak bytes that a call allocates on new threads
     #[arg(long)]
     memory: bool,
@@ -174,9 +178,6 @@ const BASELINE_VISITS: usize = 10;
 
 /// Visits of each case for a comparison, before the rows that differ are visited again.
 const VISITS: usize = 5;
-
-/// Least time from one visit to the next: neighbours compete for the caches for seconds at a time.
-const APART: Duration = Duration::from_secs(5);
 
 impl Bench {
     pub fn run(self) -> Result<()> {
@@ -273,6 +274,7 @@ impl Bench {
             (None, Some(_)) => effort.in_visits(VISITS),
             (None, None) => effort,
         };
+        let effort = Effort { apart: Duration::from_secs(self.apart), ..effort };
         let mut bencher =
             Bencher::new(session.backend, threads, effort).context("cannot start the threads")?;
         bencher.models.layer_inputs = self.layer_inputs;
@@ -368,7 +370,7 @@ pub fn measure(bencher: &Bencher, jobs: &[Job], visits: usize) -> Result<Vec<Row
             bar.inc(1);
         }
         if visit + 1 < visits {
-            std::thread::sleep(APART.saturating_sub(started.elapsed()));
+            std::thread::sleep(bencher.effort.apart.saturating_sub(started.elapsed()));
         }
     }
     bar.finish_and_clear();

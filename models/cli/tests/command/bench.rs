@@ -94,7 +94,7 @@ fn bench_takes_the_inputs_of_layers() {
 #[test]
 fn bench_keeps_baselines_and_compares_with_them() {
     let folder = tempfile::tempdir().unwrap();
-    let baselines = ["--baselines", folder.path().to_str().unwrap()];
+    let baselines = ["--baselines", folder.path().to_str().unwrap(), "--apart", "0"];
     let with = |more: &[&'static str]| bench(&[&baselines[..], more].concat()).join("\n");
     let run = |arguments: String| run(&arguments.split('\n').collect::<Vec<_>>(), "");
     let refused = String::from_utf8(run(with(&["--compare", "a"])).stderr).unwrap();
