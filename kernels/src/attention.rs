@@ -45,7 +45,8 @@
 //! attention.rs cached.rs        arguments: views of K and V, or caches
 //!   keys.rs distance.rs precision.rs     their types: sequences and windows, biases by distance, bf16 or f32
 //!   dropout.rs                           weights that dropout keeps
-//! call.rs                       checks the arguments; reference; eval picks a variant and fills the bias tables
+//! call.rs                       reference; eval picks a variant
+//!   arguments.rs                  checks the arguments of forward and backward calls; fills the bias tables
 //!   sequence_layout.rs            queries, keys and positions of each sequence
 //! task.rs                       splits rows or blocks among threads; merges partial softmaxes; writes out and lse
 //!   query_rows.rs                 rows of a task and the keys that each sees
@@ -60,6 +61,7 @@
 //! backward.rs backward/         gradients
 //! ```
 
+mod arguments;
 pub(crate) mod backward;
 mod block;
 mod blocks;
@@ -94,6 +96,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
 use crate::view::{AnyViewMut, View, ViewMut};
+use arguments::AttentionArguments;
 use call::AttentionCall;
 use kv_source::KvSource;
 
@@ -279,17 +282,19 @@ impl<'a, T: Element> Attention<'a, T> {
     /// Erases the type of q, k and v, so that one compiled loop serves all types.
     fn call(self) -> AttentionCall<'a> {
         AttentionCall {
-            q: self.q.into(),
-            source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
-            bf16: self.precision.is_bf16::<T>(),
-            scale: self.scale,
-            softcap: self.softcap,
-            bias: self.bias,
-            mask: self.mask,
-            distance: self.distance,
-            start: self.start,
-            window: self.window,
-            dropout: self.dropout,
+            arguments: AttentionArguments {
+                q: self.q.into(),
+                source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
+                bf16: self.precision.is_bf16::<T>(),
+                scale: self.scale,
+                softcap: self.softcap,
+                bias: self.bias,
+                mask: self.mask,
+                distance: self.distance,
+                start: self.start,
+                window: self.window,
+                dropout: self.dropout,
+            },
             out: self.out,
             lse: self.lse,
         }

@@ -4,8 +4,8 @@
 use super::{narrow, numbers, same_on_any_threads, widen};
 use half::bf16;
 use tilewright_kernels::{
-    Attention, AttentionBackward, Backend, DistanceBias, Element, Error, Sequences, Start, View, ViewMut,
-    Window,
+    Attention, AttentionBackward, Backend, DistanceBias, DropoutMask, Element, Error, RandomBits, Sequences,
+    Start, View, ViewMut, Window,
 };
 use tilewright_suite::backends;
 
@@ -20,7 +20,12 @@ struct Case<'a> {
     sequences: Sequences<'a>,
     /// Queries and keys of the longest sequence, if a bias that all sequences and heads share is wanted.
     bias: Option<[usize; 2]>,
+    dropout: Option<DropoutMask>,
 }
+
+/// Dropout of one weight in four.
+const DROPOUT: DropoutMask =
+    DropoutMask { probability: 0.25, random: RandomBits { seed: 3, step: 1, site: 2 }, first_row: 7 };
 
 /// Elements of q, k and v.
 struct Inputs<T> {
@@ -69,6 +74,7 @@ fn run<T: Element>(backend: Backend, case: Case<'_>, inputs: &Inputs<T>) -> [Vec
             start,
             window,
             sequences: case.sequences,
+            dropout: case.dropout,
             lse: Some(ViewMut::new(&mut lse, [batch, heads, queries]).unwrap()),
             ..Attention::new(qkv[0], qkv[1], qkv[2], ViewMut::new(&mut out, shape).unwrap())
         })
@@ -94,6 +100,7 @@ fn run<T: Element>(backend: Backend, case: Case<'_>, inputs: &Inputs<T>) -> [Vec
             start,
             window,
             sequences: case.sequences,
+            dropout: case.dropout,
             dbias: wanted.then(|| ViewMut::new(&mut dbias, [1, 1, rows, columns]).unwrap()),
             dtable: wanted.then(|| ViewMut::new(&mut dtable, [32, heads]).unwrap()),
             ..backward
@@ -110,8 +117,9 @@ fn does_not_depend_on_threads() {
                 [[1, 1, 1, 300, 1300], [2, 3, 1, 65, 300], [1, 2, 2, 70, 700], [1, 12, 1, 128, 128]]
             {
                 for window in [Window::ALL, Window::CAUSAL, Window { before: Some(100), after: Some(7) }] {
-                    for bias in [None, Some([extents[3], extents[4]])] {
-                        let case = Case { extents, window, sequences: Sequences::Rows, bias };
+                    let biased = Some([extents[3], extents[4]]);
+                    for (bias, dropout) in [(None, None), (biased, None), (None, Some(DROPOUT))] {
+                        let case = Case { extents, window, sequences: Sequences::Rows, bias, dropout };
                         let inputs = Inputs::<T>::new(extents);
                         let what = format!("{}: gradients {extents:?} {window:?}", backend.name());
                         same_on_any_threads(&what, || run(backend, case, &inputs).concat());
@@ -130,13 +138,16 @@ fn does_not_depend_on_other_sequences() {
     fn check<T: Element>() {
         let (q, k) = ([0, 40, 40, 190, 200], [0, 9, 20, 620, 640]);
         let extents = [1, 1, 2, 200, 640];
-        for backend in backends() {
+        for (backend, dropout) in
+            backends().into_iter().flat_map(|backend| [(backend, None), (backend, Some(DROPOUT))])
+        {
             let inputs = Inputs::<T>::new(extents);
             let packed = Case {
                 extents,
                 window: Window::CAUSAL,
                 sequences: Sequences::Packed { q: &q, k: &k },
                 bias: None,
+                dropout,
             };
             let all = run(backend, packed, &inputs);
             for s in 0..4 {
@@ -161,6 +172,8 @@ fn does_not_depend_on_other_sequences() {
                         window: Window::CAUSAL,
                         sequences: Sequences::KeyLengths(&length),
                         bias: None,
+                        dropout: dropout
+                            .map(|mask| DropoutMask { first_row: mask.first_row + (s * 2) as u32, ..mask }),
                     };
                     let found = run(backend, case, &alone);
                     let what = format!("{}: sequence {s}, padding {padding}", backend.name());
@@ -186,7 +199,8 @@ fn does_not_depend_on_other_sequences() {
 fn hidden_numbers_stay_apart() {
     fn check<T: Element>() {
         let extents = [1, 1, 1, 150, 150];
-        let case = Case { extents, window: Window::CAUSAL, sequences: Sequences::Rows, bias: None };
+        let case =
+            Case { extents, window: Window::CAUSAL, sequences: Sequences::Rows, bias: None, dropout: None };
         for backend in backends() {
             let inputs = Inputs::<T>::new(extents);
             let clean = run(backend, case, &inputs);
@@ -250,6 +264,9 @@ fn misfits_of_attention_gradients_are_refused() {
     let some = || vec![0.0; N].leak();
     refused("Attention.k", &|b| b.k = view([2, 2, 5, 7]));
     refused("Attention.softcap", &|b| b.softcap = Some(-1.0));
+    refused("Attention.dropout", &|b| {
+        b.dropout = Some(DropoutMask { probability: 1.5, ..DropoutMask::default() });
+    });
     refused("AttentionBackward.out", &|b| b.out = view([2, 4, 3, 7]).into());
     refused("AttentionBackward.out", &|b| {
         b.out = View::with_strides(&X, [2, 4, 3, 8], [1, 2, 8, 24]).unwrap().into();

@@ -3,7 +3,8 @@
 
 use tilewright_kernels::definition::{AttentionScores, attention, attention_backward};
 use tilewright_kernels::{
-    Attention, AttentionBackward, Backend, DistanceBias, Sequences, Start, View, ViewMut, Window,
+    Attention, AttentionBackward, Backend, DistanceBias, DropoutMask, RandomBits, Sequences, Start, View,
+    ViewMut, Window,
 };
 use tilewright_verify::finite_difference::check;
 use tilewright_verify::tensor::Random;
@@ -12,21 +13,26 @@ fn numbers(n: usize, random: &mut Random) -> Vec<f64> {
     (0..n).map(|_| f64::from(random.unit())).collect()
 }
 
-/// q, k, v and the bias, with and without a softcap, for a row that sees nothing, too.
+/// q, k, v and the bias, with and without a softcap and dropout, for a row that sees nothing, too.
 #[test]
 fn of_one_head() {
     let random = &mut Random::new(1);
     // Queries, keys, dk, dv: a whole Jacobian, then directions.
     for shape in [[4, 5, 3, 2], [1, 1, 1, 1], [3, 6, 2, 4], [40, 50, 20, 30]] {
         let [queries, keys, dk, dv] = shape;
-        for softcap in [None, Some(0.7)] {
+        // Without dropout, and with a given mask.
+        for (softcap, p) in [(None, 0.0), (Some(0.7), 0.0), (None, 0.25), (Some(0.7), 0.25)] {
+            let mask = DropoutMask { probability: p, ..DropoutMask::default() };
             let sizes = [queries * dk, keys * dk, keys * dv, queries * keys];
             let inputs = sizes.map(|n| numbers(n, random));
             // A causal window, but the last row of several sees nothing.
             let sees = |i: usize, j: usize| j <= i + 1 && (queries == 1 || i + 1 < queries);
             let with = |inputs: &[Vec<f64>], f: &mut dyn FnMut(&AttentionScores<'_>)| {
                 let bias = |i: usize, j: usize| sees(i, j).then_some(inputs[3][i * keys + j]);
-                f(&AttentionScores { shape, scale: 0.8, softcap, bias: &bias });
+                let kept = |i: usize, j: usize| {
+                    if mask.keeps(i as u32, j as u32) { 1.0 / (1.0 - f64::from(p)) } else { 0.0 }
+                };
+                f(&AttentionScores { shape, scale: 0.8, softcap, bias: &bias, kept: &kept });
             };
             let forward = |inputs: &[Vec<f64>]| {
                 let mut out = vec![];
@@ -44,7 +50,7 @@ fn of_one_head() {
                 gradients
             };
             check(&inputs, forward, backward, random)
-                .unwrap_or_else(|e| panic!("{shape:?} {softcap:?}: {e}"));
+                .unwrap_or_else(|e| panic!("{shape:?} {softcap:?} {p}: {e}"));
         }
     }
 }
@@ -62,6 +68,7 @@ struct Call {
     extents: [usize; 3],
     /// Queries and keys of the longest sequence, and the number of sequences.
     longest: [usize; 3],
+    dropout: Option<DropoutMask>,
 }
 
 impl Call {
@@ -92,6 +99,7 @@ impl Call {
                 sequences: self.sequences,
                 start: Start::End,
                 window: Window { before: Some(4), after: Some(1) },
+                dropout: self.dropout,
                 lse: Some(ViewMut::new(&mut lse, [batch, HEADS, queries]).unwrap()),
                 ..forward
             })
@@ -133,6 +141,7 @@ impl Call {
                 sequences: self.sequences,
                 start: Start::End,
                 window: Window { before: Some(4), after: Some(1) },
+                dropout: self.dropout,
                 dbias: Some(ViewMut::new(dbias, [1, 1, rows, columns]).unwrap()),
                 dtable: Some(ViewMut::new(dtable, [BUCKETS, HEADS]).unwrap()),
                 ..backward
@@ -146,13 +155,16 @@ impl Call {
 /// Outputs are rounded to f32, so the step is 2^-4 and the tolerance 1e-4 of the terms' root mean square.
 #[test]
 fn of_whole_calls() {
+    let random = RandomBits { seed: 3, step: 1, site: 2 };
+    let dropout = Some(DropoutMask { probability: 0.25, random, first_row: 5 });
     let calls = [
-        Call { sequences: Sequences::Rows, extents: [2, 6, 9], longest: [6, 9, 2] },
-        Call { sequences: Sequences::KeyLengths(&[7, 0]), extents: [2, 6, 9], longest: [6, 9, 2] },
+        Call { sequences: Sequences::Rows, extents: [2, 6, 9], longest: [6, 9, 2], dropout: None },
+        Call { sequences: Sequences::KeyLengths(&[7, 0]), extents: [2, 6, 9], longest: [6, 9, 2], dropout },
         Call {
             sequences: Sequences::Packed { q: &[0, 5, 5, 8], k: &[0, 6, 8, 10] },
             extents: [1, 8, 10],
             longest: [5, 6, 3],
+            dropout,
         },
     ];
     let random = &mut Random::new(2);

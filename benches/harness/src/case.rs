@@ -76,6 +76,8 @@ pub struct AttentionShape {
     pub cached: bool,
     /// True if the gradients of q, k and v follow the outputs.
     pub backward: bool,
+    /// True if dropout drops one weight in ten.
+    pub dropout: bool,
 }
 
 impl AttentionShape {
@@ -88,9 +90,9 @@ impl AttentionShape {
 
 impl fmt::Display for AttentionShape {
     /// Writes `B1 H12 S512 D64 causal`, with `H9/3` for grouped heads, `S1:512` for one query of 512 keys, and
-    /// `cached` at the end for caches.
+    /// `cached` or `dropout` at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached, backward: _ } = self;
+        let Self { batch, heads, kv_heads, queries, keys, dim, causal, cached, backward: _, dropout } = self;
         write!(f, "B{batch} H{heads}")?;
         if kv_heads != heads {
             write!(f, "/{kv_heads}")?;
@@ -100,7 +102,7 @@ impl fmt::Display for AttentionShape {
             write!(f, ":{keys}")?;
         }
         write!(f, " D{dim}")?;
-        let ends = [(causal, " causal"), (cached, " cached")];
+        let ends = [(causal, " causal"), (cached, " cached"), (dropout, " dropout")];
         ends.iter().filter(|(is, _)| **is).try_for_each(|(_, end)| f.write_str(end))
     }
 }
@@ -377,6 +379,7 @@ mod tests {
             causal: true,
             cached: false,
             backward: false,
+            dropout: false,
         };
         let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };
         assert_eq!(case.name(), "attention/f32/B1 H9/3 S1:512 D64 causal");
@@ -399,6 +402,7 @@ mod tests {
             causal: true,
             cached: false,
             backward: false,
+            dropout: false,
         };
         // 1 + 2 + 3 of 9 scores.
         let case = Case { dtype: Dtype::F32, operation: Operation::Attention(shape) };

@@ -80,6 +80,7 @@ const BERT_BASE: AttentionShape = AttentionShape {
     causal: false,
     cached: false,
     backward: false,
+    dropout: false,
 };
 
 /// Self-attention over `length` tokens.
@@ -106,7 +107,7 @@ const ATTENTION: &[AttentionShape] = &[
     AttentionShape { heads: 32, kv_heads: 8, queries: 1, keys: 2048, dim: 128, causal: true, ..BERT_BASE },
 ];
 
-/// The first of them with gradients, and one long head.
+/// The first of them with gradients, one long head, and a training batch with dropout.
 const ATTENTION_BACKWARD: &[AttentionShape] = &[
     ATTENTION[0],
     ATTENTION[1],
@@ -114,6 +115,7 @@ const ATTENTION_BACKWARD: &[AttentionShape] = &[
     ATTENTION[3],
     ATTENTION[4],
     square(4096, AttentionShape { heads: 1, kv_heads: 1, ..BERT_BASE }),
+    AttentionShape { dropout: true, ..ATTENTION[4] },
 ];
 
 /// Activations of BERT-base for 128 tokens, which fit in L2, and for 4096 tokens, which do not; wide rows.

@@ -1,12 +1,14 @@
 //! Gradients of fused attention, with the weights recomputed from the log-sum-exps.
 //!
 //! ```text
-//! P_ij = exp(s_ij - lse_i)          dV = P^T dO
-//! D_i  = dO_i . O_i                 dS = P (dO V^T - D)
+//! P_ij = exp(s_ij - lse_i)          dV = (m P)^T dO
+//! D_i  = dO_i . O_i                 dS = P (m (dO V^T) - D)
 //! dX   = dS cap'(scale Q K^T)       dQ = scale dX K,  dK = scale dX^T Q
 //! ```
 //!
-//! Dao et al., "FlashAttention", 2022, arXiv:2205.14135, algorithm 4. dS is the gradient of every bias.
+//! Dao et al., "FlashAttention", 2022, arXiv:2205.14135, algorithm 4. dS is the gradient of every bias. m is 1 without
+//! dropout; with it, 0 for a dropped weight and 1 / (1 - p) for a kept one. D holds for both: the sum of m P (dO V^T) is
+//! dO . O.
 //!
 //! ```text
 //! for sequence, kv head                         rows of all query heads of the group
@@ -15,7 +17,7 @@
 //!     for block of BLOCK_KEYS keys              pack K^T, V^T and K once
 //!       for block of BLOCK_ROWS rows            pack Q and dO once, transpose both
 //!         S = Q K^T,  dO V^T -> P, dS           row by row
-//!         dV^T += dO^T P,  dK^T += Q^T dS,  dQ of the chunk += dS K
+//!         dV^T += dO^T (m P),  dK^T += Q^T dS,  dQ of the chunk += dS K
 //!   dQ = sum over chunks, in ascending order
 //! ```
 //!
@@ -47,8 +49,10 @@ mod task;
 mod variant;
 mod weights;
 
+use super::arguments::AttentionArguments;
 use super::{DistanceBias, KvSource, Precision, Sequences, Start, Window};
 use crate::backend::Kernel;
+use crate::dropout::DropoutMask;
 use crate::element::Element;
 use crate::error::Error;
 use crate::isa::Isa;
@@ -57,8 +61,7 @@ use call::BackwardCall;
 
 /// Gradients of [`Attention`](crate::Attention) with respect to q, k, v and, on request, its bias and T5's table.
 ///
-/// Arguments up to `window` are those of the forward call, `out` and `lse` its results. The forward call has no dropout:
-/// this kernel does not take it. Rows of all views are contiguous (unit last stride); other dimensions may have any
+/// Arguments up to `dropout` are those of the forward call, `out` and `lse` its results. Rows of all views are contiguous (unit last stride); other dimensions may have any
 /// strides.
 ///
 /// - `dq`, `dk` and `dv` are overwritten. `dbias` and `dtable` are added to.
@@ -71,7 +74,7 @@ use call::BackwardCall;
 /// dv are rounded once, at the end. With u = 2^-24, the weight P of a pair errs by a share e of it: the absolute errors
 /// of its score and of lse, plus 6 u. The error of dS is then at most
 /// (e + (dv + 3) u) P (sum |dO||V| + sum |dO||O|), and a gradient that sums n products adds gamma_n of the sum of their
-/// magnitudes.
+/// magnitudes. With dropout, m P and m (dO V^T) have two roundings more.
 ///
 /// In bf16, q, k, v and dout are rounded to bf16 unless they are stored in it. Where the CPU multiplies pairs of bf16,
 /// weights and dS are rounded to bf16 for their products: 2^-8 of each more.
@@ -140,6 +143,8 @@ pub struct AttentionBackward<'a, T: Element = f32> {
     pub start: Start<'a>,
     /// As [`Attention::window`](crate::Attention::window).
     pub window: Window,
+    /// As [`Attention::dropout`](crate::Attention::dropout): the mask of the forward call.
+    pub dropout: Option<DropoutMask>,
     /// Gradient of `q`, of its shape and any type.
     pub dq: AnyViewMut<'a, 4>,
     /// Gradient of `k`, of its shape and any type.
@@ -178,6 +183,7 @@ impl<'a, T: Element> AttentionBackward<'a, T> {
             sequences: Sequences::Rows,
             start: Start::At(0),
             window: Window::ALL,
+            dropout: None,
             dq: dq.into(),
             dk: dk.into(),
             dv: dv.into(),
@@ -189,19 +195,22 @@ impl<'a, T: Element> AttentionBackward<'a, T> {
     /// Erases the type of q, k and v, so that one compiled loop serves all types.
     fn call(self) -> BackwardCall<'a> {
         BackwardCall {
-            q: self.q.into(),
-            source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
+            arguments: AttentionArguments {
+                q: self.q.into(),
+                source: KvSource::Views { k: self.k.into(), v: self.v.into(), sequences: self.sequences },
+                bf16: self.precision.is_bf16::<T>(),
+                scale: self.scale,
+                softcap: self.softcap,
+                bias: self.bias,
+                mask: self.mask,
+                distance: self.distance,
+                start: self.start,
+                window: self.window,
+                dropout: self.dropout,
+            },
             out: self.out,
             lse: self.lse,
             dout: self.dout,
-            bf16: self.precision.is_bf16::<T>(),
-            scale: self.scale,
-            softcap: self.softcap,
-            bias: self.bias,
-            mask: self.mask,
-            distance: self.distance,
-            start: self.start,
-            window: self.window,
             dq: self.dq,
             dk: self.dk,
             dv: self.dv,

@@ -1,5 +1,6 @@
 //! Attention to KV caches, which hold keys and values in packed panels.
 
+use super::arguments::AttentionArguments;
 use super::cache::KvCache;
 use super::call::AttentionCall;
 use super::distance::DistanceBias;
@@ -116,17 +117,19 @@ impl<'a> CachedAttention<'a> {
 
     fn call(self) -> AttentionCall<'a> {
         AttentionCall {
-            q: AnyView::F32(self.q),
-            source: KvSource::Caches { caches: self.caches, starts: self.starts },
-            bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),
-            scale: self.scale,
-            softcap: self.softcap,
-            bias: self.bias,
-            mask: self.mask,
-            distance: self.distance,
-            start: self.start,
-            window: self.window,
-            dropout: None,
+            arguments: AttentionArguments {
+                q: AnyView::F32(self.q),
+                source: KvSource::Caches { caches: self.caches, starts: self.starts },
+                bf16: self.caches.first().is_some_and(|cache| cache.is_bf16()),
+                scale: self.scale,
+                softcap: self.softcap,
+                bias: self.bias,
+                mask: self.mask,
+                distance: self.distance,
+                start: self.start,
+                window: self.window,
+                dropout: None,
+            },
             out: AnyViewMut::F32(self.out),
             lse: self.lse,
         }

@@ -10,7 +10,7 @@
 use super::blocks::BLOCK_KEYS;
 use crate::dropout::{DropoutLanes, DropoutMask};
 use crate::error::Error;
-use crate::isa::Isa;
+use crate::isa::{Isa, Vector};
 use crate::philox::SPAN;
 use core::ops::Range;
 
@@ -83,6 +83,23 @@ impl<I: Isa> WeightLanes<I> {
         let seen = keys.start / SPAN..keys.end.div_ceil(SPAN);
         for (span, bits) in seen.clone().zip(&mut spans[seen]) {
             self.lanes.span(isa, row, first + span, bits);
+        }
+    }
+
+    /// Writes the factors of the weights of a query for the keys `keys` of the block from key `start` on: 0 for a dropped
+    /// weight, 1 / (1 - p) for a kept one. `keys` are whole vectors.
+    #[inline(always)]
+    pub fn factors(
+        &self,
+        isa: I,
+        at: [usize; 3],
+        start: usize,
+        keys: Range<usize>,
+        out: &mut [f32; BLOCK_KEYS],
+    ) {
+        self.bits(isa, at, start, keys.clone(), out);
+        for factors in out[keys].chunks_exact_mut(I::V::LANES) {
+            self.kept(isa, I::V::load(isa, factors), self.lanes.scale).store(factors);
         }
     }
 

@@ -55,11 +55,7 @@ impl Check for Attention {
         let dv = p.extents[6];
         let lost = p.extents[4] as f64 * f64::from(f32::MIN_POSITIVE) * (1.0 + data.largest_value());
         // Dropout multiplies the result by a number that is rounded once; `magnitude` contains the factor.
-        let (factor, scaled) = match p.dropout {
-            None => (1.0, 0.0),
-            Some(1.0) => (0.0, 0.0),
-            Some(p) => (1.0 / (1.0 - f64::from(p)), gamma(2)),
-        };
+        let (factor, scaled) = (p.dropout_factor(), if p.dropout.is_some() { gamma(2) } else { 0.0 });
         let bound = |i: usize| {
             let share = rows[i / dv].weights;
             let twice = (2.0 + gamma(4)) * share / (1.0 - share);

@@ -9,8 +9,8 @@ use tilewright::Arithmetic;
 use tilewright::Error;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{
-    Attention, AttentionBackward, Backend, CachedAttention, Element, KvCache, LinearBackward, Precision,
-    Start, View, ViewMut, Window,
+    Attention, AttentionBackward, Backend, CachedAttention, DropoutMask, Element, KvCache, LinearBackward,
+    Precision, Start, View, ViewMut, Window,
 };
 use tilewright_peers::Dtype;
 
@@ -124,11 +124,12 @@ fn attention_backward<'a, T: Element>(
     let mut lse = Aligned::new(q.len() / s.dim, |_| 0.0);
     let window = if s.causal { Window::CAUSAL } else { Window::ALL };
     let start = Start::At(s.keys - s.queries);
+    let dropout = s.dropout.then(|| DropoutMask { probability: 0.1, ..DropoutMask::default() });
     let run = move |_: &mut [f32]| {
         let qkv = [View::new(&q[..], shape)?, View::new(&k[..], kv)?, View::new(&v[..], kv)?];
         let forward = Attention::new(qkv[0], qkv[1], qkv[2], ViewMut::new(&mut out[..], shape)?);
         let to_lse = ViewMut::new(&mut lse[..], [s.batch, s.heads, s.queries])?;
-        backend.run(Attention { window, start, lse: Some(to_lse), ..forward })?;
+        backend.run(Attention { window, start, dropout, lse: Some(to_lse), ..forward })?;
         let backward = AttentionBackward::new(
             qkv,
             (View::new(&out[..], shape)?, View::new(&lse[..], [s.batch, s.heads, s.queries])?),
@@ -139,7 +140,7 @@ fn attention_backward<'a, T: Element>(
                 ViewMut::new(&mut dv[..], kv)?,
             ],
         );
-        Ok(backend.run(AttentionBackward { window, start, ..backward })?)
+        Ok(backend.run(AttentionBackward { window, start, dropout, ..backward })?)
     };
     Ok(Prepared { run: Box::new(run), out: Aligned::default(), narrow: false })
 }

@@ -1,10 +1,8 @@
 //! The backward kernel with the types of its arguments erased: checks, definition, fast form.
 
-use super::super::call::check_inputs;
+use super::super::arguments::{AttentionArguments, CheckedExtents};
 use super::super::distance::DistanceBias;
-use super::super::keys::{Start, Window};
 use super::super::kv_source::KvSource;
-use super::super::query_rows::{AttentionOperands, DistanceTables};
 use super::super::sequence_layout::SequenceLayout;
 use super::super::variant::with_variant;
 use super::definition::{AttentionScores, attention_backward};
@@ -12,28 +10,19 @@ use super::gradients::Gradients;
 use super::operands::BackwardOperands;
 use super::task::{BackwardTasks, clear};
 use crate::error::{Error, expect_shape};
-use crate::isa::{Isa, Vector};
+use crate::isa::Isa;
 use crate::rows::expect_unit_rows;
 use crate::scratch;
 use crate::view::{AnyView, AnyViewMut, View, ViewMut};
 use half::bf16;
 
-/// Arguments of an [`AttentionBackward`](super::AttentionBackward).
+/// An [`AttentionBackward`](super::AttentionBackward).
 pub(super) struct BackwardCall<'a> {
-    pub q: AnyView<'a, 4>,
-    pub source: KvSource<'a>,
+    /// Arguments of the forward call; dout is rounded as q, k and v are.
+    pub arguments: AttentionArguments<'a>,
     pub out: AnyView<'a, 4>,
     pub lse: View<'a, 3>,
     pub dout: AnyView<'a, 4>,
-    /// True if q, k, v and dout are rounded to bf16.
-    pub bf16: bool,
-    pub scale: f32,
-    pub softcap: Option<f32>,
-    pub bias: Option<View<'a, 4>>,
-    pub mask: Option<View<'a, 4, bool>>,
-    pub distance: Option<DistanceBias<'a>>,
-    pub start: Start<'a>,
-    pub window: Window,
     pub dq: AnyViewMut<'a, 4>,
     pub dk: AnyViewMut<'a, 4>,
     pub dv: AnyViewMut<'a, 4>,
@@ -42,18 +31,21 @@ pub(super) struct BackwardCall<'a> {
 }
 
 impl<'a> BackwardCall<'a> {
-    /// Returns the sequences, kv_heads and dv, or an error if the arguments do not fit each other.
-    fn check(&self) -> Result<(SequenceLayout<'a>, [usize; 2]), Error> {
-        let [batch, heads, queries, dk] = self.q.shape();
-        let (layout, [kv_heads, dv]) = check_inputs(
-            (self.q, self.source),
-            self.dout.shape()[3],
-            self.softcap,
-            (self.bias, self.mask),
-            self.distance,
-            (self.start, self.window),
-        )?;
-        let KvSource::Views { k, .. } = self.source else { unreachable!("a backward call takes views") };
+    /// K and V.
+    fn keys_and_values(&self) -> [AnyView<'a, 4>; 2] {
+        let KvSource::Views { k, v, .. } = self.arguments.source else {
+            unreachable!("a backward call takes views")
+        };
+        [k, v]
+    }
+
+    /// Returns the extents, or an error if the arguments do not fit each other.
+    fn check(&self) -> Result<CheckedExtents<'a>, Error> {
+        let AttentionArguments { q, bias, distance, .. } = self.arguments;
+        let [batch, heads, queries, dk] = q.shape();
+        let extents = self.arguments.check(self.dout.shape()[3])?;
+        let CheckedExtents { kv_heads, dv, .. } = extents;
+        let [k, _] = self.keys_and_values();
         let (rows, keys) = ([batch, heads, queries, dv], k.shape()[2]);
         expect_shape("AttentionBackward.out", &self.out.shape(), &rows)?;
         expect_shape("AttentionBackward.dout", &self.dout.shape(), &rows)?;
@@ -70,7 +62,7 @@ impl<'a> BackwardCall<'a> {
             expect_unit_rows(what, gradient.has_unit_rows(), gradient.strides())?;
         }
         let invalid = |what, why: &str| Err(Error::Invalid { what, why: why.to_owned() });
-        match (&self.dbias, &self.bias) {
+        match (&self.dbias, &bias) {
             (None, _) => {}
             (Some(_), None) => return invalid("AttentionBackward.dbias", "expected a bias, found none"),
             (Some(gradient), Some(bias)) => {
@@ -87,22 +79,23 @@ impl<'a> BackwardCall<'a> {
                 }
             }
         }
-        match (&self.dtable, self.distance) {
+        match (&self.dtable, distance) {
             (None, _) => {}
             (Some(gradient), Some(DistanceBias::T5 { table, .. })) => {
                 expect_shape("AttentionBackward.dtable", &gradient.shape(), &table.shape())?;
             }
             _ => return invalid("AttentionBackward.dtable", "expected a table of T5, found none"),
         }
-        Ok((layout, [kv_heads, dv]))
+        Ok(extents)
     }
 
     pub fn reference(mut self) -> Result<(), Error> {
-        let (layout, [kv_heads, dv]) = self.check()?;
-        let KvSource::Views { k, v, .. } = self.source else { unreachable!("a backward call takes views") };
-        let [batch, heads, _, dk] = self.q.shape();
+        let CheckedExtents { layout, kv_heads, dv, dropout } = self.check()?;
+        let AttentionArguments { q, bf16: rounds, scale, softcap, bias, mask, distance, .. } = self.arguments;
+        let [k, v] = self.keys_and_values();
+        let [batch, heads, _, dk] = q.shape();
         let group = heads / kv_heads.max(1);
-        let rounded = |x: f32| f64::from(if self.bf16 { bf16::from_f32(x).to_f32() } else { x });
+        let rounded = |x: f32| f64::from(if rounds { bf16::from_f32(x).to_f32() } else { x });
         for (gradient, width) in [(&mut self.dk, dk), (&mut self.dv, dv)] {
             let [_, _, keys, _] = gradient.shape();
             for index in (0..batch * kv_heads * keys * width).map(|i| {
@@ -120,19 +113,25 @@ impl<'a> BackwardCall<'a> {
                 for head in kv_head * group..(kv_head + 1) * group {
                     let bias = |i: usize, j: usize| {
                         let position = sequence.start + i as isize;
-                        let bias = self.bias.map_or(0.0, |bias| bias.get([sequence.index, head, i, j]));
-                        let mask = self.mask.is_none_or(|mask| mask.get([sequence.index, head, i, j]));
+                        let bias = bias.map_or(0.0, |bias| bias.get([sequence.index, head, i, j]));
+                        let mask = mask.is_none_or(|mask| mask.get([sequence.index, head, i, j]));
                         if !sequence.visible(i).contains(&j) || bias == f32::NEG_INFINITY || !mask {
                             return None;
                         }
-                        let distance = self.distance.map_or(0.0, |x| x.get(head, j as isize - position));
+                        let distance = distance.map_or(0.0, |x| x.get(head, j as isize - position));
                         Some(f64::from(bias) + f64::from(distance))
+                    };
+                    let kept = |i: usize, j: usize| match dropout {
+                        None => 1.0,
+                        Some(dropout) if dropout.keeps([sequence.index, head, i, j]) => dropout.scale(),
+                        Some(_) => 0.0,
                     };
                     let scores = AttentionScores {
                         shape: [rows.len(), keys.len(), dk, dv],
-                        scale: self.scale.into(),
-                        softcap: self.softcap.map(f64::from),
+                        scale: scale.into(),
+                        softcap: softcap.map(f64::from),
                         bias: &bias,
+                        kept: &kept,
                     };
                     let of = |x: AnyView<'_, 4>, head: usize, rows: &core::ops::Range<usize>| -> Vec<f64> {
                         let width = x.shape()[3];
@@ -147,7 +146,7 @@ impl<'a> BackwardCall<'a> {
                     let lse: Vec<f64> = rows.clone().map(|i| self.lse.get([b, head, i]).into()).collect();
                     let gradients = attention_backward(
                         &scores,
-                        [&of(self.q, head, &rows), &of(k, kv_head, &keys), &of(v, kv_head, &keys)],
+                        [&of(q, head, &rows), &of(k, kv_head, &keys), &of(v, kv_head, &keys)],
                         (&out, &lse),
                         &of(self.dout, head, &rows),
                     );
@@ -163,7 +162,7 @@ impl<'a> BackwardCall<'a> {
                         if let Some(dbias) = &mut dbias {
                             dbias.add([sequence.index, head, i, j], gradient);
                         }
-                        if let (Some(dtable), Some(distance)) = (&mut dtable, self.distance) {
+                        if let (Some(dtable), Some(distance)) = (&mut dtable, distance) {
                             let bucket = distance.bucket(j as isize - (sequence.start + i as isize));
                             dtable.add([0, 0, bucket, head], gradient);
                         }
@@ -189,52 +188,20 @@ impl<'a> BackwardCall<'a> {
     }
 
     pub fn eval<I: Isa>(self, isa: I) -> Result<(), Error> {
-        let (layout, [kv_heads, dv]) = self.check()?;
-        let KvSource::Views { k, v, .. } = self.source else { unreachable!("a backward call takes views") };
-        let [_, heads, _, dk] = self.q.shape();
+        let extents = self.check()?;
+        let [k, v] = self.keys_and_values();
+        let AttentionArguments { bf16, distance, .. } = self.arguments;
+        let heads = self.arguments.q.shape()[1];
         if heads == 0 {
             clear(self.dk);
             clear(self.dv);
             return Ok(());
         }
-        // One table of biases by distance serves all tasks. It is read in whole vectors, which may reach past the last
-        // distance.
-        let span = layout.distances();
-        let stride = span.len() + I::V::LANES;
-        let tables = self.distance.map_or(0, |_| heads * stride);
+        let layout = extents.layout;
         let most = (0..layout.len()).map(|s| layout.get(s).distances().len()).max().unwrap_or(0);
         let sums = [layout.len(), heads, if self.dtable.is_some() { most } else { 0 }];
-        scratch::with(tables + sums.iter().product::<usize>(), |memory| {
-            let (tables, sums_memory) = memory.split_at_mut(tables);
+        scratch::with(sums.iter().product(), |sums_memory| {
             sums_memory.fill(0.0);
-            if let Some(distance) = self.distance {
-                distance.fill_tables(&layout, span, tables, stride);
-            }
-            let tables = DistanceTables { tables, stride, span };
-            let inputs = AttentionOperands {
-                q: self.q,
-                source: self.source,
-                kv_heads,
-                dk,
-                dv,
-                scale: self.scale,
-                softcap: self.softcap,
-                bias: self.bias,
-                mask: self.mask,
-                distances: self.distance.map(|_| tables),
-                layout,
-                group: heads / kv_heads,
-                dropout: None,
-            };
-            let operands = BackwardOperands {
-                inputs,
-                k,
-                v,
-                out: self.out,
-                lse: self.lse,
-                dout: self.dout,
-                bf16: self.bf16,
-            };
             let gradients = Gradients {
                 q: self.dq,
                 k: self.dk,
@@ -242,30 +209,44 @@ impl<'a> BackwardCall<'a> {
                 bias: self.dbias,
                 distances: ViewMut::new(sums_memory, sums)?,
             };
-            with_variant!(isa, self.bf16, variant => {
-                BackwardTasks::new(isa, variant, &operands).sequences(0..layout.len(), gradients);
-            });
-            if let (Some(mut gradient), Some(distance)) = (self.dtable, self.distance) {
-                let sums = View::<3>::new(sums_memory, sums)?;
-                scratch::with(gradient.shape()[0] * heads, |table| {
-                    table.fill(0.0);
-                    for (s, sequence) in (0..layout.len()).map(|s| (s, layout.get(s))) {
-                        for (i, by) in sequence.distances().enumerate() {
-                            let row = &mut table[distance.bucket(by) * heads..][..heads];
-                            for (head, sum) in row.iter_mut().enumerate() {
-                                *sum += sums.get([s, head, i]);
-                            }
-                        }
-                    }
-                    for (bucket, head) in (0..table.len()).map(|i| (i / heads, i % heads)) {
-                        let sum = gradient.as_view().get([bucket, head]) + table[bucket * heads + head];
-                        gradient.set([bucket, head], sum);
-                    }
+            let (out, lse, dout) = (self.out, self.lse, self.dout);
+            self.arguments.with_operands::<I>(extents, |inputs| {
+                let operands = BackwardOperands { inputs: *inputs, k, v, out, lse, dout, bf16 };
+                with_variant!(isa, bf16, variant => {
+                    BackwardTasks::new(isa, variant, &operands).sequences(0..layout.len(), gradients);
                 });
+            });
+            if let (Some(gradient), Some(distance)) = (self.dtable, distance) {
+                add_by_bucket(&layout, distance, View::new(sums_memory, sums)?, gradient);
             }
             Ok(())
         })
     }
+}
+
+/// Adds the sums by distance \[sequences, heads, distances\] to the gradient of a table \[buckets, heads\].
+fn add_by_bucket(
+    layout: &SequenceLayout<'_>,
+    distance: DistanceBias<'_>,
+    sums: View<'_, 3>,
+    mut gradient: ViewMut<'_, 2>,
+) {
+    let [buckets, heads] = gradient.shape();
+    scratch::with(buckets * heads, |table| {
+        table.fill(0.0);
+        for (s, sequence) in (0..layout.len()).map(|s| (s, layout.get(s))) {
+            for (i, by) in sequence.distances().enumerate() {
+                let row = &mut table[distance.bucket(by) * heads..][..heads];
+                for (head, sum) in row.iter_mut().enumerate() {
+                    *sum += sums.get([s, head, i]);
+                }
+            }
+        }
+        for (bucket, head) in (0..table.len()).map(|i| (i / heads, i % heads)) {
+            let sum = gradient.as_view().get([bucket, head]) + table[bucket * heads + head];
+            gradient.set([bucket, head], sum);
+        }
+    });
 }
 
 /// Sums in f64 over dimensions of a gradient that are 1.

@@ -15,6 +15,9 @@ pub struct AttentionScores<'a> {
     pub softcap: Option<f64>,
     /// Bias of a query and a key; `None` if the query does not see the key.
     pub bias: &'a dyn Fn(usize, usize) -> Option<f64>,
+    /// Factor m of the weight of a query and a key: 1 without dropout; else 0 for a dropped weight, 1 / (1 - p) for a
+    /// kept one.
+    pub kept: &'a dyn Fn(usize, usize) -> f64,
 }
 
 /// Gradients of one head of attention.
@@ -65,7 +68,9 @@ pub fn attention(scores: &AttentionScores<'_>, q: &[f64], k: &[f64], v: &[f64]) 
         let sum: f64 = seen.iter().map(|(_, score)| (score - max).exp()).sum();
         lse[i] = max + sum.ln();
         for (d, out) in out[i * dv..][..dv].iter_mut().enumerate() {
-            *out = seen.iter().map(|(j, score)| (score - max).exp() * v[j * dv + d]).sum::<f64>() / sum;
+            let terms =
+                seen.iter().map(|(j, score)| (scores.kept)(i, *j) * (score - max).exp() * v[j * dv + d]);
+            *out = terms.sum::<f64>() / sum;
         }
     }
     (out, lse)
@@ -74,8 +79,8 @@ pub fn attention(scores: &AttentionScores<'_>, q: &[f64], k: &[f64], v: &[f64]) 
 /// Gradients of `sum(dout * out)` for the outputs of [`attention`].
 ///
 /// ```text
-/// P_ij  = exp(s_ij - lse_i)         dV = P^T dO
-/// D_i   = dO_i . O_i                dS = P (dO V^T - D)       the gradient of the bias
+/// P_ij  = exp(s_ij - lse_i)         dV = (m P)^T dO
+/// D_i   = dO_i . O_i                dS = P (m (dO V^T) - D)   the gradient of the bias
 /// dX    = dS cap'(scale Q K^T)      dQ = scale dX K,  dK = scale dX^T Q
 /// ```
 pub fn attention_backward(
@@ -98,11 +103,12 @@ pub fn attention_backward(
         for j in 0..keys {
             let Some((score, slope)) = scores.score(q, k, [i, j]) else { continue };
             let weight = (score - lse[i]).exp();
-            let dscore = weight * (dot(dout, &v[j * dv..][..dv]) - delta);
+            let kept = (scores.kept)(i, j);
+            let dscore = weight * (kept * dot(dout, &v[j * dv..][..dv]) - delta);
             gradients.bias[i * keys + j] = dscore;
             let dproduct = scores.scale * dscore * slope;
             for (gradient, dout) in gradients.v[j * dv..].iter_mut().zip(dout) {
-                *gradient += weight * dout;
+                *gradient += kept * weight * dout;
             }
             for d in 0..dk {
                 gradients.q[i * dk + d] += dproduct * k[j * dk + d];

@@ -29,7 +29,7 @@ pub(super) struct RowBlock<'m> {
     packed: [&'m mut [f32]; 2],
     /// Q^T and dO^T: rows of A.
     transposed: [&'m mut [f32]; 2],
-    /// Scores, then P, and dO V^T, then dS: rows `A_STRIDE` apart.
+    /// Scores, then P (m P with dropout), and dO V^T, then dS: rows `A_STRIDE` apart.
     factors: [&'m mut [f32]; 2],
     /// Columns of P and dS, where they differ from `factors`.
     columns: [&'m mut [f32]; 2],
@@ -168,7 +168,7 @@ impl<'m> RowBlock<'m> {
         }
     }
 
-    /// Turns scores into P, and products into dS, with zeros for keys that a row does not see. Returns true if a row
+    /// Turns scores into P (m P with dropout), and products into dS, with zeros for keys that a row does not see. Returns true if a row
     /// does not see a key of its window.
     #[inline(always)]
     fn weigh<I: Isa, M: GradientVariant<I>>(
@@ -184,6 +184,10 @@ impl<'m> RowBlock<'m> {
         let scale = if M::SCALES_SCORES { Some(inputs.scale) } else { None };
         let plain = !inputs.adjusts() && !inputs.hides();
         let mut hides = inputs.hides();
+        let dropout = inputs.dropout.map(
+            #[inline(always)]
+            |dropout| dropout.lanes(isa),
+        );
         for strip in strips {
             for (place, row) in (strip.place..).zip(strip.rows.clone()) {
                 let statistics = head.statistics(row);
@@ -199,12 +203,23 @@ impl<'m> RowBlock<'m> {
                     continue;
                 }
                 let whole = M::whole(&seen);
+                let mut factors = [0.0; BLOCK_KEYS];
+                let kept = dropout.as_ref().map(
+                    #[inline(always)]
+                    |dropout| {
+                        let (query, head_index) = head.rows.place(row);
+                        let at = [head.rows.sequence.index, head_index, query];
+                        dropout.factors(isa, at, block.start, whole.clone(), &mut factors);
+                        &factors[whole.clone()]
+                    },
+                );
                 if plain {
-                    weigh(isa, &mut scores[whole.clone()], &mut products[whole], scale, statistics);
+                    weigh(isa, &mut scores[whole.clone()], &mut products[whole], scale, kept, statistics);
                 } else {
                     let (rows, block) = (head.rows, block.start);
                     let distances = head.distances(&mut sums.distances, row, block);
-                    let biases = RowBiases { rows, row, block, scale, bias: sums.bias.as_mut(), distances };
+                    let bias = sums.bias.as_mut();
+                    let biases = RowBiases { rows, row, block, scale, kept, bias, distances };
                     biases.weigh(isa, scores, products, (&seen, &whole), self.slopes, statistics);
                 }
                 if seen != all {

@@ -16,20 +16,22 @@ pub(super) struct RowStatistics {
     pub delta: f32,
 }
 
-/// Replaces scores by P = exp(s - lse), and the products dO V^T by dS = P (dO V^T - D), in whole vectors. `scale`
-/// multiplies the scores first.
+/// Replaces scores by m P, P = exp(s - lse), and the products dO V^T by dS = P (m (dO V^T) - D), in whole vectors.
+/// `scale` multiplies the scores first. `kept` holds m of each key; without it, m is 1.
 #[inline(always)]
 pub(super) fn weigh<I: Isa>(
     isa: I,
     scores: &mut [f32],
     products: &mut [f32],
     scale: Option<f32>,
+    kept: Option<&[f32]>,
     RowStatistics { lse, delta }: RowStatistics,
 ) {
     let lanes = I::V::LANES;
     let (lse, delta) = (I::V::splat(isa, lse), I::V::splat(isa, delta));
     let scale = scale.map(|scale| I::V::splat(isa, scale));
-    for (scores, products) in scores.chunks_exact_mut(lanes).zip(products.chunks_exact_mut(lanes)) {
+    let rows = scores.chunks_exact_mut(lanes).zip(products.chunks_exact_mut(lanes));
+    for (at, (scores, products)) in (0..).step_by(lanes).zip(rows) {
         let score = I::V::load(isa, scores);
         let score = match scale {
             Some(scale) => score * scale,
@@ -37,7 +39,14 @@ pub(super) fn weigh<I: Isa>(
         };
         let weight = math::exp_fast(isa, score - lse);
         let product = I::V::load(isa, products);
-        weight.store(scores);
+        let (kept_weight, product) = match kept {
+            Some(kept) => {
+                let kept = I::V::load(isa, &kept[at..]);
+                (weight * kept, product * kept)
+            }
+            None => (weight, product),
+        };
+        kept_weight.store(scores);
         (weight * (product - delta)).store(products);
     }
 }
@@ -50,6 +59,8 @@ pub(super) struct RowBiases<'a, 'g> {
     pub block: usize,
     /// Scale of the scores, if they are not scaled yet.
     pub scale: Option<f32>,
+    /// m of the keys from the first of `whole` on, with dropout.
+    pub kept: Option<&'a [f32]>,
     /// Gradient of the bias, of the keys of the block: \[1, heads or 1, queries or 1, keys or 1\].
     pub bias: Option<&'a mut ViewMut<'g, 4>>,
     /// Sums by distance from that of the block's first key on.
@@ -68,7 +79,7 @@ impl RowBiases<'_, '_> {
         slopes: &mut [f32],
         statistics: RowStatistics,
     ) {
-        let Self { rows, row, block, scale, bias, distances } = self;
+        let Self { rows, row, block, scale, kept, bias, distances } = self;
         let inputs = rows.inputs;
         let (scores, products) = (&mut scores[whole.clone()], &mut products[whole.clone()]);
         let slopes = &mut slopes[..scores.len()];
@@ -82,7 +93,7 @@ impl RowBiases<'_, '_> {
         let adjustment = rows.adjustment(row, block + whole.start);
         let hidden = rows.hidden(row, block + whole.start);
         ScoreAdjustment { softcap: None, ..adjustment }.apply(isa, scores, scale);
-        weigh(isa, scores, products, None, statistics);
+        weigh(isa, scores, products, None, kept, statistics);
         for x in [&mut *scores, &mut *products, &mut *slopes] {
             clear(isa, &hidden, x);
         }

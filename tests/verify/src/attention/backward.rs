@@ -4,7 +4,7 @@ use super::super::bound::{compare, gamma};
 use super::super::stored::{Stored, written};
 use super::super::tensor::{Booleans, Layout, Random, Tensor, Values, indices};
 use super::super::{Check, Failure, Worst};
-use super::data::{AttentionData, heads_first};
+use super::data::{AttentionData, FIRST_ROW, heads_first};
 use super::params::{BUCKETS, Distance, strategy};
 use super::{BF16_ROUNDING, Params, UNDERFLOW, largest};
 use half::{bf16, f16};
@@ -60,8 +60,6 @@ impl Check for AttentionBackward {
         let row = prop::option::weighted(0.2, 0..100usize);
         (strategy(), any::<bool>(), any::<[bool; 4]>(), row)
             .prop_map(|(mut forward, biases, sums, poisoned_row)| {
-                // `AttentionBackward` takes no dropout.
-                forward.dropout = None;
                 // Gradients multiply five numbers.
                 if forward.values == Values::Large {
                     forward.values = Values::Wide;
@@ -188,6 +186,7 @@ impl BackwardData {
             mask: self.forward.mask.as_ref().map(Booleans::view),
             start: p.forward.start.kernel(&self.forward.positions),
             window: p.forward.window,
+            dropout: p.forward.dropout_mask(FIRST_ROW),
             dbias: dbias.as_mut().map(Tensor::view_mut),
             dtable: match dtable.len() {
                 0 => None,
@@ -296,6 +295,8 @@ impl BackwardData {
     /// dX            one rounding more, and |d cap'/dx| <= 1 / cap times the error of x
     /// ```
     ///
+    /// Dropout replaces A by m A, and P by m P in dV: two roundings each, of m and of the product.
+    ///
     /// A sum over n pairs adds gamma_n of the sum of magnitudes. Pairs of bf16 round P and dX by 2^-8 each, and round
     /// twice for each product. A weight that underflows loses less than the smallest normal number.
     fn bounds(&self, p: &BackwardParams) -> Result<Bounds, Failure> {
@@ -316,7 +317,15 @@ impl BackwardData {
         let all = [&forward.q, &forward.k, &forward.v, &self.out, &self.dout].map(most);
         // Largest loss of one term by underflow: of a weight, a product, or a factor in bf16.
         let factors = all.iter().fold(1.0f64, |m, &x| m.max(x));
-        let lost = f64::from(f32::MIN_POSITIVE) * (1.0 + scale) * 4.0 * (1.0 + dv as f64) * factors.powi(3);
+        let kept_factor = p.forward.dropout_factor();
+        let lost = f64::from(f32::MIN_POSITIVE)
+            * (1.0 + scale)
+            * (1.0 + kept_factor)
+            * 4.0
+            * (1.0 + dv as f64)
+            * factors.powi(3);
+        let (mask, dropping) =
+            (p.forward.dropout_mask(FIRST_ROW), if p.forward.dropout.is_some() { 2 } else { 0 });
         let mut bounds = Bounds {
             q: vec![lost * keys as f64; batch * heads * queries * dk],
             k: vec![lost * (queries * group) as f64; batch * kv_heads * keys * dk],
@@ -352,17 +361,25 @@ impl BackwardData {
                         let (at_key, v) =
                             ((b * kv_heads + kv_head) * keys + key, v.row([b, kv_head, key, 0]));
                         let product: f64 = dout.iter().zip(v).map(|(d, v)| number(*d) * number(*v)).sum();
-                        let magnitude = weight * (product + delta);
+                        let kept = match mask {
+                            None => 1.0,
+                            Some(mask) => {
+                                let row = (sequence.index * heads + head) as u32;
+                                if mask.keeps(row, (i << 16 | j) as u32) { kept_factor } else { 0.0 }
+                            }
+                        };
+                        let magnitude = weight * (kept * product + delta);
                         // A weight of NaN or a weight off by half makes no claim.
                         let claim = if share < 0.5 { 0.0 } else { f64::INFINITY };
-                        let t = (1.0 + share) * (1.0 + gamma(times * dv + 4)) - 1.0;
+                        let t = (1.0 + share) * (1.0 + gamma(times * dv + 4 + dropping)) - 1.0;
                         let slope = p.forward.softcap.map_or(0.0, |cap| {
                             gamma(times * dk + 10) * of_row.product / f64::from(cap) + gamma(10)
                         });
                         let of_product = (1.0 + t + slope) * (1.0 + rounding) - 1.0;
                         for (x, out) in dout.iter().zip(&mut bounds.v[at_key * dv..][..dv]) {
-                            let relative = (1.0 + share) * (1.0 + rounding) * (1.0 + over_rows) - 1.0;
-                            *out += relative * weight * number(*x) + claim;
+                            let of_weight = (1.0 + share) * (1.0 + gamma(dropping)) * (1.0 + rounding);
+                            let relative = of_weight * (1.0 + over_rows) - 1.0;
+                            *out += relative * kept * weight * number(*x) + claim;
                         }
                         let (q, k) = (q.row([b, head, row, 0]), k.row([b, kv_head, key, 0]));
                         let relative = (1.0 + of_product) * (1.0 + over_keys) - 1.0;

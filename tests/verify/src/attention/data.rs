@@ -7,8 +7,7 @@ use super::params::{self, BUCKETS, Params, SequenceDivision};
 use core::ops::Range;
 use half::{bf16, f16};
 use tilewright_kernels::{
-    Attention as Kernel, Backend, DistanceBias, DropoutMask, Element, RandomBits, Sequences, Start, View,
-    ViewMut,
+    Attention as Kernel, Backend, DistanceBias, Element, Sequences, Start, View, ViewMut,
 };
 
 /// The arguments of one attention.
@@ -36,7 +35,7 @@ pub(super) struct SequenceSpan {
 }
 
 /// Row of the first weights of a call in the mask of dropout.
-const FIRST_ROW: u32 = 11;
+pub(super) const FIRST_ROW: u32 = 11;
 
 /// Part of an attention that one call computes.
 struct CallPart<'a> {
@@ -312,11 +311,7 @@ impl AttentionData {
             softcap: p.softcap,
             bias: part.bias,
             mask: part.mask,
-            dropout: p.dropout.map(|probability| DropoutMask {
-                probability,
-                random: RandomBits { seed: p.seed, step: 5, site: 7 },
-                first_row: part.first_row,
-            }),
+            dropout: p.dropout_mask(part.first_row),
             distance: self.distance(p),
             sequences: part.sequences,
             start: part.start,

@@ -5,7 +5,7 @@ use super::super::tensor::{Layout, Random, Values, extent, seed};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tilewright_kernels as kernels;
-use tilewright_kernels::{DistanceBias, Precision, View, Window};
+use tilewright_kernels::{DistanceBias, DropoutMask, Precision, RandomBits, View, Window};
 
 /// Arguments of one attention.
 #[derive(Clone, Debug)]
@@ -205,6 +205,21 @@ impl Distance {
 }
 
 impl Params {
+    /// The mask of dropout of a call whose first weights are in row `first_row`.
+    pub(super) fn dropout_mask(&self, first_row: u32) -> Option<DropoutMask> {
+        let random = RandomBits { seed: self.seed, step: 5, site: 7 };
+        self.dropout.map(|probability| DropoutMask { probability, random, first_row })
+    }
+
+    /// 1 / (1 - p), the factor of kept weights: 1 without dropout, 0 if none is kept.
+    pub(super) fn dropout_factor(&self) -> f64 {
+        match self.dropout {
+            None => 1.0,
+            Some(1.0) => 0.0,
+            Some(p) => 1.0 / (1.0 - f64::from(p)),
+        }
+    }
+
     /// True if the kernel may multiply in bf16.
     pub(super) fn is_bf16(&self) -> bool {
         match self.precision {
