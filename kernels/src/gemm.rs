@@ -106,13 +106,10 @@ use rhs::{any_of_batch, of_batch};
 /// use tilewright_kernels::{Backend, View, ViewMut, gemm::{Epilogue, Gemm, Rhs}};
 /// let (a, b) = ([1., 2., 3., 4.], [1., 0., 0., 1.]);
 /// let mut c = [0.; 4];
+/// let b = Rhs::Matrix(View::new(&b, [2, 2])?.into());
 /// Backend::best().run(Gemm {
-///     alpha: 1.,
-///     a: View::new(&a, [2, 2])?.into(),
-///     b: Rhs::Matrix(View::new(&b, [2, 2])?.into()),
-///     beta: 0.,
-///     c: ViewMut::new(&mut c, [2, 2])?.into(),
 ///     epilogue: Epilogue { column_bias: Some(&[10., 20.]), ..Epilogue::default() },
+///     ..Gemm::new(View::<2>::new(&a, [2, 2])?, b, ViewMut::<2>::new(&mut c, [2, 2])?)
 /// })?;
 /// assert_eq!(c, [11., 22., 13., 24.]);
 /// # Ok::<(), tilewright_kernels::Error>(())
@@ -133,7 +130,12 @@ pub struct Gemm<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-impl Gemm<'_> {
+impl<'a> Gemm<'a> {
+    /// C = A B: no factors, no epilogue.
+    pub fn new(a: impl Into<Lhs<'a>>, b: Rhs<'a>, c: impl Into<AnyViewMut<'a, 3>>) -> Self {
+        Self { alpha: 1.0, a: a.into(), b, beta: 0.0, c: c.into(), epilogue: Epilogue::default() }
+    }
+
     /// Returns k, or an error if the operands do not fit each other.
     fn check(&self) -> Result<usize, Error> {
         let [batch, m, n] = self.c.shape();

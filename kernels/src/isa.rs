@@ -12,7 +12,7 @@
 //! 2. Mark every function and closure below `run` `#[inline(always)]`.
 
 pub use lane::{Bf16Pair, I16Pair, Int8Quad, Lane};
-pub use microkernel::{Dot, F32, I16, K_GROUPS, Microkernel, OuterProduct, Unavailable};
+pub use microkernel::{Dot, F32, I16, K_GROUPS, L2_BYTES, Microkernel, OuterProduct, Unavailable};
 pub use vector::Vector;
 pub(crate) use vector::bf16_bits;
 

@@ -7,7 +7,7 @@
 use crate::backend::Kernel;
 use crate::column_sums::{ColumnSums, column_sums};
 use crate::error::{Error, expect_shape};
-use crate::gemm::{Epilogue, Gemm, Lhs, Rhs};
+use crate::gemm::{Gemm, Lhs, Rhs};
 use crate::isa::Isa;
 use crate::rows::expect_unit_rows;
 use crate::view::{AnyView, AnyViewMut, ViewMut, with_any};
@@ -153,8 +153,7 @@ impl Kernel for LinearBackward<'_> {
         self.check()?;
         let Self { dy, x, weight, dx, dweight, dbias } = self;
         let product = |a: AnyView<'_, 2>, b: Rhs<'_>, beta: f32, c: AnyViewMut<'_, 2>| {
-            let (a, c) = (Lhs::Exact(a.into()), c.into());
-            Gemm { alpha: 1.0, a, b, beta, c, epilogue: Epilogue::default() }.eval(isa)
+            Gemm { beta, ..Gemm::new(Lhs::Exact(a.into()), b, c) }.eval(isa)
         };
         // dX first: it alone can be refused, for a weight that is packed for another backend.
         if let Some(dx) = dx {

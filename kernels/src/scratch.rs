@@ -1,6 +1,7 @@
 //! Working memory that a thread keeps between kernel calls, so that a steady state allocates nothing.
 
 use crate::isa::LINE;
+use crate::large_pages;
 use std::cell::RefCell;
 
 thread_local! {
@@ -16,7 +17,7 @@ pub(crate) fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
     let padded = len + LINE / size_of::<f32>();
     if buffer.len() < padded {
-        buffer = vec![0.0; padded];
+        buffer = large_pages::vec(0.0, padded);
     }
     let skip = buffer.as_ptr().align_offset(LINE);
     let result = f(&mut buffer[skip..skip + len]);

@@ -121,10 +121,11 @@ const ATTENTION_BACKWARD: &[AttentionShape] = &[
 /// Activations of BERT-base for 128 tokens, which fit in L2, and for 4096 tokens, which do not; wide rows.
 const ROWS: &[[usize; 2]] = &[[128, 768], [4096, 768], [128, 4096]];
 
-/// A BERT-base with 15% of its tokens masked, and a GPT-2; all parameters of BERT-base.
-const TRAINING: [TrainingStep; 3] = [
+/// Logits of a BERT-base with 15% of its tokens masked, and of a GPT-2; BERT-base's words; all parameters of BERT-base.
+const TRAINING: [TrainingStep; 4] = [
     TrainingStep::LinearCrossEntropy { tokens: 1024, labelled: 15, vocabulary: 30522 },
     TrainingStep::LinearCrossEntropy { tokens: 1024, labelled: 100, vocabulary: 50257 },
+    TrainingStep::EmbeddingBackward { tokens: 4096, entries: 30522 },
     TrainingStep::AdamW { parameters: 110_000_000 },
 ];
 

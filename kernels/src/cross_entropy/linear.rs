@@ -1,8 +1,8 @@
 //! Cross-entropy of a vocabulary projection, with the gradients of its operands: logits never whole.
 //!
 //! ```text
-//! for each chunk of 96 tokens with a label:
-//!     L = x W^T + bias                        [96, vocabulary], the only large buffer
+//! for each chunk of 160 tokens with a label:
+//!     L = x W^T + bias                        [160, vocabulary], the only large buffer
 //!     L = scale (softmax(L) - target)         in place, with the losses
 //!     dbias += column sums of L
 //!     for each block of 1024 entries of the vocabulary:
@@ -20,21 +20,22 @@ use super::{
     linear_cross_entropy_backward, store, with_losses,
 };
 use crate::backend::Kernel;
+use crate::column_sums::add_columns;
 use crate::element::Element;
 use crate::error::{Error, expect_shape};
-use crate::gemm::{Epilogue, Gemm, Rhs};
+use crate::gemm::{Epilogue, Gemm, Lhs, Rhs};
 use crate::isa::Isa;
-use crate::lanes::{RowSlices, map, narrow, widen};
-use crate::parallel;
+use crate::lanes::{narrow, widen};
 use crate::rows::{expect_columns, expect_unit_rows};
 use crate::scratch;
-use crate::view::{AnyView, View, ViewMut};
+use crate::view::{View, ViewMut};
 
-/// Tokens of a chunk: whole strips of every microkernel (6, 8, 12 or 14 rows, but for one), and less than a tenth of
-/// the logits of 1024 tokens. More tokens would move W and dW less often.
-const TOKENS: usize = 96;
+/// Tokens of a chunk: 15% of 1024 tokens, as BERT masks them, and less than a sixth of the logits of 1024 tokens. More
+/// tokens would move W and dW less often.
+const TOKENS: usize = 160;
 
-/// Entries of the vocabulary of a block: 96 x 1024 numbers of L, 384 KiB, stay in L2 while both products read them.
+/// Entries of the vocabulary of a block: 160 x 1024 numbers of L, 640 KiB, stay in an L2 of 1 MiB while both products
+/// read them.
 const ENTRIES: usize = 1024;
 
 /// Loss of x W^T + bias against labels, and the gradients of x, W and bias.
@@ -46,13 +47,12 @@ const ENTRIES: usize = 1024;
 /// \[0, 1\], or a label is outside of the vocabulary. The error names the label and its row.
 ///
 /// # Memory
-/// Beside its arguments the kernel takes 96 x (vocabulary + 2 d) floats; weights of another type than f32 take 1024 x
-/// d more.
+/// Beside its arguments and the packed operands of a [`Gemm`], the kernel takes 160 x (vocabulary + 2 d) floats.
 ///
 /// # Numerics
-/// Logits are products as of [`Gemm`], in f32 of the exact operands, and never rounded to the type of x and W. Losses
+/// Logits are products as of [`Gemm`], f32 sums of the exact operands, and never rounded to the type of x and W. Losses
 /// and the gradients of logits are those of [`CrossEntropyBackward`] for these logits. dx is summed over blocks of 1024
-/// entries of the vocabulary, and rounded once to its type. dW and dbias are f32, and sums over chunks of 96 labelled
+/// entries of the vocabulary, and rounded once to its type. dW and dbias are f32, and sums over chunks of 160 labelled
 /// tokens, added to the old gradient one chunk after the other. No bit depends on threads.
 ///
 /// ```
@@ -194,28 +194,24 @@ impl<T: Element> LinearCrossEntropy<'_, T> {
     fn chunks<I: Isa>(mut self, isa: I, losses: &mut [f32]) -> Result<(), Error> {
         let ([tokens, d], [vocabulary, _]) = (self.x.shape(), self.weight.shape());
         let labelled = (0..tokens).filter(|&t| self.targets.class(t).is_some()).count().min(TOKENS);
-        // W is f32, or widened block by block.
-        let entries = if T::f32s(&[]).is_some() { 0 } else { ENTRIES.min(vocabulary) };
-        scratch::with(labelled * (vocabulary + 2 * d) + entries * d, |memory| {
+        scratch::with(labelled * (vocabulary + 2 * d), |memory| {
             let (logits, memory) = memory.split_at_mut(labelled * vocabulary);
-            let (x, memory) = memory.split_at_mut(labelled * d);
-            let (dx, wide) = memory.split_at_mut(labelled * d);
+            let (x, dx) = memory.split_at_mut(labelled * d);
             let mut chunk = Chunk { tokens: [0; TOKENS], labels: [0; TOKENS], count: 0 };
             let mut next = 0;
             while chunk.take(&self.targets, &mut next) {
-                let memory = [&mut *logits, &mut *x, &mut *dx, &mut *wide];
-                self.chunk(isa, &chunk, memory, losses)?;
+                self.chunk(isa, &chunk, [&mut *logits, &mut *x, &mut *dx], losses)?;
             }
             Ok(())
         })
     }
 
-    /// Computes one chunk, in memory for logits, x, dx and a block of W.
+    /// Computes one chunk, in memory for logits, x and dx.
     fn chunk<I: Isa>(
         &mut self,
         isa: I,
         chunk: &Chunk,
-        [logits, x, dx, wide]: [&mut [f32]; 4],
+        [logits, x, dx]: [&mut [f32]; 3],
         losses: &mut [f32],
     ) -> Result<(), Error> {
         let ([_, d], [vocabulary, _], count) = (self.x.shape(), self.weight.shape(), chunk.count);
@@ -230,14 +226,16 @@ impl<T: Element> LinearCrossEntropy<'_, T> {
             },
         );
         let x = View::<2>::new(x, [count, d])?;
-        let blocks = || (0..vocabulary).step_by(ENTRIES).map(|j| j..vocabulary.min(j + ENTRIES));
-        for block in blocks() {
-            let weight = widened(isa, self.weight.slice(0, block.clone()), wide)?;
-            let c = ViewMut::<2>::new(logits, [count, vocabulary])?.slice(1, block.clone());
-            let column_bias = self.bias.map(|bias| &bias[block]);
-            let epilogue = Epilogue { column_bias, ..Epilogue::default() };
-            product(isa, x, weight.transpose(), 0.0, c, epilogue)?;
+        // x holds numbers of type T: rounding changes none, and asks for the bf16 instruction of the CPU if T is bf16.
+        Gemm {
+            epilogue: Epilogue { column_bias: self.bias, ..Epilogue::default() },
+            ..Gemm::new(
+                Lhs::Rounded(x.into()),
+                Rhs::Matrix(self.weight.transpose().into()),
+                ViewMut::<2>::new(logits, [count, vocabulary])?,
+            )
         }
+        .eval(isa)?;
         let targets = Targets { labels: &chunk.labels[..count], ..self.targets };
         let mut of_chunk = [0.0; TOKENS];
         let of_chunk = &mut of_chunk[..count];
@@ -258,18 +256,19 @@ impl<T: Element> LinearCrossEntropy<'_, T> {
         }
         let dlogits = View::<2>::new(logits, [count, vocabulary])?;
         if let Some(dbias) = &mut self.dbias {
-            add_columns(isa, dlogits, dbias)?;
+            add_columns(isa, dlogits, dbias);
         }
-        for block in blocks() {
+        for block in (0..vocabulary).step_by(ENTRIES).map(|j| j..vocabulary.min(j + ENTRIES)) {
             let dlogits = dlogits.slice(1, block.clone());
             if self.dx.is_some() {
-                let weight = widened(isa, self.weight.slice(0, block.clone()), wide)?;
+                let weight = Rhs::Matrix(self.weight.slice(0, block.clone()).into());
                 let beta = if block.start == 0 { 0.0 } else { 1.0 };
-                product(isa, dlogits, weight, beta, ViewMut::new(dx, [count, d])?, Epilogue::default())?;
+                let dx = ViewMut::<2>::new(dx, [count, d])?;
+                Gemm { beta, ..Gemm::new(dlogits, weight, dx) }.eval(isa)?;
             }
             if let Some(dweight) = &mut self.dweight {
                 let c = dweight.reborrow().slice(0, block);
-                product(isa, dlogits.transpose(), x, 1.0, c, Epilogue::default())?;
+                Gemm { beta: 1.0, ..Gemm::new(dlogits.transpose(), Rhs::Matrix(x.into()), c) }.eval(isa)?;
             }
         }
         if let Some(to) = &mut self.dx {
@@ -310,66 +309,4 @@ impl Chunk {
     fn tokens(&self) -> &[usize] {
         &self.tokens[..self.count]
     }
-}
-
-/// C = A B + beta C.
-fn product<I: Isa>(
-    isa: I,
-    a: View<'_, 2>,
-    b: View<'_, 2>,
-    beta: f32,
-    c: ViewMut<'_, 2>,
-    epilogue: Epilogue<'_>,
-) -> Result<(), Error> {
-    Gemm { alpha: 1.0, a: a.into(), b: Rhs::Matrix(b.into()), beta, c: c.into(), epilogue }.eval(isa)
-}
-
-/// The rows as f32: themselves, or widened in `memory`.
-fn widened<'a, I: Isa, T: Element>(
-    isa: I,
-    rows: View<'a, 2, T>,
-    memory: &'a mut [f32],
-) -> Result<View<'a, 2>, Error> {
-    if let AnyView::F32(rows) = T::any(rows) {
-        return Ok(rows);
-    }
-    let [count, d] = rows.shape();
-    let wide = &mut memory[..count * d];
-    parallel::for_each_block(ViewMut::<2>::new(wide, [count, d])?, ENTRIES / 8, &|start, wide| {
-        isa.run(
-            #[inline(always)]
-            || {
-                for (i, wide) in wide.into_rows().enumerate() {
-                    widen(isa, rows.row([start + i, 0]), wide);
-                }
-            },
-        );
-    });
-    View::new(wide, [count, d])
-}
-
-/// Adds the sum of each column to `sums`, from the first row on.
-fn add_columns<I: Isa>(isa: I, rows: View<'_, 2>, sums: &mut [f32]) -> Result<(), Error> {
-    let n = sums.len();
-    let columns = ViewMut::<1>::new(sums, [n])?;
-    parallel::for_each_block(columns, ENTRIES, &|start, mut sums| {
-        isa.run(
-            #[inline(always)]
-            || {
-                let sums = sums.row_mut([0]);
-                let columns = start..start + sums.len();
-                for row in rows.rows() {
-                    map(
-                        isa,
-                        [&mut RowSlices::InPlace(&mut *sums)],
-                        [&row[columns.clone()]],
-                        0.0,
-                        #[inline(always)]
-                        |_, [sum], [x]| [sum + x],
-                    );
-                }
-            },
-        );
-    });
-    Ok(())
 }

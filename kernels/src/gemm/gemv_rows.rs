@@ -5,7 +5,7 @@ use super::product::Product;
 use super::rhs::of_batch;
 use super::walk::{Blocking, GemmPath, Strip, Strips, walk};
 use crate::isa::tile::{gemv_rows, row_panels};
-use crate::isa::{Isa, Prefetch, Tile, Vector};
+use crate::isa::{Isa, L2_BYTES, Prefetch, Tile, Vector};
 use crate::scratch;
 use crate::view::View;
 
@@ -21,7 +21,7 @@ impl Product<'_> {
             && self.k.is_multiple_of(I::V::LANES)
             && b.strides()[1] == 1
             && self.a.floats().is_some_and(|a| a.strides()[2] == 1)
-            && !self.keeps_panels::<I>(b.into(), self.k)
+            && !self.keeps_panels(b.into(), self.row_blocks::<I>(L2_BYTES, 1, self.k))
     }
 
     /// Computes C of one row. Panels at the edge of a task are packed.

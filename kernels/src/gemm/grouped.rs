@@ -25,7 +25,7 @@ use super::walk::{Blocking, GemmPath, PackedRows, Strip, Strips, walk};
 use crate::element::Element;
 use crate::isa::KC;
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, Isa, Vector};
+use crate::isa::{A_STRIDE, Isa, L2_BYTES, Vector};
 use crate::scratch;
 use crate::view::View;
 use core::ops::Range;
@@ -108,7 +108,7 @@ impl Product<'_> {
     /// As [`grouped`](Self::grouped).
     unsafe fn grouped_by<I: Isa, W: GroupVariant<I>, const N: usize>(&self, isa: I, b: &PackedB, variant: W) {
         let k_groups = self.k.div_ceil(GROUP) * W::K_GROUPS;
-        let grid = self.grid::<I>(self.row_blocks::<I>(0, k_groups));
+        let grid = self.grid::<I>(self.row_blocks::<I>(L2_BYTES, 0, k_groups));
         self.for_tasks::<I>(&grid, k_groups, |task| {
             // SAFETY: tasks are disjoint blocks of C, which the caller of `grouped_by` owns.
             unsafe { self.grouped_task::<I, W, N>(isa, b, variant, &task) };

@@ -1,18 +1,19 @@
 //! Products with a B of any type that is packed on the way.
 
+mod panels;
+
 use super::format::Format;
 use super::lhs::Lhs;
 use super::pack::packed_a_len;
 use super::packing::{Floats, Packing, Pairs};
 use super::prepacked::PackedPanels;
 use super::product::Product;
-use super::rhs::any_of_batch;
 use super::tasks::{GemmTask, TaskGrid};
-use super::walk::{Blocking, GemmPath, PackedRows, Strip, Strips, walk};
-use crate::isa::{Isa, K_GROUPS, KC, Microkernel, Prefetch, Tile};
+use super::walk::{Blocking, PackedRows, Strips, walk};
+use crate::isa::{Isa, K_GROUPS, KC, Microkernel};
 use crate::scratch;
-use crate::view::{AnyView, View, with_any};
-use core::ops::Range;
+use crate::view::{AnyView, View};
+use panels::{PackOnce, PackPanels, PanelSource};
 
 /// Bytes of B that are packed at a time where an unpacked B serves several blocks of rows: far more
 /// than a block's A, so that packing A again for each of them is cheap, and well inside an L3 (and if
@@ -67,9 +68,8 @@ unsafe impl Send for KeptPanels {}
 unsafe impl Sync for KeptPanels {}
 
 impl Product<'_> {
-    /// True if packed panels of `b` serve more than one task: they are kept then.
-    pub(super) fn keeps_panels<I: Isa>(&self, b: Unpacked<'_>, k_groups: usize) -> bool {
-        let blocks = self.row_blocks::<I>(1, k_groups);
+    /// True if packed panels of `b` serve more than one task, of `blocks` blocks of rows: they are kept then.
+    pub(super) fn keeps_panels(&self, b: Unpacked<'_>, blocks: usize) -> bool {
         self.k > 0 && (blocks > 1 || (self.shape[0] > 1 && b.is_shared()))
     }
 
@@ -93,8 +93,8 @@ impl Product<'_> {
     /// As [`walk`], for all of C.
     unsafe fn pack_by<I: Isa, P: Packing<I>>(&self, isa: I, packing: P, b: Unpacked<'_>) {
         let k = P::k_groups(self.k);
-        let all = self.grid::<I>(self.row_blocks::<I>(1, k));
-        if !self.keeps_panels::<I>(b, k) {
+        let all = self.grid::<I>(self.row_blocks::<I>(packing.microkernel().l2_bytes(), 1, k));
+        if !self.keeps_panels(b, all.row_blocks) {
             // SAFETY: the grid is all of C, which the caller owns.
             return unsafe { self.pack_for_tasks(isa, packing, b, &all) };
         }
@@ -204,18 +204,23 @@ impl Product<'_> {
     ) {
         let blocking = Blocking {
             k: P::k_groups(self.k),
-            kc: KC,
+            kc: packing.microkernel().kc(),
             strips: Strips::of(a.rows, packing.microkernel().rows()),
             streams: 1,
             sum_rows: a.rows,
             bare_sums: true,
         };
         let source = PanelSource { packing, product: self, b, batch: task.batch };
-        let path = PackPanels { source, a, to, stride, first: task.panels.start, panel: to, next: to };
+        let path = PackPanels::new(source, a, (to, stride), task.panels.clone());
         isa.run(
             #[inline(always)]
-            // SAFETY: the path is of this task (preconditions of `pack_panels`).
-            || unsafe { walk(isa, self, task, blocking, sums, path) },
+            || {
+                packing.microkernel().session(
+                    #[inline(always)]
+                    // SAFETY: the path is of this task (preconditions of `pack_panels`).
+                    || unsafe { walk(isa, self, task, blocking, sums, path) },
+                );
+            },
         );
     }
 
@@ -243,7 +248,7 @@ impl Product<'_> {
             bare_sums: true,
         };
         let source = PanelSource { packing, product: self, b, batch: task.batch };
-        let path = PackOnce { source, a, to: block.as_mut_ptr(), panel: 0 };
+        let path = PackOnce::new(source, a, block);
         isa.run(
             #[inline(always)]
             // SAFETY: the path is of this task (preconditions of `pack_once`).
@@ -254,123 +259,5 @@ impl Product<'_> {
     /// Memory of one row that [`pack_once`](Self::pack_once) needs: the block, and the sums.
     pub(super) fn once_floats<I: Isa>() -> [usize; 2] {
         [ONCE_KC * I::NR, I::NR]
-    }
-}
-
-/// B of one product of a batch.
-#[derive(Clone, Copy)]
-struct PanelSource<'a, P> {
-    packing: P,
-    product: &'a Product<'a>,
-    b: Unpacked<'a>,
-    batch: usize,
-}
-
-impl<P: Copy> PanelSource<'_, P> {
-    /// Columns of C that a panel makes.
-    #[inline(always)]
-    fn columns<I: Isa>(&self, panel: usize) -> Range<usize> {
-        let width = self.product.width::<I>();
-        panel * width..self.product.shape[2].min((panel + 1) * width)
-    }
-
-    /// Packs these k-groups of a panel to `to`, `NR` floats a k-group.
-    ///
-    /// # Safety
-    /// `to` is valid for writes of `NR` floats for each k-group.
-    #[inline(always)]
-    unsafe fn pack<I: Isa>(&self, isa: I, panel: usize, groups: Range<usize>, to: *mut f32)
-    where
-        P: Packing<I>,
-    {
-        let (width, columns) = (self.product.width::<I>(), self.columns::<I>(panel));
-        for (half, b) in [Some(self.b.b), self.b.up].into_iter().flatten().enumerate() {
-            let b = any_of_batch(b, self.batch).slice(1, columns.clone());
-            let to = to.wrapping_add(half * width);
-            // SAFETY: a half of each k-group's NR floats (precondition of `pack`).
-            unsafe { self.packing.pack_panel(isa, b, groups.clone(), to, width) };
-        }
-        // SAFETY: `to` has NR floats for each k-group (precondition of `pack`), which were written.
-        self.packing.order(isa, unsafe { core::slice::from_raw_parts_mut(to, groups.len() * I::NR) });
-    }
-
-    /// Address in B of the next panel, if its columns follow each other in memory: the microkernel prefetches it. A
-    /// row-major B is prefetched where it is packed.
-    #[inline(always)]
-    fn next<I: Isa>(&self, panel: usize) -> Option<*const f32> {
-        let end = self.columns::<I>(panel).end;
-        with_any!(any_of_batch(self.b.b, self.batch), b => {
-            let stride = b.strides()[1];
-            (stride != 1).then(|| b.as_ptr().wrapping_add(end * stride).cast())
-        })
-    }
-}
-
-/// Strips of rows by panels that are packed whole.
-struct PackPanels<'a, P> {
-    source: PanelSource<'a, P>,
-    a: PackedRows,
-    /// Memory of the task's panels, and floats from one to the next.
-    to: *mut f32,
-    stride: usize,
-    /// The task's first panel.
-    first: usize,
-    /// The panel that is open.
-    panel: *const f32,
-    /// The next panel in B, to prefetch; or the panel that is open.
-    next: *const f32,
-}
-
-impl<I: Isa, P: Packing<I>> GemmPath<I> for PackPanels<'_, P> {
-    #[inline(always)]
-    unsafe fn open_panel(&mut self, isa: I, panel: usize) {
-        let to = self.to.wrapping_add((panel - self.first) * self.stride);
-        // SAFETY: `to` has room for the panel (precondition of `pack_panels`).
-        unsafe { self.source.pack(isa, panel, 0..P::k_groups(self.source.product.k), to) };
-        self.panel = to;
-        self.next = self.source.next::<I>(panel).unwrap_or(to);
-    }
-
-    #[inline(always)]
-    unsafe fn multiply(&mut self, isa: I, strip: Strip) {
-        let [b, next] = [self.panel, self.next].map(|p| p.wrapping_add(strip.k.start * I::NR));
-        // SAFETY: the strip's rows of A, k-steps of the panel and sums (preconditions of `multiply`).
-        unsafe { self.source.packing.microkernel().run(isa, strip.tile::<I>(self.a, b, next).typed()) };
-    }
-}
-
-/// A single strip of rows by blocks of panels that are packed one by one.
-struct PackOnce<'a, P> {
-    source: PanelSource<'a, P>,
-    a: PackedRows,
-    /// Memory of a block.
-    to: *mut f32,
-    /// Index of the panel that is open.
-    panel: usize,
-}
-
-impl<I: Isa, P: Packing<I>> GemmPath<I> for PackOnce<'_, P> {
-    #[inline(always)]
-    unsafe fn open_panel(&mut self, _: I, panel: usize) {
-        self.panel = panel;
-    }
-
-    #[inline(always)]
-    unsafe fn open_block(&mut self, isa: I, k: Range<usize>) {
-        // SAFETY: `to` has room for the block (precondition of `pack_once`).
-        unsafe { self.source.pack(isa, self.panel, k, self.to) };
-    }
-
-    #[inline(always)]
-    unsafe fn multiply(&mut self, isa: I, strip: Strip) {
-        let b = self.to.cast_const();
-        let tile = Tile { prefetch: Prefetch::none(b), ..strip.tile::<I>(self.a, b, b) };
-        // A function of its own keeps its sums in registers: inlined into the walk, which has no registers left,
-        // 14 sums of AVX-512 went to the stack and back, and 14x768x768 took 13% longer (Zen 4).
-        isa.run(
-            #[inline(always)]
-            // SAFETY: the strip's rows of A, the block's k-steps and sums (preconditions of `multiply`).
-            || unsafe { self.source.packing.microkernel().run(isa, tile.typed()) },
-        );
     }
 }

@@ -79,7 +79,7 @@ impl<'a> Product<'a> {
         let rows = path.a.rows;
         let blocking = Blocking {
             k: path.k,
-            kc: KC,
+            kc: path.microkernel.kc(),
             strips: Strips::of(rows, path.microkernel.rows()),
             streams: 1,
             sum_rows: rows,
@@ -87,8 +87,13 @@ impl<'a> Product<'a> {
         };
         isa.run(
             #[inline(always)]
-            // SAFETY: the path is of this task (preconditions of `strips`).
-            || unsafe { walk(isa, self, task, blocking, sums, path) },
+            || {
+                path.microkernel.session(
+                    #[inline(always)]
+                    // SAFETY: the path is of this task (preconditions of `strips`).
+                    || unsafe { walk(isa, self, task, blocking, sums, path) },
+                );
+            },
         );
     }
 

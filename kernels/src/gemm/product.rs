@@ -3,13 +3,10 @@
 use super::epilogue::{Operations, PanelEpilogue};
 use super::lhs::Lhs;
 use super::output::CPointer;
-use crate::isa::Isa;
+use crate::isa::{Isa, L2_BYTES};
 
 /// Bytes of the smallest L1 of current servers: a bound below which C may still be in cache.
 const L1_BYTES: usize = 32 << 10;
-
-/// Bytes of the smallest L2 of current servers.
-pub(super) const L2_BYTES: usize = 1 << 20;
 
 /// A product whose operands were checked: C = epilogue(alpha A B + beta C).
 pub(super) struct Product<'a> {

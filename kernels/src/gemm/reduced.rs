@@ -18,7 +18,7 @@ use super::product::Product;
 use super::tasks::GemmTask;
 use super::walk::{Blocking, PackedRows, Strips, walk};
 use crate::isa::tile::STREAMS;
-use crate::isa::{A_STRIDE, Isa, K_GROUPS, KC, Microkernel, Vector};
+use crate::isa::{A_STRIDE, Isa, K_GROUPS, KC, L2_BYTES, Microkernel, Vector};
 use crate::scratch;
 use crate::view::AnyView;
 use path::{ReducedGemv, ReducedStrips, SmallMPanels};
@@ -72,7 +72,7 @@ impl Product<'_> {
     unsafe fn reduced_by<I: Isa, M: GemmVariant<I>>(&self, isa: I, operands: Operands<'_, M>) {
         let k = M::k_groups(self.k);
         let blocks = match M::DEQUANTIZED {
-            true => self.row_blocks::<I>(0, k),
+            true => self.row_blocks::<I>(L2_BYTES, 0, k),
             false => self.row_blocks_of_threads::<I>(k),
         };
         self.for_tasks::<I>(&self.grid::<I>(blocks), k, |task| {
@@ -128,7 +128,10 @@ impl Product<'_> {
                         walk(isa, self, &gemv, blocking, sums, ReducedGemv(path));
                     }
                     if !rest.panels.is_empty() {
-                        walk(isa, self, &rest, blocking, sums, path);
+                        variant.microkernel().session(
+                            #[inline(always)]
+                            || walk(isa, self, &rest, blocking, sums, path),
+                        );
                     }
                 },
             );

@@ -1,13 +1,10 @@
 //! Tasks: blocks of C that threads share out (loop ic of the diagram in [`gemm`](super)).
 
 use super::pack::packed_a_len;
-use super::product::{L2_BYTES, Product};
-use crate::isa::Isa;
+use super::product::Product;
+use crate::isa::{Isa, L2_BYTES};
 use crate::parallel::{self, part};
 use core::ops::Range;
-
-/// Bytes of A that a task packs: half of L2, which leaves the other half to B, C and prefetches.
-const A_BLOCK_BYTES: usize = L2_BYTES / 2;
 
 /// Fewest multiply-adds that a second thread pays for while the pool is awake: about 5 us on one core. Fewer
 /// than 16 rows count as 16, because their time goes into reading B.
@@ -51,12 +48,13 @@ impl Product<'_> {
         TaskGrid { batches: 0..batch, blocks: 0..row_blocks, row_blocks, panels }
     }
 
-    /// Number of blocks that the rows are cut into, each of at most about [`A_BLOCK_BYTES`] of packed A.
+    /// Number of blocks that the rows are cut into. The packed A of each takes at most about half of an L2 of `l2_bytes`,
+    /// which leaves the other half to B, C and prefetches.
     ///
     /// `first` blocks are computed before the others. If more blocks are left than threads, their number is a
     /// multiple of the threads: no thread is idle while others compute the last.
-    pub(super) fn row_blocks<I: Isa>(&self, first: usize, k_groups: usize) -> usize {
-        let most_rows = A_BLOCK_BYTES / size_of::<f32>() / packed_a_len(1, k_groups).max(1);
+    pub(super) fn row_blocks<I: Isa>(&self, l2_bytes: usize, first: usize, k_groups: usize) -> usize {
+        let most_rows = l2_bytes / 2 / size_of::<f32>() / packed_a_len(1, k_groups).max(1);
         let blocks = self.shape[1].div_ceil(most_rows.max(4 * I::MR));
         match parallel::threads() {
             threads if blocks > first + threads => first + (blocks - first).next_multiple_of(threads),
@@ -71,7 +69,7 @@ impl Product<'_> {
     /// longer for 128 rows by 768 x 768.
     pub(super) fn row_blocks_of_threads<I: Isa>(&self, k_groups: usize) -> usize {
         let ([batch, m, _], threads) = (self.shape, parallel::threads());
-        match self.row_blocks::<I>(0, k_groups) {
+        match self.row_blocks::<I>(L2_BYTES, 0, k_groups) {
             blocks if batch * blocks < threads && m >= threads * 4 * I::MR => threads,
             blocks => blocks,
         }

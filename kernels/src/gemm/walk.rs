@@ -3,7 +3,6 @@
 use super::product::Product;
 use super::tasks::GemmTask;
 use crate::isa::{A_STRIDE, Isa, KC, Prefetch, Tile};
-use crate::parallel::part;
 use core::ops::Range;
 
 /// Loop bounds of a [`walk`].
@@ -23,7 +22,8 @@ pub(super) struct Blocking {
     pub bare_sums: bool,
 }
 
-/// Strips of a task's rows, of equal height: a last strip of two rows would run at a fraction of the speed.
+/// Strips of a task's rows, of equal height: a last strip of two rows would run at a fraction of the speed. Strips
+/// that are one row higher come first: AMX configures its tiles anew where the height changes.
 #[derive(Clone, Copy)]
 pub(super) struct Strips {
     rows: usize,
@@ -63,8 +63,9 @@ impl Strips {
         if i == 0 && self.first > 0 {
             return 0..self.first;
         }
-        let rows = part(self.rows - self.first, self.equal, self.share(i)[0]);
-        rows.start + self.first..rows.end + self.first
+        let (rows, i) = (self.rows - self.first, self.share(i)[0]);
+        let start = |i: usize| self.first + rows / self.equal * i + i.min(rows % self.equal);
+        start(i)..start(i + 1)
     }
 }
 

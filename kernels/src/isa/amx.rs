@@ -1,8 +1,9 @@
 //! AMX: its detection, the permission to use it, and its microkernels (`tiles`).
 //!
 //! The compiler does not allocate the eight tile registers. Each `asm!` block configures them by `ldtilecfg` and
-//! releases them by `tilerelease`.
+//! releases them by `tilerelease`, or a `session` does so for many blocks.
 
+mod session;
 mod tiles;
 
 pub use tiles::KGroup;

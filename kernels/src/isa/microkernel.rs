@@ -18,7 +18,7 @@
 //! do not depend on the data type. The file of each instruction set opens with its register budgets.
 
 use super::tile::gemv_panels;
-use super::{I16Pair, Int8Quad, Isa, Lane, Tile, Vector};
+use super::{I16Pair, Int8Quad, Isa, KC, Lane, Tile, Vector};
 use core::fmt::Debug;
 
 /// A microkernel: computes a tile of C from k-groups. A value proves that its instructions may be used.
@@ -30,6 +30,22 @@ pub trait Microkernel<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// Maximum number of rows of a tile.
     fn rows(self) -> usize {
         I::MR
+    }
+
+    /// Bytes of the smallest L2 of the servers that have the instruction.
+    fn l2_bytes(self) -> usize {
+        L2_BYTES
+    }
+
+    /// Number of k-groups of a k-block, a divisor of [`KC`].
+    fn kc(self) -> usize {
+        KC
+    }
+
+    /// Calls `f`, during which this thread computes many tiles by [`run`](Self::run): AMX keeps its tiles configured.
+    #[inline(always)]
+    fn session<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
     }
 
     /// Number of consecutive k-groups of one column in a panel, before the next column.
@@ -60,6 +76,9 @@ pub trait Microkernel<I: Isa>: Copy + Debug + Send + Sync + 'static {
     /// its sums `c + q * c_stride`, q < 4.
     unsafe fn gemv(self, isa: I, tile: Tile<Self::Operand, Self::Sum>, panel_stride: usize);
 }
+
+/// Bytes of the smallest L2 of current servers.
+pub const L2_BYTES: usize = 1 << 20;
 
 /// Granularity of k in k-groups: one row of an AMX tile, a cache line. Packing pads panels and rows of A with zeros
 /// to a multiple.

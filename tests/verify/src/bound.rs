@@ -10,6 +10,9 @@ use super::Failure;
 /// Unit roundoff of f32: a rounding to nearest errs by at most `U` relatively.
 pub const U: f64 = 0.5 * f32::EPSILON as f64;
 
+/// Largest error of a denormal that becomes 0.
+pub const FLUSHED: f64 = f32::MIN_POSITIVE as f64;
+
 /// Largest error of a rounding to a denormal: half of the smallest denormal, 2^-150.
 pub const ETA: f64 = 0.5 * 1.401_298_464_324_817e-45;
 

@@ -7,7 +7,7 @@ use half::bf16;
 use tilewright::Error;
 use tilewright_kernels::optimizer::{Adam, AdamOptions, Trainable};
 use tilewright_kernels::random::Random;
-use tilewright_kernels::{Backend, Element, LinearCrossEntropy, Targets, View, ViewMut};
+use tilewright_kernels::{Backend, Element, EmbeddingBackward, LinearCrossEntropy, Targets, View, ViewMut};
 use tilewright_peers::Dtype;
 
 /// Width of the states that a vocabulary projection takes: BERT-base's and GPT-2's.
@@ -25,6 +25,13 @@ pub enum TrainingStep {
         /// Rows of the weight.
         vocabulary: usize,
     },
+    /// Gradient of a table of embeddings, by tokens of random entries.
+    EmbeddingBackward {
+        /// Tokens.
+        tokens: usize,
+        /// Rows of the table.
+        entries: usize,
+    },
     /// AdamW as PyTorch's.
     AdamW {
         /// Parameters.
@@ -33,12 +40,13 @@ pub enum TrainingStep {
 }
 
 impl fmt::Display for TrainingStep {
-    /// `1024x768x30522 15%`, or a number of parameters.
+    /// `1024x768x30522 15%`, `4096x768 of 30522`, or a number of parameters.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LinearCrossEntropy { tokens, labelled, vocabulary } => {
                 write!(f, "{tokens}x{WIDTH}x{vocabulary} {labelled}%")
             }
+            Self::EmbeddingBackward { tokens, entries } => write!(f, "{tokens}x{WIDTH} of {entries}"),
             Self::AdamW { parameters } => write!(f, "{parameters}"),
         }
     }
@@ -57,6 +65,7 @@ impl TrainingStep {
     pub fn kernel(self) -> &'static str {
         match self {
             Self::LinearCrossEntropy { .. } => "linear-cross-entropy",
+            Self::EmbeddingBackward { .. } => "embedding-backward",
             Self::AdamW { .. } => "adamw",
         }
     }
@@ -64,7 +73,9 @@ impl TrainingStep {
     /// True if there is a kernel for the type: states of optimizers are f32.
     pub fn has(self, dtype: Dtype) -> bool {
         match self {
-            Self::LinearCrossEntropy { .. } => matches!(dtype, Dtype::F32 | Dtype::Bf16),
+            Self::LinearCrossEntropy { .. } | Self::EmbeddingBackward { .. } => {
+                matches!(dtype, Dtype::F32 | Dtype::Bf16)
+            }
             Self::AdamW { .. } => dtype == Dtype::F32,
         }
     }
@@ -79,6 +90,8 @@ impl TrainingStep {
                 // Three products; W is read, and its f32 gradient read and written.
                 (6.0 * labelled as f64 * weight, 2.0 * size * x + (size + 8.0) * weight)
             }
+            // dy is read; an f32 entry of the table for each token is read and written.
+            Self::EmbeddingBackward { tokens, .. } => (0.0, (size + 8.0) * (tokens * WIDTH) as f64),
             // p, g, m and v are read, all but g written.
             Self::AdamW { parameters } => (0.0, 28.0 * parameters as f64),
         };
@@ -91,6 +104,9 @@ impl TrainingStep {
         match self {
             Self::LinearCrossEntropy { tokens, vocabulary, .. } => {
                 Inputs { x: numbers(tokens * WIDTH), y: numbers(vocabulary * WIDTH), ..Inputs::default() }
+            }
+            Self::EmbeddingBackward { tokens, .. } => {
+                Inputs { x: numbers(tokens * WIDTH), ..Inputs::default() }
             }
             Self::AdamW { parameters } => Inputs { x: numbers(parameters), ..Inputs::default() },
         }
@@ -109,6 +125,12 @@ impl TrainingStep {
                     Dtype::F32 => linear_cross_entropy::<f32>(inputs, labels, vocabulary, backend),
                     _ => linear_cross_entropy::<bf16>(inputs, labels, vocabulary, backend),
                 })
+            }
+            (Self::EmbeddingBackward { tokens, entries }, Dtype::F32) => {
+                Some(embedding_backward::<f32>(inputs, [tokens, entries], backend))
+            }
+            (Self::EmbeddingBackward { tokens, entries }, Dtype::Bf16) => {
+                Some(embedding_backward::<bf16>(inputs, [tokens, entries], backend))
             }
             (Self::AdamW { parameters }, Dtype::F32) => Some(adamw(inputs, parameters, backend)),
             _ => None,
@@ -137,6 +159,23 @@ fn linear_cross_entropy<'a, T: Element>(
             ..LinearCrossEntropy::new(x, weight, targets)
         })?;
         Ok(())
+    };
+    Prepared { run: Box::new(run), out: Aligned::default(), narrow: false }
+}
+
+fn embedding_backward<'a, T: Element>(
+    inputs: &Inputs,
+    [tokens, entries]: [usize; 2],
+    backend: Backend,
+) -> Prepared<'a> {
+    let dy = Aligned::new(inputs.x.len(), |i| T::from_f32(inputs.x[i]));
+    let mut dtable = Aligned::new(entries * WIDTH, |_| 0.0);
+    let mut random = Random::new(6);
+    let ids: Vec<u32> = (0..tokens).map(|_| random.below(entries) as u32).collect();
+    let run = move |_: &mut [f32]| -> Result<(), Error> {
+        let dy = View::new(&dy[..], [tokens, WIDTH])?;
+        let dtable = ViewMut::new(&mut dtable[..], [entries, WIDTH])?;
+        Ok(backend.run(EmbeddingBackward::new(dy, &ids, dtable))?)
     };
     Prepared { run: Box::new(run), out: Aligned::default(), narrow: false }
 }

@@ -23,6 +23,7 @@
 //! A microkernel is written once, as a list of operations. `assembly` turns the list into instructions. Tests run the
 //! list on a software model of AMX, on every CPU.
 
+use super::session::configure;
 use super::{Amx, TILE_ROW_BYTES, TILE_ROWS, TileConfig};
 use crate::isa::avx512::Avx512;
 use crate::isa::tile::STREAMS;
@@ -73,6 +74,8 @@ const _: () = assert!(
 #[repr(C)]
 pub(super) struct Plan {
     pub config: TileConfig,
+    /// 1 if the block configures the tiles, and 1 if it releases them.
+    pub configure: [usize; 2],
     /// Row 0 of A.
     pub a: *const u8,
     /// Panels: one panel twice for a tile, two panels for a single row.
@@ -196,10 +199,13 @@ macro_rules! assembly {
         #[inline(never)]
         unsafe fn $name(plan: &Plan) {
             // SAFETY: AMX may be used, and the memory that `plan` names is valid (preconditions of the function). The
-            // block releases the tiles, and no code outside of such a block uses tiles.
+            // block or the session around it releases the tiles, and no code outside of such a block uses tiles.
             unsafe {
                 asm!(
+                    "cmp qword ptr [{plan} + {configure}], 0",
+                    "je 7f",
                     "ldtilecfg [{plan}]",
+                    "7:",
                     "mov {x}, [{plan} + {c}]",
                     "mov {y}, [{plan} + {c} + 8]",
                     "mov {z}, [{plan} + {c_stride}]",
@@ -234,7 +240,10 @@ macro_rules! assembly {
                     "mov {y}, [{plan} + {c} + 8]",
                     "mov {z}, [{plan} + {c_stride}]",
                     $(concat!("tilestored ", place!($c), ", tmm", $sum),)*
+                    "cmp qword ptr [{plan} + {configure} + 8], 0",
+                    "je 8f",
                     "tilerelease",
+                    "8:",
                     plan = in(reg) plan,
                     a = out(reg) _, a_row = out(reg) _,
                     b0 = out(reg) _, b1 = out(reg) _, b_row = out(reg) _,
@@ -245,6 +254,7 @@ macro_rules! assembly {
                     A_ROW = const A_ROW,
                     B_ROW = const B_ROW,
                     turn_of_b = const K_GROUPS * B_ROW,
+                    configure = const offset_of!(Plan, configure),
                     a_at = const offset_of!(Plan, a),
                     b_at = const offset_of!(Plan, b),
                     c = const offset_of!(Plan, c),
@@ -285,6 +295,7 @@ impl Plan {
         let Prefetch { from, stride, step } = t.prefetch;
         let plan = Self {
             config: TileConfig::of([upper, upper, lower, lower, upper, lower, b, b]),
+            configure: [1; 2],
             a: t.a.cast(),
             b: [t.b.cast(); 2],
             c: [t.c, t.c.wrapping_add(TILE_ROWS * t.c_stride)].map(<*mut Sum>::cast),
@@ -316,6 +327,9 @@ impl Plan {
     }
 }
 
+/// Height that stands for the configuration of one row and two panels, which is not that of a tile of one row.
+const ROW_HEIGHT: usize = 0;
+
 impl Amx {
     /// Maximum number of rows of a tile of C.
     pub const ROWS: usize = 2 * TILE_ROWS;
@@ -326,7 +340,8 @@ impl Amx {
     /// The preconditions of [`Microkernel::run`](crate::isa::Microkernel::run) hold with [`ROWS`](Self::ROWS) as MR.
     #[inline(always)]
     pub unsafe fn run<Operand: Lane, Sum: Lane>(self, k_group: KGroup, tile: Tile<Operand, Sum>) {
-        let (plan, tall) = Plan::tile(tile);
+        let (mut plan, tall) = Plan::tile(tile);
+        plan.configure = configure(tile.rows);
         // SAFETY: `self` proves AMX. The bullets under `Tile` hold and k is a multiple of K_GROUPS (preconditions of
         // `run`), so the rows of A, the panel and C that the plan names are valid.
         unsafe {
@@ -346,9 +361,11 @@ impl Amx {
     #[inline(always)]
     pub unsafe fn bf16_gemv(self, tile: Tile<Bf16Pair, f32>, panel_stride: usize) {
         for first in (0..STREAMS).step_by(2) {
+            let mut plan = Plan::row(tile, panel_stride, first);
+            plan.configure = configure(ROW_HEIGHT);
             // SAFETY: `self` proves AMX. The bullets under `Tile` hold for one row and each panel, and k is a multiple
             // of K_GROUPS (preconditions of `bf16_gemv`), so the row, the panels and C that the plan names are valid.
-            unsafe { bf16_two(&Plan::row(tile, panel_stride, first)) }
+            unsafe { bf16_two(&plan) }
         }
     }
 }

@@ -15,7 +15,7 @@
 
 use super::{Avx512, F32x16};
 use crate::isa::amx::{Amx, KGroup};
-use crate::isa::{Bf16Pair, Dot, Int8Quad, Isa, Microkernel, OuterProduct, Tile};
+use crate::isa::{Bf16Pair, Dot, Int8Quad, Isa, KC, L2_BYTES, Microkernel, OuterProduct, Tile};
 use core::arch::asm;
 use core::arch::x86_64::*;
 
@@ -54,6 +54,34 @@ impl Microkernel<Avx512> for Bf16 {
             Self::Amx(_) => Amx::ROWS,
             Self::Dot(_) => Avx512::MR,
         }
+    }
+
+    /// Every CPU with AMX has 2 MiB.
+    #[inline(always)]
+    fn l2_bytes(self) -> usize {
+        match self {
+            Self::Amx(_) => 2 * L2_BYTES,
+            Self::Dot(_) => L2_BYTES,
+        }
+    }
+
+    /// AMX reads a panel's k-block, 24 KiB, from L1 for all strips but the first, beside a strip of A. With whole KC both
+    /// come from L2: the backward products of 512 x 768 x 3072 took 9% longer (Sapphire Rapids).
+    #[inline(always)]
+    fn kc(self) -> usize {
+        match self {
+            Self::Amx(_) => KC / 2,
+            Self::Dot(_) => KC,
+        }
+    }
+
+    #[inline(always)]
+    fn session<R>(self, f: impl FnOnce() -> R) -> R {
+        let _session = match self {
+            Self::Amx(amx) => Some(amx.session()),
+            Self::Dot(_) => None,
+        };
+        f()
     }
 
     #[inline(always)]
@@ -115,6 +143,15 @@ impl Microkernel<Avx512> for Int8 {
             Self::Amx(..) => Amx::ROWS,
             Self::Dot(_) => Avx512::MR,
         }
+    }
+
+    #[inline(always)]
+    fn session<R>(self, f: impl FnOnce() -> R) -> R {
+        let _session = match self {
+            Self::Amx(amx, _) => Some(amx.session()),
+            Self::Dot(_) => None,
+        };
+        f()
     }
 
     #[inline(always)]
