@@ -145,6 +145,12 @@ pub trait Isa: sealed::SealedIsa + Copy + Send + Sync + Debug + 'static {
     /// Prefetches the cache line at `p` into L2; any address is allowed.
     fn prefetch(self, p: *const f32);
 
+    /// Prefetches the cache line at `p` into L1, to be written; any address is allowed.
+    ///
+    /// A store to a line of L3 or memory otherwise reads the line only when all stores before it are done.
+    #[inline(always)]
+    fn prefetch_write(self, _: *const u8) {}
+
     /// Reads `data` from end to end, `passes` times, by the widest loads of this instruction set; returns the
     /// bytes read.
     #[inline(always)]

@@ -163,6 +163,14 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_write(self, p: *const u8) {
+        // `_mm_prefetch` makes it a prefetch for reads unless the compiler knows the CPU. Without PRFCHW, the
+        // instruction does nothing.
+        // SAFETY: a prefetch accesses no memory that the program observes: any address is allowed.
+        unsafe { asm!("prefetchw [{}]", in(reg) p.addr(), options(nomem, nostack, preserves_flags)) }
+    }
+
+    #[inline(always)]
     fn read(self, data: &[f32], passes: usize) -> u64 {
         // SAFETY: the token proves AVX2, which `read_ymm` requires.
         unsafe { probe::read_by(probe::read_ymm, data, passes) }

@@ -12,6 +12,7 @@
 use super::amx::Amx;
 use super::tile::for_rows;
 use super::{Dot, Isa, Tile, Vector, probe, sealed::SealedIsa};
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 mod halves;
@@ -146,6 +147,14 @@ impl Isa for Avx512 {
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch accesses no memory that the program observes: any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_write(self, p: *const u8) {
+        // `_mm_prefetch` makes it a prefetch for reads unless the compiler knows the CPU. Without PRFCHW, the
+        // instruction does nothing.
+        // SAFETY: a prefetch accesses no memory that the program observes: any address is allowed.
+        unsafe { asm!("prefetchw [{}]", in(reg) p.addr(), options(nomem, nostack, preserves_flags)) }
     }
 
     #[inline(always)]

@@ -72,7 +72,12 @@ pub(crate) fn map_and_add<I: Isa, T: Element, const A: usize, const P: usize, co
                 let (x, sums) = f(group, x, sums, inputs, others);
                 store_at(isa, x, dst.add(i), n - i, whole);
                 for (sum, total) in sums.into_iter().zip(totals) {
-                    store_at(isa, sum, total.add(i), n - i, whole);
+                    // Sums stay in L1: unlike `store_at`, no prefetch.
+                    if whole {
+                        sum.store_ptr(total.add(i));
+                    } else {
+                        store_at(isa, sum, total.add(i), n - i, false);
+                    }
                 }
             }
         },

@@ -128,12 +128,17 @@ impl<T: Element> RowTask for TokenGradients<'_, T> {
         let Self { dy, offsets, pooling, start, out } = self;
         // Sequence of the first token: the last that starts at or before it, behind empty ones.
         let mut s = offsets.partition_point(|&offset| offset <= start) - 1;
+        let mut before: &[T] = &[];
         for (t, out) in (start..).zip(out.into_rows()) {
+            let mut first = t == start;
             while offsets[s + 1] <= t {
                 s += 1;
+                first = true;
             }
             let dy = dy.row([s, 0]);
             match pooling {
+                // Rows of a sequence are equal: a copy costs no divisions.
+                Pooling::Mean if !first => out.copy_from_slice(before),
                 Pooling::Mean => {
                     let length = I::V::splat(isa, (offsets[s + 1] - offsets[s]) as f32);
                     map(
@@ -148,6 +153,7 @@ impl<T: Element> RowTask for TokenGradients<'_, T> {
                 Pooling::Cls if t == offsets[s] => out.copy_from_slice(dy),
                 Pooling::Cls => out.fill(T::default()),
             }
+            before = out;
         }
     }
 }
