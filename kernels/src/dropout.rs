@@ -8,12 +8,12 @@
 //! nothing is stored. x, y and residual are \[rows, n\]; without rows or columns nothing is written.
 //!
 //! An element is kept if its bits are at least p 2^32. The time goes to the bits: 60 operations on vectors for 2 LANES
-//! elements. They go through a buffer of one or two spans of 64 columns, so that any length and type of row can follow.
+//! elements. They go through a buffer of 64 columns, so that any length and type of row can follow.
 
 use crate::backend::Kernel;
 use crate::element::{Element, from_f64, to_f64};
 use crate::error::{Error, expect_shape};
-use crate::isa::{Isa, MAX_LANES, Vector};
+use crate::isa::{Isa, Vector};
 use crate::lanes::{RowSlices, map_with};
 use crate::philox::{BitLanes, RandomBits, SPAN};
 use crate::rows::{self, RowTask, Rows, expect_unit_rows};
@@ -94,10 +94,10 @@ pub(crate) struct DropoutLanes<I: Isa> {
 }
 
 impl<I: Isa> DropoutLanes<I> {
-    /// Writes the bits of the `N` [`SPAN`]s of columns of `row` from `SPAN * span` on, for [`kept`](Self::kept).
+    /// Writes the bits of the [`SPAN`] columns of `row` from `SPAN * span` on, for [`kept`](Self::kept).
     #[inline(always)]
-    pub(crate) fn spans<const N: usize>(&self, isa: I, row: usize, span: usize, out: &mut [[f32; SPAN]; N]) {
-        self.bits.spans(isa, self.first_row.wrapping_add(row as u32), span as u32, out);
+    pub(crate) fn span(&self, isa: I, row: usize, span: usize, out: &mut [f32; SPAN]) {
+        self.bits.span(isa, self.first_row.wrapping_add(row as u32), span as u32, out);
     }
 
     /// Lanes of x whose bits say that they are kept, and 0 elsewhere.
@@ -227,24 +227,14 @@ fn drop_row<I: Isa, T: Element, const R: usize>(
     i: usize,
 ) {
     let n = row.input().len();
-    // States of two spans take 16 registers: half of those of AVX-512, and all of AVX2.
-    let step = if I::V::LANES == MAX_LANES { 2 * SPAN } else { SPAN };
-    let mut start = 0;
-    while n - start >= step {
+    let whole = n - n % SPAN;
+    for start in (0..whole).step_by(SPAN) {
         // A constant length: no loop over the vectors of a span remains.
-        let (row, residual) = (row.slice(start..start + step), columns(residual, start, start + step));
-        if step == SPAN {
-            drop_spans::<_, _, _, 1>(isa, lanes, row, residual, [i, start / SPAN]);
-        } else {
-            drop_spans::<_, _, _, 2>(isa, lanes, row, residual, [i, start / SPAN]);
-        }
-        start += step;
+        let end = start + SPAN;
+        drop_span(isa, lanes, row.slice(start..end), columns(residual, start, end), [i, start / SPAN]);
     }
-    while start < n {
-        let end = n.min(start + SPAN);
-        let (row, residual) = (row.slice(start..end), columns(residual, start, end));
-        drop_spans::<_, _, _, 1>(isa, lanes, row, residual, [i, start / SPAN]);
-        start = end;
+    if whole < n {
+        drop_span(isa, lanes, row.slice(whole..n), columns(residual, whole, n), [i, whole / SPAN]);
     }
 }
 
@@ -257,18 +247,18 @@ fn columns<T, const R: usize>(mut rows: [&[T]; R], start: usize, end: usize) -> 
     rows
 }
 
-/// Drops elements of `N` spans, or of their first columns.
+/// Drops elements of a span, or of its first columns.
 #[inline(always)]
-fn drop_spans<I: Isa, T: Element, const R: usize, const N: usize>(
+fn drop_span<I: Isa, T: Element, const R: usize>(
     isa: I,
     lanes: &DropoutLanes<I>,
     mut row: RowSlices<'_, T>,
     residual: [&[T]; R],
     [i, span]: [usize; 2],
 ) {
-    let mut bits = [[0.0; SPAN]; N];
-    lanes.spans(isa, i, span, &mut bits);
-    let bits = &bits.as_flattened()[..row.input().len()];
+    let mut bits = [0.0; SPAN];
+    lanes.span(isa, i, span, &mut bits);
+    let bits = &bits[..row.input().len()];
     map_with(
         isa,
         [&mut row],

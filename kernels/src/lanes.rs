@@ -30,10 +30,10 @@ pub(crate) const GROUPS: usize = 4;
 /// 64 bytes to 8 KiB took the same time.
 ///
 /// Rows of f32 gain, and elementwise functions with two results. A vector of bf16 is half a line, so that each line would
-/// be prefetched twice: RoPE in bf16 took 12% longer.
+/// be prefetched twice.
 const WRITE_AHEAD: usize = 1024;
 
-/// Prefetches the line that is [`WRITE_AHEAD`] of `dst`, to be written. It may belong to the next row, or to no row.
+/// Prefetches the line [`WRITE_AHEAD`] bytes behind `dst`, to be written. It may belong to the next row, or to no row.
 #[inline(always)]
 fn prefetch_write<I: Isa, T>(isa: I, dst: *mut T) {
     isa.prefetch_write(dst.cast_const().cast::<u8>().wrapping_add(WRITE_AHEAD));

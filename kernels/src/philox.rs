@@ -90,7 +90,7 @@ impl RandomBits {
         [self.seed as u32, (self.seed >> 32) as u32]
     }
 
-    /// Prepares vectors for [`BitLanes::spans`].
+    /// Prepares vectors for [`BitLanes::span`].
     #[inline(always)]
     pub(crate) fn lanes<I: Isa>(self, isa: I) -> BitLanes<I> {
         let bits = |v: u32| I::V::splat_bits(isa, v);
@@ -124,30 +124,19 @@ pub(crate) struct BitLanes<I: Isa> {
 }
 
 impl<I: Isa> BitLanes<I> {
-    /// Writes the bits of the `N` [`SPAN`]s of columns from `SPAN * span` on, as the bits of floats.
-    ///
-    /// Spans of one call are computed side by side. A round of one span has 12 operations in chains of 7 cycles, fewer
-    /// than a core of two 512-bit ports can issue; two spans fill the ports.
+    /// Writes the bits of the [`SPAN`] columns from `SPAN * span` on, as the bits of floats.
     #[inline(always)]
-    pub(crate) fn spans<const N: usize>(&self, isa: I, row: u32, span: u32, out: &mut [[f32; SPAN]; N]) {
+    pub(crate) fn span(&self, isa: I, row: u32, span: u32, out: &mut [f32; SPAN]) {
         let bits = |v: u32| I::V::splat_bits(isa, v);
         for first in (0..COUNTERS).step_by(I::V::LANES) {
-            // States of the even and of the odd lanes, of each span.
-            let mut states = [[[self.numbers; 4]; 2]; N];
-            for (s, [even, odd]) in (span..).zip(&mut states) {
-                let c0 = self.numbers.add_bits(bits(COUNTERS as u32 * s + first as u32));
-                *even = [c0, bits(row), self.site, self.step];
-                *odd = [c0.swap_pairs(), bits(row), self.site, self.step];
-            }
+            let c0 = self.numbers.add_bits(bits(COUNTERS as u32 * span + first as u32));
+            let mut even = [c0, bits(row), self.site, self.step];
+            let mut odd = [c0.swap_pairs(), bits(row), self.site, self.step];
             for &keys in &self.keys {
-                for [even, odd] in &mut states {
-                    (*even, *odd) = (round(isa, *even, keys), round(isa, *odd, keys));
-                }
+                (even, odd) = (round(isa, even, keys), round(isa, odd, keys));
             }
-            for ([even, odd], out) in states.iter().zip(&mut *out) {
-                for (word, out) in out.chunks_exact_mut(COUNTERS).enumerate() {
-                    even[word].select(self.even, odd[word].swap_pairs()).store(&mut out[first..]);
-                }
+            for (word, out) in out.chunks_exact_mut(COUNTERS).enumerate() {
+                even[word].select(self.even, odd[word].swap_pairs()).store(&mut out[first..]);
             }
         }
     }
@@ -210,7 +199,7 @@ mod tests {
             let mut out = [0.0; SPAN];
             isa.run(
                 #[inline(always)]
-                || self.0.lanes(isa).spans(isa, self.1, self.2, core::array::from_mut(&mut out)),
+                || self.0.lanes(isa).span(isa, self.1, self.2, &mut out),
             );
             out.iter().map(|x| x.to_bits()).collect()
         }

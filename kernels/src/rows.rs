@@ -169,7 +169,8 @@ pub(crate) trait RowTask: Sized + Send {
 pub(crate) const GRAIN: usize = 1 << 15;
 
 /// Pieces of a long task for each thread. A thread that starts late, or is interrupted, leaves some to the others; each
-/// piece costs the start of its rows.
+/// piece costs the start of its rows: two threads computed the gradient of RMS norm in bf16, 4096x768, 1.68 times as fast
+/// as one in pieces of [`GRAIN`], and 1.83 times in 8 pieces each (Sapphire Rapids, separate runs).
 const PIECES: usize = 8;
 
 /// Runs a task on the threads of the pool, in pieces of whole rows: about [`PIECES`] for each thread, of [`GRAIN`]

@@ -82,7 +82,7 @@ impl<I: Isa> WeightLanes<I> {
         let (spans, _) = out.as_chunks_mut::<SPAN>();
         let seen = keys.start / SPAN..keys.end.div_ceil(SPAN);
         for (span, bits) in seen.clone().zip(&mut spans[seen]) {
-            self.lanes.spans(isa, row, first + span, core::array::from_mut(bits));
+            self.lanes.span(isa, row, first + span, bits);
         }
     }
 

@@ -66,7 +66,7 @@ impl Microkernel<Avx512> for Bf16 {
     }
 
     /// AMX reads a panel's k-block, 24 KiB, from L1 for all strips but the first, beside a strip of A. With whole KC both
-    /// come from L2: the backward products of 512 x 768 x 3072 took 9% longer (Sapphire Rapids).
+    /// come from L2: the backward products of 512 x 768 x 3072 took 7 to 9% longer in most pairs of runs (Sapphire Rapids).
     #[inline(always)]
     fn kc(self) -> usize {
         match self {
