@@ -63,12 +63,12 @@ fn linear<T: Element>(case: &Case, backend: Backend) -> Result<Results, Error> {
     let (mut dweight, mut dbias) = (vec![0.0; n * k], vec![0.0; n]);
     let weights = View::new(&weight, [n, k])?;
     backend.run(Gemm {
-        alpha: 1.0,
-        a: View::<3, T>::from(View::new(&x, x_shape)?).into(),
-        b: Rhs::Matrix(View::<3, T>::from(weights.transpose()).into()),
-        beta: 0.0,
-        c: ViewMut::<3, T>::from(ViewMut::new(&mut y, dy_shape)?).into(),
         epilogue: Epilogue { column_bias: Some(&bias), ..Epilogue::default() },
+        ..Gemm::new(
+            View::<3, T>::from(View::new(&x, x_shape)?),
+            Rhs::Matrix(View::<3, T>::from(weights.transpose()).into()),
+            ViewMut::<3, T>::from(ViewMut::new(&mut y, dy_shape)?),
+        )
     })?;
     backend.run(LinearBackward {
         dy: View::new(&dy, dy_shape)?.into(),

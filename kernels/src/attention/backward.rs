@@ -61,8 +61,8 @@ use call::BackwardCall;
 
 /// Gradients of [`Attention`](crate::Attention) with respect to q, k, v and, on request, its bias and T5's table.
 ///
-/// Arguments up to `dropout` are those of the forward call, `out` and `lse` its results. Rows of all views are contiguous (unit last stride); other dimensions may have any
-/// strides.
+/// Arguments up to `dropout` are those of the forward call, `out` and `lse` its results. Rows of all views are contiguous
+/// (unit last stride); other dimensions may have any strides.
 ///
 /// - `dq`, `dk` and `dv` are overwritten. `dbias` and `dtable` are added to.
 /// - The gradients of a row of q that sees no key are 0, and so are those of a key that no row sees. A row and a key

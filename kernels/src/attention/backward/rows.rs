@@ -168,8 +168,8 @@ impl<'m> RowBlock<'m> {
         }
     }
 
-    /// Turns scores into P (m P with dropout), and products into dS, with zeros for keys that a row does not see. Returns true if a row
-    /// does not see a key of its window.
+    /// Turns scores into P (m P with dropout), and products into dS, with zeros for keys that a row does not see. Returns
+    /// true if a row does not see a key of its window.
     #[inline(always)]
     fn weigh<I: Isa, M: GradientVariant<I>>(
         &mut self,
@@ -188,6 +188,7 @@ impl<'m> RowBlock<'m> {
             #[inline(always)]
             |dropout| dropout.lanes(isa),
         );
+        let mut factors = [0.0; BLOCK_KEYS];
         for strip in strips {
             for (place, row) in (strip.place..).zip(strip.rows.clone()) {
                 let statistics = head.statistics(row);
@@ -203,7 +204,6 @@ impl<'m> RowBlock<'m> {
                     continue;
                 }
                 let whole = M::whole(&seen);
-                let mut factors = [0.0; BLOCK_KEYS];
                 let kept = dropout.as_ref().map(
                     #[inline(always)]
                     |dropout| {
