@@ -92,10 +92,11 @@ case("embedding", lambda weight, ids: F.embedding(ids, weight), {"weight": randn
 # One step of AdamW from given moments, as torch.optim.AdamW computes it.
 p, g, m, v = randn(10000), randn(10000) / 10, randn(10000) / 20, torch.rand(10000) / 300
 for kind, wide in [("torch", torch.float32), ("exact", torch.float64)]:
-    parameter = torch.nn.Parameter(p.to(wide))
-    parameter.grad = g.to(wide)
+    parameter = torch.nn.Parameter(p.to(wide, copy=True))
+    parameter.grad = g.to(wide, copy=True)
     optimizer = torch.optim.AdamW([parameter], lr=1e-3, weight_decay=0.01, fused=True)
-    optimizer.state[parameter] = {"step": torch.tensor(9.0), "exp_avg": m.to(wide), "exp_avg_sq": v.to(wide)}
+    optimizer.state[parameter] = {"step": torch.tensor(9.0), "exp_avg": m.to(wide, copy=True),
+                                  "exp_avg_sq": v.to(wide, copy=True)}
     optimizer.step()
     state = optimizer.state[parameter]
     for k, value in [("p", parameter), ("m", state["exp_avg"]), ("v", state["exp_avg_sq"])]:
