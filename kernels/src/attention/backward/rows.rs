@@ -322,10 +322,11 @@ impl<'m> RowBlock<'m> {
         }
         // Rows of A have zeros behind their last k-group, up to a whole number of vectors.
         let k_groups = 0..n.div_ceil(M::ELEMENTS).div_ceil(I::NR);
-        let finite = self.transposed.iter().all(
-            #[inline(always)]
-            |x| head.variant.all_finite(head.isa, (x, A_STRIDE), k_groups.clone()),
-        );
+        // A loop, because `all` of an iterator is not always inlined.
+        let mut finite = true;
+        for x in &self.transposed {
+            finite &= head.variant.all_finite(head.isa, (x, A_STRIDE), k_groups.clone());
+        }
         self.finite = Some(finite);
         finite
     }

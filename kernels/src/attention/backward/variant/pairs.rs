@@ -23,6 +23,26 @@ fn pair<I: Isa>(isa: I, low: I::V, high: I::V) -> I::V {
     low.add_bits(half).shr_bits::<16>().or_bits(high.add_bits(half).and_bits(upper))
 }
 
+/// Vector of row `row` from column `at` on; zeros from row `rows` on. No closure, which would not be inlined.
+#[inline(always)]
+fn row_vector<I: Isa>(isa: I, from: &[f32], rows: usize, [row, at]: [usize; 2]) -> I::V {
+    if row < rows { I::V::load(isa, &from[row * A_STRIDE + at..]) } else { I::V::splat(isa, 0.0) }
+}
+
+/// Writes the k-groups `k_group` of the columns from key `key` on to panels of columns.
+#[inline(always)]
+fn put<I: Isa>(_: I, v: I::V, [k_group, key, depth]: [usize; 3], columns: &mut [f32]) {
+    let (panel, column) = (key / I::NR * PAIRS * I::NR, key % I::NR);
+    if depth == 1 {
+        return v.store(&mut columns[panel + k_group * I::NR + column..]);
+    }
+    let mut each = [0.0; 16];
+    v.store(&mut each);
+    for (i, x) in each[..I::V::LANES].iter().enumerate() {
+        columns[panel + place(I::NR, k_group, column + i, depth)] = *x;
+    }
+}
+
 impl<I: Isa, M: Microkernel<I>> GradientVariant<I> for Pairs<M> {
     const COLUMNS_LEN: usize = PAIRS * BLOCK_KEYS;
 
@@ -35,12 +55,10 @@ impl<I: Isa, M: Microkernel<I>> GradientVariant<I> for Pairs<M> {
         // one of odd elements, both of two rows.
         for first in (0..width).step_by(2 * lanes) {
             let (slab, k_group) = (first / 2 / KC, first / 2 % KC);
-            let row = |row: usize| {
-                let at = slab * ROWS_LEN + row * A_STRIDE + k_group;
-                if row < rows { I::V::load(isa, &from[at..]) } else { I::V::splat(isa, 0.0) }
-            };
+            let from = &from[slab * ROWS_LEN..];
             for pair in 0..pairs {
-                let (a, b) = (row(2 * pair), row(2 * pair + 1));
+                let a = row_vector(isa, from, rows, [2 * pair, k_group]);
+                let b = row_vector(isa, from, rows, [2 * pair + 1, k_group]);
                 a.and_bits(lower).or_bits(b.shl_bits::<16>()).store(&mut even[pair * lanes..]);
                 a.shr_bits::<16>().or_bits(b.and_bits(upper)).store(&mut odd[pair * lanes..]);
             }
@@ -68,38 +86,25 @@ impl<I: Isa, M: Microkernel<I>> GradientVariant<I> for Pairs<M> {
         keys: Range<usize>,
         columns: [&mut [f32]; 2],
     ) {
-        let (lanes, depth, zero) = (I::V::LANES, self.0.depth(), I::V::splat(isa, 0.0));
-        for (is_product, (factor, columns)) in [false, true].into_iter().zip(factors.into_iter().zip(columns))
-        {
+        let (lanes, depth) = (I::V::LANES, self.0.depth());
+        let [p, ds] = factors;
+        let [columns_p, columns_ds] = columns;
+        for (is_product, factor, columns) in [(false, p, columns_p), (true, ds, columns_ds)] {
             for k_group in 0..rows.next_multiple_of(2 * K_GROUPS) / 2 {
+                let [first, second] = [2 * k_group, 2 * k_group + 1];
                 for at in keys.clone().step_by(2 * lanes) {
-                    let mut vectors = [[zero; 2]; 2];
-                    for (i, vectors) in vectors.iter_mut().enumerate() {
-                        let row = 2 * k_group + i;
-                        if row >= rows {
-                            continue;
-                        }
-                        let row = &mut factor[row * A_STRIDE..][..BLOCK_KEYS];
-                        *vectors = [I::V::load(isa, &row[at..]), I::V::load(isa, &row[at + lanes..])];
-                        if is_product {
-                            pair(isa, vectors[0], vectors[1]).store(&mut row[at / 2..]);
-                        }
+                    let a = row_vector(isa, factor, rows, [first, at]);
+                    let b = row_vector(isa, factor, rows, [first, at + lanes]);
+                    let c = row_vector(isa, factor, rows, [second, at]);
+                    let d = row_vector(isa, factor, rows, [second, at + lanes]);
+                    if is_product && first < rows {
+                        pair(isa, a, b).store(&mut factor[first * A_STRIDE + at / 2..]);
                     }
-                    let [first, second] = vectors;
-                    for (half, (low, high)) in first.into_iter().zip(second).enumerate() {
-                        let v = pair(isa, low, high);
-                        let key = at + half * lanes;
-                        let (panel, column) = (key / I::NR * PAIRS * I::NR, key % I::NR);
-                        if depth == 1 {
-                            v.store(&mut columns[panel + k_group * I::NR + column..]);
-                            continue;
-                        }
-                        let mut each = [0.0; 16];
-                        v.store(&mut each);
-                        for (i, x) in each[..lanes].iter().enumerate() {
-                            columns[panel + place(I::NR, k_group, column + i, depth)] = *x;
-                        }
+                    if is_product && second < rows {
+                        pair(isa, c, d).store(&mut factor[second * A_STRIDE + at / 2..]);
                     }
+                    put(isa, pair(isa, a, c), [k_group, at, depth], columns);
+                    put(isa, pair(isa, b, d), [k_group, at + lanes, depth], columns);
                 }
             }
         }
