@@ -47,12 +47,18 @@ pub(crate) fn exists(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be opened, [`Error::File`] if it is not a regular file or a link to a missing file.
-/// The error names the outermost missing directory.
+/// If directories of `path` are missing, the error names the outermost one too.
 pub(crate) fn open(path: &Path) -> Result<(File, u64), Error> {
-    let io = |source| {
-        let missing =
-            path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !exists(path)).last();
-        Error::Io { path: missing.unwrap_or(path).to_owned(), source }
+    let io = |source: std::io::Error| {
+        let absent = |path: &&Path| !path.as_os_str().is_empty() && !exists(path);
+        let source = match path.ancestors().skip(1).take_while(absent).last() {
+            Some(missing) => std::io::Error::new(
+                source.kind(),
+                format!("no such file: the directory {} does not exist", missing.display()),
+            ),
+            None => source,
+        };
+        Error::Io { path: path.to_owned(), source }
     };
     let refuse = |why: &str| Err(Error::File { path: path.to_owned(), why: why.to_owned() });
     let metadata = match path.metadata() {
@@ -98,11 +104,16 @@ mod tests {
     fn errors_name_the_outermost_missing_directory() {
         let folder = tempfile::tempdir().unwrap();
         let error = |path: &str| bytes(&folder.path().join(path)).unwrap_err().to_string();
-        let names = |error: &str, name: &str| {
-            assert!(error.starts_with(&format!("{}: ", folder.path().join(name).display())), "{error}");
-        };
-        names(&error("file"), "file");
-        names(&error("none/such/file"), "none");
+        let none = folder.path().join("none");
+        assert!(error("file").starts_with(&format!("{}: ", folder.path().join("file").display())));
+        assert_eq!(
+            error("none/such/file"),
+            format!(
+                "{}: no such file: the directory {} does not exist",
+                none.join("such/file").display(),
+                none.display()
+            )
+        );
         assert!(error("").ends_with("is not a regular file"));
         std::fs::write(folder.path().join("file"), "text").unwrap();
         assert_eq!(bytes(&folder.path().join("file")).unwrap(), b"text");
