@@ -42,6 +42,9 @@ impl Default for Config {
                 num_attention_heads: 64,
                 intermediate_size: 16384,
                 hidden_act: Activation::GeluTanh,
+                hidden_dropout_prob: 0.0,
+                attention_probs_dropout_prob: 0.0,
+                classifier_dropout: Some(0.1),
                 ..bert::Config::default()
             },
             embedding_size: 128,
@@ -148,7 +151,7 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) ->
             Head::PreTraining(predictions()?, pooler()?, ("sop_logits", order))
         }
         HeadKind::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
-        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::TokenClassification => of.token_classes("classifier")?,
         HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
         HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
         HeadKind::NextSentence => return Err(task.missing("ALBERT")),

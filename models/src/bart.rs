@@ -22,7 +22,12 @@ use crate::batch::{self, Batch};
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, EmbeddingTable, Linear, ModelLinear, Parameter, Parameters, Past, parameters_of};
+use crate::exchange::shifted_labels;
+use crate::labels::{self, Labels, Loss};
+use crate::layers::{
+    Cache, EmbeddingTable, Linear, ModelLinear, Parameter, Parameters, Past, Run, Slot, Workspace, cross_entropy,
+    dropout, parameters_of, select_rows,
+};
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 use std::sync::Arc;
@@ -32,7 +37,7 @@ mod config;
 mod stack;
 
 pub use config::{Config, Family};
-use stack::{Stack, Workspace};
+use stack::Stack;
 
 /// Class of transformers: the outputs of a BART or Marian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,33 @@ struct Classifier {
     out_proj: Linear,
 }
 
+impl Classifier {
+    /// Computes the logits of the rows of `x` in [`Slot::LOGITS`]. Training drops inputs of both layers with this
+    /// probability.
+    fn forward<'m>(&'m self, run: &mut Run<'m>, p: f32, x: Slot) -> Result<(), Error> {
+        let backend = self.dense.backend();
+        dropout(run, backend, p, x)?;
+        self.dense.activated(run, x, Activation::Tanh, Slot::HEAD)?;
+        dropout(run, backend, p, Slot::HEAD)?;
+        self.out_proj.forward(run, Slot::HEAD, Slot::LOGITS)
+    }
+}
+
+fn missing_decoder() -> Error {
+    Error::Input { name: "decoder_input_ids", why: "missing; expected the tokens of the decoder".to_owned() }
+}
+
+/// Refuses batches of different numbers of sequences.
+fn same_number(batch: &Batch, decoder: &Batch) -> Result<(), Error> {
+    match decoder.len() == batch.len() {
+        true => Ok(()),
+        false => {
+            let why = format!("expected {} sequences, found {}", batch.len(), decoder.len());
+            Err(Error::Input { name: "decoder_input_ids", why })
+        }
+    }
+}
+
 impl Parameters for Classifier {
     fn parameters(&self) -> Vec<Parameter<'_>> {
         parameters_of(&[&self.dense, &self.out_proj])
@@ -97,14 +129,15 @@ impl Bart {
             (false, _) => [of_encoder, of_decoder, of_head],
         };
 
-        let source_words = EmbeddingTable::open(weights, of_encoder, [config.vocab_size, d])?;
+        let padding = Some(config.pad_token_id);
+        let source_words = EmbeddingTable::open(weights, of_encoder, [config.vocab_size, d])?.with_padding(padding);
         let target_words = match of_decoder == of_encoder {
             true => None,
-            false => Some(EmbeddingTable::open(weights, of_decoder, [words, d])?),
+            false => Some(EmbeddingTable::open(weights, of_decoder, [words, d])?.with_padding(padding)),
         };
         let lm_head = || {
             let name = "final_logits_bias";
-            let bias = weights.contains(name).then(|| weights.tensor(name, &[1, words])).transpose()?;
+            let bias = weights.contains(name).then(|| weights.constant(name, &[1, words])).transpose()?;
             let own = match of_head == of_decoder {
                 true => None,
                 false => Some(EmbeddingTable::open(weights, of_head, [words, d])?),
@@ -165,28 +198,35 @@ impl Bart {
         &self.config
     }
 
-    /// Computes the states of the encoder, \[tokens, D\], in `x` of the workspace.
-    fn encoder_states(&mut self, sources: &Batch) -> Result<(), Error> {
-        let Self { config, on, encoder, work, .. } = self;
+    /// Computes the states of the encoder, \[tokens, D\], in [`Slot::SOURCE`].
+    fn encoder_states<'m>(&'m self, run: &mut Run<'m>, sources: &'m Batch) -> Result<(), Error> {
+        let Self { config, on, encoder, .. } = self;
         batch::below("input_ids", &sources.ids, config.vocab_size)?;
         batch::below("token_type_ids", &sources.types, 1)?;
         batch::below("position", &sources.positions, config.max_position_embeddings)?;
-        encoder.run(config, *on, sources, &sources.positions, Past::None, work)
+        encoder.run(run, config, *on, sources, &sources.positions, Past::None)?;
+        run.rename(Slot::X, Slot::SOURCE);
+        Ok(())
     }
 
-    /// A cache for each of `sources`, without tokens. The states of the sources are in `x` of the workspace.
-    fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        self.decoder.sources(self.config.d_model, sources, capacity, &mut self.work)
+    /// A cache of up to `capacity` tokens for each of `sources`.
+    fn source_caches<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        sources: &'m Batch,
+        capacity: usize,
+    ) -> Result<Vec<Cache>, Error> {
+        self.encoder_states(run, sources)?;
+        self.decoder.sources(run, sources, capacity)
     }
 
-    /// Computes the states of the decoder's `tokens`, \[tokens, D\]; also returns the head.
-    fn states(&mut self, tokens: &Batch, past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
-        let Self { config, on, decoder, lm_head, work, .. } = self;
+    /// Computes the states of the decoder's `tokens`, \[tokens, D\], in [`Slot::X`].
+    fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, past: Past<'m, '_>) -> Result<(), Error> {
+        let Self { config, on, decoder, .. } = self;
         let positions =
             causal_lm::check(tokens, &past, config.decoder_words(), config.max_position_embeddings)?;
         causal_lm::check_sources(&past)?;
-        decoder.run(config, *on, tokens, &positions, past, work)?;
-        Ok((work.x.get(tokens.tokens() * config.d_model), lm_head))
+        decoder.run(run, config, *on, tokens, &positions, past)
     }
 
     /// Decoder inputs for a forward pass that was given none, and the place of each token of `batch` in them. As in
@@ -210,39 +250,31 @@ impl Bart {
 
     /// Runs encoder, decoder and head. The head reads the states at `places`, which index the tokens of `decoder`;
     /// all states if `None`.
-    fn outputs(
-        &mut self,
-        batch: &Batch,
-        decoder: &Batch,
+    fn outputs<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        decoder: &'m Batch,
         places: Option<&[usize]>,
     ) -> Result<Vec<Output>, Error> {
-        if decoder.len() != batch.len() {
-            let why = format!("expected {} sequences, found {}", batch.len(), decoder.len());
-            return Err(Error::Input { name: "decoder_input_ids", why });
-        }
-        let d = self.config.d_model;
+        same_number(batch, decoder)?;
         let ends = self.classification_head.is_some().then(|| self.ends(batch, decoder)).transpose()?;
-        self.encoder_states(batch)?;
-        let encoder_states = self.work.x.get(batch.tokens() * d).to_vec();
-        let mut sources = self.source_caches(batch, 0)?;
-        let mut sources: Vec<_> = sources.iter_mut().collect();
-        let (states, _) = self.states(decoder, Past::Sources(&mut sources))?;
-        let states = match ends.as_deref().or(places) {
-            Some(places) => places.iter().flat_map(|&t| &states[t * d..(t + 1) * d]).copied().collect(),
-            None => states.to_vec(),
-        };
-        let rows = states.len() / d;
+        self.encoder_states(run, batch)?;
+        let states = run.matrix(Slot::SOURCE).values().to_vec();
+        let states = Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), states);
+        self.states(run, decoder, Past::Source(batch.starts()))?;
+        if let Some(places) = ends.as_deref().or(places) {
+            select_rows(run, Slot::X, places, Slot::ROWS);
+            run.rename(Slot::ROWS, Slot::X);
+        }
         let output = match &self.classification_head {
-            None => self.lm_head.output(Each::DecoderToken, rows, &states)?,
-            Some(Classifier { dense, out_proj }) => {
-                let mut inside = vec![0.0; rows * d];
-                dense.activated(&states, Activation::Tanh, &mut inside)?;
-                let mut logits = vec![0.0; rows * out_proj.width()];
-                out_proj.forward(&inside, &mut logits)?;
-                Output::new("logits", Each::Sequence, rows, logits)
+            None => self.lm_head.output(run, Each::DecoderToken, Slot::X)?,
+            Some(classifier) => {
+                classifier.forward(run, self.config.classifier_dropout, Slot::X)?;
+                let logits = run.matrix(Slot::LOGITS).values().to_vec();
+                Output::new("logits", Each::Sequence, decoder.len(), logits)
             }
         };
-        let states = Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), encoder_states);
         Ok(vec![output, states])
     }
 
@@ -286,8 +318,10 @@ impl CausalLm for Bart {
     }
 
     fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        self.encoder_states(sources)?;
-        self.source_caches(sources, capacity)
+        let mut work = core::mem::take(&mut self.work);
+        let caches = self.source_caches(&mut Run::new(&mut work), sources, capacity);
+        self.work = work;
+        caches
     }
 
     fn extend(
@@ -298,25 +332,69 @@ impl CausalLm for Bart {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
-        lm_head.logits(want, tokens, states, logits)
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let done = self.states(&mut run, tokens, Past::Cached(caches));
+        let done = done.and_then(|()| self.lm_head.logits(&mut run, want, tokens, Slot::X, logits));
+        self.work = work;
+        done
     }
 }
 
 impl Model for Bart {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         if !self.config.family.shifts_inputs {
-            let why = "missing; expected the tokens of the decoder".to_owned();
-            return Err(Error::Input { name: "decoder_input_ids", why });
+            return Err(missing_decoder());
         }
         // `shifted` allocates up to the largest position.
         batch::below("position", &batch.positions, self.config.max_position_embeddings)?;
         let (decoder, places) = self.shifted(batch)?;
-        self.outputs(batch, &decoder, Some(&places))
+        let mut work = core::mem::take(&mut self.work);
+        let outputs = self.outputs(&mut Run::new(&mut work), batch, &decoder, Some(&places));
+        self.work = work;
+        outputs
     }
 
     fn forward_pair(&mut self, batch: &Batch, decoder: &Batch) -> Result<Vec<Output>, Error> {
-        self.outputs(batch, decoder, None)
+        let mut work = core::mem::take(&mut self.work);
+        let outputs = self.outputs(&mut Run::new(&mut work), batch, decoder, None);
+        self.work = work;
+        outputs
+    }
+
+    /// A start token, and the labels but the last; for a classifier, the tokens of the batch but the last.
+    fn decoder_inputs(&self, batch: &Batch, labels: &[&[i64]]) -> Result<Option<Batch>, Error> {
+        let Config { decoder_start_token_id: start, pad_token_id: padding, .. } = self.config;
+        Ok(Some(match self.classification_head {
+            Some(_) => self.shifted(batch)?.0,
+            None => shifted_labels(labels, [start, padding])?,
+        }))
+    }
+
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        decoder: Option<&'m Batch>,
+        of: &Labels,
+    ) -> Result<Loss, Error> {
+        let decoder = decoder.ok_or_else(missing_decoder)?;
+        same_number(batch, decoder)?;
+        self.encoder_states(run, batch)?;
+        self.states(run, decoder, Past::Source(batch.starts()))?;
+        let Some(classifier) = &self.classification_head else {
+            labels::expect("labels", of.labels.len(), decoder.tokens())?;
+            return self.lm_head.loss(run, Slot::X, &of.labels, of.tokens(&of.labels));
+        };
+        labels::expect("labels", of.labels.len(), batch.len())?;
+        select_rows(run, Slot::X, &self.ends(batch, decoder)?, Slot::ROWS);
+        classifier.forward(run, self.config.classifier_dropout, Slot::ROWS)?;
+        let count = of.of_sequences(&of.labels);
+        let backend = self.on.backend;
+        let sum = cross_entropy(run, backend, Slot::LOGITS, &of.labels, (1.0 / count) as f32)?;
+        let mut loss = Loss::default();
+        loss.push("classes", sum, 1.0, count);
+        Ok(loss)
     }
 
     fn max_length(&self) -> usize {

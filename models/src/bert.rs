@@ -54,7 +54,7 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) ->
             Head::PreTraining(predictions()?, pooler()?, ("seq_relationship_logits", next()?))
         }
         HeadKind::SequenceClassification => Head::Sequence(pooler()?, of.classifier("classifier", labels)?),
-        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::TokenClassification => of.token_classes("classifier")?,
         HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
         HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
     };

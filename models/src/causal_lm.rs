@@ -12,7 +12,10 @@
 use crate::batch::{Batch, below};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, Linear, ModelLinear, Parameter, Parameters, Past};
+use crate::labels::Loss;
+use crate::layers::{
+    Cache, Linear, ModelLinear, Parameter, Parameters, Past, Run, Slot, linear_cross_entropy, select_rows,
+};
 use crate::output::{Each, Output};
 
 /// Tokens whose logits are wanted.
@@ -80,24 +83,23 @@ pub(crate) fn check(
 ) -> Result<Vec<u32>, Error> {
     below("input_ids", &tokens.ids, vocabulary)?;
     below("token_type_ids", &tokens.types, 1)?;
-    let caches = past.caches();
-    if matches!(past, Past::None) {
+    let sequences = match past {
+        Past::None => None,
+        Past::Source(starts) => Some(("input_ids", starts.len().saturating_sub(1))),
+        Past::Cached(caches) => Some(("caches", caches.len())),
+    };
+    if let Some((name, found)) = sequences
+        && found != tokens.len()
+    {
+        let why = format!("expected one for each of {} sequences, found {found}", tokens.len());
+        return Err(Error::Input { name, why });
+    }
+    let Some(caches) = past.caches() else {
         below("position", &tokens.positions, most)?;
         return Ok(tokens.positions.clone());
-    }
+    };
     let refuse = |why| Err(Error::Input { name: "caches", why });
-    if caches.len() != tokens.len() {
-        return refuse(format!(
-            "expected one for each of {} sequences, found {}",
-            tokens.len(),
-            caches.len()
-        ));
-    }
     let mut positions = tokens.positions.clone();
-    if matches!(past, Past::Sources(_)) {
-        below("position", &positions, most)?;
-        return Ok(positions);
-    }
     for (sequence, (ends, cache)) in tokens.starts().windows(2).zip(caches).enumerate() {
         let (new, len) = (ends[1] - ends[0], cache.len());
         let room = cache.capacity().min(most);
@@ -114,7 +116,8 @@ pub(crate) fn check(
 
 /// Refuses caches without a source.
 pub(crate) fn check_sources(past: &Past<'_, '_>) -> Result<(), Error> {
-    match past.caches().iter().position(|cache| cache.source.is_none()) {
+    let caches = past.caches().unwrap_or_default();
+    match caches.iter().position(|cache| cache.source.is_none()) {
         Some(sequence) => Err(Error::Input {
             name: "caches",
             why: format!("sequence {sequence}: expected a source, found none"),
@@ -130,13 +133,11 @@ pub(crate) struct LmHead {
     linear: Option<Linear>,
     /// True if the head shares its weights with the word table.
     tied: bool,
-    /// \[sequences, H\]: states of the last tokens, if only their logits are wanted.
-    rows: Vec<f32>,
 }
 
 impl LmHead {
     pub fn new(linear: Option<Linear>, tied: bool) -> Self {
-        Self { linear, tied, rows: Vec::new() }
+        Self { linear, tied }
     }
 
     /// Names of the word table and of the head, without `.weight`, and true if both are one tensor.
@@ -170,43 +171,54 @@ impl LmHead {
 
     /// Refuses a model without a head. Callers check before they append to a cache.
     pub fn check(&self) -> Result<(), Error> {
-        match self.exists() {
-            true => Ok(()),
-            false => Err(Error::Input { name: "logits", why: "the model has no head for words".to_owned() }),
-        }
+        self.linear().map(drop)
+    }
+
+    fn linear(&self) -> Result<&Linear, Error> {
+        let why = || "the model has no head for words".to_owned();
+        self.linear.as_ref().ok_or_else(|| Error::Input { name: "logits", why: why() })
     }
 
     /// Writes the wanted logits, from the states of `tokens`: see [`CausalLm::extend`].
     pub fn logits(
-        &mut self,
+        &self,
+        run: &mut Run<'_>,
         want: Want,
         tokens: &Batch,
-        states: &[f32],
+        states: Slot,
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
-        let Self { linear: Some(linear), rows, .. } = self else { return self.check() };
         let mut wanted = states;
         if want == Want::Last && tokens.tokens() > tokens.len() {
-            let width = states.len() / tokens.tokens();
-            rows.clear();
-            for end in &tokens.starts()[1..] {
-                rows.extend_from_slice(&states[(end - 1) * width..end * width]);
-            }
-            wanted = rows;
+            let last: Vec<usize> = tokens.starts()[1..].iter().map(|end| end - 1).collect();
+            select_rows(run, states, &last, Slot::ROWS);
+            wanted = Slot::ROWS;
         }
-        let count = if want == Want::All { tokens.tokens() } else { tokens.len() };
-        logits.resize(count * linear.width(), 0.0);
-        linear.forward(wanted, logits)
+        self.linear()?.outputs(run, wanted, logits)
     }
 
-    /// Output of `rows` tokens: `logits`, or `last_hidden_state` if the model has no head.
-    pub fn output(&self, each: Each, rows: usize, states: &[f32]) -> Result<Output, Error> {
+    /// Output for each row of `states`: `logits`, or `last_hidden_state` if the model has no head.
+    pub fn output(&self, run: &Run<'_>, each: Each, states: Slot) -> Result<Output, Error> {
+        let (x, mut logits) = (run.matrix(states), Vec::new());
         let Some(linear) = &self.linear else {
-            return Ok(Output::new("last_hidden_state", each, rows, states.to_vec()));
+            return Ok(Output::new("last_hidden_state", each, x.shape()[0], x.values().to_vec()));
         };
-        let mut logits = vec![0.0; rows * linear.width()];
-        linear.forward(states, &mut logits)?;
-        Ok(Output::new("logits", each, rows, logits))
+        linear.outputs(run, states, &mut logits)?;
+        Ok(Output::new("logits", each, x.shape()[0], logits))
+    }
+
+    /// Mean cross-entropy of the words `targets`, one for each row of `states`; `count` is the number of words.
+    pub fn loss(
+        &self,
+        run: &mut Run<'_>,
+        states: Slot,
+        targets: &[i64],
+        count: f64,
+    ) -> Result<Loss, Error> {
+        let sum = linear_cross_entropy(run, self.linear()?, states, targets, (1.0 / count) as f32)?;
+        let mut loss = Loss::default();
+        loss.push("words", sum, 1.0, count);
+        Ok(loss)
     }
 
     /// The head as a linear layer of the model.

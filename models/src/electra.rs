@@ -94,10 +94,10 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) ->
             of.classifier("discriminator_predictions.dense_prediction", 1)?,
         ),
         HeadKind::SequenceClassification => Head::Sequence(
-            of.pooler("classifier.dense", Some(Activation::GeluErf))?,
+            of.pooler("classifier.dense", Some(Activation::GeluErf))?.with_dropout(),
             of.classifier("classifier.out_proj", labels)?,
         ),
-        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::TokenClassification => of.token_classes("classifier")?,
         HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
         HeadKind::MultipleChoice => Head::MultipleChoice(
             of.pooler("sequence_summary.summary", summary_activation)?,

@@ -16,9 +16,9 @@ use crate::batch::{self, Batch};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, WorkBuffer, parameters_of,
+    EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Run, Selection, Slot, dropout,
+    parameters_of,
 };
-use tilewright_kernels::{Embedding, Lookup, ViewMut};
 
 mod config;
 
@@ -168,21 +168,6 @@ impl Parameters for Layer {
     }
 }
 
-/// Working memory of [`Encoder::forward`]. It grows to the largest batch; then nothing is allocated.
-#[derive(Debug, Default)]
-pub struct Workspace {
-    /// \[tokens, H\]: the states.
-    x: WorkBuffer,
-    /// \[tokens, H\]: states plus the output of a block, before the norm.
-    sum: WorkBuffer,
-    /// \[tokens, H\]: output of attention.
-    context: WorkBuffer,
-    /// \[tokens, max(3 H, I, E)\]: queries, keys and values; or the inside of the feed-forward block; or embeddings.
-    wide: WorkBuffer,
-    /// \[tokens\].
-    positions: Vec<u32>,
-}
-
 impl Encoder {
     /// Reads the encoder from `weights`.
     ///
@@ -204,6 +189,7 @@ impl Encoder {
         let table = |name, entries| {
             EmbeddingTable::open(weights, &full(&format!("embeddings.{name}_embeddings")), [entries, e])
         };
+        let padding = config.pad_token_id;
         let layer = |layer: &String| {
             let (names, at) = (plan.names, |name: &str| full(&format!("{layer}.{name}")));
             Ok(Layer {
@@ -224,8 +210,9 @@ impl Encoder {
         Ok(Self {
             on,
             embeddings: Embeddings {
-                word_embeddings: table("word", config.vocab_size)?,
-                position_embeddings: table("position", config.max_position_embeddings)?,
+                word_embeddings: table("word", config.vocab_size)?.with_padding(padding),
+                position_embeddings: table("position", config.max_position_embeddings)?
+                    .with_padding(plan.padding),
                 token_type_embeddings: table("token_type", config.type_vocab_size)?,
                 layer_norm: norm(full("embeddings.LayerNorm"), e)?,
             },
@@ -242,13 +229,15 @@ impl Encoder {
     /// [`Error::Input`] if the config has a size of 0 or another impossible value.
     ///
     /// ```
-    /// use tilewright::{Arithmetic, Batch, encoder::{Config, Encoder, Workspace}};
+    /// use tilewright::{Arithmetic, Batch, encoder::{Config, Encoder}, layers::{Run, Slot, Workspace}};
     /// let config = Config { num_hidden_layers: 2, hidden_size: 24, num_attention_heads: 3, ..Config::default() };
     /// let bert = Encoder::random(config, 0, Arithmetic::f32(tilewright_kernels::Backend::best()))?;
     /// let mut batch = Batch::default();
     /// batch.push(&[101, 7592, 102], &[0, 0, 0])?;
-    /// let mut work = Workspace::default();
-    /// assert_eq!(bert.forward(&batch, &mut work)?.len(), 3 * 24);
+    /// let mut workspace = Workspace::default();
+    /// let mut run = Run::new(&mut workspace);
+    /// bert.forward(&mut run, &batch)?;
+    /// assert_eq!(run.matrix(Slot::X).shape(), [3, 24]);
     /// # Ok::<(), tilewright::Error>(())
     /// ```
     pub fn random(config: Config, seed: u64, on: Arithmetic) -> Result<Self, Error> {
@@ -288,55 +277,51 @@ impl Encoder {
         found
     }
 
-    /// Computes the states of all tokens after the last layer, \[tokens, H\], in `work`.
+    /// Computes the states of all tokens after the last layer, \[tokens, H\], in [`Slot::X`].
     ///
     /// # Errors
     /// [`Error::Input`] if an id, token type or position lies outside of its table.
-    pub fn forward<'w>(&self, batch: &Batch, work: &'w mut Workspace) -> Result<&'w [f32], Error> {
-        let Config { hidden_size: h, intermediate_size: i, .. } = self.config;
-        let heads = Heads::of_width(self.on, self.config.num_attention_heads, h);
-        let (tokens, e) = (batch.tokens(), self.plan.embedding_size);
-        let Workspace { x, sum, context, wide, positions } = work;
-        self.plan.positions(batch, positions);
-        let (x, sum, context) = (x.get(tokens * h), sum.get(tokens * h), context.get(tokens * h));
-        let wide = wide.get(tokens * i.max(3 * h).max(e));
-
+    pub fn forward<'m>(&'m self, run: &mut Run<'m>, batch: &'m Batch) -> Result<(), Error> {
+        let config = &self.config;
+        let heads = Heads {
+            dropout: config.attention_probs_dropout_prob,
+            ..Heads::of_width(self.on, config.num_attention_heads, config.hidden_size)
+        };
+        let p = config.hidden_dropout_prob;
         match &self.projection {
-            None => self.embed(batch, positions, x)?,
+            None => self.embed(run, batch, Slot::X)?,
             Some(projection) => {
-                let embedded = &mut wide[..tokens * e];
-                self.embed(batch, positions, embedded)?;
-                projection.forward(embedded, x)?;
+                self.embed(run, batch, Slot::WIDE)?;
+                projection.forward(run, Slot::WIDE, Slot::X)?;
             }
         }
         for layer in self.plan.order.iter().map(|&n| &self.layers[n]) {
-            let qkv = &mut wide[..tokens * 3 * h];
-            layer.query_key_value.forward(x, qkv)?;
-            heads.bidirectional(batch.starts(), qkv, context)?;
-            layer.attention_output_dense.added(context, x, sum)?;
-            layer.attention_output_layer_norm.forward(sum, x)?;
+            layer.query_key_value.forward(run, Slot::X, Slot::WIDE)?;
+            heads.bidirectional(run, batch.starts(), Slot::WIDE, Slot::CONTEXT)?;
+            layer.attention_output_dense.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
+            layer.attention_output_layer_norm.forward(run, Slot::Y, Slot::X)?;
 
-            let inside = &mut wide[..tokens * i];
-            layer.intermediate_dense.activated(x, self.config.hidden_act, inside)?;
-            layer.output_dense.added(inside, x, sum)?;
-            layer.output_layer_norm.forward(sum, x)?;
+            layer.intermediate_dense.activated(run, Slot::X, config.hidden_act, Slot::WIDE)?;
+            layer.output_dense.added(run, Slot::WIDE, Slot::X, p, Slot::Y)?;
+            layer.output_layer_norm.forward(run, Slot::Y, Slot::X)?;
         }
-        Ok(x)
+        Ok(())
     }
 
     /// x = LN(word\[id\] + token_type\[t\] + position\[i\]), \[tokens, E\].
-    fn embed(&self, batch: &Batch, positions: &[u32], x: &mut [f32]) -> Result<(), Error> {
+    fn embed<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, x: Slot) -> Result<(), Error> {
         let (config, tables) = (&self.config, &self.embeddings);
+        let mut positions = Vec::new();
+        self.plan.positions(batch, &mut positions);
         batch.check(config.vocab_size, config.type_vocab_size, usize::MAX)?;
-        batch::below("position", positions, config.max_position_embeddings)?;
-        self.on.backend.run(Embedding {
-            lookups: &[
-                Lookup { table: tables.word_embeddings.view(), ids: &batch.ids },
-                Lookup { table: tables.token_type_embeddings.view(), ids: &batch.types },
-                Lookup { table: tables.position_embeddings.view(), ids: positions },
-            ],
-            out: ViewMut::new(x, [batch.tokens(), self.plan.embedding_size])?,
-        })?;
-        tables.layer_norm.in_place(x)
+        batch::below("position", &positions, config.max_position_embeddings)?;
+        let selections = [
+            Selection { table: &tables.word_embeddings, ids: &batch.ids },
+            Selection { table: &tables.token_type_embeddings, ids: &batch.types },
+            Selection { table: &tables.position_embeddings, ids: &positions },
+        ];
+        EmbeddingTable::sum(run, self.on, &selections, x)?;
+        tables.layer_norm.in_place(run, x)?;
+        dropout(run, self.on.backend, config.hidden_dropout_prob, x)
     }
 }

@@ -10,6 +10,11 @@ use crate::whole_file;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::path::Path;
 
+mod training;
+
+pub(crate) use training::shifted_labels;
+pub use training::{TrainingInputs, write_gradients};
+
 /// A padded batch. Only tokens whose mask is 1 are computed.
 #[derive(Clone, Debug)]
 pub struct Padded {
@@ -32,6 +37,59 @@ pub struct ModelInputs {
 const TOKENS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 const DECODER: [&str; 2] = ["decoder_input_ids", "decoder_attention_mask"];
 
+/// Tensors of a safetensors file; errors name the file and the tensor.
+struct TensorReader<'a> {
+    path: &'a Path,
+    tensors: SafeTensors<'a>,
+}
+
+impl<'a> TensorReader<'a> {
+    fn new(path: &'a Path, bytes: &'a [u8]) -> Result<Self, Error> {
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| Error::File {
+            path: path.to_owned(),
+            why: format!("not a safetensors file: {e}"),
+        })?;
+        Ok(Self { path, tensors })
+    }
+
+    fn error(&self, name: &str, why: String) -> Error {
+        Error::Tensor { path: self.path.to_owned(), name: name.to_owned(), why }
+    }
+
+    /// Shape of a tensor, if there is one of this name.
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.tensor(name).ok().map(|tensor| tensor.shape().to_vec())
+    }
+
+    /// Type of a tensor, if there is one of this name.
+    fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.tensor(name).ok().map(|tensor| tensor.dtype())
+    }
+
+    /// Values of an int64 tensor, if there is one of this name.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<i64>>, Error> {
+        let bytes = self.bytes(name, shape, Dtype::I64)?;
+        Ok(bytes.map(|bytes| bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()))
+    }
+
+    /// Values of a float32 tensor, if there is one of this name.
+    fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>, Error> {
+        let bytes = self.bytes(name, shape, Dtype::F32)?;
+        Ok(bytes.map(|bytes| bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+    }
+
+    fn bytes(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Option<&'a [u8]>, Error> {
+        let Ok(tensor) = self.tensors.tensor(name) else { return Ok(None) };
+        if tensor.dtype() != dtype {
+            return Err(self.error(name, format!("expected {dtype:?}, found {:?}", tensor.dtype())));
+        }
+        if tensor.shape() != shape {
+            return Err(self.error(name, format!("expected shape {shape:?}, found {:?}", tensor.shape())));
+        }
+        Ok(Some(tensor.data()))
+    }
+}
+
 impl ModelInputs {
     /// Reads a safetensors file. It must have `input_ids` and may have `attention_mask`, `token_type_ids`,
     /// `decoder_input_ids` and `decoder_attention_mask`. All are int64, \[rows, columns\] or
@@ -49,55 +107,42 @@ impl ModelInputs {
     /// # Errors
     /// See [`open`](Self::open).
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let file = SafeTensors::deserialize(bytes).map_err(|e| Error::File {
-            path: path.to_owned(),
-            why: format!("not a safetensors file: {e}"),
-        })?;
-        let error = |name: &str, why| Error::Tensor { path: path.to_owned(), name: name.to_owned(), why };
-        let known = TOKENS.iter().chain(&DECODER).copied().collect::<Vec<_>>();
-        if let Some(name) = file.names().into_iter().find(|name| !known.contains(name)) {
-            return Err(error(name, format!("no such input; expected {}", known.join(", "))));
+        Self::read(&TensorReader::new(path, bytes)?, &[])
+    }
+
+    /// Reads the inputs of a file, which may also have tensors of the names `others`.
+    fn read(file: &TensorReader<'_>, others: &[&str]) -> Result<Self, Error> {
+        let known = TOKENS.iter().chain(&DECODER).chain(others).copied().collect::<Vec<_>>();
+        if let Some(name) = file.tensors.names().into_iter().find(|name| !known.contains(name)) {
+            return Err(file.error(name, format!("no such input; expected {}", known.join(", "))));
         }
-        let read = |name: &str, shape: &[usize]| -> Result<Option<Vec<i64>>, Error> {
-            let Ok(tensor) = file.tensor(name) else { return Ok(None) };
-            if tensor.dtype() != Dtype::I64 {
-                return Err(error(name, format!("expected I64, found {:?}", tensor.dtype())));
-            }
-            if tensor.shape() != shape {
-                return Err(error(name, format!("expected shape {shape:?}, found {:?}", tensor.shape())));
-            }
-            Ok(Some(tensor.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()))
-        };
         // Ids, mask and token types have one shape.
-        let shape_of = |name: &str| match file.tensor(name) {
-            Ok(tensor) if matches!(tensor.shape().len(), 2 | 3) => Ok(Some(tensor.shape().to_vec())),
-            Ok(tensor) => {
-                let found = tensor.shape();
-                Err(error(
-                    name,
-                    format!("expected shape [rows, columns] or [rows, choices, columns], found {found:?}"),
-                ))
-            }
-            Err(_) => Ok(None),
+        let shape_of = |name: &str| match file.shape(name) {
+            Some(shape) if matches!(shape.len(), 2 | 3) => Ok(Some(shape)),
+            Some(found) => Err(file.error(
+                name,
+                format!("expected shape [rows, columns] or [rows, choices, columns], found {found:?}"),
+            )),
+            None => Ok(None),
         };
         let padded = |shape: Vec<usize>, ids: &str, mask: &str, types: Option<&str>| {
             let (columns, rows) = shape.split_last().expect("at least two");
             // No overflow: the file holds ids of this shape.
             let rows = rows.iter().product();
-            let [ids, mask] = [read(ids, &shape)?, read(mask, &shape)?];
-            let types = types.map_or(Ok(None), |types| read(types, &shape))?;
+            let [ids, mask] = [file.read(ids, &shape)?, file.read(mask, &shape)?];
+            let types = types.map_or(Ok(None), |types| file.read(types, &shape))?;
             let ids = ids.unwrap_or_default();
             let batch = Batch::from_padded([rows, *columns], &ids, mask.as_deref(), types.as_deref())?;
             Ok::<_, Error>(Padded { shape, batch })
         };
         let Some(shape) = shape_of(TOKENS[0])? else {
-            return Err(error(TOKENS[0], "missing".to_owned()));
+            return Err(file.error(TOKENS[0], "missing".to_owned()));
         };
         let tokens = padded(shape, TOKENS[0], TOKENS[1], Some(TOKENS[2]))?;
         let decoder = match shape_of(DECODER[0])? {
             Some(shape) => Some(padded(shape, DECODER[0], DECODER[1], None)?),
-            None if file.tensor(DECODER[1]).is_ok() => {
-                return Err(error(DECODER[1], format!("given without {}", DECODER[0])));
+            None if file.shape(DECODER[1]).is_some() => {
+                return Err(file.error(DECODER[1], format!("given without {}", DECODER[0])));
             }
             None => None,
         };
@@ -105,7 +150,7 @@ impl ModelInputs {
             && decoder.batch.len() != tokens.batch.len()
         {
             let [expected, found] = [tokens.batch.len(), decoder.batch.len()];
-            return Err(error(DECODER[0], format!("expected {expected} sequences, found {found}")));
+            return Err(file.error(DECODER[0], format!("expected {expected} sequences, found {found}")));
         }
         Ok(Self { tokens, decoder })
     }

@@ -16,13 +16,14 @@ use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::config::{self, Fields, named};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
+use crate::labels::{self, Labels, Loss, Totals};
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, WorkBuffer,
-    parameters_of,
+    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection, Slot,
+    Workspace, dropout, parameters_of,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
-use tilewright_kernels::{Activation, Embedding, Lookup, ViewMut};
+use tilewright_kernels::Activation;
 
 /// config.json. A missing field has the default of transformers' `GPT2Config`, the size of the
 /// model with 124 million parameters.
@@ -50,6 +51,12 @@ pub struct Config {
     pub scale_attn_by_inverse_layer_idx: bool,
     /// True if the head is the word table, `wte`.
     pub tie_word_embeddings: bool,
+    /// Probability that training drops an element of the embeddings.
+    pub embd_pdrop: f32,
+    /// Probability that training drops a weight of attention.
+    pub attn_pdrop: f32,
+    /// Probability that training drops an element of a block's output.
+    pub resid_pdrop: f32,
 }
 
 impl Default for Config {
@@ -66,6 +73,9 @@ impl Default for Config {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             tie_word_embeddings: true,
+            embd_pdrop: 0.1,
+            attn_pdrop: 0.1,
+            resid_pdrop: 0.1,
         }
     }
 }
@@ -80,7 +90,7 @@ impl Config {
         let or = Self::default();
         let config = config::take! { fields or or:
             vocab_size, n_positions, n_embd, n_layer, n_head, n_inner, layer_norm_epsilon,
-            scale_attn_weights, scale_attn_by_inverse_layer_idx, tie_word_embeddings;
+            scale_attn_weights, scale_attn_by_inverse_layer_idx, tie_word_embeddings, embd_pdrop, attn_pdrop, resid_pdrop;
             activation_function: fields.activation("activation_function", or.activation_function)?,
         };
         // Other spellings of these fields, which transformers reads too.
@@ -102,6 +112,7 @@ impl Config {
         config::positive(&named!(self: vocab_size, n_positions, n_embd, n_layer, n_head))?;
         config::positive(&[("n_inner", self.inner())])?;
         config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
+        config::probabilities(&named!(self: embd_pdrop, attn_pdrop, resid_pdrop))?;
         let [heads, width] = named!(self: n_head, n_embd);
         config::divides(heads, width)
     }
@@ -153,19 +164,6 @@ impl Parameters for Layer {
         let Self { ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj } = self;
         parameters_of(&[ln_1, c_attn, attn_c_proj, ln_2, c_fc, mlp_c_proj])
     }
-}
-
-/// Working memory. It grows to the largest batch; then nothing is allocated.
-#[derive(Debug, Default)]
-struct Workspace {
-    /// \[tokens, H\]: the states.
-    x: WorkBuffer,
-    /// \[tokens, H\]: input of a block, then the block's output, which the states add.
-    y: WorkBuffer,
-    /// \[tokens, H\]: output of attention.
-    context: WorkBuffer,
-    /// \[tokens, max(3 H, I)\]: inside of a block.
-    wide: WorkBuffer,
 }
 
 impl Gpt2 {
@@ -231,37 +229,30 @@ impl Gpt2 {
         &self.config
     }
 
-    /// States of `tokens` after the last norm, \[tokens, H\], and the head.
-    fn states(&mut self, tokens: &Batch, mut past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
-        let config = &self.config;
+    /// Computes the states of `tokens` after the last norm, \[tokens, H\], in [`Slot::Y`].
+    fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, mut past: Past<'_, '_>) -> Result<(), Error> {
+        let (config, backend) = (&self.config, self.on.backend);
         let positions = causal_lm::check(tokens, &past, config.vocab_size, config.n_positions)?;
-        let (h, i, n) = (config.n_embd, config.inner(), tokens.tokens());
-        let Workspace { x, y, context, wide } = &mut self.work;
-        let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * h));
-        let wide = wide.get(n * i.max(3 * h));
-
-        self.on.backend.run(Embedding {
-            lookups: &[
-                Lookup { table: self.wte.view(), ids: tokens.ids() },
-                Lookup { table: self.wpe.view(), ids: &positions },
-            ],
-            out: ViewMut::new(x, [n, h])?,
-        })?;
-        self.h[0].ln_1.forward(x, y)?;
+        let words = Selection { table: &self.wte, ids: tokens.ids() };
+        let places = Selection { table: &self.wpe, ids: &positions };
+        EmbeddingTable::sum(run, self.on, &[words, places], Slot::X)?;
+        dropout(run, backend, config.embd_pdrop, Slot::X)?;
+        self.h[0].ln_1.forward(run, Slot::X, Slot::Y)?;
         for (l, layer) in self.h.iter().enumerate() {
-            let qkv = &mut wide[..n * 3 * h];
-            layer.c_attn.forward(y, qkv)?;
-            heads(config, self.on, l).causal(tokens.starts(), qkv, &mut past, l, context)?;
-            layer.attn_c_proj.forward(context, y)?;
-            layer.ln_2.after_adding(y, x)?;
+            let heads = heads(config, self.on, l);
+            layer.c_attn.forward(run, Slot::Y, Slot::WIDE)?;
+            heads.causal(run, tokens.starts(), Slot::WIDE, &mut past, l, Slot::CONTEXT)?;
+            layer.attn_c_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
+            dropout(run, backend, config.resid_pdrop, Slot::Y)?;
+            layer.ln_2.after_adding(run, Slot::Y, Slot::X)?;
 
-            let inside = &mut wide[..n * i];
-            layer.c_fc.activated(y, config.activation_function, inside)?;
-            layer.mlp_c_proj.forward(inside, y)?;
+            layer.c_fc.activated(run, Slot::Y, config.activation_function, Slot::WIDE)?;
+            layer.mlp_c_proj.forward(run, Slot::WIDE, Slot::Y)?;
+            dropout(run, backend, config.resid_pdrop, Slot::Y)?;
             let next = self.h.get(l + 1).map_or(&self.ln_f, |next| &next.ln_1);
-            next.after_adding(y, x)?;
+            next.after_adding(run, Slot::Y, Slot::X)?;
         }
-        Ok((y, &mut self.lm_head))
+        Ok(())
     }
 }
 
@@ -270,7 +261,7 @@ fn heads(config: &Config, on: Arithmetic, layer: usize) -> Heads<'static> {
     let heads = Heads::of_width(on, config.n_head, config.n_embd);
     let scale = if config.scale_attn_weights { heads.scale } else { 1.0 };
     let divisor = if config.scale_attn_by_inverse_layer_idx { layer + 1 } else { 1 };
-    Heads { scale: scale / divisor as f32, ..heads }
+    Heads { scale: scale / divisor as f32, dropout: config.attn_pdrop, ..heads }
 }
 
 impl CausalLm for Gpt2 {
@@ -294,15 +285,41 @@ impl CausalLm for Gpt2 {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
-        lm_head.logits(want, tokens, states, logits)
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let done = self.states(&mut run, tokens, Past::Cached(caches));
+        let done = done.and_then(|()| self.lm_head.logits(&mut run, want, tokens, Slot::Y, logits));
+        self.work = work;
+        done
     }
 }
 
 impl Model for Gpt2 {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let (states, lm_head) = self.states(batch, Past::None)?;
-        Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let done = self.states(&mut run, batch, Past::None);
+        let output = done.and_then(|()| self.lm_head.output(&run, Each::Token, Slot::Y));
+        self.work = work;
+        Ok(vec![output?])
+    }
+
+    /// Every token but a sequence's last predicts the next one.
+    fn label_counts(&self, batch: &Batch, labels: &Labels) -> Totals {
+        let tokens = labels.shifted(batch).map_or(0.0, |targets| labels::count(&targets));
+        Totals { tokens, sequences: 0.0 }
+    }
+
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        _decoder: Option<&'m Batch>,
+        labels: &Labels,
+    ) -> Result<Loss, Error> {
+        let targets = labels.shifted(batch)?;
+        self.states(run, batch, Past::None)?;
+        self.lm_head.loss(run, Slot::Y, &targets, labels.tokens(&targets))
     }
 
     fn max_length(&self) -> usize {

@@ -11,12 +11,16 @@
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
-use crate::encoder::{Config, Encoder, Workspace};
+use crate::encoder::{Config, Encoder};
 use crate::error::Error;
-use crate::layers::{Linear, ModelLinear, Norm, Parameter, Parameters, parameters_of};
+use crate::labels::{self, Labels, Loss};
+use crate::layers::{
+    IGNORED, Linear, ModelLinear, Norm, Parameter, Parameters, Run, Slot, Workspace, answer_loss, binary_cross_entropy,
+    cross_entropy, dropout, linear_cross_entropy, parameters_of, select_rows, squared_error,
+};
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
-use tilewright_kernels::{Activation, Pool, Pooling, View, ViewMut};
+use tilewright_kernels::Activation;
 
 /// Head of an encoder, by the class of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,22 +57,33 @@ pub struct Pooler {
     /// pooler.dense, or the family's name of it, \[H, H\].
     dense: Linear,
     activation: Option<Activation>,
+    /// Probability that training drops an element of the first token's states.
+    dropout: f32,
+    /// Probability that training drops an element of the result, if a classifier reads it.
+    classifier_dropout: f32,
 }
 
 impl Pooler {
-    /// Pools states, \[tokens, H\], to \[sequences, H\].
-    fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
-        let h = states.len() / batch.tokens().max(1);
-        let mut first = vec![0.0; batch.len() * h];
-        let x = View::new(states, [batch.tokens(), h])?;
-        let out = ViewMut::new(&mut first, [batch.len(), h])?;
-        self.on.backend.run(Pool { pooling: Pooling::Cls, ..Pool::new(x, batch.starts(), out) })?;
-        let mut pooled = vec![0.0; first.len()];
+    /// Training drops elements of the first token's states, too.
+    pub(crate) fn with_dropout(self) -> Self {
+        Self { dropout: self.classifier_dropout, ..self }
+    }
+
+    /// Pools the states, \[tokens, H\], to \[sequences, H\] in [`Slot::HEAD`].
+    fn forward<'m>(&'m self, run: &mut Run<'m>, batch: &Batch) -> Result<(), Error> {
+        select_rows(run, Slot::X, &batch.starts()[..batch.len()], Slot::ROWS);
+        dropout(run, self.on.backend, self.dropout, Slot::ROWS)?;
         match self.activation {
-            Some(activation) => self.dense.activated(&first, activation, &mut pooled)?,
-            None => self.dense.forward(&first, &mut pooled)?,
+            Some(activation) => self.dense.activated(run, Slot::ROWS, activation, Slot::HEAD),
+            None => self.dense.forward(run, Slot::ROWS, Slot::HEAD),
         }
-        Ok(pooled)
+    }
+
+    /// Computes the logits of a classifier of the pooled states, \[sequences, classes\], in [`Slot::LOGITS`].
+    fn classify<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, classes: &'m Linear) -> Result<(), Error> {
+        self.forward(run, batch)?;
+        dropout(run, self.on.backend, self.classifier_dropout, Slot::HEAD)?;
+        classes.forward(run, Slot::HEAD, Slot::LOGITS)
     }
 }
 
@@ -87,14 +102,30 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    /// Computes logits, \[tokens, vocab_size\], from states, \[tokens, H\].
-    fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<f32>, Error> {
-        let mut transformed = vec![0.0; batch.tokens() * self.dense.width()];
-        self.dense.activated(states, self.activation, &mut transformed)?;
-        self.layer_norm.in_place(&mut transformed)?;
-        let mut logits = vec![0.0; batch.tokens() * self.decoder.width()];
-        self.decoder.forward(&transformed, &mut logits)?;
+    /// LN(activation(dense(x))) of the rows of `x`, in [`Slot::HEAD`].
+    fn transform<'m>(&'m self, run: &mut Run<'m>, x: Slot) -> Result<(), Error> {
+        self.dense.activated(run, x, self.activation, Slot::HEAD)?;
+        self.layer_norm.in_place(run, Slot::HEAD)
+    }
+
+    /// Logits of all tokens, \[tokens, vocab_size\].
+    fn forward<'m>(&'m self, run: &mut Run<'m>) -> Result<Vec<f32>, Error> {
+        let mut logits = Vec::new();
+        self.transform(run, Slot::X)?;
+        self.decoder.outputs(run, Slot::HEAD, &mut logits)?;
         Ok(logits)
+    }
+
+    /// Cross-entropy of the words of labelled tokens. Other tokens are not computed.
+    fn loss<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, of: &Labels, loss: &mut Loss) -> Result<(), Error> {
+        labels::expect("labels", of.labels.len(), batch.tokens())?;
+        let (rows, words) = labels::labelled(&of.labels);
+        select_rows(run, Slot::X, &rows, Slot::ROWS);
+        self.transform(run, Slot::ROWS)?;
+        let count = of.tokens(&words);
+        let sum = linear_cross_entropy(run, &self.decoder, Slot::HEAD, &words, (1.0 / count) as f32)?;
+        loss.push("masked words", sum, 1.0, count);
+        Ok(())
     }
 }
 
@@ -119,8 +150,8 @@ pub enum Head {
     ReplacedTokens(Linear, Activation, Linear),
     /// `logits` for each sequence.
     Sequence(Pooler, Linear),
-    /// `logits` for each token.
-    Token(Linear),
+    /// `logits` for each token, and the probability that training drops an element of its states.
+    Token(Linear, f32),
     /// `start_logits` and `end_logits`, one each for each token.
     QuestionAnswering(Linear),
     /// One logit for each sequence.
@@ -128,50 +159,137 @@ pub enum Head {
 }
 
 impl Head {
-    fn forward(&self, batch: &Batch, states: &[f32]) -> Result<Vec<Output>, Error> {
+    fn forward<'m>(&'m self, run: &mut Run<'m>, batch: &Batch) -> Result<Vec<Output>, Error> {
         let per_token = |name, values| Output::new(name, Each::Token, batch.tokens(), values);
         let per_sequence = |name, values| Output::new(name, Each::Sequence, batch.len(), values);
-        let classify = |rows: usize, x: &[f32], classes: &Linear| {
-            let mut logits = vec![0.0; rows * classes.width()];
-            classes.forward(x, &mut logits).map(|()| logits)
-        };
-        let of_tokens = |classes| classify(batch.tokens(), states, classes);
-        let of_sequences =
-            |pooler: &Pooler, classes| classify(batch.len(), &pooler.forward(batch, states)?, classes);
+        let values = |run: &Run<'_>, slot| run.matrix(slot).values().to_vec();
+        if !matches!(self, Self::Bare(_) | Self::MaskedLm(_)) {
+            self.classify(run, batch)?;
+        }
+        let logits = |run: &Run<'_>| values(run, Slot::LOGITS);
         Ok(match self {
             Self::Bare(pooler) => {
-                let mut outputs = vec![per_token("last_hidden_state", states.to_vec())];
+                let mut outputs = vec![per_token("last_hidden_state", values(run, Slot::X))];
                 if let Some(pooler) = pooler {
-                    outputs.push(per_sequence("pooler_output", pooler.forward(batch, states)?));
+                    pooler.forward(run, batch)?;
+                    outputs.push(per_sequence("pooler_output", values(run, Slot::HEAD)));
                 }
                 outputs
             }
-            Self::MaskedLm(predictions) => vec![per_token("logits", predictions.forward(batch, states)?)],
-            Self::PreTraining(predictions, pooler, (name, classes)) => vec![
-                per_token("prediction_logits", predictions.forward(batch, states)?),
-                per_sequence(name, of_sequences(pooler, classes)?),
-            ],
-            Self::ReplacedTokens(dense, activation, replaced) => {
-                let mut inside = vec![0.0; states.len()];
-                dense.activated(states, *activation, &mut inside)?;
-                let logits = classify(batch.tokens(), &inside, replaced)?;
-                vec![Output::scalars("logits", Each::Token, logits)]
+            Self::MaskedLm(predictions) => vec![per_token("logits", predictions.forward(run)?)],
+            Self::PreTraining(predictions, _, (name, _)) => {
+                let of_sequences = per_sequence(name, logits(run));
+                vec![per_token("prediction_logits", predictions.forward(run)?), of_sequences]
             }
-            Self::Sequence(pooler, classes) => vec![per_sequence("logits", of_sequences(pooler, classes)?)],
-            Self::Token(classes) => vec![per_token("logits", of_tokens(classes)?)],
-            Self::QuestionAnswering(ends) => {
-                let logits = of_tokens(ends)?;
+            Self::ReplacedTokens(..) => vec![Output::scalars("logits", Each::Token, logits(run))],
+            Self::Sequence(..) => vec![per_sequence("logits", logits(run))],
+            Self::Token(..) => vec![per_token("logits", logits(run))],
+            Self::QuestionAnswering(_) => {
+                let logits = run.matrix(Slot::LOGITS).values();
                 let end = |i| logits.iter().skip(i).step_by(2).copied().collect();
                 vec![
                     Output::scalars("start_logits", Each::Token, end(0)),
                     Output::scalars("end_logits", Each::Token, end(1)),
                 ]
             }
-            Self::MultipleChoice(pooler, score) => {
-                vec![Output::scalars("logits", Each::Sequence, of_sequences(pooler, score)?)]
-            }
+            Self::MultipleChoice(..) => vec![Output::scalars("logits", Each::Sequence, logits(run))],
         })
     }
+
+    /// Computes the logits of the head's classes in [`Slot::LOGITS`], if it has classes.
+    fn classify<'m>(&'m self, run: &mut Run<'m>, batch: &Batch) -> Result<(), Error> {
+        match self {
+            Self::Bare(_) | Self::MaskedLm(_) => Ok(()),
+            Self::ReplacedTokens(dense, activation, replaced) => {
+                dense.activated(run, Slot::X, *activation, Slot::HEAD)?;
+                replaced.forward(run, Slot::HEAD, Slot::LOGITS)
+            }
+            Self::PreTraining(_, pooler, (_, classes))
+            | Self::Sequence(pooler, classes)
+            | Self::MultipleChoice(pooler, classes) => pooler.classify(run, batch, classes),
+            Self::Token(classes, p) => {
+                dropout(run, classes.backend(), *p, Slot::X)?;
+                classes.forward(run, Slot::X, Slot::LOGITS)
+            }
+            Self::QuestionAnswering(ends) => ends.forward(run, Slot::X, Slot::LOGITS),
+        }
+    }
+
+    /// Loss of the head's class in transformers.
+    ///
+    /// | head | loss |
+    /// |---|---|
+    /// | masked LM | mean cross-entropy of labelled tokens |
+    /// | pre-training | that, and the mean cross-entropy of the sequences' labels |
+    /// | replaced tokens | mean binary cross-entropy of all tokens |
+    /// | sequences | mean cross-entropy; with one class, mean squared error |
+    /// | tokens, choices | mean cross-entropy |
+    /// | answers | half the mean cross-entropy of the starts and of the ends, each over the tokens of a sequence |
+    ///
+    /// Padding has no scores here, while transformers' cross-entropy of answers runs over padding, too: both are equal
+    /// for sequences without padding.
+    fn loss<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, of: &Labels) -> Result<Loss, Error> {
+        let mut loss = Loss::default();
+        self.classify(run, batch)?;
+        match self {
+            Self::Bare(_) => {
+                let why = "given to a model without a head".to_owned();
+                return Err(Error::Input { name: "labels", why });
+            }
+            Self::MaskedLm(predictions) => predictions.loss(run, batch, of, &mut loss)?,
+            Self::PreTraining(predictions, _, (name, classes)) => {
+                let name = if *name == "sop_logits" { "sentence_order_label" } else { "next_sentence_label" };
+                labels::expect(name, of.sequences.len(), batch.len())?;
+                let count = of.of_sequences(&of.sequences);
+                let sum = cross_entropy(run, classes.backend(), Slot::LOGITS, &of.sequences, (1.0 / count) as f32)?;
+                predictions.loss(run, batch, of, &mut loss)?;
+                loss.push("sequences", sum, 1.0, count);
+            }
+            Self::ReplacedTokens(_, _, replaced) => {
+                labels::expect("labels", of.labels.len(), batch.tokens())?;
+                let targets: Vec<f32> = of.labels.iter().map(|&label| label as f32).collect();
+                let count = of.tokens(&of.labels);
+                let scale = (1.0 / count) as f32;
+                let sum = binary_cross_entropy(run, replaced.backend(), Slot::LOGITS, &targets, scale)?;
+                loss.push("replaced tokens", sum, 1.0, count);
+            }
+            Self::Sequence(_, classes) if classes.width() == 1 && of.labels.is_empty() => {
+                let count = of.totals.map_or(of.values.len() as f64, |totals| totals.sequences);
+                let sum = squared_error(run, Slot::LOGITS, &of.values, (1.0 / count) as f32)?;
+                loss.push("squared error", sum, 1.0, count);
+            }
+            Self::Sequence(_, classes) | Self::Token(classes, _) | Self::MultipleChoice(_, classes) => {
+                let (expected, count) = match self {
+                    Self::Token(..) => (batch.tokens(), of.tokens(&of.labels)),
+                    Self::MultipleChoice(..) => (of.labels.len(), of.of_sequences(&of.labels)),
+                    _ => (batch.len(), of.of_sequences(&of.labels)),
+                };
+                labels::expect("labels", of.labels.len(), expected)?;
+                let sum = cross_entropy(run, classes.backend(), Slot::LOGITS, &of.labels, (1.0 / count) as f32)?;
+                loss.push("classes", sum, 1.0, count);
+            }
+            Self::QuestionAnswering(ends) => {
+                for (column, name) in ["start_positions", "end_positions"].into_iter().enumerate() {
+                    labels::expect(name, of.answers[column].len(), batch.len())?;
+                    let tokens = answers(batch, &of.answers[column]);
+                    let labels: Vec<i64> = tokens.iter().map(|t| t.map_or(IGNORED, |_| 0)).collect();
+                    let count = of.of_sequences(&labels);
+                    let sum = answer_loss(run, ends.backend(), batch.starts(), column, &tokens, (0.5 / count) as f32)?;
+                    loss.push(name, sum, 0.5, count);
+                }
+            }
+        }
+        Ok(loss)
+    }
+}
+
+/// Place of each answer's token in its sequence; `None` if no token is in that column.
+fn answers(batch: &Batch, columns: &[i64]) -> Vec<Option<usize>> {
+    let place = |(ends, &column): (&[usize], &i64)| {
+        let positions = &batch.positions[ends[0]..ends[1]];
+        positions.iter().position(|&position| i64::from(position) == column.max(0))
+    };
+    batch.starts().windows(2).zip(columns).map(place).collect()
 }
 
 impl Parameters for Pooler {
@@ -192,7 +310,7 @@ impl Parameters for Head {
             Self::Sequence(pooler, classes) | Self::MultipleChoice(pooler, classes) => {
                 parameters_of(&[pooler, classes])
             }
-            Self::Token(classes) | Self::QuestionAnswering(classes) => classes.parameters(),
+            Self::Token(classes, _) | Self::QuestionAnswering(classes) => classes.parameters(),
         }
     }
 }
@@ -209,7 +327,7 @@ impl Head {
             Self::ReplacedTokens(dense, _, replaced) => {
                 ModelLinear::of("head", [dense, replaced], 1).collect()
             }
-            Self::Token(classes) | Self::QuestionAnswering(classes) => {
+            Self::Token(classes, _) | Self::QuestionAnswering(classes) => {
                 ModelLinear::of("head", [classes], 1).collect()
             }
             Self::Bare(_) | Self::Sequence(..) | Self::MultipleChoice(..) => Vec::new(),
@@ -248,7 +366,8 @@ impl HeadReader<'_> {
     }
 
     pub fn pooler(&self, name: &str, activation: Option<Activation>) -> Result<Pooler, Error> {
-        Ok(Pooler { on: self.on, dense: self.square(name)?, activation })
+        let (dense, classifier_dropout) = (self.square(name)?, self.config.head_dropout());
+        Ok(Pooler { on: self.on, dense, activation, dropout: 0.0, classifier_dropout })
     }
 
     /// A linear layer from H to H.
@@ -259,6 +378,11 @@ impl HeadReader<'_> {
     /// A linear layer from H to `classes`, in f32 for every dtype.
     pub fn classifier(&self, name: &str, classes: usize) -> Result<Linear, Error> {
         Linear::open(self.weights, name, [classes, self.config.hidden_size], self.on.exactly())
+    }
+
+    /// A classifier of tokens.
+    pub fn token_classes(&self, name: &str) -> Result<Head, Error> {
+        Ok(Head::Token(self.classifier(name, self.config.num_labels())?, self.config.head_dropout()))
     }
 
     pub fn predictions(&self, names: PredictionNames, activation: Activation) -> Result<Predictions, Error> {
@@ -297,8 +421,20 @@ impl EncoderModel {
 
 impl Model for EncoderModel {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let states = self.encoder.forward(batch, &mut self.work)?;
-        self.head.forward(batch, states)
+        let mut run = Run::new(&mut self.work);
+        self.encoder.forward(&mut run, batch)?;
+        self.head.forward(&mut run, batch)
+    }
+
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        _decoder: Option<&'m Batch>,
+        labels: &Labels,
+    ) -> Result<Loss, Error> {
+        self.encoder.forward(run, batch)?;
+        self.head.loss(run, batch, labels)
     }
 
     fn max_length(&self) -> usize {

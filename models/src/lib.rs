@@ -9,6 +9,7 @@
 //! | [`t5`] | T5: encoder and decoder with relative position biases |
 //! | [`roberta`], [`albert`], [`electra`] | differences from BERT |
 //! | [`heads`] | heads of these encoders |
+//! | [`labels`] | labels of a batch, losses |
 //! | [`architectures`] | table: for each class of transformers, a model of this crate |
 //! | [`model`], [`output`] | the interface of every model; outputs under Hugging Face's names |
 //! | [`causal_lm`] | causal language models and their caches |
@@ -17,6 +18,7 @@
 //! | [`checkpoint`] | safetensors, GGUF, config.json, tokenizer.json |
 //! | [`sentence`] | sentence embeddings, as sentence-transformers pools them |
 //! | [`encoder`] | encoder of BERT, RoBERTa, ALBERT and ELECTRA |
+//! | [`train`] | training |
 //! | [`Arithmetic`] | backend and types of a model |
 //! | [`accuracy`] | distance between the outputs of two runs |
 //! | [`ActivationQuantization`] | rounding of the inputs of linear layers |
@@ -42,6 +44,7 @@ pub mod exchange;
 pub mod generate;
 pub mod gpt2;
 pub mod heads;
+pub mod labels;
 pub mod layers;
 pub mod llama;
 pub mod model;
@@ -49,6 +52,7 @@ pub mod output;
 pub mod roberta;
 pub mod sentence;
 pub mod t5;
+pub mod train;
 pub mod whole_file;
 
 pub use arithmetic::{ActivationQuantization, Arithmetic, bytes_per_weight};

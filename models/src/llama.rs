@@ -14,13 +14,14 @@ use crate::batch::Batch;
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
+use crate::labels::{self, Labels, Loss, Totals};
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, WorkBuffer,
-    parameters_of,
+    Cache, EmbeddingTable, Growing, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection,
+    Slot, Workspace, parameters_of, rope,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
-use tilewright_kernels::{Rope, RopeLayout, RopeTable, Rows, ViewMut};
+use tilewright_kernels::{RopeLayout, RopeTable};
 
 mod config;
 
@@ -42,7 +43,7 @@ pub struct Llama {
     /// Rotary frequencies in radians a position, \[head_dim / 2\].
     frequencies: Vec<f64>,
     /// Rotations of all positions met so far.
-    rope: RopeTable,
+    rope: Growing<RopeTable>,
     work: Workspace,
 }
 
@@ -82,19 +83,6 @@ impl Parameters for Layer {
     }
 }
 
-/// Working memory. It grows to the largest batch; then nothing is allocated.
-#[derive(Debug, Default)]
-struct Workspace {
-    /// \[tokens, H\]: the states.
-    x: WorkBuffer,
-    /// \[tokens, H\]: input of a block, then the block's output, which the states add.
-    y: WorkBuffer,
-    /// \[tokens, heads head_dim\]: output of attention.
-    context: WorkBuffer,
-    /// \[tokens, max((heads + 2 kv_heads) head_dim, I)\]: inside of a block.
-    wide: WorkBuffer,
-}
-
 impl Llama {
     /// Reads the decoder from `weights`, whose names may lack the prefix `model.`, and the head if `with_head`.
     ///
@@ -127,11 +115,11 @@ impl Llama {
         let frequencies = config.frequencies();
         Ok(Self {
             on,
-            embed_tokens: EmbeddingTable::open(weights, table, [words, h])?,
+            embed_tokens: EmbeddingTable::open(weights, table, [words, h])?.with_padding(config.padding()),
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, Error>>()?,
             norm: Norm::open_rms(weights, "model.norm", h, config.rms_norm_eps, on)?,
             lm_head: LmHead::new(with_head.then(lm_head).transpose()?, tied),
-            rope: rope_table(0, &frequencies),
+            rope: Growing::default(),
             frequencies,
             config,
             work: Workspace::default(),
@@ -151,45 +139,37 @@ impl Llama {
         &self.config
     }
 
-    /// States of `tokens` after the last norm, \[tokens, H\], and the head.
-    fn states(&mut self, tokens: &Batch, mut past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
+    /// Computes the states of `tokens` after the last norm, \[tokens, H\], in [`Slot::Y`].
+    fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, mut past: Past<'_, '_>) -> Result<(), Error> {
         let config = &self.config;
         let positions = causal_lm::check(tokens, &past, config.vocab_size, config.max_position_embeddings)?;
         let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-        if longest > self.rope.positions() {
-            self.rope = rope_table(longest.next_power_of_two(), &self.frequencies);
-        }
-        let (h, i, n) = (config.hidden_size, config.intermediate_size, tokens.tokens());
+        let table = self.rope.get(longest, |positions| rope_table(positions, &self.frequencies));
         let heads = self.heads();
-        let Workspace { x, y, context, wide } = &mut self.work;
-        let (x, y, context) = (x.get(n * h), y.get(n * h), context.get(n * heads.query_width()));
-        let wide = wide.get(n * heads.width().max(i));
-
-        self.embed_tokens.get(self.on, tokens.ids(), x)?;
-        self.layers[0].input_layernorm.forward(x, y)?;
+        let rotated = [heads.query_width() + heads.key_width(), heads.dim];
+        let words = Selection { table: &self.embed_tokens, ids: tokens.ids() };
+        EmbeddingTable::sum(run, self.on, &[words], Slot::X)?;
+        self.layers[0].input_layernorm.forward(run, Slot::X, Slot::Y)?;
         for (l, layer) in self.layers.iter().enumerate() {
-            let qkv = &mut wide[..n * heads.width()];
-            layer.qkv_proj.forward(y, qkv)?;
-            let rotated = [n, heads.query_width() + heads.key_width()];
-            let rows = Rows::InPlace(ViewMut::with_strides(qkv, rotated, [heads.width(), 1])?);
-            self.on.backend.run(Rope::new(rows, heads.dim, &positions, &self.rope))?;
-            heads.causal(tokens.starts(), qkv, &mut past, l, context)?;
-            layer.o_proj.forward(context, y)?;
-            layer.post_attention_layernorm.after_adding(y, x)?;
+            layer.qkv_proj.forward(run, Slot::Y, Slot::WIDE)?;
+            rope(run, self.on.backend, table, &positions, rotated, Slot::WIDE)?;
+            heads.causal(run, tokens.starts(), Slot::WIDE, &mut past, l, Slot::CONTEXT)?;
+            layer.o_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
+            layer.post_attention_layernorm.after_adding(run, Slot::Y, Slot::X)?;
 
-            let inside = &mut wide[..n * i];
-            layer.gate_up_proj.activated(y, config.hidden_act, inside)?;
-            layer.down_proj.forward(inside, y)?;
+            layer.gate_up_proj.activated(run, Slot::Y, config.hidden_act, Slot::WIDE)?;
+            layer.down_proj.forward(run, Slot::WIDE, Slot::Y)?;
             let next = self.layers.get(l + 1).map_or(&self.norm, |next| &next.input_layernorm);
-            next.after_adding(y, x)?;
+            next.after_adding(run, Slot::Y, Slot::X)?;
         }
-        Ok((y, &mut self.lm_head))
+        Ok(())
     }
 
     fn heads(&self) -> Heads<'static> {
         let Config { num_attention_heads: queries, .. } = self.config;
         let (keys, dim) = (self.config.kv_heads(), self.config.head_dim());
-        Heads { on: self.on, queries, keys, dim, scale: 1.0 / (dim as f32).sqrt(), distance: None }
+        let scale = 1.0 / (dim as f32).sqrt();
+        Heads { on: self.on, queries, keys, dim, scale, distance: None, dropout: self.config.attention_dropout }
     }
 }
 
@@ -218,15 +198,41 @@ impl CausalLm for Llama {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
-        lm_head.logits(want, tokens, states, logits)
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let done = self.states(&mut run, tokens, Past::Cached(caches));
+        let done = done.and_then(|()| self.lm_head.logits(&mut run, want, tokens, Slot::Y, logits));
+        self.work = work;
+        done
     }
 }
 
 impl Model for Llama {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
-        let (states, lm_head) = self.states(batch, Past::None)?;
-        Ok(vec![lm_head.output(Each::Token, batch.tokens(), states)?])
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let done = self.states(&mut run, batch, Past::None);
+        let output = done.and_then(|()| self.lm_head.output(&run, Each::Token, Slot::Y));
+        self.work = work;
+        Ok(vec![output?])
+    }
+
+    /// Every token but a sequence's last predicts the next one.
+    fn label_counts(&self, batch: &Batch, labels: &Labels) -> Totals {
+        let tokens = labels.shifted(batch).map_or(0.0, |targets| labels::count(&targets));
+        Totals { tokens, sequences: 0.0 }
+    }
+
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        _decoder: Option<&'m Batch>,
+        labels: &Labels,
+    ) -> Result<Loss, Error> {
+        let targets = labels.shifted(batch)?;
+        self.states(run, batch, Past::None)?;
+        self.lm_head.loss(run, Slot::Y, &targets, labels.tokens(&targets))
     }
 
     fn max_length(&self) -> usize {

@@ -3,7 +3,8 @@
 use crate::batch::Batch;
 use crate::causal_lm::CausalLm;
 use crate::error::Error;
-use crate::layers::{ModelLinear, Parameter};
+use crate::labels::{Labels, Loss, Totals};
+use crate::layers::{ModelLinear, Parameter, Run};
 use crate::output::Output;
 use std::collections::HashSet;
 
@@ -24,6 +25,35 @@ pub trait Model: std::fmt::Debug + Send {
         let _ = (batch, decoder);
         let why = "given to a model that has no decoder".to_owned();
         Err(Error::Input { name: "decoder_input_ids", why })
+    }
+
+    /// Computes the loss of a batch, of a model in training. `decoder` has the tokens of an encoder-decoder's decoder. A
+    /// run that records can then compute the gradients.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); [`Error::Input`] if the labels do not fit the batch or the head.
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        decoder: Option<&'m Batch>,
+        labels: &Labels,
+    ) -> Result<Loss, Error>;
+
+    /// Number of labels that the loss counts.
+    fn label_counts(&self, batch: &Batch, labels: &Labels) -> Totals {
+        let _ = batch;
+        labels.counts()
+    }
+
+    /// Tokens of the decoder for training without inputs of its own, from the batch and the labels of each sequence; `None`
+    /// for a model without a decoder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a label is not a word.
+    fn decoder_inputs(&self, batch: &Batch, labels: &[&[i64]]) -> Result<Option<Batch>, Error> {
+        let _ = (batch, labels);
+        Ok(None)
     }
 
     /// The causal LM interface; `None` if the model cannot continue text.

@@ -28,7 +28,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { bert: bert::Config { vocab_size: 50265, ..bert::Config::default() }, pad_token_id: 1 }
+        let bert = bert::Config { vocab_size: 50265, pad_token_id: Some(1), ..bert::Config::default() };
+        Self { bert, pad_token_id: 1 }
     }
 }
 
@@ -76,9 +77,9 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) ->
             Head::MaskedLm(of.predictions(names, Activation::GeluErf)?)
         }
         HeadKind::SequenceClassification => {
-            Head::Sequence(tanh("classifier.dense")?, of.classifier("classifier.out_proj", labels)?)
+            Head::Sequence(tanh("classifier.dense")?.with_dropout(), of.classifier("classifier.out_proj", labels)?)
         }
-        HeadKind::TokenClassification => Head::Token(of.classifier("classifier", labels)?),
+        HeadKind::TokenClassification => of.token_classes("classifier")?,
         HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
         HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),
         HeadKind::NextSentence | HeadKind::PreTraining => return Err(task.missing("RoBERTa")),

@@ -19,7 +19,11 @@ use crate::batch::{self, Batch};
 use crate::causal_lm::{self, CausalLm, LmHead, Want};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::layers::{Cache, EmbeddingTable, Linear, ModelLinear, Parameters, Past};
+use crate::exchange::shifted_labels;
+use crate::labels::{self, Labels, Loss};
+use crate::layers::{
+    Cache, EmbeddingTable, Linear, ModelLinear, Parameters, Past, Run, Selection, Slot, Workspace, scale,
+};
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
 
@@ -27,7 +31,7 @@ mod config;
 mod stack;
 
 pub use config::Config;
-use stack::{Stack, Workspace};
+use stack::Stack;
 
 /// Class of transformers: the outputs of a T5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,41 +135,52 @@ impl T5 {
         &self.config
     }
 
-    /// Computes the states of the encoder, \[tokens, D\], in `y` of the workspace.
-    fn encoder_states(&mut self, sources: &Batch) -> Result<&[f32], Error> {
+    /// Computes the states of the encoder, \[tokens, D\], in [`Slot::SOURCE`].
+    fn encoder_states<'m>(&'m self, run: &mut Run<'m>, sources: &'m Batch) -> Result<(), Error> {
         batch::below("input_ids", &sources.ids, self.config.vocab_size)?;
         batch::below("token_type_ids", &sources.types, 1)?;
         without_holes("attention_mask", sources)?;
-        let Self { config, on, shared, encoder, work, .. } = self;
-        let n = sources.tokens() * config.d_model;
-        shared.get(*on, sources.ids(), work.x.get(n))?;
-        encoder.run(config, *on, sources.starts(), Past::None, work)?;
-        Ok(work.y.get(n))
+        let words = Selection { table: &self.shared, ids: sources.ids() };
+        EmbeddingTable::sum(run, self.on, &[words], Slot::X)?;
+        self.encoder.run(run, &self.config, self.on, sources.starts(), Past::None)?;
+        run.rename(Slot::Y, Slot::SOURCE);
+        Ok(())
     }
 
-    /// A cache for each of `sources`, without tokens. The states of the sources are in `y` of the workspace.
-    fn source_caches(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        let Self { config, on, decoder, work, .. } = self;
-        let Some(decoder) = decoder else { return Err(no_decoder()) };
-        decoder.sources(config, *on, sources.starts(), capacity, work)
-    }
-
-    /// Computes the states of the decoder's `tokens`, \[tokens, D\], scaled for the head; also returns the head.
-    fn states(&mut self, tokens: &Batch, past: Past<'_, '_>) -> Result<(&[f32], &mut LmHead), Error> {
-        causal_lm::check(tokens, &past, self.config.vocab_size, self.max_tokens())?;
+    /// Computes the states of the decoder's `tokens`, \[tokens, D\], scaled for the head, in [`Slot::Y`].
+    fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, past: Past<'m, '_>) -> Result<(), Error> {
+        let Self { config, on, shared, decoder, lm_head, .. } = self;
+        let decoder = decoder.as_ref().ok_or_else(no_decoder)?;
+        causal_lm::check(tokens, &past, config.vocab_size, self.max_tokens())?;
         causal_lm::check_sources(&past)?;
         without_holes("decoder_attention_mask", tokens)?;
-        let Self { config, on, shared, decoder, lm_head, work, .. } = self;
-        let Some(decoder) = decoder else { return Err(no_decoder()) };
-        let n = tokens.tokens() * config.d_model;
-        shared.get(*on, tokens.ids(), work.x.get(n))?;
-        decoder.run(config, *on, tokens.starts(), past, work)?;
-        let states = work.y.get(n);
+        let words = Selection { table: shared, ids: tokens.ids() };
+        EmbeddingTable::sum(run, *on, &[words], Slot::X)?;
+        decoder.run(run, config, *on, tokens.starts(), past)?;
         if lm_head.exists() && config.scale_decoder_outputs {
-            let scale = (config.d_model as f64).powf(-0.5) as f32;
-            states.iter_mut().for_each(|x| *x *= scale);
+            scale(run, (config.d_model as f64).powf(-0.5) as f32, Slot::Y);
         }
-        Ok((states, lm_head))
+        Ok(())
+    }
+
+    fn outputs<'m>(&'m self, run: &mut Run<'m>, batch: &'m Batch, decoder: &'m Batch) -> Result<Vec<Output>, Error> {
+        self.encoder_states(run, batch)?;
+        let states = run.matrix(Slot::SOURCE).values().to_vec();
+        let states = Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), states);
+        self.states(run, decoder, Past::Source(batch.starts()))?;
+        Ok(vec![self.lm_head.output(run, Each::DecoderToken, Slot::Y)?, states])
+    }
+
+    /// A cache of up to `capacity` tokens for each of `sources`.
+    fn source_caches<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        sources: &'m Batch,
+        capacity: usize,
+    ) -> Result<Vec<Cache>, Error> {
+        let decoder = self.decoder.as_ref().ok_or_else(no_decoder)?;
+        self.encoder_states(run, sources)?;
+        decoder.sources(run, &self.config, self.on, sources.starts(), capacity)
     }
 }
 
@@ -182,6 +197,10 @@ fn without_holes(name: &'static str, batch: &Batch) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn missing_decoder() -> Error {
+    Error::Input { name: "decoder_input_ids", why: "missing; expected the tokens of the decoder".to_owned() }
 }
 
 fn no_decoder() -> Error {
@@ -207,11 +226,10 @@ impl CausalLm for T5 {
     }
 
     fn encode(&mut self, sources: &Batch, capacity: usize) -> Result<Vec<Cache>, Error> {
-        if self.decoder.is_none() {
-            return Err(no_decoder());
-        }
-        self.encoder_states(sources)?;
-        self.source_caches(sources, capacity)
+        let mut work = core::mem::take(&mut self.work);
+        let caches = self.source_caches(&mut Run::new(&mut work), sources, capacity);
+        self.work = work;
+        caches
     }
 
     fn extend(
@@ -222,8 +240,12 @@ impl CausalLm for T5 {
         logits: &mut Vec<f32>,
     ) -> Result<(), Error> {
         self.lm_head.check()?;
-        let (states, lm_head) = self.states(tokens, Past::Cached(caches))?;
-        lm_head.logits(want, tokens, states, logits)
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let done = self.states(&mut run, tokens, Past::Cached(caches));
+        let done = done.and_then(|()| self.lm_head.logits(&mut run, want, tokens, Slot::Y, logits));
+        self.work = work;
+        done
     }
 }
 
@@ -231,25 +253,41 @@ impl Model for T5 {
     /// Runs a model without a decoder.
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         if self.decoder.is_some() {
-            let why = "missing; expected the tokens of the decoder".to_owned();
-            return Err(Error::Input { name: "decoder_input_ids", why });
+            return Err(missing_decoder());
         }
-        let states = self.encoder_states(batch)?.to_vec();
-        Ok(vec![Output::new("last_hidden_state", Each::Token, batch.tokens(), states)])
+        let mut work = core::mem::take(&mut self.work);
+        let mut run = Run::new(&mut work);
+        let states = self.encoder_states(&mut run, batch);
+        let states = states.map(|()| run.matrix(Slot::SOURCE).values().to_vec());
+        self.work = work;
+        Ok(vec![Output::new("last_hidden_state", Each::Token, batch.tokens(), states?)])
     }
 
     fn forward_pair(&mut self, batch: &Batch, decoder: &Batch) -> Result<Vec<Output>, Error> {
-        if self.decoder.is_none() {
-            return Err(no_decoder());
-        }
-        let encoder_states = self.encoder_states(batch)?.to_vec();
-        let mut sources = self.source_caches(batch, 0)?;
-        let mut sources: Vec<_> = sources.iter_mut().collect();
-        let (states, lm_head) = self.states(decoder, Past::Sources(&mut sources))?;
-        Ok(vec![
-            lm_head.output(Each::DecoderToken, decoder.tokens(), states)?,
-            Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), encoder_states),
-        ])
+        let mut work = core::mem::take(&mut self.work);
+        let outputs = self.outputs(&mut Run::new(&mut work), batch, decoder);
+        self.work = work;
+        outputs
+    }
+
+    /// A start token, and the labels but the last.
+    fn decoder_inputs(&self, _: &Batch, labels: &[&[i64]]) -> Result<Option<Batch>, Error> {
+        let Config { decoder_start_token_id: start, pad_token_id: padding, .. } = self.config;
+        Ok(Some(shifted_labels(labels, [start, padding])?))
+    }
+
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        decoder: Option<&'m Batch>,
+        of: &Labels,
+    ) -> Result<Loss, Error> {
+        let decoder = decoder.ok_or_else(missing_decoder)?;
+        labels::expect("labels", of.labels.len(), decoder.tokens())?;
+        self.encoder_states(run, batch)?;
+        self.states(run, decoder, Past::Source(batch.starts()))?;
+        self.lm_head.loss(run, Slot::Y, &of.labels, of.tokens(&of.labels))
     }
 
     /// No limit: relative positions have none.

@@ -69,6 +69,14 @@ pub struct Config {
     pub decoder_start_token_id: u32,
     /// Names of the classes, by number.
     pub id2label: Option<BTreeMap<usize, String>>,
+    /// Probability that training drops an element of the embeddings, or of a block's output.
+    pub dropout: f32,
+    /// Probability that training drops a weight of attention.
+    pub attention_dropout: f32,
+    /// Probability that training drops an element inside of a feed-forward block.
+    pub activation_dropout: f32,
+    /// Probability that training drops an input of a layer of the classifier.
+    pub classifier_dropout: f32,
 }
 
 impl Default for Config {
@@ -100,6 +108,10 @@ impl Config {
             eos_token_id: 2,
             decoder_start_token_id: 2,
             id2label: None,
+            dropout: 0.1,
+            attention_dropout: 0.0,
+            activation_dropout: 0.0,
+            classifier_dropout: 0.0,
         };
         match family == Family::MARIAN {
             true => Self {
@@ -155,7 +167,8 @@ impl Config {
         let config = config::take! { fields or or:
             tie_word_embeddings, max_position_embeddings, d_model, encoder_layers, encoder_attention_heads,
             encoder_ffn_dim, decoder_layers, decoder_attention_heads, decoder_ffn_dim, scale_embedding,
-            pad_token_id, eos_token_id, decoder_start_token_id;
+            pad_token_id, eos_token_id, decoder_start_token_id, dropout, attention_dropout, activation_dropout;
+            classifier_dropout: fields.get("classifier_dropout", fields.get("classif_dropout", or.classifier_dropout)?)?,
             family,
             vocab_size,
             decoder_vocab_size: fields.get("decoder_vocab_size", vocab_size)?,
@@ -180,6 +193,9 @@ impl Config {
             encoder_attention_heads, encoder_ffn_dim, decoder_layers, decoder_attention_heads, decoder_ffn_dim
         ))?;
         config::positive(&[("number of labels", self.num_labels())])?;
+        config::probabilities(&named!(
+            self: dropout, attention_dropout, activation_dropout, classifier_dropout
+        ))?;
         let [of_encoder, of_decoder, width] =
             named!(self: encoder_attention_heads, decoder_attention_heads, d_model);
         config::divides(of_encoder, width)?;

@@ -1,15 +1,15 @@
 //! Encoder or decoder of BART and Marian: embeddings and layers.
 
-use super::config::{Config, Family};
+use super::config::Config;
 use crate::arithmetic::Arithmetic;
 use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, WorkBuffer, parameters_of,
+    Cache, EmbeddingTable, Growing, Heads, Linear, Norm, Parameter, Parameters, Past, Run, Selection, Slot, add,
+    add_constants, dropout, parameters_of, scale,
 };
 use std::sync::Arc;
-use tilewright_kernels::{Embedding, Lookup, View, ViewMut};
 
 /// Epsilon of layer norms, added to the variance: PyTorch's default, which no config changes.
 const EPS: f32 = 1e-5;
@@ -27,8 +27,6 @@ pub(super) struct Stack {
     /// Factor of word embeddings: sqrt(D) if the config scales them, else 1.
     embed_scale: f32,
     heads: Heads<'static>,
-    /// Width F inside of the feed-forward block.
-    ffn_dim: usize,
 }
 
 /// Embeddings of positions.
@@ -37,7 +35,7 @@ enum Positions {
     /// embed_positions, \[offset + max_position_embeddings, D\].
     Learned(EmbeddingTable),
     /// \[positions met so far, D\].
-    Sinusoids(Vec<f32>),
+    Sinusoids(Growing<Vec<f32>>),
 }
 
 /// `layers.N`.
@@ -70,19 +68,6 @@ struct CrossAttention {
     out_proj: Linear,
     /// encoder_attn_layer_norm, \[D\].
     layer_norm: Norm,
-}
-
-/// Working memory. It grows to the largest batch; then nothing is allocated.
-#[derive(Debug, Default)]
-pub(super) struct Workspace {
-    /// \[tokens, D\]: the states.
-    pub x: WorkBuffer,
-    /// \[tokens, D\]: states plus the output of a block, before the norm.
-    sum: WorkBuffer,
-    /// \[tokens, D\]: output of attention.
-    context: WorkBuffer,
-    /// \[tokens, max(3 D, F)\]: inside of a block.
-    wide: WorkBuffer,
 }
 
 impl Stack {
@@ -134,7 +119,7 @@ impl Stack {
         Ok(Self {
             embed_tokens,
             embed_positions: match family.sinusoids {
-                true => Positions::Sinusoids(Vec::new()),
+                true => Positions::Sinusoids(Growing::default()),
                 false => {
                     Positions::Learned(EmbeddingTable::open(weights, &at("embed_positions"), [positions, d])?)
                 }
@@ -142,48 +127,43 @@ impl Stack {
             layernorm_embedding: normalised.then(|| norm(at("layernorm_embedding"))).transpose()?,
             layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
             embed_scale: if config.scale_embedding { (d as f64).sqrt() as f32 } else { 1.0 },
-            heads: Heads::of_width(on, heads, d),
-            ffn_dim,
+            heads: Heads { dropout: config.attention_dropout, ..Heads::of_width(on, heads, d) },
         })
     }
 
-    /// Computes the states of `tokens`, \[tokens, D\], in `x` of the workspace.
-    pub fn run(
-        &mut self,
+    /// Computes the states of `tokens`, \[tokens, D\], in [`Slot::X`].
+    pub fn run<'m>(
+        &'m self,
+        run: &mut Run<'m>,
         config: &Config,
         on: Arithmetic,
-        tokens: &Batch,
+        tokens: &'m Batch,
         positions: &[u32],
-        mut past: Past<'_, '_>,
-        work: &mut Workspace,
+        mut past: Past<'m, '_>,
     ) -> Result<(), Error> {
-        let (n, d, f) = (tokens.tokens(), config.d_model, self.ffn_dim);
-        let Workspace { x, sum, context, wide } = work;
-        let (x, sum, context) = (x.get(n * d), sum.get(n * d), context.get(n * d));
-        let wide = wide.get(n * f.max(3 * d));
-        self.embed(config.family, on, tokens.ids(), positions, x)?;
+        let (starts, p) = (tokens.starts(), config.dropout);
+        self.embed(run, config, on, tokens.ids(), positions)?;
+        dropout(run, on.backend, p, Slot::X)?;
         for (l, layer) in self.layers.iter().enumerate() {
-            let qkv = &mut wide[..n * 3 * d];
-            layer.qkv_proj.forward(x, qkv)?;
+            layer.qkv_proj.forward(run, Slot::X, Slot::WIDE)?;
             match layer.encoder_attn {
-                None => self.heads.bidirectional(tokens.starts(), qkv, context)?,
-                Some(_) => self.heads.causal(tokens.starts(), qkv, &mut past, l, context)?,
+                None => self.heads.bidirectional(run, starts, Slot::WIDE, Slot::CONTEXT)?,
+                Some(_) => self.heads.causal(run, starts, Slot::WIDE, &mut past, l, Slot::CONTEXT)?,
             }
-            layer.out_proj.added(context, x, sum)?;
-            layer.self_attn_layer_norm.forward(sum, x)?;
+            layer.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
+            layer.self_attn_layer_norm.forward(run, Slot::Y, Slot::X)?;
 
             if let Some(cross) = &layer.encoder_attn {
-                let q = &mut wide[..n * d];
-                cross.q_proj.forward(x, q)?;
-                self.heads.cross(tokens.starts(), q, past.caches(), l, context)?;
-                cross.out_proj.added(context, x, sum)?;
-                cross.layer_norm.forward(sum, x)?;
+                cross.q_proj.forward(run, Slot::X, Slot::WIDE)?;
+                self.heads.cross(run, starts, Slot::WIDE, &cross.kv_proj, &past, l, Slot::CONTEXT)?;
+                cross.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
+                cross.layer_norm.forward(run, Slot::Y, Slot::X)?;
             }
 
-            let inside = &mut wide[..n * f];
-            layer.fc1.activated(x, config.activation_function, inside)?;
-            layer.fc2.added(inside, x, sum)?;
-            layer.final_layer_norm.forward(sum, x)?;
+            layer.fc1.activated(run, Slot::X, config.activation_function, Slot::WIDE)?;
+            dropout(run, on.backend, config.activation_dropout, Slot::WIDE)?;
+            layer.fc2.added(run, Slot::WIDE, Slot::X, p, Slot::Y)?;
+            layer.final_layer_norm.forward(run, Slot::Y, Slot::X)?;
         }
         Ok(())
     }
@@ -193,54 +173,52 @@ impl Stack {
         self.heads.caches(self.layers.len(), capacity)
     }
 
-    /// A cache for each of `sources`, without tokens. The states of the sources are in `x` of the workspace.
-    pub fn sources(
-        &self,
-        d: usize,
+    /// A cache for each of `sources`, without tokens. The states of the sources are in [`Slot::SOURCE`].
+    pub fn sources<'m>(
+        &'m self,
+        run: &mut Run<'m>,
         sources: &Batch,
         capacity: usize,
-        work: &mut Workspace,
     ) -> Result<Vec<Cache>, Error> {
-        let Workspace { x, wide, .. } = work;
-        let (x, kv) = (x.get(sources.tokens() * d), wide.get(sources.tokens() * 2 * d));
         let cross = self.layers.iter().filter_map(|layer| layer.encoder_attn.as_ref());
-        self.heads.source_caches(sources.starts(), x, cross.map(|cross| &cross.kv_proj), kv, capacity)
+        self.heads.source_caches(run, sources.starts(), cross.map(|cross| &cross.kv_proj), capacity)
     }
 
     /// x = scale word\[id\] + position\[i\], normalised if the family has the norm.
-    fn embed(
-        &mut self,
-        family: Family,
+    fn embed<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        config: &Config,
         on: Arithmetic,
         ids: &[u32],
         positions: &[u32],
-        x: &mut [f32],
     ) -> Result<(), Error> {
-        let words = Lookup { table: self.embed_tokens.view(), ids };
-        let [_, d] = words.table.shape();
-        let table = match &mut self.embed_positions {
-            Positions::Learned(table) => table.view(),
-            Positions::Sinusoids(rows) => {
-                let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-                if rows.len() < longest * d {
-                    *rows = sinusoids(longest.next_power_of_two(), d);
+        let words = Selection { table: &self.embed_tokens, ids };
+        match &self.embed_positions {
+            Positions::Learned(table) => {
+                let offset = config.family.offset as u32;
+                let rows: Vec<u32> = positions.iter().map(|position| position + offset).collect();
+                let places = Selection { table, ids: &rows };
+                if self.embed_scale == 1.0 {
+                    EmbeddingTable::sum(run, on, &[words, places], Slot::X)?;
+                } else {
+                    EmbeddingTable::sum(run, on, &[words], Slot::X)?;
+                    scale(run, self.embed_scale, Slot::X);
+                    EmbeddingTable::sum(run, on, &[places], Slot::Y)?;
+                    add(run, Slot::X, Slot::Y);
                 }
-                View::new(rows, [rows.len() / d, d])?
             }
-        };
-        let table = table.slice(0, family.offset..table.shape()[0]);
-        if self.embed_scale == 1.0 {
-            let lookups = &[words, Lookup { table, ids: positions }];
-            on.backend.run(Embedding::new(lookups, ViewMut::new(x, [ids.len(), d])?))?;
-        } else {
-            on.backend.run(Embedding::new(&[words], ViewMut::new(x, [ids.len(), d])?))?;
-            for (x, &position) in x.chunks_exact_mut(d).zip(positions) {
-                for (x, p) in x.iter_mut().zip(table.row([position as usize, 0])) {
-                    *x = *x * self.embed_scale + p;
+            Positions::Sinusoids(tables) => {
+                let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
+                let rows = tables.get(longest, |positions| sinusoids(positions, config.d_model));
+                EmbeddingTable::sum(run, on, &[words], Slot::X)?;
+                if self.embed_scale != 1.0 {
+                    scale(run, self.embed_scale, Slot::X);
                 }
+                add_constants(run, rows, positions, Slot::X);
             }
         }
-        self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(x))
+        self.layernorm_embedding.as_ref().map_or(Ok(()), |norm| norm.in_place(run, Slot::X))
     }
 
     /// Linear layers of all layers.

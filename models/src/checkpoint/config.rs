@@ -132,6 +132,14 @@ pub(crate) fn positive(sizes: &[(&str, usize)]) -> Result<(), String> {
     }
 }
 
+/// Refuses probabilities outside of \[0, 1\]; names the field.
+pub(crate) fn probabilities(all: &[(&str, f32)]) -> Result<(), String> {
+    match all.iter().find(|(_, p)| !(0.0..=1.0).contains(p)) {
+        Some((name, p)) => Err(format!("{name}: expected a probability from 0 to 1, found {p}")),
+        None => Ok(()),
+    }
+}
+
 /// Refuses an epsilon that is negative or not finite; names the field.
 pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
     match eps >= 0.0 && eps.is_finite() {

@@ -17,13 +17,14 @@
 //! - GGUF files have their own names, another order of LLaMA's query and key rows, and quantized blocks, which
 //!   [`Weights::groups`] returns unchanged.
 
+use crate::checkpoint::arena::{Arena, Values};
 use crate::checkpoint::files;
 use crate::checkpoint::gguf::{self, Type};
 use crate::error::Error;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::random::Random;
@@ -42,6 +43,8 @@ pub struct Weights {
     base: &'static str,
     source: Arc<TensorSource>,
     watch: Option<Arc<ReadProgress>>,
+    /// Arena that takes the values of all tensors, if the model is to be trained.
+    arena: Option<Arc<Mutex<Arena>>>,
 }
 
 /// A tensor of a checkpoint, as f32.
@@ -52,7 +55,7 @@ pub struct NamedTensor {
     /// Shape in the checkpoint.
     pub shape: Vec<usize>,
     /// Row-major.
-    pub values: Vec<f32>,
+    pub values: Values,
 }
 
 /// Callback for progress: bytes read so far, bytes of all tensors.
@@ -148,6 +151,25 @@ impl Weights {
         Self { watch: Some(watch.into()), ..self }
     }
 
+    /// Puts the values of all tensors that a model reads into one [`Arena`], which [`into_arena`](Self::into_arena)
+    /// returns: the model is then to be trained, and computes with the values that a [`Run`](crate::layers::Run) has.
+    pub fn trainable(self) -> Self {
+        Self { arena: Some(Arc::default()), ..self }
+    }
+
+    /// True if a model that reads these tensors is to be trained.
+    pub fn is_trainable(&self) -> bool {
+        self.arena.is_some()
+    }
+
+    /// The arena of [`trainable`](Self::trainable) weights, with all tensors read so far; empty for other weights.
+    ///
+    /// # Panics
+    /// If a thread panicked while it read a tensor.
+    pub fn into_arena(self) -> Arena {
+        self.arena.map(|arena| std::mem::take(&mut *arena.lock().expect("no reader panicked"))).unwrap_or_default()
+    }
+
     /// Bytes of all tensors in the files.
     pub fn bytes(&self) -> u64 {
         self.tensors().map(|(_, entry)| entry.bytes.len() as u64).sum()
@@ -190,9 +212,38 @@ impl Weights {
     ///
     /// # Errors
     /// As [`get`](Self::get).
+    ///
+    /// # Panics
+    /// If a thread panicked while it read a tensor into the arena.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<NamedTensor, Error> {
-        let values = self.get(name, shape)?;
-        Ok(NamedTensor { name: self.stored_name(name).to_owned(), shape: shape.to_vec(), values })
+        let stored = self.stored_name(name);
+        let named = |values| NamedTensor { name: stored.to_owned(), shape: shape.to_vec(), values };
+        let Some(arena) = &self.arena else { return Ok(named(Values::Own(self.get(name, shape)?))) };
+        let mut arena = arena.lock().expect("no reader panicked");
+        let place = match arena.find(stored) {
+            Some(tensor) if tensor.shape == shape => tensor.range.clone(),
+            Some(tensor) => {
+                let why = format!("expected shape {shape:?}, found {:?}", tensor.shape);
+                return Err(self.error(stored, why));
+            }
+            None => arena.push(stored, shape, &self.get(name, shape)?),
+        };
+        Ok(named(Values::Arena(place)))
+    }
+
+    /// As [`tensor`](Self::tensor), for a tensor that does not learn.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    ///
+    /// # Panics
+    /// As [`tensor`](Self::tensor).
+    pub fn constant(&self, name: &str, shape: &[usize]) -> Result<NamedTensor, Error> {
+        let (stored, values) = (self.stored_name(name), self.get(name, shape)?);
+        if let Some(arena) = &self.arena {
+            arena.lock().expect("no reader panicked").push_constant(stored, shape, &values);
+        }
+        Ok(NamedTensor { name: stored.to_owned(), shape: shape.to_vec(), values: Values::Own(values) })
     }
 
     /// Values of the tensor `name` of shape `shape`, row-major.
@@ -279,7 +330,7 @@ impl Weights {
     }
 
     fn of(path: PathBuf, source: TensorSource) -> Self {
-        Self { path, base: "", source: source.into(), watch: None }
+        Self { path, base: "", source: source.into(), watch: None, arena: None }
     }
 
     /// Entry of the tensor `name`; `None` for random weights.

@@ -32,6 +32,14 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// Names of the classes, by number.
     pub id2label: Option<BTreeMap<usize, String>>,
+    /// Id of padding, whose word embedding does not learn.
+    pub pad_token_id: Option<u32>,
+    /// Probability that training drops an element of the embeddings, or of a block's output.
+    pub hidden_dropout_prob: f32,
+    /// Probability that training drops a weight of attention.
+    pub attention_probs_dropout_prob: f32,
+    /// Probability that training drops an input of a classifier; that of the blocks if absent.
+    pub classifier_dropout: Option<f32>,
 }
 
 impl Default for Config {
@@ -48,6 +56,10 @@ impl Default for Config {
             layer_norm_eps: 1e-12,
             tie_word_embeddings: true,
             id2label: None,
+            pad_token_id: Some(0),
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            classifier_dropout: None,
         }
     }
 }
@@ -56,6 +68,11 @@ impl Config {
     /// Number of classes of a classifier: 2 unless `id2label` says otherwise.
     pub fn num_labels(&self) -> usize {
         self.id2label.as_ref().map_or(2, BTreeMap::len)
+    }
+
+    /// Probability that training drops an input of a classifier.
+    pub fn head_dropout(&self) -> f32 {
+        self.classifier_dropout.unwrap_or(self.hidden_dropout_prob)
     }
 
     /// Reads config.json from memory; errors name `path`.
@@ -82,7 +99,9 @@ impl Config {
         fields.only("pruned_heads", serde_json::json!({}))?;
         let config = config::take! { fields or or:
             vocab_size, hidden_size, num_hidden_layers, num_attention_heads, intermediate_size,
-            max_position_embeddings, type_vocab_size, layer_norm_eps, tie_word_embeddings;
+            max_position_embeddings, type_vocab_size, layer_norm_eps, tie_word_embeddings,
+            pad_token_id, hidden_dropout_prob, attention_probs_dropout_prob;
+            classifier_dropout: fields.get("classifier_dropout", fields.get("classifier_dropout_prob", or.classifier_dropout)?)?,
             hidden_act: fields.activation("hidden_act", or.hidden_act)?,
             id2label: fields.labels()?.or(or.id2label),
         };
@@ -96,6 +115,8 @@ impl Config {
         config::positive(&[("number of labels", self.num_labels())])?;
         config::eps("layer_norm_eps", self.layer_norm_eps)?;
         config::layers(&named!(self: num_hidden_layers))?;
+        config::probabilities(&named!(self: hidden_dropout_prob, attention_probs_dropout_prob))?;
+        config::probabilities(&[("classifier_dropout", self.head_dropout())])?;
         let [heads, width] = named!(self: num_attention_heads, hidden_size);
         config::divides(heads, width)
     }

@@ -10,10 +10,13 @@
 
 use crate::arithmetic::Arithmetic;
 use crate::error::Error;
-use crate::layers::{Cache, Linear, Past};
+use crate::layers::run::{Call, Gradients, Run, Saved, Slot, Version};
+use crate::layers::{Cache, EmbeddingTable, Linear, Past};
+use std::sync::Arc;
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::{
-    Attention, CachedAttention, DistanceBias, KvCache, Precision, Sequences, View, ViewMut, Window,
+    Attention, AttentionBackward, CachedAttention, DistanceBias, DropoutMask, KvCache, Precision, Sequences, View,
+    ViewMut, Window,
 };
 
 /// Heads of a layer's attention, and the scale and bias of the scores.
@@ -31,10 +34,59 @@ pub struct Heads<'a> {
     /// Factor of the dot products.
     pub scale: f32,
     /// Bias of the scores, by the distance from query to key.
-    pub distance: Option<DistanceBias<'a>>,
+    pub distance: Option<RelativeBias<'a>>,
+    /// Probability that a weight is dropped in training.
+    pub dropout: f32,
 }
 
-impl Heads<'_> {
+/// Bias of T5's scores, by the bucket of the distance from query to key: see [`DistanceBias::T5`].
+#[derive(Clone, Copy, Debug)]
+pub struct RelativeBias<'a> {
+    /// \[buckets, heads\].
+    pub table: &'a EmbeddingTable,
+    /// True if keys after the query have buckets of their own.
+    pub bidirectional: bool,
+    /// Distance from which on all distances share the last bucket.
+    pub max_distance: usize,
+}
+
+/// A call on the tape: attention within the sequences of one matrix. It saves queries, keys and values, the outputs and
+/// the log-sum-exps of the scores; weights are computed again.
+#[derive(Debug)]
+pub(super) struct AttentionCall<'m> {
+    heads: Heads<'m>,
+    starts: &'m [usize],
+    window: Window,
+    mask: Option<DropoutMask>,
+    pub qkv: Version,
+    out: Version,
+    lse: Version,
+}
+
+/// A call on the tape: attention from the tokens of a decoder to those of its source. It saves as [`AttentionCall`].
+#[derive(Debug)]
+pub(super) struct CrossAttentionCall<'m> {
+    heads: Heads<'m>,
+    /// Starts of the decoder's sequences, and of their sources.
+    starts: [&'m [usize]; 2],
+    mask: Option<DropoutMask>,
+    pub q: Version,
+    pub kv: Version,
+    out: Version,
+    lse: Version,
+}
+
+impl<'a> RelativeBias<'a> {
+    fn resolve<'v>(&self, arena: &'v [f32]) -> Result<DistanceBias<'v>, Error>
+    where
+        'a: 'v,
+    {
+        let Self { table, bidirectional, max_distance } = *self;
+        Ok(DistanceBias::T5 { table: table.view(arena)?, bidirectional, max_distance })
+    }
+}
+
+impl<'a> Heads<'a> {
     /// `heads` query heads and as many key heads, each `width / heads` wide, with scale 1 / sqrt(dim). `heads` must
     /// divide `width`.
     ///
@@ -42,7 +94,8 @@ impl Heads<'_> {
     /// If `heads` is 0.
     pub fn of_width(on: Arithmetic, heads: usize, width: usize) -> Self {
         let dim = width / heads;
-        Self { on, queries: heads, keys: heads, dim, scale: 1.0 / (dim as f32).sqrt(), distance: None }
+        let scale = 1.0 / (dim as f32).sqrt();
+        Self { on, queries: heads, keys: heads, dim, scale, distance: None, dropout: 0.0 }
     }
 
     /// Width of a token's queries, and of its output.
@@ -91,11 +144,23 @@ impl Heads<'_> {
         Ok(View::with_strides(x, [heads, tokens, self.dim], [self.dim, width, 1])?)
     }
 
-    /// All heads of `out`, \[1, heads, tokens, dim\].
-    fn outputs<'x>(&self, out: &'x mut [f32]) -> Result<ViewMut<'x, 4>, Error> {
-        let width = self.query_width();
-        let shape = [1, self.queries, out.len() / width, self.dim];
-        Ok(ViewMut::with_strides(out, shape, [0, self.dim, width, 1])?)
+    /// All heads of `x`, \[tokens, heads dim\], as \[1, heads, tokens, dim\].
+    fn all<'x>(&self, x: &'x [f32], heads: usize) -> Result<View<'x, 4>, Error> {
+        Ok(one(self.part(x, heads * self.dim, 0, heads)?))
+    }
+
+    /// All heads of `x`, \[tokens, heads dim\], as \[1, heads, tokens, dim\].
+    fn all_mut<'x>(&self, x: &'x mut [f32], heads: usize) -> Result<ViewMut<'x, 4>, Error> {
+        let width = heads * self.dim;
+        let shape = [1, heads, x.len() / width, self.dim];
+        Ok(ViewMut::with_strides(x, shape, [0, self.dim, width, 1])?)
+    }
+
+    /// Queries, keys and values of `qkv`, \[tokens, width\].
+    fn split<'x>(&self, qkv: &'x [f32]) -> Result<[View<'x, 4>; 3], Error> {
+        let (q, kv) = self.all(qkv, self.queries + 2 * self.keys)?.split_at(1, self.queries);
+        let (k, v) = kv.split_at(1, self.keys);
+        Ok([q, k, v])
     }
 
     /// Bidirectional attention from `qkv`, \[tokens, width\], to `out`, \[tokens, query width\]. `starts` has the index
@@ -103,27 +168,47 @@ impl Heads<'_> {
     ///
     /// # Errors
     /// [`Error::Kernel`] if shapes do not fit.
-    pub fn bidirectional(&self, starts: &[usize], qkv: &[f32], out: &mut [f32]) -> Result<(), Error> {
-        self.packed(starts, qkv, Window::ALL, out)
+    pub fn bidirectional(
+        &self,
+        run: &mut Run<'a>,
+        starts: &'a [usize],
+        qkv: Slot,
+        out: Slot,
+    ) -> Result<(), Error> {
+        self.packed(run, starts, qkv, Window::ALL, out)
     }
 
     /// Attention within each sequence of `qkv`, without caches.
-    fn packed(&self, starts: &[usize], qkv: &[f32], window: Window, out: &mut [f32]) -> Result<(), Error> {
-        let (width, q, k) = (self.width(), self.query_width(), self.key_width());
-        let part = |column, heads| Ok::<_, Error>(one(self.part(qkv, width, column, heads)?));
-        Ok(self.on.backend.run(Attention {
+    fn packed(
+        &self,
+        run: &mut Run<'a>,
+        starts: &'a [usize],
+        qkv: Slot,
+        window: Window,
+        out: Slot,
+    ) -> Result<(), Error> {
+        let tokens = run.matrix(qkv).shape()[0];
+        let mut context = run.take(out, [tokens, self.query_width()]);
+        let mut lse = run.keep([self.queries, tokens]);
+        let mask = run.dropout(self.dropout);
+        let [q, k, v] = self.split(run.matrix(qkv).values())?;
+        let lse_view = lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
+        self.on.backend.run(Attention {
             sequences: Sequences::Packed { q: starts, k: starts },
             precision: self.precision(),
             scale: self.scale,
-            distance: self.distance,
+            distance: self.distance.map(|bias| bias.resolve(run.arena())).transpose()?,
             window,
-            ..Attention::new(
-                part(0, self.queries)?,
-                part(q, self.keys)?,
-                part(q + k, self.keys)?,
-                self.outputs(out)?,
-            )
-        })?)
+            dropout: mask,
+            lse: lse_view.transpose()?,
+            ..Attention::new(q, k, v, self.all_mut(context.matrix.values_mut(), self.queries)?)
+        })?;
+        let (heads, qkv) = (*self, run.version(qkv));
+        let (lse, out) = (lse.map(|lse| run.put(lse)), run.put(context));
+        if let Some(lse) = lse {
+            run.record(|| Call::Attention(AttentionCall { heads, starts, window, mask, qkv, out, lse }));
+        }
+        Ok(())
     }
 
     /// Causal attention from `qkv`, \[tokens, width\], to `out`, \[tokens, query width\], in layer `layer`. Tokens that
@@ -134,16 +219,20 @@ impl Heads<'_> {
     /// [`Error::Kernel`] if shapes do not fit or a cache has no room.
     pub fn causal(
         &self,
-        starts: &[usize],
-        qkv: &[f32],
+        run: &mut Run<'a>,
+        starts: &'a [usize],
+        qkv: Slot,
         past: &mut Past<'_, '_>,
         layer: usize,
-        out: &mut [f32],
+        out: Slot,
     ) -> Result<(), Error> {
         let Past::Cached(caches) = past else {
-            return self.packed(starts, qkv, Window::CAUSAL, out);
+            return self.packed(run, starts, qkv, Window::CAUSAL, out);
         };
+        let tokens = run.matrix(qkv).shape()[0];
+        let mut context = run.take(out, [tokens, self.query_width()]);
         let (width, q, k) = (self.width(), self.query_width(), self.key_width());
+        let qkv = run.matrix(qkv).values();
         let [keys, values] = [self.part(qkv, width, q, self.keys)?, self.part(qkv, width, q + k, self.keys)?];
         for (cache, ends) in caches.iter_mut().zip(starts.windows(2)) {
             let tokens = ends[0]..ends[1];
@@ -151,26 +240,28 @@ impl Heads<'_> {
         }
         let caches: Vec<&KvCache> = caches.iter().map(|cache| &cache.layers[layer]).collect();
         let queries = one(self.part(qkv, width, 0, self.queries)?);
-        self.cached(starts, queries, &caches, Window::CAUSAL, out)
+        self.cached(run, starts, queries, &caches, Window::CAUSAL, context.matrix.values_mut())?;
+        run.put(context);
+        Ok(())
     }
 
     /// Caches for sequences that read sources: no tokens, room for `capacity` of them, and the keys and values of one
-    /// source each. `layers`, \[H, 2 key width\], compute these keys and values from the sources' `states`,
-    /// \[tokens, H\]. `kv`, \[tokens, 2 key width\], is working memory.
+    /// source each. `layers`, \[H, 2 key width\], compute these keys and values from the sources' states in
+    /// [`Slot::SOURCE`].
     ///
     /// # Errors
     /// [`Error::Kernel`] if shapes do not fit.
-    pub fn source_caches<'l>(
+    pub fn source_caches(
         &self,
+        run: &mut Run<'a>,
         starts: &[usize],
-        states: &[f32],
-        layers: impl Iterator<Item = &'l Linear>,
-        kv: &mut [f32],
+        layers: impl Iterator<Item = &'a Linear>,
         capacity: usize,
     ) -> Result<Vec<Cache>, Error> {
         let mut found = vec![Vec::new(); starts.len().saturating_sub(1)];
         for layer in layers {
-            layer.forward(states, kv)?;
+            layer.forward(run, Slot::SOURCE, Slot::SOURCE_KV)?;
+            let kv = run.matrix(Slot::SOURCE_KV).values();
             for (source, layer) in found.iter_mut().zip(self.sources(starts, kv)?) {
                 source.push(layer);
             }
@@ -195,32 +286,77 @@ impl Heads<'_> {
         starts.windows(2).map(source).collect()
     }
 
-    /// Cross-attention in layer `layer`: from the queries `q`, \[tokens, query width\], to `out` of the same shape.
-    /// Keys and values are those of the sources in `caches`, one cache for each sequence.
+    /// Cross-attention in layer `layer`: from the queries `q`, \[tokens, query width\], to `out` of the same shape. `kv`
+    /// computes keys and values from the source's states, unless `past` caches them.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if shapes do not fit; [`Error::Input`] if a cache has no source.
+    /// [`Error::Kernel`] if shapes do not fit; [`Error::Input`] if a cache has no source, or `past` names no source.
     pub fn cross(
         &self,
-        starts: &[usize],
-        q: &[f32],
-        caches: &[&mut Cache],
+        run: &mut Run<'a>,
+        starts: &'a [usize],
+        q: Slot,
+        kv: &'a Linear,
+        past: &Past<'a, '_>,
         layer: usize,
-        out: &mut [f32],
+        out: Slot,
     ) -> Result<(), Error> {
-        let missing = || Error::Input {
-            name: "caches",
-            why: "expected a source in each, found one without".to_owned(),
-        };
-        let sources = caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(missing)?[layer]));
-        let sources: Vec<&KvCache> = sources.collect::<Result<_, Error>>()?;
-        let queries = one(self.part(q, self.query_width(), 0, self.queries)?);
-        self.cached(starts, queries, &sources, Window::ALL, out)
+        match past {
+            Past::Source(source) => {
+                kv.forward(run, Slot::SOURCE, Slot::SOURCE_KV)?;
+                self.to_source(run, [starts, source], q, out)
+            }
+            Past::Cached(caches) => {
+                let sources = caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(no_source)?[layer]));
+                let sources: Vec<&KvCache> = sources.collect::<Result<_, Error>>()?;
+                let tokens = run.matrix(q).shape()[0];
+                let mut context = run.take(out, [tokens, self.query_width()]);
+                let queries = self.all(run.matrix(q).values(), self.queries)?;
+                self.cached(run, starts, queries, &sources, Window::ALL, context.matrix.values_mut())?;
+                run.put(context);
+                Ok(())
+            }
+            Past::None => Err(no_source()),
+        }
+    }
+
+    /// Attention from the decoder's queries `q` to the keys and values in [`Slot::SOURCE_KV`].
+    fn to_source(
+        &self,
+        run: &mut Run<'a>,
+        starts: [&'a [usize]; 2],
+        q: Slot,
+        out: Slot,
+    ) -> Result<(), Error> {
+        let tokens = run.matrix(q).shape()[0];
+        let mut context = run.take(out, [tokens, self.query_width()]);
+        let mut lse = run.keep([self.queries, tokens]);
+        let mask = run.dropout(self.dropout);
+        let queries = self.all(run.matrix(q).values(), self.queries)?;
+        let (k, v) = self.all(run.matrix(Slot::SOURCE_KV).values(), 2 * self.keys)?.split_at(1, self.keys);
+        let lse_view = lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
+        self.on.backend.run(Attention {
+            sequences: Sequences::Packed { q: starts[0], k: starts[1] },
+            precision: self.precision(),
+            scale: self.scale,
+            dropout: mask,
+            lse: lse_view.transpose()?,
+            ..Attention::new(queries, k, v, self.all_mut(context.matrix.values_mut(), self.queries)?)
+        })?;
+        let (heads, q, kv) = (*self, run.version(q), run.version(Slot::SOURCE_KV));
+        let (lse, out) = (lse.map(|lse| run.put(lse)), run.put(context));
+        if let Some(lse) = lse {
+            run.record(|| {
+                Call::CrossAttention(CrossAttentionCall { heads, starts, mask, q, kv, out, lse })
+            });
+        }
+        Ok(())
     }
 
     /// Attention from `q` to the keys and values of `caches`, one cache for each sequence.
     fn cached(
         &self,
+        run: &Run<'a>,
         starts: &[usize],
         q: View<'_, 4>,
         caches: &[&KvCache],
@@ -229,11 +365,76 @@ impl Heads<'_> {
     ) -> Result<(), Error> {
         Ok(self.on.backend.run(CachedAttention {
             scale: self.scale,
-            distance: self.distance,
+            distance: self.distance.map(|bias| bias.resolve(run.arena())).transpose()?,
             window,
-            ..CachedAttention::new(q, caches, starts, self.outputs(out)?)
+            ..CachedAttention::new(q, caches, starts, self.all_mut(out, self.queries)?)
         })?)
     }
+}
+
+impl AttentionCall<'_> {
+    /// Gradients of queries, keys and values; the bias table gains its own.
+    pub fn backward(self, saved: Saved<'_>, gradients: &mut Gradients<'_>) -> Result<(), Error> {
+        let Self { heads, starts, window, mask, qkv, out, lse } = self;
+        let Some(dout) = gradients.take(out) else { return Ok(()) };
+        let mut dqkv = gradients.matrix(saved.matrix(qkv).shape());
+        let views = heads.all_mut(dqkv.values_mut(), heads.queries + 2 * heads.keys)?;
+        let (dq, dkv) = views.split_at(1, heads.queries);
+        let (dk, dv) = dkv.split_at(1, heads.keys);
+        let result = (
+            heads.all(saved.matrix(out).values(), heads.queries)?,
+            View::new(saved.matrix(lse).values(), [1, heads.queries, dout.shape()[0]])?,
+        );
+        let of_out = heads.all(dout.values(), heads.queries)?;
+        let inputs = heads.split(saved.matrix(qkv).values())?;
+        heads.on.backend.run(AttentionBackward {
+            precision: heads.precision(),
+            scale: heads.scale,
+            distance: heads.distance.map(|bias| bias.resolve(saved.arena)).transpose()?,
+            sequences: Sequences::Packed { q: starts, k: starts },
+            window,
+            dropout: mask,
+            dtable: heads.distance.map(|bias| bias.table.gradient(gradients)).transpose()?,
+            ..AttentionBackward::new(inputs, result, of_out, [dq, dk, dv])
+        })?;
+        gradients.add(qkv, Arc::new(dqkv));
+        gradients.release(dout);
+        Ok(())
+    }
+}
+
+impl CrossAttentionCall<'_> {
+    /// Gradients of the decoder's queries, and of the source's keys and values.
+    pub fn backward(self, saved: Saved<'_>, gradients: &mut Gradients<'_>) -> Result<(), Error> {
+        let Self { heads, starts, mask, q, kv, out, lse } = self;
+        let Some(dout) = gradients.take(out) else { return Ok(()) };
+        let mut dq = gradients.matrix(saved.matrix(q).shape());
+        let mut dkv = gradients.matrix(saved.matrix(kv).shape());
+        let (dk, dv) = heads.all_mut(dkv.values_mut(), 2 * heads.keys)?.split_at(1, heads.keys);
+        let result = (
+            heads.all(saved.matrix(out).values(), heads.queries)?,
+            View::new(saved.matrix(lse).values(), [1, heads.queries, dout.shape()[0]])?,
+        );
+        let of_out = heads.all(dout.values(), heads.queries)?;
+        let queries = heads.all(saved.matrix(q).values(), heads.queries)?;
+        let (k, v) = heads.all(saved.matrix(kv).values(), 2 * heads.keys)?.split_at(1, heads.keys);
+        let of_q = heads.all_mut(dq.values_mut(), heads.queries)?;
+        heads.on.backend.run(AttentionBackward {
+            precision: heads.precision(),
+            scale: heads.scale,
+            sequences: Sequences::Packed { q: starts[0], k: starts[1] },
+            dropout: mask,
+            ..AttentionBackward::new([queries, k, v], result, of_out, [of_q, dk, dv])
+        })?;
+        gradients.add(q, Arc::new(dq));
+        gradients.add(kv, Arc::new(dkv));
+        gradients.release(dout);
+        Ok(())
+    }
+}
+
+fn no_source() -> Error {
+    Error::Input { name: "caches", why: "expected a source in each, found one without".to_owned() }
 }
 
 /// A batch of one.

@@ -58,18 +58,19 @@ impl Cache {
 pub enum Past<'a, 'c> {
     /// No earlier tokens; keys and values of new tokens are not kept. For scoring whole texts, and for training.
     None,
-    /// As [`Past::None`], for the decoder of an encoder-decoder: the caches hold sources only.
-    Sources(&'a mut [&'c mut Cache]),
+    /// As [`Past::None`], for the decoder of an encoder-decoder. The sources' states are in
+    /// [`Slot::SOURCE`](super::Slot::SOURCE), and these are the starts of their sequences.
+    Source(&'a [usize]),
     /// The caches hold the tokens so far. Keys and values of new tokens are appended.
     Cached(&'a mut [&'c mut Cache]),
 }
 
 impl<'c> Past<'_, 'c> {
-    /// Caches of the sequences; none for [`Past::None`].
-    pub(crate) fn caches(&self) -> &[&'c mut Cache] {
+    /// Caches of the sequences, if tokens are cached.
+    pub(crate) fn caches(&self) -> Option<&[&'c mut Cache]> {
         match self {
-            Self::None => &[],
-            Self::Sources(caches) | Self::Cached(caches) => caches,
+            Self::None | Self::Source(_) => None,
+            Self::Cached(caches) => Some(caches),
         }
     }
 }

@@ -6,31 +6,54 @@
 //! W^T      [q columns | k columns | v columns]        b [q | k | v]
 //! gated    [gate columns], [up columns]               activation(x gate^T) * (x up^T)
 //! ```
+//!
+//! In training the weight changes with every step, so it is not packed beforehand: products read W where the arena has
+//! it.
 
 use super::parameter::{MatrixOrder, Parameter, Parameters, Source};
-use super::table::EmbeddingTable;
-use crate::arithmetic::{ActivationQuantization, Arithmetic};
-use crate::checkpoint::weights::{NamedTensor, Weights};
+use crate::arithmetic::ActivationQuantization;
+use crate::checkpoint::arena::Values;
 use crate::error::Error;
-use std::borrow::Cow;
+use crate::layers::buffer::Matrix;
+use crate::layers::run::{Call, Gradients, Run, Saved, Slot, Version};
 use std::ops::Range;
-use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
-use tilewright_kernels::{Activation, Backend, View, ViewMut};
+use std::sync::Arc;
+use tilewright_kernels::gemm::{Derivative, Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
+use tilewright_kernels::{
+    ActivateBackward, Activation, Backend, ColumnSums, Dropout, DropoutMask, GatedBackward, Rows, View, ViewMut,
+};
 
-/// Tensors as a file stores them, in groups of a format.
-type StoredGroups<'w> = (Format, Vec<Cow<'w, [u8]>>);
+mod open;
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
 pub struct Linear {
     backend: Backend,
     inputs: ActivationQuantization,
-    /// W^T, packed in its type: \[in, out\].
-    weight: PackedB,
+    weight: Weight,
     /// \[out\].
-    bias: Option<Vec<f32>>,
+    bias: Option<Values>,
     /// Tensors of the weight, then of the bias.
     tensors: Vec<LinearTensor>,
+}
+
+/// Weight of a linear layer.
+#[derive(Clone, Debug)]
+enum Weight {
+    /// W^T, packed in its type: \[in, out\].
+    Packed(PackedB),
+    /// W of a model in training.
+    Stored(StoredWeight),
+}
+
+/// Weight in the arena of a model in training. For a gated pair, out counts the outputs of both.
+#[derive(Clone, Debug)]
+struct StoredWeight {
+    place: Range<usize>,
+    /// Outputs and inputs.
+    shape: [usize; 2],
+    order: MatrixOrder,
+    gated: bool,
 }
 
 /// A tensor of the checkpoint, and its place in a linear layer.
@@ -45,6 +68,8 @@ pub struct LinearTensor {
     /// Outputs that the tensor computes: columns of W^T, or elements of the bias. Gate and up matrix of a gated pair
     /// have the same outputs.
     pub outputs: Range<usize>,
+    /// Place in the arena of a model in training.
+    pub place: Option<Range<usize>>,
 }
 
 /// Role of a tensor in a linear layer.
@@ -60,199 +85,168 @@ pub enum LinearRole {
     Bias,
 }
 
+/// A call on the tape. It saves the matrix x, and the arguments of the activation; dropout's mask is computed again.
+#[derive(Debug)]
+pub(super) struct LinearCall<'m> {
+    layer: &'m Linear,
+    pub x: Version,
+    pub residual: Option<Version>,
+    /// Activation, and its arguments.
+    pub activated: Option<(Activation, Version)>,
+    mask: Option<DropoutMask>,
+    pub out: Version,
+}
+
+/// Operations on a product before it is stored.
+#[derive(Clone, Copy, Debug, Default)]
+struct After {
+    activation: Option<Activation>,
+    residual: Option<Slot>,
+    dropout: f32,
+}
+
 impl Linear {
-    /// Reads `{name}.weight`, \[out, in\], and `{name}.bias`, \[out\].
+    /// out = x W^T + b for x, \[tokens, in\], and out, \[tokens, out\].
     ///
     /// # Errors
-    /// See [`Weights::get`].
-    pub fn open(
-        weights: &Weights,
-        name: &str,
-        [out, inp]: [usize; 2],
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        Self::open_as(weights, &format!("{name}.weight"), Some(&format!("{name}.bias")), [out, inp], on)
+    /// [`Error::Kernel`] if x does not have `in` columns.
+    pub fn forward<'m>(&'m self, run: &mut Run<'m>, x: Slot, out: Slot) -> Result<(), Error> {
+        self.call(run, x, After::default(), out)
     }
 
-    /// Reads the tensors `weight`, \[out, in\], and `bias`, \[out\], if the layer has one.
+    /// out = activation(x W^T + b).
     ///
     /// # Errors
-    /// See [`Weights::get`].
-    pub fn open_as(
-        weights: &Weights,
-        weight: &str,
-        bias: Option<&str>,
-        [out, inp]: [usize; 2],
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let biases: Vec<_> = bias.into_iter().map(|bias| (bias, out)).collect();
-        Self::fuse(weights, &[(weight, out)], &biases, inp, on)
+    /// As [`forward`](Self::forward).
+    pub fn activated<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        x: Slot,
+        activation: Activation,
+        out: Slot,
+    ) -> Result<(), Error> {
+        self.call(run, x, After { activation: Some(activation), ..After::default() }, out)
     }
 
-    /// Reads several layers with one input as one layer. `parts` are names and widths, in the order of the outputs;
-    /// `biased` layers have `{name}.bias`.
+    /// out = dropout(x W^T + b) + residual, with a residual of out's shape. `dropout` is the probability that an element
+    /// is dropped in training.
     ///
     /// # Errors
-    /// See [`Weights::get`].
-    pub fn open_fused(
-        weights: &Weights,
-        parts: &[(String, usize)],
-        inp: usize,
-        biased: bool,
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let named =
-            |kind: &str| parts.iter().map(|(name, out)| (format!("{name}.{kind}"), *out)).collect::<Vec<_>>();
-        let biases = if biased { named("bias") } else { Vec::new() };
-        Self::fuse(weights, &named("weight"), &biases, inp, on)
+    /// As [`forward`](Self::forward).
+    pub fn added<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        x: Slot,
+        residual: Slot,
+        dropout: f32,
+        out: Slot,
+    ) -> Result<(), Error> {
+        self.call(run, x, After { residual: Some(residual), dropout, ..After::default() }, out)
     }
 
-    /// Reads `{name}.weight`, \[in, out\] as `Conv1D` of transformers stores it, and `{name}.bias`.
+    /// out = x W^T + b, \[tokens, out\], for x, \[tokens, in\]: outputs of the model, which the run does not record.
     ///
     /// # Errors
-    /// See [`Weights::get`].
-    pub fn open_transposed(
-        weights: &Weights,
-        name: &str,
-        [inp, out]: [usize; 2],
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let weight = weights.tensor(&format!("{name}.weight"), &[inp, out])?;
-        let bias = weights.tensor(&format!("{name}.bias"), &[out])?;
-        let packed = Self::pack(View::new(&weight.values, [inp, out])?, on)?;
-        let role = LinearRole::Weight(MatrixOrder::InOut);
-        Ok(Self::without_bias(packed, vec![LinearTensor::new(weight.name, weight.shape, role, 0..out)], on)
-            .with_bias(bias))
+    /// As [`forward`](Self::forward).
+    pub fn outputs(&self, run: &Run<'_>, x: Slot, out: &mut Vec<f32>) -> Result<(), Error> {
+        let x = run.matrix(x);
+        let shape = [x.shape()[0], self.width()];
+        out.resize(shape[0] * shape[1], 0.0);
+        self.multiply(run.arena(), x, Epilogue::default(), ViewMut::new(out, shape)?)
     }
 
-    /// Reads the tensors `gate` and `up`, both \[out, in\], as one layer without bias, whose
-    /// [`activated`](Self::activated) is activation(x gate^T) * (x up^T).
-    ///
-    /// # Errors
-    /// See [`Weights::get`].
-    pub fn open_gated(
-        weights: &Weights,
-        [gate, up]: [&str; 2],
-        shape: [usize; 2],
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let tensors = [(gate, LinearRole::Gate), (up, LinearRole::Up)]
-            .map(|(name, role)| {
-                LinearTensor::new(weights.stored_name(name).to_owned(), shape.to_vec(), role, 0..shape[0])
-            })
-            .to_vec();
-        let stored = Self::stored(weights, &[(gate, shape[0]), (up, shape[0])], shape[1], on)?;
-        let weight = if let Some((format, groups)) = stored {
-            PackedB::gated_from_groups(on.backend, format, &groups[0], &groups[1], shape)?
-        } else {
-            let [gate, up] = [weights.get(gate, &shape)?, weights.get(up, &shape)?];
-            let [gate, up] = [View::new(&gate, shape)?.transpose(), View::new(&up, shape)?.transpose()];
-            match on.dtype {
-                Format::F32 => PackedB::gated(on.backend, gate, up)?,
-                dtype => PackedB::gated_in_format(on.backend, dtype, gate, up)?,
-            }
+    fn call<'m>(&'m self, run: &mut Run<'m>, x: Slot, after: After, out: Slot) -> Result<(), Error> {
+        let After { activation, residual, dropout } = after;
+        let rows = run.matrix(x).shape()[0];
+        let mut y = run.take(out, [rows, self.width()]);
+        let outputs = if self.is_gated() { 2 * self.width() } else { self.width() };
+        let mut arguments = activation.and_then(|_| run.keep([rows, outputs]));
+        let mask = if residual.is_some() { run.dropout(dropout) } else { None };
+        let added = residual.map(|residual| run.matrix(residual).view()).transpose()?;
+        let epilogue = Epilogue {
+            activation,
+            aux: arguments.as_mut().map(|kept| kept.matrix.view_mut()).transpose()?.map(|v| v.into()),
+            residual: added.filter(|_| mask.is_none()).map(|v| v.into()),
+            ..Epilogue::default()
         };
-        Ok(Self::without_bias(weight, tensors, on))
-    }
-
-    /// A layer whose weight is the embedding table `table`, \[out, in\], and whose bias has `out` values.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] if rows of the table are too long for sums in int8.
-    pub(crate) fn from_table(
-        table: &EmbeddingTable,
-        bias: Option<NamedTensor>,
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let NamedTensor { name, shape, .. } = &table.weight;
-        let role = LinearRole::Weight(MatrixOrder::OutIn);
-        let tensors = vec![LinearTensor::new(name.clone(), shape.clone(), role, 0..shape[0])];
-        let linear = Self::without_bias(Self::pack(table.view().transpose(), on)?, tensors, on);
-        Ok(match bias {
-            Some(bias) => linear.with_bias(bias),
-            None => linear,
-        })
-    }
-
-    /// Tensors in the file's own groups, if the format of these groups is the type of `on`, or q8_0 where `on` asks
-    /// for int4. Names and heights are `parts`.
-    ///
-    /// Such tensors are packed unchanged: another rounding could only lose. Files in int4 keep sensitive layers,
-    /// such as the head, in q8_0.
-    fn stored<'w>(
-        weights: &'w Weights,
-        parts: &[(impl AsRef<str>, usize)],
-        inp: usize,
-        on: Arithmetic,
-    ) -> Result<Option<StoredGroups<'w>>, Error> {
-        let finer = matches!(on.dtype, Format::Q4_0 | Format::Q4_1).then_some(Format::Q8_0);
-        for format in core::iter::once(on.dtype).chain(finer) {
-            let groups = parts.iter().map(|(name, out)| weights.groups(name.as_ref(), [*out, inp], format));
-            let groups: Option<Vec<_>> = groups.collect::<Result<Vec<_>, _>>()?.into_iter().collect();
-            if let Some(groups) = groups {
-                return Ok(Some((format, groups)));
-            }
+        self.multiply(run.arena(), run.matrix(x), epilogue, y.matrix.view_mut()?)?;
+        if let Some(mask) = mask {
+            let rows = Rows::InPlace(y.matrix.view_mut()?);
+            self.backend.run(Dropout { rows, residual: added, mask })?;
         }
-        Ok(None)
+        let (x, residual) = (run.version(x), residual.map(|residual| run.version(residual)));
+        let activated = activation.zip(arguments.map(|kept| run.put(kept)));
+        let out = run.put(y);
+        run.record(|| Call::Linear(LinearCall { layer: self, x, residual, activated, mask, out }));
+        Ok(())
     }
 
-    /// Reads weights, \[out, in\] each, and biases, \[out\] each, as one layer; outputs follow each other.
-    fn fuse(
-        weights: &Weights,
-        parts: &[(impl AsRef<str>, usize)],
-        biases: &[(impl AsRef<str>, usize)],
-        inp: usize,
-        on: Arithmetic,
-    ) -> Result<Self, Error> {
-        let (mut tensors, mut start) = (Vec::new(), 0);
-        for (name, out) in parts {
-            let name = weights.stored_name(name.as_ref()).to_owned();
-            let role = LinearRole::Weight(MatrixOrder::OutIn);
-            tensors.push(LinearTensor::new(name, vec![*out, inp], role, start..start + out));
-            start += out;
-        }
-        let shape = [start, inp];
-        let weight = if let Some((format, groups)) = Self::stored(weights, parts, inp, on)? {
-            PackedB::from_groups(on.backend, format, &groups.concat(), shape)?
-        } else {
-            let mut values = Vec::new();
-            for (name, out) in parts {
-                values.extend(weights.get(name.as_ref(), &[*out, inp])?);
-            }
-            Self::pack(View::new(&values, shape)?.transpose(), on)?
+    /// c = x W^T + b, and the epilogue.
+    fn multiply(
+        &self,
+        arena: &[f32],
+        x: &Matrix,
+        epilogue: Epilogue<'_>,
+        c: ViewMut<'_, 2>,
+    ) -> Result<(), Error> {
+        let x: View<'_, 3> = x.view()?.into();
+        let (b, format) = match &self.weight {
+            Weight::Packed(weight) => (Rhs::Packed(weight), weight.format()),
+            Weight::Stored(weight) => (weight.transposed(arena)?, Format::F32),
         };
-        let mut linear = Self::without_bias(weight, tensors, on);
-        for (name, out) in biases {
-            linear = linear.with_bias(weights.tensor(name.as_ref(), &[*out])?);
-        }
-        Ok(linear)
-    }
-
-    /// Packs W^T, \[in, out\].
-    fn pack(weight: View<'_, 2>, on: Arithmetic) -> Result<PackedB, Error> {
-        Ok(match on.dtype {
-            Format::F32 => PackedB::new(on.backend, weight),
-            dtype => PackedB::in_format(on.backend, dtype, weight)?,
-        })
-    }
-
-    fn without_bias(weight: PackedB, tensors: Vec<LinearTensor>, on: Arithmetic) -> Self {
-        Self { backend: on.backend, inputs: on.inputs, weight, bias: None, tensors }
-    }
-
-    /// Appends the values of `tensor` to the bias.
-    fn with_bias(mut self, tensor: NamedTensor) -> Self {
-        let NamedTensor { name, shape, values } = tensor;
-        let bias = self.bias.get_or_insert_default();
-        let outputs = bias.len()..bias.len() + values.len();
-        bias.extend(values);
-        self.tensors.push(LinearTensor::new(name, shape, LinearRole::Bias, outputs));
-        self
+        Ok(self.backend.run(Gemm {
+            alpha: 1.0,
+            a: match (self.inputs, format) {
+                (ActivationQuantization::Exact, _) => x.into(),
+                // A zero point doubles the resolution of inputs that mostly have one sign, as after GELU, at no cost.
+                (ActivationQuantization::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
+                (ActivationQuantization::Rounded, _) => Lhs::Rounded(x),
+            },
+            b,
+            beta: 0.0,
+            c: c.into(),
+            epilogue: Epilogue { column_bias: self.bias.as_ref().map(|b| b.get(arena)), ..epilogue },
+        })?)
     }
 
     /// Width of the output.
     pub fn width(&self) -> usize {
-        self.weight.n()
+        match &self.weight {
+            Weight::Packed(weight) => weight.n(),
+            Weight::Stored(weight) => weight.shape[0] / if weight.gated { 2 } else { 1 },
+        }
+    }
+
+    /// W, \[out, in\], and b of a model in training.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the weight is packed.
+    pub(super) fn weight_and_bias<'v>(&'v self, arena: &'v [f32]) -> Result<(View<'v, 2>, Option<&'v [f32]>), Error> {
+        match &self.weight {
+            Weight::Stored(weight) => Ok((weight.view(arena)?, self.bias.as_ref().map(|bias| bias.get(arena)))),
+            Weight::Packed(_) => Err(not_trainable()),
+        }
+    }
+
+    /// Places of weight and bias in the arena of a model in training.
+    pub(super) fn places(&self) -> (Range<usize>, Option<Range<usize>>) {
+        let weight = match &self.weight {
+            Weight::Stored(weight) => weight.place.clone(),
+            Weight::Packed(_) => 0..0,
+        };
+        (weight, self.bias.as_ref().and_then(Values::place))
+    }
+
+    /// Backend of the layer.
+    pub(crate) fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    fn is_gated(&self) -> bool {
+        match &self.weight {
+            Weight::Packed(weight) => weight.is_gated(),
+            Weight::Stored(weight) => weight.gated,
+        }
     }
 
     /// Tensors of the checkpoint that the layer fuses, and their places: weights, then biases.
@@ -262,69 +256,158 @@ impl Linear {
 
     /// Multiply-adds for a token.
     pub fn multiply_adds(&self) -> usize {
-        self.weight.k() * self.weight.n() * if self.weight.is_gated() { 2 } else { 1 }
+        match &self.weight {
+            Weight::Packed(weight) => weight.k() * weight.n() * if weight.is_gated() { 2 } else { 1 },
+            Weight::Stored(weight) => weight.place.len(),
+        }
+    }
+}
+
+impl StoredWeight {
+    /// W^T, \[in, out\], or the two matrices of a gated pair.
+    fn transposed<'a>(&self, arena: &'a [f32]) -> Result<Rhs<'a>, Error> {
+        let w = self.view(arena)?.transpose();
+        Ok(if self.gated {
+            let (gate, up) = w.split_at(1, self.shape[0] / 2);
+            Rhs::Gated { gate: gate.into(), up: up.into() }
+        } else {
+            Rhs::Matrix(w.into())
+        })
     }
 
-    /// out = x W^T + b for x, \[tokens, in\], and out, \[tokens, out\]. `out` determines the number of tokens; `x` may
-    /// be longer.
-    ///
-    /// # Errors
-    /// [`Error::Kernel`] if x is too short for the rows of out.
-    pub fn forward(&self, x: &[f32], out: &mut [f32]) -> Result<(), Error> {
-        self.run(x, Epilogue::default(), out)
+    /// W, \[out, in\].
+    fn view<'a>(&self, arena: &'a [f32]) -> Result<View<'a, 2>, Error> {
+        let ([out, inputs], values) = (self.shape, &arena[self.place.clone()]);
+        Ok(match self.order {
+            MatrixOrder::OutIn => View::new(values, [out, inputs])?,
+            MatrixOrder::InOut => View::new(values, [inputs, out])?.transpose(),
+        })
+    }
+}
+
+impl LinearCall<'_> {
+    /// dW += dY^T X, db += column sums of dY, and dX = dY W; dY is the gradient before activation and dropout.
+    pub fn backward(self, saved: Saved<'_>, gradients: &mut Gradients<'_>) -> Result<(), Error> {
+        let Self { layer, x, residual, activated, mask, out } = self;
+        let Weight::Stored(weight) = &layer.weight else { return Err(not_trainable()) };
+        let backend = layer.backend;
+        let Some(mut dy) = gradients.take(out) else { return Ok(()) };
+        if let Some(residual) = residual {
+            gradients.add(residual, dy.clone());
+        }
+        if let Some(mask) = mask {
+            let mut dropped = gradients.matrix(dy.shape());
+            let rows = Rows::Into(dy.view()?, dropped.view_mut()?);
+            backend.run(Dropout { rows, residual: None, mask })?;
+            gradients.release(core::mem::replace(&mut dy, Arc::new(dropped)));
+        }
+        if let Some((activation, arguments)) = activated
+            && saved.fused_activation(out).is_none()
+        {
+            let arguments = saved.matrix(arguments);
+            let mut darguments = gradients.matrix(arguments.shape());
+            let (dy_view, of) = (dy.view()?, Rows::Into(arguments.view()?, darguments.view_mut()?));
+            if weight.gated {
+                backend.run(GatedBackward::halves(of, dy_view, activation)?)?;
+            } else {
+                let rows = Rows::Into(dy_view, darguments.view_mut()?);
+                backend.run(ActivateBackward { rows, x: arguments.view()?, activation })?;
+            }
+            gradients.release(core::mem::replace(&mut dy, Arc::new(darguments)));
+        }
+        let (of_y, of_x) = (dy.view()?, saved.matrix(x).view()?);
+        if let Some(bias) = layer.bias.as_ref().and_then(Values::place) {
+            backend.run(ColumnSums { x: of_y, sums: gradients.parameters(bias) })?;
+        }
+        weight.add_gradient(backend, of_y, of_x, gradients.parameters(weight.place.clone()))?;
+        let dx = weight.gradient_of_inputs(backend, of_y, x, saved, gradients)?;
+        gradients.set(x, Arc::new(dx));
+        gradients.release(dy);
+        Ok(())
+    }
+}
+
+impl StoredWeight {
+    /// dW += dY^T X, in the order of the weight.
+    fn add_gradient(
+        &self,
+        backend: Backend,
+        dy: View<'_, 2>,
+        x: View<'_, 2>,
+        dweight: &mut [f32],
+    ) -> Result<(), Error> {
+        let [out, inputs] = self.shape;
+        let (a, b, shape) = match self.order {
+            MatrixOrder::OutIn => (dy, x, [out, inputs]),
+            MatrixOrder::InOut => (x, dy, [inputs, out]),
+        };
+        let c = ViewMut::new(dweight, shape)?;
+        Ok(backend.run(Gemm { beta: 1.0, ..Gemm::new(a.transpose(), Rhs::Matrix(b.into()), c) })?)
     }
 
-    /// out = activation(x W^T + b).
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn activated(&self, x: &[f32], activation: Activation, out: &mut [f32]) -> Result<(), Error> {
-        self.run(x, Epilogue { activation: Some(activation), ..Epilogue::default() }, out)
+    /// dX = dY W, and what other calls have added to the gradient of x. If this layer alone reads x, which an activation
+    /// made, the product is multiplied by the derivative.
+    fn gradient_of_inputs(
+        &self,
+        backend: Backend,
+        dy: View<'_, 2>,
+        x: Version,
+        saved: Saved<'_>,
+        gradients: &mut Gradients<'_>,
+    ) -> Result<Matrix, Error> {
+        let shape = saved.matrix(x).shape();
+        let b = Rhs::Matrix(self.view(saved.arena)?.into());
+        let Some((activation, arguments)) = saved.fused_activation(x) else {
+            let (old, mut dx) = (gradients.take(x), gradients.matrix(shape));
+            let residual = old.as_ref().map(|old| old.view()).transpose()?.map(|old| old.into());
+            let epilogue = Epilogue { residual, ..Epilogue::default() };
+            backend.run(Gemm { epilogue, ..Gemm::new(dy, b, dx.view_mut()?) })?;
+            old.into_iter().for_each(|old| gradients.release(old));
+            return Ok(dx);
+        };
+        let mut darguments = gradients.matrix(arguments.shape());
+        let (c, derivative) = if arguments.shape() == shape {
+            (darguments.view_mut()?, Derivative::Of { activation, aux: arguments.view()?.into() })
+        } else {
+            let (c, dup) = darguments.view_mut()?.split_at(1, shape[1]);
+            let (gate, up) = arguments.view()?.split_at(1, shape[1]);
+            (c, Derivative::OfGated { activation, gate: gate.into(), up: up.into(), dup: dup.into() })
+        };
+        let epilogue = Epilogue { derivative: Some(derivative), ..Epilogue::default() };
+        backend.run(Gemm { epilogue, ..Gemm::new(dy, b, c) })?;
+        Ok(darguments)
     }
+}
 
-    /// out = x W^T + b + residual, with a residual of out's shape.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn added(&self, x: &[f32], residual: &[f32], out: &mut [f32]) -> Result<(), Error> {
-        let residual = View::new(residual, [out.len() / self.weight.n(), self.weight.n()])?;
-        self.run(x, Epilogue { residual: Some(residual.into()), ..Epilogue::default() }, out)
-    }
-
-    fn run(&self, x: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<(), Error> {
-        let tokens = out.len() / self.weight.n();
-        let x: View<'_, 3> = View::<2>::new(x, [tokens, self.weight.k()])?.into();
-        Ok(self.backend.run(Gemm {
-            alpha: 1.0,
-            a: match (self.inputs, self.weight.format()) {
-                (ActivationQuantization::Exact, _) => x.into(),
-                // A zero point doubles the resolution of inputs that mostly have one sign, as after GELU, at no cost.
-                (ActivationQuantization::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
-                (ActivationQuantization::Rounded, _) => Lhs::Rounded(x),
-            },
-            b: Rhs::Packed(&self.weight),
-            beta: 0.0,
-            c: ViewMut::new(out, [tokens, self.weight.n()])?.into(),
-            epilogue: Epilogue { column_bias: self.bias.as_deref(), ..epilogue },
-        })?)
-    }
+fn not_trainable() -> Error {
+    let why = "of packed weights have no gradients; expected a model in training".to_owned();
+    Error::Input { name: "layers", why }
 }
 
 impl LinearTensor {
     fn new(name: String, shape: Vec<usize>, role: LinearRole, outputs: Range<usize>) -> Self {
-        Self { name, shape, role, outputs }
+        Self { name, shape, role, outputs, place: None }
     }
 }
 
 impl Parameters for Linear {
     fn parameters(&self) -> Vec<Parameter<'_>> {
-        let bias = self.bias.as_deref().unwrap_or_default();
-        let packed = |up, first, stored| Source::Packed { weight: &self.weight, up, first, stored };
-        let source = |LinearTensor { role, outputs, .. }: &LinearTensor| match *role {
-            LinearRole::Weight(stored) => packed(false, outputs.start, stored),
-            LinearRole::Gate => packed(false, outputs.start, MatrixOrder::OutIn),
-            LinearRole::Up => packed(true, outputs.start, MatrixOrder::OutIn),
-            LinearRole::Bias => Source::Plain(&bias[outputs.clone()]),
+        let source = |LinearTensor { role, outputs, place, .. }: &LinearTensor| {
+            if let Some(place) = place {
+                return Source::Arena(place.clone());
+            }
+            let packed = |up, stored| match &self.weight {
+                Weight::Packed(weight) => Source::Packed { weight, up, first: outputs.start, stored },
+                Weight::Stored(weight) => Source::Arena(weight.place.clone()),
+            };
+            match *role {
+                LinearRole::Weight(stored) => packed(false, stored),
+                LinearRole::Gate => packed(false, MatrixOrder::OutIn),
+                LinearRole::Up => packed(true, MatrixOrder::OutIn),
+                LinearRole::Bias => {
+                    Source::Plain(&self.bias.as_ref().map_or(&[][..], |bias| bias.get(&[]))[outputs.clone()])
+                }
+            }
         };
         let tensors = self.tensors.iter();
         tensors.map(|t| Parameter { name: &t.name, shape: &t.shape, source: source(t) }).collect()

@@ -1,11 +1,13 @@
 //! Parameters: tensors of a checkpoint as layers hold them.
 
+use crate::checkpoint::arena::Values;
 use crate::checkpoint::weights::NamedTensor;
+use std::ops::Range;
 use std::sync::Arc;
 use tilewright_kernels::gemm::PackedB;
 
 /// A tensor of the checkpoint that a layer holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Parameter<'m> {
     /// Name in the checkpoint.
     pub name: &'m str,
@@ -15,12 +17,24 @@ pub struct Parameter<'m> {
 }
 
 /// Memory that holds a parameter.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Source<'m> {
     /// Values in the checkpoint's order.
     Plain(&'m [f32]),
+    /// Place in the arena of a model in training, in the checkpoint's order.
+    Arena(Range<usize>),
     /// Columns of a packed W^T, \[in, out\], from `first` on; of the up matrix of a gated pair if `up`.
     Packed { weight: &'m PackedB, up: bool, first: usize, stored: MatrixOrder },
+}
+
+impl<'m> Source<'m> {
+    /// Values of a tensor in the checkpoint's order.
+    pub fn of(values: &'m Values) -> Self {
+        match values {
+            Values::Own(values) => Self::Plain(values),
+            Values::Arena(place) => Self::Arena(place.clone()),
+        }
+    }
 }
 
 /// Order of a linear layer's weight in the checkpoint.
@@ -38,13 +52,17 @@ impl Parameter<'_> {
         self.shape.iter().product()
     }
 
-    /// Values in the checkpoint's order.
+    /// Values in the checkpoint's order; `arena` holds those of a model in training, and may be empty for others.
     ///
     /// A layer in f32 returns exactly the values that it loaded. A weight packed in a reduced format is dequantized:
     /// the values are those that the layer computes with.
-    pub fn values(&self) -> Vec<f32> {
+    ///
+    /// # Panics
+    /// If `arena` is not of the model in training that holds the tensor, and too short.
+    pub fn values(&self, arena: &[f32]) -> Vec<f32> {
         match self.source {
             Source::Plain(values) => values.to_vec(),
+            Source::Arena(ref place) => arena[place.clone()].to_vec(),
             Source::Packed { weight, up, first, stored } => {
                 let columns = self.shape.last().copied().unwrap_or(1).max(1);
                 let value = |at: usize| {
@@ -63,7 +81,7 @@ impl Parameter<'_> {
 
 impl<'m> From<&'m NamedTensor> for Parameter<'m> {
     fn from(tensor: &'m NamedTensor) -> Self {
-        Self { name: &tensor.name, shape: &tensor.shape, source: Source::Plain(&tensor.values) }
+        Self { name: &tensor.name, shape: &tensor.shape, source: Source::of(&tensor.values) }
     }
 }
 

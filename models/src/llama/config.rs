@@ -37,6 +37,10 @@ pub struct Config {
     pub rope_theta: f64,
     /// Scaling of the rotary frequencies.
     pub rope_scaling: RopeScaling,
+    /// Probability that training drops a weight of attention.
+    pub attention_dropout: f32,
+    /// Id of padding, whose word embedding does not learn; below 0 it counts from the end of the table.
+    pub pad_token_id: Option<i64>,
 }
 
 /// Upper bound of a head's width. A larger one means a damaged file.
@@ -159,6 +163,8 @@ impl Default for Config {
             attention_bias: false,
             rope_theta: 1e4,
             rope_scaling: RopeScaling::Default,
+            attention_dropout: 0.0,
+            pad_token_id: None,
         }
     }
 }
@@ -193,7 +199,7 @@ impl Config {
         let config = config::take! { fields or or:
             vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
             num_key_value_heads, head_dim, max_position_embeddings, rms_norm_eps, tie_word_embeddings,
-            attention_bias;
+            attention_bias, attention_dropout, pad_token_id;
             hidden_act: fields.activation("hidden_act", or.hidden_act)?,
             rope_theta: rope.rope_theta.or(fields.get("rope_theta", None)?).unwrap_or(or.rope_theta),
             rope_scaling,
@@ -205,6 +211,12 @@ impl Config {
     /// Number of key heads and of value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Word whose embedding does not learn.
+    pub(super) fn padding(&self) -> Option<u32> {
+        let id = self.pad_token_id?;
+        u32::try_from(if id < 0 { id.saturating_add(self.vocab_size as i64) } else { id }).ok()
     }
 
     /// Width of a head.
@@ -223,6 +235,7 @@ impl Config {
 
     /// Refuses impossible sizes and frequencies; names the field.
     pub(super) fn check(&self) -> Result<(), String> {
+        config::probabilities(&named!(self: attention_dropout))?;
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         config::positive(&named!(
             self: vocab_size, hidden_size, intermediate_size, num_attention_heads, num_hidden_layers,

@@ -40,6 +40,12 @@ pub struct Config {
     /// True if states are multiplied by 1 / sqrt(D) before the head, as in T5 1.0, whose head is the word table.
     /// `tie_word_embeddings` if absent.
     pub scale_decoder_outputs: bool,
+    /// Probability that training drops an element of embeddings, weights of attention, insides and outputs of blocks.
+    pub dropout_rate: f32,
+    /// First token of a decoder.
+    pub decoder_start_token_id: u32,
+    /// Padding token.
+    pub pad_token_id: u32,
 }
 
 impl Default for Config {
@@ -59,6 +65,9 @@ impl Default for Config {
             gated: false,
             tie_word_embeddings: true,
             scale_decoder_outputs: true,
+            dropout_rate: 0.1,
+            decoder_start_token_id: 0,
+            pad_token_id: 0,
         }
     }
 }
@@ -89,7 +98,8 @@ impl Config {
             .map_err(|e| fields.error(format!("feed_forward_proj {block:?}: {e}")))?;
         let config = config::take! { fields or or:
             vocab_size, d_model, d_kv, d_ff, num_heads, relative_attention_num_buckets,
-            relative_attention_max_distance, layer_norm_epsilon, tie_word_embeddings;
+            relative_attention_max_distance, layer_norm_epsilon, tie_word_embeddings, dropout_rate,
+            decoder_start_token_id, pad_token_id;
             num_layers,
             num_decoder_layers: fields.get("num_decoder_layers", num_layers)?,
             activation: fields.activation("dense_act_fn", activation)?,
@@ -113,13 +123,14 @@ impl Config {
     /// Heads of cross-attention. Self-attention has relative position biases too.
     pub(super) fn heads(&self, on: Arithmetic) -> Heads<'static> {
         let (heads, dim) = (self.num_heads, self.d_kv);
-        Heads { on, queries: heads, keys: heads, dim, scale: 1.0, distance: None }
+        Heads { on, queries: heads, keys: heads, dim, scale: 1.0, distance: None, dropout: self.dropout_rate }
     }
 
     /// Refuses impossible sizes; names the field.
     pub(super) fn check(&self) -> Result<(), String> {
         config::positive(&named!(self: vocab_size, d_model, d_kv, d_ff, num_heads))?;
         config::eps("layer_norm_epsilon", self.layer_norm_epsilon)?;
+        config::probabilities(&named!(self: dropout_rate))?;
         let layers = named!(self: num_layers, num_decoder_layers);
         config::positive(&layers)?;
         config::layers(&layers)?;

@@ -5,9 +5,9 @@ use crate::arithmetic::Arithmetic;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, WorkBuffer, parameters_of,
+    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, RelativeBias, Run, Slot, dropout,
+    parameters_of,
 };
-use tilewright_kernels::DistanceBias;
 
 /// `encoder` or `decoder`.
 #[derive(Debug)]
@@ -50,19 +50,6 @@ struct CrossAttention {
     kv: Linear,
     /// EncDecAttention.o, \[I, D\].
     o: Linear,
-}
-
-/// Working memory. It grows to the largest batch; then nothing is allocated.
-#[derive(Debug, Default)]
-pub(super) struct Workspace {
-    /// \[tokens, D\]: the states.
-    pub x: WorkBuffer,
-    /// \[tokens, D\]: input of a block, then the block's output, which the states add.
-    pub y: WorkBuffer,
-    /// \[tokens, I\]: output of attention.
-    context: WorkBuffer,
-    /// \[tokens, max(3 I, F)\]: inside of a block.
-    wide: WorkBuffer,
 }
 
 impl Stack {
@@ -119,70 +106,64 @@ impl Stack {
         self.layers.len()
     }
 
-    /// A cache for each source, without tokens and with room for `capacity`. The states of the sources are in `y` of the
-    /// workspace.
-    pub fn sources(
-        &self,
+    /// A cache for each source, without tokens and with room for `capacity`. The states of the sources are in
+    /// [`Slot::SOURCE`].
+    pub fn sources<'m>(
+        &'m self,
+        run: &mut Run<'m>,
         config: &Config,
         on: Arithmetic,
         starts: &[usize],
         capacity: usize,
-        work: &mut Workspace,
     ) -> Result<Vec<Cache>, Error> {
-        let (heads, n) = (config.heads(on), starts.last().map_or(0, |&end| end));
-        let (y, kv) = (work.y.get(n * config.d_model), work.wide.get(n * 2 * heads.key_width()));
         let layers = self.layers.iter().filter_map(|layer| layer.cross.as_ref()).map(|cross| &cross.kv);
-        heads.source_caches(starts, y, layers, kv, capacity)
+        config.heads(on).source_caches(run, starts, layers, capacity)
     }
 
-    /// Computes the states after the last norm in `y` of the workspace, from embeddings in `x`, both \[tokens, D\].
-    pub fn run(
-        &self,
+    /// Computes the states after the last norm in [`Slot::Y`], from embeddings in [`Slot::X`], both \[tokens, D\].
+    pub fn run<'m>(
+        &'m self,
+        run: &mut Run<'m>,
         config: &Config,
         on: Arithmetic,
-        starts: &[usize],
-        mut past: Past<'_, '_>,
-        work: &mut Workspace,
+        starts: &'m [usize],
+        mut past: Past<'m, '_>,
     ) -> Result<(), Error> {
-        let n = starts.last().map_or(0, |&end| end);
-        let (d, f, i) = (config.d_model, config.d_ff, config.inner_width());
-        let Workspace { x, y, context, wide } = work;
-        let (x, y, context) = (x.get(n * d), y.get(n * d), context.get(n * i));
-        let wide = wide.get(n * f.max(3 * i));
-        let to_source = config.heads(on);
-        let distance = |bidirectional| DistanceBias::T5 {
-            table: self.relative_attention_bias.view(),
+        let (backend, p, to_source) = (on.backend, config.dropout_rate, config.heads(on));
+        let distance = |bidirectional| RelativeBias {
+            table: &self.relative_attention_bias,
             bidirectional,
             max_distance: config.relative_attention_max_distance,
         };
-
         let norm_of =
             |l: usize| self.layers.get(l).map_or(&self.final_layer_norm, |l| &l.attention_layer_norm);
-        norm_of(0).forward(x, y)?;
+        dropout(run, backend, p, Slot::X)?;
+        norm_of(0).forward(run, Slot::X, Slot::Y)?;
         for (l, layer) in self.layers.iter().enumerate() {
-            let qkv = &mut wide[..n * 3 * i];
-            layer.qkv.forward(y, qkv)?;
+            layer.qkv.forward(run, Slot::Y, Slot::WIDE)?;
             let heads = Heads { distance: Some(distance(layer.cross.is_none())), ..to_source };
             match &layer.cross {
-                None => heads.bidirectional(starts, qkv, context)?,
-                Some(_) => heads.causal(starts, qkv, &mut past, l, context)?,
+                None => heads.bidirectional(run, starts, Slot::WIDE, Slot::CONTEXT)?,
+                Some(_) => heads.causal(run, starts, Slot::WIDE, &mut past, l, Slot::CONTEXT)?,
             }
-            layer.o.forward(context, y)?;
+            layer.o.forward(run, Slot::CONTEXT, Slot::Y)?;
+            dropout(run, backend, p, Slot::Y)?;
 
             if let Some(cross) = &layer.cross {
-                cross.layer_norm.after_adding(y, x)?;
-                let q = &mut wide[..n * i];
-                cross.q.forward(y, q)?;
-                to_source.cross(starts, q, past.caches(), l, context)?;
-                cross.o.forward(context, y)?;
+                cross.layer_norm.after_adding(run, Slot::Y, Slot::X)?;
+                cross.q.forward(run, Slot::Y, Slot::WIDE)?;
+                to_source.cross(run, starts, Slot::WIDE, &cross.kv, &past, l, Slot::CONTEXT)?;
+                cross.o.forward(run, Slot::CONTEXT, Slot::Y)?;
+                dropout(run, backend, p, Slot::Y)?;
             }
-            layer.feed_forward_layer_norm.after_adding(y, x)?;
-            let inside = &mut wide[..n * f];
-            layer.wi.activated(y, config.activation, inside)?;
-            layer.wo.forward(inside, y)?;
-            norm_of(l + 1).after_adding(y, x)?;
+            layer.feed_forward_layer_norm.after_adding(run, Slot::Y, Slot::X)?;
+            layer.wi.activated(run, Slot::Y, config.activation, Slot::WIDE)?;
+            dropout(run, backend, p, Slot::WIDE)?;
+            layer.wo.forward(run, Slot::WIDE, Slot::Y)?;
+            dropout(run, backend, p, Slot::Y)?;
+            norm_of(l + 1).after_adding(run, Slot::Y, Slot::X)?;
         }
-        Ok(())
+        dropout(run, backend, p, Slot::Y)
     }
 
     /// Linear layers of all layers.

@@ -13,6 +13,7 @@ mod embed;
 mod fill_mask;
 mod forward;
 mod generate;
+mod gradients;
 mod hub;
 mod info;
 mod isa;
@@ -45,6 +46,7 @@ enum Command {
     Embed(embed::Embed),
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
+    Gradients(gradients::Gradients),
     Generate(Box<generate::Generate>),
     Info(info::Info),
     Isa(isa::Isa),
@@ -62,6 +64,7 @@ impl Command {
             Self::Embed(args) => args.run(),
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
+            Self::Gradients(args) => args.run(),
             Self::Generate(args) => args.run(),
             Self::Info(args) => args.run(),
             Self::Isa(args) => args.run(),

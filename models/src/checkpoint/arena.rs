@@ -1,0 +1,134 @@
+//! Arena: all parameters of a model in training, in one array.
+//!
+//! ```text
+//! values      [tensor 0 | tensor 1 | .. ]        gradients and states of an optimizer have the same layout
+//! ```
+//!
+//! Counting, clipping, the optimizer and saving walk the same list of tensors. A tensor with several uses (a word table
+//! that is also the head, a layer that ALBERT shares) is stored once, so its gradients add up.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Parameters of a model in training.
+#[derive(Clone, Debug, Default)]
+pub struct Arena {
+    tensors: Vec<ArenaTensor>,
+    /// Index of each tensor, by name.
+    index: HashMap<String, usize>,
+    values: Vec<f32>,
+    constants: Vec<NamedConstant>,
+}
+
+/// A tensor of the checkpoint that does not learn: its name, shape and values.
+pub type NamedConstant = (String, Vec<usize>, Vec<f32>);
+
+/// A tensor of an [`Arena`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArenaTensor {
+    /// Name in the checkpoint.
+    pub name: String,
+    /// Shape in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Place of the values, row-major.
+    pub range: Range<usize>,
+}
+
+impl Arena {
+    /// Appends a tensor and returns the place of its values. Tensors follow each other without gaps, so that the
+    /// tensors of a fused layer are one matrix.
+    pub(crate) fn push(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Range<usize> {
+        let range = self.values.len()..self.values.len() + values.len();
+        self.index.insert(name.to_owned(), self.tensors.len());
+        self.tensors.push(ArenaTensor { name: name.to_owned(), shape: shape.to_vec(), range: range.clone() });
+        self.values.extend_from_slice(values);
+        range
+    }
+
+    /// Keeps a tensor that does not learn, for saving.
+    pub(crate) fn push_constant(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        self.constants.push((name.to_owned(), shape.to_vec(), values.to_vec()));
+    }
+
+    /// Tensors of the checkpoint that do not learn.
+    pub fn constants(&self) -> &[NamedConstant] {
+        &self.constants
+    }
+
+    /// The tensor `name`.
+    pub fn find(&self, name: &str) -> Option<&ArenaTensor> {
+        self.index.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// All tensors, in the order of their values.
+    pub fn tensors(&self) -> &[ArenaTensor] {
+        &self.tensors
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// All values, for an optimizer.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+}
+
+/// Values of a tensor: a layer's own, or a place in the arena of a model in training.
+#[derive(Clone, Debug)]
+pub enum Values {
+    /// Row-major.
+    Own(Vec<f32>),
+    /// Place in the arena.
+    Arena(Range<usize>),
+}
+
+impl Values {
+    /// The values; `arena` holds those of a model in training.
+    ///
+    /// # Panics
+    /// If `arena` is not of the model that the values belong to, and too short.
+    pub fn get<'v>(&'v self, arena: &'v [f32]) -> &'v [f32] {
+        match self {
+            Self::Own(values) => values,
+            Self::Arena(range) => &arena[range.clone()],
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Own(values) => values.len(),
+            Self::Arena(range) => range.len(),
+        }
+    }
+
+    /// True if there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Place in the arena of a model in training.
+    pub fn place(&self) -> Option<Range<usize>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Arena(range) => Some(range.clone()),
+        }
+    }
+
+    /// These values and the `next` ones, which must follow them in the arena.
+    pub(crate) fn join(self, next: Self) -> Result<Self, String> {
+        match (self, next) {
+            (Self::Own(mut values), Self::Own(next)) => {
+                values.extend(next);
+                Ok(Self::Own(values))
+            }
+            (Self::Arena(range), Self::Arena(next)) if range.end == next.start => {
+                Ok(Self::Arena(range.start..next.end))
+            }
+            _ => Err("is part of two layers, which cannot both fuse it".to_owned()),
+        }
+    }
+}

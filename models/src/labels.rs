@@ -1,0 +1,102 @@
+//! Labels of a batch, and the loss that a head computes from them.
+
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::layers::IGNORED;
+use tilewright_kernels::LossSum;
+
+/// Labels of a batch, under Hugging Face's names. A head reads those of its objective.
+///
+/// Labels of tokens have one element for each token of the batch, or of the decoder's batch. -100 is no label.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Labels {
+    /// `labels`: the word or class of each token, or the class of each sequence.
+    pub labels: Vec<i64>,
+    /// `labels` of a regression: a value for each sequence.
+    pub values: Vec<f32>,
+    /// `next_sentence_label` or `sentence_order_label`: of each sequence.
+    pub sequences: Vec<i64>,
+    /// `start_positions` and `end_positions`: of each sequence, the column of the answer's first and last token.
+    pub answers: [Vec<i64>; 2],
+    /// Number of labels of the whole step, if the batch is a part of it: the losses are then divided by these.
+    pub totals: Option<Totals>,
+}
+
+/// Number of labels, for means over all batches of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Totals {
+    /// Labelled tokens.
+    pub tokens: f64,
+    /// Labelled sequences.
+    pub sequences: f64,
+}
+
+/// Loss of a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// Sum of the weighted means. If the batch is a part of a step, its part of the step's loss.
+    pub total: f64,
+    /// Sums of the objectives.
+    pub parts: Vec<(&'static str, LossSum)>,
+}
+
+impl Loss {
+    /// Adds an objective. Its mean, with `count` as the number of terms, counts `weight` times.
+    pub(crate) fn push(&mut self, name: &'static str, sum: LossSum, weight: f64, count: f64) {
+        self.total += weight * sum.sum / count;
+        self.parts.push((name, sum));
+    }
+}
+
+impl Labels {
+    /// Number of labels of tokens, and of sequences.
+    pub(crate) fn counts(&self) -> Totals {
+        let Self { labels, values, sequences, answers, .. } = self;
+        let of_sequences = match (sequences.is_empty(), values.is_empty(), answers[0].is_empty()) {
+            (false, ..) => count(sequences),
+            (_, false, _) => values.len() as f64,
+            (.., false) => answers[0].len() as f64,
+            _ => count(labels),
+        };
+        Totals { tokens: count(labels), sequences: of_sequences }
+    }
+
+    /// Number of terms of a loss over tokens whose labels are `labels`: of the whole step, if it is known.
+    pub(crate) fn tokens(&self, labels: &[i64]) -> f64 {
+        self.totals.map_or_else(|| count(labels), |totals| totals.tokens)
+    }
+
+    /// Number of terms of a loss over sequences whose labels are `labels`.
+    pub(crate) fn of_sequences(&self, labels: &[i64]) -> f64 {
+        self.totals.map_or_else(|| count(labels), |totals| totals.sequences)
+    }
+
+    /// Label of the next token for each token, and of none for the last of a sequence: the targets of a causal LM.
+    pub(crate) fn shifted(&self, batch: &Batch) -> Result<Vec<i64>, Error> {
+        expect("labels", self.labels.len(), batch.tokens())?;
+        let mut targets = vec![IGNORED; batch.tokens()];
+        for ends in batch.starts().windows(2) {
+            let next = ends[0] + 1..ends[1];
+            targets[ends[0]..ends[1] - 1].copy_from_slice(&self.labels[next]);
+        }
+        Ok(targets)
+    }
+}
+
+/// Number of labels that are not ignored.
+pub(crate) fn count(labels: &[i64]) -> f64 {
+    labels.iter().filter(|&&label| label != IGNORED).count() as f64
+}
+
+/// Rows that have a label, and their labels.
+pub(crate) fn labelled(labels: &[i64]) -> (Vec<usize>, Vec<i64>) {
+    labels.iter().copied().enumerate().filter(|&(_, label)| label != IGNORED).unzip()
+}
+
+/// Refuses labels that are not as many as their rows.
+pub(crate) fn expect(name: &'static str, found: usize, expected: usize) -> Result<(), Error> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::Input { name, why: format!("expected {expected} values, found {found}") }),
+    }
+}

@@ -1,0 +1,233 @@
+//! Runs: the layer calls of one forward pass, and of the backward pass that may follow.
+//!
+//! ```text
+//! let mut run = Run::new(&mut workspace);          inference: a slot is one buffer, overwritten by each call
+//! linear.forward(&mut run, X, WIDE)?;
+//! norm.forward(&mut run, SUM, X)?;
+//!
+//! let mut run = Run::recording(..);                training: each call that writes a slot makes a new matrix there,
+//! model.loss(&mut run, ..)?;                       and notes on the tape what its backward needs
+//! run.backward()?;                                 the tape from its end: gradients of all parameters
+//! ```
+//!
+//! So a model's forward pass is written once. Its backward pass is the tape: a layer that is called twice (ALBERT), a
+//! table with two uses and an encoder that every decoder layer reads need no code of their own, because gradients add
+//! up. The order of calls fixes the order of all sums, so bits depend neither on threads nor on memory.
+
+use crate::error::Error;
+use crate::layers::buffer::Matrix;
+use tilewright_kernels::{DropoutMask, RandomBits};
+
+pub(super) mod gradients;
+mod tape;
+
+pub(super) use gradients::Gradients;
+pub(super) use tape::{Call, Saved};
+use tape::Tape;
+
+/// Name of a matrix in a forward pass, such as the states or the inside of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(usize);
+
+/// Number of slots.
+const SLOTS: usize = 12;
+
+impl Slot {
+    /// States of the tokens.
+    pub const X: Self = Self(0);
+    /// Input of a block, then the block's output, which the states add (pre-norm); or their sum (post-norm).
+    pub const Y: Self = Self(1);
+    /// Output of attention.
+    pub const CONTEXT: Self = Self(2);
+    /// Inside of a block: queries, keys and values, or the inside of the feed-forward block.
+    pub const WIDE: Self = Self(3);
+    /// States of the encoder of an encoder-decoder.
+    pub const SOURCE: Self = Self(4);
+    /// Keys and values of the source.
+    pub const SOURCE_KV: Self = Self(5);
+    /// Rows of the states that a head reads.
+    pub const ROWS: Self = Self(6);
+    /// Inside of a head.
+    pub const HEAD: Self = Self(7);
+    /// Outputs of a head.
+    pub const LOGITS: Self = Self(8);
+}
+
+/// Matrix of a run: one writing of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version(usize);
+
+/// Working memory of runs. It grows to the largest batch; then nothing is allocated.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    matrices: Vec<Matrix>,
+    /// Unused matrices of gradients.
+    pool: Vec<Matrix>,
+}
+
+/// Dropout of one step of training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepDropout {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the step.
+    pub step: u32,
+    /// Number of the first mask: the micro-batches of a step have masks of their own.
+    pub first_site: u32,
+}
+
+/// Layer calls of one forward pass, and their tape if a backward pass is to follow.
+#[derive(Debug)]
+pub struct Run<'m> {
+    /// Parameters of a model in training.
+    arena: &'m [f32],
+    matrices: &'m mut Vec<Matrix>,
+    /// Matrix that each slot holds.
+    current: [Version; SLOTS],
+    /// Number of matrices so far.
+    used: usize,
+    tape: Option<Tape<'m>>,
+}
+
+/// A matrix that a call is about to write.
+#[derive(Debug)]
+pub(super) struct Written {
+    slot: Option<Slot>,
+    version: Version,
+    pub matrix: Matrix,
+}
+
+impl<'m> Run<'m> {
+    /// A run that records nothing, of a model that holds its own parameters.
+    pub fn new(workspace: &'m mut Workspace) -> Self {
+        Self::evaluating(workspace, &[])
+    }
+
+    /// A run that records nothing, of a model whose parameters are in `arena`.
+    pub fn evaluating(workspace: &'m mut Workspace, arena: &'m [f32]) -> Self {
+        let matrices = &mut workspace.matrices;
+        matrices.resize_with(matrices.len().max(SLOTS), Matrix::default);
+        matrices[..SLOTS].iter_mut().for_each(|matrix| matrix.reshape([0, 0]));
+        let current = core::array::from_fn(Version);
+        Self { arena, matrices, current, used: SLOTS, tape: None }
+    }
+
+    /// A run of a model whose parameters are in `arena`, for [`backward`](Self::backward), which adds to `gradients`: an
+    /// array with the layout of the arena. Without `dropout` nothing is dropped.
+    pub fn recording(
+        workspace: &'m mut Workspace,
+        arena: &'m [f32],
+        gradients: &'m mut [f32],
+        dropout: Option<StepDropout>,
+    ) -> Self {
+        let Workspace { matrices, pool } = workspace;
+        matrices.resize_with(matrices.len().max(SLOTS), Matrix::default);
+        let current = core::array::from_fn(Version);
+        let tape = Some(Tape::new(Gradients::new(gradients, pool), dropout));
+        Self { arena, matrices, current, used: SLOTS, tape }
+    }
+
+    /// Computes the gradients of all parameters, and ends the recording.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if a kernel refuses its arguments.
+    pub fn backward(&mut self) -> Result<(), Error> {
+        match self.tape.take() {
+            Some(tape) => tape.backward(self.arena, self.matrices),
+            None => Ok(()),
+        }
+    }
+
+    /// Parameters of a model in training; empty for others.
+    pub(super) fn arena(&self) -> &'m [f32] {
+        self.arena
+    }
+
+    /// The matrix in `slot`.
+    pub fn matrix(&self, slot: Slot) -> &Matrix {
+        &self.matrices[self.current[slot.0].0]
+    }
+
+    /// True if a backward pass is to follow.
+    pub(super) fn records(&self) -> bool {
+        self.tape.is_some()
+    }
+
+    /// Tape of a run that records.
+    pub(super) fn gradients(&mut self) -> Option<&mut Gradients<'m>> {
+        self.tape.as_mut().map(|tape| &mut tape.gradients)
+    }
+
+    /// The matrix in `slot`, to be read by a backward pass.
+    pub(super) fn version(&self, slot: Slot) -> Version {
+        self.current[slot.0]
+    }
+
+    /// A matrix of this shape for the new content of `slot`. Until [`put`](Self::put), the slot has its old content if the
+    /// run records, and none otherwise.
+    pub(super) fn take(&mut self, slot: Slot, shape: [usize; 2]) -> Written {
+        let version = if self.records() { self.next() } else { self.current[slot.0] };
+        self.written(Some(slot), version, shape)
+    }
+
+    /// The matrix in `slot`, to be changed in place: for changes that no backward pass minds.
+    pub(super) fn take_in_place(&mut self, slot: Slot) -> Written {
+        let version = self.current[slot.0];
+        let matrix = core::mem::take(&mut self.matrices[version.0]);
+        Written { slot: Some(slot), version, matrix }
+    }
+
+    /// A matrix of this shape that only the backward pass reads, if there is one.
+    pub(super) fn keep(&mut self, shape: [usize; 2]) -> Option<Written> {
+        self.records().then(|| {
+            let version = self.next();
+            self.written(None, version, shape)
+        })
+    }
+
+    fn next(&mut self) -> Version {
+        if self.used == self.matrices.len() {
+            self.matrices.push(Matrix::default());
+        }
+        self.used += 1;
+        Version(self.used - 1)
+    }
+
+    fn written(&mut self, slot: Option<Slot>, version: Version, shape: [usize; 2]) -> Written {
+        let mut matrix = core::mem::take(&mut self.matrices[version.0]);
+        matrix.reshape(shape);
+        Written { slot, version, matrix }
+    }
+
+    /// Puts a written matrix in its slot.
+    pub(super) fn put(&mut self, written: Written) -> Version {
+        let Written { slot, version, matrix } = written;
+        self.matrices[version.0] = matrix;
+        if let Some(slot) = slot {
+            self.current[slot.0] = version;
+        }
+        version
+    }
+
+    /// Moves the content of `from` to `to`; `from` has no content afterwards.
+    pub fn rename(&mut self, from: Slot, to: Slot) {
+        self.current.swap(from.0, to.0);
+    }
+
+    /// Mask of the next dropout of probability `p`; `None` if nothing is dropped.
+    pub(super) fn dropout(&mut self, probability: f32) -> Option<DropoutMask> {
+        let tape = self.tape.as_mut()?;
+        let StepDropout { seed, step, first_site } = tape.dropout?;
+        let site = first_site.wrapping_add(tape.site);
+        tape.site += 1;
+        let random = RandomBits { seed, step, site };
+        (probability > 0.0).then_some(DropoutMask { probability, random, first_row: 0 })
+    }
+
+    /// Notes a call on the tape, if the run records.
+    pub(super) fn record(&mut self, call: impl FnOnce() -> Call<'m>) {
+        if let Some(tape) = &mut self.tape {
+            tape.record(call());
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Steps of a run: gradients of micro-batches, clipping, the optimizer.
+
+use super::optimizer::{Optimizer, OptimizerKind};
+use super::schedule::Schedule;
+use crate::batch::Batch;
+use crate::checkpoint::arena::Arena;
+use crate::error::Error;
+use crate::labels::{Labels, Loss, Totals};
+use crate::layers::{Run, StepDropout, Workspace};
+use crate::model::Model;
+use tilewright_kernels::Backend;
+use tilewright_kernels::optimizer::{GlobalNorm, GradientTree, clip_factor};
+
+/// Part of a step that is computed at once. The numbers of the micro-batches of a step fix the order in which their
+/// gradients are added.
+#[derive(Clone, Debug)]
+pub struct MicroBatch {
+    /// Tokens.
+    pub batch: Batch,
+    /// Tokens of the decoder, for an encoder-decoder.
+    pub decoder: Option<Batch>,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// Settings of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainerSettings {
+    /// Optimizer.
+    pub optimizer: OptimizerKind,
+    /// Learning rates.
+    pub schedule: Schedule,
+    /// Norm to which gradients are clipped.
+    pub clip: Option<f64>,
+    /// True if elements are dropped as the model's config says.
+    pub dropout: bool,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// What happened in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Number of the step, from 1 up.
+    pub step: u64,
+    /// Loss of the step: the sum of the losses of its micro-batches, whose terms are divided by the totals of the step.
+    pub loss: f64,
+    /// Mean of each objective.
+    pub parts: Vec<(&'static str, f64)>,
+    /// Norm of the gradients before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+}
+
+/// A model in training.
+///
+/// The same steps give the same bits on any number of threads.
+#[derive(Debug)]
+pub struct Trainer {
+    model: Box<dyn Model>,
+    arena: Arena,
+    backend: Backend,
+    settings: TrainerSettings,
+    optimizer: Optimizer,
+    gradients: Vec<f32>,
+    tree: Option<GradientTree>,
+    workspace: Workspace,
+    /// Number of steps done.
+    step: u64,
+}
+
+impl Trainer {
+    /// A trainer before its first step. `arena` has the parameters of the model.
+    pub fn new(model: Box<dyn Model>, arena: Arena, backend: Backend, settings: TrainerSettings) -> Self {
+        let count = arena.values().len();
+        Self {
+            model,
+            backend,
+            settings,
+            optimizer: Optimizer::new(settings.optimizer, count),
+            gradients: vec![0.0; count],
+            tree: None,
+            workspace: Workspace::default(),
+            step: 0,
+            arena,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// The parameters.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Number of steps done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// One step on these micro-batches.
+    ///
+    /// # Errors
+    /// See [`Model::loss`]. [`Error::Input`] if the loss or a gradient is not finite: the error names the tensor, and no
+    /// parameter has changed.
+    pub fn step(&mut self, micro_batches: &[MicroBatch]) -> Result<StepReport, Error> {
+        let step = self.step + 1;
+        let totals = self.totals(micro_batches);
+        let mut loss = Loss::default();
+        let parts = micro_batches.len();
+        if parts > 1 && self.tree.is_none() {
+            self.tree = Some(GradientTree::new(self.gradients.len(), parts));
+        }
+        for (number, micro_batch) in micro_batches.iter().enumerate() {
+            let found = self.gradients_of(micro_batch, number, totals)?;
+            add(&mut loss, found);
+            if let Some(tree) = self.tree.as_mut().filter(|_| parts > 1) {
+                tree.push(self.backend, number, &self.gradients)?;
+            }
+        }
+        if let Some(tree) = self.tree.as_mut().filter(|_| parts > 1) {
+            let sum = tree.sum().expect("all parts were pushed");
+            self.gradients.copy_from_slice(sum);
+            tree.clear();
+        }
+        let gradient_norm = self.backend.run(GlobalNorm { x: &self.gradients });
+        if !(loss.total.is_finite() && gradient_norm.is_finite()) {
+            return Err(self.not_finite(step, &loss));
+        }
+        let scale = self.settings.clip.map_or(1.0, |most| clip_factor(gradient_norm, most));
+        let learning_rate = self.settings.schedule.rate(step);
+        let Self { optimizer, backend, arena, gradients, .. } = self;
+        optimizer.step(*backend, arena, gradients, scale, learning_rate, step)?;
+        self.step = step;
+        let parts = loss.parts.iter().map(|(name, sum)| (*name, sum.mean())).collect();
+        Ok(StepReport { step, loss: loss.total, parts, gradient_norm, learning_rate })
+    }
+
+    /// Computes the gradients of a micro-batch.
+    fn gradients_of(&mut self, part: &MicroBatch, number: usize, totals: Totals) -> Result<Loss, Error> {
+        self.gradients.fill(0.0);
+        let TrainerSettings { seed, dropout, .. } = self.settings;
+        // Steps and micro-batches beyond 2^32 and 2^16 repeat masks.
+        let dropout =
+            dropout.then_some(StepDropout { seed, step: self.step as u32, first_site: (number as u32) << 16 });
+        let labels = Labels { totals: Some(totals), ..part.labels.clone() };
+        let mut run = Run::recording(&mut self.workspace, self.arena.values(), &mut self.gradients, dropout);
+        let loss = self.model.loss(&mut run, &part.batch, part.decoder.as_ref(), &labels)?;
+        run.backward()?;
+        Ok(loss)
+    }
+
+    /// Mean loss of batches, without dropout.
+    ///
+    /// # Errors
+    /// See [`Model::loss`].
+    pub fn evaluate(&mut self, batches: &[MicroBatch]) -> Result<Loss, Error> {
+        let (totals, mut loss) = (self.totals(batches), Loss::default());
+        for part in batches {
+            let labels = Labels { totals: Some(totals), ..part.labels.clone() };
+            let mut run = Run::evaluating(&mut self.workspace, self.arena.values());
+            add(&mut loss, self.model.loss(&mut run, &part.batch, part.decoder.as_ref(), &labels)?);
+        }
+        Ok(loss)
+    }
+
+    /// Number of labels of all micro-batches.
+    fn totals(&self, micro_batches: &[MicroBatch]) -> Totals {
+        let counts = micro_batches.iter().map(|part| self.model.label_counts(&part.batch, &part.labels));
+        counts.fold(Totals { tokens: 0.0, sequences: 0.0 }, |sum, counts| Totals {
+            tokens: sum.tokens + counts.tokens,
+            sequences: sum.sequences + counts.sequences,
+        })
+    }
+
+    fn not_finite(&self, step: u64, loss: &Loss) -> Error {
+        let tensor = self.arena.tensors().iter().find(|tensor| {
+            let gradients = &self.gradients[tensor.range.clone()];
+            gradients.iter().any(|g| !g.is_finite())
+        });
+        let of = tensor.map_or(String::new(), |tensor| format!(", and a gradient of {} is not finite", tensor.name));
+        let why = format!("step {step}: the loss is {}{of}", loss.total);
+        Error::Input { name: "loss", why }
+    }
+}
+
+/// Adds the loss of another micro-batch of a step.
+fn add(sum: &mut Loss, other: Loss) {
+    sum.total += other.total;
+    for (name, terms) in other.parts {
+        match sum.parts.iter_mut().find(|(of, _)| *of == name) {
+            Some((_, sum)) => *sum = *sum + terms,
+            None => sum.parts.push((name, terms)),
+        }
+    }
+}

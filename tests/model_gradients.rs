@@ -1,0 +1,130 @@
+//! Gradients of models against transformers: loss and gradient of every parameter, for every architecture and head.
+//!
+//! `tests/golden/gradients.py` made labels and gradients, in f64.
+#![forbid(unsafe_code)]
+
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+use tilewright::Arithmetic;
+use tilewright::architectures::{ARCHITECTURES, Architecture};
+use tilewright::checkpoint::arena::Arena;
+use tilewright::checkpoint::weights::Weights;
+use tilewright::exchange::{TrainingInputs, write_gradients};
+use tilewright::labels::Loss;
+use tilewright::model::Model;
+use tilewright_kernels::Backend;
+use tilewright_suite::golden::{assert_close, golden, tensor};
+use tilewright_suite::backends;
+
+/// Largest error of a gradient, as a share of the tensor's largest gradient.
+const TOLERANCE: f32 = 1e-5;
+
+/// Largest error of a gradient that cancels to 0, as a share of the largest gradient of all tensors.
+const CANCELLED: f32 = 1e-6;
+
+/// Golden checkpoints with gradients.
+fn checkpoints() -> Vec<PathBuf> {
+    let dirs = std::fs::read_dir(golden("")).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = dirs.filter(|dir| dir.join("gradients.safetensors").exists()).collect();
+    found.sort();
+    found
+}
+
+/// A model in training, its parameters, and the step of its checkpoint.
+struct Trained {
+    model: Box<dyn Model>,
+    arena: Arena,
+    inputs: TrainingInputs,
+}
+
+impl Trained {
+    fn open(dir: &Path, backend: Backend) -> Self {
+        let weights = Weights::open(dir).unwrap().trainable();
+        let architecture = Architecture::of(dir).unwrap();
+        let model = architecture.open(dir, weights.clone(), Arithmetic::f32(backend)).unwrap();
+        let inputs = TrainingInputs::open(&dir.join("training.safetensors"), &*model).unwrap();
+        Self { model, arena: weights.into_arena(), inputs }
+    }
+
+    fn gradients(&self) -> (Loss, Vec<f32>) {
+        let mut gradients = vec![0.0; self.arena.values().len()];
+        let loss = self.inputs.gradients(&*self.model, &self.arena, &mut gradients).unwrap();
+        (loss, gradients)
+    }
+}
+
+#[test]
+fn every_class_with_a_loss_has_golden_gradients() {
+    let tested: Vec<_> = checkpoints().iter().map(|dir| Architecture::of(dir).unwrap().class).collect();
+    for Architecture { class, .. } in ARCHITECTURES {
+        let bare = class.ends_with("Model") && *class != "GPT2LMHeadModel" && *class != "MarianMTModel";
+        assert_eq!(tested.contains(class), !bare, "{class}");
+    }
+}
+
+#[test]
+fn losses_and_gradients_are_those_of_transformers() {
+    for backend in backends() {
+        for dir in checkpoints() {
+            let what = format!("{} on {}", dir.display(), backend.name());
+            let trained = Trained::open(&dir, backend);
+            let (loss, gradients) = trained.gradients();
+            let expected = dir.join("gradients.safetensors");
+            assert_close(&what, &[loss.total as f32], &tensor(&expected, "loss").1, TOLERANCE);
+            let bytes = std::fs::read(&expected).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let all: Vec<_> = trained.arena.tensors().iter().collect();
+            assert_eq!(all.len() + 1, file.len(), "{what}: expected {:?}", file.names());
+            let largest = gradients.iter().fold(0.0, |most: f32, g| most.max(g.abs()));
+            for of in all {
+                let (shape, values) = tensor(&expected, &of.name);
+                assert_eq!(shape, of.shape, "{what}: {}", of.name);
+                let found = &gradients[of.range.clone()];
+                if values.iter().all(|g| g.abs() <= CANCELLED * largest) {
+                    let worst = found.iter().zip(&values).fold(0.0, |most: f32, (f, e)| most.max((f - e).abs()));
+                    assert!(worst <= CANCELLED * largest, "{what}: {} errs by {worst}", of.name);
+                } else {
+                    assert_close(&format!("{what}: {}", of.name), found, &values, TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+/// The kernels split larger work among threads; the order of sums must not follow.
+#[test]
+fn gradients_have_the_same_bits_on_any_number_of_threads() {
+    for dir in checkpoints() {
+        let trained = Trained::open(&dir, Backend::best());
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| trained.gradients())
+        };
+        let (loss, gradients) = on(1);
+        for threads in [2, 3, 7] {
+            let (other_loss, other) = on(threads);
+            assert_eq!(loss, other_loss, "{}: {threads} threads", dir.display());
+            let same = gradients.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}: {threads} threads", dir.display());
+        }
+    }
+}
+
+#[test]
+fn the_file_of_gradients_has_every_parameter_once() {
+    let dir = golden("bert-pre-training");
+    let trained = Trained::open(&dir, Backend::PORTABLE);
+    let (loss, gradients) = trained.gradients();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.safetensors");
+    write_gradients(&path, &loss, &trained.arena, &gradients).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let stored = std::fs::read(dir.join("model.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&stored).unwrap();
+    assert!(file.tensor("loss").unwrap().shape().is_empty());
+    assert_eq!(file.len(), stored.len() + 1);
+    for (name, tensor) in stored.tensors() {
+        assert_eq!(file.tensor(&name).unwrap().shape(), tensor.shape(), "{name}");
+    }
+}
