@@ -25,8 +25,8 @@ use crate::error::Error;
 use crate::exchange::shifted_labels;
 use crate::labels::{self, Labels, Loss};
 use crate::layers::{
-    Cache, EmbeddingTable, Linear, ModelLinear, Parameter, Parameters, Past, Run, Slot, Workspace, cross_entropy,
-    dropout, parameters_of, select_rows,
+    Cache, EmbeddingTable, Linear, ModelLinear, Parameter, Parameters, Past, Run, Slot, Workspace,
+    cross_entropy, dropout, parameters_of, select_rows,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
@@ -130,7 +130,8 @@ impl Bart {
         };
 
         let padding = Some(config.pad_token_id);
-        let source_words = EmbeddingTable::open(weights, of_encoder, [config.vocab_size, d])?.with_padding(padding);
+        let source_words =
+            EmbeddingTable::open(weights, of_encoder, [config.vocab_size, d])?.with_padding(padding);
         let target_words = match of_decoder == of_encoder {
             true => None,
             false => Some(EmbeddingTable::open(weights, of_decoder, [words, d])?.with_padding(padding)),

@@ -208,13 +208,7 @@ impl LmHead {
     }
 
     /// Mean cross-entropy of the words `targets`, one for each row of `states`; `count` is the number of words.
-    pub fn loss(
-        &self,
-        run: &mut Run<'_>,
-        states: Slot,
-        targets: &[i64],
-        count: f64,
-    ) -> Result<Loss, Error> {
+    pub fn loss(&self, run: &mut Run<'_>, states: Slot, targets: &[i64], count: f64) -> Result<Loss, Error> {
         let sum = linear_cross_entropy(run, self.linear()?, states, targets, (1.0 / count) as f32)?;
         let mut loss = Loss::default();
         loss.push("words", sum, 1.0, count);

@@ -18,8 +18,8 @@ use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::labels::{self, Labels, Loss, Totals};
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection, Slot,
-    Workspace, dropout, parameters_of,
+    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection,
+    Slot, Workspace, dropout, parameters_of,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
@@ -230,7 +230,12 @@ impl Gpt2 {
     }
 
     /// Computes the states of `tokens` after the last norm, \[tokens, H\], in [`Slot::Y`].
-    fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, mut past: Past<'_, '_>) -> Result<(), Error> {
+    fn states<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        mut past: Past<'_, '_>,
+    ) -> Result<(), Error> {
         let (config, backend) = (&self.config, self.on.backend);
         let positions = causal_lm::check(tokens, &past, config.vocab_size, config.n_positions)?;
         let words = Selection { table: &self.wte, ids: tokens.ids() };

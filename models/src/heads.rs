@@ -15,8 +15,9 @@ use crate::encoder::{Config, Encoder};
 use crate::error::Error;
 use crate::labels::{self, Labels, Loss};
 use crate::layers::{
-    IGNORED, Linear, ModelLinear, Norm, Parameter, Parameters, Run, Slot, Workspace, answer_loss, binary_cross_entropy,
-    cross_entropy, dropout, linear_cross_entropy, parameters_of, select_rows, squared_error,
+    IGNORED, Linear, ModelLinear, Norm, Parameter, Parameters, Run, Slot, Workspace, answer_loss,
+    binary_cross_entropy, cross_entropy, dropout, linear_cross_entropy, parameters_of, select_rows,
+    squared_error,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
@@ -117,7 +118,13 @@ impl Predictions {
     }
 
     /// Cross-entropy of the words of labelled tokens. Other tokens are not computed.
-    fn loss<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, of: &Labels, loss: &mut Loss) -> Result<(), Error> {
+    fn loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &Batch,
+        of: &Labels,
+        loss: &mut Loss,
+    ) -> Result<(), Error> {
         labels::expect("labels", of.labels.len(), batch.tokens())?;
         let (rows, words) = labels::labelled(&of.labels);
         select_rows(run, Slot::X, &rows, Slot::ROWS);
@@ -241,7 +248,8 @@ impl Head {
                 let name = if *name == "sop_logits" { "sentence_order_label" } else { "next_sentence_label" };
                 labels::expect(name, of.sequences.len(), batch.len())?;
                 let count = of.of_sequences(&of.sequences);
-                let sum = cross_entropy(run, classes.backend(), Slot::LOGITS, &of.sequences, (1.0 / count) as f32)?;
+                let sum =
+                    cross_entropy(run, classes.backend(), Slot::LOGITS, &of.sequences, (1.0 / count) as f32)?;
                 predictions.loss(run, batch, of, &mut loss)?;
                 loss.push("sequences", sum, 1.0, count);
             }
@@ -265,7 +273,8 @@ impl Head {
                     _ => (batch.len(), of.of_sequences(&of.labels)),
                 };
                 labels::expect("labels", of.labels.len(), expected)?;
-                let sum = cross_entropy(run, classes.backend(), Slot::LOGITS, &of.labels, (1.0 / count) as f32)?;
+                let sum =
+                    cross_entropy(run, classes.backend(), Slot::LOGITS, &of.labels, (1.0 / count) as f32)?;
                 loss.push("classes", sum, 1.0, count);
             }
             Self::QuestionAnswering(ends) => {
@@ -274,7 +283,14 @@ impl Head {
                     let tokens = answers(batch, &of.answers[column]);
                     let labels: Vec<i64> = tokens.iter().map(|t| t.map_or(IGNORED, |_| 0)).collect();
                     let count = of.of_sequences(&labels);
-                    let sum = answer_loss(run, ends.backend(), batch.starts(), column, &tokens, (0.5 / count) as f32)?;
+                    let sum = answer_loss(
+                        run,
+                        ends.backend(),
+                        batch.starts(),
+                        column,
+                        &tokens,
+                        (0.5 / count) as f32,
+                    )?;
                     loss.push(name, sum, 0.5, count);
                 }
             }

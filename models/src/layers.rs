@@ -33,7 +33,9 @@ pub use cache::{Cache, Past};
 pub(crate) use growing::Growing;
 pub use linear::{Linear, LinearRole, LinearTensor};
 pub use loss::IGNORED;
-pub(crate) use loss::{answer_loss, binary_cross_entropy, cross_entropy, linear_cross_entropy, squared_error};
+pub(crate) use loss::{
+    answer_loss, binary_cross_entropy, cross_entropy, linear_cross_entropy, squared_error,
+};
 pub use model_linear::ModelLinear;
 pub use norm::Norm;
 pub(crate) use parameter::parameters_of;

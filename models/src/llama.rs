@@ -16,8 +16,8 @@ use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::labels::{self, Labels, Loss, Totals};
 use crate::layers::{
-    Cache, EmbeddingTable, Growing, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection,
-    Slot, Workspace, parameters_of, rope,
+    Cache, EmbeddingTable, Growing, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run,
+    Selection, Slot, Workspace, parameters_of, rope,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
@@ -140,7 +140,12 @@ impl Llama {
     }
 
     /// Computes the states of `tokens` after the last norm, \[tokens, H\], in [`Slot::Y`].
-    fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, mut past: Past<'_, '_>) -> Result<(), Error> {
+    fn states<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        mut past: Past<'_, '_>,
+    ) -> Result<(), Error> {
         let config = &self.config;
         let positions = causal_lm::check(tokens, &past, config.vocab_size, config.max_position_embeddings)?;
         let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
@@ -169,7 +174,15 @@ impl Llama {
         let Config { num_attention_heads: queries, .. } = self.config;
         let (keys, dim) = (self.config.kv_heads(), self.config.head_dim());
         let scale = 1.0 / (dim as f32).sqrt();
-        Heads { on: self.on, queries, keys, dim, scale, distance: None, dropout: self.config.attention_dropout }
+        Heads {
+            on: self.on,
+            queries,
+            keys,
+            dim,
+            scale,
+            distance: None,
+            dropout: self.config.attention_dropout,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::output::Output;
 use std::collections::HashSet;
 
 /// A loaded model.
-pub trait Model: std::fmt::Debug + Send {
+pub trait Model: std::fmt::Debug + Send + Sync {
     /// Runs the model. `&mut` because the model keeps its working memory between calls.
     ///
     /// # Errors

@@ -76,9 +76,10 @@ pub fn open(config: Config, weights: Weights, on: Arithmetic, task: HeadKind) ->
             };
             Head::MaskedLm(of.predictions(names, Activation::GeluErf)?)
         }
-        HeadKind::SequenceClassification => {
-            Head::Sequence(tanh("classifier.dense")?.with_dropout(), of.classifier("classifier.out_proj", labels)?)
-        }
+        HeadKind::SequenceClassification => Head::Sequence(
+            tanh("classifier.dense")?.with_dropout(),
+            of.classifier("classifier.out_proj", labels)?,
+        ),
         HeadKind::TokenClassification => of.token_classes("classifier")?,
         HeadKind::QuestionAnswering => Head::QuestionAnswering(of.classifier("qa_outputs", 2)?),
         HeadKind::MultipleChoice => Head::MultipleChoice(pooler()?, of.classifier("classifier", 1)?),

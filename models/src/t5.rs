@@ -163,7 +163,12 @@ impl T5 {
         Ok(())
     }
 
-    fn outputs<'m>(&'m self, run: &mut Run<'m>, batch: &'m Batch, decoder: &'m Batch) -> Result<Vec<Output>, Error> {
+    fn outputs<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        decoder: &'m Batch,
+    ) -> Result<Vec<Output>, Error> {
         self.encoder_states(run, batch)?;
         let states = run.matrix(Slot::SOURCE).values().to_vec();
         let states = Output::new("encoder_last_hidden_state", Each::Token, batch.tokens(), states);

@@ -28,7 +28,7 @@ fn parameters_are_those_of_the_file() {
             for parameter in &parameters {
                 let stored = file.tensor(parameter.name).unwrap();
                 assert_eq!(parameter.shape, stored.shape(), "{what}: {}", parameter.name);
-                let bits: Vec<u8> = parameter.values().iter().flat_map(|v| v.to_le_bytes()).collect();
+                let bits: Vec<u8> = parameter.values(&[]).iter().flat_map(|v| v.to_le_bytes()).collect();
                 assert!(bits == stored.data(), "{what}: {} has other values", parameter.name);
             }
             let names: BTreeSet<&str> = parameters.iter().map(|parameter| parameter.name).collect();
@@ -50,7 +50,7 @@ fn parameters_of_reduced_formats_are_dequantized() {
         let mut differ = false;
         for (exact, rounded) in exact.parameters().into_iter().zip(rounded.parameters()) {
             assert_eq!((exact.name, exact.shape), (rounded.name, rounded.shape), "{name}");
-            for (x, found) in exact.values().into_iter().zip(rounded.values()) {
+            for (x, found) in exact.values(&[]).into_iter().zip(rounded.values(&[])) {
                 let expected = half::bf16::from_f32(x).to_f32();
                 assert!(found == x || found == expected, "{name}: {}: {found} of {x}", exact.name);
                 differ |= found != x;

@@ -15,7 +15,7 @@ use tilewright::checkpoint::gguf::Gguf;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::checkpoint::weights::Weights;
 use tilewright::exchange::ModelInputs;
-use tilewright::layers::Linear;
+use tilewright::layers::{Linear, Run, Slot, Workspace};
 use tilewright::sentence::{Embedder, Sentence};
 use tilewright::{Arithmetic, checkpoint::config};
 use tilewright_kernels::gemm::{Format, PackedB};
@@ -123,14 +123,18 @@ fn linear_layers_keep_groups_of_the_type_they_compute_in() {
             // The product with the identity matrix gives the weights, which must not be rounded again.
             let mut x = vec![0.0; 64 * 64];
             (0..64).for_each(|i| x[i * 65] = 1.0);
-            let (mut y, mut z) = (vec![0.0; 64 * 3], vec![0.0; 64 * 6]);
-            one.forward(&x, &mut y).unwrap();
-            two.forward(&x, &mut z).unwrap();
+            let mut work = Workspace::default();
+            let mut run = Run::new(&mut work);
+            run.set(Slot::X, [64, 64], &x);
+            one.forward(&mut run, Slot::X, Slot::Y).unwrap();
+            two.forward(&mut run, Slot::X, Slot::WIDE).unwrap();
+            let [y, z] = [Slot::Y, Slot::WIDE].map(|slot| run.matrix(slot).values().to_vec());
             let pair = names.clone().map(|name| format!("{name}.weight"));
             let gated = Linear::open_gated(&weights, [&pair[0], &pair[1]], [3, 64], on).unwrap();
-            let mut products = vec![0.0; 64 * 3];
-            gated.activated(&x, Activation::Relu, &mut products).unwrap();
-            for (at, found) in products.into_iter().enumerate() {
+            let mut run = Run::new(&mut work);
+            run.set(Slot::X, [64, 64], &x);
+            gated.activated(&mut run, Slot::X, Activation::Relu, Slot::Y).unwrap();
+            for (at, &found) in run.matrix(Slot::Y).values().iter().enumerate() {
                 let value = values[at % 3 * 64 + at / 3];
                 assert_eq!(found, value.max(0.0) * value, "{name} {at} gated on {}", backend.name());
             }

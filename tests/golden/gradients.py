@@ -80,7 +80,8 @@ for number, folder in enumerate(sorted(path.parent for path in HERE.glob("*/inpu
     loss.backward()
     stored = load_file(folder / "model.safetensors").keys()
     found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name in stored}
-    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in found.items()}
+    # A parameter that the loss does not read has no gradient.
+    gradients = {name: p.grad for name, p in found.items() if p.grad is not None}
     save_file({k: v.contiguous() for k, v in batch.items()}, folder / "training.safetensors")
     save_file({"loss": loss.detach().float(), **{k: v.float().contiguous() for k, v in gradients.items()}},
               folder / "gradients.safetensors")

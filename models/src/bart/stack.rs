@@ -6,8 +6,8 @@ use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    Cache, EmbeddingTable, Growing, Heads, Linear, Norm, Parameter, Parameters, Past, Run, Selection, Slot, add,
-    add_constants, dropout, parameters_of, scale,
+    Cache, EmbeddingTable, Growing, Heads, Linear, Norm, Parameter, Parameters, Past, Run, Selection, Slot,
+    add, add_constants, dropout, parameters_of, scale,
 };
 use std::sync::Arc;
 

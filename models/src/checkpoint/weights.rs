@@ -24,8 +24,8 @@ use crate::error::Error;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::random::Random;
 
@@ -167,7 +167,9 @@ impl Weights {
     /// # Panics
     /// If a thread panicked while it read a tensor.
     pub fn into_arena(self) -> Arena {
-        self.arena.map(|arena| std::mem::take(&mut *arena.lock().expect("no reader panicked"))).unwrap_or_default()
+        self.arena
+            .map(|arena| std::mem::take(&mut *arena.lock().expect("no reader panicked")))
+            .unwrap_or_default()
     }
 
     /// Bytes of all tensors in the files.

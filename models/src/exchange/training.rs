@@ -83,12 +83,7 @@ impl TrainingInputs {
     ///
     /// # Errors
     /// See [`Model::loss`].
-    pub fn gradients(
-        &self,
-        model: &dyn Model,
-        arena: &Arena,
-        gradients: &mut [f32],
-    ) -> Result<Loss, Error> {
+    pub fn gradients(&self, model: &dyn Model, arena: &Arena, gradients: &mut [f32]) -> Result<Loss, Error> {
         let mut workspace = Workspace::default();
         let mut run = Run::recording(&mut workspace, arena.values(), gradients, None);
         let decoder = self.inputs.decoder.as_ref().map(|decoder| &decoder.batch);
@@ -150,7 +145,9 @@ fn decoder(inputs: &ModelInputs, labels: &[&[i64]], model: &dyn Model) -> Result
     // Labels after a sequence's last one belong to padding.
     let trimmed: Vec<&[i64]> = labels
         .iter()
-        .map(|row| &row[..row.iter().rposition(|&label| label != IGNORED).map_or(1.min(row.len()), |at| at + 1)])
+        .map(|row| {
+            &row[..row.iter().rposition(|&label| label != IGNORED).map_or(1.min(row.len()), |at| at + 1)]
+        })
         .collect();
     let Some(batch) = model.decoder_inputs(&inputs.tokens.batch, &trimmed)? else { return Ok(None) };
     let columns = labels.first().map_or(batch.longest(), |row| row.len());

@@ -15,8 +15,8 @@ use crate::layers::{Cache, EmbeddingTable, Linear, Past};
 use std::sync::Arc;
 use tilewright_kernels::gemm::Format;
 use tilewright_kernels::{
-    Attention, AttentionBackward, CachedAttention, DistanceBias, DropoutMask, KvCache, Precision, Sequences, View,
-    ViewMut, Window,
+    Attention, AttentionBackward, CachedAttention, DistanceBias, DropoutMask, KvCache, Precision, Sequences,
+    View, ViewMut, Window,
 };
 
 /// Heads of a layer's attention, and the scale and bias of the scores.
@@ -192,7 +192,8 @@ impl<'a> Heads<'a> {
         let mut lse = run.keep([self.queries, tokens]);
         let mask = run.dropout(self.dropout);
         let [q, k, v] = self.split(run.matrix(qkv).values())?;
-        let lse_view = lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
+        let lse_view =
+            lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
         self.on.backend.run(Attention {
             sequences: Sequences::Packed { q: starts, k: starts },
             precision: self.precision(),
@@ -307,7 +308,8 @@ impl<'a> Heads<'a> {
                 self.to_source(run, [starts, source], q, out)
             }
             Past::Cached(caches) => {
-                let sources = caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(no_source)?[layer]));
+                let sources =
+                    caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(no_source)?[layer]));
                 let sources: Vec<&KvCache> = sources.collect::<Result<_, Error>>()?;
                 let tokens = run.matrix(q).shape()[0];
                 let mut context = run.take(out, [tokens, self.query_width()]);
@@ -334,7 +336,8 @@ impl<'a> Heads<'a> {
         let mask = run.dropout(self.dropout);
         let queries = self.all(run.matrix(q).values(), self.queries)?;
         let (k, v) = self.all(run.matrix(Slot::SOURCE_KV).values(), 2 * self.keys)?.split_at(1, self.keys);
-        let lse_view = lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
+        let lse_view =
+            lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
         self.on.backend.run(Attention {
             sequences: Sequences::Packed { q: starts[0], k: starts[1] },
             precision: self.precision(),
@@ -346,9 +349,7 @@ impl<'a> Heads<'a> {
         let (heads, q, kv) = (*self, run.version(q), run.version(Slot::SOURCE_KV));
         let (lse, out) = (lse.map(|lse| run.put(lse)), run.put(context));
         if let Some(lse) = lse {
-            run.record(|| {
-                Call::CrossAttention(CrossAttentionCall { heads, starts, mask, q, kv, out, lse })
-            });
+            run.record(|| Call::CrossAttention(CrossAttentionCall { heads, starts, mask, q, kv, out, lse }));
         }
         Ok(())
     }

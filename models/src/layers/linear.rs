@@ -20,7 +20,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use tilewright_kernels::gemm::{Derivative, Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{
-    ActivateBackward, Activation, Backend, ColumnSums, Dropout, DropoutMask, GatedBackward, Rows, View, ViewMut,
+    ActivateBackward, Activation, Backend, ColumnSums, Dropout, DropoutMask, GatedBackward, Rows, View,
+    ViewMut,
 };
 
 mod open;
@@ -221,9 +222,14 @@ impl Linear {
     ///
     /// # Errors
     /// [`Error::Input`] if the weight is packed.
-    pub(super) fn weight_and_bias<'v>(&'v self, arena: &'v [f32]) -> Result<(View<'v, 2>, Option<&'v [f32]>), Error> {
+    pub(super) fn weight_and_bias<'v>(
+        &'v self,
+        arena: &'v [f32],
+    ) -> Result<(View<'v, 2>, Option<&'v [f32]>), Error> {
         match &self.weight {
-            Weight::Stored(weight) => Ok((weight.view(arena)?, self.bias.as_ref().map(|bias| bias.get(arena)))),
+            Weight::Stored(weight) => {
+                Ok((weight.view(arena)?, self.bias.as_ref().map(|bias| bias.get(arena))))
+            }
             Weight::Packed(_) => Err(not_trainable()),
         }
     }

@@ -12,8 +12,8 @@ use crate::layers::linear::Linear;
 use crate::layers::run::{Run, Slot};
 use std::sync::Arc;
 use tilewright_kernels::{
-    Backend, BceWithLogits, BceWithLogitsBackward, CrossEntropy, CrossEntropyBackward, LinearCrossEntropy, LossSum, Rows,
-    Targets, View, ViewMut,
+    Backend, BceWithLogits, BceWithLogitsBackward, CrossEntropy, CrossEntropyBackward, LinearCrossEntropy,
+    LossSum, Rows, Targets, View, ViewMut,
 };
 
 /// Labels of no class: `ignore_index` of PyTorch.
@@ -38,9 +38,12 @@ pub(crate) fn cross_entropy(
         return Ok(backend.run(CrossEntropy { logits, targets, losses: None })?);
     }
     let mut dx = run.gradients().map(|gradients| gradients.matrix(full)).unwrap_or_default();
-    let rows = Rows::Into(View::new(run.matrix(logits).values(), shape)?, ViewMut::new(dx.values_mut(), shape)?);
+    let rows =
+        Rows::Into(View::new(run.matrix(logits).values(), shape)?, ViewMut::new(dx.values_mut(), shape)?);
     let loss = backend.run(CrossEntropyBackward { rows, targets, scale, losses: None })?;
-    run.gradients().into_iter().for_each(|gradients| gradients.add(version, Arc::new(core::mem::take(&mut dx))));
+    run.gradients()
+        .into_iter()
+        .for_each(|gradients| gradients.add(version, Arc::new(core::mem::take(&mut dx))));
     Ok(loss)
 }
 
@@ -107,7 +110,9 @@ pub(crate) fn binary_cross_entropy(
     if let Some(mut dx) = run.gradients().map(|gradients| gradients.matrix(shape)) {
         let rows = Rows::Into(run.matrix(logits).view()?, dx.view_mut()?);
         backend.run(BceWithLogitsBackward { rows, targets, positive_weight: None, scale })?;
-        run.gradients().into_iter().for_each(|gradients| gradients.add(version, Arc::new(core::mem::take(&mut dx))));
+        run.gradients()
+            .into_iter()
+            .for_each(|gradients| gradients.add(version, Arc::new(core::mem::take(&mut dx))));
     }
     Ok(sum)
 }

@@ -22,8 +22,8 @@ pub(super) mod gradients;
 mod tape;
 
 pub(super) use gradients::Gradients;
-pub(super) use tape::{Call, Saved};
 use tape::Tape;
+pub(super) use tape::{Call, Saved};
 
 /// Name of a matrix in a forward pass, such as the states or the inside of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,16 @@ impl<'m> Run<'m> {
         let current = core::array::from_fn(Version);
         let tape = Some(Tape::new(Gradients::new(gradients, pool), dropout));
         Self { arena, matrices, current, used: SLOTS, tape }
+    }
+
+    /// Puts a matrix, \[rows, width\] and row-major, in `slot`: an input of layers that are called alone.
+    ///
+    /// # Panics
+    /// If there are fewer or more values than the shape says.
+    pub fn set(&mut self, slot: Slot, shape: [usize; 2], values: &[f32]) {
+        let mut written = self.take(slot, shape);
+        written.matrix.values_mut().copy_from_slice(values);
+        self.put(written);
     }
 
     /// Computes the gradients of all parameters, and ends the recording.

@@ -5,8 +5,8 @@ use crate::arithmetic::Arithmetic;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, RelativeBias, Run, Slot, dropout,
-    parameters_of,
+    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, RelativeBias, Run, Slot,
+    dropout, parameters_of,
 };
 
 /// `encoder` or `decoder`.

@@ -50,13 +50,7 @@ impl AdamSettings {
     fn options(&self, learning_rate: f64, step: u64, decays: bool) -> AdamOptions {
         let weight_decay = WeightDecay::Decoupled(if decays { self.weight_decay } else { 0.0 });
         let bias_correction = self.bias_correction.then_some(step);
-        AdamOptions {
-            learning_rate,
-            betas: self.betas,
-            epsilon: self.epsilon,
-            weight_decay,
-            bias_correction,
-        }
+        AdamOptions { learning_rate, betas: self.betas, epsilon: self.epsilon, weight_decay, bias_correction }
     }
 }
 

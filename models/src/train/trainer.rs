@@ -145,8 +145,11 @@ impl Trainer {
         self.gradients.fill(0.0);
         let TrainerSettings { seed, dropout, .. } = self.settings;
         // Steps and micro-batches beyond 2^32 and 2^16 repeat masks.
-        let dropout =
-            dropout.then_some(StepDropout { seed, step: self.step as u32, first_site: (number as u32) << 16 });
+        let dropout = dropout.then_some(StepDropout {
+            seed,
+            step: self.step as u32,
+            first_site: (number as u32) << 16,
+        });
         let labels = Labels { totals: Some(totals), ..part.labels.clone() };
         let mut run = Run::recording(&mut self.workspace, self.arena.values(), &mut self.gradients, dropout);
         let loss = self.model.loss(&mut run, &part.batch, part.decoder.as_ref(), &labels)?;
@@ -182,7 +185,8 @@ impl Trainer {
             let gradients = &self.gradients[tensor.range.clone()];
             gradients.iter().any(|g| !g.is_finite())
         });
-        let of = tensor.map_or(String::new(), |tensor| format!(", and a gradient of {} is not finite", tensor.name));
+        let of = tensor
+            .map_or(String::new(), |tensor| format!(", and a gradient of {} is not finite", tensor.name));
         let why = format!("step {step}: the loss is {}{of}", loss.total);
         Error::Input { name: "loss", why }
     }

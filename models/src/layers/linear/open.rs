@@ -77,7 +77,9 @@ impl Linear {
         let tensors = vec![LinearTensor::new(weight.name, shape, LinearRole::Weight(order), 0..out)];
         let weight = match weight.values {
             Values::Own(values) => Self::pack(View::new(&values, [inp, out])?, on)?,
-            Values::Arena(place) => Weight::Stored(StoredWeight { place, shape: [out, inp], order, gated: false }),
+            Values::Arena(place) => {
+                Weight::Stored(StoredWeight { place, shape: [out, inp], order, gated: false })
+            }
         };
         Self::without_bias(weight, tensors, on).with_bias(bias)
     }

@@ -70,7 +70,9 @@ impl<'m> Tape<'m> {
             }
             Call::Norm(norm) => self.uses.read(norm.x, 2),
             Call::Attention(attention) => self.uses.read(attention.qkv, 2),
-            Call::CrossAttention(cross) => [cross.q, cross.kv].map(|v| self.uses.read(v, 2)).into_iter().collect(),
+            Call::CrossAttention(cross) => {
+                [cross.q, cross.kv].map(|v| self.uses.read(v, 2)).into_iter().collect()
+            }
             Call::Add(add) => [add.a, add.b].map(|v| self.uses.read(v, 2)).into_iter().collect(),
             Call::Rows(rows) => self.uses.read(rows.x, 2),
             // They change a matrix in place by factors, in any order.
