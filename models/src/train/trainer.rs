@@ -97,6 +97,30 @@ impl Trainer {
         &self.arena
     }
 
+    /// The parameters, to replace their values.
+    pub fn arena_mut(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    /// Gradients of the next step if it had this micro-batch alone, with the layout of the arena.
+    ///
+    /// # Errors
+    /// See [`Model::loss`].
+    pub fn gradients(&mut self, of: &MicroBatch) -> Result<Vec<f32>, Error> {
+        let totals = self.totals(core::slice::from_ref(of));
+        self.gradients_of(of, 0, totals)?;
+        Ok(self.gradients.clone())
+    }
+
+    /// Loss of the next step if it had this micro-batch alone, with dropout if the run has it.
+    ///
+    /// # Errors
+    /// See [`Model::loss`].
+    pub fn loss(&mut self, of: &MicroBatch) -> Result<Loss, Error> {
+        let totals = self.totals(core::slice::from_ref(of));
+        self.gradients_of(of, 0, totals)
+    }
+
     /// Number of steps done.
     pub fn steps(&self) -> u64 {
         self.step
