@@ -20,6 +20,7 @@
 use crate::checkpoint::arena::{Arena, Values};
 use crate::checkpoint::files;
 use crate::checkpoint::gguf::{self, Type};
+use crate::checkpoint::initial::Initialization;
 use crate::error::Error;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -45,6 +46,8 @@ pub struct Weights {
     watch: Option<Arc<ReadProgress>>,
     /// Arena that takes the values of all tensors, if the model is to be trained.
     arena: Option<Arc<Mutex<Arena>>>,
+    /// Values of tensors that the files lack.
+    missing: Option<Arc<Initialization>>,
 }
 
 /// A tensor of a checkpoint, as f32.
@@ -78,6 +81,8 @@ enum TensorSource {
     Random {
         seed: u64,
     },
+    /// Values of a model before training.
+    Initial(Initialization),
 }
 
 impl Weights {
@@ -139,6 +144,16 @@ impl Weights {
         Self::of("random weights".into(), TensorSource::Random { seed })
     }
 
+    /// Parameters of a model before training.
+    pub fn initial(initialization: Initialization) -> Self {
+        Self::of("initial weights".into(), TensorSource::Initial(initialization))
+    }
+
+    /// Takes the initial values of tensors that the files lack: the new head of a fine-tuned model.
+    pub fn with_missing(self, initialization: Initialization) -> Self {
+        Self { missing: Some(initialization.into()), ..self }
+    }
+
     /// Accepts names without the prefix `base`, which ends in a dot.
     pub fn with_base(self, base: &'static str) -> Self {
         Self { base, ..self }
@@ -196,7 +211,11 @@ impl Weights {
 
     /// True if [`get`](Self::get) would find the tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
-        self.index().is_none() || self.stores(name)
+        match &*self.source {
+            TensorSource::Files(_) => self.stores(name),
+            TensorSource::Random { .. } => true,
+            TensorSource::Initial(initialization) => initialization.has(name),
+        }
     }
 
     /// True if a file has the tensor `name`; false for random weights.
@@ -257,8 +276,12 @@ impl Weights {
         let index = match &*self.source {
             TensorSource::Files(index) => index,
             TensorSource::Random { seed } => return Ok(random(*seed, name, shape)),
+            TensorSource::Initial(initialization) => return Ok(initialization.values(name, shape)),
         };
         let Some((_, entry)) = index.find(name, self.base) else {
+            if let Some(initialization) = &self.missing {
+                return Ok(initialization.values(name, shape));
+            }
             return Err(self.error(name, format!("missing; expected shape {shape:?}")));
         };
         entry.read.store(true, Ordering::Relaxed);
@@ -332,7 +355,7 @@ impl Weights {
     }
 
     fn of(path: PathBuf, source: TensorSource) -> Self {
-        Self { path, base: "", source: source.into(), watch: None, arena: None }
+        Self { path, base: "", source: source.into(), watch: None, arena: None, missing: None }
     }
 
     /// Entry of the tensor `name`; `None` for random weights.
@@ -343,7 +366,7 @@ impl Weights {
     fn index(&self) -> Option<&TensorIndex> {
         match &*self.source {
             TensorSource::Files(index) => Some(index),
-            TensorSource::Random { .. } => None,
+            TensorSource::Random { .. } | TensorSource::Initial(_) => None,
         }
     }
 
