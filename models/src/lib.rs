@@ -22,6 +22,7 @@
 //! | [`ActivationQuantization`] | rounding of the inputs of linear layers |
 //! | [`Batch`] | sequences of ids, packed without padding |
 //! | [`exchange`] | inputs and outputs as safetensors files, for comparison with other frameworks |
+//! | [`train`] | training: data, pre-training recipes |
 //! | [`whole_file`] | atomic writes of files |
 //! | [`Error`] | errors, each with its file and tensor, field or input |
 #![forbid(unsafe_code)]
@@ -49,6 +50,7 @@ pub mod output;
 pub mod roberta;
 pub mod sentence;
 pub mod t5;
+pub mod train;
 pub mod whole_file;
 
 pub use arithmetic::{ActivationQuantization, Arithmetic, bytes_per_weight};
