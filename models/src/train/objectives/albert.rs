@@ -130,7 +130,7 @@ impl SentenceOrder {
             if id == self.cls || id == self.sep {
                 continue;
             }
-            if words.is_empty() || self.word_starts.as_ref().is_none_or(|starts| starts[id as usize]) {
+            if words.is_empty() || settings::starts_word(self.word_starts.as_deref(), id) {
                 words.push(places.len());
             }
             places.push(i);

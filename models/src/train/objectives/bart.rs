@@ -160,7 +160,7 @@ impl TextInfilling {
     /// Replaces spans between the first and the last token by masks.
     fn infill(&self, draws: &mut Draws, ids: &mut Vec<u32>) {
         let last = ids.len() - 1;
-        let starts_word = |id: u32| self.word_starts.as_ref().is_none_or(|starts| starts[id as usize]);
+        let starts_word = |id| settings::starts_word(self.word_starts.as_deref(), id);
         let starts: Vec<bool> = (0..=last).map(|i| i > 0 && i < last && starts_word(ids[i])).collect();
         let mut words: Vec<usize> = (0..=last).filter(|&i| starts[i]).collect();
         // fairseq computes the product in f32.
@@ -298,7 +298,9 @@ mod tests {
                 let mut ids = text.to_vec();
                 settings.infill(&mut draws(index), &mut ids);
                 assert!(ids.len() <= 4 && ids[0] == 0 && ids[ids.len() - 1] == 2, "{ids:?}");
-                assert!(ids[1..ids.len() - 1].iter().all(|&id| id == settings.mask), "{ids:?}");
+                // A span of two words may start at the last one.
+                let kept = ids[1..ids.len() - 1].iter().filter(|&&id| id != settings.mask).count();
+                assert!(kept <= text.len() / 4, "{ids:?}");
             }
         }
     }

@@ -273,37 +273,41 @@ mod tests {
     #[test]
     fn true_pairs_follow_each_other_and_swapped_pairs_precede() {
         let corpus = corpus(&[&[3, 4, 2, 5, 1, 1, 6, 2], &[2, 2, 2, 2]]);
+        let (mut following, mut swapped) = (0, 0);
         for copy in 0..50 {
-            // 13 tokens are never reached by a sentence of more than 6, so nothing is truncated.
-            let settings = SegmentSettings { seq: 22, short_seq_prob: 0.0, ..SETTINGS };
-            for example in all(&corpus, settings, copy) {
+            let settings = SegmentSettings { seq: 22, ..SETTINGS };
+            // Examples that may be truncated are left out.
+            let whole = |wrong| {
+                let examples = all(&corpus, SegmentSettings { wrong, ..settings }, copy);
+                examples.into_iter().filter(|example| example.ids.len() < 22)
+            };
+            for example in whole(WrongPair::Random).filter(|e| e.sequence_label == Some(0)) {
                 let [a, b] = segments(&example);
-                if example.sequence_label == Some(0) {
-                    let last = a[a.len() - 1];
-                    assert_eq!((b[0] / 100, b[0] % 100), (last / 100 + 1, 10), "{a:?} {b:?}");
-                }
+                let last = a[a.len() - 1];
+                assert_eq!((b[0] / 100, b[0] % 100), (last / 100 + 1, 10), "{a:?} {b:?}");
+                following += 1;
             }
-            let settings = SegmentSettings { wrong: WrongPair::Swapped, ..settings };
-            for example in all(&corpus, settings, copy) {
+            for example in whole(WrongPair::Swapped).filter(|e| e.sequence_label == Some(1)) {
                 let [a, b] = segments(&example);
-                if example.sequence_label == Some(1) && a[0] / 10_000 == b[0] / 10_000 {
+                // Chunks of one sentence take another document.
+                if a[0] / 10_000 == b[0] / 10_000 {
                     assert_eq!(a[0] / 100, b[b.len() - 1] / 100 + 1, "{a:?} {b:?}");
+                    swapped += 1;
                 }
             }
         }
+        assert!(following > 20 && swapped > 20, "{following} {swapped}");
     }
 
     #[test]
     fn every_sentence_is_used() {
-        let lengths: &[usize] = &[3, 4, 2, 5, 1, 1, 6, 2, 4, 4, 4];
-        let corpus = corpus(&[lengths, &[2]]);
+        // Sentences of one token fill each example exactly.
+        let corpus = corpus(&[&[1; 50], &[1; 20]]);
         for copy in 0..20 {
-            let settings = SegmentSettings { seq: 26, short_seq_prob: 0.0, ..SETTINGS };
-            let examples = all(&corpus, settings, copy);
-            // Random segments may be truncated; A comes from the document at hand.
+            let examples = all(&corpus, SETTINGS, copy);
             let used: std::collections::HashSet<u32> = examples.iter().flat_map(|e| e.ids.clone()).collect();
-            for (s, _) in lengths.iter().enumerate() {
-                assert!(used.iter().any(|id| id / 100 == s as u32), "sentence {s}");
+            for sentence in 0..50 {
+                assert!(used.contains(&(100 * sentence + 10)), "sentence {sentence}");
             }
         }
     }

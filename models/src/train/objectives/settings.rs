@@ -49,6 +49,11 @@ pub(super) fn word_starts(table: Option<&[bool]>, vocabulary: u32) -> Result<(),
     }
 }
 
+/// True if a token starts a word: every token does without a table. Ids outside of the table are refused later.
+pub(super) fn starts_word(table: Option<&[bool]>, id: u32) -> bool {
+    table.is_none_or(|table| table.get(id as usize).copied().unwrap_or(true))
+}
+
 /// A count of documents or examples, which are numbered by u32.
 pub(super) fn count(n: usize, of: &str) -> Result<u32, Error> {
     u32::try_from(n).or_else(|_| refuse("corpus", format!("expected at most {} {of}, found {n}", u32::MAX)))

@@ -16,9 +16,13 @@
 //! - No sentinel follows the last noise span. (The paper's figure shows one.)
 //! - A segment of one token is not noise; its target is one sentinel.
 //!
-//! Two differences: the official code joins 128 documents at a time and uses 65536 tokens of a longer document; here all
-//! documents are joined, in an order of the epoch, and used whole. It asks for more noise spans than there are other tokens
-//! if the noise density is large, and fails; here the number of spans is limited.
+//! Differences:
+//! - The official code joins 128 documents at a time and uses 65536 tokens of a longer document. Here all documents are
+//!   joined, in an order of the epoch, and used whole.
+//! - `random_spans_helper` forgets that a short segment has one span at least, and inputs of 5 to 9 tokens are then cut.
+//!   Here segments are as long as their inputs allow.
+//! - With a large noise density, the official code asks for more spans than there are tokens between them, and fails. Here
+//!   the number of spans is limited.
 
 use super::settings::{self, at_least, refuse};
 use super::stream::Stream;
@@ -73,10 +77,8 @@ impl SpanCorruption {
     /// [`Error::Input`] with the name of a setting that does not fit.
     pub fn lengths(&self) -> Result<(usize, usize), Error> {
         self.check()?;
-        // `random_spans_helper` computes in f64, the noise mask in f32.
         let lengths = |tokens: usize| {
-            let noise = (tokens as f64 * self.noise_density).round_ties_even() as usize;
-            let spans = (noise as f64 / self.mean_noise_span_length).round_ties_even() as usize;
+            let (noise, spans) = self.noise(tokens);
             (tokens - noise + spans + 1, noise + spans + 1)
         };
         let mut tokens = self.inputs - 1;
