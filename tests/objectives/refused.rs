@@ -22,7 +22,7 @@ fn settings() {
     use FullSentences as Roberta;
     use MaskedLmNextSentence as Bert;
     let bert = Bert::default;
-    refused(Bert { seq: 4, ..bert() }, "seq: expected at least 5, found 4");
+    refused(Bert { seq: 4, ..bert() }, "seq: expected a number from 5 to 16777216, found 4");
     refused(
         Bert { mask: 30522, ..bert() },
         "mask: expected an id below the vocabulary size 30522, found 30522",
@@ -48,14 +48,14 @@ fn settings() {
     );
 
     let electra = ReplacedTokens::default;
-    refused(ReplacedTokens { seq: 4, ..electra() }, "seq: expected at least 5, found 4");
+    refused(ReplacedTokens { seq: 4, ..electra() }, "seq: expected a number from 5 to 16777216, found 4");
     refused(
         ReplacedTokens { mask_token_prob: -0.1, ..electra() },
         "mask_token_prob: expected a number from 0 to 1, found -0.1",
     );
 
     let roberta = Roberta::default;
-    refused(Roberta { seq: 2, ..roberta() }, "seq: expected at least 3, found 2");
+    refused(Roberta { seq: 2, ..roberta() }, "seq: expected a number from 3 to 16777216, found 2");
     refused(
         Roberta { special: vec![50265], ..roberta() },
         "special: expected an id below the vocabulary size 50265, found 50265",
@@ -70,7 +70,7 @@ fn settings() {
     );
 
     let t5 = SpanCorruption::default;
-    refused(SpanCorruption { inputs: 2, ..t5() }, "inputs: expected at least 3, found 2");
+    refused(SpanCorruption { inputs: 2, ..t5() }, "inputs: expected a number from 3 to 16777216, found 2");
     refused(
         SpanCorruption { noise_density: 0.0, ..t5() },
         "noise_density: expected a number above 0 and up to 0.9, found 0",
@@ -93,7 +93,7 @@ fn settings() {
     );
 
     let bart = TextInfilling::default;
-    refused(TextInfilling { seq: 3, ..bart() }, "seq: expected at least 4, found 3");
+    refused(TextInfilling { seq: 3, ..bart() }, "seq: expected a number from 4 to 16777216, found 3");
     refused(
         TextInfilling { lambda: 0.0, ..bart() },
         "lambda: expected a number above 0 and up to 100, found 0",
@@ -103,7 +103,10 @@ fn settings() {
         "mask_ratio: expected a number from 0 to 1, found 2",
     );
 
-    refused(NextToken { seq: 0, ..NextToken::default() }, "seq: expected at least 1, found 0");
+    refused(
+        NextToken { seq: 0, ..NextToken::default() },
+        "seq: expected a number from 1 to 16777216, found 0",
+    );
     refused(
         NextToken { end: Some(50257), ..NextToken::default() },
         "end: expected an id below the vocabulary size 50257, found 50257",

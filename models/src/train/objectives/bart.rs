@@ -86,7 +86,7 @@ impl Objective for TextInfilling {
         if self.random_ratio > 0.0 {
             at_least("vocabulary", self.vocabulary as usize, 2)?;
         }
-        at_least("seq", self.seq, 4)?;
+        settings::length("seq", self.seq, 4)?;
         settings::word_starts(self.word_starts.as_deref(), self.vocabulary)?;
         let blocks = Blocks::within(corpus, self.seq - 2)?;
         if blocks.count() == 0 {

@@ -9,7 +9,7 @@
 //! `data/openwebtext/prepare.py`, writes the same stream. nanoGPT then draws rows at random offsets. Here the rows of an
 //! epoch tile the stream, in which documents have a random order, so an epoch predicts each token but the first once.
 
-use super::settings::{self, at_least, refuse};
+use super::settings::{self, refuse};
 use super::stream::Stream;
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
@@ -50,7 +50,7 @@ impl Objective for NextToken {
     }
 
     fn epoch<'a>(&'a self, corpus: &'a dyn Corpus, seed: u64, epoch: u32) -> Result<Epoch<'a>, Error> {
-        at_least("seq", self.seq, 1)?;
+        settings::length("seq", self.seq, 1)?;
         settings::ids(self.vocabulary, [("start", self.start.unwrap_or(0)), ("end", self.end.unwrap_or(0))])?;
         let mut documents = settings::documents(corpus)?;
         Draws::new(seed, epoch, 0, Purpose::Documents).shuffle(&mut documents);

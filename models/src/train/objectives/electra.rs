@@ -21,7 +21,7 @@
 //! target length over to the next document; here each example draws its own.
 
 use super::masking::{self, Masking};
-use super::settings::{self, at_least, refuse};
+use super::settings::{self, refuse};
 use super::{Epoch, Example, Examples, IGNORED, Objective};
 use crate::error::Error;
 use crate::train::data::corpus::{Corpus, Document};
@@ -81,7 +81,7 @@ impl Objective for ReplacedTokens {
         settings::ids(self.vocabulary, [("cls", self.cls), ("sep", self.sep), ("mask", self.mask)])?;
         settings::probability("mask_prob", self.mask_prob)?;
         settings::probability("mask_token_prob", self.mask_token_prob)?;
-        at_least("seq", self.seq, LEAST_LENGTH)?;
+        settings::length("seq", self.seq, LEAST_LENGTH)?;
         self.masking.check()?;
         let texts = Texts::new(self, corpus, seed, self.masking.copy(epoch))?;
         Epoch::new(self, texts, seed, epoch)

@@ -16,7 +16,7 @@
 
 use super::blocks::Blocks;
 use super::masking::{self, Masking};
-use super::settings::{self, at_least, refuse};
+use super::settings::{self, refuse};
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
 use crate::train::data::corpus::Corpus;
@@ -81,7 +81,7 @@ impl Objective for FullSentences {
             "leave_unmasked_prob + random_token_prob",
             self.leave_unmasked_prob + self.random_token_prob,
         )?;
-        at_least("seq", self.seq, 3)?;
+        settings::length("seq", self.seq, 3)?;
         self.masking.check()?;
         let mut special = self.special.clone();
         special.sort_unstable();

@@ -14,7 +14,7 @@
 //! - The target length is drawn once for a document, not for a pair.
 
 use super::Example;
-use super::settings::{self, at_least};
+use super::settings;
 use crate::error::Error;
 use crate::train::data::corpus::{Corpus, Document};
 use crate::train::random::{Draws, Purpose};
@@ -49,7 +49,7 @@ pub(super) struct SegmentSettings {
 impl SegmentSettings {
     pub(super) fn check(&self) -> Result<(), Error> {
         // Short target lengths are drawn from 2 on.
-        at_least("seq", self.seq, SPECIAL + 2)?;
+        settings::length("seq", self.seq, SPECIAL + 2)?;
         settings::probability("short_seq_prob", self.short_seq_prob)
     }
 }

@@ -16,6 +16,17 @@ pub(super) fn at_least(name: &'static str, value: usize, least: usize) -> Result
     Ok(())
 }
 
+/// Longest sequence: f32 holds all integers up to here.
+const LONGEST: usize = 1 << 24;
+
+/// Refuses a sequence length below `least`, or far beyond any model's.
+pub(super) fn length(name: &'static str, value: usize, least: usize) -> Result<(), Error> {
+    if !(least..=LONGEST).contains(&value) {
+        return refuse(name, format!("expected a number from {least} to {LONGEST}, found {value}"));
+    }
+    Ok(())
+}
+
 /// Refuses a number that is no probability.
 pub(super) fn probability(name: &'static str, p: f64) -> Result<(), Error> {
     if !(0.0..=1.0).contains(&p) {

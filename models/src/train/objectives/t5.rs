@@ -24,7 +24,7 @@
 //! - With a large noise density, the official code asks for more spans than there are tokens between them, and fails. Here
 //!   the number of spans is limited.
 
-use super::settings::{self, at_least, refuse};
+use super::settings::{self, refuse};
 use super::stream::Stream;
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
@@ -77,15 +77,18 @@ impl SpanCorruption {
     /// [`Error::Input`] with the name of a setting that does not fit.
     pub fn lengths(&self) -> Result<(usize, usize), Error> {
         self.check()?;
-        let lengths = |tokens: usize| {
-            let (noise, spans) = self.noise(tokens);
-            (tokens - noise + spans + 1, noise + spans + 1)
-        };
+        // `random_spans_helper` computes in f64, the noise mask in f32.
+        let planned = |tokens: usize| self.spans(tokens, tokens as f64 * self.noise_density);
+        let inputs = |tokens: usize, (noise, spans): (usize, usize)| tokens - noise + spans + 1;
         let mut tokens = self.inputs - 1;
-        while lengths(tokens + 1).0 <= self.inputs {
+        while inputs(tokens + 1, planned(tokens + 1)) <= self.inputs {
             tokens += 1;
         }
-        let (inputs, targets) = lengths(tokens);
+        while inputs(tokens, self.noise(tokens)) > self.inputs {
+            tokens -= 1;
+        }
+        let (noise, spans) = planned(tokens);
+        let (inputs, targets) = (inputs(tokens, (noise, spans)), noise + spans + 1);
         // The official code makes both lengths equal here.
         let equal = self.noise_density == 0.5 && targets > inputs;
         Ok((tokens - usize::from(equal), targets - usize::from(equal)))
@@ -93,7 +96,7 @@ impl SpanCorruption {
 
     fn check(&self) -> Result<(), Error> {
         settings::ids(self.vocabulary, [("pad", self.pad), ("eos", self.eos)])?;
-        at_least("inputs", self.inputs, 3)?;
+        settings::length("inputs", self.inputs, 3)?;
         // Density 1 leaves no token that is not noise.
         if !(self.noise_density > 0.0 && self.noise_density <= 0.9) {
             let why = format!("expected a number above 0 and up to 0.9, found {}", self.noise_density);
@@ -115,8 +118,12 @@ impl SpanCorruption {
 
     /// Noise tokens and noise spans of a segment of at least two tokens.
     fn noise(&self, tokens: usize) -> (usize, usize) {
-        let noise = (tokens as f32 * self.noise_density as f32).round_ties_even() as usize;
-        let noise = noise.max(1).min(tokens - 1);
+        self.spans(tokens, f64::from(tokens as f32 * self.noise_density as f32))
+    }
+
+    /// Noise tokens and noise spans, from the product of tokens and density.
+    fn spans(&self, tokens: usize, noise: f64) -> (usize, usize) {
+        let noise = (noise.round_ties_even() as usize).max(1).min(tokens - 1);
         let spans = (noise as f32 / self.mean_noise_span_length as f32).round_ties_even() as usize;
         (noise, spans.max(1).min(tokens - noise))
     }
