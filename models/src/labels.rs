@@ -12,6 +12,8 @@ use tilewright_kernels::LossSum;
 pub struct Labels {
     /// `labels`: the word or class of each token, or the class of each sequence.
     pub labels: Vec<i64>,
+    /// True if `labels` of a causal LM are those of the next token already: transformers shifts them itself.
+    pub next: bool,
     /// `labels` of a regression: a value for each sequence.
     pub values: Vec<f32>,
     /// `next_sentence_label` or `sentence_order_label`: of each sequence.
@@ -74,6 +76,9 @@ impl Labels {
     /// Label of the next token for each token, and of none for the last of a sequence: the targets of a causal LM.
     pub(crate) fn shifted(&self, batch: &Batch) -> Result<Vec<i64>, Error> {
         expect("labels", self.labels.len(), batch.tokens())?;
+        if self.next {
+            return Ok(self.labels.clone());
+        }
         let mut targets = vec![IGNORED; batch.tokens()];
         for ends in batch.starts().windows(2) {
             let next = ends[0] + 1..ends[1];

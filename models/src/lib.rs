@@ -24,6 +24,7 @@
 //! | [`ActivationQuantization`] | rounding of the inputs of linear layers |
 //! | [`Batch`] | sequences of ids, packed without padding |
 //! | [`exchange`] | inputs and outputs as safetensors files, for comparison with other frameworks |
+//! | [`train`] | training: data, pre-training recipes |
 //! | [`whole_file`] | atomic writes of files |
 //! | [`Error`] | errors, each with its file and tensor, field or input |
 #![forbid(unsafe_code)]

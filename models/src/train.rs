@@ -1,15 +1,26 @@
-//! Training: steps, optimizers, schedules.
+//! Training: data, pre-training recipes, steps.
 //!
 //! | item | content |
 //! |---|---|
 //! | [`Trainer`] | steps of a model in training |
 //! | [`Optimizer`] | AdamW, LAMB, gradient descent |
 //! | [`Schedule`] | learning rates |
+//! | [`Pretraining`] | a run: a trainer, a corpus, an objective; saved and resumed |
+//! | [`data`] | corpora of tokens |
+//! | [`objectives`] | pre-training recipes: from documents to examples |
+//! | [`random`] | random numbers as a function of seed, epoch and index |
 
+pub mod data;
+pub mod objectives;
 mod optimizer;
+mod pretraining;
+pub mod random;
+mod save;
 mod schedule;
 mod trainer;
 
 pub use optimizer::{AdamSettings, Optimizer, OptimizerKind};
+pub use pretraining::{Pretraining, PretrainingSettings};
+pub use save::{save_model, write_model};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroBatch, StepReport, Trainer, TrainerSettings};

@@ -121,6 +121,27 @@ impl Trainer {
         self.gradients_of(of, 0, totals)
     }
 
+    /// States of the optimizer.
+    pub fn states(&self) -> &[Vec<f32>] {
+        self.optimizer.states()
+    }
+
+    /// Takes the state of a trainer after `step` steps: all parameters, and the states of the optimizer.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a length is another.
+    pub fn restore(&mut self, step: u64, values: &[f32], states: Vec<Vec<f32>>) -> Result<(), Error> {
+        let parameters = self.arena.values_mut();
+        if values.len() != parameters.len() {
+            let why = format!("expected {} values, found {}", parameters.len(), values.len());
+            return Err(Error::Input { name: "parameters", why });
+        }
+        self.optimizer.restore(states)?;
+        parameters.copy_from_slice(values);
+        self.step = step;
+        Ok(())
+    }
+
     /// Number of steps done.
     pub fn steps(&self) -> u64 {
         self.step

@@ -1,0 +1,3 @@
+//! Corpora of tokens.
+
+pub mod corpus;

@@ -1,0 +1,210 @@
+//! Pre-training runs: a trainer, a corpus and an objective; saved, resumed and evaluated.
+//!
+//! The examples of a step are a function of (seed, step), and masks of dropout of (seed, step, site, element). So the
+//! parameters, the states of the optimizer and the number of the step are all that a run saves, and a resumed run has
+//! the bits of one that was never interrupted.
+
+use super::data::corpus::Corpus;
+use super::objectives::{Epoch, Example, Objective};
+use super::save::{save_model, write_directory, write_tensors};
+use super::trainer::{MicroBatch, StepReport, Trainer};
+use crate::batch::Batch;
+use crate::checkpoint::config;
+use crate::checkpoint::weights::Weights;
+use crate::error::Error;
+use crate::labels::{Labels, Loss};
+use crate::whole_file;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Settings of a run beside those of its trainer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PretrainingSettings {
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Sequences that are computed at once. It decides the order of sums, and so the bits.
+    pub micro_batch: usize,
+    /// Seed of the order of examples and of their masks.
+    pub seed: u64,
+}
+
+/// A pre-training run.
+pub struct Pretraining<'a> {
+    trainer: Trainer,
+    objective: &'a dyn Objective,
+    corpus: &'a dyn Corpus,
+    settings: PretrainingSettings,
+    /// The epoch of the last step, and its number.
+    epoch: Option<(u32, Epoch<'a>)>,
+    example: Example,
+}
+
+/// State of a run in trainer_state.json.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+struct TrainerState {
+    global_step: u64,
+}
+
+/// Name of a checkpoint's directory, as transformers names it.
+const PREFIX: &str = "checkpoint-";
+
+impl<'a> Pretraining<'a> {
+    /// A run before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a number of sequences is 0, or the objective refuses its settings or the corpus.
+    pub fn new(
+        trainer: Trainer,
+        objective: &'a dyn Objective,
+        corpus: &'a dyn Corpus,
+        settings: PretrainingSettings,
+    ) -> Result<Self, Error> {
+        for (name, count) in [("batch", settings.batch), ("micro_batch", settings.micro_batch)] {
+            if count == 0 {
+                return Err(Error::Input { name, why: "expected at least 1 sequence, found 0".to_owned() });
+            }
+        }
+        let epoch = Some((0, objective.epoch(corpus, settings.seed, 0)?));
+        Ok(Self { trainer, objective, corpus, settings, epoch, example: Example::default() })
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// Steps of an epoch; the last sequences of an epoch that do not fill a step are left out.
+    pub fn steps_of_epoch(&self) -> u64 {
+        let examples = self.epoch.as_ref().map_or(0, |(_, epoch)| epoch.len());
+        (examples / self.settings.batch).max(1) as u64
+    }
+
+    /// One step.
+    ///
+    /// # Errors
+    /// See [`Trainer::step`]; errors of reading the corpus.
+    pub fn step(&mut self) -> Result<StepReport, Error> {
+        let micro_batches = self.micro_batches(self.trainer.steps())?;
+        self.trainer.step(&micro_batches)
+    }
+
+    /// Number of tokens of the step after `step` steps.
+    ///
+    /// # Errors
+    /// Errors of reading the corpus.
+    pub fn tokens(&mut self, step: u64) -> Result<usize, Error> {
+        let tokens = |part: &MicroBatch| part.batch.tokens() + part.decoder.as_ref().map_or(0, Batch::tokens);
+        Ok(self.micro_batches(step)?.iter().map(tokens).sum())
+    }
+
+    /// Micro-batches of the step after `step` steps.
+    fn micro_batches(&mut self, step: u64) -> Result<Vec<MicroBatch>, Error> {
+        let PretrainingSettings { batch, micro_batch, seed } = self.settings;
+        let (number, first) = (step / self.steps_of_epoch(), step % self.steps_of_epoch());
+        let number = number as u32;
+        if self.epoch.as_ref().is_none_or(|(of, _)| *of != number) {
+            self.epoch = Some((number, self.objective.epoch(self.corpus, seed, number)?));
+        }
+        let Self { epoch: Some((_, epoch)), example, .. } = self else { return Ok(Vec::new()) };
+        let first = first as usize * batch;
+        let indices: Vec<usize> = (first..first + batch).map(|i| i % epoch.len()).collect();
+        indices.chunks(micro_batch).map(|part| of_examples(epoch, part, example)).collect()
+    }
+
+    /// Mean loss of at most `batches` batches of the first epoch of another corpus, without dropout.
+    ///
+    /// # Errors
+    /// See [`Trainer::evaluate`]; errors of reading the corpus.
+    pub fn evaluate(&mut self, corpus: &dyn Corpus, batches: usize) -> Result<Loss, Error> {
+        let epoch = self.objective.epoch(corpus, self.settings.seed, 0)?;
+        let indices: Vec<usize> = (0..epoch.len()).take(batches * self.settings.batch).collect();
+        let parts = indices.chunks(self.settings.micro_batch);
+        let parts = parts.map(|part| of_examples(&epoch, part, &mut self.example));
+        let parts = parts.collect::<Result<Vec<_>, Error>>()?;
+        self.trainer.evaluate(&parts)
+    }
+
+    /// Saves a checkpoint of the run in a directory of `out`, with the files of `model` that a model needs beside its
+    /// parameters. The two newest checkpoints are kept: should the disk lose the last one, the run goes on from the one
+    /// before.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, model: &Path, out: &Path) -> Result<(), Error> {
+        let step = self.trainer.steps();
+        write_directory(&out.join(format!("{PREFIX}{step}")), |to| {
+            save_model(model, to, self.trainer.arena())?;
+            let states = self.trainer.states();
+            let names: Vec<String> = (0..states.len()).map(|n| format!("state.{n}")).collect();
+            let tensors = names.iter().zip(states).map(|(name, s)| (name.as_str(), vec![s.len()], &s[..]));
+            write_tensors(&to.join("optimizer.safetensors"), tensors)?;
+            let state = serde_json::json!(TrainerState { global_step: step });
+            whole_file::write(&to.join("trainer_state.json"), state.to_string().as_bytes())
+        })?;
+        for (_, old) in checkpoints(out)?.into_iter().rev().skip(2) {
+            fs::remove_dir_all(&old).map_err(|source| Error::Io { path: old, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the state of the newest checkpoint in `out`; false if there is none.
+    ///
+    /// # Errors
+    /// If a file of the checkpoint is missing or damaged, or is of another model.
+    pub fn resume(&mut self, out: &Path) -> Result<bool, Error> {
+        let Some((step, dir)) = checkpoints(out)?.pop() else { return Ok(false) };
+        let path = dir.join("trainer_state.json");
+        let TrainerState { global_step } = config::read(&path)?;
+        if global_step != step {
+            let why = format!("global_step: expected {step}, found {global_step}");
+            return Err(Error::File { path, why });
+        }
+        let weights = Weights::open(&dir)?;
+        let arena = self.trainer.arena();
+        let mut values = Vec::with_capacity(arena.values().len());
+        for tensor in arena.tensors() {
+            values.extend(weights.get(&tensor.name, &tensor.shape)?);
+        }
+        let path = dir.join("optimizer.safetensors");
+        let states = Weights::from_bytes(path.clone(), crate::checkpoint::files::bytes(&path)?)?;
+        let count = values.len();
+        let states = (0..self.trainer.states().len()).map(|n| states.get(&format!("state.{n}"), &[count]));
+        let states = states.collect::<Result<Vec<_>, Error>>()?;
+        self.trainer.restore(step, &values, states)?;
+        Ok(true)
+    }
+}
+
+/// Checkpoints in `out` and their steps, in ascending order.
+fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let io = |source| Error::Io { path: out.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(out).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name();
+        if let Some(step) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok()) {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A micro-batch of the examples at `indices`.
+fn of_examples(epoch: &Epoch<'_>, indices: &[usize], example: &mut Example) -> Result<MicroBatch, Error> {
+    let (mut batch, mut decoder, mut labels) = (Batch::default(), Batch::default(), Labels::default());
+    for &index in indices {
+        epoch.example(index, example)?;
+        match example.token_types.is_empty() {
+            true => batch.push_ids(&example.ids)?,
+            false => batch.push(&example.ids, &example.token_types)?,
+        }
+        if !example.decoder_ids.is_empty() {
+            decoder.push_ids(&example.decoder_ids)?;
+        }
+        labels.labels.extend(&example.labels);
+        labels.sequences.extend(example.sequence_label);
+    }
+    labels.next = true;
+    Ok(MicroBatch { batch, decoder: (!decoder.is_empty()).then_some(decoder), labels })
+}
