@@ -6,6 +6,7 @@
 //! | [`Optimizer`] | AdamW, LAMB, gradient descent |
 //! | [`Schedule`] | learning rates |
 //! | [`Pretraining`] | a run: a trainer, a corpus, an objective; saved and resumed |
+//! | [`Recipe`], [`Preset`] | objective and class of a family for a tokenizer; configs |
 //! | [`data`] | corpora of tokens |
 //! | [`objectives`] | pre-training recipes: from documents to examples |
 //! | [`random`] | random numbers as a function of seed, epoch and index |
@@ -15,12 +16,14 @@ pub mod objectives;
 mod optimizer;
 mod pretraining;
 pub mod random;
+mod recipe;
 mod save;
 mod schedule;
 mod trainer;
 
 pub use optimizer::{AdamSettings, Optimizer, OptimizerKind};
 pub use pretraining::{Pretraining, PretrainingSettings};
+pub use recipe::{Preset, Recipe};
 pub use save::{save_model, write_model};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroBatch, StepReport, Trainer, TrainerSettings};
