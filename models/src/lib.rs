@@ -16,6 +16,7 @@
 //! | [`layers`] | linear, norm, embedding table, attention: weights and calls of kernels |
 //! | [`checkpoint`] | safetensors, GGUF, config.json, tokenizer.json |
 //! | [`sentence`] | sentence embeddings, as sentence-transformers pools them |
+//! | [`train`] | training: corpora of token shards |
 //! | [`encoder`] | encoder of BERT, RoBERTa, ALBERT and ELECTRA |
 //! | [`Arithmetic`] | backend and types of a model |
 //! | [`accuracy`] | distance between the outputs of two runs |
@@ -49,6 +50,7 @@ pub mod output;
 pub mod roberta;
 pub mod sentence;
 pub mod t5;
+pub mod train;
 pub mod whole_file;
 
 pub use arithmetic::{ActivationQuantization, Arithmetic, bytes_per_weight};
