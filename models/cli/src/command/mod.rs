@@ -18,6 +18,9 @@ mod info;
 mod isa;
 mod report;
 mod style;
+mod text;
+mod tokenize;
+mod tokenizer;
 mod verify;
 
 use anyhow::{Context as _, Result};
@@ -49,6 +52,8 @@ enum Command {
     Info(info::Info),
     Isa(isa::Isa),
     Report(report::Report),
+    Tokenize(Box<tokenize::Tokenize>),
+    Tokenizer(tokenizer::Tokenizer),
     Verify(verify::Verify),
 }
 
@@ -66,6 +71,8 @@ impl Command {
             Self::Info(args) => args.run(),
             Self::Isa(args) => args.run(),
             Self::Report(args) => args.run(),
+            Self::Tokenize(args) => args.run(),
+            Self::Tokenizer(args) => args.run(),
             Self::Verify(args) => args.run(),
         }
     }

@@ -54,7 +54,9 @@ impl Corpus for MemoryCorpus {
     }
 
     fn read(&self, document: usize, into: &mut Document) -> Result<(), Error> {
-        into.clone_from(&self.0[document]);
+        let document = &self.0[document];
+        into.tokens.clone_from(&document.tokens);
+        into.sentence_ends.clone_from(&document.sentence_ends);
         Ok(())
     }
 }
