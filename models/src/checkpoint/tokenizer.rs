@@ -281,7 +281,8 @@ impl Tokenizer {
     /// Ids of special tokens, ascending.
     pub fn special_ids(&self) -> Vec<u32> {
         let added = self.inner.get_added_tokens_decoder();
-        let mut ids: Vec<_> = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        let mut ids: Vec<_> =
+            added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
         ids.sort_unstable();
         ids
     }

@@ -130,7 +130,8 @@ impl TextSources {
                 let before = files.len();
                 walk(path, &mut files)?;
                 if files.len() == before {
-                    let why = "holds no file that ends in .txt, .jsonl or .ndjson, with or without .gz or .zst";
+                    let why =
+                        "holds no file that ends in .txt, .jsonl or .ndjson, with or without .gz or .zst";
                     return Err(Error::File { path: path.clone(), why: why.to_owned() });
                 }
             } else {
@@ -314,7 +315,9 @@ fn plain_document(lines: &mut Lines, options: &TextOptions) -> Result<Option<Str
         }
         if !fits {
             let max = options.max_bytes;
-            let why = format!("the document that starts in line {first} has more than {max} bytes, the upper bound");
+            let why = format!(
+                "the document that starts in line {first} has more than {max} bytes, the upper bound"
+            );
             return Err(lines.error(&why));
         }
     }

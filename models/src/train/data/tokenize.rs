@@ -96,7 +96,8 @@ impl TextTokenizer {
             if Some(*id) != self.unknown && self.special.binary_search(id).is_ok() {
                 *id = self.unknown.ok_or_else(|| {
                     let token = self.tokenizer.token(*id).unwrap_or_default();
-                    let why = format!("finds its special token {token} in the text, and has no unknown token");
+                    let why =
+                        format!("finds its special token {token} in the text, and has no unknown token");
                     Error::File { path: self.path.clone(), why }
                 })?;
             }
@@ -151,7 +152,8 @@ pub fn tokenize(
             counts.documents += 1;
             counts.sentences += document.sentence_ends.len() as u64;
             counts.tokens += document.tokens.len() as u64;
-            counts.unknown += document.tokens.iter().filter(|&&id| Some(id) == tokenizer.unknown).count() as u64;
+            counts.unknown +=
+                document.tokens.iter().filter(|&&id| Some(id) == tokenizer.unknown).count() as u64;
         }
         watch(documents.bytes_read());
     }

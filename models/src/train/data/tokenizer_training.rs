@@ -86,22 +86,26 @@ impl TokenizerTraining {
         let algorithm = self.family.algorithm();
         let (first, last) = (special.len(), if self.family == Family::T5 { SENTINELS } else { 0 });
         let first = first + if algorithm == Algorithm::ByteFallbackBpe { 256 } else { 0 };
-        let least = first + last + words.alphabet.len() + 1;
+        let inner = if algorithm == Algorithm::WordPiece { words.inner.len() } else { 0 };
+        let characters = words.alphabet.len() + inner;
+        let least = first + last + characters + 1;
         if self.vocab_size < least {
             let why = format!(
-                "{} tokens: {} special tokens, bytes and {} characters of {} need at least {least}",
+                "{} tokens: {} special tokens and bytes, and {characters} characters, need at least {least}",
                 self.vocab_size,
                 first + last,
-                words.alphabet.len(),
-                self.family.name()
             );
             return Err(Error::Input { name: "vocab_size", why });
         }
         let mut model = match algorithm {
             Algorithm::Unigram => {
-                let mut vocab: Vec<_> = special.map(|token| (token, 0.0)).collect();
-                vocab.extend(unigram::train(&words, self.vocab_size - first - last)?);
-                let sentinels = (0..last).rev().map(|i| (sentinel(i), 0.0));
+                let named = |name: String| (name, 0.0);
+                let mut vocab: Vec<_> = special.map(named).collect();
+                let sentinels: Vec<_> = (0..last).rev().map(sentinel).map(named).collect();
+                let mut pieces = unigram::train(&words, self.vocab_size - first - last)?;
+                // Text that spells a special token gives no second token of this name.
+                pieces.retain(|(piece, _)| vocab.iter().chain(&sentinels).all(|(name, _)| name != piece));
+                vocab.extend(pieces);
                 vocab.extend(sentinels);
                 json!({ "unk_id": self.family.unknown_id(), "byte_fallback": false, "vocab": vocab })
             }

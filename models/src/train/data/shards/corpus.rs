@@ -222,7 +222,8 @@ impl Shard {
         let total = [shard.header.tokens, shard.header.sentences];
         let ascend = shard.documents.is_sorted_by(|a, b| a[0] <= b[0] && a[1] <= b[1]);
         if !ascend || shard.documents.last().copied().unwrap_or([0; 2]) != total {
-            let why = "is damaged: the ends of documents do not ascend to the numbers of tokens and sentences";
+            let why =
+                "is damaged: the ends of documents do not ascend to the numbers of tokens and sentences";
             return Err(shard.error(why.to_owned()));
         }
         Ok(shard)

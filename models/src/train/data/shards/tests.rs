@@ -34,11 +34,15 @@ fn documents_are_read_as_written() {
                 300 => assert!((3..documents.len() / 2).contains(&shards), "{shards}"),
                 _ => assert_eq!(shards, 1),
             }
-            assert_eq!(corpus.shards[0].header.width(), width);
+            let first = std::fs::read(path(&folder.path().join("new/corpus"), 0)).unwrap();
+            assert_eq!(first[12], width);
             assert_eq!((corpus.vocab_size(), corpus.tokenizer()), (vocab_size as usize, TOKENIZER));
             assert_eq!(corpus.documents(), documents.len());
             assert_eq!(corpus.tokens(), documents.iter().map(|d| d.tokens.len() as u64).sum::<u64>());
-            assert_eq!(corpus.sentences(), documents.iter().map(|d| d.sentence_ends.len() as u64).sum::<u64>());
+            assert_eq!(
+                corpus.sentences(),
+                documents.iter().map(|d| d.sentence_ends.len() as u64).sum::<u64>()
+            );
             for (i, document) in documents.iter().enumerate().rev() {
                 assert_eq!(corpus.len_of(i), document.tokens.len());
                 assert_eq!(&corpus.document(i).unwrap(), document, "document {i}");
@@ -142,7 +146,8 @@ fn headers_that_promise_more_than_the_file_has_allocate_nothing() {
     write(folder.path(), &documents(3, 100), 100, SHARD_BYTES);
     let file = path(folder.path(), 0);
     let bytes = std::fs::read(&file).unwrap();
-    let header = Header::from_bytes(&file, bytes[..HEADER_BYTES].try_into().unwrap(), bytes.len() as u64).unwrap();
+    let header =
+        Header::from_bytes(&file, bytes[..HEADER_BYTES].try_into().unwrap(), bytes.len() as u64).unwrap();
     let most = u32::MAX;
     for hostile in [
         Header { documents: most, ..header.clone() },

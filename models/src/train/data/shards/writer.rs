@@ -84,7 +84,8 @@ impl ShardWriter {
         let [.., end] = header.positions();
         let more = (tokens * header.width() + 4 * ends.len() + 8) as u64;
         // Below 2^31, so that no count in the shard reaches 2^32.
-        let is_full = end + more > self.shard_bytes || header.tokens >= 1 << 31 || header.documents >= 1 << 31;
+        let is_full =
+            end + more > self.shard_bytes || header.tokens >= 1 << 31 || header.documents >= 1 << 31;
         if header.documents > 0 && is_full {
             let next = Shard::create(&self.directory, self.number + 1)?;
             let header = self.header(false);
@@ -182,7 +183,8 @@ pub fn leftover(directory: &Path) -> Result<Leftover, Error> {
     let mut number = 0;
     while files::exists(&path(directory, number)) {
         let (file, bytes) = files::open(&path(directory, number))?;
-        match super::corpus::read_header(&path(directory, number), &super::read_at::ReadAt::new(file), bytes) {
+        match super::corpus::read_header(&path(directory, number), &super::read_at::ReadAt::new(file), bytes)
+        {
             Ok(header) if !header.is_last => number += 1,
             _ => return Ok(Leftover::Corpus),
         }
@@ -205,7 +207,8 @@ pub fn clear(directory: &Path) -> Result<(), Error> {
     for entry in entries {
         let name = entry.map_err(io)?.file_name().into_string().unwrap_or_default();
         // `shard-00000.tokens`, or `.shard-00000.tokens.` and a process.
-        let number = name.trim_start_matches('.').strip_prefix("shard-").and_then(|rest| rest.split_once(".tokens"));
+        let number =
+            name.trim_start_matches('.').strip_prefix("shard-").and_then(|rest| rest.split_once(".tokens"));
         if let Some((number, _)) = number.filter(|(number, _)| number.parse::<u32>().is_ok()) {
             names.push((number.parse::<u32>().unwrap_or(0), name.clone()));
         }

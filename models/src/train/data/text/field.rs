@@ -26,9 +26,10 @@ impl<'de> Visitor<'de> for Field<'_> {
         let mut found = None;
         while let Some(key) = map.next_key::<String>()? {
             if key == self.0 {
-                found = Some(map.next_value::<String>().map_err(|e| {
-                    A::Error::custom(format!("field {:?}: {e}", self.0))
-                })?);
+                found = Some(
+                    map.next_value::<String>()
+                        .map_err(|e| A::Error::custom(format!("field {:?}: {e}", self.0)))?,
+                );
             } else {
                 map.next_value::<IgnoredAny>()?;
             }

@@ -23,7 +23,10 @@ pub struct Lines {
 
 impl std::fmt::Debug for Lines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lines").field("path", &self.path).field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Lines")
+            .field("path", &self.path)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 
@@ -55,7 +58,14 @@ impl Lines {
             Some(Compression::Gzip) => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file))),
             Some(Compression::Zstd) => Box::new(BufReader::with_capacity(BUFFER, ZstdReader::new(file))),
         };
-        Ok(Self { path, reader, is_compressed: compression.is_some(), max_bytes, line: Vec::new(), number: 0 })
+        Ok(Self {
+            path,
+            reader,
+            is_compressed: compression.is_some(),
+            max_bytes,
+            line: Vec::new(),
+            number: 0,
+        })
     }
 
     /// Number of the last line, from 1.

@@ -61,19 +61,16 @@ mod tests {
     fn punctuation_ends_sentences_before_capitals_and_quotes() {
         for (text, expected) in [
             ("One. Two! Three? Four", &["One.", "Two!", "Three?", "Four"][..]),
-            ("  He said \"no.\" \"Yes!\" (She left.) It\nended.  ", &[
-                "He said \"no.\"",
-                "\"Yes!\"",
-                "(She left.)",
-                "It\nended.",
-            ]),
+            (
+                "  He said \"no.\" \"Yes!\" She (now\nold.) Left.  ",
+                &["He said \"no.\"", "\"Yes!\"", "She (now\nold.)", "Left."],
+            ),
             ("pi is 3.14. about 2. or so... e.g. this", &["pi is 3.14. about 2. or so... e.g. this"]),
             ("no mark\n\nParagraph two\n \n\nthree", &["no mark", "Paragraph two", "three"]),
-            ("\u{201c}Ja.\u{201d} \u{c9}t\u{e9}\u{2026} \u{ab}Oui.\u{bb}", &[
-                "\u{201c}Ja.\u{201d}",
-                "\u{c9}t\u{e9}\u{2026}",
-                "\u{ab}Oui.\u{bb}",
-            ]),
+            (
+                "\u{201c}Ja.\u{201d} \u{c9}t\u{e9}\u{2026} \u{ab}Oui.\u{bb}",
+                &["\u{201c}Ja.\u{201d}", "\u{c9}t\u{e9}\u{2026}", "\u{ab}Oui.\u{bb}"],
+            ),
             ("Dr. Who", &["Dr.", "Who"]),
             (" \n ", &[]),
             ("", &[]),
@@ -87,6 +84,6 @@ mod tests {
         let text = "\n  one. Two \n\n\u{3000}\n\tthree\n";
         assert_eq!(sentences(text, SentenceSplit::Lines), ["one. Two", "three"]);
         assert_eq!(sentences(text, SentenceSplit::Whole), [text.trim()]);
-        assert_eq!(split("   ", SentenceSplit::Whole), []);
+        assert!(split("   ", SentenceSplit::Whole).is_empty());
     }
 }

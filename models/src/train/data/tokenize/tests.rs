@@ -7,8 +7,10 @@ use crate::train::data::{Corpus as _, MemoryCorpus};
 /// About a hundred documents of sentences that differ.
 fn text() -> String {
     let words = ["the", "Old", "sea", "rose.", "Then", "fell;", "night", "came!", "We", "saw", "it?"];
-    let sentence = |i: usize| (0..5 + i % 7).map(|j| words[(i * 5 + j * 3) % words.len()]).collect::<Vec<_>>();
-    let lines: Vec<_> = (0..400).map(|i| sentence(i).join(" ") + if i % 4 == 3 { "\n" } else { "" }).collect();
+    let sentence =
+        |i: usize| (0..5 + i % 7).map(|j| words[(i * 5 + j * 3) % words.len()]).collect::<Vec<_>>();
+    let lines: Vec<_> =
+        (0..400).map(|i| sentence(i).join(" ") + if i % 4 == 3 { "\n" } else { "" }).collect();
     lines.join("\n")
 }
 
@@ -34,9 +36,7 @@ fn shards_do_not_depend_on_threads() {
         let mut documents = sources.documents(&TextOptions::default());
         let mut read = 0;
         let counts = pool
-            .install(|| {
-                tokenize(&tokenizer, &mut documents, SentenceSplit::Lines, &out, 3000, |n| read = n)
-            })
+            .install(|| tokenize(&tokenizer, &mut documents, SentenceSplit::Lines, &out, 3000, |n| read = n))
             .unwrap();
         assert_eq!((counts.documents, counts.sentences, counts.unknown), (100, 400, 0));
         assert!(counts.shards > 2 && counts.tokens > 400, "{counts:?}");
@@ -119,9 +119,11 @@ fn special_tokens_in_the_text_are_text() {
 
 #[test]
 fn unknown_tokens_are_counted() {
-    for (family, text, expected) in
-        [(Family::Bert, "the \u{4e00} sea", 1), (Family::Gpt2, "\u{4e00}", 0), (Family::T5, "sea \u{4e00}", 1)]
-    {
+    for (family, text, expected) in [
+        (Family::Bert, "the \u{4e00} sea", 1),
+        (Family::Gpt2, "\u{4e00}", 0),
+        (Family::T5, "sea \u{4e00}", 1),
+    ] {
         let (folder, _, tokenizer) = folder(family);
         let file = folder.path().join("b.txt");
         std::fs::write(&file, text).unwrap();
@@ -139,8 +141,11 @@ fn interrupted_runs_start_over_and_corpora_are_kept() {
     let out = folder.path().join("out");
     // A line that is not UTF-8 stops the run after the first batches.
     let bad = folder.path().join("bad.txt");
-    std::fs::write(&bad, text().repeat(200).into_bytes().into_iter().chain([b'\n', 0xff]).collect::<Vec<_>>())
-        .unwrap();
+    std::fs::write(
+        &bad,
+        (text() + "\n\n").repeat(600).into_bytes().into_iter().chain([b'\n', 0xff]).collect::<Vec<_>>(),
+    )
+    .unwrap();
     let run = |sources: &TextSources| {
         let mut documents = sources.documents(&TextOptions::default());
         tokenize(&tokenizer, &mut documents, SentenceSplit::Lines, &out, 100_000, |_| ())

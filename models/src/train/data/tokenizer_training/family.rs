@@ -142,8 +142,10 @@ impl Family {
 
     /// Normalizer, pre-tokenizer, post-processor and decoder, as tokenizer.json spells them.
     pub(super) fn parts(self, lowercase: bool) -> Value {
-        let id = |token: &str| self.special_tokens().iter().position(|t| *t == token).expect("a special token");
-        let special = |token: &str, type_id: u8| json!({ "SpecialToken": { "id": token, "type_id": type_id } });
+        let id =
+            |token: &str| self.special_tokens().iter().position(|t| *t == token).expect("a special token");
+        let special =
+            |token: &str, type_id: u8| json!({ "SpecialToken": { "id": token, "type_id": type_id } });
         let text = |id: &str, type_id: u8| json!({ "Sequence": { "id": id, "type_id": type_id } });
         let template = |single: Value, pair: Value, tokens: &[&str]| {
             let tokens: serde_json::Map<_, _> = tokens
@@ -155,22 +157,24 @@ impl Family {
         let between_cls_and_sep = || {
             template(
                 json!([special("[CLS]", 0), text("A", 0), special("[SEP]", 0)]),
-                json!([special("[CLS]", 0), text("A", 0), special("[SEP]", 0), text("B", 1), special("[SEP]", 1)]),
+                json!([
+                    special("[CLS]", 0),
+                    text("A", 0),
+                    special("[SEP]", 0),
+                    text("B", 1),
+                    special("[SEP]", 1)
+                ]),
                 &["[CLS]", "[SEP]"],
             )
         };
-        let metaspace = |scheme: &str, split: bool| {
-            json!({ "type": "Metaspace", "replacement": METASPACE, "prepend_scheme": scheme, "split": split })
-        };
+        let metaspace = |scheme: &str, split: bool| json!({ "type": "Metaspace", "replacement": METASPACE, "prepend_scheme": scheme, "split": split });
         let at_white_space = || {
             json!({
                 "type": "Sequence",
                 "pretokenizers": [{ "type": "WhitespaceSplit" }, metaspace("always", true)],
             })
         };
-        let byte_level = |trim: bool| {
-            json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim, "use_regex": true })
-        };
+        let byte_level = |trim: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim, "use_regex": true });
         let [normalizer, pre_tokenizer, post_processor, decoder] = match self {
             Self::Bert | Self::Electra => [
                 json!({
@@ -198,9 +202,7 @@ impl Family {
             ],
             Self::Gpt2 => [Value::Null, byte_level(true), byte_level(false), byte_level(true)],
             Self::Albert => {
-                let replace = |pattern: &str| {
-                    json!({ "type": "Replace", "pattern": { "String": pattern }, "content": "\"" })
-                };
+                let replace = |pattern: &str| json!({ "type": "Replace", "pattern": { "String": pattern }, "content": "\"" });
                 let mut normalizers = vec![replace("``"), replace("''")];
                 if lowercase {
                     let more = ["NFKD", "StripAccents", "Lowercase"];
@@ -353,7 +355,6 @@ impl Family {
 /// A mask that takes the white space before it.
 fn mask(content: &str) -> Value {
     json!({
-        "__type": "AddedToken",
         "content": content,
         "lstrip": true,
         "normalized": false,

@@ -38,10 +38,7 @@ pub fn train(
     let mut tokens = reserved;
     tokens.extend(words.alphabet.iter().map(char::to_string));
     if !prefix.is_empty() {
-        let inner = words.counts.iter().flat_map(|(word, _)| word.chars().skip(1));
-        let mut inner: Vec<_> = inner.collect::<std::collections::HashSet<_>>().into_iter().collect();
-        inner.sort_unstable();
-        tokens.extend(inner.into_iter().map(|c| format!("{prefix}{c}")));
+        tokens.extend(words.inner.iter().map(|c| format!("{prefix}{c}")));
     }
     let mut ids: HashMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
     let mut texts: Vec<Vec<u32>> = words

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::train::data::text::{SentenceSplit, TextDocuments};
 use rayon::prelude::*;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
     NormalizedString, Normalizer as _, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
@@ -21,6 +21,8 @@ pub struct Words {
     pub counts: Vec<(String, u64)>,
     /// Characters that are tokens, ascending.
     pub alphabet: Vec<char>,
+    /// Characters of `alphabet` that a word has after its first one, ascending.
+    pub inner: Vec<char>,
     /// Number of words in the text.
     pub total: u64,
 }
@@ -83,16 +85,21 @@ impl Words {
             Algorithm::ByteLevelBpe => ByteLevel::alphabet().into_iter().collect(),
             _ => most_frequent(&all, training.alphabet),
         };
-        let mut words = Self { counts: Vec::new(), alphabet, total: 0 };
+        let mut words = Self { alphabet, ..Self::default() };
         words.alphabet.sort_unstable();
         words.counts = all
             .into_iter()
             .filter(|(word, _)| word.chars().all(|c| words.alphabet.binary_search(&c).is_ok()))
             .collect();
         words.counts.sort_unstable();
+        let inner: HashSet<_> = words.counts.iter().flat_map(|(word, _)| word.chars().skip(1)).collect();
+        words.inner = inner.into_iter().collect();
+        words.inner.sort_unstable();
         words.total = words.counts.iter().map(|(_, count)| count).sum();
         match words.counts.is_empty() {
-            true => Err(Error::Input { name: "text", why: "has no words to train a tokenizer on".to_owned() }),
+            true => {
+                Err(Error::Input { name: "text", why: "has no words to train a tokenizer on".to_owned() })
+            }
             false => Ok(words),
         }
     }
