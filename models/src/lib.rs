@@ -17,6 +17,7 @@
 //! | [`layers`] | linear, norm, embedding table, attention: weights and calls of kernels |
 //! | [`checkpoint`] | safetensors, GGUF, config.json, tokenizer.json |
 //! | [`sentence`] | sentence embeddings, as sentence-transformers pools them |
+//! | [`train`] | training: corpora of token shards |
 //! | [`encoder`] | encoder of BERT, RoBERTa, ALBERT and ELECTRA |
 //! | [`train`] | training |
 //! | [`Arithmetic`] | backend and types of a model |

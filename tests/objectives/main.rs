@@ -4,7 +4,7 @@ mod official;
 mod properties;
 mod refused;
 
-use tilewright::train::data::corpus::{Document, MemoryCorpus};
+use tilewright::train::data::{Document, MemoryCorpus};
 use tilewright::train::objectives::{Epoch, Example};
 
 /// A document of sentences.

@@ -7,7 +7,7 @@ use crate::{corpus, examples, reassemble};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use tilewright::train::data::corpus::MemoryCorpus;
+use tilewright::train::data::MemoryCorpus;
 use tilewright::train::objectives::{
     Example, FullSentences, IGNORED, MaskedLmNextSentence, Masking, Objective, ReplacedTokens, SentenceOrder,
     SpanCorruption, TextInfilling,

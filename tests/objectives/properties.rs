@@ -2,7 +2,7 @@
 
 use crate::{corpus, examples, reassemble};
 use proptest::prelude::*;
-use tilewright::train::data::corpus::{Corpus, MemoryCorpus};
+use tilewright::train::data::{Corpus, MemoryCorpus};
 use tilewright::train::objectives::{
     Example, FullSentences, IGNORED, MaskedLmNextSentence, Masking, NextToken, Objective, ReplacedTokens,
     SentenceOrder, SpanCorruption, TextInfilling,

@@ -2,7 +2,7 @@
 
 use crate::{corpus, examples};
 use tilewright::Error;
-use tilewright::train::data::corpus::{Corpus, Document, MemoryCorpus};
+use tilewright::train::data::{Corpus, Document, MemoryCorpus};
 use tilewright::train::objectives::{
     FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, RECIPES, ReplacedTokens,
     SentenceOrder, SpanCorruption, TextInfilling,

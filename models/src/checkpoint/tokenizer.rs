@@ -258,6 +258,35 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// From now on, special tokens that are written in a text are text.
+    pub fn read_special_tokens_as_text(&mut self) {
+        self.inner.set_encode_special_tokens(true);
+    }
+
+    /// Encodes `text` without adding special tokens. Also returns the end of each token, in bytes of the text.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode_with_ends(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>), Error> {
+        let encoding = guarded(&self.path, || self.inner.encode(text, false))?;
+        let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
+        Ok((encoding.get_ids().to_vec(), ends))
+    }
+
+    /// Size of the vocabulary: every id is below it.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// Ids of special tokens, ascending.
+    pub fn special_ids(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut ids: Vec<_> =
+            added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Encodes a text, or a pair of texts, as one sequence; also returns the origin of each token.
     ///
     /// # Errors
@@ -366,17 +395,21 @@ impl TemplateSource {
     }
 }
 
-/// Runs `work` of the crate tokenizers and turns its panics into errors that name `path`. The crate panics on
-/// some damaged files, when it reads or when it uses them.
+/// Runs `work` of the crate tokenizers and turns its panics into errors that name `path`.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
-    let why = match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(e)) => e.to_string(),
+    caught(work).map_err(|why| Error::File { path: path.to_owned(), why })
+}
+
+/// Runs `work` of the crate tokenizers and turns its errors and panics into messages. The crate panics on some damaged
+/// files, when it reads or when it uses them.
+pub(crate) fn caught<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(e.to_string()),
         Err(panic) => {
             let message = panic.downcast_ref::<String>().map(String::as_str);
             let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            format!("tokenizers panicked: expected a valid tokenizer.json, found {message}")
+            Err(format!("tokenizers panicked: expected a valid tokenizer.json, found {message}"))
         }
-    };
-    Err(Error::File { path: path.to_owned(), why })
+    }
 }

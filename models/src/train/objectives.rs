@@ -15,7 +15,7 @@
 //! (settings, corpus, seed, epoch, index): a run saves no state of a generator, and any thread may make any example.
 //!
 //! ```
-//! use tilewright::train::data::corpus::{Document, MemoryCorpus};
+//! use tilewright::train::data::{Document, MemoryCorpus};
 //! use tilewright::train::objectives::{Example, NextToken, Objective};
 //!
 //! let document = Document { tokens: vec![5, 6, 7], sentence_ends: vec![3] };
@@ -50,7 +50,7 @@ pub use masking::Masking;
 pub use roberta::FullSentences;
 pub use t5::SpanCorruption;
 
-use super::data::corpus::Corpus;
+use super::data::Corpus;
 use super::random::{Draws, Purpose};
 use crate::batch::below;
 use crate::error::Error;

@@ -4,7 +4,7 @@
 //! parameters, the states of the optimizer and the number of the step are all that a run saves, and a resumed run has
 //! the bits of one that was never interrupted.
 
-use super::data::corpus::Corpus;
+use super::data::Corpus;
 use super::objectives::{Epoch, Example, Objective};
 use super::save::{save_model, write_directory, write_tensors};
 use super::trainer::{MicroBatch, StepReport, Trainer};
@@ -86,15 +86,6 @@ impl<'a> Pretraining<'a> {
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let micro_batches = self.micro_batches(self.trainer.steps())?;
         self.trainer.step(&micro_batches)
-    }
-
-    /// Number of tokens of the step after `step` steps.
-    ///
-    /// # Errors
-    /// Errors of reading the corpus.
-    pub fn tokens(&mut self, step: u64) -> Result<usize, Error> {
-        let tokens = |part: &MicroBatch| part.batch.tokens() + part.decoder.as_ref().map_or(0, Batch::tokens);
-        Ok(self.micro_batches(step)?.iter().map(tokens).sum())
     }
 
     /// Micro-batches of the step after `step` steps.

@@ -1,7 +1,8 @@
 //! Recipes: for each family the class that is pre-trained, its objective for a tokenizer, and configs of several sizes.
 
 use super::objectives::{
-    FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, SentenceOrder, SpanCorruption, TextInfilling,
+    FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, SentenceOrder, SpanCorruption,
+    TextInfilling,
 };
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
@@ -117,7 +118,8 @@ impl Recipe {
         let (bos, eos): (&[_], &[_]) = (&["<s>"], &["</s>"]);
         // A piece that does not continue a word: `##ing` does, and so does a piece without `▁`.
         let word_starts = || {
-            let pieces: Vec<String> = (0..vocabulary).map(|id| tokenizer.token(id).unwrap_or_default()).collect();
+            let pieces: Vec<String> =
+                (0..vocabulary).map(|id| tokenizer.token(id).unwrap_or_default()).collect();
             let marked = pieces.iter().any(|piece| piece.starts_with('▁'));
             pieces.iter().map(|p| if marked { p.starts_with('▁') } else { !p.starts_with("##") }).collect()
         };
@@ -147,10 +149,18 @@ impl Recipe {
                 Box::new(TextInfilling { seq, vocabulary, bos, eos, mask, ..TextInfilling::default() })
             }
             Self::T5 => {
-                let sentinels = (0..).take_while(|n| tokenizer.id(&format!("<extra_id_{n}>")).is_some()).count();
+                let sentinels =
+                    (0..).take_while(|n| tokenizer.id(&format!("<extra_id_{n}>")).is_some()).count();
                 let (pad, eos) = (id(&["<pad>"])?, id(eos)?);
                 let sentinels = sentinels as u32;
-                Box::new(SpanCorruption { inputs: seq, vocabulary, sentinels, pad, eos, ..SpanCorruption::default() })
+                Box::new(SpanCorruption {
+                    inputs: seq,
+                    vocabulary,
+                    sentinels,
+                    pad,
+                    eos,
+                    ..SpanCorruption::default()
+                })
             }
             Self::Gpt2 => {
                 let end = Some(id(&["<|endoftext|>"])?);
@@ -178,16 +188,22 @@ impl Recipe {
             Self::Bert => bert,
             Self::Roberta => {
                 let pad = id("<pad>").unwrap_or(1);
-                with(bert, json!({
-                    "max_position_embeddings": positions + pad as usize + 1, "type_vocab_size": 1, "pad_token_id": pad,
-                    "layer_norm_eps": 1e-5, "bos_token_id": id("<s>"), "eos_token_id": id("</s>"),
-                }))
+                with(
+                    bert,
+                    json!({
+                        "max_position_embeddings": positions + pad as usize + 1, "type_vocab_size": 1, "pad_token_id": pad,
+                        "layer_norm_eps": 1e-5, "bos_token_id": id("<s>"), "eos_token_id": id("</s>"),
+                    }),
+                )
             }
-            Self::Albert => with(bert, json!({
-                "embedding_size": h.min(128), "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new",
-                "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": id("<pad>").or(id("[PAD]")),
-                "bos_token_id": id("[CLS]"), "eos_token_id": id("[SEP]"),
-            })),
+            Self::Albert => with(
+                bert,
+                json!({
+                    "embedding_size": h.min(128), "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new",
+                    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": id("<pad>").or(id("[PAD]")),
+                    "bos_token_id": id("[CLS]"), "eos_token_id": id("[SEP]"),
+                }),
+            ),
             Self::Bart => json!({
                 "vocab_size": words, "d_model": h, "encoder_layers": layers.div_ceil(2),
                 "decoder_layers": layers.div_ceil(2), "encoder_attention_heads": heads, "decoder_attention_heads": heads,

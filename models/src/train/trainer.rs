@@ -23,6 +23,13 @@ pub struct MicroBatch {
     pub labels: Labels,
 }
 
+impl MicroBatch {
+    /// Number of tokens, those of the decoder included.
+    pub fn tokens(&self) -> usize {
+        self.batch.tokens() + self.decoder.as_ref().map_or(0, Batch::tokens)
+    }
+}
+
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainerSettings {
@@ -39,7 +46,7 @@ pub struct TrainerSettings {
 }
 
 /// What happened in a step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StepReport {
     /// Number of the step, from 1 up.
     pub step: u64,
@@ -51,6 +58,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Learning rate.
     pub learning_rate: f64,
+    /// Number of tokens, those of decoders included.
+    pub tokens: usize,
 }
 
 /// A model in training.
@@ -182,7 +191,8 @@ impl Trainer {
         optimizer.step(*backend, arena, gradients, scale, learning_rate, step)?;
         self.step = step;
         let parts = loss.parts.iter().map(|(name, sum)| (*name, sum.mean())).collect();
-        Ok(StepReport { step, loss: loss.total, parts, gradient_norm, learning_rate })
+        let tokens = micro_batches.iter().map(MicroBatch::tokens).sum();
+        Ok(StepReport { step, loss: loss.total, parts, gradient_norm, learning_rate, tokens })
     }
 
     /// Computes the gradients of a micro-batch.

@@ -17,8 +17,12 @@ mod gradients;
 mod hub;
 mod info;
 mod isa;
+mod pretrain;
 mod report;
 mod style;
+mod text;
+mod tokenize;
+mod tokenizer;
 mod verify;
 
 use anyhow::{Context as _, Result};
@@ -47,10 +51,13 @@ enum Command {
     FillMask(fill_mask::FillMask),
     Forward(forward::Forward),
     Gradients(gradients::Gradients),
+    Pretrain(pretrain::Pretrain),
     Generate(Box<generate::Generate>),
     Info(info::Info),
     Isa(isa::Isa),
     Report(report::Report),
+    Tokenize(Box<tokenize::Tokenize>),
+    Tokenizer(tokenizer::Tokenizer),
     Verify(verify::Verify),
 }
 
@@ -65,10 +72,13 @@ impl Command {
             Self::FillMask(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Gradients(args) => args.run(),
+            Self::Pretrain(args) => args.run(),
             Self::Generate(args) => args.run(),
             Self::Info(args) => args.run(),
             Self::Isa(args) => args.run(),
             Self::Report(args) => args.run(),
+            Self::Tokenize(args) => args.run(),
+            Self::Tokenizer(args) => args.run(),
             Self::Verify(args) => args.run(),
         }
     }

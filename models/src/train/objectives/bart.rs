@@ -24,7 +24,7 @@ use super::blocks::Blocks;
 use super::settings::{self, at_least, refuse};
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
-use crate::train::data::corpus::{Corpus, Document};
+use crate::train::data::{Corpus, Document};
 use crate::train::random::{Draws, MAX_MEAN, Purpose};
 
 /// BART's objective. The defaults are the paper's, with the ids of bart-base.

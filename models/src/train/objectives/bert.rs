@@ -19,7 +19,7 @@ use super::segments::{SegmentPairs, SegmentSettings, WrongPair};
 use super::settings::{self, at_least};
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
-use crate::train::data::corpus::Corpus;
+use crate::train::data::Corpus;
 use crate::train::random::{Draws, Purpose};
 
 /// BERT's objective. The defaults are the paper's, with the ids of bert-base-uncased.

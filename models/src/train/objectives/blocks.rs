@@ -14,7 +14,7 @@
 use super::settings;
 use super::stream::Stream;
 use crate::error::Error;
-use crate::train::data::corpus::{Corpus, Document};
+use crate::train::data::{Corpus, Document};
 use std::ops::Range;
 
 /// Blocks of a stream of documents in the corpus's order.
@@ -101,7 +101,7 @@ impl Packing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::data::corpus::MemoryCorpus;
+    use crate::train::data::MemoryCorpus;
 
     fn corpus(documents: &[&[usize]]) -> MemoryCorpus {
         let document = |ends: &&[usize]| Document {

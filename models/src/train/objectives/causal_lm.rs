@@ -13,7 +13,7 @@ use super::settings::{self, refuse};
 use super::stream::Stream;
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
-use crate::train::data::corpus::Corpus;
+use crate::train::data::Corpus;
 use crate::train::random::{Draws, Purpose};
 
 /// Objective of causal LMs. The defaults are GPT-2's.
@@ -110,7 +110,7 @@ impl Examples for Rows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::data::corpus::{Document, MemoryCorpus};
+    use crate::train::data::{Document, MemoryCorpus};
 
     fn corpus(documents: &[&[u32]]) -> MemoryCorpus {
         let document =

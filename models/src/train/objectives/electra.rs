@@ -24,7 +24,7 @@ use super::masking::{self, Masking};
 use super::settings::{self, refuse};
 use super::{Epoch, Example, Examples, IGNORED, Objective};
 use crate::error::Error;
-use crate::train::data::corpus::{Corpus, Document};
+use crate::train::data::{Corpus, Document};
 use crate::train::random::{Draws, Purpose};
 use std::sync::LazyLock;
 use tilewright_kernels::{RandomBits, philox4x32_10};
@@ -308,7 +308,7 @@ static LARGEST_NOISE: LazyLock<[f64; 256]> =
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::data::corpus::MemoryCorpus;
+    use crate::train::data::MemoryCorpus;
 
     #[test]
     fn samples_are_the_definition() {

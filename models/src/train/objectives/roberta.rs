@@ -19,7 +19,7 @@ use super::masking::{self, Masking};
 use super::settings::{self, refuse};
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
-use crate::train::data::corpus::Corpus;
+use crate::train::data::Corpus;
 use crate::train::random::{Draws, Purpose};
 
 /// RoBERTa's objective. The defaults are the paper's, with the ids of roberta-base.
@@ -161,7 +161,7 @@ impl MaskedBlocks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::data::corpus::{Document, MemoryCorpus};
+    use crate::train::data::{Document, MemoryCorpus};
 
     fn small() -> FullSentences {
         FullSentences {

@@ -16,7 +16,7 @@
 use super::Example;
 use super::settings;
 use crate::error::Error;
-use crate::train::data::corpus::{Corpus, Document};
+use crate::train::data::{Corpus, Document};
 use crate::train::random::{Draws, Purpose};
 
 /// Special tokens of a pair: the first, and both separators.
@@ -208,7 +208,7 @@ fn truncate<'t>(a: &mut &'t [u32], b: &mut &'t [u32], most: usize, draws: &mut D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::data::corpus::MemoryCorpus;
+    use crate::train::data::MemoryCorpus;
 
     const SETTINGS: SegmentSettings =
         SegmentSettings { seq: 16, short_seq_prob: 0.1, wrong: WrongPair::Random, cls: 1, sep: 2 };

@@ -1,6 +1,6 @@
 //! Checks of settings, and reading of documents whose sentences are valid.
 
-use super::super::data::corpus::{Corpus, Document};
+use super::super::data::{Corpus, Document};
 use crate::error::Error;
 
 /// Error of a setting.

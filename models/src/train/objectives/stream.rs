@@ -6,7 +6,7 @@
 
 use super::settings;
 use crate::error::Error;
-use crate::train::data::corpus::{Corpus, Document};
+use crate::train::data::{Corpus, Document};
 use std::ops::Range;
 
 /// Documents in an order, joined by optional tokens.
@@ -88,7 +88,7 @@ impl<'a> Stream<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::data::corpus::MemoryCorpus;
+    use crate::train::data::MemoryCorpus;
 
     #[test]
     fn every_range_is_a_part_of_the_whole() {

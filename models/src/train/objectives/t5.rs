@@ -28,7 +28,7 @@ use super::settings::{self, refuse};
 use super::stream::Stream;
 use super::{Epoch, Example, Examples, Objective};
 use crate::error::Error;
-use crate::train::data::corpus::Corpus;
+use crate::train::data::Corpus;
 use crate::train::random::{Draws, Purpose};
 
 /// T5's objective. The defaults are the paper's, with the ids of t5-small's tokenizer.
