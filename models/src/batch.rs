@@ -178,13 +178,6 @@ impl Batch {
         }
         Ok(batch)
     }
-
-    /// Refuses ids, types or positions outside of their tables.
-    pub(crate) fn check(&self, vocabulary: usize, types: usize, positions: usize) -> Result<(), Error> {
-        below("input_ids", &self.ids, vocabulary)?;
-        below("token_type_ids", &self.types, types)?;
-        below("position", &self.positions, positions)
-    }
 }
 
 /// Refuses values that are not below `n`.

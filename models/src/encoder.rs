@@ -250,6 +250,11 @@ impl Encoder {
         &self.config
     }
 
+    /// Backend and types.
+    pub(crate) fn arithmetic(&self) -> Arithmetic {
+        self.on
+    }
+
     /// Upper bound of the tokens of a sequence.
     pub fn max_length(&self) -> usize {
         let before = self.plan.padding.map_or(0, |padding| padding as usize + 1);
@@ -282,6 +287,16 @@ impl Encoder {
     /// # Errors
     /// [`Error::Input`] if an id, token type or position lies outside of its table.
     pub fn forward<'m>(&'m self, run: &mut Run<'m>, batch: &'m Batch) -> Result<(), Error> {
+        self.forward_ids(run, batch, &batch.ids)
+    }
+
+    /// As [`forward`](Self::forward), with other ids in the place of the batch's.
+    pub(crate) fn forward_ids<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        ids: &[u32],
+    ) -> Result<(), Error> {
         let config = &self.config;
         let heads = Heads {
             dropout: config.attention_probs_dropout_prob,
@@ -289,9 +304,9 @@ impl Encoder {
         };
         let p = config.hidden_dropout_prob;
         match &self.projection {
-            None => self.embed(run, batch, Slot::X)?,
+            None => self.embed(run, batch, ids, Slot::X)?,
             Some(projection) => {
-                self.embed(run, batch, Slot::WIDE)?;
+                self.embed(run, batch, ids, Slot::WIDE)?;
                 projection.forward(run, Slot::WIDE, Slot::X)?;
             }
         }
@@ -309,14 +324,15 @@ impl Encoder {
     }
 
     /// x = LN(word\[id\] + token_type\[t\] + position\[i\]), \[tokens, E\].
-    fn embed<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, x: Slot) -> Result<(), Error> {
+    fn embed<'m>(&'m self, run: &mut Run<'m>, batch: &Batch, ids: &[u32], x: Slot) -> Result<(), Error> {
         let (config, tables) = (&self.config, &self.embeddings);
         let mut positions = Vec::new();
         self.plan.positions(batch, &mut positions);
-        batch.check(config.vocab_size, config.type_vocab_size, usize::MAX)?;
+        batch::below("input_ids", ids, config.vocab_size)?;
+        batch::below("token_type_ids", &batch.types, config.type_vocab_size)?;
         batch::below("position", &positions, config.max_position_embeddings)?;
         let selections = [
-            Selection { table: &tables.word_embeddings, ids: &batch.ids },
+            Selection { table: &tables.word_embeddings, ids },
             Selection { table: &tables.token_type_embeddings, ids: &batch.types },
             Selection { table: &tables.position_embeddings, ids: &positions },
         ];

@@ -435,6 +435,46 @@ impl EncoderModel {
     }
 }
 
+impl EncoderModel {
+    /// Number of words.
+    pub(crate) fn vocab_size(&self) -> usize {
+        self.encoder.config().vocab_size
+    }
+
+    /// Logits of the words of labelled tokens, after the loss of a masked LM: \[labelled tokens, vocab_size\].
+    pub(crate) fn masked_word_logits(&self, run: &Run<'_>) -> Result<Vec<f32>, Error> {
+        let Head::MaskedLm(predictions) = &self.head else {
+            return Err(HeadKind::MaskedLm.missing("the model"));
+        };
+        let mut logits = Vec::new();
+        predictions.decoder.outputs(run, Slot::HEAD, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// Adds the loss of a discriminator for the batch with other `ids`: `replaced` is 1 for tokens that differ from the
+    /// original ones, else 0.
+    #[allow(clippy::too_many_arguments, reason = "a batch with its ids and its labels")]
+    pub(crate) fn replaced_loss<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        batch: &'m Batch,
+        ids: &[u32],
+        replaced: &[f32],
+        weight: f64,
+        of: &Labels,
+        loss: &mut Loss,
+    ) -> Result<(), Error> {
+        self.encoder.forward_ids(run, batch, ids)?;
+        self.head.classify(run, batch)?;
+        let count = of.totals.map_or(replaced.len() as f64, |totals| totals.sequences);
+        let backend = self.encoder.arithmetic().backend;
+        let scale = (weight / count) as f32;
+        let sum = binary_cross_entropy(run, backend, Slot::LOGITS, replaced, scale)?;
+        loss.push("replaced tokens", sum, weight, count);
+        Ok(())
+    }
+}
+
 impl Model for EncoderModel {
     fn forward(&mut self, batch: &Batch) -> Result<Vec<Output>, Error> {
         let mut run = Run::new(&mut self.work);

@@ -6,12 +6,14 @@
 //! | [`Optimizer`] | AdamW, LAMB, gradient descent |
 //! | [`Schedule`] | learning rates |
 //! | [`Pretraining`] | a run: a trainer, a corpus, an objective; saved and resumed |
+//! | [`ElectraPretraining`] | ELECTRA's generator and discriminator |
 //! | [`Recipe`], [`Preset`] | objective and class of a family for a tokenizer; configs |
 //! | [`data`] | corpora of tokens |
 //! | [`objectives`] | pre-training recipes: from documents to examples |
 //! | [`random`] | random numbers as a function of seed, epoch and index |
 
 pub mod data;
+mod electra;
 pub mod objectives;
 mod optimizer;
 mod pretraining;
@@ -21,9 +23,10 @@ mod save;
 mod schedule;
 mod trainer;
 
+pub use electra::{ElectraPretraining, GENERATOR};
 pub use optimizer::{AdamSettings, Optimizer, OptimizerKind};
 pub use pretraining::{Pretraining, PretrainingSettings};
-pub use recipe::{Preset, Recipe};
+pub use recipe::{Preset, Recipe, generator_config};
 pub use save::{save_model, write_model};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroBatch, StepReport, Trainer, TrainerSettings};

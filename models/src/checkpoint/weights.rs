@@ -48,6 +48,8 @@ pub struct Weights {
     arena: Option<Arc<Mutex<Arena>>>,
     /// Values of tensors that the files lack.
     missing: Option<Arc<Initialization>>,
+    /// Prefix of the names in the arena, and of the names that have none: see [`inside`](Self::inside).
+    inside: Option<(&'static str, &'static str)>,
 }
 
 /// A tensor of a checkpoint, as f32.
@@ -154,6 +156,12 @@ impl Weights {
         Self { missing: Some(initialization.into()), ..self }
     }
 
+    /// The same tensors for a model that is a part of another: in the arena, and among the initial weights, their names have
+    /// the prefix `part`, unless they start with `shared`. So two models share the tensors of these names.
+    pub fn inside(&self, part: &'static str, shared: &'static str) -> Self {
+        Self { inside: Some((part, shared)), ..self.clone() }
+    }
+
     /// Accepts names without the prefix `base`, which ends in a dot.
     pub fn with_base(self, base: &'static str) -> Self {
         Self { base, ..self }
@@ -237,6 +245,11 @@ impl Weights {
     /// # Panics
     /// If a thread panicked while it read a tensor into the arena.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<NamedTensor, Error> {
+        let inner = match self.inside {
+            Some((part, shared)) if !name.starts_with(shared) => Some(format!("{part}{name}")),
+            _ => None,
+        };
+        let name = inner.as_deref().unwrap_or(name);
         let stored = self.stored_name(name);
         let named = |values| NamedTensor { name: stored.to_owned(), shape: shape.to_vec(), values };
         let Some(arena) = &self.arena else { return Ok(named(Values::Own(self.get(name, shape)?))) };
@@ -355,7 +368,7 @@ impl Weights {
     }
 
     fn of(path: PathBuf, source: TensorSource) -> Self {
-        Self { path, base: "", source: source.into(), watch: None, arena: None, missing: None }
+        Self { path, base: "", source: source.into(), watch: None, arena: None, missing: None, inside: None }
     }
 
     /// Entry of the tensor `name`; `None` for random weights.

@@ -6,7 +6,7 @@ use crate::checkpoint::arena::Arena;
 use crate::checkpoint::files;
 use crate::error::Error;
 use crate::labels::{Labels, Loss};
-use crate::layers::{IGNORED, Run, Workspace};
+use crate::layers::{IGNORED, Run, StepRandom, Workspace};
 use crate::model::Model;
 use crate::whole_file;
 use safetensors::tensor::{Dtype, TensorView};
@@ -85,7 +85,7 @@ impl TrainingInputs {
     /// See [`Model::loss`].
     pub fn gradients(&self, model: &dyn Model, arena: &Arena, gradients: &mut [f32]) -> Result<Loss, Error> {
         let mut workspace = Workspace::default();
-        let mut run = Run::recording(&mut workspace, arena.values(), gradients, None);
+        let mut run = Run::recording(&mut workspace, arena.values(), gradients, StepRandom::default());
         let decoder = self.inputs.decoder.as_ref().map(|decoder| &decoder.batch);
         let loss = model.loss(&mut run, &self.inputs.tokens.batch, decoder, &self.labels)?;
         run.backward()?;

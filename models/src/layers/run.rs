@@ -65,15 +65,17 @@ pub struct Workspace {
     pool: Vec<Matrix>,
 }
 
-/// Dropout of one step of training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepDropout {
+/// Random numbers of one step of training: a function of the seed, the step, and the place in the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepRandom {
     /// Seed of the run.
     pub seed: u64,
     /// Number of the step.
     pub step: u32,
-    /// Number of the first mask: the micro-batches of a step have masks of their own.
+    /// Number of the first place: the micro-batches of a step have numbers of their own.
     pub first_site: u32,
+    /// True if elements are dropped.
+    pub dropout: bool,
 }
 
 /// Layer calls of one forward pass, and their tape if a backward pass is to follow.
@@ -86,6 +88,9 @@ pub struct Run<'m> {
     current: [Version; SLOTS],
     /// Number of matrices so far.
     used: usize,
+    random: StepRandom,
+    /// Number of places that took random numbers so far.
+    sites: u32,
     tape: Option<Tape<'m>>,
 }
 
@@ -109,22 +114,22 @@ impl<'m> Run<'m> {
         matrices.resize_with(matrices.len().max(SLOTS), Matrix::default);
         matrices[..SLOTS].iter_mut().for_each(|matrix| matrix.reshape([0, 0]));
         let current = core::array::from_fn(Version);
-        Self { arena, matrices, current, used: SLOTS, tape: None }
+        Self { arena, matrices, current, used: SLOTS, random: StepRandom::default(), sites: 0, tape: None }
     }
 
     /// A run of a model whose parameters are in `arena`, for [`backward`](Self::backward), which adds to `gradients`: an
-    /// array with the layout of the arena. Without `dropout` nothing is dropped.
+    /// array with the layout of the arena.
     pub fn recording(
         workspace: &'m mut Workspace,
         arena: &'m [f32],
         gradients: &'m mut [f32],
-        dropout: Option<StepDropout>,
+        random: StepRandom,
     ) -> Self {
         let Workspace { matrices, pool } = workspace;
         matrices.resize_with(matrices.len().max(SLOTS), Matrix::default);
         let current = core::array::from_fn(Version);
-        let tape = Some(Tape::new(Gradients::new(gradients, pool), dropout));
-        Self { arena, matrices, current, used: SLOTS, tape }
+        let tape = Some(Tape::new(Gradients::new(gradients, pool)));
+        Self { arena, matrices, current, used: SLOTS, random, sites: 0, tape }
     }
 
     /// Puts a matrix, \[rows, width\] and row-major, in `slot`: an input of layers that are called alone.
@@ -224,14 +229,19 @@ impl<'m> Run<'m> {
         self.current.swap(from.0, to.0);
     }
 
+    /// Random bits of the next place.
+    pub(crate) fn bits(&mut self) -> RandomBits {
+        let StepRandom { seed, step, first_site, .. } = self.random;
+        self.sites += 1;
+        RandomBits { seed, step, site: first_site.wrapping_add(self.sites) }
+    }
+
     /// Mask of the next dropout of probability `p`; `None` if nothing is dropped.
     pub(super) fn dropout(&mut self, probability: f32) -> Option<DropoutMask> {
-        let tape = self.tape.as_mut()?;
-        let StepDropout { seed, step, first_site } = tape.dropout?;
-        let site = first_site.wrapping_add(tape.site);
-        tape.site += 1;
-        let random = RandomBits { seed, step, site };
-        (probability > 0.0).then_some(DropoutMask { probability, random, first_row: 0 })
+        if !(self.records() && self.random.dropout && probability > 0.0) {
+            return None;
+        }
+        Some(DropoutMask { probability, random: self.bits(), first_row: 0 })
     }
 
     /// Notes a call on the tape, if the run records.

@@ -124,7 +124,7 @@ impl<'a> Pretraining<'a> {
     pub fn save(&self, model: &Path, out: &Path) -> Result<(), Error> {
         let step = self.trainer.steps();
         write_directory(&out.join(format!("{PREFIX}{step}")), |to| {
-            save_model(model, to, self.trainer.arena())?;
+            save_model(model, to, self.trainer.arena(), |name| Some(name))?;
             let states = self.trainer.states();
             let names: Vec<String> = (0..states.len()).map(|n| format!("state.{n}")).collect();
             let tensors = names.iter().zip(states).map(|(name, s)| (name.as_str(), vec![s.len()], &s[..]));

@@ -1,8 +1,8 @@
 //! Recipes: for each family the class that is pre-trained, its objective for a tokenizer, and configs of several sizes.
 
 use super::objectives::{
-    FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, SentenceOrder, SpanCorruption,
-    TextInfilling,
+    FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, ReplacedTokens, SentenceOrder,
+    SpanCorruption, TextInfilling,
 };
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
@@ -17,6 +17,8 @@ pub enum Recipe {
     Roberta,
     /// Masked LM of n-grams and sentence order.
     Albert,
+    /// Masked LM of a generator, and replaced tokens of a discriminator.
+    Electra,
     /// Text infilling and permuted sentences.
     Bart,
     /// Span corruption.
@@ -67,8 +69,16 @@ impl Preset {
 
 impl Recipe {
     /// All recipes.
-    pub const ALL: [Self; 7] =
-        [Self::Bert, Self::Roberta, Self::Albert, Self::Bart, Self::T5, Self::Gpt2, Self::Llama];
+    pub const ALL: [Self; 8] = [
+        Self::Bert,
+        Self::Roberta,
+        Self::Albert,
+        Self::Electra,
+        Self::Bart,
+        Self::T5,
+        Self::Gpt2,
+        Self::Llama,
+    ];
 
     /// Name on the command line, and `model_type` in config.json.
     pub fn name(self) -> &'static str {
@@ -76,6 +86,7 @@ impl Recipe {
             Self::Bert => "bert",
             Self::Roberta => "roberta",
             Self::Albert => "albert",
+            Self::Electra => "electra",
             Self::Bart => "bart",
             Self::T5 => "t5",
             Self::Gpt2 => "gpt2",
@@ -89,6 +100,7 @@ impl Recipe {
             Self::Bert => "BertForPreTraining",
             Self::Roberta => "RobertaForMaskedLM",
             Self::Albert => "AlbertForPreTraining",
+            Self::Electra => "ElectraForPreTraining",
             Self::Bart => "BartForConditionalGeneration",
             Self::T5 => "T5ForConditionalGeneration",
             Self::Gpt2 => "GPT2LMHeadModel",
@@ -143,6 +155,12 @@ impl Recipe {
                 let (cls, sep, mask) = (id(cls)?, id(sep)?, id(mask)?);
                 let (masking, word_starts) = (masking.unwrap_or(or.masking), Some(word_starts()));
                 Box::new(SentenceOrder { seq, vocabulary, cls, sep, mask, masking, word_starts, ..or })
+            }
+            Self::Electra => {
+                let or = ReplacedTokens::default();
+                let (cls, sep, mask) = (id(cls)?, id(sep)?, id(mask)?);
+                let masking = masking.unwrap_or(or.masking);
+                Box::new(ReplacedTokens { seq, vocabulary, cls, sep, mask, masking, ..or })
             }
             Self::Bart => {
                 let (bos, eos, mask) = (id(bos)?, id(eos)?, id(mask)?);
@@ -204,6 +222,7 @@ impl Recipe {
                     "bos_token_id": id("[CLS]"), "eos_token_id": id("[SEP]"),
                 }),
             ),
+            Self::Electra => with(bert, json!({ "embedding_size": h.min(128) })),
             Self::Bart => json!({
                 "vocab_size": words, "d_model": h, "encoder_layers": layers.div_ceil(2),
                 "decoder_layers": layers.div_ceil(2), "encoder_attention_heads": heads, "decoder_attention_heads": heads,
@@ -234,6 +253,21 @@ impl Recipe {
         config["model_type"] = self.name().into();
         config
     }
+}
+
+/// Config of a generator for the discriminator's config: layers as many, a quarter of the width, of the heads and of the
+/// inside of the feed-forward block, as for ELECTRA-small.
+pub fn generator_config(discriminator: &Value) -> Value {
+    let quarter = |name: &str| discriminator[name].as_u64().unwrap_or(0).div_ceil(4).max(1);
+    let heads = quarter("num_attention_heads");
+    with(
+        discriminator.clone(),
+        json!({
+            "architectures": ["ElectraForMaskedLM"], "num_attention_heads": heads,
+            "hidden_size": quarter("hidden_size").next_multiple_of(heads),
+            "intermediate_size": quarter("intermediate_size"),
+        }),
+    )
 }
 
 /// `config` with the fields of `others`.

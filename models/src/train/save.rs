@@ -15,15 +15,18 @@ use safetensors::tensor::{Dtype, TensorView};
 use std::fs;
 use std::path::Path;
 
-/// Writes the parameters to `path` as a safetensors file, atomically.
+/// Writes parameters to `path` as a safetensors file, atomically: those to which `name` gives a name, from their name in
+/// the arena.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_model(path: &Path, arena: &Arena) -> Result<(), Error> {
+pub fn write_model(path: &Path, arena: &Arena, name: impl Fn(&str) -> Option<&str>) -> Result<(), Error> {
     let values = arena.values();
     let learnt = arena.tensors().iter().map(|t| (t.name.as_str(), &t.shape, &values[t.range.clone()]));
     let constant = arena.constants().iter().map(|(name, shape, values)| (name.as_str(), shape, &values[..]));
-    write_tensors(path, learnt.chain(constant).map(|(name, shape, values)| (name, shape.clone(), values)))
+    let named =
+        learnt.chain(constant).filter_map(|(of, shape, values)| Some((name(of)?, shape.clone(), values)));
+    write_tensors(path, named)
 }
 
 /// Writes f32 tensors to `path` as a safetensors file, atomically.
@@ -93,17 +96,23 @@ const OTHER_FILES: [&str; 11] = [
     "chat_template.jinja",
 ];
 
-/// Writes the model to the directory `to`: the parameters, and the files of `from` that transformers reads beside them.
+/// Writes the model to the directory `to`: the parameters to which `name` gives a name, as [`write_model`], and the files
+/// of `from` that transformers reads beside them.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn save_model(from: &Path, to: &Path, arena: &Arena) -> Result<(), Error> {
+pub fn save_model(
+    from: &Path,
+    to: &Path,
+    arena: &Arena,
+    name: impl Fn(&str) -> Option<&str>,
+) -> Result<(), Error> {
     for name in OTHER_FILES {
         let (source, target) = (from.join(name), to.join(name));
-        if source.is_file() && source != target {
+        if source.is_file() && !target.exists() {
             let bytes = fs::read(&source).map_err(|e| Error::Io { path: source.clone(), source: e })?;
             whole_file::write(&target, &bytes)?;
         }
     }
-    write_model(&to.join("model.safetensors"), arena)
+    write_model(&to.join("model.safetensors"), arena, name)
 }

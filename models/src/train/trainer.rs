@@ -6,7 +6,7 @@ use crate::batch::Batch;
 use crate::checkpoint::arena::Arena;
 use crate::error::Error;
 use crate::labels::{Labels, Loss, Totals};
-use crate::layers::{Run, StepDropout, Workspace};
+use crate::layers::{Run, StepRandom, Workspace};
 use crate::model::Model;
 use tilewright_kernels::Backend;
 use tilewright_kernels::optimizer::{GlobalNorm, GradientTree, clip_factor};
@@ -200,13 +200,9 @@ impl Trainer {
         self.gradients.fill(0.0);
         let TrainerSettings { seed, dropout, .. } = self.settings;
         // Steps and micro-batches beyond 2^32 and 2^16 repeat masks.
-        let dropout = dropout.then_some(StepDropout {
-            seed,
-            step: self.step as u32,
-            first_site: (number as u32) << 16,
-        });
+        let random = StepRandom { seed, step: self.step as u32, first_site: (number as u32) << 16, dropout };
         let labels = Labels { totals: Some(totals), ..part.labels.clone() };
-        let mut run = Run::recording(&mut self.workspace, self.arena.values(), &mut self.gradients, dropout);
+        let mut run = Run::recording(&mut self.workspace, self.arena.values(), &mut self.gradients, random);
         let loss = self.model.loss(&mut run, &part.batch, part.decoder.as_ref(), &labels)?;
         run.backward()?;
         Ok(loss)

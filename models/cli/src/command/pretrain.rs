@@ -18,14 +18,15 @@ use tilewright::checkpoint::config::{self, Fields};
 use tilewright::checkpoint::initial::Initialization;
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::checkpoint::weights::Weights;
+use tilewright::model::Model;
 use tilewright::train::data::shards::ShardedCorpus;
 use tilewright::train::data::{Corpus as _, TextTokenizer};
 use tilewright::train::objectives::Masking;
 use tilewright::train::{
-    AdamSettings, Decay, OptimizerKind, Preset, Pretraining, PretrainingSettings, Recipe, Schedule, Trainer,
-    TrainerSettings, save_model,
+    AdamSettings, Decay, ElectraPretraining, GENERATOR, OptimizerKind, Preset, Pretraining,
+    PretrainingSettings, Recipe, Schedule, Trainer, TrainerSettings, generator_config, save_model,
 };
-use tilewright::{Arithmetic, whole_file};
+use tilewright::{Arithmetic, electra, whole_file};
 
 /// Pre-trains a model from random parameters, by the recipe of its paper
 ///
@@ -182,7 +183,16 @@ impl Pretrain {
         let fields = Fields::open(&self.out)?;
         let weights =
             Weights::initial(Initialization::new(self.recipe.name(), &fields, self.seed)?).trainable();
-        let model = architecture.open(&self.out, weights.clone(), Arithmetic::f32(session.backend))?;
+        let on = Arithmetic::f32(session.backend);
+        let generator = self.out.join("generator");
+        let model: Box<dyn Model> = match self.recipe {
+            Recipe::Electra => {
+                let of_generator = electra::Config::read(&Fields::open(&generator)?)?;
+                let of_discriminator = electra::Config::read(&fields)?;
+                Box::new(ElectraPretraining::open(of_generator, of_discriminator, &weights, on)?)
+            }
+            _ => architecture.open(&self.out, weights.clone(), on)?,
+        };
         if self.seq > model.max_length() {
             bail!("--seq: the model has positions for {} tokens, found {}", model.max_length(), self.seq);
         }
@@ -248,7 +258,14 @@ impl Pretrain {
             }
         }
         bar.finish_and_clear();
-        save_model(&self.out, &self.out, run.trainer().arena())?;
+        let arena = run.trainer().arena();
+        save_model(&self.out, &self.out, arena, |name| (!name.starts_with(GENERATOR)).then_some(name))?;
+        if self.recipe == Recipe::Electra {
+            let shared = |name: &str| name.starts_with("electra.embeddings.");
+            save_model(&self.out, &generator, arena, |name| {
+                name.strip_prefix(GENERATOR).or_else(|| shared(name).then_some(name))
+            })?;
+        }
         let seconds = start.elapsed().as_secs_f64();
         let speed = tokens as f64 / seconds;
         if session.json {
@@ -286,6 +303,12 @@ impl Pretrain {
                 let bytes = std::fs::read(&source).with_context(|| source.display().to_string())?;
                 whole_file::write(&self.out.join(name), &bytes)?;
             }
+        }
+        if self.recipe == Recipe::Electra {
+            let generator = self.out.join("generator");
+            std::fs::create_dir_all(&generator).with_context(|| generator.display().to_string())?;
+            let json = serde_json::to_string_pretty(&generator_config(&json))? + "\n";
+            whole_file::write(&generator.join("config.json"), json.as_bytes())?;
         }
         // The last file: a directory with a config holds a run.
         Ok(whole_file::write(&path, (serde_json::to_string_pretty(&json)? + "\n").as_bytes())?)

@@ -1,6 +1,6 @@
 //! Tape of a run: its layer calls, and the backward pass through them.
 
-use super::{Gradients, StepDropout, Version};
+use super::{Gradients, Version};
 use crate::error::Error;
 use crate::layers::attention::{AttentionCall, CrossAttentionCall};
 use crate::layers::buffer::Matrix;
@@ -15,9 +15,6 @@ use tilewright_kernels::Activation;
 pub(super) struct Tape<'m> {
     calls: Vec<Call<'m>>,
     pub gradients: Gradients<'m>,
-    pub dropout: Option<StepDropout>,
-    /// Number of masks drawn so far.
-    pub site: u32,
     uses: Uses,
 }
 
@@ -55,8 +52,8 @@ pub(in crate::layers) struct Saved<'t> {
 }
 
 impl<'m> Tape<'m> {
-    pub fn new(gradients: Gradients<'m>, dropout: Option<StepDropout>) -> Self {
-        Self { calls: Vec::new(), gradients, dropout, site: 0, uses: Uses::default() }
+    pub fn new(gradients: Gradients<'m>) -> Self {
+        Self { calls: Vec::new(), gradients, uses: Uses::default() }
     }
 
     pub fn record(&mut self, call: Call<'m>) {
