@@ -230,7 +230,6 @@ def electra():
     contrib = stub("tensorflow.contrib")
     contrib.layers = stub("tensorflow.contrib.layers")
     sys.path.insert(0, str(CHECKOUTS / "electra"))
-    # The working directory may hold folders of these names.
     dataset = load("electra/build_pretraining_dataset.py", "build_pretraining_dataset")
     helpers = load("electra/pretrain/pretrain_helpers.py", "pretrain_helpers")
     pretrain_data = sys.modules["pretrain.pretrain_data"]
@@ -318,7 +317,7 @@ def t5():
     statistics, examples = Statistics(), []
     sizes = {f"inputs {inputs}": lengths(inputs, 0.15, 3.0)[0] for inputs in T5["inputs"]}
     segments = 40
-    for seed in range(60):
+    for seed in range(100):
         statistics.next_pass()
         for name, length in sizes.items():
             mask = module.random_spans_noise_mask(
@@ -432,7 +431,7 @@ def roberta():
         statistics.next_pass()
         make = lambda targets: module.MaskTokensDataset(
             items, Dictionary(), FAIRSEQ["pad"], FAIRSEQ["mask"], return_masked_tokens=targets, seed=epoch)
-        # Each has its own seed: the seed of an item is reduced modulo 10^6.
+        # Inputs and targets of an item draw from the same seed.
         source, target = make(False), make(True)
         for i in range(len(items)):
             ids, labels = source[i].tolist(), target[i].tolist()

@@ -205,7 +205,7 @@ proptest! {
         let ends = (0..corpus.documents()).filter(|&i| corpus.len_of(i) > 0).count();
         let labels: usize = made.iter().map(|e| e.labels.len()).sum();
         prop_assert_eq!(labels, text.len() + ends - 1);
-        prop_assert_eq!(made.iter().filter(|e| e.ids.len() < seq).count(), usize::from(labels % seq > 0));
+        prop_assert_eq!(made.iter().filter(|e| e.ids.len() < seq).count(), usize::from(!labels.is_multiple_of(seq)));
         prop_assert!(made.iter().all(|e| e.ids[1..].iter().zip(&e.labels).all(|(&id, &label)| i64::from(id) == label)));
         let own = NextToken { across_documents: false, ..rows };
         let made = examples(&own.epoch(&corpus, seed, 0).unwrap());

@@ -92,18 +92,18 @@ impl Objective for TextInfilling {
         if blocks.count() == 0 {
             return refuse("corpus", "no document has two tokens".into());
         }
-        Epoch::new(self, Texts { settings: self, blocks, seed, epoch }, seed, epoch)
+        Epoch::new(self, NoisyBlocks { settings: self, blocks, seed, epoch }, seed, epoch)
     }
 }
 
-struct Texts<'a> {
+struct NoisyBlocks<'a> {
     settings: &'a TextInfilling,
     blocks: Blocks<'a>,
     seed: u64,
     epoch: u32,
 }
 
-impl Examples for Texts<'_> {
+impl Examples for NoisyBlocks<'_> {
     fn count(&self) -> usize {
         self.blocks.count()
     }
