@@ -5,6 +5,7 @@ mod answer;
 mod bench;
 mod classify;
 mod generate;
+mod pretrain;
 
 use safetensors::SafeTensors;
 use serde_json::Value;

@@ -1,0 +1,214 @@
+//! `tilewright pretrain` and `gradients`, and what they need: text, a tokenizer, token shards.
+
+use super::{error, golden, json, run};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Families, as `--recipe` and `--family` name them.
+const FAMILIES: [&str; 8] = ["bert", "roberta", "albert", "electra", "bart", "t5", "gpt2", "llama"];
+
+/// Text, a tokenizer trained on it, and its token shards.
+struct Data {
+    folder: tempfile::TempDir,
+}
+
+impl Data {
+    fn new(family: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let words = "the a cat dog house river sees likes finds old big red and near under slowly".split(' ');
+        let words: Vec<&str> = words.collect();
+        let sentence = |n: usize| {
+            let word = |i: usize| words[(n * 7 + i * i * 5 + n * i) % words.len()];
+            (0..5 + n % 6).map(word).collect::<Vec<_>>().join(" ") + " ."
+        };
+        let document = |d: usize| (0..12).map(|s| sentence(d * 31 + s) + "\n").collect::<String>();
+        let text: Vec<String> = (0..30).map(document).collect();
+        std::fs::write(folder.path().join("text.txt"), text.join("\n")).unwrap();
+        let data = Self { folder };
+        let [text, tokenizer, shards] = ["text.txt", "tokenizer", "shards"].map(|name| data.path(name));
+        let size = if matches!(family, "t5" | "albert" | "llama") { "400" } else { "300" };
+        let made = run(
+            &["tokenizer", "train", "--family", family, "--vocab-size", size, "--out", &tokenizer, &text],
+            "",
+        );
+        assert!(made.status.success(), "{family}: {}", String::from_utf8_lossy(&made.stderr));
+        let made = run(&["tokenize", "--tokenizer", &tokenizer, "--out", &shards, &text], "");
+        assert!(made.status.success(), "{family}: {}", String::from_utf8_lossy(&made.stderr));
+        data
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Arguments of a run to `out`.
+    fn arguments(&self, family: &str, out: &str, more: &[&str]) -> Vec<String> {
+        let [tokenizer, shards, out] = ["tokenizer", "shards", out].map(|name| self.path(name));
+        let common =
+            ["pretrain", "--recipe", family, "--tokenizer", &tokenizer, "--data", &shards, "--out", &out];
+        common
+            .iter()
+            .chain(["--isa", "portable", "--seq", "32", "--batch", "4"].iter())
+            .chain(more)
+            .map(|&a| a.into())
+            .collect()
+    }
+
+    fn pretrain(&self, family: &str, out: &str, more: &[&str]) -> Value {
+        let arguments = self.arguments(family, out, &[&["--json"], more].concat());
+        json(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), "")
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        let path = self.path(name);
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+}
+
+fn losses(log: &[u8]) -> Vec<f64> {
+    let lines = std::str::from_utf8(log).unwrap().lines();
+    lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn every_recipe_learns_and_writes_a_model_that_runs() {
+    for family in FAMILIES {
+        let data = Data::new(family);
+        let found = data.pretrain(
+            family,
+            "model",
+            &["--steps", "12", "--lr", "3e-3", "--warmup", "2", "--micro-batch", "3"],
+        );
+        assert_eq!(found["steps"], 12, "{family}");
+        let losses = losses(&data.bytes("model/log.jsonl"));
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        assert_eq!(losses.len(), 12, "{family}");
+        assert!(mean(&losses[8..]) < 0.95 * mean(&losses[..2]), "{family}: {losses:?}");
+        let model = data.path("model");
+        let info = json(&["info", "--model", &model, "--isa", "portable", "--json"], "");
+        assert_eq!(info["architecture"], found["architecture"], "{family}");
+        if family == "electra" {
+            let generator = data.path("model/generator");
+            let info = json(&["info", "--model", &generator, "--isa", "portable", "--json"], "");
+            assert_eq!(info["architecture"], "ElectraForMaskedLM");
+        }
+    }
+}
+
+/// Copies a directory.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if from.is_dir() { copy(&from, &to) } else { drop(std::fs::copy(&from, &to).unwrap()) }
+    }
+}
+
+#[test]
+fn a_killed_run_resumes_with_the_bits_of_a_whole_one() {
+    let data = Data::new("bert");
+    let more = ["--steps", "40", "--save-every", "3", "--eval-every", "10", "--eval"];
+    let shards = data.path("shards");
+    let more = [&more[..], &[&shards]].concat();
+    data.pretrain("bert", "whole", &[&more[..], &["--threads", "1"]].concat());
+    let arguments = data.arguments("bert", "killed", &more);
+    for kill in 0..3 {
+        let again: &[&str] = if kill == 0 { &[] } else { &["--resume"] };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+            .args(&arguments)
+            .args(again)
+            .args(["--threads", "2"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // After more lines than last time; killed at any moment.
+        let start = Instant::now();
+        let log = PathBuf::from(data.path("killed/log.jsonl"));
+        let lines = || std::fs::read_to_string(&log).map_or(0, |log| log.lines().count());
+        while lines() < 8 * (kill + 1)
+            && start.elapsed() < Duration::from_secs(60)
+            && child.try_wait().unwrap().is_none()
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    data.pretrain("bert", "killed", &[&more[..], &["--resume", "--threads", "2"]].concat());
+    for file in ["model.safetensors", "log.jsonl", "checkpoint-40/optimizer.safetensors"] {
+        assert!(data.bytes(&format!("whole/{file}")) == data.bytes(&format!("killed/{file}")), "{file}");
+    }
+
+    // A half-written checkpoint is none, and a cut line of the log is removed.
+    copy(&PathBuf::from(data.path("whole")), &PathBuf::from(data.path("cut")));
+    std::fs::rename(data.path("cut/checkpoint-40"), data.path("cut/.checkpoint-40.new")).unwrap();
+    let log = data.bytes("cut/log.jsonl");
+    std::fs::write(data.path("cut/log.jsonl"), &log[..log.len() - 9]).unwrap();
+    data.pretrain("bert", "cut", &[&more[..], &["--resume"]].concat());
+    assert!(data.bytes("whole/model.safetensors") == data.bytes("cut/model.safetensors"));
+    assert!(data.bytes("whole/log.jsonl") == data.bytes("cut/log.jsonl"));
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_by_name() {
+    let data = Data::new("gpt2");
+    let refused = |family: &str, out: &str, more: &[&str]| {
+        let arguments = data.arguments(family, out, more);
+        error(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let found = refused("bert", "a", &[]);
+    assert!(found.contains("expected a token [CLS] for bert, found none"), "{found}");
+    let found = refused("gpt2", "b", &["--batch", "0"]);
+    assert!(found.contains("--batch") || found.contains("batch: expected at least 1"), "{found}");
+    let found = refused("gpt2", "c", &["--config", "huge"]);
+    assert!(found.contains("--config") && found.contains("huge"), "{found}");
+    let found = refused("gpt2", "d", &["--seq", "0"]);
+    assert!(found.contains("seq: expected a number from"), "{found}");
+    data.pretrain("gpt2", "e", &["--steps", "2"]);
+    let found = refused("gpt2", "e", &["--steps", "2"]);
+    assert!(found.contains("already holds a run: --resume goes on with it"), "{found}");
+    let found = refused("gpt2", "e", &["--steps", "2", "--resume", "--config", "mini"]);
+    assert!(found.contains("is of another config than --config says"), "{found}");
+    let path = data.path("e/checkpoint-2/optimizer.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let found = refused("gpt2", "e", &["--steps", "4", "--resume"]);
+    assert!(found.contains("optimizer.safetensors"), "{found}");
+    let other = Data::new("llama");
+    let shards = other.path("shards");
+    let found = refused("gpt2", "f", &["--eval", &shards]);
+    assert!(found.contains("--eval"), "{found}");
+}
+
+#[test]
+fn gradients_have_the_names_and_shapes_of_the_checkpoint() {
+    let dir = golden("bert-pre-training");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let inputs = format!("{dir}/training.safetensors");
+    let common = ["gradients", "--model", &dir, "--isa", "portable", "--inputs"];
+    let found = json(&[&common[..], &[&inputs, "--out", out.to_str().unwrap(), "--json"]].concat(), "");
+    let bytes =
+        [std::fs::read(&out).unwrap(), std::fs::read(format!("{dir}/gradients.safetensors")).unwrap()];
+    let [ours, theirs] = [0, 1].map(|i| SafeTensors::deserialize(&bytes[i]).unwrap());
+    let names = |file: &SafeTensors<'_>| {
+        let mut names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&ours), names(&theirs));
+    let loss = theirs.tensor("loss").unwrap().data().try_into().map(f32::from_le_bytes).unwrap();
+    assert!((found["loss"].as_f64().unwrap() - f64::from(loss)).abs() < 1e-4, "{found}");
+
+    let refused =
+        error(&[&common[..], &[&format!("{dir}/config.json"), "--out", out.to_str().unwrap()]].concat());
+    assert!(refused.contains("not a safetensors file"), "{refused}");
+    let bare = golden("bert-model");
+    let refused =
+        error(&["gradients", "--model", &bare, "--inputs", &inputs, "--out", out.to_str().unwrap()]);
+    assert!(refused.contains("labels: given to a model without a head"), "{refused}");
+}
