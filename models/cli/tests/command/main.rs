@@ -5,6 +5,7 @@ mod answer;
 mod bench;
 mod classify;
 mod generate;
+mod tokenize;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
