@@ -22,7 +22,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     draft.rename_durably()
 }
 
-/// A file that is being written under a hidden name beside its own, as [`write`] does. Dropping it removes it.
+/// A file that is being written under a hidden name beside its own, as [`write()`] does. Dropping it removes it.
 #[derive(Debug)]
 pub struct Draft {
     file: File,

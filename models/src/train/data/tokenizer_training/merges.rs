@@ -1,11 +1,11 @@
 //! Merges of byte pair encoding (Sennrich et al. 2016, <https://arxiv.org/abs/1508.07909>), also for WordPiece.
 //!
 //! Words begin as characters. The most frequent pair of adjacent tokens becomes a token, until the vocabulary is full; of
-//! equally frequent pairs, the one with the lower ids. The crate tokenizers trains the same, with three faults that this
-//! module exists to avoid:
-//! 1. Its queue may hold several entries of one pair, in the order of a hash map, and merges them at different times.
-//!    Two runs differ.
-//! 2. Ids of `##` characters have the order of a hash map.
+//! equally frequent pairs, the one with the lower ids. The results are those of the crate tokenizers, whose trainer has
+//! three faults:
+//! 1. Ids of `##` characters have the order of a hash map with random keys, so two runs give different vocabularies.
+//! 2. Its queue may hold two entries of one pair and one count, which it merges one after the other in the order of a
+//!    hash map.
 //! 3. It counts pairs in 32 bits.
 
 use super::words::Words;
