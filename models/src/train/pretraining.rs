@@ -34,6 +34,9 @@ pub struct Pretraining<'a> {
     objective: &'a dyn Objective,
     corpus: &'a dyn Corpus,
     settings: PretrainingSettings,
+    /// Steps of an epoch. Epochs differ in their numbers of examples; the first one decides, so that the epoch of a step
+    /// is known without those before it.
+    steps_of_epoch: u64,
     /// The epoch of the last step, and its number.
     epoch: Option<(u32, Epoch<'a>)>,
     example: Example,
@@ -64,8 +67,10 @@ impl<'a> Pretraining<'a> {
                 return Err(Error::Input { name, why: "expected at least 1 sequence, found 0".to_owned() });
             }
         }
-        let epoch = Some((0, objective.epoch(corpus, settings.seed, 0)?));
-        Ok(Self { trainer, objective, corpus, settings, epoch, example: Example::default() })
+        let epoch = objective.epoch(corpus, settings.seed, 0)?;
+        let steps_of_epoch = (epoch.len() / settings.batch).max(1) as u64;
+        let (epoch, example) = (Some((0, epoch)), Example::default());
+        Ok(Self { trainer, objective, corpus, settings, steps_of_epoch, epoch, example })
     }
 
     /// The trainer.
@@ -73,10 +78,9 @@ impl<'a> Pretraining<'a> {
         &self.trainer
     }
 
-    /// Steps of an epoch; the last sequences of an epoch that do not fill a step are left out.
+    /// Steps of an epoch; sequences of an epoch that do not fill a step are left out.
     pub fn steps_of_epoch(&self) -> u64 {
-        let examples = self.epoch.as_ref().map_or(0, |(_, epoch)| epoch.len());
-        (examples / self.settings.batch).max(1) as u64
+        self.steps_of_epoch
     }
 
     /// One step.
@@ -91,7 +95,7 @@ impl<'a> Pretraining<'a> {
     /// Micro-batches of the step after `step` steps.
     fn micro_batches(&mut self, step: u64) -> Result<Vec<MicroBatch>, Error> {
         let PretrainingSettings { batch, micro_batch, seed } = self.settings;
-        let (number, first) = (step / self.steps_of_epoch(), step % self.steps_of_epoch());
+        let (number, first) = (step / self.steps_of_epoch, step % self.steps_of_epoch);
         let number = number as u32;
         if self.epoch.as_ref().is_none_or(|(of, _)| *of != number) {
             self.epoch = Some((number, self.objective.epoch(self.corpus, seed, number)?));
