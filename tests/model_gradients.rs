@@ -19,7 +19,7 @@ use tilewright_suite::golden::{assert_close, golden, tensor};
 /// Largest error of a gradient, as a share of the tensor's largest gradient.
 const TOLERANCE: f32 = 1e-5;
 
-/// The same for the fixture `t5`, whose unscaled scores amplify roundings: the error of transformers' own f32 gradients.
+/// Largest error for the fixture `t5`, whose unscaled scores amplify roundings: the error of transformers in f32.
 /// The largest measured error is 4.7e-5.
 const T5_TOLERANCE: f32 = 6.1e-5;
 
@@ -28,7 +28,7 @@ const T5_TOLERANCE: f32 = 6.1e-5;
 /// largest measured error of such a gradient is 5.2e-8.
 const CANCELLED: f32 = 1.2e-7;
 
-/// The same for gradients that are 0, as that of a key's bias: sums over tokens of such differences.
+/// Error of gradients that are 0, such as that of a key's bias: a sum of these differences over the tokens.
 const ZERO: f32 = 1e-6;
 
 /// Golden checkpoints with gradients.

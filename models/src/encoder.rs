@@ -312,7 +312,7 @@ impl Encoder {
         }
         for layer in self.plan.order.iter().map(|&n| &self.layers[n]) {
             layer.query_key_value.forward(run, Slot::X, Slot::WIDE)?;
-            heads.bidirectional(run, batch.starts(), Slot::WIDE, Slot::CONTEXT)?;
+            heads.bidirectional(run, batch.starts())?;
             layer.attention_output_dense.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
             layer.attention_output_layer_norm.forward(run, Slot::Y, Slot::X)?;
 

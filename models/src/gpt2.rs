@@ -246,7 +246,7 @@ impl Gpt2 {
         for (l, layer) in self.h.iter().enumerate() {
             let heads = heads(config, self.on, l);
             layer.c_attn.forward(run, Slot::Y, Slot::WIDE)?;
-            heads.causal(run, tokens.starts(), Slot::WIDE, &mut past, l, Slot::CONTEXT)?;
+            heads.causal(run, tokens.starts(), &mut past, l)?;
             layer.attn_c_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
             dropout(run, backend, config.resid_pdrop, Slot::Y)?;
             layer.ln_2.after_adding(run, Slot::Y, Slot::X)?;

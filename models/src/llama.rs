@@ -158,7 +158,7 @@ impl Llama {
         for (l, layer) in self.layers.iter().enumerate() {
             layer.qkv_proj.forward(run, Slot::Y, Slot::WIDE)?;
             rope(run, self.on.backend, table, &positions, rotated, Slot::WIDE)?;
-            heads.causal(run, tokens.starts(), Slot::WIDE, &mut past, l, Slot::CONTEXT)?;
+            heads.causal(run, tokens.starts(), &mut past, l)?;
             layer.o_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
             layer.post_attention_layernorm.after_adding(run, Slot::Y, Slot::X)?;
 

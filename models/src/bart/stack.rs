@@ -147,15 +147,15 @@ impl Stack {
         for (l, layer) in self.layers.iter().enumerate() {
             layer.qkv_proj.forward(run, Slot::X, Slot::WIDE)?;
             match layer.encoder_attn {
-                None => self.heads.bidirectional(run, starts, Slot::WIDE, Slot::CONTEXT)?,
-                Some(_) => self.heads.causal(run, starts, Slot::WIDE, &mut past, l, Slot::CONTEXT)?,
+                None => self.heads.bidirectional(run, starts)?,
+                Some(_) => self.heads.causal(run, starts, &mut past, l)?,
             }
             layer.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
             layer.self_attn_layer_norm.forward(run, Slot::Y, Slot::X)?;
 
             if let Some(cross) = &layer.encoder_attn {
                 cross.q_proj.forward(run, Slot::X, Slot::WIDE)?;
-                self.heads.cross(run, starts, Slot::WIDE, &cross.kv_proj, &past, l, Slot::CONTEXT)?;
+                self.heads.cross(run, starts, &cross.kv_proj, &past, l)?;
                 cross.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
                 cross.layer_norm.forward(run, Slot::Y, Slot::X)?;
             }

@@ -156,8 +156,8 @@ impl Weights {
         Self { missing: Some(initialization.into()), ..self }
     }
 
-    /// The same tensors for a model that is a part of another: in the arena, and among the initial weights, their names have
-    /// the prefix `part`, unless they start with `shared`. So two models share the tensors of these names.
+    /// These tensors for a model that is a part of another. Names in the arena, and names of initial weights, have the
+    /// prefix `part` unless they start with `shared`, so the two models share the tensors whose names start with `shared`.
     pub fn inside(&self, part: &'static str, shared: &'static str) -> Self {
         Self { inside: Some((part, shared)), ..self.clone() }
     }

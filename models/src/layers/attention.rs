@@ -163,35 +163,23 @@ impl<'a> Heads<'a> {
         Ok([q, k, v])
     }
 
-    /// Bidirectional attention from `qkv`, \[tokens, width\], to `out`, \[tokens, query width\]. `starts` has the index
-    /// of each sequence's first token, then the number of tokens.
+    /// Bidirectional attention from the queries, keys and values in [`Slot::WIDE`], \[tokens, width\], to
+    /// [`Slot::CONTEXT`], \[tokens, query width\]. `starts` has the index of each sequence's first token, then the number
+    /// of tokens.
     ///
     /// # Errors
     /// [`Error::Kernel`] if shapes do not fit.
-    pub fn bidirectional(
-        &self,
-        run: &mut Run<'a>,
-        starts: &'a [usize],
-        qkv: Slot,
-        out: Slot,
-    ) -> Result<(), Error> {
-        self.packed(run, starts, qkv, Window::ALL, out)
+    pub fn bidirectional(&self, run: &mut Run<'a>, starts: &'a [usize]) -> Result<(), Error> {
+        self.packed(run, starts, Window::ALL)
     }
 
-    /// Attention within each sequence of `qkv`, without caches.
-    fn packed(
-        &self,
-        run: &mut Run<'a>,
-        starts: &'a [usize],
-        qkv: Slot,
-        window: Window,
-        out: Slot,
-    ) -> Result<(), Error> {
-        let tokens = run.matrix(qkv).shape()[0];
-        let mut context = run.take(out, [tokens, self.query_width()]);
+    /// Attention within each sequence, without caches.
+    fn packed(&self, run: &mut Run<'a>, starts: &'a [usize], window: Window) -> Result<(), Error> {
+        let tokens = run.matrix(Slot::WIDE).shape()[0];
+        let mut context = run.take(Slot::CONTEXT, [tokens, self.query_width()]);
         let mut lse = run.keep([self.queries, tokens]);
         let mask = run.dropout(self.dropout);
-        let [q, k, v] = self.split(run.matrix(qkv).values())?;
+        let [q, k, v] = self.split(run.matrix(Slot::WIDE).values())?;
         let lse_view =
             lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
         self.on.backend.run(Attention {
@@ -204,7 +192,7 @@ impl<'a> Heads<'a> {
             lse: lse_view.transpose()?,
             ..Attention::new(q, k, v, self.all_mut(context.matrix.values_mut(), self.queries)?)
         })?;
-        let (heads, qkv) = (*self, run.version(qkv));
+        let (heads, qkv) = (*self, run.version(Slot::WIDE));
         let (lse, out) = (lse.map(|lse| run.put(lse)), run.put(context));
         if let Some(lse) = lse {
             run.record(|| Call::Attention(AttentionCall { heads, starts, window, mask, qkv, out, lse }));
@@ -212,8 +200,7 @@ impl<'a> Heads<'a> {
         Ok(())
     }
 
-    /// Causal attention from `qkv`, \[tokens, width\], to `out`, \[tokens, query width\], in layer `layer`. Tokens that
-    /// `past` caches come first; new keys and values are appended to its caches. A token's output has the same bits
+    /// As [`bidirectional`](Self::bidirectional), but causal, in layer `layer`. Tokens that `past` caches come first; new keys and values are appended to its caches. A token's output has the same bits
     /// whether the tokens before it are cached or new.
     ///
     /// # Errors
@@ -222,18 +209,16 @@ impl<'a> Heads<'a> {
         &self,
         run: &mut Run<'a>,
         starts: &'a [usize],
-        qkv: Slot,
         past: &mut Past<'_, '_>,
         layer: usize,
-        out: Slot,
     ) -> Result<(), Error> {
         let Past::Cached(caches) = past else {
-            return self.packed(run, starts, qkv, Window::CAUSAL, out);
+            return self.packed(run, starts, Window::CAUSAL);
         };
-        let tokens = run.matrix(qkv).shape()[0];
-        let mut context = run.take(out, [tokens, self.query_width()]);
+        let tokens = run.matrix(Slot::WIDE).shape()[0];
+        let mut context = run.take(Slot::CONTEXT, [tokens, self.query_width()]);
         let (width, q, k) = (self.width(), self.query_width(), self.key_width());
-        let qkv = run.matrix(qkv).values();
+        let qkv = run.matrix(Slot::WIDE).values();
         let [keys, values] = [self.part(qkv, width, q, self.keys)?, self.part(qkv, width, q + k, self.keys)?];
         for (cache, ends) in caches.iter_mut().zip(starts.windows(2)) {
             let tokens = ends[0]..ends[1];
@@ -287,8 +272,9 @@ impl<'a> Heads<'a> {
         starts.windows(2).map(source).collect()
     }
 
-    /// Cross-attention in layer `layer`: from the queries `q`, \[tokens, query width\], to `out` of the same shape. `kv`
-    /// computes keys and values from the source's states, unless `past` caches them.
+    /// Cross-attention in layer `layer`: from the queries in [`Slot::WIDE`], \[tokens, query width\], to
+    /// [`Slot::CONTEXT`] of the same shape. `kv` computes keys and values from the source's states, unless `past` caches
+    /// them.
     ///
     /// # Errors
     /// [`Error::Kernel`] if shapes do not fit; [`Error::Input`] if a cache has no source, or `past` names no source.
@@ -296,24 +282,22 @@ impl<'a> Heads<'a> {
         &self,
         run: &mut Run<'a>,
         starts: &'a [usize],
-        q: Slot,
         kv: &'a Linear,
         past: &Past<'a, '_>,
         layer: usize,
-        out: Slot,
     ) -> Result<(), Error> {
         match past {
             Past::Source(source) => {
                 kv.forward(run, Slot::SOURCE, Slot::SOURCE_KV)?;
-                self.to_source(run, [starts, source], q, out)
+                self.attend_to_source(run, [starts, source])
             }
             Past::Cached(caches) => {
                 let sources =
                     caches.iter().map(|cache| Ok(&cache.source.as_ref().ok_or_else(no_source)?[layer]));
                 let sources: Vec<&KvCache> = sources.collect::<Result<_, Error>>()?;
-                let tokens = run.matrix(q).shape()[0];
-                let mut context = run.take(out, [tokens, self.query_width()]);
-                let queries = self.all(run.matrix(q).values(), self.queries)?;
+                let tokens = run.matrix(Slot::WIDE).shape()[0];
+                let mut context = run.take(Slot::CONTEXT, [tokens, self.query_width()]);
+                let queries = self.all(run.matrix(Slot::WIDE).values(), self.queries)?;
                 self.cached(run, starts, queries, &sources, Window::ALL, context.matrix.values_mut())?;
                 run.put(context);
                 Ok(())
@@ -322,19 +306,13 @@ impl<'a> Heads<'a> {
         }
     }
 
-    /// Attention from the decoder's queries `q` to the keys and values in [`Slot::SOURCE_KV`].
-    fn to_source(
-        &self,
-        run: &mut Run<'a>,
-        starts: [&'a [usize]; 2],
-        q: Slot,
-        out: Slot,
-    ) -> Result<(), Error> {
-        let tokens = run.matrix(q).shape()[0];
-        let mut context = run.take(out, [tokens, self.query_width()]);
+    /// Attention from the decoder's queries in [`Slot::WIDE`] to the keys and values in [`Slot::SOURCE_KV`].
+    fn attend_to_source(&self, run: &mut Run<'a>, starts: [&'a [usize]; 2]) -> Result<(), Error> {
+        let tokens = run.matrix(Slot::WIDE).shape()[0];
+        let mut context = run.take(Slot::CONTEXT, [tokens, self.query_width()]);
         let mut lse = run.keep([self.queries, tokens]);
         let mask = run.dropout(self.dropout);
-        let queries = self.all(run.matrix(q).values(), self.queries)?;
+        let queries = self.all(run.matrix(Slot::WIDE).values(), self.queries)?;
         let (k, v) = self.all(run.matrix(Slot::SOURCE_KV).values(), 2 * self.keys)?.split_at(1, self.keys);
         let lse_view =
             lse.as_mut().map(|lse| ViewMut::new(lse.matrix.values_mut(), [1, self.queries, tokens]));
@@ -346,7 +324,7 @@ impl<'a> Heads<'a> {
             lse: lse_view.transpose()?,
             ..Attention::new(queries, k, v, self.all_mut(context.matrix.values_mut(), self.queries)?)
         })?;
-        let (heads, q, kv) = (*self, run.version(q), run.version(Slot::SOURCE_KV));
+        let (heads, q, kv) = (*self, run.version(Slot::WIDE), run.version(Slot::SOURCE_KV));
         let (lse, out) = (lse.map(|lse| run.put(lse)), run.put(context));
         if let Some(lse) = lse {
             run.record(|| Call::CrossAttention(CrossAttentionCall { heads, starts, mask, q, kv, out, lse }));

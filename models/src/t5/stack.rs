@@ -143,8 +143,8 @@ impl Stack {
             layer.qkv.forward(run, Slot::Y, Slot::WIDE)?;
             let heads = Heads { distance: Some(distance(layer.cross.is_none())), ..to_source };
             match &layer.cross {
-                None => heads.bidirectional(run, starts, Slot::WIDE, Slot::CONTEXT)?,
-                Some(_) => heads.causal(run, starts, Slot::WIDE, &mut past, l, Slot::CONTEXT)?,
+                None => heads.bidirectional(run, starts)?,
+                Some(_) => heads.causal(run, starts, &mut past, l)?,
             }
             layer.o.forward(run, Slot::CONTEXT, Slot::Y)?;
             dropout(run, backend, p, Slot::Y)?;
@@ -152,7 +152,7 @@ impl Stack {
             if let Some(cross) = &layer.cross {
                 cross.layer_norm.after_adding(run, Slot::Y, Slot::X)?;
                 cross.q.forward(run, Slot::Y, Slot::WIDE)?;
-                to_source.cross(run, starts, Slot::WIDE, &cross.kv, &past, l, Slot::CONTEXT)?;
+                to_source.cross(run, starts, &cross.kv, &past, l)?;
                 cross.o.forward(run, Slot::CONTEXT, Slot::Y)?;
                 dropout(run, backend, p, Slot::Y)?;
             }

@@ -17,7 +17,7 @@ pub enum Decay {
     Linear,
     /// Half a cosine to this share of the peak rate: GPT-2 as nanoGPT trains it, LLaMA.
     Cosine(f64),
-    /// Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): linear to 0 in so many last steps.
+    /// Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): linear to 0 in this number of last steps.
     WarmupStableDecay(u64),
 }
 

@@ -45,7 +45,7 @@ pub struct TrainerSettings {
     pub seed: u64,
 }
 
-/// What happened in a step.
+/// Loss, gradients and learning rate of a step.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StepReport {
     /// Number of the step, from 1 up.
@@ -64,7 +64,7 @@ pub struct StepReport {
 
 /// A model in training.
 ///
-/// The same steps give the same bits on any number of threads.
+/// Steps have the same bits on any number of threads.
 #[derive(Debug)]
 pub struct Trainer {
     model: Box<dyn Model>,

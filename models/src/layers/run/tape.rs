@@ -33,7 +33,7 @@ pub(in crate::layers) enum Call<'m> {
     Rows(RowsCall),
 }
 
-/// How matrices are made and used, by version.
+/// Activations and readers of the matrices, by version.
 #[derive(Debug, Default)]
 struct Uses {
     /// Number of linear layers that read the matrix; other readers count twice.
@@ -42,7 +42,7 @@ struct Uses {
     activated: Vec<Option<(Activation, Version)>>,
 }
 
-/// What a backward pass reads of the forward pass.
+/// Parameters and matrices of the forward pass, which the backward pass reads.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layers) struct Saved<'t> {
     /// Parameters of the model.
