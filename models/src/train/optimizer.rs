@@ -4,7 +4,10 @@ use crate::checkpoint::arena::{Arena, ArenaTensor};
 use crate::error::Error;
 use std::ops::Range;
 use tilewright_kernels::Backend;
-use tilewright_kernels::optimizer::{Adam, AdamOptions, Lamb, Sgd, SgdOptions, Trainable, WeightDecay};
+use tilewright_kernels::optimizer::{
+    Adafactor, AdafactorOptions, Adam, AdamOptions, Lamb, SecondMoment, Sgd, SgdOptions, Trainable,
+    WeightDecay,
+};
 
 /// Optimizer and its hyperparameters. Weight decay spares biases and norms, the tensors of one dimension.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +16,12 @@ pub enum OptimizerKind {
     AdamW(AdamSettings),
     /// LAMB (You et al. 2019, arXiv:1904.00962), for large batches: ALBERT.
     Lamb(AdamSettings),
+    /// Adafactor (Shazeer and Stern 2018, arXiv:1804.04235), whose states of a matrix are a row and a column: T5. Steps
+    /// are scaled by the root mean square of a tensor.
+    Adafactor {
+        /// Weight decay.
+        weight_decay: f64,
+    },
     /// Gradient descent with momentum.
     Sgd {
         /// Factor of the old momentum.
@@ -54,22 +63,28 @@ impl AdamSettings {
     }
 }
 
-/// An optimizer with its states, whose layout is that of the parameters.
+/// An optimizer with its states. Their layout is that of the parameters; Adafactor has, tensor by tensor, the rows and
+/// the columns of a matrix, or a value for each element.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     kind: OptimizerKind,
-    /// Moments: two for Adam and LAMB, one for momentum.
+    /// Moments: two for Adam and LAMB, one for Adafactor and momentum.
     states: Vec<Vec<f32>>,
 }
 
 impl Optimizer {
-    /// An optimizer of `count` parameters before its first step.
-    pub fn new(kind: OptimizerKind, count: usize) -> Self {
+    /// An optimizer of the parameters in `arena` before its first step.
+    pub fn new(kind: OptimizerKind, arena: &Arena) -> Self {
+        let count = arena.values().len();
         let states = match kind {
-            OptimizerKind::AdamW(_) | OptimizerKind::Lamb(_) => 2,
-            OptimizerKind::Sgd { .. } => 1,
+            OptimizerKind::AdamW(_) | OptimizerKind::Lamb(_) => vec![vec![0.0; count]; 2],
+            OptimizerKind::Sgd { .. } => vec![vec![0.0; count]],
+            OptimizerKind::Adafactor { .. } => {
+                let moments = arena.tensors().iter().map(|tensor| moments(tensor).iter().sum::<usize>());
+                vec![vec![0.0; moments.sum()]]
+            }
         };
-        Self { kind, states: vec![vec![0.0; count]; states] }
+        Self { kind, states }
     }
 
     /// States, for saving: see [`restore`](Self::restore).
@@ -105,6 +120,16 @@ impl Optimizer {
         learning_rate: f64,
         step: u64,
     ) -> Result<(), Error> {
+        if let OptimizerKind::Adafactor { weight_decay } = self.kind {
+            return self.adafactor(
+                backend,
+                arena,
+                gradients,
+                gradient_scale,
+                step,
+                [learning_rate, weight_decay],
+            );
+        }
         // LAMB's ratio of norms is that of a tensor; the other steps take neighbours together.
         let together = !matches!(self.kind, OptimizerKind::Lamb(_));
         for (range, decays) in ranges(arena.tensors(), together) {
@@ -126,9 +151,53 @@ impl Optimizer {
                     let options = SgdOptions { momentum, weight_decay, ..SgdOptions::new(learning_rate) };
                     backend.run(Sgd { of, momentum: Some(state()), options })?;
                 }
+                OptimizerKind::Adafactor { .. } => {}
             }
         }
         Ok(())
+    }
+
+    /// A step of Adafactor, tensor by tensor.
+    fn adafactor(
+        &mut self,
+        backend: Backend,
+        arena: &mut Arena,
+        gradients: &[f32],
+        gradient_scale: f32,
+        step: u64,
+        [learning_rate, weight_decay]: [f64; 2],
+    ) -> Result<(), Error> {
+        let mut left = &mut self.states[0][..];
+        for tensor in arena.tensors().to_vec() {
+            let sizes = moments(&tensor);
+            let (own, others) = left.split_at_mut(sizes.iter().sum());
+            left = others;
+            let second_moment = match sizes {
+                [rows, columns] if columns > 0 => {
+                    let (rows, columns) = own.split_at_mut(rows);
+                    SecondMoment::Factored { rows, columns }
+                }
+                _ => SecondMoment::Full(own),
+            };
+            let weight_decay = if tensor.shape.len() > 1 { weight_decay } else { 0.0 };
+            let options = AdafactorOptions {
+                learning_rate: Some(learning_rate),
+                weight_decay,
+                ..AdafactorOptions::new(step)
+            };
+            let parameters = &mut arena.values_mut()[tensor.range.clone()];
+            let of = Trainable { gradient_scale, ..Trainable::new(parameters, &gradients[tensor.range]) };
+            backend.run(Adafactor { of, second_moment, options })?;
+        }
+        Ok(())
+    }
+}
+
+/// Numbers of rows and columns that Adafactor keeps of a matrix; of other tensors the number of elements, and 0.
+fn moments(tensor: &ArenaTensor) -> [usize; 2] {
+    match tensor.shape[..] {
+        [rows, columns] => [rows, columns],
+        _ => [tensor.range.len(), 0],
     }
 }
 
@@ -145,4 +214,55 @@ fn ranges(tensors: &[ArenaTensor], together: bool) -> Vec<(Range<usize>, bool)> 
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every optimizer lowers x^2 + y^2, and its states can be saved and restored.
+    #[test]
+    fn optimizers_go_down_and_resume() {
+        let kinds = [
+            OptimizerKind::AdamW(AdamSettings::default()),
+            OptimizerKind::AdamW(AdamSettings::BERT),
+            OptimizerKind::Lamb(AdamSettings::default()),
+            OptimizerKind::Adafactor { weight_decay: 0.0 },
+            OptimizerKind::Sgd { momentum: 0.9, weight_decay: 0.0 },
+        ];
+        for kind in kinds {
+            let mut arena = Arena::default();
+            arena.push("matrix.weight", &[2, 3], &[1.0, -2.0, 0.5, 1.5, -0.7, 0.9]);
+            arena.push("norm.weight", &[2], &[1.0, -1.0]);
+            let square = |arena: &Arena| arena.values().iter().map(|v| v * v).sum::<f32>();
+            let before = square(&arena);
+            let mut optimizer = Optimizer::new(kind, &arena);
+            let go = |optimizer: &mut Optimizer, arena: &mut Arena, steps: Range<u64>| {
+                for step in steps {
+                    let gradients: Vec<f32> = arena.values().iter().map(|v| 2.0 * v).collect();
+                    optimizer.step(Backend::PORTABLE, arena, &gradients, 1.0, 0.01, step).unwrap();
+                }
+            };
+            go(&mut optimizer, &mut arena, 1..11);
+            let (saved, states) = (arena.clone(), optimizer.states().to_vec());
+            go(&mut optimizer, &mut arena, 11..21);
+            assert!(square(&arena) < 0.9 * before, "{kind:?}: {} of {before}", square(&arena));
+            let (mut again, mut resumed) = (saved, Optimizer::new(kind, &arena));
+            resumed.restore(states).unwrap();
+            go(&mut resumed, &mut again, 11..21);
+            assert_eq!(arena.values(), again.values(), "{kind:?}");
+            assert!(resumed.restore(Vec::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn biases_and_norms_do_not_decay() {
+        let mut arena = Arena::default();
+        arena.push("matrix.weight", &[1, 2], &[1.0, 1.0]);
+        arena.push("matrix.bias", &[2], &[1.0, 1.0]);
+        let kind = OptimizerKind::AdamW(AdamSettings { weight_decay: 0.5, ..AdamSettings::default() });
+        let mut optimizer = Optimizer::new(kind, &arena);
+        optimizer.step(Backend::PORTABLE, &mut arena, &[0.0; 4], 1.0, 0.1, 1).unwrap();
+        assert_eq!(arena.values(), [0.95, 0.95, 1.0, 1.0]);
+    }
 }

@@ -162,8 +162,8 @@ impl<'a> Pretraining<'a> {
         }
         let path = dir.join("optimizer.safetensors");
         let states = Weights::from_bytes(path.clone(), crate::checkpoint::files::bytes(&path)?)?;
-        let count = values.len();
-        let states = (0..self.trainer.states().len()).map(|n| states.get(&format!("state.{n}"), &[count]));
+        let lengths = self.trainer.states().iter().map(Vec::len).enumerate();
+        let states = lengths.map(|(n, len)| states.get(&format!("state.{n}"), &[len]));
         let states = states.collect::<Result<Vec<_>, Error>>()?;
         self.trainer.restore(step, &values, states)?;
         Ok(true)

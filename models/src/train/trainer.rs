@@ -87,7 +87,7 @@ impl Trainer {
             model,
             backend,
             settings,
-            optimizer: Optimizer::new(settings.optimizer, count),
+            optimizer: Optimizer::new(settings.optimizer, &arena),
             gradients: vec![0.0; count],
             tree: None,
             workspace: Workspace::default(),

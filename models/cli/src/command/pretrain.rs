@@ -153,6 +153,7 @@ enum OptimizerName {
     Adamw,
     Adam,
     Lamb,
+    Adafactor,
     Sgd,
 }
 
@@ -329,6 +330,7 @@ impl Pretrain {
                 OptimizerName::Adamw => OptimizerKind::AdamW(adam),
                 OptimizerName::Adam => OptimizerKind::AdamW(bert),
                 OptimizerName::Lamb => OptimizerKind::Lamb(bert),
+                OptimizerName::Adafactor => OptimizerKind::Adafactor { weight_decay: self.weight_decay },
                 OptimizerName::Sgd => OptimizerKind::Sgd { momentum: 0.9, weight_decay: self.weight_decay },
             },
             schedule: Schedule { peak: self.lr, warmup, steps: self.steps, decay },
