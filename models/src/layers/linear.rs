@@ -18,13 +18,16 @@ use crate::layers::buffer::Matrix;
 use crate::layers::run::{Call, Gradients, Run, Saved, Slot, Version};
 use std::ops::Range;
 use std::sync::Arc;
-use tilewright_kernels::gemm::{Derivative, Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
+use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
 use tilewright_kernels::{
     ActivateBackward, Activation, Backend, ColumnSums, Dropout, DropoutMask, GatedBackward, Rows, View,
     ViewMut,
 };
 
 mod open;
+mod stored;
+
+use stored::StoredWeight;
 
 /// y = x W^T + b.
 #[derive(Clone, Debug)]
@@ -45,16 +48,6 @@ enum Weight {
     Packed(PackedB),
     /// W of a model in training.
     Stored(StoredWeight),
-}
-
-/// Weight in the arena of a model in training. For a gated pair, out counts the outputs of both.
-#[derive(Clone, Debug)]
-struct StoredWeight {
-    place: Range<usize>,
-    /// Outputs and inputs.
-    shape: [usize; 2],
-    order: MatrixOrder,
-    gated: bool,
 }
 
 /// A tensor of the checkpoint, and its place in a linear layer.
@@ -269,28 +262,6 @@ impl Linear {
     }
 }
 
-impl StoredWeight {
-    /// W^T, \[in, out\], or the two matrices of a gated pair.
-    fn transposed<'a>(&self, arena: &'a [f32]) -> Result<Rhs<'a>, Error> {
-        let w = self.view(arena)?.transpose();
-        Ok(if self.gated {
-            let (gate, up) = w.split_at(1, self.shape[0] / 2);
-            Rhs::Gated { gate: gate.into(), up: up.into() }
-        } else {
-            Rhs::Matrix(w.into())
-        })
-    }
-
-    /// W, \[out, in\].
-    fn view<'a>(&self, arena: &'a [f32]) -> Result<View<'a, 2>, Error> {
-        let ([out, inputs], values) = (self.shape, &arena[self.place.clone()]);
-        Ok(match self.order {
-            MatrixOrder::OutIn => View::new(values, [out, inputs])?,
-            MatrixOrder::InOut => View::new(values, [inputs, out])?.transpose(),
-        })
-    }
-}
-
 impl LinearCall<'_> {
     /// dW += dY^T X, db += column sums of dY, and dX = dY W; dY is the gradient before activation and dropout.
     pub fn backward(self, saved: Saved<'_>, gradients: &mut Gradients<'_>) -> Result<(), Error> {
@@ -330,58 +301,6 @@ impl LinearCall<'_> {
         gradients.set(x, Arc::new(dx));
         gradients.release(dy);
         Ok(())
-    }
-}
-
-impl StoredWeight {
-    /// dW += dY^T X, in the order of the weight.
-    fn add_gradient(
-        &self,
-        backend: Backend,
-        dy: View<'_, 2>,
-        x: View<'_, 2>,
-        dweight: &mut [f32],
-    ) -> Result<(), Error> {
-        let [out, inputs] = self.shape;
-        let (a, b, shape) = match self.order {
-            MatrixOrder::OutIn => (dy, x, [out, inputs]),
-            MatrixOrder::InOut => (x, dy, [inputs, out]),
-        };
-        let c = ViewMut::new(dweight, shape)?;
-        Ok(backend.run(Gemm { beta: 1.0, ..Gemm::new(a.transpose(), Rhs::Matrix(b.into()), c) })?)
-    }
-
-    /// dX = dY W, and what other calls have added to the gradient of x. If this layer alone reads x, which an activation
-    /// made, the product is multiplied by the derivative.
-    fn gradient_of_inputs(
-        &self,
-        backend: Backend,
-        dy: View<'_, 2>,
-        x: Version,
-        saved: Saved<'_>,
-        gradients: &mut Gradients<'_>,
-    ) -> Result<Matrix, Error> {
-        let shape = saved.matrix(x).shape();
-        let b = Rhs::Matrix(self.view(saved.arena)?.into());
-        let Some((activation, arguments)) = saved.fused_activation(x) else {
-            let (old, mut dx) = (gradients.take(x), gradients.matrix(shape));
-            let residual = old.as_ref().map(|old| old.view()).transpose()?.map(|old| old.into());
-            let epilogue = Epilogue { residual, ..Epilogue::default() };
-            backend.run(Gemm { epilogue, ..Gemm::new(dy, b, dx.view_mut()?) })?;
-            old.into_iter().for_each(|old| gradients.release(old));
-            return Ok(dx);
-        };
-        let mut darguments = gradients.matrix(arguments.shape());
-        let (c, derivative) = if arguments.shape() == shape {
-            (darguments.view_mut()?, Derivative::Of { activation, aux: arguments.view()?.into() })
-        } else {
-            let (c, dup) = darguments.view_mut()?.split_at(1, shape[1]);
-            let (gate, up) = arguments.view()?.split_at(1, shape[1]);
-            (c, Derivative::OfGated { activation, gate: gate.into(), up: up.into(), dup: dup.into() })
-        };
-        let epilogue = Epilogue { derivative: Some(derivative), ..Epilogue::default() };
-        backend.run(Gemm { epilogue, ..Gemm::new(dy, b, c) })?;
-        Ok(darguments)
     }
 }
 
