@@ -10,7 +10,9 @@ mod checkpoint;
 mod classify;
 mod detect_replaced;
 mod embed;
+mod evaluate;
 mod fill_mask;
+mod finetune;
 mod forward;
 mod generate;
 mod gradients;
@@ -19,6 +21,7 @@ mod info;
 mod isa;
 mod report;
 mod style;
+mod task;
 mod verify;
 
 use anyhow::{Context as _, Result};
@@ -44,7 +47,9 @@ enum Command {
     Classify(classify::Classify),
     DetectReplaced(detect_replaced::DetectReplaced),
     Embed(embed::Embed),
+    Evaluate(evaluate::Evaluate),
     FillMask(fill_mask::FillMask),
+    Finetune(Box<finetune::Finetune>),
     Forward(forward::Forward),
     Gradients(gradients::Gradients),
     Generate(Box<generate::Generate>),
@@ -62,7 +67,9 @@ impl Command {
             Self::Classify(args) => args.run(),
             Self::DetectReplaced(args) => args.run(),
             Self::Embed(args) => args.run(),
+            Self::Evaluate(args) => args.run(),
             Self::FillMask(args) => args.run(),
+            Self::Finetune(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Gradients(args) => args.run(),
             Self::Generate(args) => args.run(),
