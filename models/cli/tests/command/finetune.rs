@@ -39,7 +39,7 @@ struct Case {
 }
 
 impl Case {
-    /// `content` makes a file of so many examples.
+    /// `content` makes the text of a file with this number of examples.
     fn new(
         task: &'static str,
         checkpoint: &str,

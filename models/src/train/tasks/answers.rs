@@ -1,20 +1,23 @@
 //! Answers: windows of a question's context, and the best span of their tokens.
 
 use super::examples::{Example, Target};
-use super::setup::TaskSetup;
 use super::squad::Question;
+use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
 use std::ops::Range;
 
 /// Largest number of tokens in an answer.
 const LONGEST: usize = 30;
 
-/// Examples of a question: a window of the context each.
-pub(super) fn windows(question: &Question, number: usize, setup: &TaskSetup) -> Result<Vec<Example>, Error> {
-    // Encoding windows changes the limits of the tokenizer.
-    let mut tokenizer = setup.tokenizer.clone();
+/// Examples of a question: a window of the context each, of at most `max_length` tokens.
+pub(super) fn windows(
+    question: &Question,
+    number: usize,
+    tokenizer: &mut Tokenizer,
+    max_length: usize,
+) -> Result<Vec<Example>, Error> {
     let texts = [&*question.question, &*question.context];
-    let (batch, places) = tokenizer.encode_windows(texts, setup.max_length)?;
+    let (batch, places) = tokenizer.encode_windows(texts, max_length)?;
     let gold = question.answers.first().map(|answer| &answer.bytes);
     let window = |ends: &[usize]| {
         let tokens = ends[0]..ends[1];

@@ -90,11 +90,14 @@ impl Examples {
                 }
             }
             Content::Questions(questions) => {
+                // Encoding windows changes the limits of the tokenizer.
+                let mut tokenizer = setup.tokenizer.clone();
                 for (number, question) in questions.iter().enumerate() {
-                    let windows = answers::windows(question, number, setup).map_err(|e| Error::File {
-                        path: dataset.path.clone(),
-                        why: format!("{}: {e}", question.place),
-                    })?;
+                    let windows = answers::windows(question, number, &mut tokenizer, setup.max_length)
+                        .map_err(|e| Error::File {
+                            path: dataset.path.clone(),
+                            why: format!("{}: {e}", question.place),
+                        })?;
                     examples.list.extend(windows);
                 }
                 examples.questions = questions.clone();
