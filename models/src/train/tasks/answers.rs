@@ -1,6 +1,6 @@
 //! Answers: windows of a question's context, and the best span of their tokens.
 
-use super::examples::{Example, Target};
+use super::example::{Example, Target};
 use super::squad::Question;
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;

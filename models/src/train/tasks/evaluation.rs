@@ -2,7 +2,8 @@
 
 use super::Task;
 use super::answers::BestAnswer;
-use super::examples::{Examples, Target};
+use super::example::Target;
+use super::examples::Examples;
 use super::setup::TaskSetup;
 use crate::error::Error;
 use crate::layers::{IGNORED, Run, Slot, Workspace};
