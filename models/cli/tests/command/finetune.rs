@@ -60,29 +60,22 @@ impl Case {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
+    /// Arguments of `finetune`; options in `more` replace the defaults.
     fn arguments(&self, out: &str, more: &[&str]) -> Vec<String> {
-        let of = [
-            "finetune",
-            "--task",
-            self.task,
-            "--model",
-            &self.path(""),
-            "--train",
-            &self.files[0],
-            "--eval",
-            &self.files[1],
-            "--out",
-            &self.path(out),
-            "--isa",
-            "portable",
-            "--lr",
-            "3e-3",
-            "--batch",
-            "16",
-            "--epochs",
-            "8",
+        let [model, out] = [self.path(""), self.path(out)];
+        let defaults = [
+            ["--task", self.task],
+            ["--model", &model],
+            ["--train", &self.files[0]],
+            ["--eval", &self.files[1]],
+            ["--out", &out],
+            ["--isa", "portable"],
+            ["--lr", "3e-3"],
+            ["--batch", "16"],
+            ["--epochs", "8"],
         ];
-        of.iter().chain(more).map(|text| (*text).to_owned()).collect()
+        let defaults = defaults.iter().filter(|[name, _]| !more.contains(name)).flatten();
+        ["finetune"].iter().chain(defaults).chain(more).map(|text| (*text).to_owned()).collect()
     }
 
     fn finetune(&self, out: &str, more: &[&str]) -> Value {
