@@ -120,6 +120,25 @@ fn equal_micro_batches_make_the_step_of_one() {
     }
 }
 
+/// The last step of an epoch can have fewer micro-batches than the others.
+#[test]
+fn steps_may_differ_in_their_micro_batches() {
+    let dir = &checkpoints()[0];
+    let (mut trainer, part) = open(dir, Backend::best(), SETTINGS);
+    for parts in [3, 2, 1, 4] {
+        let step = vec![part.clone(); parts];
+        trainer.step(&step).unwrap();
+    }
+    // A step that fails leaves no gradients to the next one.
+    let mut damaged = part.clone();
+    damaged.labels.labels.pop();
+    trainer.step(&[part.clone(), damaged, part.clone(), part.clone()]).unwrap_err();
+    let (before, step) = (trainer.arena().values().to_vec(), vec![part; 4]);
+    let report = trainer.step(&step).unwrap();
+    assert_eq!(report.step, 5);
+    assert_ne!(bits(&before), bits(trainer.arena().values()));
+}
+
 /// Directional derivatives of the loss with dropout: masks of the backward pass are those of the forward pass.
 #[test]
 fn gradients_with_dropout_are_those_of_the_loss_with_the_same_masks() {

@@ -10,8 +10,8 @@ use crate::model::Model;
 use crate::{albert, bert, electra, gpt2, llama, roberta, t5};
 use std::path::{Path, PathBuf};
 
-/// Opens a model from its directory or file and its weights.
-type OpenModel = fn(&Path, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
+/// Opens a model from its config and its weights.
+type OpenModel = fn(&Fields, Weights, Arithmetic) -> Result<Box<dyn Model>, Error>;
 
 /// A class of transformers that this crate implements.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +29,8 @@ macro_rules! encoder {
         Architecture {
             class: $class,
             model_type: stringify!($family),
-            open: |dir, weights, on| {
-                let config = $family::Config::read(&Fields::open(dir)?)?;
+            open: |fields, weights, on| {
+                let config = $family::Config::read(fields)?;
                 Ok(Box::new($family::open(config, weights, on, HeadKind::$task)?))
             },
         }
@@ -43,8 +43,8 @@ macro_rules! decoder {
         Architecture {
             class: $class,
             model_type: $family,
-            open: |dir, weights, on| {
-                let config = $module::Config::read(&Fields::open(dir)?)?;
+            open: |fields, weights, on| {
+                let config = $module::Config::read(fields)?;
                 Ok(Box::new($module::$model::open(config, weights, on, $with_head)?))
             },
         }
@@ -57,8 +57,8 @@ macro_rules! t5 {
         Architecture {
             class: $class,
             model_type: "t5",
-            open: |dir, weights, on| {
-                let config = t5::Config::read(&Fields::open(dir)?)?;
+            open: |fields, weights, on| {
+                let config = t5::Config::read(fields)?;
                 Ok(Box::new(t5::T5::open(config, &weights, on, t5::T5Class::$of)?))
             },
         }
@@ -71,8 +71,8 @@ macro_rules! bart {
         Architecture {
             class: $class,
             model_type: $model_type,
-            open: |dir, weights, on| {
-                let config = bart::Config::read(&Fields::open(dir)?, bart::Family::$family)?;
+            open: |fields, weights, on| {
+                let config = bart::Config::read(fields, bart::Family::$family)?;
                 Ok(Box::new(Bart::open(config, weights, on, bart::BartClass::$has)?))
             },
         }
@@ -152,6 +152,21 @@ impl Architecture {
         }
     }
 
+    /// Finds the class of the family in `dir/config.json` whose name ends in one of `kinds`, regardless of the
+    /// checkpoint's head.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and if the family has no such class.
+    pub fn of_kind(dir: &Path, kinds: &[&str]) -> Result<Self, Error> {
+        let family = Self::bare(dir)?.model_type;
+        let is_kind = |class: &str| kinds.iter().any(|kind| class.ends_with(kind));
+        let mut of_family = ARCHITECTURES.iter().filter(|a| a.model_type == family);
+        of_family.find(|a| is_kind(a.class)).copied().ok_or_else(|| Error::File {
+            path: dir.to_owned(),
+            why: format!("expected a family with a class .. {}; {family} has none", kinds.join(" or .. ")),
+        })
+    }
+
     /// Reads the checkpoint in the directory or GGUF file `dir`.
     ///
     /// # Errors
@@ -165,7 +180,20 @@ impl Architecture {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn open(self, dir: &Path, weights: Weights, on: Arithmetic) -> Result<Box<dyn Model>, Error> {
-        (self.open)(dir, weights, on)
+        self.open_with(&Fields::open(dir)?, weights, on)
+    }
+
+    /// As [`open`](Self::open), with a config that the caller has read or made.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn open_with(
+        self,
+        fields: &Fields,
+        weights: Weights,
+        on: Arithmetic,
+    ) -> Result<Box<dyn Model>, Error> {
+        (self.open)(fields, weights, on)
     }
 }
 

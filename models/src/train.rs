@@ -10,23 +10,25 @@
 //! | [`Recipe`], [`Preset`] | objective and class of a family for a tokenizer; configs |
 //! | [`data`] | corpora of tokens |
 //! | [`objectives`] | pre-training recipes: from documents to examples |
+//! | [`tasks`] | fine-tuning and evaluation on labelled examples |
+//! | [`metrics`] | metrics of evaluations |
 //! | [`random`] | random numbers as a function of seed, epoch and index |
 
 pub mod data;
 mod electra;
+pub mod metrics;
 pub mod objectives;
 mod optimizer;
 mod pretraining;
 pub mod random;
 mod recipe;
-mod save;
 mod schedule;
+pub mod tasks;
 mod trainer;
 
 pub use electra::{ElectraPretraining, GENERATOR};
 pub use optimizer::{AdamSettings, Optimizer, OptimizerKind};
 pub use pretraining::{Pretraining, PretrainingSettings};
 pub use recipe::{Preset, Recipe, generator_config};
-pub use save::{save_model, write_model};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroBatch, StepReport, Trainer, TrainerSettings};

@@ -149,7 +149,7 @@ pub(crate) fn eps(name: &str, eps: f32) -> Result<(), String> {
 }
 
 /// Fields of a config.json. A null field counts as missing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Fields {
     path: PathBuf,
     values: Map<String, Value>,
@@ -202,6 +202,19 @@ impl Fields {
         let number: Option<u16> = self.get("num_labels", None)?;
         let numbered = |n: u16| (0..n.into()).map(|i| (i, format!("LABEL_{i}"))).collect();
         self.get("id2label", number.map(numbered))
+    }
+
+    /// Sets the field `name`; null removes it.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        match value.into() {
+            Value::Null => drop(self.values.remove(name)),
+            value => drop(self.values.insert(name.to_owned(), value)),
+        }
+    }
+
+    /// The fields as the text of a config.json.
+    pub fn to_json(&self) -> String {
+        format!("{:#}\n", Value::Object(self.values.clone()))
     }
 
     /// Refuses a field with a value other than `supported`.

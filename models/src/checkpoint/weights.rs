@@ -47,9 +47,11 @@ pub struct Weights {
     /// Arena that takes the values of all tensors, if the model is to be trained.
     arena: Option<Arc<Mutex<Arena>>>,
     /// Values of tensors that the files lack.
-    missing: Option<Arc<Initialization>>,
+    missing: Option<Arc<MissingTensors>>,
     /// Prefix of the names in the arena, and of the names that have none: see [`inside`](Self::inside).
     inside: Option<(&'static str, &'static str)>,
+    /// True if tensors in the arena have the names that the model gives them.
+    full_names: bool,
 }
 
 /// A tensor of a checkpoint, as f32.
@@ -61,6 +63,13 @@ pub struct NamedTensor {
     pub shape: Vec<usize>,
     /// Row-major.
     pub values: Values,
+}
+
+/// Values of tensors that the files lack, and the names of those that a model has read.
+#[derive(Debug)]
+struct MissingTensors {
+    initialization: Initialization,
+    names: Mutex<BTreeSet<String>>,
 }
 
 /// Callback for progress: bytes read so far, bytes of all tensors.
@@ -151,9 +160,26 @@ impl Weights {
         Self::of("initial weights".into(), TensorSource::Initial(initialization))
     }
 
-    /// Takes the initial values of tensors that the files lack: the new head of a fine-tuned model.
+    /// Takes the initial values of tensors that the files lack or have in another shape: the new head of a fine-tuned
+    /// model. [`initialized`](Self::initialized) lists them.
     pub fn with_missing(self, initialization: Initialization) -> Self {
-        Self { missing: Some(initialization.into()), ..self }
+        let missing = MissingTensors { initialization, names: Mutex::default() };
+        Self { missing: Some(missing.into()), ..self }
+    }
+
+    /// Names tensors of a model in training as the model does, not as the files do: checkpoints of a bare model lack the
+    /// prefix that transformers expects of checkpoints with a head.
+    pub fn with_full_names(self) -> Self {
+        Self { full_names: true, ..self }
+    }
+
+    /// Names of the tensors that took initial values, in alphabetical order: see [`with_missing`](Self::with_missing).
+    ///
+    /// # Panics
+    /// If a thread panicked while it read a tensor.
+    pub fn initialized(&self) -> Vec<String> {
+        let names = self.missing.as_ref().map(|missing| missing.names.lock().expect("no reader panicked"));
+        names.map_or_else(Vec::new, |names| names.iter().cloned().collect())
     }
 
     /// These tensors for a model that is a part of another. Names in the arena, and names of initial weights, have the
@@ -237,6 +263,11 @@ impl Weights {
         self.find(name).map_or(name, |(stored, _)| stored)
     }
 
+    /// Name of the tensor `name` in the arena.
+    fn trained_name<'n>(&'n self, name: &'n str) -> &'n str {
+        if self.full_names { name } else { self.stored_name(name) }
+    }
+
     /// The tensor `name` of shape `shape`.
     ///
     /// # Errors
@@ -250,7 +281,7 @@ impl Weights {
             _ => None,
         };
         let name = inner.as_deref().unwrap_or(name);
-        let stored = self.stored_name(name);
+        let stored = self.trained_name(name);
         let named = |values| NamedTensor { name: stored.to_owned(), shape: shape.to_vec(), values };
         let Some(arena) = &self.arena else { return Ok(named(Values::Own(self.get(name, shape)?))) };
         let mut arena = arena.lock().expect("no reader panicked");
@@ -273,7 +304,7 @@ impl Weights {
     /// # Panics
     /// As [`tensor`](Self::tensor).
     pub fn constant(&self, name: &str, shape: &[usize]) -> Result<NamedTensor, Error> {
-        let (stored, values) = (self.stored_name(name), self.get(name, shape)?);
+        let (stored, values) = (self.trained_name(name), self.get(name, shape)?);
         if let Some(arena) = &self.arena {
             arena.lock().expect("no reader panicked").push_constant(stored, shape, &values);
         }
@@ -285,16 +316,22 @@ impl Weights {
     /// # Errors
     /// [`Error::Tensor`] if the tensor is missing, has another shape, stores neither floats nor quantized blocks,
     /// or holds a value that is not finite.
+    ///
+    /// # Panics
+    /// If a thread panicked while it read a missing tensor.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let index = match &*self.source {
             TensorSource::Files(index) => index,
             TensorSource::Random { seed } => return Ok(random(*seed, name, shape)),
             TensorSource::Initial(initialization) => return Ok(initialization.values(name, shape)),
         };
-        let Some((_, entry)) = index.find(name, self.base) else {
-            if let Some(initialization) = &self.missing {
-                return Ok(initialization.values(name, shape));
-            }
+        let found = index.find(name, self.base);
+        let fits = found.is_some_and(|(_, entry)| entry.shape == shape);
+        if let Some(MissingTensors { initialization, names }) = self.missing.as_deref().filter(|_| !fits) {
+            names.lock().expect("no reader panicked").insert(name.to_owned());
+            return Ok(initialization.values(name, shape));
+        }
+        let Some((_, entry)) = found else {
             return Err(self.error(name, format!("missing; expected shape {shape:?}")));
         };
         entry.read.store(true, Ordering::Relaxed);
@@ -368,7 +405,16 @@ impl Weights {
     }
 
     fn of(path: PathBuf, source: TensorSource) -> Self {
-        Self { path, base: "", source: source.into(), watch: None, arena: None, missing: None, inside: None }
+        Self {
+            path,
+            base: "",
+            source: source.into(),
+            watch: None,
+            arena: None,
+            missing: None,
+            inside: None,
+            full_names: false,
+        }
     }
 
     /// Entry of the tensor `name`; `None` for random weights.

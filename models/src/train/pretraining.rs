@@ -6,16 +6,20 @@
 
 use super::data::Corpus;
 use super::objectives::{Epoch, Example, Objective};
-use super::save::{save_model, write_directory, write_tensors};
 use super::trainer::{MicroBatch, StepReport, Trainer};
 use crate::batch::Batch;
-use crate::checkpoint::config;
+use crate::checkpoint::config::{self, Fields};
+use crate::checkpoint::save::{save_model, write_tensors};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::labels::{Labels, Loss};
 use crate::whole_file;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+mod directory;
+
+use directory::write_directory;
 
 /// Settings of a run beside those of its trainer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +132,7 @@ impl<'a> Pretraining<'a> {
     pub fn save(&self, model: &Path, out: &Path) -> Result<(), Error> {
         let step = self.trainer.steps();
         write_directory(&out.join(format!("{PREFIX}{step}")), |to| {
-            save_model(model, to, self.trainer.arena(), |name| Some(name))?;
+            save_model(model, to, &Fields::open(model)?, self.trainer.arena())?;
             let states = self.trainer.states();
             let names: Vec<String> = (0..states.len()).map(|n| format!("state.{n}")).collect();
             let tensors = names.iter().zip(states).map(|(name, s)| (name.as_str(), vec![s.len()], &s[..]));

@@ -73,7 +73,9 @@ pub struct Trainer {
     settings: TrainerSettings,
     optimizer: Optimizer,
     gradients: Vec<f32>,
+    /// Sums of gradients of a step with the number of micro-batches.
     tree: Option<GradientTree>,
+    tree_parts: usize,
     workspace: Workspace,
     /// Number of steps done.
     step: u64,
@@ -90,6 +92,7 @@ impl Trainer {
             optimizer: Optimizer::new(settings.optimizer, &arena),
             gradients: vec![0.0; count],
             tree: None,
+            tree_parts: 0,
             workspace: Workspace::default(),
             step: 0,
             arena,
@@ -166,9 +169,12 @@ impl Trainer {
         let totals = self.totals(micro_batches);
         let mut loss = Loss::default();
         let parts = micro_batches.len();
-        if parts > 1 && self.tree.is_none() {
+        if parts > 1 && self.tree_parts != parts {
             self.tree = Some(GradientTree::new(self.gradients.len(), parts));
+            self.tree_parts = parts;
         }
+        // A step that failed may have left gradients.
+        self.tree.iter_mut().for_each(GradientTree::clear);
         for (number, micro_batch) in micro_batches.iter().enumerate() {
             let found = self.gradients_of(micro_batch, number, totals)?;
             add(&mut loss, found);

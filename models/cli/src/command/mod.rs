@@ -10,7 +10,9 @@ mod checkpoint;
 mod classify;
 mod detect_replaced;
 mod embed;
+mod evaluate;
 mod fill_mask;
+mod finetune;
 mod forward;
 mod generate;
 mod gradients;
@@ -20,6 +22,7 @@ mod isa;
 mod pretrain;
 mod report;
 mod style;
+mod task;
 mod text;
 mod tokenize;
 mod tokenizer;
@@ -48,7 +51,9 @@ enum Command {
     Classify(classify::Classify),
     DetectReplaced(detect_replaced::DetectReplaced),
     Embed(embed::Embed),
+    Evaluate(evaluate::Evaluate),
     FillMask(fill_mask::FillMask),
+    Finetune(Box<finetune::Finetune>),
     Forward(forward::Forward),
     Gradients(gradients::Gradients),
     Pretrain(pretrain::Pretrain),
@@ -69,7 +74,9 @@ impl Command {
             Self::Classify(args) => args.run(),
             Self::DetectReplaced(args) => args.run(),
             Self::Embed(args) => args.run(),
+            Self::Evaluate(args) => args.run(),
             Self::FillMask(args) => args.run(),
+            Self::Finetune(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Gradients(args) => args.run(),
             Self::Pretrain(args) => args.run(),

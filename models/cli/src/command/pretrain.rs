@@ -16,6 +16,7 @@ use std::time::Instant;
 use tilewright::architectures::Architecture;
 use tilewright::checkpoint::config::{self, Fields};
 use tilewright::checkpoint::initial::Initialization;
+use tilewright::checkpoint::save::{copy_files, write_parameters};
 use tilewright::checkpoint::tokenizer::Tokenizer;
 use tilewright::checkpoint::weights::Weights;
 use tilewright::model::Model;
@@ -24,7 +25,7 @@ use tilewright::train::data::{Corpus as _, TextTokenizer};
 use tilewright::train::objectives::Masking;
 use tilewright::train::{
     AdamSettings, Decay, ElectraPretraining, GENERATOR, OptimizerKind, Preset, Pretraining,
-    PretrainingSettings, Recipe, Schedule, Trainer, TrainerSettings, generator_config, save_model,
+    PretrainingSettings, Recipe, Schedule, Trainer, TrainerSettings, generator_config,
 };
 use tilewright::{Arithmetic, electra, whole_file};
 
@@ -259,12 +260,13 @@ impl Pretrain {
             }
         }
         bar.finish_and_clear();
-        let arena = run.trainer().arena();
-        save_model(&self.out, &self.out, arena, |name| (!name.starts_with(GENERATOR)).then_some(name))?;
+        let (arena, file) = (run.trainer().arena(), "model.safetensors");
+        write_parameters(&self.out.join(file), arena, |name| (!name.starts_with(GENERATOR)).then_some(name))?;
         if self.recipe == Recipe::Electra {
-            let shared = |name: &str| name.starts_with("electra.embeddings.");
-            save_model(&self.out, &generator, arena, |name| {
-                name.strip_prefix(GENERATOR).or_else(|| shared(name).then_some(name))
+            copy_files(&self.out, &generator)?;
+            write_parameters(&generator.join(file), arena, |name| {
+                let shared = name.starts_with("electra.embeddings.").then_some(name);
+                name.strip_prefix(GENERATOR).or(shared)
             })?;
         }
         let seconds = start.elapsed().as_secs_f64();

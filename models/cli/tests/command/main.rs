@@ -4,6 +4,7 @@
 mod answer;
 mod bench;
 mod classify;
+mod finetune;
 mod generate;
 mod pretrain;
 mod tokenize;
