@@ -314,7 +314,11 @@ impl Tokenizer {
         max_length: usize,
     ) -> Result<(Batch, Vec<TokenPlace>), Error> {
         guarded(&self.path, || self.inner.with_truncation(None).map(|_| ()))?;
-        let alone = guarded(&self.path, || self.inner.encode_fast(first, false))?.len();
+        // Encoding stops soon after the limit of a tokenizer that truncates, and loses the windows that follow. So the
+        // limit comes after the texts are encoded.
+        let first = guarded(&self.path, || self.inner.encode(first, false))?;
+        let second = guarded(&self.path, || self.inner.encode(second, false))?;
+        let alone = first.len();
         let special = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(true));
         let room = max_length.saturating_sub(alone + special);
         // An overlap below half of a window leaves at least half of it for new tokens.
@@ -329,7 +333,7 @@ impl Tokenizer {
             ..TruncationParams::default()
         };
         guarded(&self.path, || self.inner.with_truncation(Some(params)).map(|_| ()))?;
-        let mut encoding = guarded(&self.path, || self.inner.encode((first, second), true))?;
+        let mut encoding = guarded(&self.path, || self.inner.post_process(first, Some(second), true))?;
         let others = encoding.take_overflowing();
         self.placed(&[vec![encoding], others].concat())
     }
