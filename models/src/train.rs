@@ -7,7 +7,7 @@
 //! | [`Schedule`] | learning rates |
 //! | [`Pretraining`] | a run: a trainer, a corpus, an objective; saved and resumed |
 //! | [`ElectraPretraining`] | ELECTRA's generator and discriminator |
-//! | [`Recipe`], [`Preset`] | objective and class of a family for a tokenizer; configs |
+//! | [`Family`], [`Preset`] | class and objective of a family's recipe; configs |
 //! | [`data`] | corpora of tokens |
 //! | [`objectives`] | pre-training recipes: from documents to examples |
 //! | [`tasks`] | fine-tuning and evaluation on labelled examples |
@@ -26,9 +26,10 @@ mod schedule;
 pub mod tasks;
 mod trainer;
 
+pub use data::tokenizer_training::Family;
 pub use electra::{ElectraPretraining, GENERATOR};
 pub use optimizer::{AdamSettings, Optimizer, OptimizerKind};
 pub use pretraining::{Pretraining, PretrainingSettings};
-pub use recipe::{Preset, Recipe, generator_config};
+pub use recipe::{Preset, generator_config};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{MicroBatch, StepReport, Trainer, TrainerSettings};

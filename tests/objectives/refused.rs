@@ -2,10 +2,11 @@
 
 use crate::{corpus, examples};
 use tilewright::Error;
+use tilewright::train::Family;
 use tilewright::train::data::{Corpus, Document, MemoryCorpus};
 use tilewright::train::objectives::{
-    FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, RECIPES, ReplacedTokens,
-    SentenceOrder, SpanCorruption, TextInfilling,
+    FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, ReplacedTokens, SentenceOrder,
+    SpanCorruption, TextInfilling,
 };
 
 fn text() -> MemoryCorpus {
@@ -115,30 +116,30 @@ fn settings() {
 
 #[test]
 fn corpora_without_tokens() {
-    for recipe in RECIPES {
+    for family in Family::ALL {
         for documents in [vec![], vec![vec![]], vec![vec![vec![]], vec![]]] {
-            let objective = (recipe.objective)();
+            let objective = family.paper_objective();
             let error = objective.epoch(&corpus(&documents), 0, 0).err().unwrap().to_string();
             let expected = format!(
                 "corpus: expected a document with tokens, found {} documents without",
                 documents.len()
             );
-            assert_eq!(error, expected, "{}", recipe.name);
+            assert_eq!(error, expected, "{}", family.name());
         }
     }
 }
 
 #[test]
 fn tokens_outside_of_the_vocabulary() {
-    for recipe in RECIPES {
+    for family in Family::ALL {
         let corpus = corpus(&[vec![vec![60_000; 20], vec![5; 10]]]);
-        let objective = (recipe.objective)();
+        let objective = family.paper_objective();
         let epoch = objective.epoch(&corpus, 0, 0).unwrap();
         let mut example = Default::default();
         let errors = (0..epoch.len()).filter_map(|index| epoch.example(index, &mut example).err());
         let errors: Vec<String> = errors.map(|e| e.to_string()).collect();
         let expected = format!("corpus: token: 60000 is not below {}", objective.vocabulary());
-        assert!(errors.contains(&expected), "{}: {errors:?}", recipe.name);
+        assert!(errors.contains(&expected), "{}: {errors:?}", family.name());
     }
 }
 
@@ -167,16 +168,16 @@ impl Corpus for Damaged {
 
 #[test]
 fn corpora_that_are_damaged() {
-    for recipe in RECIPES {
+    for family in Family::ALL {
         for (fails, expected) in [(true, "shard: document "), (false, "corpus: document ")] {
-            let (objective, corpus) = ((recipe.objective)(), Damaged { fails });
+            let (objective, corpus) = (family.paper_objective(), Damaged { fails });
             let made = objective.epoch(&corpus, 0, 0);
             let error = match made {
                 Ok(epoch) => epoch.example(0, &mut Default::default()).err(),
                 Err(error) => Some(error),
             };
             let error = error.unwrap().to_string();
-            assert!(error.starts_with(expected), "{}: {error}", recipe.name);
+            assert!(error.starts_with(expected), "{}: {error}", family.name());
         }
     }
 }
@@ -184,10 +185,12 @@ fn corpora_that_are_damaged() {
 #[test]
 fn recipes_have_the_papers_settings() {
     let text = text();
-    let names: Vec<&str> = RECIPES.iter().map(|recipe| recipe.name).collect();
-    assert_eq!(names, ["bert", "roberta", "albert", "electra", "t5", "bart", "gpt2", "llama"]);
-    for recipe in RECIPES {
-        assert!(!examples(&(recipe.objective)().epoch(&text, 0, 0).unwrap()).is_empty(), "{}", recipe.name);
+    for family in Family::ALL {
+        assert!(
+            !examples(&family.paper_objective().epoch(&text, 0, 0).unwrap()).is_empty(),
+            "{}",
+            family.name()
+        );
     }
 }
 

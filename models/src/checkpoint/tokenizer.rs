@@ -364,11 +364,6 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Number of ids: one more than the largest id of the vocabulary and of the added tokens.
-    pub fn vocabulary(&self) -> u32 {
-        self.inner.get_vocab(true).values().max().map_or(0, |most| most + 1)
-    }
-
     /// Decodes `ids` to text, without special tokens.
     ///
     /// # Errors

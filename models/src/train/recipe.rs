@@ -1,5 +1,6 @@
-//! Recipes: for each family the class that is pre-trained, its objective for a tokenizer, and configs of several sizes.
+//! Recipes of pre-training: for each family the class that is trained, its objective for a tokenizer, and configs of several sizes.
 
+use super::data::tokenizer_training::Family;
 use super::objectives::{
     FullSentences, MaskedLmNextSentence, Masking, NextToken, Objective, ReplacedTokens, SentenceOrder,
     SpanCorruption, TextInfilling,
@@ -7,27 +8,6 @@ use super::objectives::{
 use crate::checkpoint::tokenizer::Tokenizer;
 use crate::error::Error;
 use serde_json::{Value, json};
-
-/// Pre-training recipe of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recipe {
-    /// Masked LM and next sentence.
-    Bert,
-    /// Masked LM on full sentences.
-    Roberta,
-    /// Masked LM of n-grams and sentence order.
-    Albert,
-    /// Masked LM of a generator, and replaced tokens of a discriminator.
-    Electra,
-    /// Text infilling and permuted sentences.
-    Bart,
-    /// Span corruption.
-    T5,
-    /// Next token.
-    Gpt2,
-    /// Next token.
-    Llama,
-}
 
 /// Size of a preset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,33 +47,7 @@ impl Preset {
     }
 }
 
-impl Recipe {
-    /// All recipes.
-    pub const ALL: [Self; 8] = [
-        Self::Bert,
-        Self::Roberta,
-        Self::Albert,
-        Self::Electra,
-        Self::Bart,
-        Self::T5,
-        Self::Gpt2,
-        Self::Llama,
-    ];
-
-    /// Name on the command line, and `model_type` in config.json.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bert => "bert",
-            Self::Roberta => "roberta",
-            Self::Albert => "albert",
-            Self::Electra => "electra",
-            Self::Bart => "bart",
-            Self::T5 => "t5",
-            Self::Gpt2 => "gpt2",
-            Self::Llama => "llama",
-        }
-    }
-
+impl Family {
     /// Class that is trained.
     pub fn class(self) -> &'static str {
         match self {
@@ -105,6 +59,20 @@ impl Recipe {
             Self::T5 => "T5ForConditionalGeneration",
             Self::Gpt2 => "GPT2LMHeadModel",
             Self::Llama => "LlamaForCausalLM",
+        }
+    }
+
+    /// The paper's objective with the paper's settings and the ids of its vocabulary.
+    pub fn paper_objective(self) -> Box<dyn Objective> {
+        match self {
+            Self::Bert => Box::new(MaskedLmNextSentence::default()),
+            Self::Roberta => Box::new(FullSentences::default()),
+            Self::Albert => Box::new(SentenceOrder::default()),
+            Self::Electra => Box::new(ReplacedTokens::default()),
+            Self::Bart => Box::new(TextInfilling::default()),
+            Self::T5 => Box::new(SpanCorruption::default()),
+            Self::Gpt2 => Box::new(NextToken::default()),
+            Self::Llama => Box::new(NextToken::llama()),
         }
     }
 
@@ -125,7 +93,7 @@ impl Recipe {
                 why: format!("expected a token {} for {}, found none", names.join(" or "), self.name()),
             })
         };
-        let vocabulary = tokenizer.vocabulary();
+        let vocabulary = tokenizer.vocab_size() as u32;
         let (cls, sep, mask): (&[_], &[_], &[_]) = (&["[CLS]"], &["[SEP]"], &["[MASK]", "<mask>"]);
         let (bos, eos): (&[_], &[_]) = (&["<s>"], &["</s>"]);
         // A piece that does not continue a word: `##ing` does, and so does a piece without `▁`.
@@ -193,9 +161,9 @@ impl Recipe {
     }
 
     /// config.json of a preset, for the vocabulary of a tokenizer and sequences of up to `seq` tokens.
-    pub fn config(self, preset: Preset, tokenizer: &Tokenizer, seq: usize) -> Value {
+    pub fn preset_config(self, preset: Preset, tokenizer: &Tokenizer, seq: usize) -> Value {
         let [h, layers, heads] = preset.sizes();
-        let (words, positions) = (tokenizer.vocabulary(), seq.max(512));
+        let (words, positions) = (tokenizer.vocab_size(), seq.max(512));
         let id = |name: &str| tokenizer.id(name);
         let bert = json!({
             "vocab_size": words, "hidden_size": h, "num_hidden_layers": layers, "num_attention_heads": heads,

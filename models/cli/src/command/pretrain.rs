@@ -2,9 +2,9 @@
 
 mod log;
 
+use super::tokenizer::family;
 use super::{Common, style};
 use anyhow::{Context as _, Result, bail};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::Log;
@@ -24,8 +24,8 @@ use tilewright::train::data::shards::ShardedCorpus;
 use tilewright::train::data::{Corpus as _, TextTokenizer};
 use tilewright::train::objectives::Masking;
 use tilewright::train::{
-    AdamSettings, Decay, ElectraPretraining, GENERATOR, OptimizerKind, Preset, Pretraining,
-    PretrainingSettings, Recipe, Schedule, Trainer, TrainerSettings, generator_config,
+    AdamSettings, Decay, ElectraPretraining, Family, GENERATOR, OptimizerKind, Preset, Pretraining,
+    PretrainingSettings, Schedule, Trainer, TrainerSettings, generator_config,
 };
 use tilewright::{Arithmetic, electra, whole_file};
 
@@ -44,8 +44,8 @@ use tilewright::{Arithmetic, electra, whole_file};
   tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000 --resume")]
 pub struct Pretrain {
     /// Recipe of a family
-    #[arg(long, value_parser = recipe())]
-    recipe: Recipe,
+    #[arg(long, value_parser = family())]
+    recipe: Family,
 
     /// config.json of the model, or a size: tiny, mini, small, base
     #[arg(long, value_name = "FILE|PRESET", default_value = "tiny")]
@@ -158,12 +158,6 @@ enum OptimizerName {
     Sgd,
 }
 
-fn recipe() -> impl TypedValueParser<Value = Recipe> {
-    PossibleValuesParser::new(Recipe::ALL.map(Recipe::name)).map(|name| {
-        Recipe::ALL.into_iter().find(|recipe| recipe.name() == name).expect("one of the possible values")
-    })
-}
-
 impl Pretrain {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
@@ -188,7 +182,7 @@ impl Pretrain {
         let on = Arithmetic::f32(session.backend);
         let generator = self.out.join("generator");
         let model: Box<dyn Model> = match self.recipe {
-            Recipe::Electra => {
+            Family::Electra => {
                 let of_generator = electra::Config::read(&Fields::open(&generator)?)?;
                 let of_discriminator = electra::Config::read(&fields)?;
                 Box::new(ElectraPretraining::open(of_generator, of_discriminator, &weights, on)?)
@@ -262,7 +256,7 @@ impl Pretrain {
         bar.finish_and_clear();
         let (arena, file) = (run.trainer().arena(), "model.safetensors");
         write_parameters(&self.out.join(file), arena, |name| (!name.starts_with(GENERATOR)).then_some(name))?;
-        if self.recipe == Recipe::Electra {
+        if self.recipe == Family::Electra {
             copy_files(&self.out, &generator)?;
             write_parameters(&generator.join(file), arena, |name| {
                 let shared = name.starts_with("electra.embeddings.").then_some(name);
@@ -285,7 +279,7 @@ impl Pretrain {
     fn prepare(&self, tokenizer: &Tokenizer) -> Result<()> {
         let preset = Preset::ALL.into_iter().find(|preset| Path::new(preset.name()) == self.config);
         let json = match preset {
-            Some(preset) => self.recipe.config(preset, tokenizer, self.seq),
+            Some(preset) => self.recipe.preset_config(preset, tokenizer, self.seq),
             None => config::read(&self.config).context("--config")?,
         };
         let path = self.out.join("config.json");
@@ -307,7 +301,7 @@ impl Pretrain {
                 whole_file::write(&self.out.join(name), &bytes)?;
             }
         }
-        if self.recipe == Recipe::Electra {
+        if self.recipe == Family::Electra {
             let generator = self.out.join("generator");
             std::fs::create_dir_all(&generator).with_context(|| generator.display().to_string())?;
             let json = serde_json::to_string_pretty(&generator_config(&json))? + "\n";

@@ -69,7 +69,7 @@ struct Train {
 }
 
 /// Parses the name of a family.
-fn family() -> impl TypedValueParser<Value = Family> {
+pub fn family() -> impl TypedValueParser<Value = Family> {
     PossibleValuesParser::new(Family::ALL.map(Family::name)).map(|name| {
         Family::ALL.into_iter().find(|family| family.name() == name).expect("one of the possible values")
     })
