@@ -69,10 +69,11 @@ pub(super) fn read(path: &Path, columns: &Columns) -> Result<Vec<TextRow>, Error
 
 fn separated(path: &Path, columns: &Columns, format: &csv::ReaderBuilder) -> Result<Vec<TextRow>, Error> {
     let text = text(path)?;
-    let mut reader = format.from_reader(text.as_bytes());
+    let text = text.as_bytes();
+    let mut reader = format.from_reader(text);
     let damaged = |e: csv::Error| match e.kind() {
         csv::ErrorKind::UnequalLengths { pos: Some(at), expected_len, len } => {
-            at_line(path, at.line(), format!("expected {expected_len} columns, found {len}"))
+            at_line(path, line_after(text, 0, at).1, format!("expected {expected_len} columns, found {len}"))
         }
         _ => Error::File { path: path.to_owned(), why: e.to_string() },
     };
@@ -87,9 +88,14 @@ fn separated(path: &Path, columns: &Columns, format: &csv::ReaderBuilder) -> Res
     let (of_text, of_second) = (column(&columns.text)?, optional(&columns.second)?);
     let of_label = optional(&columns.label)?;
     let mut rows = Vec::new();
+    // Bytes before the last record, and its line.
+    let (mut counted, mut line) = (0, 1);
     for record in reader.records() {
         let record = record.map_err(damaged)?;
-        let line = record.position().map_or(0, csv::Position::line);
+        if let Some(at) = record.position() {
+            let (start, more) = line_after(text, counted, at);
+            (counted, line) = (start, line + more - 1);
+        }
         let field = |column: usize| record.get(column).unwrap_or_default().to_owned();
         rows.push(TextRow {
             line,
@@ -99,6 +105,15 @@ fn separated(path: &Path, columns: &Columns, format: &csv::ReaderBuilder) -> Res
         });
     }
     Ok(rows)
+}
+
+/// Start of a record, and its line if that of byte `from` is 1. The crate's own number is that of the line before if lines
+/// end in CR LF: a record ends at the CR, and the next one begins at the LF.
+fn line_after(text: &[u8], from: usize, at: &csv::Position) -> (usize, u64) {
+    let start = (at.byte() as usize).clamp(from, text.len());
+    let ends = text[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let start = start + ends;
+    (start, 1 + text[from..start].iter().filter(|&&byte| byte == b'\n').count() as u64)
 }
 
 fn json_lines(path: &Path, columns: &Columns) -> Result<Vec<TextRow>, Error> {
