@@ -219,9 +219,12 @@ impl Pretrain {
         let bar = bar(self.steps, first);
         let [eval_every, save_every] =
             [self.eval_every, self.save_every].map(|every| every.unwrap_or(self.steps.div_ceil(10)).max(1));
-        let (start, mut tokens, mut last) = (Instant::now(), 0, None);
+        // Time of the steps, without evaluations and checkpoints.
+        let (mut seconds, mut tokens, mut last) = (0.0, 0, None);
         while run.trainer().steps() < self.steps {
+            let start = Instant::now();
             let report = run.step()?;
+            seconds += start.elapsed().as_secs_f64();
             tokens += report.tokens;
             let mut line = json!(report);
             line["parts"] =
@@ -237,7 +240,7 @@ impl Pretrain {
                 bar.suspend(|| session.say(&format!("step {}: eval loss {:.4}", report.step, loss.total)))?;
             }
             log.push(&line)?;
-            let speed = tokens as f64 / start.elapsed().as_secs_f64();
+            let speed = tokens as f64 / seconds;
             bar.set_message(format!(
                 "loss {:.4}, lr {:.2e}, {speed:.0} tokens/s",
                 report.loss, report.learning_rate
@@ -263,8 +266,8 @@ impl Pretrain {
                 name.strip_prefix(GENERATOR).or(shared)
             })?;
         }
-        let seconds = start.elapsed().as_secs_f64();
-        let speed = tokens as f64 / seconds;
+        // A run that resumes after its last step has none.
+        let speed = tokens as f64 / f64::max(seconds, 1e-9);
         if session.json {
             return session.print_json(json!({
                 "architecture": architecture.class, "parameters": parameters, "steps": self.steps,
