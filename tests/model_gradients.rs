@@ -142,3 +142,17 @@ fn the_file_of_gradients_has_every_parameter_once() {
         assert_eq!(file.tensor(&name).unwrap().shape(), tensor.shape(), "{name}");
     }
 }
+
+#[test]
+fn labels_that_do_not_fit_are_refused() {
+    for (name, label) in [("bert-multiple-choice", 4), ("bert-sequence-classification", 1), ("gpt2", 0)] {
+        let mut trained = Trained::open(&golden(name), Backend::PORTABLE);
+        let labels = &mut trained.inputs.labels.labels;
+        labels.truncate(label);
+        labels.resize(label, 0);
+        let mut gradients = vec![0.0; trained.arena.values().len()];
+        let refused = trained.inputs.gradients(&*trained.model, &trained.arena, &mut gradients);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with("labels: expected "), "{name}: {refused}");
+    }
+}

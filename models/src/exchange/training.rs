@@ -4,12 +4,12 @@ use super::{ModelInputs, Padded, TensorReader};
 use crate::batch::Batch;
 use crate::checkpoint::arena::Arena;
 use crate::checkpoint::files;
+use crate::checkpoint::save::write_tensors;
 use crate::error::Error;
 use crate::labels::{Labels, Loss};
 use crate::layers::{IGNORED, Run, StepRandom, Workspace};
 use crate::model::Model;
-use crate::whole_file;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use std::path::Path;
 
 /// Inputs and labels of a training step.
@@ -98,18 +98,10 @@ impl TrainingInputs {
 /// # Errors
 /// [`Error::Io`].
 pub fn write_gradients(path: &Path, loss: &Loss, arena: &Arena, gradients: &[f32]) -> Result<(), Error> {
-    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    let mut tensors = vec![("loss", Vec::new(), bytes(&[loss.total as f32]))];
-    for tensor in arena.tensors() {
-        tensors.push((&tensor.name, tensor.shape.clone(), bytes(&gradients[tensor.range.clone()])));
-    }
-    let views = tensors.iter().map(|(name, shape, data)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), data);
-        (*name, view.expect("as many bytes as the shape says"))
-    });
-    let bytes = safetensors::serialize(views, None)
-        .map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })?;
-    whole_file::write(path, &bytes)
+    let total = [loss.total as f32];
+    let gradients =
+        arena.tensors().iter().map(|t| (t.name.as_str(), t.shape.clone(), &gradients[t.range.clone()]));
+    write_tensors(path, core::iter::once(("loss", Vec::new(), &total[..])).chain(gradients))
 }
 
 /// Rows of a padded matrix of labels.

@@ -77,7 +77,16 @@ impl Head {
             Self::Sequence(_, classes) | Self::Token(classes, _) | Self::MultipleChoice(_, classes) => {
                 let (expected, count) = match self {
                     Self::Token(..) => (batch.tokens(), of.tokens(&of.labels)),
-                    Self::MultipleChoice(..) => (of.labels.len(), of.of_sequences(&of.labels)),
+                    Self::MultipleChoice(..) => {
+                        let (rows, sequences) = (of.labels.len(), batch.len());
+                        if rows == 0 || !sequences.is_multiple_of(rows) {
+                            let why = format!(
+                                "expected one for each row of choices among {sequences} sequences, found {rows}"
+                            );
+                            return Err(Error::Input { name: "labels", why });
+                        }
+                        (rows, of.of_sequences(&of.labels))
+                    }
                     _ => (batch.len(), of.of_sequences(&of.labels)),
                 };
                 labels::expect("labels", of.labels.len(), expected)?;
