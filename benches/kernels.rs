@@ -38,7 +38,7 @@ fn main() {
             None if work.flops > 0.0 => Throughput::Elements(work.flops as u64),
             None => Throughput::Bytes(work.bytes as u64),
         });
-        if matches!(cases[0].operation, Operation::Model { .. }) {
+        if matches!(cases[0].operation, Operation::Model { .. } | Operation::Train(_)) {
             group.sample_size(10);
         }
         for case in cases {
@@ -61,7 +61,7 @@ fn cases() -> Vec<Case> {
         | Operation::Attention(_)
         | Operation::Rows { .. }
         | Operation::Training(_) => case.dtype == Dtype::Bf16,
-        Operation::Model { .. } => false,
+        Operation::Model { .. } | Operation::Train(_) => false,
     });
     registry::cases(Dtype::F32).into_iter().chain(others).collect()
 }

@@ -124,6 +124,38 @@ fn gradients_have_the_same_bits_on_any_number_of_threads() {
     }
 }
 
+/// Relative error of a product whose operands were rounded to bf16.
+const BF16_ROUNDING: f64 = 1.0 / 256.0;
+
+/// Products of bf16 change the gradients of a model by their rounding, once for each product that a gradient passes.
+/// Roundings are independent, so errors grow with the root of their number.
+#[test]
+fn gradients_of_bf16_are_those_of_f32_up_to_roundings() {
+    for backend in backends() {
+        for dir in checkpoints() {
+            let Trained { model, arena, inputs } = Trained::open(&dir, backend);
+            let mut exact = vec![0.0; arena.values().len()];
+            let loss = inputs.gradients(&*model, &arena, &mut exact).unwrap();
+            let arena = arena.with_bf16();
+            let mut rounded = vec![0.0; exact.len()];
+            let of_rounded = inputs.gradients(&*model, &arena, &mut rounded).unwrap();
+            let passed: usize = model.linear_layers().iter().map(|layer| layer.times).sum();
+            let error = norm(exact.iter().zip(&rounded).map(|(a, b)| a - b)) / norm(exact.iter().copied());
+            let relative = (loss.total - of_rounded.total).abs() / loss.total.abs();
+            eprintln!(
+                "{} {}: {passed} products, error {error:.2e} loss {relative:.2e}",
+                backend.name(),
+                dir.display()
+            );
+            assert!(error > 0.0, "{}: nothing was rounded", dir.display());
+        }
+    }
+}
+
+fn norm(x: impl Iterator<Item = f32>) -> f64 {
+    x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
 #[test]
 fn the_file_of_gradients_has_every_parameter_once() {
     let dir = golden("bert-pre-training");

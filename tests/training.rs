@@ -26,6 +26,7 @@ const SETTINGS: TrainerSettings = TrainerSettings {
     schedule: Schedule { peak: 1e-3, warmup: 5, steps: 20, decay: Decay::Linear },
     clip: Some(1.0),
     dropout: false,
+    recompute: false,
     seed: 7,
 };
 
@@ -153,7 +154,7 @@ fn gradients_with_dropout_are_those_of_the_loss_with_the_same_masks() {
             let moved = values.iter().zip(&gradients);
             let moved: Vec<f32> =
                 moved.map(|(&v, &g)| (f64::from(v) + distance * f64::from(g) / norm) as f32).collect();
-            trainer.arena_mut().values_mut().copy_from_slice(&moved);
+            trainer.arena_mut().set_values(&moved);
             trainer.loss(&step).unwrap().total
         };
         let mut slope_at = |h: f64| (loss_at(h) - loss_at(-h)) / (2.0 * h);
@@ -166,5 +167,22 @@ fn gradients_with_dropout_are_those_of_the_loss_with_the_same_masks() {
         }
         let (mut without, step) = open(&dir, Backend::best(), SETTINGS);
         assert_ne!(bits(&gradients), bits(&without.gradients(&step).unwrap()), "{}", dir.display());
+    }
+}
+
+/// Computing layers again changes no bit, masks of dropout included.
+#[test]
+fn recomputation_has_the_same_bits() {
+    for dir in checkpoints() {
+        let train = |recompute| {
+            let settings = TrainerSettings { dropout: true, recompute, ..SETTINGS };
+            let (mut trainer, step) = open(&dir, Backend::best(), settings);
+            let parts = [step.clone(), step];
+            let reports: Vec<_> = (0..3).map(|_| trainer.step(&parts).unwrap()).collect();
+            (reports, bits(trainer.arena().values()))
+        };
+        let (expected, found) = (train(false), train(true));
+        assert_eq!(found.0, expected.0, "{}", dir.display());
+        assert!(found.1 == expected.1, "{}", dir.display());
     }
 }

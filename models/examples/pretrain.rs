@@ -33,6 +33,7 @@ fn main() -> Result<(), Error> {
         schedule: Schedule { peak: 3e-3, warmup: 10, steps: 120, decay: Decay::Cosine(0.1) },
         clip: Some(1.0),
         dropout: false,
+        recompute: false,
         seed: 1,
     };
     let trainer = Trainer::new(Box::new(model), weights.into_arena(), backend, settings);

@@ -201,11 +201,11 @@ impl Bart {
 
     /// Computes the states of the encoder, \[tokens, D\], in [`Slot::SOURCE`].
     fn encoder_states<'m>(&'m self, run: &mut Run<'m>, sources: &'m Batch) -> Result<(), Error> {
-        let Self { config, on, encoder, .. } = self;
+        let Self { config, encoder, .. } = self;
         batch::below("input_ids", &sources.ids, config.vocab_size)?;
         batch::below("token_type_ids", &sources.types, 1)?;
         batch::below("position", &sources.positions, config.max_position_embeddings)?;
-        encoder.run(run, config, *on, sources, &sources.positions, Past::None)?;
+        encoder.run(run, sources, &sources.positions, Past::None)?;
         run.rename(Slot::X, Slot::SOURCE);
         Ok(())
     }
@@ -223,11 +223,11 @@ impl Bart {
 
     /// Computes the states of the decoder's `tokens`, \[tokens, D\], in [`Slot::X`].
     fn states<'m>(&'m self, run: &mut Run<'m>, tokens: &'m Batch, past: Past<'m, '_>) -> Result<(), Error> {
-        let Self { config, on, decoder, .. } = self;
+        let Self { config, decoder, .. } = self;
         let positions =
             causal_lm::check(tokens, &past, config.decoder_words(), config.max_position_embeddings)?;
         causal_lm::check_sources(&past)?;
-        decoder.run(run, config, *on, tokens, &positions, past)
+        decoder.run(run, tokens, &positions, past)
     }
 
     /// Decoder inputs for a forward pass that was given none, and the place of each token of `batch` in them. As in

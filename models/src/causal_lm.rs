@@ -99,7 +99,6 @@ pub(crate) fn check(
         return Ok(tokens.positions.clone());
     };
     let refuse = |why| Err(Error::Input { name: "caches", why });
-    let mut positions = tokens.positions.clone();
     for (sequence, (ends, cache)) in tokens.starts().windows(2).zip(caches).enumerate() {
         let (new, len) = (ends[1] - ends[0], cache.len());
         let room = cache.capacity().min(most);
@@ -108,8 +107,8 @@ pub(crate) fn check(
                 "sequence {sequence}: no room for {new} tokens after {len}, it holds {room}"
             ));
         }
-        positions[ends[0]..ends[1]].iter_mut().for_each(|position| *position += len as u32);
     }
+    let positions = past.positions(tokens, 0).into_owned();
     below("position", &positions, most)?;
     Ok(positions)
 }

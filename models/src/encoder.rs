@@ -16,8 +16,8 @@ use crate::batch::{self, Batch};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Run, Selection, Slot, dropout,
-    parameters_of,
+    Blocks, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection,
+    Slot, dropout, parameters_of,
 };
 
 mod config;
@@ -297,12 +297,6 @@ impl Encoder {
         batch: &'m Batch,
         ids: &[u32],
     ) -> Result<(), Error> {
-        let config = &self.config;
-        let heads = Heads {
-            dropout: config.attention_probs_dropout_prob,
-            ..Heads::of_width(self.on, config.num_attention_heads, config.hidden_size)
-        };
-        let p = config.hidden_dropout_prob;
         match &self.projection {
             None => self.embed(run, batch, ids, Slot::X)?,
             Some(projection) => {
@@ -310,17 +304,7 @@ impl Encoder {
                 projection.forward(run, Slot::WIDE, Slot::X)?;
             }
         }
-        for layer in self.plan.order.iter().map(|&n| &self.layers[n]) {
-            layer.query_key_value.forward(run, Slot::X, Slot::WIDE)?;
-            heads.bidirectional(run, batch.starts())?;
-            layer.attention_output_dense.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
-            layer.attention_output_layer_norm.forward(run, Slot::Y, Slot::X)?;
-
-            layer.intermediate_dense.activated(run, Slot::X, config.hidden_act, Slot::WIDE)?;
-            layer.output_dense.added(run, Slot::WIDE, Slot::X, p, Slot::Y)?;
-            layer.output_layer_norm.forward(run, Slot::Y, Slot::X)?;
-        }
-        Ok(())
+        (0..self.plan.order.len()).try_for_each(|layer| run.block(self, batch, &mut Past::None, layer))
     }
 
     /// x = LN(word\[id\] + token_type\[t\] + position\[i\]), \[tokens, E\].
@@ -339,5 +323,34 @@ impl Encoder {
         EmbeddingTable::sum(run, self.on, &selections, x)?;
         tables.layer_norm.in_place(run, x)?;
         dropout(run, self.on.backend, config.hidden_dropout_prob, x)
+    }
+}
+
+impl Blocks for Encoder {
+    fn block<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        _: &mut Past<'m, '_>,
+        layer: usize,
+    ) -> Result<(), Error> {
+        let (config, layer) = (&self.config, &self.layers[self.plan.order[layer]]);
+        let heads = Heads {
+            dropout: config.attention_probs_dropout_prob,
+            ..Heads::of_width(self.on, config.num_attention_heads, config.hidden_size)
+        };
+        let p = config.hidden_dropout_prob;
+        layer.query_key_value.forward(run, Slot::X, Slot::WIDE)?;
+        heads.bidirectional(run, tokens.starts())?;
+        layer.attention_output_dense.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
+        layer.attention_output_layer_norm.forward(run, Slot::Y, Slot::X)?;
+
+        layer.intermediate_dense.activated(run, Slot::X, config.hidden_act, Slot::WIDE)?;
+        layer.output_dense.added(run, Slot::WIDE, Slot::X, p, Slot::Y)?;
+        layer.output_layer_norm.forward(run, Slot::Y, Slot::X)
+    }
+
+    fn live(&self) -> &'static [Slot] {
+        &[Slot::X]
     }
 }

@@ -18,8 +18,8 @@ use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::labels::{self, Labels, Loss, Totals};
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run, Selection,
-    Slot, Workspace, dropout, parameters_of,
+    Blocks, Cache, EmbeddingTable, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run,
+    Selection, Slot, Workspace, dropout, parameters_of,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
@@ -234,7 +234,7 @@ impl Gpt2 {
         &'m self,
         run: &mut Run<'m>,
         tokens: &'m Batch,
-        mut past: Past<'_, '_>,
+        mut past: Past<'m, '_>,
     ) -> Result<(), Error> {
         let (config, backend) = (&self.config, self.on.backend);
         let positions = causal_lm::check(tokens, &past, config.vocab_size, config.n_positions)?;
@@ -243,21 +243,36 @@ impl Gpt2 {
         EmbeddingTable::sum(run, self.on, &[words, places], Slot::X)?;
         dropout(run, backend, config.embd_pdrop, Slot::X)?;
         self.h[0].ln_1.forward(run, Slot::X, Slot::Y)?;
-        for (l, layer) in self.h.iter().enumerate() {
-            let heads = heads(config, self.on, l);
-            layer.c_attn.forward(run, Slot::Y, Slot::WIDE)?;
-            heads.causal(run, tokens.starts(), &mut past, l)?;
-            layer.attn_c_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
-            dropout(run, backend, config.resid_pdrop, Slot::Y)?;
-            layer.ln_2.after_adding(run, Slot::Y, Slot::X)?;
+        (0..self.h.len()).try_for_each(|layer| run.block(self, tokens, &mut past, layer))
+    }
+}
 
-            layer.c_fc.activated(run, Slot::Y, config.activation_function, Slot::WIDE)?;
-            layer.mlp_c_proj.forward(run, Slot::WIDE, Slot::Y)?;
-            dropout(run, backend, config.resid_pdrop, Slot::Y)?;
-            let next = self.h.get(l + 1).map_or(&self.ln_f, |next| &next.ln_1);
-            next.after_adding(run, Slot::Y, Slot::X)?;
-        }
-        Ok(())
+impl Blocks for Gpt2 {
+    fn block<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        past: &mut Past<'m, '_>,
+        l: usize,
+    ) -> Result<(), Error> {
+        let (config, backend, layer) = (&self.config, self.on.backend, &self.h[l]);
+        let heads = heads(config, self.on, l);
+        layer.c_attn.forward(run, Slot::Y, Slot::WIDE)?;
+        heads.causal(run, tokens.starts(), past, l)?;
+        layer.attn_c_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
+        dropout(run, backend, config.resid_pdrop, Slot::Y)?;
+        layer.ln_2.after_adding(run, Slot::Y, Slot::X)?;
+
+        layer.c_fc.activated(run, Slot::Y, config.activation_function, Slot::WIDE)?;
+        layer.mlp_c_proj.forward(run, Slot::WIDE, Slot::Y)?;
+        dropout(run, backend, config.resid_pdrop, Slot::Y)?;
+        let next = self.h.get(l + 1).map_or(&self.ln_f, |next| &next.ln_1);
+        next.after_adding(run, Slot::Y, Slot::X)
+    }
+
+    /// The next layer's input, and the states that its output is added to.
+    fn live(&self) -> &'static [Slot] {
+        &[Slot::X, Slot::Y]
     }
 }
 

@@ -41,6 +41,7 @@ pub use norm::Norm;
 pub(crate) use parameter::parameters_of;
 pub use parameter::{MatrixOrder, Parameter, Parameters};
 pub(crate) use rows::{add, add_constants, dropout, rope, scale, select_rows};
+pub(crate) use run::Blocks;
 pub use run::{Run, Slot, StepRandom, Workspace};
 pub use table::{EmbeddingTable, Selection};
 pub use tilewright_kernels::KvCache;

@@ -16,8 +16,8 @@ use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::labels::{self, Labels, Loss, Totals};
 use crate::layers::{
-    Cache, EmbeddingTable, Growing, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past, Run,
-    Selection, Slot, Workspace, parameters_of, rope,
+    Blocks, Cache, EmbeddingTable, Growing, Heads, Linear, ModelLinear, Norm, Parameter, Parameters, Past,
+    Run, Selection, Slot, Workspace, parameters_of, rope,
 };
 use crate::model::{Model, Part};
 use crate::output::{Each, Output};
@@ -144,30 +144,14 @@ impl Llama {
         &'m self,
         run: &mut Run<'m>,
         tokens: &'m Batch,
-        mut past: Past<'_, '_>,
+        mut past: Past<'m, '_>,
     ) -> Result<(), Error> {
         let config = &self.config;
-        let positions = causal_lm::check(tokens, &past, config.vocab_size, config.max_position_embeddings)?;
-        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let table = self.rope.get(longest, |positions| rope_table(positions, &self.frequencies));
-        let heads = self.heads();
-        let rotated = [heads.query_width() + heads.key_width(), heads.dim];
+        causal_lm::check(tokens, &past, config.vocab_size, config.max_position_embeddings)?;
         let words = Selection { table: &self.embed_tokens, ids: tokens.ids() };
         EmbeddingTable::sum(run, self.on, &[words], Slot::X)?;
         self.layers[0].input_layernorm.forward(run, Slot::X, Slot::Y)?;
-        for (l, layer) in self.layers.iter().enumerate() {
-            layer.qkv_proj.forward(run, Slot::Y, Slot::WIDE)?;
-            rope(run, self.on.backend, table, &positions, rotated, Slot::WIDE)?;
-            heads.causal(run, tokens.starts(), &mut past, l)?;
-            layer.o_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
-            layer.post_attention_layernorm.after_adding(run, Slot::Y, Slot::X)?;
-
-            layer.gate_up_proj.activated(run, Slot::Y, config.hidden_act, Slot::WIDE)?;
-            layer.down_proj.forward(run, Slot::WIDE, Slot::Y)?;
-            let next = self.layers.get(l + 1).map_or(&self.norm, |next| &next.input_layernorm);
-            next.after_adding(run, Slot::Y, Slot::X)?;
-        }
-        Ok(())
+        (0..self.layers.len()).try_for_each(|layer| run.block(self, tokens, &mut past, layer))
     }
 
     fn heads(&self) -> Heads<'static> {
@@ -183,6 +167,37 @@ impl Llama {
             distance: None,
             dropout: self.config.attention_dropout,
         }
+    }
+}
+
+impl Blocks for Llama {
+    fn block<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        past: &mut Past<'m, '_>,
+        l: usize,
+    ) -> Result<(), Error> {
+        let (config, heads, layer) = (&self.config, self.heads(), &self.layers[l]);
+        let positions = past.positions(tokens, l);
+        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
+        let table = self.rope.get(longest, |positions| rope_table(positions, &self.frequencies));
+        let rotated = [heads.query_width() + heads.key_width(), heads.dim];
+        layer.qkv_proj.forward(run, Slot::Y, Slot::WIDE)?;
+        rope(run, self.on.backend, table, &positions, rotated, Slot::WIDE)?;
+        heads.causal(run, tokens.starts(), past, l)?;
+        layer.o_proj.forward(run, Slot::CONTEXT, Slot::Y)?;
+        layer.post_attention_layernorm.after_adding(run, Slot::Y, Slot::X)?;
+
+        layer.gate_up_proj.activated(run, Slot::Y, config.hidden_act, Slot::WIDE)?;
+        layer.down_proj.forward(run, Slot::WIDE, Slot::Y)?;
+        let next = self.layers.get(l + 1).map_or(&self.norm, |next| &next.input_layernorm);
+        next.after_adding(run, Slot::Y, Slot::X)
+    }
+
+    /// The next layer's input, and the states that its output is added to.
+    fn live(&self) -> &'static [Slot] {
+        &[Slot::X, Slot::Y]
     }
 }
 

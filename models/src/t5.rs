@@ -142,7 +142,7 @@ impl T5 {
         without_holes("attention_mask", sources)?;
         let words = Selection { table: &self.shared, ids: sources.ids() };
         EmbeddingTable::sum(run, self.on, &[words], Slot::X)?;
-        self.encoder.run(run, &self.config, self.on, sources.starts(), Past::None)?;
+        self.encoder.run(run, sources, Past::None)?;
         run.rename(Slot::Y, Slot::SOURCE);
         Ok(())
     }
@@ -156,7 +156,7 @@ impl T5 {
         without_holes("decoder_attention_mask", tokens)?;
         let words = Selection { table: shared, ids: tokens.ids() };
         EmbeddingTable::sum(run, *on, &[words], Slot::X)?;
-        decoder.run(run, config, *on, tokens.starts(), past)?;
+        decoder.run(run, tokens, past)?;
         if lm_head.exists() && config.scale_decoder_outputs {
             scale(run, (config.d_model as f64).powf(-0.5) as f32, Slot::Y);
         }
@@ -185,7 +185,7 @@ impl T5 {
     ) -> Result<Vec<Cache>, Error> {
         let decoder = self.decoder.as_ref().ok_or_else(no_decoder)?;
         self.encoder_states(run, sources)?;
-        decoder.sources(run, &self.config, self.on, sources.starts(), capacity)
+        decoder.sources(run, sources.starts(), capacity)
     }
 }
 

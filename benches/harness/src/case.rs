@@ -11,7 +11,7 @@ pub use prepare::Prepared;
 pub use rows::{ROW_KERNELS, RowKernel};
 pub use training::TrainingStep;
 
-use super::models::{MODELS, Models, Task};
+use super::models::{MODELS, Models, TRAIN_CASES, Task};
 use core::fmt;
 use tilewright::ActivationQuantization;
 use tilewright::bytes_per_weight;
@@ -53,6 +53,8 @@ pub enum Operation {
         /// The task of the model.
         task: Task,
     },
+    /// A training step of a model: index into [`TRAIN_CASES`].
+    Train(usize),
 }
 
 /// Extents of an attention.
@@ -167,6 +169,7 @@ impl Case {
             Operation::Rows { kernel, .. } => kernel.name,
             Operation::Training(step) => step.kernel(),
             Operation::Model { model, .. } => MODELS[model].name,
+            Operation::Train(case) => TRAIN_CASES[case].name,
         }
     }
 
@@ -180,6 +183,7 @@ impl Case {
             Operation::Rows { shape: [rows, columns], .. } => format!("{rows}x{columns}"),
             Operation::Training(step) => step.to_string(),
             Operation::Model { task, .. } => task.to_string(),
+            Operation::Train(case) => TRAIN_CASES[case].shape.to_owned(),
         }
     }
 
@@ -247,6 +251,7 @@ impl Case {
             }
             Operation::Training(step) => step.work(size),
             Operation::Model { model, task } => MODELS[model].work(task, of_weights),
+            Operation::Train(case) => TRAIN_CASES[case].work(),
         }
     }
 
@@ -261,7 +266,7 @@ impl Case {
             ),
             Operation::Rows { shape, .. } => Inputs::rows(shape, self.dtype),
             Operation::Training(step) => step.inputs(),
-            Operation::Model { .. } => Inputs::default(),
+            Operation::Model { .. } | Operation::Train(_) => Inputs::default(),
         }
     }
 
@@ -335,7 +340,10 @@ impl Case {
                     }
                 }
             }
-            Operation::Attention(_) | Operation::Training(_) | Operation::Model { .. } => {}
+            Operation::Attention(_)
+            | Operation::Training(_)
+            | Operation::Model { .. }
+            | Operation::Train(_) => {}
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! Models as cases: architectures with random weights.
 
 mod run;
+mod training;
 
 pub use run::Models;
+pub use training::{TRAIN_CASES, TrainCase};
 
 use crate::work::Work;
 use core::fmt;

@@ -1,7 +1,7 @@
 //! The list of all cases, which `tilewright bench`, `tilewright report` and `cargo bench` share.
 
 use super::case::{AttentionShape, Case, Operation, ROW_KERNELS, TrainingStep};
-use super::models::{MODELS, Task};
+use super::models::{MODELS, TRAIN_CASES, Task};
 use std::path::Path;
 use tilewright::Error;
 use tilewright_peers::Dtype;
@@ -159,6 +159,9 @@ pub fn cases(dtype: Dtype) -> Vec<Case> {
     let training = TRAINING.into_iter().filter(|step| step.has(dtype));
     all.extend(training.map(Operation::Training).map(of_type));
     all.extend(models(None).map(of_type));
+    if matches!(dtype, Dtype::F32 | Dtype::Bf16) {
+        all.extend((0..TRAIN_CASES.len()).map(Operation::Train).map(of_type));
+    }
     all
 }
 
@@ -232,7 +235,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let kernels = ["linear", "linear-backward", "attention", "attention-backward"].into_iter();
     let kernels = kernels.chain(ROW_KERNELS.iter().map(|kernel| kernel.name));
     let kernels = kernels.chain(TRAINING.iter().map(|step| step.kernel()));
-    kernels.chain(MODELS.iter().map(|model| model.name)).chain(ALIASES.iter().map(|(alias, _)| *alias))
+    let models = MODELS.iter().map(|model| model.name).chain(TRAIN_CASES.iter().map(|case| case.name));
+    kernels.chain(models).chain(ALIASES.iter().map(|(alias, _)| *alias))
 }
 
 /// Upper bound of the numbers in all three matrices of a product: 8 GiB of f32.

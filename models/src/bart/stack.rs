@@ -6,8 +6,8 @@ use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    Cache, EmbeddingTable, Growing, Heads, Linear, Norm, Parameter, Parameters, Past, Run, Selection, Slot,
-    add, add_constants, dropout, parameters_of, scale,
+    Blocks, Cache, EmbeddingTable, Growing, Heads, Linear, Norm, Parameter, Parameters, Past, Run, Selection,
+    Slot, add, add_constants, dropout, parameters_of, scale,
 };
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ const EPS: f32 = 1e-5;
 /// `model.encoder` or `model.decoder`.
 #[derive(Debug)]
 pub(super) struct Stack {
+    config: Config,
+    on: Arithmetic,
     /// embed_tokens, \[vocab_size, D\]; encoder and decoder may share it.
     pub embed_tokens: Arc<EmbeddingTable>,
     embed_positions: Positions,
@@ -117,6 +119,8 @@ impl Stack {
         let positions = config.max_position_embeddings.saturating_add(family.offset);
         let normalised = family.layernorm_embedding;
         Ok(Self {
+            config: config.clone(),
+            on,
             embed_tokens,
             embed_positions: match family.sinusoids {
                 true => Positions::Sinusoids(Growing::default()),
@@ -135,37 +139,13 @@ impl Stack {
     pub fn run<'m>(
         &'m self,
         run: &mut Run<'m>,
-        config: &Config,
-        on: Arithmetic,
         tokens: &'m Batch,
         positions: &[u32],
         mut past: Past<'m, '_>,
     ) -> Result<(), Error> {
-        let (starts, p) = (tokens.starts(), config.dropout);
-        self.embed(run, config, on, tokens.ids(), positions)?;
-        dropout(run, on.backend, p, Slot::X)?;
-        for (l, layer) in self.layers.iter().enumerate() {
-            layer.qkv_proj.forward(run, Slot::X, Slot::WIDE)?;
-            match layer.encoder_attn {
-                None => self.heads.bidirectional(run, starts)?,
-                Some(_) => self.heads.causal(run, starts, &mut past, l)?,
-            }
-            layer.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
-            layer.self_attn_layer_norm.forward(run, Slot::Y, Slot::X)?;
-
-            if let Some(cross) = &layer.encoder_attn {
-                cross.q_proj.forward(run, Slot::X, Slot::WIDE)?;
-                self.heads.cross(run, starts, &cross.kv_proj, &past, l)?;
-                cross.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
-                cross.layer_norm.forward(run, Slot::Y, Slot::X)?;
-            }
-
-            layer.fc1.activated(run, Slot::X, config.activation_function, Slot::WIDE)?;
-            dropout(run, on.backend, config.activation_dropout, Slot::WIDE)?;
-            layer.fc2.added(run, Slot::WIDE, Slot::X, p, Slot::Y)?;
-            layer.final_layer_norm.forward(run, Slot::Y, Slot::X)?;
-        }
-        Ok(())
+        self.embed(run, tokens.ids(), positions)?;
+        dropout(run, self.on.backend, self.config.dropout, Slot::X)?;
+        (0..self.layers.len()).try_for_each(|layer| run.block(self, tokens, &mut past, layer))
     }
 
     /// An empty cache of up to `capacity` tokens, without a source.
@@ -185,14 +165,8 @@ impl Stack {
     }
 
     /// x = scale word\[id\] + position\[i\], normalised if the family has the norm.
-    fn embed<'m>(
-        &'m self,
-        run: &mut Run<'m>,
-        config: &Config,
-        on: Arithmetic,
-        ids: &[u32],
-        positions: &[u32],
-    ) -> Result<(), Error> {
+    fn embed<'m>(&'m self, run: &mut Run<'m>, ids: &[u32], positions: &[u32]) -> Result<(), Error> {
+        let (config, on) = (&self.config, self.on);
         let words = Selection { table: &self.embed_tokens, ids };
         match &self.embed_positions {
             Positions::Learned(table) => {
@@ -224,6 +198,42 @@ impl Stack {
     /// Linear layers of all layers.
     pub fn linear(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(Layer::linear)
+    }
+}
+
+impl Blocks for Stack {
+    fn block<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        past: &mut Past<'m, '_>,
+        l: usize,
+    ) -> Result<(), Error> {
+        let (config, backend, layer) = (&self.config, self.on.backend, &self.layers[l]);
+        let (starts, p) = (tokens.starts(), config.dropout);
+        layer.qkv_proj.forward(run, Slot::X, Slot::WIDE)?;
+        match layer.encoder_attn {
+            None => self.heads.bidirectional(run, starts)?,
+            Some(_) => self.heads.causal(run, starts, past, l)?,
+        }
+        layer.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
+        layer.self_attn_layer_norm.forward(run, Slot::Y, Slot::X)?;
+
+        if let Some(cross) = &layer.encoder_attn {
+            cross.q_proj.forward(run, Slot::X, Slot::WIDE)?;
+            self.heads.cross(run, starts, &cross.kv_proj, past, l)?;
+            cross.out_proj.added(run, Slot::CONTEXT, Slot::X, p, Slot::Y)?;
+            cross.layer_norm.forward(run, Slot::Y, Slot::X)?;
+        }
+
+        layer.fc1.activated(run, Slot::X, config.activation_function, Slot::WIDE)?;
+        dropout(run, backend, config.activation_dropout, Slot::WIDE)?;
+        layer.fc2.added(run, Slot::WIDE, Slot::X, p, Slot::Y)?;
+        layer.final_layer_norm.forward(run, Slot::Y, Slot::X)
+    }
+
+    fn live(&self) -> &'static [Slot] {
+        &[Slot::X]
     }
 }
 

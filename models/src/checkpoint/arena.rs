@@ -4,11 +4,15 @@
 //! values      [tensor 0 | tensor 1 | .. ]        gradients and states of an optimizer have the same layout
 //! ```
 //!
+//! A second array may hold the values rounded to bf16, for linear layers that multiply bf16. The optimizer keeps it in
+//! step.
+//!
 //! Counting, clipping, the optimizer and saving walk the same list of tensors. A tensor with several uses (a word table
 //! that is also the head, a layer that ALBERT shares) is stored once, so its gradients add up.
 
 use std::collections::HashMap;
 use std::ops::Range;
+use tilewright_kernels::half::bf16;
 
 /// Parameters of a model in training.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +21,8 @@ pub struct Arena {
     /// Index of each tensor, by name.
     index: HashMap<String, usize>,
     values: Vec<f32>,
+    /// The values in bf16.
+    rounded: Option<Vec<bf16>>,
     constants: Vec<NamedConstant>,
 }
 
@@ -70,9 +76,38 @@ impl Arena {
         &self.values
     }
 
-    /// All values, for an optimizer.
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
+    /// Replaces all values.
+    ///
+    /// # Panics
+    /// If there are fewer or more.
+    pub fn set_values(&mut self, values: &[f32]) {
+        self.values.copy_from_slice(values);
+        if self.rounded.is_some() {
+            self.round();
+        }
+    }
+
+    /// This arena with its values in bf16 beside them: linear layers then multiply bf16, and sum in f32.
+    #[must_use]
+    pub fn with_bf16(mut self) -> Self {
+        self.round();
+        self
+    }
+
+    fn round(&mut self) {
+        let rounded = self.rounded.get_or_insert_default();
+        rounded.clear();
+        rounded.extend(self.values.iter().copied().map(bf16::from_f32));
+    }
+
+    /// All values in bf16, if linear layers multiply these.
+    pub fn rounded(&self) -> Option<&[bf16]> {
+        self.rounded.as_deref()
+    }
+
+    /// All values, and those in bf16, for an optimizer, which keeps both in step.
+    pub(crate) fn arrays_mut(&mut self) -> (&mut [f32], Option<&mut [bf16]>) {
+        (&mut self.values, self.rounded.as_deref_mut())
     }
 }
 

@@ -85,7 +85,7 @@ impl TrainingInputs {
     /// See [`Model::loss`].
     pub fn gradients(&self, model: &dyn Model, arena: &Arena, gradients: &mut [f32]) -> Result<Loss, Error> {
         let mut workspace = Workspace::default();
-        let mut run = Run::recording(&mut workspace, arena.values(), gradients, StepRandom::default());
+        let mut run = Run::recording(&mut workspace, arena, gradients, StepRandom::default());
         let decoder = self.inputs.decoder.as_ref().map(|decoder| &decoder.batch);
         let loss = model.loss(&mut run, &self.inputs.tokens.batch, decoder, &self.labels)?;
         run.backward()?;

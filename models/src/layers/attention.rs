@@ -259,7 +259,7 @@ impl AttentionCall<'_> {
         heads.on.backend.run(AttentionBackward {
             precision: heads.precision(),
             scale: heads.scale,
-            distance: heads.distance.map(|bias| bias.resolve(saved.arena)).transpose()?,
+            distance: heads.distance.map(|bias| bias.resolve(saved.arena())).transpose()?,
             sequences: Sequences::Packed { q: starts, k: starts },
             window,
             dropout: mask,

@@ -1,6 +1,8 @@
 //! Keys and values of a sequence, for all layers of a model.
 
+use crate::batch::Batch;
 use crate::error::Error;
+use std::borrow::Cow;
 use std::sync::Arc;
 use tilewright_kernels::KvCache;
 
@@ -66,6 +68,16 @@ pub enum Past<'a, 'c> {
 }
 
 impl<'c> Past<'_, 'c> {
+    /// Position of each token, before layer `layer` has cached its keys.
+    pub(crate) fn positions<'t>(&self, tokens: &'t Batch, layer: usize) -> Cow<'t, [u32]> {
+        let mut positions = Cow::Borrowed(&tokens.positions[..]);
+        for (ends, cache) in tokens.starts().windows(2).zip(self.caches().unwrap_or_default()) {
+            let first = cache.layers[layer].len() as u32;
+            positions.to_mut()[ends[0]..ends[1]].iter_mut().for_each(|position| *position += first);
+        }
+        positions
+    }
+
     /// Caches of the sequences, if tokens are cached.
     pub(crate) fn caches(&self) -> Option<&[&'c mut Cache]> {
         match self {

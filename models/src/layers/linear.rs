@@ -12,10 +12,10 @@
 
 use super::parameter::{MatrixOrder, Parameter, Parameters, Source};
 use crate::arithmetic::ActivationQuantization;
-use crate::checkpoint::arena::Values;
+use crate::checkpoint::arena;
 use crate::error::Error;
 use crate::layers::buffer::Matrix;
-use crate::layers::run::{Call, Gradients, Run, Saved, Slot, Version};
+use crate::layers::run::{Call, Gradients, Run, Saved, Slot, Values, Version};
 use std::ops::Range;
 use std::sync::Arc;
 use tilewright_kernels::gemm::{Epilogue, Format, Gemm, Lhs, PackedB, Rhs};
@@ -36,7 +36,7 @@ pub struct Linear {
     inputs: ActivationQuantization,
     weight: Weight,
     /// \[out\].
-    bias: Option<Values>,
+    bias: Option<arena::Values>,
     /// Tensors of the weight, then of the bias.
     tensors: Vec<LinearTensor>,
 }
@@ -146,7 +146,7 @@ impl Linear {
         let x = run.matrix(x);
         let shape = [x.shape()[0], self.width()];
         out.resize(shape[0] * shape[1], 0.0);
-        self.multiply(run.arena(), x, Epilogue::default(), ViewMut::new(out, shape)?)
+        self.multiply(run.values(), x, Epilogue::default(), ViewMut::new(out, shape)?)
     }
 
     fn call<'m>(&'m self, run: &mut Run<'m>, x: Slot, after: After, out: Slot) -> Result<(), Error> {
@@ -163,7 +163,7 @@ impl Linear {
             residual: added.filter(|_| mask.is_none()).map(|v| v.into()),
             ..Epilogue::default()
         };
-        self.multiply(run.arena(), run.matrix(x), epilogue, y.matrix.view_mut()?)?;
+        self.multiply(run.values(), run.matrix(x), epilogue, y.matrix.view_mut()?)?;
         if let Some(mask) = mask {
             let rows = Rows::InPlace(y.matrix.view_mut()?);
             self.backend.run(Dropout { rows, residual: added, mask })?;
@@ -178,7 +178,7 @@ impl Linear {
     /// c = x W^T + b, and the epilogue.
     fn multiply(
         &self,
-        arena: &[f32],
+        values: Values<'_>,
         x: &Matrix,
         epilogue: Epilogue<'_>,
         c: ViewMut<'_, 2>,
@@ -186,12 +186,15 @@ impl Linear {
         let x: View<'_, 3> = x.view()?.into();
         let (b, format) = match &self.weight {
             Weight::Packed(weight) => (Rhs::Packed(weight), weight.format()),
-            Weight::Stored(weight) => (weight.transposed(arena)?, Format::F32),
+            Weight::Stored(weight) => {
+                let format = values.bf16.map_or(Format::F32, |_| Format::Bf16);
+                (weight.transposed(values)?, format)
+            }
         };
         Ok(self.backend.run(Gemm {
             alpha: 1.0,
             a: match (self.inputs, format) {
-                (ActivationQuantization::Exact, _) => x.into(),
+                (ActivationQuantization::Exact, _) | (_, Format::F32) => x.into(),
                 // A zero point doubles the resolution of inputs that mostly have one sign, as after GELU, at no cost.
                 (ActivationQuantization::Rounded, Format::Int8) => Lhs::ZeroPoint(x),
                 (ActivationQuantization::Rounded, _) => Lhs::Rounded(x),
@@ -199,7 +202,7 @@ impl Linear {
             b,
             beta: 0.0,
             c: c.into(),
-            epilogue: Epilogue { column_bias: self.bias.as_ref().map(|b| b.get(arena)), ..epilogue },
+            epilogue: Epilogue { column_bias: self.bias.as_ref().map(|b| b.get(values.f32)), ..epilogue },
         })?)
     }
 
@@ -211,17 +214,18 @@ impl Linear {
         }
     }
 
-    /// W, \[out, in\], and b of a model in training.
+    /// W, \[out, in\], and b of a model in training. `weights` are the values of the arena in f32 or bf16.
     ///
     /// # Errors
     /// [`Error::Input`] if the weight is packed.
-    pub(super) fn weight_and_bias<'v>(
+    pub(super) fn weight_and_bias<'v, T>(
         &'v self,
+        weights: &'v [T],
         arena: &'v [f32],
-    ) -> Result<(View<'v, 2>, Option<&'v [f32]>), Error> {
+    ) -> Result<(View<'v, 2, T>, Option<&'v [f32]>), Error> {
         match &self.weight {
             Weight::Stored(weight) => {
-                Ok((weight.view(arena)?, self.bias.as_ref().map(|bias| bias.get(arena))))
+                Ok((weight.view(weights)?, self.bias.as_ref().map(|bias| bias.get(arena))))
             }
             Weight::Packed(_) => Err(not_trainable()),
         }
@@ -233,7 +237,7 @@ impl Linear {
             Weight::Stored(weight) => weight.place.clone(),
             Weight::Packed(_) => 0..0,
         };
-        (weight, self.bias.as_ref().and_then(Values::place))
+        (weight, self.bias.as_ref().and_then(arena::Values::place))
     }
 
     /// Backend of the layer.
@@ -292,12 +296,11 @@ impl LinearCall<'_> {
             }
             gradients.release(core::mem::replace(&mut dy, Arc::new(darguments)));
         }
-        let (of_y, of_x) = (dy.view()?, saved.matrix(x).view()?);
-        if let Some(bias) = layer.bias.as_ref().and_then(Values::place) {
-            backend.run(ColumnSums { x: of_y, sums: gradients.parameters(bias) })?;
+        if let Some(bias) = layer.bias.as_ref().and_then(arena::Values::place) {
+            backend.run(ColumnSums { x: dy.view()?, sums: gradients.parameters(bias) })?;
         }
-        weight.add_gradient(backend, of_y, of_x, gradients.parameters(weight.place.clone()))?;
-        let dx = weight.gradient_of_inputs(backend, of_y, x, saved, gradients)?;
+        weight.add_gradient(backend, &dy, saved.matrix(x), saved, gradients)?;
+        let dx = weight.gradient_of_inputs(backend, dy.view()?, x, saved, gradients)?;
         gradients.set(x, Arc::new(dx));
         gradients.release(dy);
         Ok(())

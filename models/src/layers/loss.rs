@@ -9,11 +9,13 @@
 
 use crate::error::Error;
 use crate::layers::linear::Linear;
+use crate::layers::run::gradients::round;
 use crate::layers::run::{Run, Slot};
 use std::sync::Arc;
+use tilewright_kernels::half::{bf16, slice::HalfFloatSliceExt};
 use tilewright_kernels::{
-    Backend, BceWithLogits, BceWithLogitsBackward, CrossEntropy, CrossEntropyBackward, LinearCrossEntropy,
-    LossSum, Rows, Targets, View, ViewMut,
+    Backend, BceWithLogits, BceWithLogitsBackward, CrossEntropy, CrossEntropyBackward, Element,
+    LinearCrossEntropy, LossSum, Rows, Targets, View, ViewMut,
 };
 
 /// Labels of no class: `ignore_index` of PyTorch.
@@ -58,8 +60,7 @@ pub(crate) fn linear_cross_entropy(
     labels: &[i64],
     scale: f32,
 ) -> Result<LossSum, Error> {
-    let (version, shape, arena) = (run.version(x), run.matrix(x).shape(), run.arena());
-    let (weight, bias) = linear.weight_and_bias(arena)?;
+    let (version, shape, values) = (run.version(x), run.matrix(x).shape(), run.values());
     let (of_weight, of_bias) = linear.places();
     let mut dx = run.gradients().map(|gradients| gradients.matrix(shape));
     // The layer's gradients leave their array for the call, so that x can be read beside them.
@@ -74,22 +75,59 @@ pub(crate) fn linear_cross_entropy(
             None => dweight = Some(&mut parameters[of_weight]),
         }
     }
-    let kernel = LinearCrossEntropy::new(run.matrix(x).view()?, weight, Targets::new(labels));
-    let loss = linear.backend().run(LinearCrossEntropy {
-        bias,
-        scale,
-        dx: dx.as_mut().map(|dx| dx.view_mut()).transpose()?,
-        dweight: dweight.map(|dweight| ViewMut::new(dweight, weight.shape())).transpose()?,
-        dbias,
-        ..kernel
-    });
+    let sums = ProjectionGradients { dweight, dbias };
+    let loss = match values.bf16 {
+        Some(weights) => {
+            let (mut rounded, mut dx_rounded) = (Vec::new(), Vec::new());
+            round(run.matrix(x).values(), &mut rounded);
+            if dx.is_some() {
+                dx_rounded.resize(rounded.len(), bf16::ZERO);
+            }
+            let of_x = dx.is_some().then(|| ViewMut::new(&mut dx_rounded, shape)).transpose()?;
+            let x = View::new(&rounded, shape)?;
+            let loss = project(linear, values.f32, weights, x, labels, scale, of_x, sums);
+            if let Some(dx) = &mut dx {
+                dx_rounded.convert_to_f32_slice(dx.values_mut());
+            }
+            loss
+        }
+        None => {
+            let of_x = dx.as_mut().map(|dx| dx.view_mut()).transpose()?;
+            project(linear, values.f32, values.f32, run.matrix(x).view()?, labels, scale, of_x, sums)
+        }
+    };
     if let Some(gradients) = run.gradients() {
         gradients.put_parameters(taken);
         if let Some(dx) = dx.filter(|_| loss.is_ok()) {
             gradients.add(version, Arc::new(dx));
         }
     }
-    Ok(loss?)
+    loss
+}
+
+/// Gradients of a projection's parameters, which are added to.
+struct ProjectionGradients<'g> {
+    dweight: Option<&'g mut [f32]>,
+    dbias: Option<&'g mut [f32]>,
+}
+
+/// Loss and gradients of a projection of x to words, in the type of x and of the weights.
+#[allow(clippy::too_many_arguments, reason = "the kernel's own, in two types")]
+fn project<T: Element>(
+    linear: &Linear,
+    arena: &[f32],
+    weights: &[T],
+    x: View<'_, 2, T>,
+    labels: &[i64],
+    scale: f32,
+    dx: Option<ViewMut<'_, 2, T>>,
+    sums: ProjectionGradients<'_>,
+) -> Result<LossSum, Error> {
+    let (weight, bias) = linear.weight_and_bias(weights, arena)?;
+    let ProjectionGradients { dweight, dbias } = sums;
+    let dweight = dweight.map(|dweight| ViewMut::new(dweight, weight.shape())).transpose()?;
+    let kernel = LinearCrossEntropy::new(x, weight, Targets::new(labels));
+    Ok(linear.backend().run(LinearCrossEntropy { bias, scale, dx, dweight, dbias, ..kernel })?)
 }
 
 /// Binary cross-entropy of the logits, \[rows, 1\], whose targets are 0 or 1.

@@ -158,7 +158,7 @@ impl NormCall<'_> {
         let inputs: View<'_, 2> = saved.matrix(x).view()?;
         let statistics = saved.matrix(statistics).values();
         let (inverse_deviation, mean) = statistics.split_at(statistics.len() / 2);
-        let values = Some(weight.values.get(saved.arena));
+        let values = Some(weight.values.get(saved.arena()));
         let place = weight.values.place().unwrap_or_default();
         match bias.as_ref().and_then(|bias| bias.values.place()) {
             Some(of_bias) => {

@@ -14,13 +14,17 @@
 //! table with two uses and an encoder that every decoder layer reads need no code of their own, because gradients add
 //! up. The order of calls fixes the order of all sums, so bits depend neither on threads nor on memory.
 
+use crate::checkpoint::arena::Arena;
 use crate::error::Error;
 use crate::layers::buffer::Matrix;
+use tilewright_kernels::half::bf16;
 use tilewright_kernels::{DropoutMask, RandomBits};
 
+mod block;
 pub(super) mod gradients;
 mod tape;
 
+pub(crate) use block::Blocks;
 pub(super) use gradients::Gradients;
 use tape::Tape;
 pub(super) use tape::{Call, Saved};
@@ -63,6 +67,8 @@ pub struct Workspace {
     matrices: Vec<Matrix>,
     /// Unused matrices of gradients.
     pool: Vec<Matrix>,
+    /// A matrix in bf16.
+    rounded: Vec<bf16>,
 }
 
 /// Random numbers of one step of training: a function of the seed, the step, and the place in the model.
@@ -78,11 +84,18 @@ pub struct StepRandom {
     pub dropout: bool,
 }
 
+/// Parameters of a model in training; empty for a model that holds its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Values<'m> {
+    pub f32: &'m [f32],
+    /// The same in bf16, if linear layers multiply these.
+    pub bf16: Option<&'m [bf16]>,
+}
+
 /// Layer calls of one forward pass, and their tape if a backward pass is to follow.
 #[derive(Debug)]
 pub struct Run<'m> {
-    /// Parameters of a model in training.
-    arena: &'m [f32],
+    values: Values<'m>,
     matrices: &'m mut Vec<Matrix>,
     /// Matrix that each slot holds.
     current: [Version; SLOTS],
@@ -92,6 +105,11 @@ pub struct Run<'m> {
     /// Number of places that took random numbers so far.
     sites: u32,
     tape: Option<Tape<'m>>,
+    /// True if the backward pass computes [blocks](Self::block) again.
+    recomputes: bool,
+    /// In a block that will be computed again, the number of matrices before it: these are kept, and the block's are
+    /// overwritten as in inference.
+    block: Option<usize>,
 }
 
 /// A matrix that a call is about to write.
@@ -105,31 +123,54 @@ pub(super) struct Written {
 impl<'m> Run<'m> {
     /// A run that records nothing, of a model that holds its own parameters.
     pub fn new(workspace: &'m mut Workspace) -> Self {
-        Self::evaluating(workspace, &[])
+        Self::of(&mut workspace.matrices, Values::default(), StepRandom::default(), None)
     }
 
     /// A run that records nothing, of a model whose parameters are in `arena`.
-    pub fn evaluating(workspace: &'m mut Workspace, arena: &'m [f32]) -> Self {
-        let matrices = &mut workspace.matrices;
-        matrices.resize_with(matrices.len().max(SLOTS), Matrix::default);
-        matrices[..SLOTS].iter_mut().for_each(|matrix| matrix.reshape([0, 0]));
-        let current = core::array::from_fn(Version);
-        Self { arena, matrices, current, used: SLOTS, random: StepRandom::default(), sites: 0, tape: None }
+    pub fn evaluating(workspace: &'m mut Workspace, arena: &'m Arena) -> Self {
+        Self::of(&mut workspace.matrices, Values::of(arena), StepRandom::default(), None)
     }
 
     /// A run of a model whose parameters are in `arena`, for [`backward`](Self::backward), which adds to `gradients`: an
     /// array with the layout of the arena.
     pub fn recording(
         workspace: &'m mut Workspace,
-        arena: &'m [f32],
+        arena: &'m Arena,
         gradients: &'m mut [f32],
         random: StepRandom,
     ) -> Self {
-        let Workspace { matrices, pool } = workspace;
+        let Workspace { matrices, pool, rounded } = workspace;
+        let tape = Tape::new(Gradients::new(gradients, pool, rounded));
+        Self::of(matrices, Values::of(arena), random, Some(tape))
+    }
+
+    /// This run, whose backward pass computes the inside of each layer again: it takes a third longer, and keeps of each
+    /// layer only the outputs. The results have the same bits.
+    #[must_use]
+    pub fn recomputing(self, recomputes: bool) -> Self {
+        Self { recomputes, ..self }
+    }
+
+    fn of(
+        matrices: &'m mut Vec<Matrix>,
+        values: Values<'m>,
+        random: StepRandom,
+        tape: Option<Tape<'m>>,
+    ) -> Self {
         matrices.resize_with(matrices.len().max(SLOTS), Matrix::default);
+        matrices[..SLOTS].iter_mut().for_each(|matrix| matrix.reshape([0, 0]));
         let current = core::array::from_fn(Version);
-        let tape = Some(Tape::new(Gradients::new(gradients, pool)));
-        Self { arena, matrices, current, used: SLOTS, random, sites: 0, tape }
+        Self {
+            values,
+            matrices,
+            current,
+            used: SLOTS,
+            random,
+            sites: 0,
+            tape,
+            recomputes: false,
+            block: None,
+        }
     }
 
     /// Puts a matrix, \[rows, width\] and row-major, in `slot`: an input of layers that are called alone.
@@ -147,15 +188,33 @@ impl<'m> Run<'m> {
     /// # Errors
     /// [`Error::Kernel`] if a kernel refuses its arguments.
     pub fn backward(&mut self) -> Result<(), Error> {
-        match self.tape.take() {
-            Some(tape) => tape.backward(self.arena, self.matrices),
-            None => Ok(()),
+        self.backward_to_start()?;
+        self.tape = None;
+        Ok(())
+    }
+
+    /// Computes the gradients of all calls on the tape.
+    fn backward_to_start(&mut self) -> Result<(), Error> {
+        while let Some(call) = self.tape.as_mut().and_then(Tape::pop) {
+            match call {
+                Call::Block(block) => self.repeat(block)?,
+                call => {
+                    let tape = self.tape.as_mut().expect("a call came from it");
+                    tape.backward(call, self.values, self.matrices)?;
+                }
+            }
         }
+        Ok(())
     }
 
     /// Parameters of a model in training; empty for others.
     pub(super) fn arena(&self) -> &'m [f32] {
-        self.arena
+        self.values.f32
+    }
+
+    /// Parameters of a model in training, and in bf16 if linear layers multiply these.
+    pub(super) fn values(&self) -> Values<'m> {
+        self.values
     }
 
     /// The matrix in `slot`.
@@ -165,7 +224,7 @@ impl<'m> Run<'m> {
 
     /// True if a backward pass is to follow.
     pub(super) fn records(&self) -> bool {
-        self.tape.is_some()
+        self.tape.is_some() && self.block.is_none()
     }
 
     /// Tape of a run that records.
@@ -181,13 +240,24 @@ impl<'m> Run<'m> {
     /// A matrix of this shape for the new content of `slot`. Until [`put`](Self::put), the slot has its old content if the
     /// run records, and none otherwise.
     pub(super) fn take(&mut self, slot: Slot, shape: [usize; 2]) -> Written {
-        let version = if self.records() { self.next() } else { self.current[slot.0] };
+        let version = self.current[slot.0];
+        let version = if self.records() || self.keeps(version) { self.next() } else { version };
         self.written(Some(slot), version, shape)
+    }
+
+    /// True if a block that will be computed again must not change the matrix.
+    fn keeps(&self, version: Version) -> bool {
+        self.block.is_some_and(|first| version.0 < first)
     }
 
     /// The matrix in `slot`, to be changed in place: for changes that no backward pass minds.
     pub(super) fn take_in_place(&mut self, slot: Slot) -> Written {
         let version = self.current[slot.0];
+        if self.keeps(version) {
+            let mut copy = self.take(slot, self.matrix(slot).shape());
+            copy.matrix.values_mut().copy_from_slice(self.matrix(slot).values());
+            return copy;
+        }
         let matrix = core::mem::take(&mut self.matrices[version.0]);
         Written { slot: Some(slot), version, matrix }
     }
@@ -210,7 +280,10 @@ impl<'m> Run<'m> {
 
     fn written(&mut self, slot: Option<Slot>, version: Version, shape: [usize; 2]) -> Written {
         let mut matrix = core::mem::take(&mut self.matrices[version.0]);
-        matrix.reshape(shape);
+        match self.tape.as_mut().filter(|_| self.recomputes && matrix.capacity() == 0) {
+            Some(tape) => matrix = tape.gradients.matrix(shape),
+            None => matrix.reshape(shape),
+        }
         Written { slot, version, matrix }
     }
 
@@ -238,7 +311,7 @@ impl<'m> Run<'m> {
 
     /// Mask of the next dropout of probability `p`; `None` if nothing is dropped.
     pub(super) fn dropout(&mut self, probability: f32) -> Option<DropoutMask> {
-        if !(self.records() && self.random.dropout && probability > 0.0) {
+        if !(self.tape.is_some() && self.random.dropout && probability > 0.0) {
             return None;
         }
         Some(DropoutMask { probability, random: self.bits(), first_row: 0 })
@@ -246,8 +319,14 @@ impl<'m> Run<'m> {
 
     /// Notes a call on the tape, if the run records.
     pub(super) fn record(&mut self, call: impl FnOnce() -> Call<'m>) {
-        if let Some(tape) = &mut self.tape {
+        if let Some(tape) = self.tape.as_mut().filter(|_| self.block.is_none()) {
             tape.record(call());
         }
+    }
+}
+
+impl<'m> Values<'m> {
+    fn of(arena: &'m Arena) -> Self {
+        Self { f32: arena.values(), bf16: arena.rounded() }
     }
 }

@@ -2,16 +2,19 @@
 
 use super::Config;
 use crate::arithmetic::Arithmetic;
+use crate::batch::Batch;
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
 use crate::layers::{
-    Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, RelativeBias, Run, Slot,
+    Blocks, Cache, EmbeddingTable, Heads, Linear, Norm, Parameter, Parameters, Past, RelativeBias, Run, Slot,
     dropout, parameters_of,
 };
 
 /// `encoder` or `decoder`.
 #[derive(Debug)]
 pub(super) struct Stack {
+    config: Config,
+    on: Arithmetic,
     /// block.N.
     layers: Vec<Layer>,
     /// block.0.layer.0.SelfAttention.relative_attention_bias, \[buckets, heads\].
@@ -95,6 +98,8 @@ impl Stack {
         let bias = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias");
         let buckets = config.relative_attention_num_buckets;
         Ok(Self {
+            config: config.clone(),
+            on,
             layers: (0..layers).map(layer).collect::<Result<_, Error>>()?,
             relative_attention_bias: EmbeddingTable::open(weights, &bias, [buckets, config.num_heads])?,
             final_layer_norm: norm(format!("{stack}.final_layer_norm"))?,
@@ -111,64 +116,80 @@ impl Stack {
     pub fn sources<'m>(
         &'m self,
         run: &mut Run<'m>,
-        config: &Config,
-        on: Arithmetic,
         starts: &[usize],
         capacity: usize,
     ) -> Result<Vec<Cache>, Error> {
         let layers = self.layers.iter().filter_map(|layer| layer.cross.as_ref()).map(|cross| &cross.kv);
-        config.heads(on).source_caches(run, starts, layers, capacity)
+        self.config.heads(self.on).source_caches(run, starts, layers, capacity)
     }
 
     /// Computes the states after the last norm in [`Slot::Y`], from embeddings in [`Slot::X`], both \[tokens, D\].
     pub fn run<'m>(
         &'m self,
         run: &mut Run<'m>,
-        config: &Config,
-        on: Arithmetic,
-        starts: &'m [usize],
+        tokens: &'m Batch,
         mut past: Past<'m, '_>,
     ) -> Result<(), Error> {
-        let (backend, p, to_source) = (on.backend, config.dropout_rate, config.heads(on));
-        let distance = |bidirectional| RelativeBias {
-            table: &self.relative_attention_bias,
-            bidirectional,
-            max_distance: config.relative_attention_max_distance,
-        };
-        let norm_of =
-            |l: usize| self.layers.get(l).map_or(&self.final_layer_norm, |l| &l.attention_layer_norm);
+        let (backend, p) = (self.on.backend, self.config.dropout_rate);
         dropout(run, backend, p, Slot::X)?;
-        norm_of(0).forward(run, Slot::X, Slot::Y)?;
-        for (l, layer) in self.layers.iter().enumerate() {
-            layer.qkv.forward(run, Slot::Y, Slot::WIDE)?;
-            let heads = Heads { distance: Some(distance(layer.cross.is_none())), ..to_source };
-            match &layer.cross {
-                None => heads.bidirectional(run, starts)?,
-                Some(_) => heads.causal(run, starts, &mut past, l)?,
-            }
-            layer.o.forward(run, Slot::CONTEXT, Slot::Y)?;
-            dropout(run, backend, p, Slot::Y)?;
-
-            if let Some(cross) = &layer.cross {
-                cross.layer_norm.after_adding(run, Slot::Y, Slot::X)?;
-                cross.q.forward(run, Slot::Y, Slot::WIDE)?;
-                to_source.cross(run, starts, &cross.kv, &past, l)?;
-                cross.o.forward(run, Slot::CONTEXT, Slot::Y)?;
-                dropout(run, backend, p, Slot::Y)?;
-            }
-            layer.feed_forward_layer_norm.after_adding(run, Slot::Y, Slot::X)?;
-            layer.wi.activated(run, Slot::Y, config.activation, Slot::WIDE)?;
-            dropout(run, backend, p, Slot::WIDE)?;
-            layer.wo.forward(run, Slot::WIDE, Slot::Y)?;
-            dropout(run, backend, p, Slot::Y)?;
-            norm_of(l + 1).after_adding(run, Slot::Y, Slot::X)?;
-        }
+        self.norm_of(0).forward(run, Slot::X, Slot::Y)?;
+        (0..self.layers.len()).try_for_each(|layer| run.block(self, tokens, &mut past, layer))?;
         dropout(run, backend, p, Slot::Y)
+    }
+
+    /// Norm before a layer, or the last one.
+    fn norm_of(&self, layer: usize) -> &Norm {
+        self.layers.get(layer).map_or(&self.final_layer_norm, |layer| &layer.attention_layer_norm)
     }
 
     /// Linear layers of all layers.
     pub fn linear(&self) -> impl Iterator<Item = &Linear> {
         self.layers.iter().flat_map(Layer::linear)
+    }
+}
+
+impl Blocks for Stack {
+    fn block<'m>(
+        &'m self,
+        run: &mut Run<'m>,
+        tokens: &'m Batch,
+        past: &mut Past<'m, '_>,
+        l: usize,
+    ) -> Result<(), Error> {
+        let (config, backend, layer) = (&self.config, self.on.backend, &self.layers[l]);
+        let (starts, p, to_source) = (tokens.starts(), config.dropout_rate, config.heads(self.on));
+        let distance = RelativeBias {
+            table: &self.relative_attention_bias,
+            bidirectional: layer.cross.is_none(),
+            max_distance: config.relative_attention_max_distance,
+        };
+        layer.qkv.forward(run, Slot::Y, Slot::WIDE)?;
+        let heads = Heads { distance: Some(distance), ..to_source };
+        match &layer.cross {
+            None => heads.bidirectional(run, starts)?,
+            Some(_) => heads.causal(run, starts, past, l)?,
+        }
+        layer.o.forward(run, Slot::CONTEXT, Slot::Y)?;
+        dropout(run, backend, p, Slot::Y)?;
+
+        if let Some(cross) = &layer.cross {
+            cross.layer_norm.after_adding(run, Slot::Y, Slot::X)?;
+            cross.q.forward(run, Slot::Y, Slot::WIDE)?;
+            to_source.cross(run, starts, &cross.kv, past, l)?;
+            cross.o.forward(run, Slot::CONTEXT, Slot::Y)?;
+            dropout(run, backend, p, Slot::Y)?;
+        }
+        layer.feed_forward_layer_norm.after_adding(run, Slot::Y, Slot::X)?;
+        layer.wi.activated(run, Slot::Y, config.activation, Slot::WIDE)?;
+        dropout(run, backend, p, Slot::WIDE)?;
+        layer.wo.forward(run, Slot::WIDE, Slot::Y)?;
+        dropout(run, backend, p, Slot::Y)?;
+        self.norm_of(l + 1).after_adding(run, Slot::Y, Slot::X)
+    }
+
+    /// The next layer's input, and the states that its output is added to.
+    fn live(&self) -> &'static [Slot] {
+        &[Slot::X, Slot::Y]
     }
 }
 

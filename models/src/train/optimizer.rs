@@ -133,8 +133,7 @@ impl Optimizer {
         // LAMB's ratio of norms is that of a tensor; the other steps take neighbours together.
         let together = !matches!(self.kind, OptimizerKind::Lamb(_));
         for (range, decays) in ranges(arena.tensors(), together) {
-            let parameters = &mut arena.values_mut()[range.clone()];
-            let of = Trainable { gradient_scale, ..Trainable::new(parameters, &gradients[range.clone()]) };
+            let of = trainable(arena, gradients, range.clone(), gradient_scale);
             let mut states = self.states.iter_mut().map(|state| &mut state[range.clone()]);
             let mut state = || states.next().expect("states were made for the kind");
             match self.kind {
@@ -185,12 +184,23 @@ impl Optimizer {
                 weight_decay,
                 ..AdafactorOptions::new(step)
             };
-            let parameters = &mut arena.values_mut()[tensor.range.clone()];
-            let of = Trainable { gradient_scale, ..Trainable::new(parameters, &gradients[tensor.range]) };
+            let of = trainable(arena, gradients, tensor.range, gradient_scale);
             backend.run(Adafactor { of, second_moment, options })?;
         }
         Ok(())
     }
+}
+
+/// Parameters of a range, their copy in bf16 if there is one, and their gradients.
+fn trainable<'a>(
+    arena: &'a mut Arena,
+    gradients: &'a [f32],
+    range: Range<usize>,
+    gradient_scale: f32,
+) -> Trainable<'a> {
+    let (parameters, rounded) = arena.arrays_mut();
+    let bf16 = rounded.map(|rounded| &mut rounded[range.clone()]);
+    Trainable { gradient_scale, bf16, ..Trainable::new(&mut parameters[range.clone()], &gradients[range]) }
 }
 
 /// Numbers of rows and columns that Adafactor keeps of a matrix; of other tensors the number of elements, and 0.

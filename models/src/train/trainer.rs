@@ -41,6 +41,8 @@ pub struct TrainerSettings {
     pub clip: Option<f64>,
     /// True if elements are dropped as the model's config says.
     pub dropout: bool,
+    /// True if the backward pass computes the inside of each layer again, which keeps less and takes a third longer.
+    pub recompute: bool,
     /// Seed of the run.
     pub seed: u64,
 }
@@ -143,13 +145,13 @@ impl Trainer {
     /// # Errors
     /// [`Error::Input`] if a length is another.
     pub fn restore(&mut self, step: u64, values: &[f32], states: Vec<Vec<f32>>) -> Result<(), Error> {
-        let parameters = self.arena.values_mut();
-        if values.len() != parameters.len() {
-            let why = format!("expected {} values, found {}", parameters.len(), values.len());
+        let expected = self.arena.values().len();
+        if values.len() != expected {
+            let why = format!("expected {expected} values, found {}", values.len());
             return Err(Error::Input { name: "parameters", why });
         }
         self.optimizer.restore(states)?;
-        parameters.copy_from_slice(values);
+        self.arena.set_values(values);
         self.step = step;
         Ok(())
     }
@@ -204,11 +206,12 @@ impl Trainer {
     /// Computes the gradients of a micro-batch.
     fn gradients_of(&mut self, part: &MicroBatch, number: usize, totals: Totals) -> Result<Loss, Error> {
         self.gradients.fill(0.0);
-        let TrainerSettings { seed, dropout, .. } = self.settings;
+        let TrainerSettings { seed, dropout, recompute, .. } = self.settings;
         // Steps and micro-batches beyond 2^32 and 2^16 repeat masks.
         let random = StepRandom { seed, step: self.step as u32, first_site: (number as u32) << 16, dropout };
         let labels = Labels { totals: Some(totals), ..part.labels.clone() };
-        let mut run = Run::recording(&mut self.workspace, self.arena.values(), &mut self.gradients, random);
+        let run = Run::recording(&mut self.workspace, &self.arena, &mut self.gradients, random);
+        let mut run = run.recomputing(recompute);
         let loss = self.model.loss(&mut run, &part.batch, part.decoder.as_ref(), &labels)?;
         run.backward()?;
         Ok(loss)
@@ -222,7 +225,7 @@ impl Trainer {
         let (totals, mut loss) = (self.totals(batches), Loss::default());
         for part in batches {
             let labels = Labels { totals: Some(totals), ..part.labels.clone() };
-            let mut run = Run::evaluating(&mut self.workspace, self.arena.values());
+            let mut run = Run::evaluating(&mut self.workspace, &self.arena);
             add(&mut loss, self.model.loss(&mut run, &part.batch, part.decoder.as_ref(), &labels)?);
         }
         Ok(loss)

@@ -1,7 +1,7 @@
 //! A case prepared to run on a backend.
 
 use super::{Aligned, AttentionShape, Case, Inputs, Operation, format};
-use crate::models::Models;
+use crate::models::{Models, TRAIN_CASES};
 use crate::work::Compute;
 use core::fmt;
 use half::{bf16, f16};
@@ -219,6 +219,10 @@ impl Case {
                 let run = models.prepare(model, task, Arithmetic::f32(backend))?;
                 Prepared { run, out: Aligned::default(), narrow: false }
             }
+            Operation::Train(case) => {
+                let run = TRAIN_CASES[case].prepare(backend, false)?;
+                Prepared { run, out: Aligned::default(), narrow: false }
+            }
         }))
     }
 
@@ -255,6 +259,10 @@ impl Case {
             }
             (Operation::Model { model, task }, _) => {
                 let run = models.prepare(model, task, models.arithmetic(backend, format(self.dtype)))?;
+                return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
+            }
+            (Operation::Train(case), Dtype::Bf16) => {
+                let run = TRAIN_CASES[case].prepare(backend, true)?;
                 return Ok(Some(Prepared { run, out: Aligned::default(), narrow: false }));
             }
             _ => {}

@@ -41,7 +41,7 @@ impl Evaluate {
         let dir = self.checkpoint.locate()?;
         let model = TaskModel::for_evaluation(&dir, task, self.options.max_length(), session.backend)?;
         let examples = Examples::encode(&dataset, &model.setup).context("--data")?;
-        let evaluation = evaluate(&*model.model, model.arena.values(), &examples, &model.setup)?;
+        let evaluation = evaluate(&*model.model, &model.arena, &examples, &model.setup)?;
         if session.json {
             let mut result = evaluation_json(&evaluation);
             result["task"] = task.name().into();

@@ -259,6 +259,7 @@ impl Finetune {
             schedule: Schedule { peak: self.lr, warmup, steps, decay },
             clip: (self.clip > 0.0).then_some(self.clip),
             dropout: !self.no_dropout,
+            recompute: false,
             seed: self.seed,
         }
     }

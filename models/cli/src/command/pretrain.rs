@@ -335,6 +335,7 @@ impl Pretrain {
             schedule: Schedule { peak: self.lr, warmup, steps: self.steps, decay },
             clip: (self.clip > 0.0).then_some(self.clip),
             dropout: !self.no_dropout,
+            recompute: false,
             seed: self.seed,
         }
     }

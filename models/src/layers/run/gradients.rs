@@ -2,8 +2,10 @@
 
 use super::Version;
 use crate::layers::buffer::Matrix;
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
+use tilewright_kernels::half::bf16;
 
 /// Gradients of a backward pass. Gradients of matrices live until the call that wrote the matrix has used them.
 #[derive(Debug)]
@@ -14,16 +16,24 @@ pub(in crate::layers) struct Gradients<'m> {
     of: Vec<Option<Arc<Matrix>>>,
     /// Unused matrices.
     pool: &'m mut Vec<Matrix>,
+    /// A matrix in bf16.
+    rounded: &'m mut Vec<bf16>,
 }
 
 impl<'m> Gradients<'m> {
-    pub fn new(parameters: &'m mut [f32], pool: &'m mut Vec<Matrix>) -> Self {
-        Self { parameters, of: Vec::new(), pool }
+    pub fn new(parameters: &'m mut [f32], pool: &'m mut Vec<Matrix>, rounded: &'m mut Vec<bf16>) -> Self {
+        Self { parameters, of: Vec::new(), pool, rounded }
     }
 
     /// Gradients of a tensor of the parameters.
     pub fn parameters(&mut self, range: Range<usize>) -> &mut [f32] {
         &mut self.parameters[range]
+    }
+
+    /// Gradients of a tensor of the parameters, and `x` in bf16.
+    pub fn parameters_and_bf16(&mut self, range: Range<usize>, x: &[f32]) -> (&mut [f32], &[bf16]) {
+        round(x, self.rounded);
+        (&mut self.parameters[range], self.rounded)
     }
 
     /// Gradients of two tensors of the parameters that do not overlap.
@@ -94,7 +104,20 @@ impl<'m> Gradients<'m> {
     /// Returns the matrix to the unused ones, unless others share it.
     pub fn release(&mut self, gradient: Arc<Matrix>) {
         if let Some(matrix) = Arc::into_inner(gradient) {
+            self.release_matrix(matrix);
+        }
+    }
+
+    /// Returns a matrix to the unused ones.
+    pub fn release_matrix(&mut self, matrix: Matrix) {
+        if matrix.capacity() > 0 {
             self.pool.push(matrix);
         }
     }
+}
+
+/// Writes `x` in bf16, rounded to nearest, ties to even.
+pub(in crate::layers) fn round(x: &[f32], to: &mut Vec<bf16>) {
+    to.clear();
+    to.par_extend(x.par_iter().with_min_len(1 << 14).map(|&x| bf16::from_f32(x)));
 }

@@ -1,6 +1,7 @@
 //! Tape of a run: its layer calls, and the backward pass through them.
 
-use super::{Gradients, Version};
+use super::block::BlockCall;
+use super::{Gradients, Values, Version};
 use crate::error::Error;
 use crate::layers::attention::{AttentionCall, CrossAttentionCall};
 use crate::layers::buffer::Matrix;
@@ -13,8 +14,14 @@ use tilewright_kernels::Activation;
 /// Layer calls of a run, in order.
 #[derive(Debug)]
 pub(super) struct Tape<'m> {
-    calls: Vec<Call<'m>>,
+    part: TapePart<'m>,
     pub gradients: Gradients<'m>,
+}
+
+/// Calls of a forward pass or of a block.
+#[derive(Debug, Default)]
+pub(super) struct TapePart<'m> {
+    calls: Vec<Call<'m>>,
     uses: Uses,
 }
 
@@ -31,6 +38,7 @@ pub(in crate::layers) enum Call<'m> {
     Dropout(DropoutCall),
     Scale(ScaleCall),
     Rows(RowsCall),
+    Block(BlockCall<'m>),
 }
 
 /// Activations and readers of the matrices, by version.
@@ -46,56 +54,80 @@ struct Uses {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::layers) struct Saved<'t> {
     /// Parameters of the model.
-    pub arena: &'t [f32],
+    pub values: Values<'t>,
     matrices: &'t [Matrix],
     uses: &'t Uses,
 }
 
 impl<'m> Tape<'m> {
     pub fn new(gradients: Gradients<'m>) -> Self {
-        Self { calls: Vec::new(), gradients, uses: Uses::default() }
+        Self { part: TapePart::default(), gradients }
     }
 
     pub fn record(&mut self, call: Call<'m>) {
+        let TapePart { calls, uses } = &mut self.part;
         match &call {
             Call::Linear(linear) => {
-                self.uses.read(linear.x, 1);
-                linear.residual.into_iter().for_each(|residual| self.uses.read(residual, 2));
+                uses.read(linear.x, 1);
+                linear.residual.into_iter().for_each(|residual| uses.read(residual, 2));
                 if let Some(activated) = linear.activated {
-                    self.uses.activate(linear.out, activated);
+                    uses.activate(linear.out, activated);
                 }
             }
-            Call::Norm(norm) => self.uses.read(norm.x, 2),
-            Call::Attention(attention) => self.uses.read(attention.qkv, 2),
-            Call::CrossAttention(cross) => {
-                [cross.q, cross.kv].map(|v| self.uses.read(v, 2)).into_iter().collect()
-            }
-            Call::Add(add) => [add.a, add.b].map(|v| self.uses.read(v, 2)).into_iter().collect(),
-            Call::Rows(rows) => self.uses.read(rows.x, 2),
+            Call::Norm(norm) => uses.read(norm.x, 2),
+            Call::Attention(attention) => uses.read(attention.qkv, 2),
+            Call::CrossAttention(cross) => [cross.q, cross.kv].map(|v| uses.read(v, 2)).into_iter().collect(),
+            Call::Add(add) => [add.a, add.b].map(|v| uses.read(v, 2)).into_iter().collect(),
+            Call::Rows(rows) => uses.read(rows.x, 2),
+            Call::Block(block) => block.inputs().iter().for_each(|v| uses.read(*v, 2)),
             // They change a matrix in place by factors, in any order.
             Call::Dropout(_) | Call::Scale(_) | Call::Rope(_) | Call::Embedding(_) => {}
         }
-        self.calls.push(call);
+        calls.push(call);
     }
 
-    pub fn backward(self, arena: &[f32], matrices: &[Matrix]) -> Result<(), Error> {
-        let Self { calls, mut gradients, uses, .. } = self;
-        let saved = Saved { arena, matrices, uses: &uses };
-        for call in calls.into_iter().rev() {
-            match call {
-                Call::Embedding(call) => call.backward(&mut gradients)?,
-                Call::Linear(call) => call.backward(saved, &mut gradients)?,
-                Call::Norm(call) => call.backward(saved, &mut gradients)?,
-                Call::Attention(call) => call.backward(saved, &mut gradients)?,
-                Call::CrossAttention(call) => call.backward(saved, &mut gradients)?,
-                Call::Rope(call) => call.backward(&mut gradients)?,
-                Call::Add(call) => call.backward(&mut gradients),
-                Call::Dropout(call) => call.backward(&mut gradients)?,
-                Call::Scale(call) => call.backward(&mut gradients),
-                Call::Rows(call) => call.backward(&mut gradients),
+    /// Removes the last call.
+    pub fn pop(&mut self) -> Option<Call<'m>> {
+        self.part.calls.pop()
+    }
+
+    /// Begins a part of its own; returns the part so far.
+    pub fn begin(&mut self) -> TapePart<'m> {
+        core::mem::take(&mut self.part)
+    }
+
+    /// Goes back to an earlier part.
+    pub fn end(&mut self, part: TapePart<'m>) {
+        self.part = part;
+    }
+
+    /// Computes the gradients of the arguments of a call, from those of its results.
+    pub fn backward(&mut self, call: Call<'m>, values: Values<'_>, matrices: &[Matrix]) -> Result<(), Error> {
+        let Self { part, gradients } = self;
+        let saved = Saved { values, matrices, uses: &part.uses };
+        match call {
+            Call::Embedding(call) => call.backward(gradients),
+            Call::Linear(call) => call.backward(saved, gradients),
+            Call::Norm(call) => call.backward(saved, gradients),
+            Call::Attention(call) => call.backward(saved, gradients),
+            Call::CrossAttention(call) => call.backward(saved, gradients),
+            Call::Rope(call) => call.backward(gradients),
+            Call::Dropout(call) => call.backward(gradients),
+            Call::Add(call) => {
+                call.backward(gradients);
+                Ok(())
             }
+            Call::Scale(call) => {
+                call.backward(gradients);
+                Ok(())
+            }
+            Call::Rows(call) => {
+                call.backward(gradients);
+                Ok(())
+            }
+            // The run computes it again.
+            Call::Block(_) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -116,6 +148,11 @@ impl Uses {
 }
 
 impl<'t> Saved<'t> {
+    /// Parameters of the model.
+    pub fn arena(self) -> &'t [f32] {
+        self.values.f32
+    }
+
     /// A matrix of the forward pass.
     pub fn matrix(self, version: Version) -> &'t Matrix {
         &self.matrices[version.0]

@@ -5,6 +5,7 @@ use super::answers::BestAnswer;
 use super::example::Target;
 use super::examples::Examples;
 use super::setup::TaskSetup;
+use crate::checkpoint::arena::Arena;
 use crate::error::Error;
 use crate::layers::{IGNORED, Run, Slot, Workspace};
 use crate::model::Model;
@@ -63,7 +64,7 @@ struct Predictions {
 /// See [`Model::loss`].
 pub fn evaluate(
     model: &dyn Model,
-    arena: &[f32],
+    arena: &Arena,
     examples: &Examples,
     setup: &TaskSetup,
 ) -> Result<Evaluation, Error> {

@@ -123,7 +123,7 @@ impl Finetuning {
             tell(&report, parts.iter().map(tokens).sum());
         }
         self.epoch += 1;
-        let arena = self.trainer.arena().values();
+        let arena = self.trainer.arena();
         let evaluation = evaluate(self.trainer.model(), arena, &self.eval, &self.setup)?;
         let is_best = self.best.as_ref().is_none_or(|(_, best)| evaluation.is_better(best, self.setup.task));
         if is_best {
