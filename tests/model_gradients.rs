@@ -124,31 +124,39 @@ fn gradients_have_the_same_bits_on_any_number_of_threads() {
     }
 }
 
-/// Relative error of a product whose operands were rounded to bf16.
-const BF16_ROUNDING: f64 = 1.0 / 256.0;
+/// bf16 has 8 bits: a loss changes by less than two units of the last.
+const BF16_LOSS: f64 = 1.0 / 128.0;
 
-/// Products of bf16 change the gradients of a model by their rounding, once for each product that a gradient passes.
-/// Roundings are independent, so errors grow with the root of their number.
+/// Largest error of gradients in bf16, as a share of transformers' own on the same inputs (`tests/golden/bf16.py`). Both
+/// round the operands of every linear layer once; transformers rounds outputs and attention too. Each error is one draw:
+/// where few sequences decide, two draws differ by this factor (the largest measured is 1.85). Over all checkpoints ours
+/// must be the smaller ones.
+const BF16_SHARE: f64 = 2.5;
+
 #[test]
-fn gradients_of_bf16_are_those_of_f32_up_to_roundings() {
+fn gradients_in_bf16_are_as_near_as_those_of_transformers() {
+    let theirs: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("bf16.json")).unwrap()).unwrap();
     for backend in backends() {
+        let mut shares = Vec::new();
         for dir in checkpoints() {
+            let what = format!("{} on {}", dir.display(), backend.name());
             let Trained { model, arena, inputs } = Trained::open(&dir, backend);
             let mut exact = vec![0.0; arena.values().len()];
-            let loss = inputs.gradients(&*model, &arena, &mut exact).unwrap();
+            let loss = inputs.gradients(&*model, &arena, &mut exact).unwrap().total;
             let arena = arena.with_bf16();
             let mut rounded = vec![0.0; exact.len()];
-            let of_rounded = inputs.gradients(&*model, &arena, &mut rounded).unwrap();
-            let passed: usize = model.linear_layers().iter().map(|layer| layer.times).sum();
+            let in_bf16 = inputs.gradients(&*model, &arena, &mut rounded).unwrap().total;
             let error = norm(exact.iter().zip(&rounded).map(|(a, b)| a - b)) / norm(exact.iter().copied());
-            let relative = (loss.total - of_rounded.total).abs() / loss.total.abs();
-            eprintln!(
-                "{} {}: {passed} products, error {error:.2e} loss {relative:.2e}",
-                backend.name(),
-                dir.display()
-            );
-            assert!(error > 0.0, "{}: nothing was rounded", dir.display());
+            let name = dir.file_name().and_then(|name| name.to_str()).unwrap();
+            let of_theirs = theirs[name]["gradients"].as_f64().unwrap();
+            assert!(error > 0.0, "{what}: nothing was rounded");
+            assert!(error <= BF16_SHARE * of_theirs, "{what}: error {error}, of transformers {of_theirs}");
+            assert!((loss - in_bf16).abs() <= BF16_LOSS * loss, "{what}: loss {in_bf16}, in f32 {loss}");
+            shares.push(error / of_theirs);
         }
+        let mean = (shares.iter().map(|share| share.ln()).sum::<f64>() / shares.len() as f64).exp();
+        assert!(mean < 1.0, "{}: geometric mean {mean} of {shares:?}", backend.name());
     }
 }
 
