@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path` atomically: first to a hidden file beside it, named after this process, then, once the disk
@@ -12,13 +13,27 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`Error::Io`] if the directory cannot be written or the rename fails.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write()`], piece by piece.
+///
+/// # Errors
+/// As [`write()`]; errors of `fill`.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
     let found = path.canonicalize();
     let path = found.as_deref().unwrap_or(path);
+    let buffered = |file: &File| {
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        fill(&mut file)?;
+        file.flush()
+    };
     if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        return std::fs::write(path, bytes).map_err(|source| Error::Io { path: path.to_owned(), source });
+        let written = File::options().write(true).open(path).and_then(|file| buffered(&file));
+        return written.map_err(|source| Error::Io { path: path.to_owned(), source });
     }
     let draft = Draft::create(path)?;
-    std::io::Write::write_all(&mut draft.file(), bytes).map_err(|source| draft.error(source))?;
+    buffered(draft.file()).map_err(|source| draft.error(source))?;
     draft.rename_durably()
 }
 
@@ -52,7 +67,7 @@ impl Draft {
     }
 
     /// Error of reading or writing [`file`](Self::file).
-    pub fn error(&self, source: std::io::Error) -> Error {
+    pub fn error(&self, source: io::Error) -> Error {
         Error::Io { path: self.beside.clone(), source }
     }
 
@@ -125,7 +140,7 @@ mod tests {
         drop(Draft::create(&path).unwrap());
         assert_eq!(files(), 0, "a dropped draft is removed");
         let draft = Draft::create(&path).unwrap();
-        std::io::Write::write_all(&mut draft.file(), b"new").unwrap();
+        Write::write_all(&mut draft.file(), b"new").unwrap();
         assert!(!path.exists());
         draft.rename_durably().unwrap();
         assert_eq!((std::fs::read(&path).unwrap(), files()), (b"new".to_vec(), 1));

@@ -11,7 +11,7 @@ use crate::checkpoint::config::Fields;
 use crate::checkpoint::files;
 use crate::error::Error;
 use crate::whole_file;
-use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
 use std::path::Path;
 
 /// Files that transformers reads beside the parameters and the config.
@@ -74,7 +74,7 @@ pub fn write_parameters(
     write_tensors(path, named)
 }
 
-/// Writes f32 tensors to `path` as a safetensors file, atomically.
+/// Writes f32 tensors to `path` as a safetensors file, atomically, without a copy of them in memory.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -82,20 +82,57 @@ pub(crate) fn write_tensors<'t>(
     path: &Path,
     tensors: impl Iterator<Item = (&'t str, Vec<usize>, &'t [f32])>,
 ) -> Result<(), Error> {
-    // Chunk by chunk, because an iterator over bytes takes several times as long.
-    let bytes = |values: &[f32]| {
-        let mut bytes = vec![0; size_of_val(values)];
-        bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, v)| *to = v.to_le_bytes());
-        bytes
-    };
-    let tensors: Vec<_> = tensors.map(|(name, shape, values)| (name, shape, bytes(values))).collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-        (*name, view.expect("as many bytes as the shape says"))
-    });
+    let mut tensors: Vec<_> = tensors.collect();
+    tensors.sort_by_key(|(name, ..)| *name);
     // transformers refuses files that do not name their framework.
-    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    let bytes = safetensors::serialize(views, metadata)
-        .map_err(|e| Error::File { path: path.to_owned(), why: e.to_string() })?;
-    whole_file::write(path, &bytes)
+    let mut header = serde_json::Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+    let mut end = 0;
+    for (name, shape, values) in &tensors {
+        let start = end;
+        end += size_of_val(*values);
+        let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
+        header.insert((*name).to_owned(), entry);
+    }
+    let mut header = serde_json::Value::from(header).to_string();
+    // Values start at a multiple of 8 bytes.
+    header.extend(core::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    whole_file::write_with(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        let mut bytes = [0; 1 << 14];
+        for (.., values) in &tensors {
+            for values in values.chunks(bytes.len() / size_of::<f32>()) {
+                let bytes = &mut bytes[..size_of_val(values)];
+                bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, v)| *to = v.to_le_bytes());
+                file.write_all(bytes)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::SafeTensors;
+
+    #[test]
+    fn files_of_tensors_are_safetensors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let long: Vec<f32> = (0..10_001).map(|i| i as f32).collect();
+        let tensors = [("b", vec![10_001], &long[..]), ("a", vec![], &[7.0]), ("empty", vec![0, 3], &[])];
+        write_tensors(&path, tensors.clone().into_iter()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let (start, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+        assert_eq!((start + 8) % 8, 0);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.len(), 3);
+        for (name, shape, values) in tensors {
+            let found = file.tensor(name).unwrap();
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            assert_eq!((found.shape(), found.data()), (&shape[..], &bytes[..]), "{name}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::labels::{Labels, Loss, Totals};
 use crate::layers::{Run, StepRandom, Workspace};
 use crate::model::Model;
+use rayon::prelude::*;
 use tilewright_kernels::Backend;
 use tilewright_kernels::optimizer::{GlobalNorm, GradientTree, clip_factor};
 
@@ -205,7 +206,7 @@ impl Trainer {
 
     /// Computes the gradients of a micro-batch.
     fn gradients_of(&mut self, part: &MicroBatch, number: usize, totals: Totals) -> Result<Loss, Error> {
-        self.gradients.fill(0.0);
+        self.gradients.par_chunks_mut(1 << 16).for_each(|gradients| gradients.fill(0.0));
         let TrainerSettings { seed, dropout, recompute, .. } = self.settings;
         // Steps and micro-batches beyond 2^32 and 2^16 repeat masks.
         let random = StepRandom { seed, step: self.step as u32, first_site: (number as u32) << 16, dropout };

@@ -1,6 +1,7 @@
 //! `tilewright gradients`: loss and gradients of a checkpoint for a file of tensors, for parity with other frameworks.
 
 use super::checkpoint::{self, Checkpoint};
+use super::training_type::TrainingType;
 use super::{Common, MainThread};
 use anyhow::Result;
 use clap::Args;
@@ -24,6 +25,7 @@ use tilewright_kernels::gemm::Format;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tilewright gradients --model bert-base-uncased --inputs in.safetensors --out out.safetensors
+  tilewright gradients --model bert-base-uncased --inputs in.safetensors --out out.safetensors --dtype bf16
   tilewright gradients --model gpt2 --inputs in.safetensors --out out.safetensors --json")]
 pub struct Gradients {
     #[command(flatten)]
@@ -38,17 +40,20 @@ pub struct Gradients {
     out: PathBuf,
 
     #[command(flatten)]
+    dtype: TrainingType,
+
+    #[command(flatten)]
     common: Common,
 }
 
 impl Gradients {
     pub fn run(self) -> Result<()> {
-        let session = self.common.start_in(MainThread::Computes, Some(Format::F32.name()))?;
+        let session = self.common.start_in(MainThread::Computes, Some(self.dtype.name()))?;
         let dir = self.checkpoint.locate()?;
         let architecture = Architecture::of(&dir)?;
         let weights = checkpoint::weights(&dir, Format::F32)?.trainable();
         let model = architecture.open(&dir, weights.clone(), Arithmetic::f32(session.backend))?;
-        let arena = weights.into_arena();
+        let arena = self.dtype.of(weights.into_arena());
         let inputs = TrainingInputs::open(&self.inputs, &*model)?;
         let mut gradients = vec![0.0; arena.values().len()];
         let start = Instant::now();

@@ -26,6 +26,7 @@ mod task;
 mod text;
 mod tokenize;
 mod tokenizer;
+mod training_type;
 mod verify;
 
 use anyhow::{Context as _, Result};
