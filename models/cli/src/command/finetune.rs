@@ -1,18 +1,18 @@
 //! `tilewright finetune`: a checkpoint learns a task from labelled examples.
 
 use super::checkpoint::Checkpoint;
+use super::settings::SettingsFile;
 use super::task::{TaskOptions, evaluation_json, evaluation_table};
-use super::{Common, Session, style};
+use super::training::{StepOptions, bar};
+use super::{Common, Session};
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
 use tilewright::train::tasks::{
     Dataset, EpochReport, Examples, Finetuning, FinetuningSettings, Task, TaskModel,
 };
-use tilewright::train::{AdamSettings, Decay, OptimizerKind, Schedule, TrainerSettings};
 use tilewright::whole_file;
 
 /// Trains a checkpoint on labelled examples, and keeps the parameters of the best epoch
@@ -29,11 +29,14 @@ use tilewright::whole_file;
 ///
 /// The parameters have the same bits on any number of threads.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
+#[command(mut_arg("lr", |lr| lr.default_value("5e-5")))]
 #[command(after_help = "Examples:
   tilewright finetune --task classify --model all-MiniLM-L6-v2 --train train.csv --eval dev.csv --out sentiment
   tilewright finetune --task regress --model bert-base-uncased --text-column sentence1 --second-column sentence2 \\
       --label-column score --train sts-train.tsv --eval sts-dev.tsv --out sts
-  tilewright finetune --task tag --model bert-base-cased --train eng.train --eval eng.testa --out ner --patience 2")]
+  tilewright finetune --task tag --model bert-base-cased --train eng.train --eval eng.testa --out ner --patience 2
+  tilewright finetune --settings run.toml --seed 2        # run.toml: task = \"tag\", epochs = 5, ..")]
 pub struct Finetune {
     #[command(flatten)]
     options: TaskOptions,
@@ -57,57 +60,18 @@ pub struct Finetune {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
 
-    /// Sequences of a step
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
-
-    /// Sequences that are computed at once; less takes less memory [default: --batch]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    micro_batch: Option<u32>,
-
-    /// Largest learning rate
-    #[arg(long, value_name = "RATE", default_value_t = 5e-5)]
-    lr: f64,
-
-    /// Steps of the warm-up [default: a tenth of the steps]
-    #[arg(long, value_name = "N")]
-    warmup: Option<u64>,
-
-    /// Learning rate after the warm-up; wsd is constant, and linear to 0 in the last tenth of the steps
-    #[arg(long, value_enum, default_value_t = ScheduleKind::Linear)]
-    schedule: ScheduleKind,
-
-    /// Weight decay, which spares biases and norms
-    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
-    weight_decay: f64,
-
-    /// Norm to which gradients are clipped; 0 for none
-    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
-    clip: f64,
-
-    /// Drop nothing, whatever the config says
-    #[arg(long)]
-    no_dropout: bool,
+    #[command(flatten)]
+    of_step: StepOptions,
 
     /// End after N epochs in a row without a better evaluation [default: never]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     patience: Option<u32>,
 
-    /// Seed of the new head, the order and dropout
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    settings: SettingsFile,
 
     #[command(flatten)]
     common: Common,
-}
-
-/// Learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ScheduleKind {
-    Linear,
-    Cosine,
-    Constant,
-    Wsd,
 }
 
 impl Finetune {
@@ -118,36 +82,34 @@ impl Finetune {
                 bail!("--out: {} already holds {name}", self.out.display());
             }
         }
-        for (name, value) in [("--lr", self.lr), ("--weight-decay", self.weight_decay), ("--clip", self.clip)]
-        {
-            if !(value >= 0.0 && value.is_finite()) {
-                bail!("{name}: expected a number from 0 up, found {value}");
-            }
-        }
         let (task, columns) = (self.options.task, self.options.columns());
         let train = Dataset::read(task, &self.train, &columns).context("--train")?;
         let eval = Dataset::read(task, &self.eval, &columns).context("--eval")?;
         let dir = self.checkpoint.locate()?;
-        let model =
-            TaskModel::for_training(&dir, &train, self.options.max_length(), self.seed, session.backend)?;
+        let model = TaskModel::for_training(
+            &dir,
+            &train,
+            self.options.max_length(),
+            self.of_step.seed,
+            session.backend,
+        )?;
         let examples = [
             Examples::encode(&train, &model.setup).context("--train")?,
             Examples::encode(&eval, &model.setup).context("--eval")?,
         ];
         self.describe(&session, &model, &examples)?;
 
-        let steps_of_epoch = examples[0].len().div_ceil(self.batch as usize) as u64;
+        let steps_of_epoch = examples[0].len().div_ceil(self.of_step.batch()) as u64;
         let steps = steps_of_epoch * u64::from(self.epochs);
         let settings = FinetuningSettings {
             epochs: self.epochs,
-            batch: self.batch as usize,
-            micro_batch: self.micro_batch.unwrap_or(self.batch) as usize,
+            batch: self.of_step.batch(),
+            micro_batch: self.of_step.micro_batch(),
             patience: self.patience,
         };
         let mut run =
-            Finetuning::new(model, examples, session.backend, self.trainer_settings(steps), settings)?;
-        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr())
-            .with_style(style::progress());
+            Finetuning::new(model, examples, session.backend, self.of_step.trainer(steps), settings)?;
+        let bar = bar(steps, 0);
         let (start, mut tokens, mut log) = (Instant::now(), 0, Vec::new());
         while !run.is_finished() {
             let mut last_rate = 0.0;
@@ -238,29 +200,11 @@ impl Finetune {
             "global_step": log.len() as u64 * run.steps_of_epoch(),
             "max_steps": steps,
             "num_train_epochs": self.epochs,
-            "train_batch_size": self.batch,
+            "train_batch_size": self.of_step.batch(),
             "log_history": log,
         });
         let text = format!("{state:#}\n");
         Ok(whole_file::write(&self.out.join("trainer_state.json"), text.as_bytes())?)
-    }
-
-    fn trainer_settings(&self, steps: u64) -> TrainerSettings {
-        let decay = match self.schedule {
-            ScheduleKind::Linear => Decay::Linear,
-            ScheduleKind::Cosine => Decay::Cosine(0.0),
-            ScheduleKind::Constant => Decay::Constant,
-            ScheduleKind::Wsd => Decay::WarmupStableDecay(steps.div_ceil(10)),
-        };
-        let warmup = self.warmup.unwrap_or(steps / 10);
-        let weight_decay = self.weight_decay;
-        TrainerSettings {
-            optimizer: OptimizerKind::AdamW(AdamSettings { weight_decay, ..AdamSettings::default() }),
-            schedule: Schedule { peak: self.lr, warmup, steps, decay },
-            clip: (self.clip > 0.0).then_some(self.clip),
-            dropout: !self.no_dropout,
-            seed: self.seed,
-        }
     }
 }
 

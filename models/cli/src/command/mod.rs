@@ -21,11 +21,13 @@ mod info;
 mod isa;
 mod pretrain;
 mod report;
+mod settings;
 mod style;
 mod task;
 mod text;
 mod tokenize;
 mod tokenizer;
+mod training;
 mod verify;
 
 use anyhow::{Context as _, Result};
@@ -245,7 +247,8 @@ impl Session {
 
 /// Parses the arguments, runs the subcommand, prints its error.
 pub fn main() -> ExitCode {
-    match Tilewright::parse().command.run() {
+    let arguments = settings::insert::<Tilewright>(std::env::args_os().collect());
+    match arguments.and_then(|arguments| Tilewright::parse_from(arguments).command.run()) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output, for instance `head`, closed the pipe.
         Err(e)

@@ -2,11 +2,12 @@
 
 mod log;
 
+use super::Common;
+use super::settings::SettingsFile;
 use super::tokenizer::family;
-use super::{Common, style};
+use super::training::{StepOptions, bar};
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use clap::Args;
 use log::Log;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ use tilewright::train::data::shards::ShardedCorpus;
 use tilewright::train::data::{Corpus as _, TextTokenizer};
 use tilewright::train::objectives::Masking;
 use tilewright::train::{
-    AdamSettings, Decay, ElectraPretraining, Family, GENERATOR, OptimizerKind, Preset, Pretraining,
-    PretrainingSettings, Schedule, Trainer, TrainerSettings, generator_config,
+    ElectraPretraining, Family, GENERATOR, Preset, Pretraining, PretrainingSettings, Trainer,
+    generator_config,
 };
 use tilewright::{Arithmetic, electra, whole_file};
 
@@ -36,12 +37,16 @@ use tilewright::{Arithmetic, electra, whole_file};
 /// checkpoints. A run that was interrupted at any moment goes on with --resume; its parameters and its log have the bits
 /// of a run that was not. They do not depend on the number of threads either. Ctrl-C saves a checkpoint.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
+#[command(mut_arg("lr", |lr| lr.default_value("5e-4")))]
+#[command(mut_arg("cosine_floor", |floor| floor.default_value("0.1")))]
 #[command(after_help = "Examples:
   tilewright tokenizer train --family bert --vocab-size 8000 --out tokenizer corpus/
   tilewright tokenize --tokenizer tokenizer --out shards corpus/
   tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000
   tilewright pretrain --recipe gpt2 --config gpt2.json --tokenizer gpt2 --data shards --out model --schedule cosine
-  tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000 --resume")]
+  tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000 --resume
+  tilewright pretrain --settings run.toml --lr 1e-3        # run.toml: recipe = \"bert\", steps = 2000, ..")]
 pub struct Pretrain {
     /// Recipe of a family
     #[arg(long, value_parser = family())]
@@ -71,14 +76,6 @@ pub struct Pretrain {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
 
-    /// Sequences of a step
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    batch: usize,
-
-    /// Sequences that are computed at once; less takes less memory [default: --batch]
-    #[arg(long, value_name = "N")]
-    micro_batch: Option<usize>,
-
     /// Tokens of a sequence
     #[arg(long, value_name = "N", default_value_t = 128)]
     seq: usize,
@@ -87,37 +84,8 @@ pub struct Pretrain {
     #[arg(long, value_name = "HOW")]
     masking: Option<Masking>,
 
-    /// Largest learning rate
-    #[arg(long, value_name = "RATE", default_value_t = 5e-4)]
-    lr: f64,
-
-    /// Learning rate after the warm-up; wsd is constant, and linear to 0 in the last tenth of the steps
-    #[arg(long, value_enum, default_value_t = ScheduleKind::Linear)]
-    schedule: ScheduleKind,
-
-    /// Steps of the warm-up [default: a tenth of the steps]
-    #[arg(long, value_name = "N")]
-    warmup: Option<u64>,
-
-    /// Norm to which gradients are clipped; 0 for none
-    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
-    clip: f64,
-
-    /// Optimizer; adam is BERT's, without correction of the bias
-    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw)]
-    optimizer: OptimizerName,
-
-    /// Weight decay, which spares biases and norms
-    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
-    weight_decay: f64,
-
-    /// Drop nothing, whatever the config says
-    #[arg(long)]
-    no_dropout: bool,
-
-    /// Seed of parameters, order, masks and dropout
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    of_step: StepOptions,
 
     /// Steps between evaluations [default: a tenth of the steps]
     #[arg(long, value_name = "N")]
@@ -136,26 +104,10 @@ pub struct Pretrain {
     resume: bool,
 
     #[command(flatten)]
+    settings: SettingsFile,
+
+    #[command(flatten)]
     common: Common,
-}
-
-/// Learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ScheduleKind {
-    Linear,
-    Cosine,
-    Constant,
-    Wsd,
-}
-
-/// Optimizers.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OptimizerName {
-    Adamw,
-    Adam,
-    Lamb,
-    Adafactor,
-    Sgd,
 }
 
 impl Pretrain {
@@ -177,8 +129,8 @@ impl Pretrain {
             bail!("--config is of {}; the recipe trains {}", architecture.class, self.recipe.class());
         }
         let fields = Fields::open(&self.out)?;
-        let weights =
-            Weights::initial(Initialization::new(self.recipe.name(), &fields, self.seed)?).trainable();
+        let weights = Weights::initial(Initialization::new(self.recipe.name(), &fields, self.of_step.seed)?)
+            .trainable();
         let on = Arithmetic::f32(session.backend);
         let generator = self.out.join("generator");
         let model: Box<dyn Model> = match self.recipe {
@@ -193,12 +145,13 @@ impl Pretrain {
             bail!("--seq: the model has positions for {} tokens, found {}", model.max_length(), self.seq);
         }
         let objective = self.recipe.objective(&tokenizer, self.seq, self.masking)?;
-        let trainer = Trainer::new(model, weights.into_arena(), session.backend, self.trainer_settings());
+        let trainer =
+            Trainer::new(model, weights.into_arena(), session.backend, self.of_step.trainer(self.steps));
         let parameters = trainer.arena().values().len();
         let settings = PretrainingSettings {
-            batch: self.batch,
-            micro_batch: self.micro_batch.unwrap_or(self.batch),
-            seed: self.seed,
+            batch: self.of_step.batch(),
+            micro_batch: self.of_step.micro_batch(),
+            seed: self.of_step.seed,
         };
         let mut run = Pretraining::new(trainer, &*objective, &corpus, settings)?;
         let resumed = self.resume && run.resume(&self.out)?;
@@ -313,38 +266,4 @@ impl Pretrain {
         // The last file: a directory with a config holds a run.
         Ok(whole_file::write(&path, (serde_json::to_string_pretty(&json)? + "\n").as_bytes())?)
     }
-
-    fn trainer_settings(&self) -> TrainerSettings {
-        let decay = match self.schedule {
-            ScheduleKind::Linear => Decay::Linear,
-            ScheduleKind::Cosine => Decay::Cosine(0.1),
-            ScheduleKind::Constant => Decay::Constant,
-            ScheduleKind::Wsd => Decay::WarmupStableDecay(self.steps.div_ceil(10)),
-        };
-        let warmup = self.warmup.unwrap_or(self.steps / 10);
-        let adam = AdamSettings { weight_decay: self.weight_decay, ..AdamSettings::default() };
-        let bert = AdamSettings { weight_decay: self.weight_decay, ..AdamSettings::BERT };
-        TrainerSettings {
-            optimizer: match self.optimizer {
-                OptimizerName::Adamw => OptimizerKind::AdamW(adam),
-                OptimizerName::Adam => OptimizerKind::AdamW(bert),
-                OptimizerName::Lamb => OptimizerKind::Lamb(bert),
-                OptimizerName::Adafactor => OptimizerKind::Adafactor { weight_decay: self.weight_decay },
-                OptimizerName::Sgd => OptimizerKind::Sgd { momentum: 0.9, weight_decay: self.weight_decay },
-            },
-            schedule: Schedule { peak: self.lr, warmup, steps: self.steps, decay },
-            clip: (self.clip > 0.0).then_some(self.clip),
-            dropout: !self.no_dropout,
-            seed: self.seed,
-        }
-    }
-}
-
-/// Progress bar of steps.
-fn bar(steps: u64, first: u64) -> ProgressBar {
-    let style: ProgressStyle = style::progress();
-    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr()).with_style(style);
-    bar.set_position(first);
-    bar.reset_eta();
-    bar
 }

@@ -165,8 +165,12 @@ fn what_cannot_be_trained_is_refused_by_name() {
     };
     let found = refused("bert", "a", &[]);
     assert!(found.contains("expected a token [CLS] for bert, found none"), "{found}");
-    let found = refused("gpt2", "b", &["--batch", "0"]);
-    assert!(found.contains("--batch") || found.contains("batch: expected at least 1"), "{found}");
+    let found = run(&["pretrain", "--batch", "0"], "");
+    let found = String::from_utf8(found.stderr).unwrap();
+    assert!(found.contains("invalid value '0' for '--batch <N>'"), "{found}");
+    let found = run(&["finetune", "--clip", "inf"], "");
+    let found = String::from_utf8(found.stderr).unwrap();
+    assert!(found.contains("'--clip <NORM>': expected a number from 0 up"), "{found}");
     let found = refused("gpt2", "c", &["--config", "huge"]);
     assert!(found.contains("--config") && found.contains("huge"), "{found}");
     let found = refused("gpt2", "d", &["--seq", "0"]);
@@ -185,6 +189,41 @@ fn what_cannot_be_trained_is_refused_by_name() {
     let shards = other.path("shards");
     let found = refused("gpt2", "f", &["--eval", &shards]);
     assert!(found.contains("--eval"), "{found}");
+}
+
+#[test]
+fn settings_of_a_file_come_before_those_of_the_command_line() {
+    let data = Data::new("gpt2");
+    let file = data.path("run.toml");
+    let [tokenizer, shards, out] = ["tokenizer", "shards", "model"].map(|name| data.path(name));
+    let content = format!(
+        "recipe = 'gpt2'\ntokenizer = '{tokenizer}'\ndata = '{shards}'\nout = '{out}'\nsteps = 3\nseq = 32\n\
+         batch = 2\nlr = 1e-3\nno-dropout = true\nresume = false\nisa = 'portable'\n"
+    );
+    std::fs::write(&file, &content).unwrap();
+    let found = json(&["pretrain", "--steps", "2", "--settings", &file, "--json"], "");
+    assert_eq!((&found["steps"], &found["last"]["tokens"]), (&2.into(), &64.into()), "{found}");
+
+    for (entry, expected) in [
+        ("stepz = 2", "stepz: expected an option of pretrain; a similar one is steps"),
+        ("settings = 'x'", "settings: expected an option of pretrain"),
+        ("steps = '2'", "steps: expected a number, found string \"2\""),
+        ("steps = 0", "steps: invalid value '0' for '--steps <N>'"),
+        ("batch = 2.5", "batch: invalid value '2.5' for '--batch <N>'"),
+        ("lr = -1", "lr: invalid value '-1' for '--lr <RATE>'"),
+        ("masking = 'often'", "masking: invalid value 'often'"),
+        ("schedule = 1", "schedule: expected a string, found integer 1"),
+        ("resume = 'yes'", "resume: expected true or false, found string \"yes\""),
+        ("\n[model]\nsize = 1", "model: expected an option of pretrain"),
+        ("steps = 2\nsteps = 3", "line 2: duplicate key"),
+    ] {
+        std::fs::write(&file, entry).unwrap();
+        let found = run(&["pretrain", "--settings", &file], "");
+        let found = (found.status.code(), String::from_utf8(found.stderr).unwrap());
+        assert!(found.0 == Some(1) && found.1.contains(&format!("{file}: {expected}")), "{entry}: {found:?}");
+    }
+    let found = error(&["finetune", "--settings=/nowhere.toml"]);
+    assert!(found.contains("/nowhere.toml: --settings: No such file"), "{found}");
 }
 
 #[test]
