@@ -34,6 +34,7 @@ fn main() -> Result<(), Error> {
         clip: Some(1.0),
         dropout: false,
         seed: 1,
+        skip_not_finite: 0,
     };
     let trainer = Trainer::new(Box::new(model), weights.into_arena(), backend, settings);
     let sizes = PretrainingSettings { batch: 8, micro_batch: 8, seed: 1 };
