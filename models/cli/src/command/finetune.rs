@@ -2,14 +2,14 @@
 
 use super::checkpoint::Checkpoint;
 use super::settings::SettingsFile;
-use super::task::{TaskOptions, evaluation_json, evaluation_table};
-use super::training::{StepOptions, bar};
-use super::{Common, Session};
+use super::task::{TaskOptions, add_exact_match, evaluation_json, evaluation_table};
+use super::training::{Monitor, StepOptions};
+use super::{Common, Session, plot};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::time::Instant;
+use tilewright::checkpoint::config;
 use tilewright::train::tasks::{
     Dataset, EpochReport, Examples, Finetuning, FinetuningSettings, Task, TaskModel,
 };
@@ -22,12 +22,19 @@ use tilewright::whole_file;
 /// all labels of --train; else they are inferred from --train, sorted. A head that the checkpoint lacks, or has for other
 /// labels, takes initial values of the seed.
 ///
+/// With --label-column, a causal LM learns to answer the text: the tokens of the answer alone are targets.
+///
 /// After each epoch the model is evaluated on --eval. The task's metric decides which parameters are written to --out:
 /// accuracy (classify, pairs), Pearson's correlation (regress), F1 of entities if tags are IOB2, else accuracy (tag), F1
-/// (answer), perplexity (causal, seq2seq). --out has Hugging Face's layout: config.json with the labels,
-/// model.safetensors, the tokenizer's files, and trainer_state.json with the losses and metrics.
+/// (answer), perplexity (causal, seq2seq). At the end, texts for the examples of --eval are generated greedily, and the
+/// share of exact matches stands beside perplexity.
 ///
-/// The parameters have the same bits on any number of threads.
+/// --out has Hugging Face's layout: config.json with the labels, model.safetensors, the tokenizer's files, and
+/// trainer_state.json with the losses and metrics. log.jsonl and speed.jsonl have a line for each step, report.html their
+/// curves.
+///
+/// The parameters have the same bits on any number of threads, and after an interruption and --resume: a checkpoint is
+/// written after each epoch.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 #[command(mut_arg("lr", |lr| lr.default_value("5e-5")))]
@@ -52,7 +59,7 @@ pub struct Finetune {
     #[arg(long, value_name = "FILE")]
     eval: PathBuf,
 
-    /// Directory for the model
+    /// Directory for the model, the log and the checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 
@@ -67,6 +74,10 @@ pub struct Finetune {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     patience: Option<u32>,
 
+    /// Go on from the newest checkpoint in --out; the other options are those of the first run
+    #[arg(long)]
+    resume: bool,
+
     #[command(flatten)]
     settings: SettingsFile,
 
@@ -78,8 +89,8 @@ impl Finetune {
     pub fn run(self) -> Result<()> {
         let session = self.common.start()?;
         for name in ["config.json", "model.safetensors"] {
-            if self.out.join(name).exists() {
-                bail!("--out: {} already holds {name}", self.out.display());
+            if self.out.join(name).exists() && !self.resume {
+                bail!("--out: {} already holds {name}; --resume goes on with a run", self.out.display());
             }
         }
         let (task, columns) = (self.options.task, self.options.columns());
@@ -109,25 +120,36 @@ impl Finetune {
         };
         let mut run =
             Finetuning::new(model, examples, session.backend, self.of_step.trainer(steps), settings)?;
-        let bar = bar(steps, 0);
-        let (start, mut tokens, mut log) = (Instant::now(), 0, Vec::new());
+        std::fs::create_dir_all(&self.out).with_context(|| self.out.display().to_string())?;
+        let mut log = Vec::new();
+        if self.resume && run.resume(&self.out)? {
+            log = self.history(run.epochs())?;
+            session.say(&format!("resumed after epoch {}", run.epochs()))?;
+        }
+        let first = u64::from(run.epochs()) * steps_of_epoch;
+        let mut monitor = Monitor::open(session, &self.out, first, steps, self.of_step.tensorboard)?;
         while !run.is_finished() {
             let mut last_rate = 0.0;
-            let report = run.epoch(|step, of_step| {
-                tokens += of_step;
+            monitor.start();
+            let report = run.epoch(|step| {
                 last_rate = step.learning_rate;
-                let speed = tokens as f64 / start.elapsed().as_secs_f64();
-                bar.set_message(format!(
-                    "loss {:.4}, lr {:.2e}, {speed:.0} tokens/s",
-                    step.loss, step.learning_rate
-                ));
-                bar.set_position(step.step);
+                let line = monitor.step(step)?;
+                monitor.log(&line)
             })?;
+            let evaluation = evaluation_json(&report.evaluation);
+            let fields = json!({ "eval_loss": evaluation["loss"], "eval_metrics": evaluation["metrics"] });
+            monitor.evaluated(report.step, &fields)?;
+            let mut line = fields;
+            (line["step"], line["epoch"]) = (report.step.into(), report.epoch.into());
+            monitor.log(&line)?;
             log.push(epoch_json(&report, last_rate));
             if report.is_best {
                 run.setup().save(&self.out, run.arena())?;
             }
             self.write_state(&run, &log, steps)?;
+            monitor.sync()?;
+            run.save(&self.out)?;
+            plot::write_report(&self.out)?;
             let (metric, value) = report.evaluation.metrics[0];
             let line = format!(
                 "epoch {}: loss {:.4}, eval loss {:.4}, {} {value:.4}{}",
@@ -137,11 +159,12 @@ impl Finetune {
                 metric.replace('_', " "),
                 if report.is_best { ", best" } else { "" },
             );
-            bar.suspend(|| session.say(&line))?;
+            monitor.say(&line)?;
         }
-        bar.finish_and_clear();
-        let seconds = start.elapsed().as_secs_f64();
+        monitor.finish();
         let (epoch, best) = run.best().context("no epoch has an evaluation")?;
+        let mut best = best.clone();
+        add_exact_match(&mut best, &self.out, run.eval(), run.setup(), &session)?;
         if session.json {
             return session.print_json(json!({
                 "task": task.name(),
@@ -149,17 +172,19 @@ impl Finetune {
                 "labels": run.setup().labels,
                 "epochs": log,
                 "best_epoch": epoch,
-                "best": evaluation_json(best),
-                "tokens": tokens,
-                "seconds": seconds,
+                "best": evaluation_json(&best),
+                "tokens": monitor.tokens,
+                "seconds": monitor.seconds,
+                "tokens_per_second": monitor.tokens_per_second(),
+                "share_of_peak": monitor.share_of_peak(),
                 "out": self.out,
             }));
         }
         session.say(&format!(
             "\n{}: epoch {epoch}, {:.0} tokens/s\n\n{}",
             self.out.display(),
-            tokens as f64 / seconds,
-            evaluation_table(best)
+            monitor.tokens_per_second(),
+            evaluation_table(&best)
         ))
     }
 
@@ -188,6 +213,20 @@ impl Finetune {
             eprintln!("note: {unscored} words lie beyond {} tokens, or have none", setup.max_length);
         }
         Ok(())
+    }
+
+    /// Reports of the first `epochs` epochs in trainer_state.json. It is written before the checkpoint of an epoch, and so
+    /// may have one more.
+    fn history(&self, epochs: u32) -> Result<Vec<Value>> {
+        let path = self.out.join("trainer_state.json");
+        let state: Value = config::read(&path)?;
+        let history = state["log_history"].as_array().into_iter().flatten().take(epochs as usize);
+        let history: Vec<Value> = history.cloned().collect();
+        if history.len() < epochs as usize {
+            let (path, found) = (path.display(), history.len());
+            bail!("{path}: log_history: expected {epochs} epochs, found {found}");
+        }
+        Ok(history)
     }
 
     /// Writes trainer_state.json, with the fields of transformers' Trainer.

@@ -19,6 +19,7 @@ mod gradients;
 mod hub;
 mod info;
 mod isa;
+mod plot;
 mod pretrain;
 mod report;
 mod settings;
@@ -58,7 +59,8 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     Forward(forward::Forward),
     Gradients(gradients::Gradients),
-    Pretrain(pretrain::Pretrain),
+    Plot(plot::Plot),
+    Pretrain(Box<pretrain::Pretrain>),
     Generate(Box<generate::Generate>),
     Info(info::Info),
     Isa(isa::Isa),
@@ -81,6 +83,7 @@ impl Command {
             Self::Finetune(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Gradients(args) => args.run(),
+            Self::Plot(args) => args.run(),
             Self::Pretrain(args) => args.run(),
             Self::Generate(args) => args.run(),
             Self::Info(args) => args.run(),

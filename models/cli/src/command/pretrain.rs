@@ -1,19 +1,15 @@
 //! `tilewright pretrain`: a model from random parameters and token shards.
 
-mod log;
-
-use super::Common;
 use super::settings::SettingsFile;
 use super::tokenizer::family;
-use super::training::{StepOptions, bar};
+use super::training::{Monitor, StepOptions, means};
+use super::{Common, plot};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use log::Log;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 use tilewright::architectures::Architecture;
 use tilewright::checkpoint::config::{self, Fields};
 use tilewright::checkpoint::initial::Initialization;
@@ -33,12 +29,12 @@ use tilewright::{Arithmetic, electra, whole_file};
 /// Pre-trains a model from random parameters, by the recipe of its paper
 ///
 /// --data holds the shards that `tilewright tokenize` made with the tokenizer of --tokenizer. --out receives
-/// config.json, the tokenizer and model.safetensors, which transformers loads, log.jsonl with a line for each step, and
-/// checkpoints. A run that was interrupted at any moment goes on with --resume; its parameters and its log have the bits
-/// of a run that was not. They do not depend on the number of threads either. Ctrl-C saves a checkpoint.
+/// config.json, the tokenizer and model.safetensors, which transformers loads, log.jsonl and speed.jsonl with a line for
+/// each step, report.html with their curves, and checkpoints. A run that was interrupted at any moment goes on with
+/// --resume; its parameters and its log.jsonl have the bits of a run that was not. They do not depend on the number of
+/// threads either. Ctrl-C saves a checkpoint.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
-#[command(mut_arg("lr", |lr| lr.default_value("5e-4")))]
 #[command(mut_arg("cosine_floor", |floor| floor.default_value("0.1")))]
 #[command(after_help = "Examples:
   tilewright tokenizer train --family bert --vocab-size 8000 --out tokenizer corpus/
@@ -156,7 +152,6 @@ impl Pretrain {
         let mut run = Pretraining::new(trainer, &*objective, &corpus, settings)?;
         let resumed = self.resume && run.resume(&self.out)?;
         let first = run.trainer().steps();
-        let mut log = Log::open(&self.out.join("log.jsonl"), first)?;
         session.say(&format!(
             "{}: {} parameters, {} documents, {} steps of an epoch{}",
             architecture.class,
@@ -169,47 +164,39 @@ impl Pretrain {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
         ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot catch Ctrl-C")?;
-        let bar = bar(self.steps, first);
+        let mut monitor = Monitor::open(session, &self.out, first, self.steps, self.of_step.tensorboard)?;
         let [eval_every, save_every] =
             [self.eval_every, self.save_every].map(|every| every.unwrap_or(self.steps.div_ceil(10)).max(1));
-        // Time of the steps, without evaluations and checkpoints.
-        let (mut seconds, mut tokens, mut last) = (0.0, 0, None);
+        let mut last = None;
         while run.trainer().steps() < self.steps {
-            let start = Instant::now();
+            monitor.start();
             let report = run.step()?;
-            seconds += start.elapsed().as_secs_f64();
-            tokens += report.tokens;
-            let mut line = json!(report);
-            line["parts"] =
-                report.parts.iter().map(|(name, mean)| ((*name).to_owned(), json!(mean))).collect();
+            let mut line = monitor.step(&report)?;
             let ends = report.step == self.steps || interrupted.load(Ordering::Relaxed);
             if let Some(held_out) = &held_out
                 && (report.step.is_multiple_of(eval_every) || report.step == self.steps)
             {
                 let loss = run.evaluate(held_out, self.eval_batches)?;
-                line["eval_loss"] = loss.total.into();
-                line["eval_parts"] =
-                    loss.parts.iter().map(|(name, sum)| ((*name).to_owned(), json!(sum.mean()))).collect();
-                bar.suspend(|| session.say(&format!("step {}: eval loss {:.4}", report.step, loss.total)))?;
+                let parts: Vec<_> = loss.parts.iter().map(|(name, sum)| (*name, sum.mean())).collect();
+                let evaluation = json!({ "eval_loss": loss.total, "eval_parts": means(&parts) });
+                monitor.evaluated(report.step, &evaluation)?;
+                let fields = evaluation.as_object().into_iter().flatten();
+                fields.for_each(|(name, value)| line[name] = value.clone());
+                monitor.say(&format!("step {}: eval loss {:.4}", report.step, loss.total))?;
             }
-            log.push(&line)?;
-            let speed = tokens as f64 / seconds;
-            bar.set_message(format!(
-                "loss {:.4}, lr {:.2e}, {speed:.0} tokens/s",
-                report.loss, report.learning_rate
-            ));
-            bar.set_position(report.step);
+            monitor.log(&line)?;
             if report.step.is_multiple_of(save_every) || ends {
-                log.sync()?;
+                monitor.sync()?;
                 run.save(&self.out, &self.out)?;
+                plot::write_report(&self.out)?;
             }
             last = Some(line);
             if ends && report.step < self.steps {
-                bar.finish_and_clear();
+                monitor.finish();
                 bail!("interrupted after step {}; --resume goes on", report.step);
             }
         }
-        bar.finish_and_clear();
+        monitor.finish();
         let (arena, file) = (run.trainer().arena(), "model.safetensors");
         write_parameters(&self.out.join(file), arena, |name| (!name.starts_with(GENERATOR)).then_some(name))?;
         if self.recipe == Family::Electra {
@@ -219,12 +206,13 @@ impl Pretrain {
                 name.strip_prefix(GENERATOR).or(shared)
             })?;
         }
-        // A run that resumes after its last step has none.
-        let speed = tokens as f64 / f64::max(seconds, 1e-9);
+        let Monitor { seconds, tokens, .. } = monitor;
+        let (speed, share) = (monitor.tokens_per_second(), monitor.share_of_peak());
         if session.json {
             return session.print_json(json!({
                 "architecture": architecture.class, "parameters": parameters, "steps": self.steps,
-                "tokens": tokens, "seconds": seconds, "tokens_per_second": speed, "last": last, "out": self.out,
+                "tokens": tokens, "seconds": seconds, "tokens_per_second": speed, "share_of_peak": share,
+                "last": last, "out": self.out,
             }));
         }
         let loss = last.as_ref().map_or(Value::Null, |line| line["loss"].clone());

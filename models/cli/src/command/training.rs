@@ -1,12 +1,15 @@
-//! Options of a run's steps, which `pretrain` and `finetune` share: batch, learning rates, optimizer, seed.
+//! Steps of `pretrain` and `finetune`: their options, and the progress of a run.
 
-use super::style;
+mod events;
+mod log;
+mod monitor;
+
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+pub use monitor::{Monitor, means};
 use tilewright::train::{AdamSettings, Decay, OptimizerKind, Schedule, TrainerSettings};
 
-/// Options of a run's steps, which a subcommand flattens into its arguments. It sets the default of `--lr` by
-/// `mut_arg`.
+/// Options of a run's steps, which a subcommand flattens into its arguments. Subcommands change defaults
+/// by `mut_arg`.
 #[derive(Debug, Args)]
 pub struct StepOptions {
     /// Sequences of a step
@@ -18,7 +21,7 @@ pub struct StepOptions {
     micro_batch: Option<u32>,
 
     /// Largest learning rate
-    #[arg(long, value_name = "RATE", value_parser = from_zero)]
+    #[arg(long, value_name = "RATE", default_value_t = 5e-4, value_parser = from_zero)]
     lr: f64,
 
     /// Learning rate after the warm-up; wsd is constant, and linear to 0 in the last tenth of the steps
@@ -45,9 +48,17 @@ pub struct StepOptions {
     #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = from_zero)]
     weight_decay: f64,
 
+    /// Steps in sequence that are skipped if their loss or a gradient is not finite; a step beyond it ends the run
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip_nan: u32,
+
     /// Drop nothing, whatever the config says
     #[arg(long)]
     no_dropout: bool,
+
+    /// Write TensorBoard's event files to the directory tensorboard in --out
+    #[arg(long)]
+    pub tensorboard: bool,
 
     /// Seed of new parameters, order, masks and dropout
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -107,6 +118,7 @@ impl StepOptions {
             clip: (self.clip > 0.0).then_some(self.clip),
             dropout: !self.no_dropout,
             seed: self.seed,
+            skip_not_finite: self.skip_nan,
         }
     }
 }
@@ -115,13 +127,4 @@ impl StepOptions {
 fn from_zero(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| *number >= 0.0 && number.is_finite());
     number.ok_or_else(|| "expected a number from 0 up".to_owned())
-}
-
-/// Progress bar of a run that goes on after `first` of its steps.
-pub fn bar(steps: u64, first: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
-    let bar = bar.with_style(style::progress());
-    bar.set_position(first);
-    bar.reset_eta();
-    bar
 }

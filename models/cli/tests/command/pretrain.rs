@@ -157,6 +157,42 @@ fn a_killed_run_resumes_with_the_bits_of_a_whole_one() {
 }
 
 #[test]
+fn a_run_writes_its_speed_its_events_and_its_page() {
+    let data = Data::new("gpt2");
+    let [model, shards] = ["model", "shards"].map(|name| data.path(name));
+    let more = ["--tensorboard", "--save-every", "2", "--eval-every", "2", "--eval", &shards];
+    let found = data.pretrain("gpt2", "model", &[&["--steps", "4"], &more[..]].concat());
+    let share = |of: &Value| of["share_of_peak"].as_f64().unwrap();
+    assert!(share(&found) > 0.0, "{found}");
+    data.pretrain("gpt2", "model", &[&["--steps", "6", "--resume"], &more[..]].concat());
+    let lines = |name: &str| -> Vec<Value> {
+        let text = String::from_utf8(data.bytes(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let [log, speed] = ["model/log.jsonl", "model/speed.jsonl"].map(lines);
+    for (step, (log, speed)) in log.iter().zip(&speed).enumerate() {
+        assert!(log["step"] == step + 1 && speed["step"] == step + 1, "{log} {speed}");
+        assert!(share(speed) > 0.0 && log["operations"].as_f64().unwrap() > 0.0, "{log} {speed}");
+    }
+    assert_eq!((log.len(), speed.len()), (6, 6));
+    let events = std::fs::read_dir(data.path("model/tensorboard")).unwrap();
+    let events: Vec<Vec<u8>> = events.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let count = |tag: &[u8]| -> usize {
+        events.iter().map(|file| file.windows(tag.len()).filter(|part| *part == tag).count()).sum()
+    };
+    assert_eq!((events.len(), count(b"\x04loss\x15"), count(b"\x09eval_loss\x15")), (2, 6, 3));
+
+    let page = String::from_utf8(data.bytes("model/report.html")).unwrap();
+    assert!(page.contains("Loss of held-out text") && page.contains("Tokens per second"), "{page}");
+    let out = data.path("both.html");
+    let found = json(&["plot", &model, &model, "--out", &out, "--isa", "portable", "--json"], "");
+    assert_eq!((&found["runs"][1]["steps"], &found["runs"][1]["run"]), (&6.into(), &model.clone().into()));
+    assert!(std::fs::read_to_string(&out).unwrap().contains("2 runs"));
+    let found = error(&["plot", &shards]);
+    assert!(found.contains(&format!("{shards}: expected the directory of a run")), "{found}");
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused_by_name() {
     let data = Data::new("gpt2");
     let refused = |family: &str, out: &str, more: &[&str]| {
