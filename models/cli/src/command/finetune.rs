@@ -148,7 +148,8 @@ impl Finetune {
             }
             self.write_state(&run, &log, steps)?;
             monitor.sync()?;
-            run.save(&self.out)?;
+            let saved = run.save(&self.out);
+            saved.with_context(|| format!("epoch {} is not saved; --resume goes on", report.epoch))?;
             plot::write_report(&self.out)?;
             let (metric, value) = report.evaluation.metrics[0];
             let line = format!(

@@ -187,7 +187,8 @@ impl Pretrain {
             monitor.log(&line)?;
             if report.step.is_multiple_of(save_every) || ends {
                 monitor.sync()?;
-                run.save(&self.out, &self.out)?;
+                let saved = run.save(&self.out, &self.out);
+                saved.with_context(|| format!("step {} is not saved; --resume goes on", report.step))?;
                 plot::write_report(&self.out)?;
             }
             last = Some(line);

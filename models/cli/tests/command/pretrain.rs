@@ -156,6 +156,37 @@ fn a_killed_run_resumes_with_the_bits_of_a_whole_one() {
     assert_eq!(whole, cut);
 }
 
+/// A limit of a file's size stands for a full disk.
+#[test]
+#[cfg(unix)]
+fn a_checkpoint_that_does_not_fit_leaves_the_one_before() {
+    let data = Data::new("bert");
+    let common = ["--save-every", "4", "--schedule", "constant", "--warmup", "1", "--steps"];
+    data.pretrain("bert", "whole", &[&common[..], &["8"]].concat());
+    data.pretrain("bert", "full", &[&common[..], &["4"]].concat());
+    let size = |file: &str| data.bytes(&format!("full/checkpoint-4/{file}")).len();
+    // 2.5 MB, in blocks of 512 bytes. A signal that is ignored makes the limit an error.
+    let limit = 5000;
+    assert!(size("model.safetensors") < 512 * limit && 512 * limit < size("optimizer.safetensors"));
+    let output = Command::new("sh")
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_tilewright"))
+        .args(data.arguments("bert", "full", &[&common[..], &["8", "--resume"]].concat()))
+        .output()
+        .unwrap();
+    let refused = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{refused}");
+    assert!(refused.contains("step 8 is not saved; --resume goes on"), "{refused}");
+    assert!(refused.contains("optimizer.safetensors"), "{refused}");
+    let names = std::fs::read_dir(data.path("full")).unwrap();
+    let names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.starts_with('.') || name == "checkpoint-8"), "{names:?}");
+    data.pretrain("bert", "full", &[&common[..], &["8", "--resume"]].concat());
+    for file in ["model.safetensors", "log.jsonl", "checkpoint-8/optimizer.safetensors"] {
+        assert!(data.bytes(&format!("whole/{file}")) == data.bytes(&format!("full/{file}")), "{file}");
+    }
+}
+
 #[test]
 fn a_run_writes_its_speed_its_events_and_its_page() {
     let data = Data::new("gpt2");
