@@ -28,6 +28,7 @@ const SETTINGS: TrainerSettings = TrainerSettings {
     dropout: false,
     recompute: false,
     seed: 7,
+    skip_not_finite: 0,
 };
 
 /// Golden checkpoints with steps.
@@ -138,6 +139,36 @@ fn steps_may_differ_in_their_micro_batches() {
     let report = trainer.step(&step).unwrap();
     assert_eq!(report.step, 5);
     assert_ne!(bits(&before), bits(trainer.arena().values()));
+}
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_or_end_the_run() {
+    let dir = &checkpoints()[0];
+    let (mut strict, part) = open(dir, Backend::best(), SETTINGS);
+    let (mut trainer, _) = open(dir, Backend::best(), TrainerSettings { skip_not_finite: 2, ..SETTINGS });
+    let step = [part];
+    let report = trainer.step(&step).unwrap();
+    assert!(!report.skipped && report.operations > 0.0);
+    let weights = trainer.arena().values().to_vec();
+    let states = trainer.states().to_vec();
+    let name = trainer.arena().tensors()[0].name.clone();
+    for trainer in [&mut strict, &mut trainer] {
+        trainer.arena_mut().values_mut().fill(f32::NAN);
+    }
+    let refused = strict.step(&step).unwrap_err().to_string();
+    assert!(refused.contains("step 1: the loss is NaN") && refused.contains(&name), "{refused}");
+    assert_eq!(strict.steps(), 0);
+    for number in [2, 3] {
+        let report = trainer.step(&step).unwrap();
+        assert!(report.skipped && report.step == number && report.loss.is_nan(), "{report:?}");
+    }
+    assert!(trainer.states() == states);
+    let refused = trainer.step(&step).unwrap_err().to_string();
+    assert!(refused.contains("step 4: the loss is NaN") && trainer.steps() == 3, "{refused}");
+    trainer.arena_mut().values_mut().copy_from_slice(&weights);
+    let report = trainer.step(&step).unwrap();
+    assert!((report.skipped, report.step, trainer.skipped()) == (false, 4, 0), "{report:?}");
+    assert_ne!(bits(&weights), bits(trainer.arena().values()));
 }
 
 /// Directional derivatives of the loss with dropout: masks of the backward pass are those of the forward pass.

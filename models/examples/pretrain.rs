@@ -35,6 +35,7 @@ fn main() -> Result<(), Error> {
         dropout: false,
         recompute: false,
         seed: 1,
+        skip_not_finite: 0,
     };
     let trainer = Trainer::new(Box::new(model), weights.into_arena(), backend, settings);
     let sizes = PretrainingSettings { batch: 8, micro_batch: 8, seed: 1 };

@@ -5,6 +5,7 @@
 //! | [`Trainer`] | steps of a model in training |
 //! | [`Optimizer`] | AdamW, LAMB, gradient descent |
 //! | [`Schedule`] | learning rates |
+//! | [`operations`] | estimate of a step's operations |
 //! | [`Pretraining`] | a run: a trainer, a corpus, an objective; saved and resumed |
 //! | [`ElectraPretraining`] | ELECTRA's generator and discriminator |
 //! | [`Family`], [`Preset`] | class and objective of a family's recipe; configs |
@@ -14,7 +15,10 @@
 //! | [`metrics`] | metrics of evaluations |
 //! | [`random`] | random numbers as a function of seed, epoch and index |
 
+mod checkpoints;
+mod cost;
 pub mod data;
+mod directory;
 mod electra;
 pub mod metrics;
 pub mod objectives;
@@ -26,6 +30,7 @@ mod schedule;
 pub mod tasks;
 mod trainer;
 
+pub use cost::operations;
 pub use data::tokenizer_training::Family;
 pub use electra::{ElectraPretraining, GENERATOR};
 pub use optimizer::{AdamSettings, Optimizer, OptimizerKind};

@@ -4,22 +4,16 @@
 //! parameters, the states of the optimizer and the number of the step are all that a run saves, and a resumed run has
 //! the bits of one that was never interrupted.
 
+use super::checkpoints;
 use super::data::Corpus;
 use super::objectives::{Epoch, Example, Objective};
 use super::trainer::{MicroBatch, StepReport, Trainer};
 use crate::batch::Batch;
-use crate::checkpoint::config::{self, Fields};
-use crate::checkpoint::save::{save_model, write_tensors};
-use crate::checkpoint::weights::Weights;
+use crate::checkpoint::config::Fields;
+use crate::checkpoint::save::save_model;
 use crate::error::Error;
 use crate::labels::{Labels, Loss};
-use crate::whole_file;
-use std::fs;
-use std::path::{Path, PathBuf};
-
-mod directory;
-
-use directory::write_directory;
+use std::path::Path;
 
 /// Settings of a run beside those of its trainer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +39,6 @@ pub struct Pretraining<'a> {
     epoch: Option<(u32, Epoch<'a>)>,
     example: Example,
 }
-
-/// State of a run in trainer_state.json.
-#[derive(Debug, serde::Deserialize, serde::Serialize)]
-struct TrainerState {
-    global_step: u64,
-}
-
-/// Name of a checkpoint's directory, as transformers names it.
-const PREFIX: &str = "checkpoint-";
 
 impl<'a> Pretraining<'a> {
     /// A run before its first step.
@@ -124,26 +109,14 @@ impl<'a> Pretraining<'a> {
     }
 
     /// Saves a checkpoint of the run in a directory of `out`, with the files of `model` that a model needs beside its
-    /// parameters. The two newest checkpoints are kept: should the disk lose the last one, the run goes on from the one
-    /// before.
+    /// parameters. The two newest checkpoints are kept.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, model: &Path, out: &Path) -> Result<(), Error> {
-        let step = self.trainer.steps();
-        write_directory(&out.join(format!("{PREFIX}{step}")), |to| {
-            save_model(model, to, &Fields::open(model)?, self.trainer.arena())?;
-            let states = self.trainer.states();
-            let names: Vec<String> = (0..states.len()).map(|n| format!("state.{n}")).collect();
-            let tensors = names.iter().zip(states).map(|(name, s)| (name.as_str(), vec![s.len()], &s[..]));
-            write_tensors(&to.join("optimizer.safetensors"), tensors)?;
-            let state = serde_json::json!(TrainerState { global_step: step });
-            whole_file::write(&to.join("trainer_state.json"), state.to_string().as_bytes())
-        })?;
-        for (_, old) in checkpoints(out)?.into_iter().rev().skip(2) {
-            fs::remove_dir_all(&old).map_err(|source| Error::Io { path: old, source })?;
-        }
-        Ok(())
+        checkpoints::save(out, &self.trainer, serde_json::Value::Null, |to| {
+            save_model(model, to, &Fields::open(model)?, self.trainer.arena())
+        })
     }
 
     /// Takes the state of the newest checkpoint in `out`; false if there is none.
@@ -151,42 +124,8 @@ impl<'a> Pretraining<'a> {
     /// # Errors
     /// If a file of the checkpoint is missing or damaged, or is of another model.
     pub fn resume(&mut self, out: &Path) -> Result<bool, Error> {
-        let Some((step, dir)) = checkpoints(out)?.pop() else { return Ok(false) };
-        let path = dir.join("trainer_state.json");
-        let TrainerState { global_step } = config::read(&path)?;
-        if global_step != step {
-            let why = format!("global_step: expected {step}, found {global_step}");
-            return Err(Error::File { path, why });
-        }
-        let weights = Weights::open(&dir)?;
-        let arena = self.trainer.arena();
-        let mut values = Vec::with_capacity(arena.values().len());
-        for tensor in arena.tensors() {
-            values.extend(weights.get(&tensor.name, &tensor.shape)?);
-        }
-        let path = dir.join("optimizer.safetensors");
-        let states = Weights::from_bytes(path.clone(), crate::checkpoint::files::bytes(&path)?)?;
-        let lengths = self.trainer.states().iter().map(Vec::len).enumerate();
-        let states = lengths.map(|(n, len)| states.get(&format!("state.{n}"), &[len]));
-        let states = states.collect::<Result<Vec<_>, Error>>()?;
-        self.trainer.restore(step, &values, states)?;
-        Ok(true)
+        Ok(checkpoints::resume(out, &mut self.trainer)?.is_some())
     }
-}
-
-/// Checkpoints in `out` and their steps, in ascending order.
-fn checkpoints(out: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
-    let io = |source| Error::Io { path: out.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(out).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = entry.file_name();
-        if let Some(step) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok()) {
-            found.push((step, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// A micro-batch of the examples at `indices`.

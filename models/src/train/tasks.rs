@@ -13,8 +13,10 @@
 //! | regress | CSV, TSV, JSON lines | `..ForSequenceClassification` | Pearson, Spearman |
 //! | tag | CoNLL | `..ForTokenClassification` | F1 of entities if tags are IOB2; accuracy |
 //! | answer | SQuAD's JSON | `..ForQuestionAnswering` | F1 of words, exact match |
-//! | causal | CSV, TSV, JSON lines | `..LMHeadModel`, `..ForCausalLM` | perplexity |
-//! | seq2seq | CSV, TSV, JSON lines | `..ForConditionalGeneration`, `..MTModel` | perplexity |
+//! | causal | CSV, TSV, JSON lines | `..LMHeadModel`, `..ForCausalLM` | perplexity; of answers also exact match |
+//! | seq2seq | CSV, TSV, JSON lines | `..ForConditionalGeneration`, `..MTModel` | perplexity, exact match |
+//!
+//! [`evaluate`] computes all metrics but the exact match of generated texts: see [`generated_exact_match`].
 //!
 //! The order of the examples is a function of the seed and the epoch. Texts of a batch are packed without padding.
 
@@ -25,6 +27,7 @@ mod evaluation;
 mod example;
 mod examples;
 mod finetuning;
+mod generation;
 mod setup;
 mod squad;
 mod table;
@@ -35,6 +38,7 @@ pub use evaluation::{Evaluation, evaluate};
 pub use example::{Example, Target};
 pub use examples::Examples;
 pub use finetuning::{EpochReport, Finetuning, FinetuningSettings};
+pub use generation::generated_exact_match;
 pub use setup::{TaskModel, TaskSetup};
 pub use squad::{GoldAnswer, Question};
 pub use table::{Columns, TextRow};

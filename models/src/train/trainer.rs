@@ -1,5 +1,6 @@
 //! Steps of a run: gradients of micro-batches, clipping, the optimizer.
 
+use super::cost::operations;
 use super::optimizer::{Optimizer, OptimizerKind};
 use super::schedule::Schedule;
 use crate::batch::Batch;
@@ -46,6 +47,9 @@ pub struct TrainerSettings {
     pub recompute: bool,
     /// Seed of the run.
     pub seed: u64,
+    /// Number of steps in sequence that are skipped if their loss or gradients are not finite. A step beyond it is an
+    /// error.
+    pub skip_not_finite: u32,
 }
 
 /// Loss, gradients and learning rate of a step.
@@ -63,6 +67,11 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Number of tokens, those of decoders included.
     pub tokens: usize,
+    /// Estimate of the step's operations: see [`operations`].
+    pub operations: f64,
+    /// True if the loss or a gradient was not finite: parameters and states of the optimizer are as before.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub skipped: bool,
 }
 
 /// A model in training.
@@ -82,6 +91,8 @@ pub struct Trainer {
     workspace: Workspace,
     /// Number of steps done.
     step: u64,
+    /// Number of steps skipped since the last one that was not.
+    skipped: u32,
 }
 
 impl Trainer {
@@ -98,6 +109,7 @@ impl Trainer {
             tree_parts: 0,
             workspace: Workspace::default(),
             step: 0,
+            skipped: 0,
             arena,
         }
     }
@@ -141,11 +153,18 @@ impl Trainer {
         self.optimizer.states()
     }
 
-    /// Takes the state of a trainer after `step` steps: all parameters, and the states of the optimizer.
+    /// Takes the state of a trainer after `step` steps: all parameters, and the states of the optimizer. The last
+    /// `skipped` steps were skipped.
     ///
     /// # Errors
     /// [`Error::Input`] if a length is another.
-    pub fn restore(&mut self, step: u64, values: &[f32], states: Vec<Vec<f32>>) -> Result<(), Error> {
+    pub fn restore(
+        &mut self,
+        step: u64,
+        skipped: u32,
+        values: &[f32],
+        states: Vec<Vec<f32>>,
+    ) -> Result<(), Error> {
         let expected = self.arena.values().len();
         if values.len() != expected {
             let why = format!("expected {expected} values, found {}", values.len());
@@ -153,7 +172,7 @@ impl Trainer {
         }
         self.optimizer.restore(states)?;
         self.arena.set_values(values);
-        self.step = step;
+        (self.step, self.skipped) = (step, skipped);
         Ok(())
     }
 
@@ -162,11 +181,16 @@ impl Trainer {
         self.step
     }
 
+    /// Number of steps skipped since the last one that was not.
+    pub fn skipped(&self) -> u32 {
+        self.skipped
+    }
+
     /// One step on these micro-batches.
     ///
     /// # Errors
-    /// See [`Model::loss`]. [`Error::Input`] if the loss or a gradient is not finite: the error names the tensor, and no
-    /// parameter has changed.
+    /// See [`Model::loss`]. [`Error::Input`] if the loss or a gradient is not finite, unless the settings skip the step:
+    /// the error names the tensor, and no parameter has changed.
     pub fn step(&mut self, micro_batches: &[MicroBatch]) -> Result<StepReport, Error> {
         let step = self.step + 1;
         let totals = self.totals(micro_batches);
@@ -191,17 +215,23 @@ impl Trainer {
             tree.clear();
         }
         let gradient_norm = self.backend.run(GlobalNorm { x: &self.gradients });
-        if !(loss.total.is_finite() && gradient_norm.is_finite()) {
+        let skipped = !(loss.total.is_finite() && gradient_norm.is_finite());
+        if skipped && self.skipped >= self.settings.skip_not_finite {
             return Err(self.not_finite(step, &loss));
         }
-        let scale = self.settings.clip.map_or(1.0, |most| clip_factor(gradient_norm, most));
         let learning_rate = self.settings.schedule.rate(step);
-        let Self { optimizer, backend, arena, gradients, .. } = self;
-        optimizer.step(*backend, arena, gradients, scale, learning_rate, step)?;
+        if !skipped {
+            let scale = self.settings.clip.map_or(1.0, |most| clip_factor(gradient_norm, most));
+            let Self { optimizer, backend, arena, gradients, .. } = self;
+            optimizer.step(*backend, arena, gradients, scale, learning_rate, step)?;
+        }
+        self.skipped = if skipped { self.skipped + 1 } else { 0 };
         self.step = step;
         let parts = loss.parts.iter().map(|(name, sum)| (*name, sum.mean())).collect();
         let tokens = micro_batches.iter().map(MicroBatch::tokens).sum();
-        Ok(StepReport { step, loss: loss.total, parts, gradient_norm, learning_rate, tokens })
+        let operations = operations(&*self.model, micro_batches);
+        let loss = loss.total;
+        Ok(StepReport { step, loss, parts, gradient_norm, learning_rate, tokens, operations, skipped })
     }
 
     /// Computes the gradients of a micro-batch.

@@ -227,6 +227,7 @@ impl TrainCase {
             dropout: false,
             recompute: false,
             seed: 0,
+            skip_not_finite: 0,
         };
         let mut trainer = Trainer::new(model, arena, backend, settings);
         let parts = [self.batch.micro_batch()?];

@@ -2,7 +2,7 @@
 
 use super::Common;
 use super::checkpoint::Checkpoint;
-use super::task::{TaskOptions, evaluation_json, evaluation_table};
+use super::task::{TaskOptions, add_exact_match, evaluation_json, evaluation_table};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -12,7 +12,8 @@ use tilewright::train::tasks::{Dataset, Examples, TaskModel, evaluate};
 ///
 /// Metrics are those of scikit-learn, scipy, seqeval and SQuAD 2.0's script: accuracy, F1 and Matthews' correlation for
 /// classify and pairs; Pearson's and Spearman's correlation for regress; F1 of entities and accuracy for tag; F1 and
-/// exact match for answer; perplexity for causal and seq2seq. Shares are from 0 to 1. Files are as for
+/// exact match for answer; perplexity for causal and seq2seq, and the exact match of greedily generated texts for seq2seq
+/// and for causal with --label-column. Shares are from 0 to 1. Files are as for
 /// `tilewright finetune`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -41,7 +42,8 @@ impl Evaluate {
         let dir = self.checkpoint.locate()?;
         let model = TaskModel::for_evaluation(&dir, task, self.options.max_length(), session.backend)?;
         let examples = Examples::encode(&dataset, &model.setup).context("--data")?;
-        let evaluation = evaluate(&*model.model, &model.arena, &examples, &model.setup)?;
+        let mut evaluation = evaluate(&*model.model, &model.arena, &examples, &model.setup)?;
+        add_exact_match(&mut evaluation, &dir, &examples, &model.setup, &session)?;
         if session.json {
             let mut result = evaluation_json(&evaluation);
             result["task"] = task.name().into();

@@ -1,8 +1,8 @@
 //! `tilewright gradients`: loss and gradients of a checkpoint for a file of tensors, for parity with other frameworks.
 
+use super::Common;
 use super::checkpoint::{self, Checkpoint};
 use super::training_type::TrainingType;
-use super::{Common, MainThread};
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
@@ -48,7 +48,7 @@ pub struct Gradients {
 
 impl Gradients {
     pub fn run(self) -> Result<()> {
-        let session = self.common.start_in(MainThread::Computes, Some(self.dtype.name()))?;
+        let session = self.dtype.start(&self.common)?;
         let dir = self.checkpoint.locate()?;
         let architecture = Architecture::of(&dir)?;
         let weights = checkpoint::weights(&dir, Format::F32)?.trainable();

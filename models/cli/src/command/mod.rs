@@ -19,13 +19,16 @@ mod gradients;
 mod hub;
 mod info;
 mod isa;
+mod plot;
 mod pretrain;
 mod report;
+mod settings;
 mod style;
 mod task;
 mod text;
 mod tokenize;
 mod tokenizer;
+mod training;
 mod training_type;
 mod verify;
 
@@ -57,7 +60,8 @@ enum Command {
     Finetune(Box<finetune::Finetune>),
     Forward(forward::Forward),
     Gradients(gradients::Gradients),
-    Pretrain(pretrain::Pretrain),
+    Plot(plot::Plot),
+    Pretrain(Box<pretrain::Pretrain>),
     Generate(Box<generate::Generate>),
     Info(info::Info),
     Isa(isa::Isa),
@@ -80,6 +84,7 @@ impl Command {
             Self::Finetune(args) => args.run(),
             Self::Forward(args) => args.run(),
             Self::Gradients(args) => args.run(),
+            Self::Plot(args) => args.run(),
             Self::Pretrain(args) => args.run(),
             Self::Generate(args) => args.run(),
             Self::Info(args) => args.run(),
@@ -246,7 +251,8 @@ impl Session {
 
 /// Parses the arguments, runs the subcommand, prints its error.
 pub fn main() -> ExitCode {
-    match Tilewright::parse().command.run() {
+    let arguments = settings::insert::<Tilewright>(std::env::args_os().collect());
+    match arguments.and_then(|arguments| Tilewright::parse_from(arguments).command.run()) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output, for instance `head`, closed the pipe.
         Err(e)

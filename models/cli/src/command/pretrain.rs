@@ -1,18 +1,15 @@
 //! `tilewright pretrain`: a model from random parameters and token shards.
 
-mod log;
-
+use super::settings::SettingsFile;
 use super::tokenizer::family;
-use super::{Common, style};
+use super::training::{Monitor, StepOptions, means};
+use super::{Common, plot};
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use log::Log;
+use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 use tilewright::architectures::Architecture;
 use tilewright::checkpoint::config::{self, Fields};
 use tilewright::checkpoint::initial::Initialization;
@@ -24,24 +21,28 @@ use tilewright::train::data::shards::ShardedCorpus;
 use tilewright::train::data::{Corpus as _, TextTokenizer};
 use tilewright::train::objectives::Masking;
 use tilewright::train::{
-    AdamSettings, Decay, ElectraPretraining, Family, GENERATOR, OptimizerKind, Preset, Pretraining,
-    PretrainingSettings, Schedule, Trainer, TrainerSettings, generator_config,
+    ElectraPretraining, Family, GENERATOR, Preset, Pretraining, PretrainingSettings, Trainer,
+    generator_config,
 };
 use tilewright::{Arithmetic, electra, whole_file};
 
 /// Pre-trains a model from random parameters, by the recipe of its paper
 ///
 /// --data holds the shards that `tilewright tokenize` made with the tokenizer of --tokenizer. --out receives
-/// config.json, the tokenizer and model.safetensors, which transformers loads, log.jsonl with a line for each step, and
-/// checkpoints. A run that was interrupted at any moment goes on with --resume; its parameters and its log have the bits
-/// of a run that was not. They do not depend on the number of threads either. Ctrl-C saves a checkpoint.
+/// config.json, the tokenizer and model.safetensors, which transformers loads, log.jsonl and speed.jsonl with a line for
+/// each step, report.html with their curves, and checkpoints. A run that was interrupted at any moment goes on with
+/// --resume; its parameters and its log.jsonl have the bits of a run that was not. They do not depend on the number of
+/// threads either. Ctrl-C saves a checkpoint.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
+#[command(mut_arg("cosine_floor", |floor| floor.default_value("0.1")))]
 #[command(after_help = "Examples:
   tilewright tokenizer train --family bert --vocab-size 8000 --out tokenizer corpus/
   tilewright tokenize --tokenizer tokenizer --out shards corpus/
   tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000
   tilewright pretrain --recipe gpt2 --config gpt2.json --tokenizer gpt2 --data shards --out model --schedule cosine
-  tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000 --resume")]
+  tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000 --resume
+  tilewright pretrain --settings run.toml --lr 1e-3        # run.toml: recipe = \"bert\", steps = 2000, ..")]
 pub struct Pretrain {
     /// Recipe of a family
     #[arg(long, value_parser = family())]
@@ -71,14 +72,6 @@ pub struct Pretrain {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
 
-    /// Sequences of a step
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    batch: usize,
-
-    /// Sequences that are computed at once; less takes less memory [default: --batch]
-    #[arg(long, value_name = "N")]
-    micro_batch: Option<usize>,
-
     /// Tokens of a sequence
     #[arg(long, value_name = "N", default_value_t = 128)]
     seq: usize,
@@ -87,37 +80,8 @@ pub struct Pretrain {
     #[arg(long, value_name = "HOW")]
     masking: Option<Masking>,
 
-    /// Largest learning rate
-    #[arg(long, value_name = "RATE", default_value_t = 5e-4)]
-    lr: f64,
-
-    /// Learning rate after the warm-up; wsd is constant, and linear to 0 in the last tenth of the steps
-    #[arg(long, value_enum, default_value_t = ScheduleKind::Linear)]
-    schedule: ScheduleKind,
-
-    /// Steps of the warm-up [default: a tenth of the steps]
-    #[arg(long, value_name = "N")]
-    warmup: Option<u64>,
-
-    /// Norm to which gradients are clipped; 0 for none
-    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
-    clip: f64,
-
-    /// Optimizer; adam is BERT's, without correction of the bias
-    #[arg(long, value_enum, default_value_t = OptimizerName::Adamw)]
-    optimizer: OptimizerName,
-
-    /// Weight decay, which spares biases and norms
-    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
-    weight_decay: f64,
-
-    /// Drop nothing, whatever the config says
-    #[arg(long)]
-    no_dropout: bool,
-
-    /// Seed of parameters, order, masks and dropout
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    of_step: StepOptions,
 
     /// Steps between evaluations [default: a tenth of the steps]
     #[arg(long, value_name = "N")]
@@ -136,31 +100,15 @@ pub struct Pretrain {
     resume: bool,
 
     #[command(flatten)]
+    settings: SettingsFile,
+
+    #[command(flatten)]
     common: Common,
-}
-
-/// Learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ScheduleKind {
-    Linear,
-    Cosine,
-    Constant,
-    Wsd,
-}
-
-/// Optimizers.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OptimizerName {
-    Adamw,
-    Adam,
-    Lamb,
-    Adafactor,
-    Sgd,
 }
 
 impl Pretrain {
     pub fn run(self) -> Result<()> {
-        let session = self.common.start()?;
+        let session = self.of_step.dtype.start(&self.common)?;
         let tokenizer = Tokenizer::open(&self.tokenizer).context("--tokenizer")?;
         let hash = TextTokenizer::open(&self.tokenizer).context("--tokenizer")?.hash();
         let open = |path: &Path| -> Result<ShardedCorpus> {
@@ -177,8 +125,8 @@ impl Pretrain {
             bail!("--config is of {}; the recipe trains {}", architecture.class, self.recipe.class());
         }
         let fields = Fields::open(&self.out)?;
-        let weights =
-            Weights::initial(Initialization::new(self.recipe.name(), &fields, self.seed)?).trainable();
+        let weights = Weights::initial(Initialization::new(self.recipe.name(), &fields, self.of_step.seed)?)
+            .trainable();
         let on = Arithmetic::f32(session.backend);
         let generator = self.out.join("generator");
         let model: Box<dyn Model> = match self.recipe {
@@ -193,17 +141,21 @@ impl Pretrain {
             bail!("--seq: the model has positions for {} tokens, found {}", model.max_length(), self.seq);
         }
         let objective = self.recipe.objective(&tokenizer, self.seq, self.masking)?;
-        let trainer = Trainer::new(model, weights.into_arena(), session.backend, self.trainer_settings());
+        let trainer = Trainer::new(
+            model,
+            self.of_step.dtype.of(weights.into_arena()),
+            session.backend,
+            self.of_step.trainer(self.steps),
+        );
         let parameters = trainer.arena().values().len();
         let settings = PretrainingSettings {
-            batch: self.batch,
-            micro_batch: self.micro_batch.unwrap_or(self.batch),
-            seed: self.seed,
+            batch: self.of_step.batch(),
+            micro_batch: self.of_step.micro_batch(),
+            seed: self.of_step.seed,
         };
         let mut run = Pretraining::new(trainer, &*objective, &corpus, settings)?;
         let resumed = self.resume && run.resume(&self.out)?;
         let first = run.trainer().steps();
-        let mut log = Log::open(&self.out.join("log.jsonl"), first)?;
         session.say(&format!(
             "{}: {} parameters, {} documents, {} steps of an epoch{}",
             architecture.class,
@@ -216,47 +168,40 @@ impl Pretrain {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
         ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot catch Ctrl-C")?;
-        let bar = bar(self.steps, first);
+        let mut monitor = Monitor::open(session, &self.out, first, self.steps, self.of_step.tensorboard)?;
         let [eval_every, save_every] =
             [self.eval_every, self.save_every].map(|every| every.unwrap_or(self.steps.div_ceil(10)).max(1));
-        // Time of the steps, without evaluations and checkpoints.
-        let (mut seconds, mut tokens, mut last) = (0.0, 0, None);
+        let mut last = None;
         while run.trainer().steps() < self.steps {
-            let start = Instant::now();
+            monitor.start();
             let report = run.step()?;
-            seconds += start.elapsed().as_secs_f64();
-            tokens += report.tokens;
-            let mut line = json!(report);
-            line["parts"] =
-                report.parts.iter().map(|(name, mean)| ((*name).to_owned(), json!(mean))).collect();
+            let mut line = monitor.step(&report)?;
             let ends = report.step == self.steps || interrupted.load(Ordering::Relaxed);
             if let Some(held_out) = &held_out
                 && (report.step.is_multiple_of(eval_every) || report.step == self.steps)
             {
                 let loss = run.evaluate(held_out, self.eval_batches)?;
-                line["eval_loss"] = loss.total.into();
-                line["eval_parts"] =
-                    loss.parts.iter().map(|(name, sum)| ((*name).to_owned(), json!(sum.mean()))).collect();
-                bar.suspend(|| session.say(&format!("step {}: eval loss {:.4}", report.step, loss.total)))?;
+                let parts: Vec<_> = loss.parts.iter().map(|(name, sum)| (*name, sum.mean())).collect();
+                let evaluation = json!({ "eval_loss": loss.total, "eval_parts": means(&parts) });
+                monitor.evaluated(report.step, &evaluation)?;
+                let fields = evaluation.as_object().into_iter().flatten();
+                fields.for_each(|(name, value)| line[name] = value.clone());
+                monitor.say(&format!("step {}: eval loss {:.4}", report.step, loss.total))?;
             }
-            log.push(&line)?;
-            let speed = tokens as f64 / seconds;
-            bar.set_message(format!(
-                "loss {:.4}, lr {:.2e}, {speed:.0} tokens/s",
-                report.loss, report.learning_rate
-            ));
-            bar.set_position(report.step);
+            monitor.log(&line)?;
             if report.step.is_multiple_of(save_every) || ends {
-                log.sync()?;
-                run.save(&self.out, &self.out)?;
+                monitor.sync()?;
+                let saved = run.save(&self.out, &self.out);
+                saved.with_context(|| format!("step {} is not saved; --resume goes on", report.step))?;
+                plot::write_report(&self.out)?;
             }
             last = Some(line);
             if ends && report.step < self.steps {
-                bar.finish_and_clear();
+                monitor.finish();
                 bail!("interrupted after step {}; --resume goes on", report.step);
             }
         }
-        bar.finish_and_clear();
+        monitor.finish();
         let (arena, file) = (run.trainer().arena(), "model.safetensors");
         write_parameters(&self.out.join(file), arena, |name| (!name.starts_with(GENERATOR)).then_some(name))?;
         if self.recipe == Family::Electra {
@@ -266,12 +211,13 @@ impl Pretrain {
                 name.strip_prefix(GENERATOR).or(shared)
             })?;
         }
-        // A run that resumes after its last step has none.
-        let speed = tokens as f64 / f64::max(seconds, 1e-9);
+        let Monitor { seconds, tokens, .. } = monitor;
+        let (speed, share) = (monitor.tokens_per_second(), monitor.share_of_peak());
         if session.json {
             return session.print_json(json!({
                 "architecture": architecture.class, "parameters": parameters, "steps": self.steps,
-                "tokens": tokens, "seconds": seconds, "tokens_per_second": speed, "last": last, "out": self.out,
+                "tokens": tokens, "seconds": seconds, "tokens_per_second": speed, "share_of_peak": share,
+                "last": last, "out": self.out,
             }));
         }
         let loss = last.as_ref().map_or(Value::Null, |line| line["loss"].clone());
@@ -313,39 +259,4 @@ impl Pretrain {
         // The last file: a directory with a config holds a run.
         Ok(whole_file::write(&path, (serde_json::to_string_pretty(&json)? + "\n").as_bytes())?)
     }
-
-    fn trainer_settings(&self) -> TrainerSettings {
-        let decay = match self.schedule {
-            ScheduleKind::Linear => Decay::Linear,
-            ScheduleKind::Cosine => Decay::Cosine(0.1),
-            ScheduleKind::Constant => Decay::Constant,
-            ScheduleKind::Wsd => Decay::WarmupStableDecay(self.steps.div_ceil(10)),
-        };
-        let warmup = self.warmup.unwrap_or(self.steps / 10);
-        let adam = AdamSettings { weight_decay: self.weight_decay, ..AdamSettings::default() };
-        let bert = AdamSettings { weight_decay: self.weight_decay, ..AdamSettings::BERT };
-        TrainerSettings {
-            optimizer: match self.optimizer {
-                OptimizerName::Adamw => OptimizerKind::AdamW(adam),
-                OptimizerName::Adam => OptimizerKind::AdamW(bert),
-                OptimizerName::Lamb => OptimizerKind::Lamb(bert),
-                OptimizerName::Adafactor => OptimizerKind::Adafactor { weight_decay: self.weight_decay },
-                OptimizerName::Sgd => OptimizerKind::Sgd { momentum: 0.9, weight_decay: self.weight_decay },
-            },
-            schedule: Schedule { peak: self.lr, warmup, steps: self.steps, decay },
-            clip: (self.clip > 0.0).then_some(self.clip),
-            dropout: !self.no_dropout,
-            recompute: false,
-            seed: self.seed,
-        }
-    }
-}
-
-/// Progress bar of steps.
-fn bar(steps: u64, first: u64) -> ProgressBar {
-    let style: ProgressStyle = style::progress();
-    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr()).with_style(style);
-    bar.set_position(first);
-    bar.reset_eta();
-    bar
 }

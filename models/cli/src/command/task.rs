@@ -1,10 +1,18 @@
 //! Options of labelled examples, which `finetune` and `evaluate` share, and the table of an evaluation.
 
 use super::style::TABLE;
+use super::{Session, checkpoint};
+use anyhow::{Context as _, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
-use tilewright::train::tasks::{Columns, Evaluation, Task};
+use std::path::Path;
+use tilewright::architectures::Architecture;
+use tilewright::generate::GenerationConfig;
+use tilewright::train::tasks::{
+    Columns, Evaluation, Examples, Target, Task, TaskSetup, generated_exact_match,
+};
+use tilewright_kernels::gemm::Format;
 
 /// Options that name the columns of a table, and the length of texts.
 #[derive(Debug, clap::Args)]
@@ -22,8 +30,8 @@ pub struct TaskOptions {
     #[arg(long, value_name = "NAME")]
     second_column: Option<String>,
 
-    /// Column of the label; for CoNLL, the number of the tags' column [default: label; target for seq2seq; for CoNLL
-    /// the last]
+    /// Column of the label; for causal, of a text that answers the first one and alone is learnt; for CoNLL, the number of
+    /// the tags' column [default: label; target for seq2seq; none for causal; for CoNLL the last]
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
 
@@ -37,7 +45,10 @@ impl TaskOptions {
     /// Columns that the task reads.
     pub fn columns(&self) -> Columns {
         let defaults = self.task.columns();
-        let label = defaults.label.map(|default| self.label_column.clone().unwrap_or(default));
+        let label = match self.task {
+            Task::Causal => self.label_column.clone(),
+            _ => defaults.label.map(|default| self.label_column.clone().unwrap_or(default)),
+        };
         let has_pairs = matches!(self.task, Task::Pairs | Task::Regress);
         Columns {
             text: self.text_column.clone().unwrap_or(defaults.text),
@@ -56,6 +67,26 @@ fn task() -> impl TypedValueParser<Value = Task> {
     PossibleValuesParser::new(Task::ALL.map(Task::name)).map(|name| {
         Task::ALL.into_iter().find(|task| task.name() == name).expect("one of the possible values")
     })
+}
+
+/// Adds the exact match of generated texts, of tasks whose examples have target texts, to an evaluation of the model in
+/// `dir`.
+pub fn add_exact_match(
+    evaluation: &mut Evaluation,
+    dir: &Path,
+    examples: &Examples,
+    setup: &TaskSetup,
+    session: &Session,
+) -> Result<()> {
+    let has_texts = examples.list().iter().any(|example| matches!(example.target, Target::Tokens(_)));
+    if has_texts {
+        let mut model = checkpoint::open(Architecture::of(dir)?, dir, session.arithmetic(Format::F32))?;
+        let generator = model.causal_lm().context("the model cannot generate text")?;
+        let settings = GenerationConfig::open(dir)?;
+        let share = generated_exact_match(generator, &settings, &setup.tokenizer, examples)?;
+        evaluation.metrics.extend(share.map(|share| ("exact_match", share)));
+    }
+    Ok(())
 }
 
 /// An evaluation as JSON. NaN is null.

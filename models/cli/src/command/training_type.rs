@@ -1,5 +1,7 @@
 //! Option `--dtype` of subcommands that train.
 
+use super::{Common, MainThread, Session};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use tilewright::checkpoint::arena::Arena;
 use tilewright_kernels::gemm::Format;
@@ -20,12 +22,13 @@ enum Multiplied {
 }
 
 impl TrainingType {
-    /// Name for headers.
-    pub fn name(self) -> &'static str {
-        match self.dtype {
-            Multiplied::F32 => Format::F32.name(),
-            Multiplied::Bf16 => Format::Bf16.name(),
-        }
+    /// Starts a subcommand that computes in this type.
+    pub fn start(self, common: &Common) -> Result<Session> {
+        let format = match self.dtype {
+            Multiplied::F32 => Format::F32,
+            Multiplied::Bf16 => Format::Bf16,
+        };
+        common.start_in(MainThread::Computes, Some(format.name()))
     }
 
     /// The parameters for products of this type.

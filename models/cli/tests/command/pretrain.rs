@@ -156,6 +156,73 @@ fn a_killed_run_resumes_with_the_bits_of_a_whole_one() {
     assert_eq!(whole, cut);
 }
 
+/// A limit of a file's size stands for a full disk.
+#[test]
+#[cfg(unix)]
+fn a_checkpoint_that_does_not_fit_leaves_the_one_before() {
+    let data = Data::new("bert");
+    let common = ["--save-every", "4", "--schedule", "constant", "--warmup", "1", "--steps"];
+    data.pretrain("bert", "whole", &[&common[..], &["8"]].concat());
+    data.pretrain("bert", "full", &[&common[..], &["4"]].concat());
+    let size = |file: &str| data.bytes(&format!("full/checkpoint-4/{file}")).len();
+    // 2.5 MB, in blocks of 512 bytes. A signal that is ignored makes the limit an error.
+    let limit = 5000;
+    assert!(size("model.safetensors") < 512 * limit && 512 * limit < size("optimizer.safetensors"));
+    let output = Command::new("sh")
+        .args(["-c", &format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_tilewright"))
+        .args(data.arguments("bert", "full", &[&common[..], &["8", "--resume"]].concat()))
+        .output()
+        .unwrap();
+    let refused = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{refused}");
+    assert!(refused.contains("step 8 is not saved; --resume goes on"), "{refused}");
+    assert!(refused.contains("optimizer.safetensors"), "{refused}");
+    let names = std::fs::read_dir(data.path("full")).unwrap();
+    let names: Vec<String> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.starts_with('.') || name == "checkpoint-8"), "{names:?}");
+    data.pretrain("bert", "full", &[&common[..], &["8", "--resume"]].concat());
+    for file in ["model.safetensors", "log.jsonl", "checkpoint-8/optimizer.safetensors"] {
+        assert!(data.bytes(&format!("whole/{file}")) == data.bytes(&format!("full/{file}")), "{file}");
+    }
+}
+
+#[test]
+fn a_run_writes_its_speed_its_events_and_its_page() {
+    let data = Data::new("gpt2");
+    let [model, shards] = ["model", "shards"].map(|name| data.path(name));
+    let more = ["--tensorboard", "--save-every", "2", "--eval-every", "2", "--eval", &shards];
+    let found = data.pretrain("gpt2", "model", &[&["--steps", "4"], &more[..]].concat());
+    let share = |of: &Value| of["share_of_peak"].as_f64().unwrap();
+    assert!(share(&found) > 0.0, "{found}");
+    data.pretrain("gpt2", "model", &[&["--steps", "6", "--resume"], &more[..]].concat());
+    let lines = |name: &str| -> Vec<Value> {
+        let text = String::from_utf8(data.bytes(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let [log, speed] = ["model/log.jsonl", "model/speed.jsonl"].map(lines);
+    for (step, (log, speed)) in log.iter().zip(&speed).enumerate() {
+        assert!(log["step"] == step + 1 && speed["step"] == step + 1, "{log} {speed}");
+        assert!(share(speed) > 0.0 && log["operations"].as_f64().unwrap() > 0.0, "{log} {speed}");
+    }
+    assert_eq!((log.len(), speed.len()), (6, 6));
+    let events = std::fs::read_dir(data.path("model/tensorboard")).unwrap();
+    let events: Vec<Vec<u8>> = events.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let count = |tag: &[u8]| -> usize {
+        events.iter().map(|file| file.windows(tag.len()).filter(|part| *part == tag).count()).sum()
+    };
+    assert_eq!((events.len(), count(b"\x04loss\x15"), count(b"\x09eval_loss\x15")), (2, 6, 3));
+
+    let page = String::from_utf8(data.bytes("model/report.html")).unwrap();
+    assert!(page.contains("Loss of held-out text") && page.contains("Tokens per second"), "{page}");
+    let out = data.path("both.html");
+    let found = json(&["plot", &model, &model, "--out", &out, "--isa", "portable", "--json"], "");
+    assert_eq!((&found["runs"][1]["steps"], &found["runs"][1]["run"]), (&6.into(), &model.clone().into()));
+    assert!(std::fs::read_to_string(&out).unwrap().contains("2 runs"));
+    let found = error(&["plot", &shards]);
+    assert!(found.contains(&format!("{shards}: expected the directory of a run")), "{found}");
+}
+
 #[test]
 fn what_cannot_be_trained_is_refused_by_name() {
     let data = Data::new("gpt2");
@@ -165,8 +232,12 @@ fn what_cannot_be_trained_is_refused_by_name() {
     };
     let found = refused("bert", "a", &[]);
     assert!(found.contains("expected a token [CLS] for bert, found none"), "{found}");
-    let found = refused("gpt2", "b", &["--batch", "0"]);
-    assert!(found.contains("--batch") || found.contains("batch: expected at least 1"), "{found}");
+    let found = run(&["pretrain", "--batch", "0"], "");
+    let found = String::from_utf8(found.stderr).unwrap();
+    assert!(found.contains("invalid value '0' for '--batch <N>'"), "{found}");
+    let found = run(&["finetune", "--clip", "inf"], "");
+    let found = String::from_utf8(found.stderr).unwrap();
+    assert!(found.contains("'--clip <NORM>': expected a number from 0 up"), "{found}");
     let found = refused("gpt2", "c", &["--config", "huge"]);
     assert!(found.contains("--config") && found.contains("huge"), "{found}");
     let found = refused("gpt2", "d", &["--seq", "0"]);
@@ -185,6 +256,41 @@ fn what_cannot_be_trained_is_refused_by_name() {
     let shards = other.path("shards");
     let found = refused("gpt2", "f", &["--eval", &shards]);
     assert!(found.contains("--eval"), "{found}");
+}
+
+#[test]
+fn settings_of_a_file_come_before_those_of_the_command_line() {
+    let data = Data::new("gpt2");
+    let file = data.path("run.toml");
+    let [tokenizer, shards, out] = ["tokenizer", "shards", "model"].map(|name| data.path(name));
+    let content = format!(
+        "recipe = 'gpt2'\ntokenizer = '{tokenizer}'\ndata = '{shards}'\nout = '{out}'\nsteps = 3\nseq = 32\n\
+         batch = 2\nlr = 1e-3\nno-dropout = true\nresume = false\nisa = 'portable'\n"
+    );
+    std::fs::write(&file, &content).unwrap();
+    let found = json(&["pretrain", "--steps", "2", "--settings", &file, "--json"], "");
+    assert_eq!((&found["steps"], &found["last"]["tokens"]), (&2.into(), &64.into()), "{found}");
+
+    for (entry, expected) in [
+        ("stepz = 2", "stepz: expected an option of pretrain; a similar one is steps"),
+        ("settings = 'x'", "settings: expected an option of pretrain"),
+        ("steps = '2'", "steps: expected a number, found string \"2\""),
+        ("steps = 0", "steps: invalid value '0' for '--steps <N>'"),
+        ("batch = 2.5", "batch: invalid value '2.5' for '--batch <N>'"),
+        ("lr = -1", "lr: invalid value '-1' for '--lr <RATE>'"),
+        ("masking = 'often'", "masking: invalid value 'often'"),
+        ("schedule = 1", "schedule: expected a string, found integer 1"),
+        ("resume = 'yes'", "resume: expected true or false, found string \"yes\""),
+        ("\n[model]\nsize = 1", "model: expected an option of pretrain"),
+        ("steps = 2\nsteps = 3", "line 2: duplicate key"),
+    ] {
+        std::fs::write(&file, entry).unwrap();
+        let found = run(&["pretrain", "--settings", &file], "");
+        let found = (found.status.code(), String::from_utf8(found.stderr).unwrap());
+        assert!(found.0 == Some(1) && found.1.contains(&format!("{file}: {expected}")), "{entry}: {found:?}");
+    }
+    let found = error(&["finetune", "--settings=/nowhere.toml"]);
+    assert!(found.contains("/nowhere.toml: --settings: No such file"), "{found}");
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::error::Error;
 use crate::layers::{IGNORED, Run, Slot, Workspace};
 use crate::model::Model;
 use crate::train::metrics;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use tilewright_kernels::LossSum;
 
@@ -17,14 +19,16 @@ use tilewright_kernels::LossSum;
 /// each other.
 const BATCH: usize = 32;
 
-/// Loss and metrics.
-#[derive(Clone, Debug, PartialEq)]
+/// Loss and metrics. JSON has null for NaN.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Evaluation {
     /// Mean loss of a label, as in training but without dropout.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
     /// Number of texts, tagged words, questions or predicted tokens.
     pub count: usize,
     /// Metrics, the task's own first. Shares are from 0 to 1.
+    #[serde(deserialize_with = "metrics_of_json")]
     pub metrics: Vec<(&'static str, f64)>,
 }
 
@@ -43,6 +47,37 @@ impl Evaluation {
             new > old || old.is_nan() && !new.is_nan()
         }
     }
+}
+
+/// Names of all metrics.
+const METRICS: [&str; 12] = [
+    "accuracy",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "exact_match",
+    "f1",
+    "f1_macro",
+    "f1_micro",
+    "matthews",
+    "pearson",
+    "perplexity",
+    "spearman",
+];
+
+fn or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+fn metrics_of_json<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(&'static str, f64)>, D::Error> {
+    let found: Vec<(String, Option<f64>)> = Deserialize::deserialize(from)?;
+    let known = |(name, value): (String, Option<f64>)| {
+        let known = METRICS.into_iter().find(|known| *known == name);
+        let known = known.ok_or_else(|| D::Error::custom(format!("expected a metric, found {name:?}")));
+        Ok((known?, value.unwrap_or(f64::NAN)))
+    };
+    let found: Vec<_> = found.into_iter().map(known).collect::<Result<_, D::Error>>()?;
+    if found.is_empty() { Err(D::Error::custom("expected a metric, found none")) } else { Ok(found) }
 }
 
 /// Predictions so far.

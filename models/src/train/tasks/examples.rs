@@ -146,6 +146,23 @@ fn encode_row(
     let TaskSetup { task, tokenizer, max_length, .. } = setup;
     let TextRow { line, text, second, label } = row;
     let error = |why: String| at_line(&dataset.path, *line, why);
+    if let (Task::Causal, Some(answer)) = (task, label) {
+        // The answer's tokens alone are targets.
+        let prompt = tokenizer.encode(&[text])?.ids().to_vec();
+        let mut target = tokenizer.encode_as_written(answer)?;
+        target.extend(end_token(setup));
+        let ids = [&prompt[..], &target].concat();
+        if ids.len() > *max_length || target.is_empty() {
+            let found = ids.len();
+            return Err(error(format!(
+                "expected an answer, and at most {max_length} tokens with its text; found {found}"
+            )));
+        }
+        let mut labels = vec![IGNORED; prompt.len()];
+        labels.extend(target.into_iter().map(i64::from));
+        list.push(Example { types: vec![0; ids.len()], ids, target: Target::Tokens(labels) });
+        return Ok(());
+    }
     let label = label.as_deref().unwrap_or_default();
     if *task == Task::Causal {
         let mut ids = tokenizer.encode(&[text])?.ids().to_vec();

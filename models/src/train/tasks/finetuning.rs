@@ -5,7 +5,9 @@ use super::examples::Examples;
 use super::setup::{TaskModel, TaskSetup};
 use crate::checkpoint::arena::Arena;
 use crate::error::Error;
+use crate::train::checkpoints;
 use crate::train::{MicroBatch, StepReport, Trainer, TrainerSettings};
+use std::path::Path;
 use tilewright_kernels::Backend;
 
 /// Settings of a fine-tuning.
@@ -39,6 +41,13 @@ pub struct Finetuning {
     best: Option<(u32, Evaluation)>,
 }
 
+/// State of a run beside its trainer.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+struct State {
+    epoch: u32,
+    best: Option<(u32, Evaluation)>,
+}
+
 /// Result of an epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EpochReport {
@@ -46,7 +55,7 @@ pub struct EpochReport {
     pub epoch: u32,
     /// Number of steps so far.
     pub step: u64,
-    /// Mean loss of the epoch's steps.
+    /// Mean loss of the epoch's steps, without skipped ones.
     pub loss: f64,
     /// Evaluation after the epoch.
     pub evaluation: Evaluation,
@@ -81,9 +90,41 @@ impl Finetuning {
         self.train.len().div_ceil(self.settings.batch) as u64
     }
 
+    /// Number of epochs done.
+    pub fn epochs(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Saves a checkpoint of the run in a directory of `out`. The two newest checkpoints are kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, out: &Path) -> Result<(), Error> {
+        let state = serde_json::json!(State { epoch: self.epoch, best: self.best.clone() });
+        checkpoints::save(out, &self.trainer, state, |to| self.setup.save(to, self.arena()))
+    }
+
+    /// Takes the state of the newest checkpoint in `out`; false if there is none. The run then has the bits of one that
+    /// was never interrupted, if settings and examples are those of the first one.
+    ///
+    /// # Errors
+    /// If a file of the checkpoint is missing or damaged, or is of another model.
+    pub fn resume(&mut self, out: &Path) -> Result<bool, Error> {
+        let Some((path, state)) = checkpoints::resume(out, &mut self.trainer)? else { return Ok(false) };
+        let State { epoch, best } =
+            serde_json::from_value(state).map_err(|e| Error::File { path, why: format!("run: {e}") })?;
+        (self.epoch, self.best) = (epoch, best);
+        Ok(true)
+    }
+
     /// Class, config, tokenizer, labels.
     pub fn setup(&self) -> &TaskSetup {
         &self.setup
+    }
+
+    /// Examples of the evaluations.
+    pub fn eval(&self) -> &Examples {
+        &self.eval
     }
 
     /// The parameters.
@@ -102,25 +143,27 @@ impl Finetuning {
         self.epoch >= self.settings.epochs || self.settings.patience.is_some_and(|most| since >= most)
     }
 
-    /// Trains an epoch and evaluates. `tell` gets each step's report and number of tokens.
+    /// Trains an epoch and evaluates. `tell` gets each step's report.
     ///
     /// # Errors
-    /// See [`Trainer::step`].
-    pub fn epoch(&mut self, mut tell: impl FnMut(&StepReport, usize)) -> Result<EpochReport, Error> {
+    /// See [`Trainer::step`]; errors of `tell`.
+    pub fn epoch<E: From<Error>>(
+        &mut self,
+        mut tell: impl FnMut(&StepReport) -> Result<(), E>,
+    ) -> Result<EpochReport, E> {
         let order = self.train.order(self.seed, self.epoch);
         let (mut loss, mut steps) = (0.0, 0.0);
         for of_step in order.chunks(self.settings.batch) {
             let model = self.trainer.model();
             let parts = of_step.chunks(self.settings.micro_batch);
             let parts: Vec<MicroBatch> =
-                parts.map(|which| self.train.micro_batch(which, model)).collect::<Result<_, _>>()?;
-            let tokens = |part: &MicroBatch| {
-                part.batch.tokens() + part.decoder.as_ref().map_or(0, |decoder| decoder.tokens())
-            };
+                parts.map(|which| self.train.micro_batch(which, model)).collect::<Result<_, Error>>()?;
             let report = self.trainer.step(&parts)?;
-            loss += report.loss;
-            steps += 1.0;
-            tell(&report, parts.iter().map(tokens).sum());
+            if !report.skipped {
+                loss += report.loss;
+                steps += 1.0;
+            }
+            tell(&report)?;
         }
         self.epoch += 1;
         let arena = self.trainer.arena();

@@ -1,4 +1,4 @@
-//! log.jsonl of a run: a line for each step.
+//! A log of a run in JSON lines: a line for each step.
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;

@@ -25,8 +25,11 @@ pub fn write_directory(path: &Path, fill: impl FnOnce(&Path) -> Result<(), Error
         fs::remove_dir_all(&beside).map_err(io(&beside))?;
     }
     fs::create_dir_all(&beside).map_err(io(&beside))?;
-    fill(&beside)?;
-    whole_file::sync_directory(&beside)?;
+    if let Err(e) = fill(&beside).and_then(|()| whole_file::sync_directory(&beside)) {
+        // A full disk gets its room back. If removing fails too, the first error says why.
+        let _ = fs::remove_dir_all(&beside);
+        return Err(e);
+    }
     fs::rename(&beside, path).map_err(io(path))?;
     path.parent().map_or(Ok(()), whole_file::sync_directory)
 }
