@@ -95,6 +95,28 @@ fn every_recipe_learns_and_writes_a_model_that_runs() {
     }
 }
 
+/// Recomputation changes no byte; bf16 changes the products, and the run resumes exactly with its copy of the parameters.
+#[test]
+fn runs_recompute_and_multiply_bf16() {
+    let data = Data::new("gpt2");
+    let model = |out: &str, more: &[&str]| {
+        let steps = ["--steps", "6", "--micro-batch", "2", "--save-every", "3"];
+        data.pretrain("gpt2", out, &[&steps, more].concat());
+        data.bytes(&format!("{out}/model.safetensors"))
+    };
+    let expected = model("f32", &[]);
+    assert!(model("recomputed", &["--recompute"]) == expected);
+    let rounded = model("bf16", &["--dtype", "bf16"]);
+    assert!(rounded != expected);
+    let [mut f32s, bf16s] = ["f32", "bf16"].map(|out| losses(&data.bytes(&format!("{out}/log.jsonl"))));
+    for (f32, bf16) in f32s.drain(..).zip(bf16s) {
+        assert!((f32 - bf16).abs() < f32 / 128.0, "loss {bf16}, in f32 {f32}");
+    }
+    std::fs::remove_dir_all(data.path("bf16/checkpoint-6")).unwrap();
+    std::fs::remove_file(data.path("bf16/model.safetensors")).unwrap();
+    assert!(model("bf16", &["--dtype", "bf16", "--resume"]) == rounded);
+}
+
 /// Copies a directory.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
