@@ -43,7 +43,9 @@ use tilewright::whole_file;
   tilewright finetune --task regress --model bert-base-uncased --text-column sentence1 --second-column sentence2 \\
       --label-column score --train sts-train.tsv --eval sts-dev.tsv --out sts
   tilewright finetune --task tag --model bert-base-cased --train eng.train --eval eng.testa --out ner --patience 2
-  tilewright finetune --settings run.toml --seed 2        # run.toml: task = \"tag\", epochs = 5, ..")]
+  tilewright finetune --settings run.toml --seed 2        # run.toml: task = \"tag\", epochs = 5, ..
+  tilewright finetune --task causal --model gpt2 --text-column sum --label-column result --train sums.csv \\
+      --eval more.csv --out adder")]
 pub struct Finetune {
     #[command(flatten)]
     options: TaskOptions,

@@ -42,7 +42,8 @@ use tilewright::{Arithmetic, electra, whole_file};
   tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000
   tilewright pretrain --recipe gpt2 --config gpt2.json --tokenizer gpt2 --data shards --out model --schedule cosine
   tilewright pretrain --recipe bert --config tiny --tokenizer tokenizer --data shards --out model --steps 2000 --resume
-  tilewright pretrain --settings run.toml --lr 1e-3        # run.toml: recipe = \"bert\", steps = 2000, ..")]
+  tilewright pretrain --settings run.toml --lr 1e-3        # run.toml: recipe = \"bert\", steps = 2000, ..
+  tilewright pretrain --settings run.toml --out b --tensorboard --skip-nan 3; tensorboard --logdir b")]
 pub struct Pretrain {
     /// Recipe of a family
     #[arg(long, value_parser = family())]
