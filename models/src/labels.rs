@@ -8,6 +8,14 @@ use tilewright_kernels::LossSum;
 /// Labels of a batch, under Hugging Face's names. A head reads those of its objective.
 ///
 /// Labels of tokens have one element for each token of the batch, or of the decoder's batch. -100 is no label.
+///
+/// ```
+/// use tilewright::labels::Labels;
+/// // Masked LM with next sentence: of two sequences of three tokens, two tokens have labels.
+/// let labels = [-100, 7, -100, -100, -100, 9].to_vec();
+/// let labels = Labels { labels, sequences: vec![0, 1], ..Labels::default() };
+/// assert!(labels.values.is_empty());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Labels {
     /// `labels`: the word or class of each token, or the class of each sequence.

@@ -15,6 +15,21 @@ use std::ops::Range;
 use tilewright_kernels::half::bf16;
 
 /// Parameters of a model in training.
+///
+/// ```
+/// # use std::path::Path;
+/// use tilewright::{Arithmetic, bert, heads::HeadKind};
+/// use tilewright::checkpoint::weights::Weights;
+/// let config = bert::Config { num_hidden_layers: 1, hidden_size: 8, num_attention_heads: 2, ..bert::Config::default() };
+/// let weights = Weights::random(0).trainable();
+/// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
+/// bert::open(config, weights.clone(), on, HeadKind::Bare)?;
+/// let arena = weights.into_arena().with_bf16();
+/// let words = &arena.tensors()[0];
+/// assert_eq!((&words.shape[..], words.range.len()), (&[30522, 8][..], 30522 * 8));
+/// assert_eq!(arena.rounded().unwrap().len(), arena.values().len());
+/// # Ok::<(), tilewright::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Arena {
     tensors: Vec<ArenaTensor>,

@@ -17,6 +17,19 @@ use crate::error::Error;
 use tilewright_kernels::philox4x32_10;
 
 /// Distribution of a model's initial parameters.
+///
+/// ```
+/// # use std::path::Path;
+/// use tilewright::checkpoint::{config::Fields, initial::Initialization, weights::Weights};
+/// let fields = Fields::from_bytes(Path::new("config.json"), br#"{"initializer_range": 0.1}"#)?;
+/// let weights = Weights::initial(Initialization::new("bert", &fields, 7)?);
+/// assert_eq!(weights.get("bert.embeddings.LayerNorm.weight", &[3])?, [1.0; 3]);
+/// assert_eq!(weights.get("bert.pooler.dense.bias", &[2])?, [0.0; 2]);
+/// let drawn = weights.get("bert.pooler.dense.weight", &[100, 100])?;
+/// let square = drawn.iter().map(|w| w * w).sum::<f32>() / 1e4;
+/// assert!((square.sqrt() - 0.1).abs() < 0.01);
+/// # Ok::<(), tilewright::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Initialization {
     /// Seed of the values.

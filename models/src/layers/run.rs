@@ -93,6 +93,20 @@ pub(super) struct Values<'m> {
 }
 
 /// Layer calls of one forward pass, and their tape if a backward pass is to follow.
+///
+/// ```
+/// use tilewright::checkpoint::weights::Weights;
+/// use tilewright::layers::{Linear, Run, Slot, Workspace};
+/// use tilewright::Arithmetic;
+/// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
+/// let linear = Linear::open(&Weights::random(0), "dense", [5, 3], on)?;
+/// let mut workspace = Workspace::default();
+/// let mut run = Run::new(&mut workspace);
+/// run.set(Slot::X, [2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+/// linear.forward(&mut run, Slot::X, Slot::Y)?;
+/// assert_eq!(run.matrix(Slot::Y).shape(), [2, 5]);
+/// # Ok::<(), tilewright::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Run<'m> {
     values: Values<'m>,

@@ -10,6 +10,11 @@ use crate::error::Error;
 use serde_json::{Value, json};
 
 /// Size of a preset.
+///
+/// ```
+/// use tilewright::train::Preset;
+/// assert_eq!(Preset::ALL.map(Preset::name), ["tiny", "mini", "small", "base"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     /// Two layers of width 128.

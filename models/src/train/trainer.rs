@@ -77,6 +77,39 @@ pub struct StepReport {
 /// A model in training.
 ///
 /// Steps have the same bits on any number of threads.
+///
+/// ```
+/// # use std::path::Path;
+/// # use tilewright::{Arithmetic, Batch, Error, labels::Labels, train::*};
+/// # use tilewright::checkpoint::{config::Fields, initial::Initialization, weights::Weights};
+/// # use tilewright::gpt2::{Config, Gpt2};
+/// # use tilewright_kernels::Backend;
+/// # let json = br#"{"vocab_size": 20, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}"#;
+/// # let fields = Fields::from_bytes(Path::new("config.json"), json)?;
+/// let weights = Weights::initial(Initialization::new("gpt2", &fields, 1)?).trainable();
+/// let backend = Backend::best();
+/// let model = Gpt2::open(Config::read(&fields)?, weights.clone(), Arithmetic::f32(backend), true)?;
+/// let settings = TrainerSettings {
+///     optimizer: OptimizerKind::AdamW(AdamSettings::default()),
+///     schedule: Schedule { peak: 1e-2, warmup: 0, steps: 20, decay: Decay::Constant },
+///     clip: Some(1.0),
+///     dropout: false,
+///     recompute: false,
+///     seed: 1,
+///     skip_not_finite: 0,
+/// };
+/// let mut trainer = Trainer::new(Box::new(model), weights.into_arena(), backend, settings);
+/// let mut batch = Batch::default();
+/// batch.push_ids(&[3, 1, 4, 1, 5])?;
+/// let labels = Labels { labels: vec![3, 1, 4, 1, 5], ..Labels::default() };
+/// let step = MicroBatch { batch, decoder: None, labels };
+/// let first = trainer.step(std::slice::from_ref(&step))?.loss;
+/// for _ in 1..20 {
+///     trainer.step(std::slice::from_ref(&step))?;
+/// }
+/// assert!(trainer.evaluate(&[step])?.total < 0.5 * first);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Trainer {
     model: Box<dyn Model>,

@@ -41,6 +41,15 @@ pub trait Corpus: Send + Sync {
 }
 
 /// A corpus in memory.
+///
+/// ```
+/// use tilewright::train::data::{Corpus, Document, MemoryCorpus};
+/// let corpus = MemoryCorpus(vec![Document { tokens: vec![7, 8, 9], sentence_ends: vec![2, 3] }]);
+/// let mut document = Document::default();
+/// corpus.read(0, &mut document)?;
+/// assert_eq!(document.sentences().collect::<Vec<_>>(), [&[7, 8][..], &[9]]);
+/// # Ok::<(), tilewright::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryCorpus(pub Vec<Document>);
 
