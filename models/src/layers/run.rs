@@ -164,7 +164,7 @@ impl<'m> Run<'m> {
     }
 
     /// True if a backward pass is to follow.
-    pub(super) fn records(&self) -> bool {
+    pub(crate) fn records(&self) -> bool {
         self.tape.is_some()
     }
 

@@ -28,6 +28,7 @@ use tilewright::train::{
     PretrainingSettings, Schedule, Trainer, TrainerSettings, generator_config,
 };
 use tilewright::{Arithmetic, electra, whole_file};
+use tilewright_kernels::LossSum;
 
 /// Pre-trains a model from random parameters, by the recipe of its paper
 ///
@@ -59,7 +60,7 @@ pub struct Pretrain {
     #[arg(long, value_name = "SHARDS")]
     data: PathBuf,
 
-    /// Token shards that are not trained on, for the loss of evaluations
+    /// Token shards that are not trained on, for the loss and the accuracy of evaluations
     #[arg(long, value_name = "SHARDS")]
     eval: Option<PathBuf>,
 
@@ -235,8 +236,11 @@ impl Pretrain {
             {
                 let loss = run.evaluate(held_out, self.eval_batches)?;
                 line["eval_loss"] = loss.total.into();
-                line["eval_parts"] =
-                    loss.parts.iter().map(|(name, sum)| ((*name).to_owned(), json!(sum.mean()))).collect();
+                let means = |of: &[(&str, LossSum)]| -> Value {
+                    of.iter().map(|(name, sum)| ((*name).to_owned(), json!(sum.mean()))).collect()
+                };
+                line["eval_parts"] = means(&loss.parts);
+                line["eval_accuracy"] = means(&loss.right);
                 bar.suspend(|| session.say(&format!("step {}: eval loss {:.4}", report.step, loss.total)))?;
             }
             log.push(&line)?;
