@@ -2,10 +2,10 @@
 
 usage: prepare.py CORPORA OUT
 
-- State of the Union: years from 2012 on are held out; `recent` has 2000 to 2011.
-- Movie sentences: all training sentences, shuffled, and the first 2,000 of them.
-- Brown: every tenth file is held out. Tags lose the marks of titles, headlines, citations and foreign words; sentences
-  with a tag that no training sentence has are left out of the held-out part.
+- State of the Union: years from 2012 on are held out; `sotu-recent` has 2009 to 2011.
+- Movie sentences: 2,000 random training sentences.
+- Brown: every tenth file is held out, and 5,000 random sentences of the others are trained on. Tags lose the marks of
+  titles, headlines, citations and foreign words. Held-out sentences with a tag that is not trained on are left out.
 """
 
 import random, re, shutil, sys
@@ -17,14 +17,13 @@ for name in ["sotu-train", "sotu-eval", "sotu-recent", "data"]:
 for path in sorted((corpora / "sotu").glob("*.txt")):
     year = int(path.name[:4])
     shutil.copy(path, out / ("sotu-eval" if year >= 2012 else "sotu-train"))
-    if 2000 <= year < 2012:
+    if 2009 <= year < 2012:
         shutil.copy(path, out / "sotu-recent")
 
 header, *rows = (corpora / "movies/train.tsv").read_text().split("\n")
 rows = [row for row in rows if row]
 random.Random(0).shuffle(rows)
-for name, count in [("movies-2000", 2000), ("movies-train", len(rows))]:
-    (out / f"data/{name}.tsv").write_text("\n".join([header] + rows[:count]) + "\n")
+(out / "data/movies-2000.tsv").write_text("\n".join([header] + rows[:2000]) + "\n")
 shutil.copy(corpora / "movies/eval.tsv", out / "data/movies-eval.tsv")
 
 train, held_out = [], []
@@ -47,7 +46,5 @@ def known(sentences, among):
 
 
 random.Random(0).shuffle(train)
-write("brown-train", train)
-write("brown-eval", known(held_out, train))
 write("brown-5000", train[:5000])
 write("brown-eval-5000", known(held_out, train[:5000]))

@@ -24,15 +24,18 @@ prepare() {
         "$tilewright" tokenize --tokenizer tok/$family --out shards/$family-eval "${text[@]}" sotu-eval
     done
     "$tilewright" tokenize --tokenizer tok/roberta --out shards/roberta-recent "${text[@]}" sotu-recent
-    "$tilewright" tokenize --tokenizer "$minilm" --out shards/minilm "${text[@]}" sotu-recent/2000*
+    "$tilewright" tokenize --tokenizer "$minilm" --out shards/minilm "${text[@]}" sotu-recent/2009*
 }
 # once NAME COMMAND..: runs a command whose result is not there yet; logs/NAME.json receives its standard output.
 once() {
-    local name=$1
+    local name=$1 TIMEFORMAT="%U s of CPU"
     shift
     [ -e "runs/$name/done" ] && return
     rm -rf "runs/$name"
-    "$@" >"logs/$name.json" 2>"logs/$name.err"
+    if ! { time "$@" >"logs/$name.json" 2>"logs/$name.progress"; } 2>"logs/$name.err"; then
+        cat "logs/$name.progress" >&2
+        return 1
+    fi
     touch "runs/$name/done"
 }
 # pretrain NAME RECIPE ARGUMENTS..
@@ -57,13 +60,11 @@ finetune() {
 
 [ -e shards/minilm ] || prepare
 pretrain bert bert --steps 1200 --eval-every 200
-pretrain roberta roberta --steps 1200 --eval-every 200
-pretrain albert albert --steps 1200 --eval-every 200
 pretrain electra electra --steps 900 --eval-every 150
 pretrain gpt2 gpt2 --steps 1200 --eval-every 200
-for recipe in t5 bart llama; do pretrain $recipe $recipe --steps 600 --eval-every 100; done
+for recipe in t5 llama albert roberta bart; do pretrain $recipe $recipe --steps 200 --eval-every 50; done
 for masking in static copies=10 dynamic; do
-    data=shards/roberta-recent pretrain mask-$masking roberta --masking $masking --steps 600 --eval-every 100
+    data=shards/roberta-recent pretrain mask-$masking roberta --masking $masking --steps 300 --eval-every 100
 done
 
 movies=(--task classify --text-column sentence --eval data/movies-eval.tsv --max-length 64)
@@ -80,13 +81,14 @@ untrained minilm-scratch0 minilm-config.json "$minilm" shards/minilm
 untrained bert-scratch0 tiny tok/bert shards/bert
 finetune minilm-scratch --model runs/minilm-scratch0 "${few[@]}" --seed 1
 for model in bert electra bert-scratch0; do
-    for seed in 1 2; do
-        finetune movies-$model-$seed --model runs/$model "${movies[@]}" --train data/movies-train.tsv --epochs 2 --lr 5e-4 \
-            --seed $seed
-    done
+    finetune movies-$model --model runs/$model "${movies[@]}" --train data/movies-2000.tsv --epochs 6 --lr 5e-4 --seed 1
 done
-tag=(--task tag --max-length 128 --epochs 1 --seed 1)
-finetune brown-bert --model runs/bert "${tag[@]}" --train data/brown-train.conll --eval data/brown-eval.conll --lr 1e-3
-finetune brown-minilm --model "$minilm" "${tag[@]}" --train data/brown-5000.conll --eval data/brown-eval-5000.conll --lr 3e-4
-[ -e logs/addition.log ] || RAYON_NUM_THREADS=1 "$here/target/release/examples/addition" 1 >logs/addition.log
+tag=(--task tag --train data/brown-5000.conll --eval data/brown-eval-5000.conll --max-length 128 --seed 1)
+finetune brown-bert --model runs/bert "${tag[@]}" --epochs 6 --lr 2e-3
+finetune brown-scratch --model runs/bert-scratch0 "${tag[@]}" --epochs 6 --lr 2e-3
+finetune brown-minilm --model "$minilm" "${tag[@]}" --epochs 1 --lr 3e-4
+for seed in 1 2; do
+    [ -e logs/addition-$seed.log ] ||
+        RAYON_NUM_THREADS=1 "$here/target/release/examples/addition" $seed >logs/addition-$seed.log
+done
 python3 "$here/benches/learn/tables.py" .

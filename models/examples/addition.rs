@@ -33,7 +33,8 @@ fn problem(a: u32, b: u32) -> Vec<u32> {
     text.chars().filter_map(|c| VOCABULARY.find(c)).map(|id| id as u32).collect()
 }
 
-/// Problems as a batch. Each character but the last predicts the next one; with `answers`, only those of the answer count.
+/// Problems as a batch. Each character but the last predicts the next one; with `answers`, only the answer's characters
+/// are labels.
 fn batch(problems: &[&Vec<u32>], answers: bool) -> Result<MicroBatch, Error> {
     let (mut batch, mut labels) = (Batch::default(), Labels { next: true, ..Labels::default() });
     for ids in problems {
@@ -87,7 +88,7 @@ fn main() -> Result<(), Error> {
         Draws::new(seed, epoch as u32, 0, Purpose::Order).shuffle(&mut order);
         let mut loss = 0.0;
         for part in order.chunks(BATCH) {
-            loss = trainer.step(&[batch(part, true)?])?.loss;
+            loss = trainer.step(&[batch(part, false)?])?.loss;
         }
         let exact = exact_match(&mut trainer, held_out)?;
         println!("epoch {epoch}: loss {loss:.3}, exact match {exact:.3}");
