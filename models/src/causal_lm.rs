@@ -12,11 +12,14 @@
 use crate::batch::{Batch, below};
 use crate::checkpoint::weights::Weights;
 use crate::error::Error;
-use crate::labels::Loss;
+use crate::labels::{self, Loss};
 use crate::layers::{
     Cache, Linear, ModelLinear, Parameter, Parameters, Past, Run, Slot, linear_cross_entropy, select_rows,
 };
 use crate::output::{Each, Output};
+
+/// Rows whose logits an evaluation computes at once: 52 MB for 50257 words.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Tokens whose logits are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +214,30 @@ impl LmHead {
         let sum = linear_cross_entropy(run, self.linear()?, states, targets, (1.0 / count) as f32)?;
         let mut loss = Loss::default();
         loss.push("words", sum, 1.0, count);
+        if !run.records() {
+            self.count_right(run, states, targets, &mut loss)?;
+        }
         Ok(loss)
+    }
+
+    /// Adds the number of rows whose largest logit is that of the target.
+    fn count_right(
+        &self,
+        run: &mut Run<'_>,
+        states: Slot,
+        targets: &[i64],
+        loss: &mut Loss,
+    ) -> Result<(), Error> {
+        let (rows, words) = labels::labelled(targets);
+        let (mut logits, mut right) = (Vec::new(), Vec::with_capacity(words.len()));
+        for (rows, words) in rows.chunks(ROWS_AT_ONCE).zip(words.chunks(ROWS_AT_ONCE)) {
+            select_rows(run, states, rows, Slot::ROWS);
+            self.linear()?.outputs(run, Slot::ROWS, &mut logits)?;
+            let found = logits.chunks(logits.len() / words.len()).map(labels::largest);
+            right.extend(found.zip(words).map(|(found, &word)| found as i64 == word));
+        }
+        loss.push_right("words", right.into_iter());
+        Ok(())
     }
 
     /// The head as a linear layer of the model.

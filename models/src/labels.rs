@@ -48,6 +48,9 @@ pub struct Loss {
     pub total: f64,
     /// Sums of the objectives.
     pub parts: Vec<(&'static str, LossSum)>,
+    /// Right answers of the pre-training objectives, if the run records nothing: `sum` is their number, the mean
+    /// the accuracy. Names are those of `parts`. Replaced tokens are also counted apart by label: `replaced`, `original`.
+    pub right: Vec<(&'static str, LossSum)>,
 }
 
 impl Loss {
@@ -55,6 +58,22 @@ impl Loss {
     pub(crate) fn push(&mut self, name: &'static str, sum: LossSum, weight: f64, count: f64) {
         self.total += weight * sum.sum / count;
         self.parts.push((name, sum));
+    }
+
+    /// Adds the right answers of an objective.
+    pub(crate) fn push_right(&mut self, name: &'static str, answers: impl Iterator<Item = bool>) {
+        let mut right = LossSum::default();
+        for answer in answers {
+            right = right + LossSum { sum: f64::from(u8::from(answer)), weight: 1.0 };
+        }
+        self.right.push((name, right));
+    }
+
+    /// Adds the right answers of rows of logits: rows whose largest logit is that of the label.
+    pub(crate) fn push_right_classes(&mut self, name: &'static str, logits: &[f32], labels: &[i64]) {
+        let classes = (logits.len() / labels.len().max(1)).max(1);
+        let rows = logits.chunks(classes).zip(labels).filter(|&(_, &label)| label != IGNORED);
+        self.push_right(name, rows.map(|(row, &label)| largest(row) as i64 == label));
     }
 }
 
@@ -96,6 +115,17 @@ impl Labels {
     }
 }
 
+/// Place of the first largest logit.
+pub(crate) fn largest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = i;
+        }
+    }
+    best
+}
+
 /// Number of labels that are not ignored.
 pub(crate) fn count(labels: &[i64]) -> f64 {
     labels.iter().filter(|&&label| label != IGNORED).count() as f64
@@ -111,5 +141,22 @@ pub(crate) fn expect(name: &'static str, found: usize, expected: usize) -> Resul
     match found == expected {
         true => Ok(()),
         false => Err(Error::Input { name, why: format!("expected {expected} values, found {found}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows without a label do not count; of equal logits the first one is the answer.
+    #[test]
+    fn right_answers_are_counted() {
+        let mut loss = Loss::default();
+        let logits = [1.0, 2.0, 3.0, 0.0, 5.0, 5.0, -1.0, -2.0];
+        loss.push_right_classes("classes", &logits, &[1, 0, 1, IGNORED]);
+        loss.push_right_classes("none", &[], &[]);
+        let [(_, classes), (_, none)] = loss.right[..] else { panic!("expected 2, found {:?}", loss.right) };
+        assert_eq!(classes, LossSum { sum: 2.0, weight: 3.0 });
+        assert_eq!(none, LossSum::default());
     }
 }

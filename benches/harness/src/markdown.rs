@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const PREAMBLE: &str = "\
 # Results
 
-`tilewright bench --markdown` wrote this file; do not edit it. A row is one case, and
+`tilewright bench --markdown` wrote the tables of kernels and models; do not edit them. A row is one case, and
 `tilewright bench CASE --threads N` measures it again (`tilewright bench --list` shows the names of cases).
 
 - `time`: median of the samples. `~` marks rows measured while the machine was not stable.
@@ -16,6 +16,25 @@ const PREAMBLE: &str = "\
 - `data in`: the smallest cache level, or memory, that holds inputs and outputs.
 - `x NAME`: time of the library NAME over ours, with half of its 95% interval. Above 1, tilewright is faster.
 ";
+
+/// Line of a file of results below which the text is written by hand.
+pub const BY_HAND: &str = "<!-- `tilewright bench --markdown` keeps the text below this line. -->";
+
+/// `tables` with the text that `old`, a file of results, has from the line [`BY_HAND`] on.
+///
+/// ```
+/// use tilewright_bench::markdown::{BY_HAND, with_text_of};
+/// let old = format!("tables\n{BY_HAND}\n\n# Chapter\n");
+/// assert_eq!(with_text_of("new\n".to_owned(), &old), format!("new\n\n{BY_HAND}\n\n# Chapter\n"));
+/// assert_eq!(with_text_of("new\n".to_owned(), "tables\n"), "new\n");
+/// ```
+pub fn with_text_of(mut tables: String, old: &str) -> String {
+    if let Some(start) = old.find(BY_HAND) {
+        tables += "\n";
+        tables += &old[start..];
+    }
+    tables
+}
 
 /// The heading of a group of rows.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

@@ -25,6 +25,11 @@ impl Predictions {
         let count = of.tokens(&words);
         let sum = linear_cross_entropy(run, &self.decoder, Slot::HEAD, &words, (1.0 / count) as f32)?;
         loss.push("masked words", sum, 1.0, count);
+        if !run.records() {
+            let mut logits = Vec::new();
+            self.decoder.outputs(run, Slot::HEAD, &mut logits)?;
+            loss.push_right_classes("masked words", &logits, &words);
+        }
         Ok(())
     }
 }
@@ -60,6 +65,9 @@ impl Head {
                     cross_entropy(run, classes.backend(), Slot::LOGITS, &of.sequences, (1.0 / count) as f32)?;
                 predictions.loss(run, batch, of, &mut loss)?;
                 loss.push("sequences", sum, 1.0, count);
+                if !run.records() {
+                    loss.push_right_classes("sequences", run.matrix(Slot::LOGITS).values(), &of.sequences);
+                }
             }
             Self::ReplacedTokens(_, _, replaced) => {
                 labels::expect("labels", of.labels.len(), batch.tokens())?;
@@ -161,6 +169,16 @@ impl EncoderModel {
         let scale = (weight / count) as f32;
         let sum = binary_cross_entropy(run, backend, Slot::LOGITS, replaced, scale)?;
         loss.push("replaced tokens", sum, weight, count);
+        if !run.records() {
+            let logits = run.matrix(Slot::LOGITS).values();
+            let answers = || {
+                replaced.iter().zip(logits).map(|(&label, &logit)| (label, (logit > 0.0) == (label > 0.0)))
+            };
+            loss.push_right("replaced tokens", answers().map(|(_, right)| right));
+            for (name, label) in [("replaced", 1.0), ("original", 0.0)] {
+                loss.push_right(name, answers().filter(|&(of, _)| of == label).map(|(_, right)| right));
+            }
+        }
         Ok(())
     }
 }

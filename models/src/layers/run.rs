@@ -88,7 +88,7 @@ pub struct StepRandom {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Values<'m> {
     pub f32: &'m [f32],
-    /// The same in bf16, if linear layers multiply these.
+    /// The parameters in bf16, if linear layers multiply bf16.
     pub bf16: Option<&'m [bf16]>,
 }
 
@@ -237,7 +237,7 @@ impl<'m> Run<'m> {
     }
 
     /// True if a backward pass is to follow.
-    pub(super) fn records(&self) -> bool {
+    pub(crate) fn records(&self) -> bool {
         self.tape.is_some() && self.block.is_none()
     }
 

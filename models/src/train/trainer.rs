@@ -319,10 +319,12 @@ impl Trainer {
 /// Adds the loss of another micro-batch of a step.
 fn add(sum: &mut Loss, other: Loss) {
     sum.total += other.total;
-    for (name, terms) in other.parts {
-        match sum.parts.iter_mut().find(|(of, _)| *of == name) {
-            Some((_, sum)) => *sum = *sum + terms,
-            None => sum.parts.push((name, terms)),
+    for (sums, others) in [(&mut sum.parts, other.parts), (&mut sum.right, other.right)] {
+        for (name, terms) in others {
+            match sums.iter_mut().find(|(of, _)| *of == name) {
+                Some((_, sum)) => *sum = *sum + terms,
+                None => sums.push((name, terms)),
+            }
         }
     }
 }

@@ -96,7 +96,7 @@ pub struct Bench {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Write the rows as Markdown tables
+    /// Write the rows as Markdown tables. A file that exists keeps its text by hand, below a line that names this option
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 
@@ -182,7 +182,7 @@ const VISITS: usize = 5;
 impl Bench {
     pub fn run(self) -> Result<()> {
         if let (Some(path), false) = (&self.markdown, self.from.is_empty()) {
-            return Ok(whole_file::write(path, markdown::tables(&read_rows(&self.from)?).as_bytes())?);
+            return write_tables(path, &read_rows(&self.from)?);
         }
         let cases = self.cases()?;
         if self.list {
@@ -314,7 +314,7 @@ impl Bench {
         }
         if let Some(path) = &self.markdown {
             let lines: Vec<RowLine> = run.lines().collect();
-            whole_file::write(path, markdown::tables(&lines).as_bytes())?;
+            write_tables(path, &lines)?;
         }
         if let Some(path) = &self.html {
             let baseline = self.compare.as_deref().zip(then).zip(comparisons);
@@ -327,6 +327,16 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Writes the tables of --markdown; the text that the file has by hand stays.
+fn write_tables(path: &Path, lines: &[RowLine]) -> Result<()> {
+    let old = match std::fs::read_to_string(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        found => found.with_context(|| path.display().to_string())?,
+    };
+    let text = markdown::with_text_of(markdown::tables(lines), &old);
+    Ok(whole_file::write(path, text.as_bytes())?)
 }
 
 /// Reads the rows that `--json` wrote to `files`.

@@ -25,6 +25,7 @@ use tilewright::train::{
     generator_config,
 };
 use tilewright::{Arithmetic, electra, whole_file};
+use tilewright_kernels::LossSum;
 
 /// Pre-trains a model from random parameters, by the recipe of its paper
 ///
@@ -61,7 +62,7 @@ pub struct Pretrain {
     #[arg(long, value_name = "SHARDS")]
     data: PathBuf,
 
-    /// Token shards that are not trained on, for the loss of evaluations
+    /// Token shards that are not trained on, for the loss and the accuracy of evaluations
     #[arg(long, value_name = "SHARDS")]
     eval: Option<PathBuf>,
 
@@ -182,8 +183,14 @@ impl Pretrain {
                 && (report.step.is_multiple_of(eval_every) || report.step == self.steps)
             {
                 let loss = run.evaluate(held_out, self.eval_batches)?;
-                let parts: Vec<_> = loss.parts.iter().map(|(name, sum)| (*name, sum.mean())).collect();
-                let evaluation = json!({ "eval_loss": loss.total, "eval_parts": means(&parts) });
+                let of = |sums: &[(&'static str, LossSum)]| -> Vec<_> {
+                    sums.iter().map(|(name, sum)| (*name, sum.mean())).collect()
+                };
+                let evaluation = json!({
+                    "eval_loss": loss.total,
+                    "eval_parts": means(&of(&loss.parts)),
+                    "eval_accuracy": means(&of(&loss.right)),
+                });
                 monitor.evaluated(report.step, &evaluation)?;
                 let fields = evaluation.as_object().into_iter().flatten();
                 fields.for_each(|(name, value)| line[name] = value.clone());

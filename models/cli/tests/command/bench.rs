@@ -71,9 +71,14 @@ fn bench_writes_one_json_object_a_row() {
     // The same tables again, from the rows.
     let (rows, again) = (file("rows.jsonl"), file("again.md"));
     std::fs::write(&rows, &output.stdout).unwrap();
+    let by_hand = "<!-- `tilewright bench --markdown` keeps the text below this line. -->\n\nA chapter.\n";
+    std::fs::write(&again, format!("old tables\n{by_hand}")).unwrap();
     assert!(run(&["bench", "--markdown", &again, "--from", &rows], "").status.success());
     let [tables, again] = [tables, again].map(|path| std::fs::read_to_string(path).unwrap());
-    assert!(tables == again && tables.contains("| linear | f32 | 8x8x8 | packed |"), "{tables}\n{again}");
+    assert!(
+        again == format!("{tables}\n{by_hand}") && tables.contains("| linear | f32 | 8x8x8 | packed |"),
+        "{tables}\n{again}"
+    );
     std::fs::write(&rows, "{}\n").unwrap();
     assert!(
         error(&["bench", "--markdown", "x.md", "--from", &rows]).contains("rows.jsonl, line 1: not a row")

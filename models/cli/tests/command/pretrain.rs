@@ -77,12 +77,32 @@ fn every_recipe_learns_and_writes_a_model_that_runs() {
         let found = data.pretrain(
             family,
             "model",
-            &["--steps", "12", "--lr", "3e-3", "--warmup", "2", "--micro-batch", "3"],
+            &[
+                "--steps",
+                "12",
+                "--lr",
+                "3e-3",
+                "--warmup",
+                "2",
+                "--micro-batch",
+                "3",
+                "--eval",
+                &data.path("shards"),
+            ],
         );
         assert_eq!(found["steps"], 12, "{family}");
         let losses = losses(&data.bytes("model/log.jsonl"));
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         assert_eq!(losses.len(), 12, "{family}");
+        let accuracies = found["last"]["eval_accuracy"].as_object().unwrap();
+        let expected: &[&str] = match family {
+            "bert" | "albert" => &["masked words", "sequences"],
+            "roberta" => &["masked words"],
+            "electra" => &["masked words", "original", "replaced", "replaced tokens"],
+            _ => &["words"],
+        };
+        assert_eq!(accuracies.keys().collect::<Vec<_>>(), expected, "{family}");
+        assert!(accuracies.values().all(|share| (0.0..=1.0).contains(&share.as_f64().unwrap())), "{family}");
         assert!(mean(&losses[8..]) < 0.95 * mean(&losses[..2]), "{family}: {losses:?}");
         let model = data.path("model");
         let info = json(&["info", "--model", &model, "--isa", "portable", "--json"], "");

@@ -16,7 +16,7 @@ pub(crate) trait Blocks: core::fmt::Debug + Sync {
     /// Computes layer `layer`.
     ///
     /// # Errors
-    /// Those of the layer.
+    /// See the layers that it computes.
     fn block<'m>(
         &'m self,
         run: &mut Run<'m>,

@@ -7,6 +7,7 @@ use super::examples::Examples;
 use super::setup::TaskSetup;
 use crate::checkpoint::arena::Arena;
 use crate::error::Error;
+use crate::labels::largest;
 use crate::layers::{IGNORED, Run, Slot, Workspace};
 use crate::model::Model;
 use crate::train::metrics;
@@ -126,17 +127,6 @@ pub fn evaluate(
     let terms = parts.first().map_or(0.0, |(_, sum)| sum.weight) as usize;
     let (count, metrics) = predictions.metrics(examples, setup, loss);
     Ok(Evaluation { loss, count: count.unwrap_or(terms), metrics })
-}
-
-/// Place of the first largest logit.
-fn largest(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 impl Predictions {
