@@ -153,7 +153,7 @@ fn steps_that_are_not_finite_are_skipped_or_end_the_run() {
     let states = trainer.states().to_vec();
     let name = trainer.arena().tensors()[0].name.clone();
     for trainer in [&mut strict, &mut trainer] {
-        trainer.arena_mut().values_mut().fill(f32::NAN);
+        trainer.arena_mut().set_values(&vec![f32::NAN; weights.len()]);
     }
     let refused = strict.step(&step).unwrap_err().to_string();
     assert!(refused.contains("step 1: the loss is NaN") && refused.contains(&name), "{refused}");
@@ -165,7 +165,7 @@ fn steps_that_are_not_finite_are_skipped_or_end_the_run() {
     assert!(trainer.states() == states);
     let refused = trainer.step(&step).unwrap_err().to_string();
     assert!(refused.contains("step 4: the loss is NaN") && trainer.steps() == 3, "{refused}");
-    trainer.arena_mut().values_mut().copy_from_slice(&weights);
+    trainer.arena_mut().set_values(&weights);
     let report = trainer.step(&step).unwrap();
     assert!((report.skipped, report.step, trainer.skipped()) == (false, 4, 0), "{report:?}");
     assert_ne!(bits(&weights), bits(trainer.arena().values()));
