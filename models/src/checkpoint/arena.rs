@@ -25,8 +25,8 @@ use tilewright_kernels::half::bf16;
 /// let on = Arithmetic::f32(tilewright_kernels::Backend::best());
 /// bert::open(config, weights.clone(), on, HeadKind::Bare)?;
 /// let arena = weights.into_arena().with_bf16();
-/// let words = &arena.tensors()[0];
-/// assert_eq!((&words.shape[..], words.range.len()), (&[30522, 8][..], 30522 * 8));
+/// let words = arena.tensors().iter().find(|tensor| tensor.shape == [30522, 8]).unwrap();
+/// assert_eq!(words.range.len(), 30522 * 8);
 /// assert_eq!(arena.rounded().unwrap().len(), arena.values().len());
 /// # Ok::<(), tilewright::Error>(())
 /// ```

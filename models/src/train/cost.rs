@@ -10,7 +10,7 @@
 //! optimizer, and heads that see a row for each sequence. Keys and values of cross-attention count as if they were of
 //! the decoder's tokens.
 
-use super::trainer::MicroBatch;
+use super::micro_batch::MicroBatch;
 use crate::batch::Batch;
 use crate::labels::count;
 use crate::layers::{LinearTensor, ModelLinear};

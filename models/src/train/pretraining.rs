@@ -6,8 +6,9 @@
 
 use super::checkpoints;
 use super::data::Corpus;
+use super::micro_batch::MicroBatch;
 use super::objectives::{Epoch, Example, Objective};
-use super::trainer::{MicroBatch, StepReport, Trainer};
+use super::trainer::{StepReport, Trainer};
 use crate::batch::Batch;
 use crate::checkpoint::config::Fields;
 use crate::checkpoint::save::save_model;

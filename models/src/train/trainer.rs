@@ -1,9 +1,9 @@
 //! Steps of a run: gradients of micro-batches, clipping, the optimizer.
 
 use super::cost::operations;
+use super::micro_batch::MicroBatch;
 use super::optimizer::{Optimizer, OptimizerKind};
 use super::schedule::Schedule;
-use crate::batch::Batch;
 use crate::checkpoint::arena::Arena;
 use crate::error::Error;
 use crate::labels::{Labels, Loss, Totals};
@@ -12,25 +12,6 @@ use crate::model::Model;
 use rayon::prelude::*;
 use tilewright_kernels::Backend;
 use tilewright_kernels::optimizer::{GlobalNorm, GradientTree, clip_factor};
-
-/// Part of a step that is computed at once. The numbers of the micro-batches of a step fix the order in which their
-/// gradients are added.
-#[derive(Clone, Debug)]
-pub struct MicroBatch {
-    /// Tokens.
-    pub batch: Batch,
-    /// Tokens of the decoder, for an encoder-decoder.
-    pub decoder: Option<Batch>,
-    /// Labels.
-    pub labels: Labels,
-}
-
-impl MicroBatch {
-    /// Number of tokens, those of the decoder included.
-    pub fn tokens(&self) -> usize {
-        self.batch.tokens() + self.decoder.as_ref().map_or(0, Batch::tokens)
-    }
-}
 
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]

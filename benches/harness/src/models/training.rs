@@ -3,8 +3,9 @@
 use crate::work::{Compute, Work};
 use std::path::Path;
 use tilewright::architectures::ARCHITECTURES;
-use tilewright::checkpoint::{config::Fields, initial::Initialization, weights::Weights};
+use tilewright::checkpoint::{arena::Arena, config::Fields, initial::Initialization, weights::Weights};
 use tilewright::labels::Labels;
+use tilewright::model::Model;
 use tilewright::train::{AdamSettings, Decay, MicroBatch, OptimizerKind, Schedule, Trainer, TrainerSettings};
 use tilewright::{Arithmetic, Batch, Error};
 use tilewright_kernels::Backend;
@@ -210,15 +211,19 @@ impl TrainCase {
         }
     }
 
-    /// Prepares steps of the model, whose linear layers multiply bf16 or f32.
-    pub(crate) fn prepare(&self, backend: Backend, bf16: bool) -> Result<Compute<'static>, Error> {
+    /// The model with initial parameters, and these.
+    fn open(&self, backend: Backend) -> Result<(Box<dyn Model>, Arena), Error> {
         let architecture = ARCHITECTURES.iter().find(|a| a.class == self.class);
         let architecture = architecture.expect("the table has the classes of the cases");
         let fields = Fields::from_bytes(Path::new(self.name), self.config.as_bytes())?;
-        let initial = Initialization::new(architecture.model_type, &fields, 0)?;
-        let weights = Weights::initial(initial).trainable();
+        let weights = Weights::initial(Initialization::new(architecture.model_type, &fields, 0)?).trainable();
         let model = architecture.open_with(&fields, weights.clone(), Arithmetic::f32(backend))?;
-        let arena = weights.into_arena();
+        Ok((model, weights.into_arena()))
+    }
+
+    /// Prepares steps of the model, whose linear layers multiply bf16 or f32.
+    pub(crate) fn prepare(&self, backend: Backend, bf16: bool) -> Result<Compute<'static>, Error> {
+        let (model, arena) = self.open(backend)?;
         let arena = if bf16 { arena.with_bf16() } else { arena };
         let settings = TrainerSettings {
             optimizer: OptimizerKind::AdamW(AdamSettings::default()),
@@ -243,13 +248,11 @@ mod tests {
     #[test]
     fn sizes_are_those_of_the_models() {
         for case in TRAIN_CASES {
-            let architecture = ARCHITECTURES.iter().find(|a| a.class == case.class).unwrap();
-            let fields = Fields::from_bytes(Path::new(case.name), case.config.as_bytes()).unwrap();
-            let weights = Weights::random(0).trainable();
-            let on = Arithmetic::f32(Backend::best());
-            architecture.open_with(&fields, weights.clone(), on).unwrap();
-            let found = weights.into_arena().values().len();
-            assert_eq!(found, case.parameters, "{}", case.name);
+            let (model, arena) = case.open(Backend::best()).unwrap();
+            assert_eq!(arena.values().len(), case.parameters, "{}", case.name);
+            let layers = model.linear_layers().into_iter().filter(|layer| layer.part != "head");
+            let weights: usize = layers.map(|layer| layer.times * layer.linear.multiply_adds()).sum();
+            assert_eq!(weights, case.weights + case.decoder_weights, "{}", case.name);
         }
     }
 }
